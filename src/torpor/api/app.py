@@ -1,0 +1,219 @@
+"""The endpoints, one line of the service each. Described for people at /docs.
+
+`create_app(service)` gives the application; its `state.closing` is set when the server is to
+stop: streams end, and the process (`torpor.api.server`) follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi.responses import StreamingResponse
+
+import torpor
+from torpor.api import limits, problems, stream
+from torpor.api.problems import Json
+from torpor.api.shapes import (
+    Agent,
+    CompleteRequest,
+    DeployRequest,
+    Entry,
+    Health,
+    LogQuery,
+    Problem,
+    Run,
+    RunDetail,
+    RunsQuery,
+    Snapshot,
+    StartRequest,
+    Wait,
+    WaitsQuery,
+    split,
+)
+from torpor.model.agentfile import AgentSource
+from torpor.model.states import FINAL, RunState
+
+Object = dict[str, Any]
+
+
+class Service(Protocol):
+    """What the API needs of the control plane. Raises `torpor.model.errors` only.
+
+    `ref` is an id or a unique prefix of one; the shapes of what it gives are in `shapes`.
+    """
+
+    async def health(self) -> Object: ...
+
+    async def deploy(
+        self, source: AgentSource, progress: Callable[[str, str, float | None], None]
+    ) -> Object:
+        """Make (or find) the agent's template; `progress(stage, message, fraction)` on the way."""
+        ...
+
+    async def agents(self) -> list[Object]: ...
+
+    async def start(
+        self, version: str, agent: str | None, input: Object, id_key: str | None
+    ) -> Object: ...
+
+    async def runs(
+        self, states: list[str] | None, limit: int, before: str | None
+    ) -> list[Object]: ...
+
+    async def run(self, ref: str) -> Object: ...
+
+    async def entries(
+        self, ref: str, after: int, limit: int, kinds: list[str] | None
+    ) -> list[Object]: ...
+
+    def changed(self, run_id: str) -> Awaitable[None]:
+        """Resolves at the first append to the run after this call. The caller may cancel it."""
+        ...
+
+    async def cancel(self, ref: str) -> Object: ...
+
+    async def snapshots(self, ref: str) -> list[Object]: ...
+
+    async def waits(self, run: str | None, all: bool) -> list[Object]: ...
+
+    async def wait(self, ref: str) -> Object: ...
+
+    async def complete(
+        self, ref: str, data: Any, approved: bool | None, note: str | None, by: str | None
+    ) -> Object: ...
+
+    async def stop(self) -> None: ...
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _closing(request: Request) -> asyncio.Event:
+    closing: asyncio.Event = request.app.state.closing
+    return closing
+
+
+Uses = Annotated[Service, Depends(_service)]
+Closing = Annotated[asyncio.Event, Depends(_closing)]
+
+router = APIRouter(
+    prefix="/v1",
+    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
+)
+
+
+def _gives(model: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": model}}
+
+
+def _events(lines: AsyncIterator[str]) -> StreamingResponse:
+    return StreamingResponse(
+        lines, media_type="text/event-stream", headers={"cache-control": "no-store"}
+    )
+
+
+@router.get("/health", responses=_gives(Health))
+async def health(service: Uses) -> Json:
+    return Json(await service.health())
+
+
+@router.post("/agents", response_class=StreamingResponse)
+async def deploy(body: DeployRequest, service: Uses, closing: Closing) -> StreamingResponse:
+    """Make the agent's template. Events: `progress`…, then `deployed` or `error`."""
+    return _events(stream.progress(partial(service.deploy, body.source()), closing))
+
+
+@router.get("/agents", responses=_gives(list[Agent]))
+async def agents(service: Uses) -> Json:
+    return Json(await service.agents())
+
+
+@router.post("/runs", status_code=201, responses=_gives(Run, 201))
+async def start(body: StartRequest, service: Uses) -> Json:
+    run = await service.start(body.version, body.agent, body.input, body.id_key)
+    return Json(run, status_code=201)
+
+
+@router.get("/runs", responses=_gives(list[Run]))
+async def runs(query: Annotated[RunsQuery, Query()], service: Uses) -> Json:
+    """Newest first."""
+    return Json(await service.runs(split(query.states), query.limit, query.before))
+
+
+@router.get("/runs/{ref}", responses=_gives(RunDetail))
+async def run(ref: str, service: Uses) -> Json:
+    return Json(await service.run(ref))
+
+
+@router.get("/runs/{ref}/log", response_model=None, responses=_gives(list[Entry]))
+async def log(
+    ref: str, query: Annotated[LogQuery, Query()], service: Uses, closing: Closing
+) -> Json | StreamingResponse:
+    """The run's context log. With `follow`, events: `entry`… (its id is the seq), then `end`."""
+    kinds = split(query.kinds)
+    if not query.follow:
+        return Json(await service.entries(ref, query.after, query.limit, kinds))
+    found = await service.run(ref)
+    lines = stream.follow(
+        partial(service.entries, found["id"]),
+        partial(service.changed, found["id"]),
+        after=query.after,
+        kinds=kinds,
+        ended=found["state"] if RunState(found["state"]) in FINAL else None,
+        closing=closing,
+    )
+    return _events(lines)
+
+
+@router.post("/runs/{ref}/cancel", responses=_gives(Run))
+async def cancel(ref: str, service: Uses) -> Json:
+    return Json(await service.cancel(ref))
+
+
+@router.get("/runs/{ref}/snapshots", responses=_gives(list[Snapshot]))
+async def snapshots(ref: str, service: Uses) -> Json:
+    return Json(await service.snapshots(ref))
+
+
+@router.get("/waits", responses=_gives(list[Wait]))
+async def waits(query: Annotated[WaitsQuery, Query()], service: Uses) -> Json:
+    return Json(await service.waits(query.run, query.all))
+
+
+@router.get("/waits/{ref}", responses=_gives(Wait))
+async def wait(ref: str, service: Uses) -> Json:
+    return Json(await service.wait(ref))
+
+
+@router.post("/waits/{ref}/complete", responses=_gives(Wait))
+async def complete(ref: str, body: CompleteRequest, service: Uses) -> Json:
+    """Answer a wait: 409 if it was answered before, or has ended otherwise."""
+    return Json(await service.complete(ref, body.data, body.approved, body.note, body.by))
+
+
+@router.post("/shutdown", status_code=202)
+async def shutdown(closing: Closing) -> Json:
+    """Stop the server, the machines and the processes that serve them. Runs go on at the next
+    start, from their newest snapshot and the log after it."""
+    closing.set()
+    return Json({"stopping": True}, status_code=202)
+
+
+def create_app(service: Service) -> FastAPI:
+    app = FastAPI(
+        title="torpor",
+        version=torpor.__version__,
+        description="Durable AI agents that sleep for free.",
+    )
+    app.state.service = service
+    app.state.closing = asyncio.Event()
+    app.add_middleware(limits.BodyLimit)
+    problems.install(app)
+    app.include_router(router)
+    return app

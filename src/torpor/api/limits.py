@@ -1,0 +1,41 @@
+"""How large a body may be, counted while it arrives: a client need not tell its length."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from torpor.model.agentfile import FILES_BYTES_MAX
+
+BODY_BYTES_MAX = 2 * 1024 * 1024
+# As many bytes of files as an agent may have, in base64 (4 characters for 3 bytes).
+DEPLOY_BYTES_MAX = FILES_BYTES_MAX * 4 // 3 + BODY_BYTES_MAX
+DEPLOY_PATH = "/v1/agents"
+
+
+class BodyLimit:
+    """ASGI middleware: a body beyond its limit is refused with 413 (rule 13)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        most = DEPLOY_BYTES_MAX if scope["path"] == DEPLOY_PATH else BODY_BYTES_MAX
+        told = dict(scope["headers"]).get(b"content-length", b"0")
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            # The told length refuses a large body before its first byte is read.
+            if int(told) > most:
+                raise HTTPException(413, f"the body is larger than {most:,} bytes")
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > most:
+                raise HTTPException(413, f"the body is larger than {most:,} bytes")
+            return message
+
+        await self._app(scope, counted, send)

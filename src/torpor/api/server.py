@@ -1,0 +1,151 @@
+"""The server process: one per data directory, on a Unix socket that only its user may open.
+
+Order of things: the lock (run/server.lock, held for life: whoever has it is the server), the
+service, the socket, then run/server.json. A socket file that is there before is a dead server's,
+as the lock was free. SIGTERM, SIGINT and POST /v1/shutdown all set `closing`: streams end,
+requests in flight finish, the service stops its machines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+
+import torpor
+from torpor.api.app import Service, create_app
+from torpor.model.errors import Conflict, Invalid, TorporError
+from torpor.model.home import Home
+
+_DRAIN_S = 10
+_LOCK_TRIES, _LOCK_RETRY_S = 10, 0.05
+_SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux, less its closing zero
+
+log = logging.getLogger("torpor.api")
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ours are in `serve`: uvicorn raises a signal again when it is done, which would end
+        the process before the service has stopped."""
+        yield
+
+
+def main(home: Home) -> int:
+    """Serve until told to stop. Gives the exit code; what went wrong is on stderr, in words."""
+    from torpor.control.service import Service as ControlService
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        asyncio.run(serve(home, ControlService.open))
+    except TorporError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(error.hint, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # before `serve` took the signal over
+        return 130
+    return 0
+
+
+async def serve(home: Home, open_service: Callable[[Home], Awaitable[Service]]) -> None:
+    """Raises Conflict when another server has this data directory."""
+    home.create()
+    with _lock(home.run / "server.lock", home):
+        service = await open_service(home)
+        try:
+            await _listen(home, service)
+        finally:
+            await service.stop()
+            log.info("stopped")
+
+
+async def _listen(home: Home, service: Service) -> None:
+    app = create_app(service)
+    closing: asyncio.Event = app.state.closing
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, closing.set)
+    facts = home.run / "server.json"
+    path = home.socket("server")
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+    server = _Uvicorn(config)
+
+    async def stop() -> None:
+        await closing.wait()
+        server.should_exit = True
+
+    stopper = asyncio.create_task(stop())
+    bound = _bind(path)
+    try:
+        _write(
+            facts, {"pid": os.getpid(), "version": torpor.__version__, "started_at": time.time()}
+        )
+        log.info("serving %s", path)
+        await server.serve(sockets=[bound])
+    finally:
+        stopper.cancel()
+        path.unlink(missing_ok=True)
+        facts.unlink(missing_ok=True)
+
+
+@contextmanager
+def _lock(path: Path, home: Home) -> Iterator[None]:
+    with path.open("a") as file:
+        for _ in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                # A client that asks whether a server lives holds the lock for a moment.
+                time.sleep(_LOCK_RETRY_S)
+        else:
+            raise Conflict(
+                f"a server for {home.root} is running already", hint="Stop it with: torpor down"
+            )
+        yield
+
+
+def _bind(path: Path) -> socket.socket:
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
+        raise Invalid(
+            f"{path}: too long for the path of a Unix socket ({_SOCKET_PATH_BYTES_MAX} bytes)",
+            hint="Set TORPOR_HOME to a shorter path.",
+        )
+    path.unlink(missing_ok=True)
+    bound = socket.socket(socket.AF_UNIX)
+    mask = os.umask(0o177)
+    try:
+        bound.bind(str(path))
+    finally:
+        os.umask(mask)
+    # Now, not when uvicorn comes to it: server.json tells that one may connect.
+    bound.listen(2048)
+    bound.setblocking(False)
+    return bound
+
+
+def _write(path: Path, facts: dict[str, object]) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps(facts))
+    fresh.replace(path)

@@ -1,0 +1,247 @@
+"""What the API takes, checked strictly (rule 13), and what it gives, for /docs.
+
+What it takes is refused when a field is unknown, of the wrong type, out of range, or holds
+something that JSON cannot carry back. What it gives is made by the service and sent as it is:
+the models of answers only describe it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from torpor.model.agentfile import (
+    DISK_MIB_MAX,
+    DISK_MIB_MIN,
+    FILES_BYTES_MAX,
+    FILES_MAX,
+    MEMORY_MIB_MAX,
+    MEMORY_MIB_MIN,
+    AgentSource,
+)
+from torpor.model.states import RunState
+
+
+def _sound(value: Any) -> Any:
+    """Python's parser takes NaN, Infinity and halves of surrogate pairs; JSON has none of them."""
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half a surrogate pair, which is no text") from None
+    except (ValueError, RecursionError):
+        raise ValueError("holds NaN, Infinity or a value nested too deeply") from None
+    return value
+
+
+def _path(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts or "\0" in path or str(pure) != path:
+        raise ValueError(f"{path!r} is not a plain relative path")
+    return path
+
+
+def _decoded(text: Any) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, TypeError, ValueError):
+        raise ValueError("is not base64") from None
+
+
+def _requirement(text: str) -> str:
+    # It becomes an argument of an installer: never an option of it.
+    if not text.strip() or text.lstrip().startswith("-") or "\n" in text or "\0" in text:
+        raise ValueError(f"{text!r} is not a requirement such as 'httpx>=0.28'")
+    return text
+
+
+def _states(text: str) -> str:
+    known = [state.value for state in RunState]
+    unknown = [part for part in text.split(",") if part not in known]
+    if unknown:
+        raise ValueError(f"unknown state {', '.join(unknown)}; known are {', '.join(known)}")
+    return text
+
+
+def split(text: str | None) -> list[str] | None:
+    return text.split(",") if text else None
+
+
+AnyJson = Annotated[Any, AfterValidator(_sound)]
+ShortText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_sound)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class DeployRequest(_Request):
+    entry: str
+    files: dict[
+        Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_path)],
+        Annotated[bytes, BeforeValidator(_decoded)],
+    ] = Field(max_length=FILES_MAX, description="base64 of each file, by relative path")
+    requires_python: Annotated[str, Field(max_length=200)] = ""
+    dependencies: list[Annotated[str, Field(max_length=1000), AfterValidator(_requirement)]] = (
+        Field(default=[], max_length=1000)
+    )
+    memory_mib: int = Field(default=512, ge=MEMORY_MIB_MIN, le=MEMORY_MIB_MAX, multiple_of=2)
+    disk_mib: int = Field(default=2048, ge=DISK_MIB_MIN, le=DISK_MIB_MAX, multiple_of=2)
+
+    @model_validator(mode="after")
+    def _whole(self) -> DeployRequest:
+        if self.entry not in self.files:
+            raise ValueError(f"entry {self.entry!r} is not one of the files")
+        if sum(map(len, self.files.values())) > FILES_BYTES_MAX:
+            raise ValueError(f"the files have more than {FILES_BYTES_MAX:,} bytes together")
+        return self
+
+    def source(self) -> AgentSource:
+        return AgentSource(
+            entry=self.entry,
+            files=self.files,
+            requires_python=self.requires_python,
+            dependencies=tuple(sorted(self.dependencies)),
+            memory_mib=self.memory_mib,
+            disk_mib=self.disk_mib,
+        )
+
+
+class StartRequest(_Request):
+    version: ShortText
+    agent: ShortText | None = None
+    input: Annotated[dict[str, Any], AfterValidator(_sound)] = {}
+    id_key: ShortText | None = Field(
+        default=None, description="the same key twice gives the same run, started once"
+    )
+
+
+class CompleteRequest(_Request):
+    data: AnyJson = None
+    approved: bool | None = None
+    note: Annotated[str, Field(max_length=10_000), AfterValidator(_sound)] | None = None
+    by: ShortText | None = None
+
+
+class RunsQuery(_Request):
+    states: Annotated[str, AfterValidator(_states)] | None = Field(
+        default=None, description="comma separated"
+    )
+    limit: int = Field(default=50, ge=1, le=1000)
+    before: ShortText | None = Field(default=None, description="only runs older than this one")
+
+
+class LogQuery(_Request):
+    after: int = Field(default=0, ge=0, le=2**53, description="only entries with a larger seq")
+    limit: int = Field(default=1000, ge=1, le=10_000)
+    kinds: Annotated[str, Field(max_length=1000)] | None = Field(
+        default=None, description="comma separated"
+    )
+    follow: bool = Field(default=False, description="stream entries until the run has ended")
+
+
+class WaitsQuery(_Request):
+    run: ShortText | None = None
+    all: bool = Field(default=False, description="also those that have ended")
+
+
+class Problem(BaseModel):
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str
+
+
+class Health(BaseModel):
+    version: str
+    pid: int
+    engine: str | None
+    accel: str | None
+    home: str
+    model: str | None
+    started_at: float
+
+
+class Agent(BaseModel):
+    version: str
+    name: str
+    agents: list[dict[str, Any]]
+    template_bytes: int | None
+    boot_ms: float | None
+    first_at: float
+
+
+class Run(BaseModel):
+    """Times are unix seconds."""
+
+    id: str
+    version: str
+    agent: str | None
+    state: RunState
+    input: dict[str, Any]
+    result: Any
+    error: dict[str, Any] | None
+    epoch: int
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    ran_s: float
+    slept_s: float
+    state_since: float
+    last_seq: int
+
+
+class Wait(BaseModel):
+    id: str
+    run: str
+    op: str
+    kind: str
+    prompt: str | None
+    data: Any
+    schema_: Any = Field(alias="schema")
+    approve: bool
+    created_at: float
+    due_at: float | None
+    state: str
+    value: Any
+    completed_at: float | None
+    by: str | None
+
+
+class RunDetail(Run):
+    waits: list[Wait]
+    snapshots_count: int
+    bytes: int
+    template_bytes: int | None
+    cycles: int
+    machine: dict[str, Any] | None
+
+
+class Entry(BaseModel):
+    run: str
+    seq: int
+    at: float
+    epoch: int | None
+    kind: str
+    op: str | None
+    data: dict[str, Any]
+
+
+class Snapshot(BaseModel):
+    id: str
+    run: str | None
+    epoch: int
+    seq: int
+    parent: str | None
+    manifest: str
+    bytes: int
+    pause_ms: float | None
+    freeze_ms: float | None
+    created_at: float
+    detail: dict[str, Any] | None

@@ -1,0 +1,1 @@
+"""Immutable bytes by name, on the local disk (`local`)."""

@@ -1,0 +1,158 @@
+"""deploy, run: from an agent's file to a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.status import Status
+
+from torpor.cli import words
+from torpor.cli.attach import attach
+from torpor.cli.host import Json, connect
+from torpor.cli.question import as_value
+from torpor.cli.screen import err, say, show, show_json, table
+from torpor.client import Client, OnProgress
+from torpor.model.agentfile import AgentSource, read_agent
+
+AgentArg = Annotated[str, typer.Argument(metavar="AGENT.py[:NAME]", show_default=False)]
+
+
+def deploy(target: AgentArg, as_json: Json = False) -> None:
+    """Make an agent's template now, so that its runs start from it at once."""
+    path, _ = split_target(target)
+    source = read_agent(path)
+    deployed = _deploy(connect(), source)
+    if as_json:
+        show_json(deployed)
+        return
+    rows = [
+        (a["name"], _parameters(a["params"]), words.line(a["doc"] or ""))
+        for a in deployed["agents"]
+    ]
+    show(table(("AGENT", "INPUT", ""), rows))
+
+
+def _parameters(params: list[dict[str, Any]]) -> str:
+    return ", ".join(p["name"] if p["required"] else f"{p['name']}?" for p in params)
+
+
+def run(
+    target: AgentArg,
+    input: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="The input, an object; @FILE or - (stdin) read it."),
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-i",
+            metavar="KEY=VALUE",
+            help="One parameter: VALUE is JSON, or else text; @FILE is a file's text.",
+        ),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Print the run's id and leave.")
+    ] = False,
+    id_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The same key again gives the same run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run an agent, and follow it until it ends. Ctrl-C leaves it running."""
+    path, name = split_target(target)
+    given = read_input(input, pairs or [])
+    source = read_agent(path)
+    client = connect()
+    deployed = _deploy(client, source)
+    started = client.start(deployed["version"], name, given, id_key)
+    if detach:
+        if as_json:
+            show_json(started)
+        else:
+            sys.stdout.write(started["id"] + "\n")
+        return
+    say(started["id"], "dim")
+    raise typer.Exit(attach(client, started, as_json=as_json))
+
+
+def split_target(target: str) -> tuple[Path, str | None]:
+    """`agent.py:research` → its path and the agent's name; a file of that very name wins."""
+    path, colon, name = target.rpartition(":")
+    if not colon or Path(target).exists():
+        return Path(target), None
+    if not path or not name:
+        raise typer.BadParameter(f"{target!r} is not AGENT.py or AGENT.py:NAME")
+    return Path(path), name
+
+
+def read_input(whole: str | None, pairs: list[str]) -> dict[str, Any]:
+    """The run's input: `--input`, then each `-i` over it. Raises BadParameter."""
+    given = _object(whole) if whole is not None else {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"-i {pair!r} is not KEY=VALUE")
+        given[key] = _file(value[1:]) if value.startswith("@") else as_value(value)
+    return given
+
+
+def _object(whole: str) -> dict[str, Any]:
+    text = whole
+    if whole == "-":
+        text = sys.stdin.read()
+    elif whole.startswith("@"):
+        text = _file(whole[1:])
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"--input is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter("--input must be a JSON object: the agent's parameters by name")
+    return value
+
+
+def _file(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"cannot read {name!r}: {error}") from error
+
+
+def _deploy(client: Client, source: AgentSource) -> dict[str, Any]:
+    began = time.monotonic()
+    with _progress() as tell:
+        deployed = client.deploy(source, tell)
+    if not deployed["cached"]:
+        took = words.duration(time.monotonic() - began)
+        say(f"deployed in {took} · template {words.size(deployed['template_bytes'])}", "dim")
+    return deployed
+
+
+@contextmanager
+def _progress() -> Iterator[OnProgress]:
+    """Shows what a deployment is at: one moving line in a terminal, else a line for each stage."""
+    if not err.is_terminal:
+        stages: set[str] = set()
+
+        def tell(stage: str, message: str, fraction: float | None) -> None:
+            if stage not in stages:
+                stages.add(stage)
+                say(message)
+
+        yield tell
+        return
+    with err.status("reading the agent") as status:
+        yield lambda stage, message, fraction: _update(status, message, fraction)
+
+
+def _update(status: Status, message: str, fraction: float | None) -> None:
+    share = "" if fraction is None else f" {fraction:.0%}"
+    # Square brackets would be markup to rich.
+    status.update(words.line(message).replace("[", r"\[") + share)

@@ -1,0 +1,318 @@
+"""Following a run in the terminal until it ends, or the person leaves.
+
+    a thread ── reads the run's log from the server ──► queue ─┐  a byte on a pipe says so
+    keyboard, only while a question is open ───────────────────┴► one loop shows and asks
+
+One loop does all the showing, so lines never mix. What is open to be answered is asked of the
+server after each entry that may have changed it: an answer given elsewhere (another terminal, the
+API, a timeout) takes the question away here, and the run goes on. The run itself belongs to the
+server: whatever ends this loop leaves it unharmed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import getpass
+import os
+import queue
+import re
+import select
+import sys
+import termios
+import threading
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.live import Live
+
+from torpor.cli import words
+from torpor.cli.question import Answer, Detach, Question, told
+from torpor.cli.screen import err, say, show_json
+from torpor.client import Appended, Back, Client, Ended, Followed, Lost
+from torpor.model.errors import CallerError
+
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like
+_INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
+
+Object = dict[str, Any]
+
+
+def attach(client: Client, run: Object, *, as_json: bool = False) -> int:
+    """Follow `run` from its beginning. Gives the exit code."""
+    interactive = sys.stdin.isatty() and sys.stderr.isatty()
+    follower = _Follower(client, run["id"], as_json=as_json, interactive=interactive)
+    try:
+        if not follower.follow():
+            return 0
+    except KeyboardInterrupt:
+        follower.close()
+        _say_detached(run["id"])
+        return _INTERRUPTED
+    return finish(client.run(run["id"]), as_json=as_json)
+
+
+def finish(run: Object, *, as_json: bool) -> int:
+    """Show how an ended run ended. Gives the exit code."""
+    if as_json:
+        show_json(run)
+    if run["state"] == "completed":
+        if run["result"] is not None and not as_json:
+            sys.stdout.write(words.pretty(run["result"]).rstrip("\n") + "\n")
+            sys.stdout.flush()
+        say(f"completed · {words.times(run)}", "green")
+        return 0
+    error = run["error"] or {}
+    if error.get("traceback"):
+        say(words.plain(error["traceback"]).rstrip("\n"), "dim")
+    why = f": {error_line(error)}" if error else ""
+    say(f"{run['state']}{why} · {words.times(run)}", "red")
+    return 1
+
+
+def error_line(error: Object) -> str:
+    """`ValueError: no such topic`"""
+    kind, message = error.get("type"), words.plain(str(error.get("message", "")))
+    return f"{kind}: {message}" if kind and message else message or str(kind)
+
+
+def user() -> str | None:
+    """Who answers, as the log shows it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return None
+
+
+def how_to_answer(wait: Object) -> str:
+    if wait["approve"]:
+        return f"torpor approve {wait['id']}  or  torpor deny {wait['id']}"
+    return f"torpor complete {wait['id']} --data JSON"
+
+
+def _say_detached(run: str) -> None:
+    say(f"detached; the run goes on: torpor logs -f {run}")
+
+
+class _Follower:
+    def __init__(self, client: Client, run: str, *, as_json: bool, interactive: bool) -> None:
+        self._client = client
+        self._run = run
+        self._interactive = interactive
+        # With --json, stdout is for the one document at the end.
+        self._stdout = sys.stderr if as_json else sys.stdout
+        self._at_line_start = True
+        self._arrived: queue.SimpleQueue[Followed | Exception] = queue.SimpleQueue()
+        self._woken, self._wake = os.pipe()
+        self._open: list[Object] = []
+        self._announced: set[str] = set()
+        self._frozen_bytes: float | None = None
+        self._question: Question | None = None
+        self._live: Live | None = None
+        self._terminal: list[Any] | None = None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def follow(self) -> bool:
+        """Show the run until it ends. False if the person left before."""
+        threading.Thread(target=self._read, daemon=True).start()
+        try:
+            while True:
+                sources = [self._woken, *([sys.stdin.fileno()] if self._question else [])]
+                ready, _, _ = select.select(sources, [], [])
+                if self._woken in ready:
+                    os.read(self._woken, 4096)
+                    if self._take_arrived():
+                        return True
+                elif self._question is not None and self._take_keys(self._question):
+                    self.close()
+                    _say_detached(self._run)
+                    return False
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the terminal back as it was."""
+        self._drop_question()
+        self._end_line()
+
+    def _read(self) -> None:
+        """The thread: whatever the log brings, its failure too, goes to the loop."""
+        try:
+            for event in self._client.follow(self._run):
+                self._hand_over(event)
+        except Exception as error:
+            self._hand_over(error)
+
+    def _hand_over(self, event: Followed | Exception) -> None:
+        self._arrived.put(event)
+        os.write(self._wake, b"!")
+
+    # -- the log ------------------------------------------------------------------------------
+
+    def _take_arrived(self) -> bool:
+        """Show all that has arrived; True when the run has ended."""
+        stale = False
+        while not self._arrived.empty():
+            match self._arrived.get():
+                case Appended(entry):
+                    changes_waits = entry["kind"] != "output" and not entry["kind"].startswith(
+                        "note."
+                    )
+                    if entry["kind"] == "run.suspended":
+                        self._refresh_waits()  # what it sleeps for
+                    stale = stale or changes_waits
+                    self._show(entry)
+                case Ended():
+                    return True
+                case Lost():
+                    self._remark("the server is gone; the run goes on when it is back (torpor up)")
+                case Back():
+                    self._remark("the server is back")
+                    stale = True
+                case error:
+                    raise error
+        if stale:
+            self._refresh_waits()
+            self._ask()
+        return False
+
+    def _show(self, entry: Object) -> None:
+        data = entry["data"]
+        match entry["kind"]:
+            case "output":
+                self._output(data["text"], to_stderr=data["stream"] == "stderr")
+            case "note.log":
+                self._remark(words.note(data))
+            case "snapshot":
+                self._frozen_bytes = data.get("bytes")
+            case "run.suspended":
+                cost = "" if self._frozen_bytes is None else f" · {words.size(self._frozen_bytes)}"
+                reason = words.waiting_for(self._open, time.time())
+                self._remark(f"asleep: waiting for {reason}{cost} · freed the machine; 0 processes")
+            case "run.resumed":
+                took = data.get("resume_ms")
+                self._remark("awake" if took is None else f"awake in {words.duration(took / 1000)}")
+            case "run.recovered":
+                self._remark("recovered: its machine was lost; it goes on from its newest snapshot")
+
+    def _output(self, text: str, *, to_stderr: bool) -> None:
+        with self._above_question():
+            file = sys.stderr if to_stderr else self._stdout
+            file.write(text)
+            file.flush()
+            if text:
+                self._at_line_start = text.endswith("\n")
+            if self._question is not None:
+                self._end_line()
+
+    def _remark(self, text: str) -> None:
+        with self._above_question():
+            self._end_line()
+            say(text, "dim")
+
+    def _end_line(self) -> None:
+        """Output that ends in the middle of a line must not share it with what comes next."""
+        if not self._at_line_start:
+            self._stdout.write("\n")
+            self._stdout.flush()
+            self._at_line_start = True
+
+    # -- the question -------------------------------------------------------------------------
+
+    def _refresh_waits(self) -> None:
+        self._open = self._client.waits(self._run)
+
+    def _ask(self) -> None:
+        """Make the question on screen the first wait that a person can answer, or none."""
+        asked = [wait for wait in self._open if wait["kind"] == "wait"]
+        if not self._interactive:
+            for wait in asked:
+                if wait["id"] not in self._announced:
+                    self._announced.add(wait["id"])
+                    self._remark(
+                        f"waiting: {wait['prompt'] or 'an answer'}\n  {how_to_answer(wait)}"
+                    )
+            return
+        now = self._question
+        if now is not None and now.wait["id"] not in [wait["id"] for wait in asked]:
+            self._drop_question()
+            self._say_told(self._client.wait(now.wait["id"]))
+        if self._question is None and asked:
+            self._end_line()
+            self._question = Question(asked[0], others=len(asked) - 1)
+            self._start_live()
+            self._terminal = termios.tcgetattr(sys.stdin)
+            # Keys one by one; what was typed before the question was no answer to it.
+            tty.setcbreak(sys.stdin, termios.TCSAFLUSH)
+
+    def _take_keys(self, question: Question) -> bool:
+        """Give the question what was typed; True when the person leaves."""
+        typed = os.read(sys.stdin.fileno(), 4096)
+        if not typed:  # the terminal is gone
+            return True
+        for key in _ESCAPES.sub("", self._decoder.decode(typed)):
+            match question.key(key):
+                case Detach():
+                    return True
+                case Answer() as answer:
+                    self._send(question, answer)
+                    return False
+        if self._live is not None:
+            self._live.update(question, refresh=True)
+        return False
+
+    def _send(self, question: Question, answer: Answer) -> None:
+        wait = question.wait["id"]
+        try:
+            ended = self._client.complete(
+                wait, data=answer.data, approved=answer.approved, note=answer.note, by=user()
+            )
+        except CallerError as error:
+            # It was answered elsewhere a moment ago, or the answer is not what the agent takes.
+            ended = self._client.wait(wait)
+            if ended["state"] == "open":
+                question.problem = error.message
+                if self._live is not None:
+                    self._live.update(question, refresh=True)
+                return
+        self._drop_question()
+        self._say_told(ended)
+        self._refresh_waits()
+        self._ask()
+
+    def _say_told(self, wait: Object) -> None:
+        prompt = words.line(wait["prompt"]) if wait["prompt"] else "the question"
+        self._remark(f"{prompt}: {told(wait)}")
+
+    def _start_live(self) -> None:
+        self._live = Live(
+            self._question,
+            console=err,
+            transient=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="visible",
+        )
+        self._live.start(refresh=True)
+
+    def _drop_question(self) -> None:
+        self._question = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._terminal is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSAFLUSH, self._terminal)
+            self._terminal = None
+
+    @contextmanager
+    def _above_question(self) -> Iterator[None]:
+        """Take the question off the screen, and draw it again below what is written meanwhile."""
+        if self._live is None:
+            yield
+            return
+        self._live.stop()
+        yield
+        self._start_live()

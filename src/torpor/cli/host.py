@@ -1,0 +1,113 @@
+"""doctor, up, down, bench: what concerns this host."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from torpor.cli import words
+from torpor.cli.screen import err, facts, say, show, show_json, table
+from torpor.client import Client, Unreachable, ensure_server, running, server_command, stop_server
+from torpor.model.home import Home
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+NO_ENGINE = 3
+_MARKS = {True: Text("ok", "green"), False: Text("no", "red"), None: Text("–", "yellow")}
+
+
+def doctor(as_json: Json = False) -> None:
+    """What this host can do, and which engine will be used, and why."""
+    from torpor.control.doctor import checks  # probing loads the engines: only here
+
+    found = checks(Home.find())
+    if as_json:
+        show_json([asdict(check) for check in found])
+    else:
+        show(table(("", "CHECK", "DETAIL"), [(_MARKS[c.ok], c.name, c.detail) for c in found]))
+        for check in found:
+            if check.hint and check.ok is not True:
+                say(f"{check.name}: {check.hint}", "dim")
+    if any(check.name == "engine" and check.ok is False for check in found):
+        raise typer.Exit(NO_ENGINE)
+
+
+def up(
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay in this terminal; Ctrl-C stops it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Start the server, if it does not run."""
+    home = Home.find()
+    if foreground:
+        sys.stdout.flush()
+        # Nothing of this process is needed any more, and signals then go straight to the server.
+        command = server_command(home)
+        os.execv(command[0], command)
+    was_up = running(home)
+    health = connect(home).health()
+    if as_json:
+        show_json(health)
+        return
+    engine = health["engine"] or "none: see torpor doctor"
+    accel = f" ({health['accel']})" if health["accel"] else ""
+    rows = [
+        ("server", f"{'already up' if was_up else 'up'}, pid {health['pid']}"),
+        ("home", str(health["home"])),
+        ("engine", f"{engine}{accel}"),
+        ("model", str(health["model"] or "none")),
+    ]
+    show(facts(rows))
+
+
+def connect(home: Home | None = None) -> Client:
+    """A client of a server that runs, started if need be, with a word if that takes a moment."""
+    home = home or Home.find()
+    if running(home):
+        return ensure_server(home)
+    with err.status("starting the server"):
+        return ensure_server(home)
+
+
+def down(as_json: Json = False) -> None:
+    """Stop the server, its machines and processes. Unfinished runs go on at the next start."""
+    home = Home.find()
+    try:
+        going = len(Client(home).runs(("running", "queued"), limit=1000))
+        stop_server(home)
+        stopped = True
+    except Unreachable:
+        if running(home):  # it lives but does not answer: stopping it is not done
+            raise
+        going, stopped = 0, False
+    if as_json:
+        show_json({"stopped": stopped, "unfinished": going})
+    elif not stopped:
+        say("no server runs")
+    else:
+        say("server stopped")
+        if going:
+            say(f"{words.count(going, 'run')} under way: torpor up goes on from the log")
+
+
+bench = typer.Typer(help="Measure torpor on this host.", no_args_is_help=True)
+
+
+@bench.command()
+def sleep(
+    memory: Annotated[
+        int, typer.Option(min=192, max=16384, help="Memory of the machine, MiB.")
+    ] = 512,
+    cycles: Annotated[int, typer.Option(min=1, max=10_000, help="How often it sleeps.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """How fast a real agent falls asleep and wakes, and what its sleep costs."""
+    from torpor.bench.sleep import main  # loads the engines: only here
+
+    raise typer.Exit(main(memory_mib=memory, cycles=cycles, as_json=as_json))

@@ -1,0 +1,155 @@
+"""A wait as a question in the terminal: keys in, an answer out. No I/O.
+
+An approval takes one key: y, n, e (write a note, then y or n), d. Any other wait takes a line,
+JSON or text. What the agent wrote is shown without control characters and without markup, so
+that it cannot pose as the question.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from torpor.cli.words import line, plain, pretty
+
+_ENTER, _ERASE = "\r\n", "\x7f\x08"
+_CLEAR_LINE, _END, _ESCAPE = "\x15", "\x04", "\x1b"
+_DATA_LINES = 30
+
+
+@dataclass(frozen=True)
+class Answer:
+    data: Any = None
+    approved: bool | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Detach:
+    """Leave the question, and the run, as they are."""
+
+
+class _Mode(Enum):
+    CHOOSE = "choose"
+    NOTE = "note"
+    VALUE = "value"
+
+
+class Question:
+    def __init__(self, wait: Mapping[str, Any], others: int = 0) -> None:
+        self.wait = wait
+        self.problem = ""  # why the last answer was not taken
+        self._others = others
+        self._mode = _Mode.CHOOSE if wait["approve"] else _Mode.VALUE
+        self._typed = ""
+        self._note = ""
+
+    def key(self, key: str) -> Answer | Detach | None:
+        """Take one character. Gives what it decides, mostly nothing yet."""
+        if key == _END:
+            return Detach()
+        if self._mode is _Mode.CHOOSE:
+            return self._choose(key.lower())
+        if key in _ENTER:
+            return self._enter()
+        if key in _ERASE:
+            self._typed = self._typed[:-1]
+        elif key == _CLEAR_LINE:
+            self._typed = ""
+        elif key == _ESCAPE:
+            self._leave_line()
+        elif key.isprintable():
+            self._typed += key
+        return None
+
+    def _choose(self, key: str) -> Answer | Detach | None:
+        if key in ("y", "n"):
+            return Answer(approved=key == "y", note=self._note or None)
+        if key == "e":
+            self._mode, self._typed = _Mode.NOTE, self._note
+        return Detach() if key == "d" else None
+
+    def _enter(self) -> Answer | None:
+        if self._mode is _Mode.NOTE:
+            self._note = self._typed.strip()
+            self._leave_line()
+            return None
+        if not self._typed.strip():
+            self.problem = "Type an answer first (null for none)."
+            return None
+        return Answer(data=as_value(self._typed.strip()))
+
+    def _leave_line(self) -> None:
+        self._typed = ""
+        if self._mode is _Mode.NOTE:
+            self._mode = _Mode.CHOOSE
+
+    def __rich__(self) -> RenderableType:
+        parts: list[RenderableType] = [
+            Text.assemble(("? ", "bold yellow"), (plain(self.wait["prompt"] or "answer?"), "bold"))
+        ]
+        if self.wait["data"] is not None:
+            lines = plain(pretty(self.wait["data"])).splitlines()
+            shown = lines[:_DATA_LINES]
+            if len(lines) > len(shown):
+                shown.append(
+                    f"… {len(lines) - len(shown)} more lines: torpor show {self.wait['run']}"
+                )
+            parts.append(Padding(Text("\n".join(shown)), (0, 0, 0, 2)))
+        if self._note and self._mode is _Mode.CHOOSE:
+            parts.append(Text(f"  note: {self._note}", style="dim"))
+        if self.problem:
+            parts.append(Text(f"  {plain(self.problem)}", style="red"))
+        parts.append(_PROMPTS[self._mode](self._typed))
+        if self._others:
+            parts.append(Text(f"  ({self._others} more waiting)", style="dim"))
+        return Group(*parts)
+
+
+def _typing(label: str) -> Callable[[str], Text]:
+    return lambda typed: Text.assemble(f"  {label}: ", (typed, "cyan"), ("▏", "cyan"))
+
+
+_PROMPTS: dict[_Mode, Callable[[str], Text]] = {
+    _Mode.CHOOSE: lambda _: Text("  [y]es / [n]o / [e]dit a note / [d]etach "),
+    _Mode.NOTE: _typing("note (Enter keeps it, Esc drops it)"),
+    _Mode.VALUE: _typing("answer, JSON or text (Ctrl-D detaches)"),
+}
+
+
+def as_value(text: str) -> Any:
+    """JSON if it is valid JSON, else the text itself."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def told(wait: Mapping[str, Any]) -> str:
+    """How a wait ended, for somebody who watched it: `approved by ana: looks fine`."""
+    value = wait["value"] if isinstance(wait["value"], dict) else {}
+    match wait["state"], value.get("approved"):
+        case "completed", True:
+            how = "approved"
+        case "completed", False:
+            how = "denied"
+        case "completed", _:
+            how = "answered"
+        case "timeout", _:
+            how = "timed out"
+        case _:
+            how = str(wait["state"])
+    by = f" by {plain(wait['by'])}" if wait["by"] else ""
+    note = f": {line(value['note'])}" if value.get("note") else ""
+    return f"{how}{by}{note}"

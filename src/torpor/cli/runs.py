@@ -1,0 +1,285 @@
+"""ps, show, logs, trace, snapshots, cancel: runs, looked at."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from torpor.cli import timeline, words
+from torpor.cli.attach import error_line, how_to_answer
+from torpor.cli.host import Json
+from torpor.cli.screen import facts, say, show, show_json, state, table
+from torpor.client import Appended, Back, Client, Lost
+from torpor.model.home import Home
+from torpor.model.states import FINAL, RunState
+
+RunArg = Annotated[
+    str,
+    typer.Argument(metavar="RUN", show_default=False, help="A run's id, or the start of one."),
+]
+_DAY_S = 86400
+_RECENT_MAX = 1000
+_OUTPUT_LINES = 10
+_UNFINISHED = tuple(s.value for s in RunState if s not in FINAL)
+
+Object = dict[str, Any]
+
+
+def ps(
+    status: Annotated[
+        RunState | None, typer.Option("--status", help="Only runs in this state.")
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="All runs there ever were.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Runs: the unfinished, and those that ended in the last day."""
+    client = Client(Home.find())
+    if status is not None or all:
+        found = list(client.all_runs([status.value] if status else []))
+    else:
+        ended = client.runs([s.value for s in FINAL], limit=_RECENT_MAX)
+        since = time.time() - _DAY_S
+        found = list(client.all_runs(_UNFINISHED)) + [r for r in ended if r["ended_at"] >= since]
+        found.sort(key=lambda run: run["created_at"], reverse=True)
+    if as_json:
+        show_json(found)
+    elif not found:
+        say("no runs" if all else "no runs (--all shows older ones)")
+    else:
+        waits: dict[str, list[Object]] = {}
+        for wait in client.waits():
+            waits.setdefault(wait["run"], []).append(wait)
+        now = time.time()
+        heads = ("RUN", "AGENT", "STATE", "STARTED", "RAN", "SLEPT", "")
+        show(table(heads, [_row(run, waits.get(run["id"], []), now) for run in found]))
+
+
+def _row(run: Object, waits: list[Object], now: float) -> tuple[str | Text, ...]:
+    about = ""
+    if waits:
+        about = f"waiting for {words.waiting_for(waits, now)}"
+    elif run["error"]:
+        about = words.line(error_line(run["error"]))
+    return (
+        run["id"],
+        run["agent"] or "",
+        state(run["state"]),
+        words.ago(run["created_at"], now),
+        words.duration(run["ran_s"]),
+        words.duration(run["slept_s"]) if run["slept_s"] else "",
+        about,
+    )
+
+
+def show_run(run: RunArg, as_json: Json = False) -> None:
+    """All about one run."""
+    client = Client(Home.find())
+    found = client.run(run)
+    if as_json:
+        show_json(found)
+        return
+    now = time.time()
+    parts: list[RenderableType] = [_facts(found, now)]
+    for wait in found["waits"]:
+        parts.append(_wait(wait, now))
+    if lines := _last_output(client, found["id"]):
+        parts += [Text("\nlast output", "bold"), Text(words.plain("\n".join(lines)))]
+    if found["error"] and found["error"].get("traceback"):
+        trace = words.plain(found["error"]["traceback"]).rstrip()
+        parts += [Text("\ntraceback", "bold"), Text(trace, "dim")]
+    if found["snapshots_count"]:
+        newest = client.snapshots(found["id"])[-5:]
+        parts += [Text(), _snapshot_table(newest, now)]
+    show(Group(*parts))
+
+
+def _facts(run: Object, now: float) -> Table:
+    rows: list[tuple[str, str | Text]] = [
+        ("run", run["id"]),
+        ("agent", f"{run['agent'] or ''} {run['version'][:12]}".strip()),
+        ("state", Text.assemble(state(run["state"]), f", {words.ago(run['state_since'], now)}")),
+        ("input", words.compact(run["input"])),
+        ("created", f"{words.clock(run['created_at'], now)} ({words.ago(run['created_at'], now)})"),
+        ("time", f"{words.times(run)}, {words.count(run['cycles'], 'freeze')}"),
+        ("costs", _cost(run)),
+    ]
+    if run["machine"]:
+        machine = run["machine"]
+        rows.append(
+            ("machine", f"pid {machine['pid']}, epoch {machine['epoch']}, {machine['state']}")
+        )
+    else:
+        rows.append(("machine", "none: 0 processes"))
+    if run["result"] is not None:
+        rows.append(("result", words.plain(words.pretty(run["result"]))))
+    if run["error"]:
+        rows.append(("error", Text(error_line(run["error"]), "red")))
+    return facts(rows)
+
+
+def _cost(run: Object) -> str:
+    own = f"{words.size(run['bytes'])} in {words.count(run['snapshots_count'], 'snapshot')}"
+    if run["template_bytes"] is None:
+        return own
+    return (
+        f"{own}, and {words.size(run['template_bytes'])} of template shared with its agent's runs"
+    )
+
+
+def _wait(wait: Object, now: float) -> Text:
+    since = words.ago(wait["created_at"], now)
+    text = f"\nwaiting for {words.waiting_for([wait], now)} (since {since})"
+    if wait["kind"] != "wait":
+        return Text(text)
+    if wait["data"] is not None:
+        text += "\n" + words.plain(words.pretty(wait["data"]))
+    return Text(f"{text}\n  {how_to_answer(wait)}")
+
+
+def _last_output(client: Client, run: str) -> list[str]:
+    text = "".join(e["data"]["text"] for e in client.entries(run) if e["kind"] == "output")
+    return text.splitlines()[-_OUTPUT_LINES:]
+
+
+def snapshots(run: RunArg, as_json: Json = False) -> None:
+    """The snapshots of a run."""
+    found = Client(Home.find()).snapshots(run)
+    if as_json:
+        show_json(found)
+    elif not found:
+        say("no snapshots yet")
+    else:
+        show(_snapshot_table(found, time.time()))
+
+
+def _snapshot_table(found: list[Object], now: float) -> Table:
+    heads = ("SNAPSHOT", "EPOCH", "SEQ", "SIZE", "PAUSED", "FROZEN IN", "TAKEN")
+    rows = [
+        (
+            s["id"],
+            str(s["epoch"]),
+            str(s["seq"]),
+            words.size(s["bytes"]),
+            "" if s["pause_ms"] is None else words.duration(s["pause_ms"] / 1000),
+            "" if s["freeze_ms"] is None else words.duration(s["freeze_ms"] / 1000),
+            words.ago(s["created_at"], now),
+        )
+        for s in found
+    ]
+    return table(heads, rows)
+
+
+def logs(
+    run: RunArg,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """A run's context log. With -f and --json, one JSON document a line."""
+    client = Client(Home.find())
+    found = client.run(run)["id"]
+    if not follow:
+        entries = list(client.entries(found))
+        if as_json:
+            show_json(entries)
+        else:
+            _print_entries(entries)
+        return
+    for event in client.follow(found):
+        match event:
+            case Appended(entry) if as_json:
+                sys.stdout.write(json.dumps(entry) + "\n")
+                sys.stdout.flush()
+            case Appended(entry):
+                _print_entries([entry])
+            case Lost():
+                say("the server is gone; waiting for it to come back (Ctrl-C leaves)", "dim")
+            case Back():
+                say("the server is back", "dim")
+
+
+def _print_entries(entries: list[Object]) -> None:
+    now = time.time()
+    style = sys.stdout.isatty()
+    for entry in entries:
+        head = f"{words.clock(entry['at'], now)}  {entry['kind']:<14}"
+        shown = f"\x1b[2m{head}\x1b[0m" if style else head
+        sys.stdout.write(f"{shown}  {entry_text(entry)}".rstrip() + "\n")
+    sys.stdout.flush()
+
+
+def entry_text(entry: Object) -> str:
+    """What an entry says, on one line, or as many as the agent printed."""
+    data, op = entry["data"], entry["op"]
+    match entry["kind"]:
+        case "output":
+            return words.plain(data["text"]).rstrip("\n")
+        case "note.log":
+            return words.note(data)
+        case "snapshot" if "bytes" in data:
+            return f"{words.size(data['bytes'])} {data.get('id', '')}".rstrip()
+        case "run.failed" if isinstance(data.get("error"), dict):
+            return error_line(data["error"])
+        case _:
+            said = words.compact(data) if data else ""
+            return f"{op}  {said}".rstrip() if op else said
+
+
+def trace(run: RunArg, as_json: Json = False) -> None:
+    """A run as a tree: its machines, its operations and how long they took, its freezes."""
+    client = Client(Home.find())
+    found = client.run(run)
+    read = timeline.read(client.entries(found["id"]))
+    if as_json:
+        show_json(asdict(read))
+    else:
+        show(_tree(found, read, time.time()))
+
+
+def _tree(run: Object, read: timeline.Timeline, now: float) -> Tree:
+    title = Text.assemble(run["id"], f"  {run['agent'] or ''}  ", state(run["state"]))
+    tree = Tree(title.append(f"  {words.times(run)}"), guide_style="dim")
+    until = read.ended_at or now
+    for machine in read.machines:
+        epoch = "" if machine.epoch is None else f" {machine.epoch}"
+        name = Text.assemble((f"machine{epoch}", "bold"), f"  {machine.how} ")
+        branch = tree.add(name.append(words.clock(machine.at, now), "dim"))
+        for item in machine.items:
+            branch.add(_item(item, until, ended=read.ended_at is not None))
+    return tree
+
+
+def _item(item: timeline.Operation | timeline.Freeze, until: float, *, ended: bool) -> Text:
+    if isinstance(item, timeline.Freeze):
+        facts = [f"slept {words.duration((item.until or until) - item.at)}"]
+        if item.bytes is not None:
+            facts.append(words.size(item.bytes))
+        if item.pause_ms is not None:
+            facts.append(f"paused {words.duration(item.pause_ms / 1000)} to freeze")
+        return Text(f"* frozen  {' · '.join(facts)}", "blue")
+    took = words.duration((item.ended_at or until) - item.began_at)
+    if item.ended_at is None:
+        mark = Text("no result" if ended else "under way", "yellow")
+    else:
+        mark = Text("ok", "green") if item.ok else Text("failed", "red")
+    shown = Text.assemble(item.op, f"  {took}  ", mark)
+    return shown.append(f"  {words.line(item.outcome)}") if item.outcome else shown
+
+
+def cancel(run: RunArg, as_json: Json = False) -> None:
+    """End a run."""
+    found = Client(Home.find()).cancel(run)
+    if as_json:
+        show_json(found)
+    else:
+        say(f"{found['id']}: {found['state']}")

@@ -1,0 +1,100 @@
+"""A run's log read as a timeline: its machines, and in each what began there. Pure.
+
+An operation belongs to the machine in which it began, though it may end in a later one (a wait
+does, mostly); a freeze is the end of a machine's turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torpor.model.states import FINAL
+
+_BEGINS = {"run.started": "started", "run.resumed": "resumed", "run.recovered": "recovered"}
+_ENDS = frozenset(f"run.{state.value}" for state in FINAL)
+
+Object = dict[str, Any]
+
+
+@dataclass
+class Operation:
+    """`ended_at` is None while it has no result; `ok` says what the result was."""
+
+    op: str
+    began_at: float
+    ended_at: float | None = None
+    ok: bool | None = None
+    outcome: str = ""
+
+
+@dataclass
+class Freeze:
+    """`until` is when the next machine began, None while the run sleeps."""
+
+    at: float
+    bytes: int | None
+    pause_ms: float | None
+    until: float | None = None
+
+
+@dataclass
+class Machine:
+    epoch: int | None
+    how: str
+    at: float
+    items: list[Operation | Freeze] = field(default_factory=list)
+
+
+@dataclass
+class Timeline:
+    machines: list[Machine]
+    ended_at: float | None = None
+
+
+def read(entries: Iterable[Object]) -> Timeline:
+    timeline = Timeline([])
+    operations: dict[str, Operation] = {}
+    snapshot: Object = {}
+    frozen: Freeze | None = None
+    for entry in entries:
+        kind, at, data = entry["kind"], entry["at"], entry["data"]
+        if kind in _BEGINS:
+            timeline.machines.append(Machine(entry["epoch"], _BEGINS[kind], at))
+            if frozen is not None:
+                frozen.until, frozen = at, None
+        elif kind == "op.begin":
+            operation = operations[entry["op"]] = Operation(entry["op"], at)
+            _current(timeline, entry).items.append(operation)
+        elif (kind == "op.end" or kind.startswith("wait.")) and entry["op"] in operations:
+            _conclude(operations[entry["op"]], entry)
+        elif kind == "snapshot":
+            snapshot = data
+        elif kind == "run.suspended":
+            frozen = Freeze(at, snapshot.get("bytes"), snapshot.get("pause_ms"))
+            _current(timeline, entry).items.append(frozen)
+        elif kind in _ENDS:
+            timeline.ended_at = at
+    return timeline
+
+
+def _current(timeline: Timeline, entry: Object) -> Machine:
+    if not timeline.machines:
+        timeline.machines.append(Machine(entry["epoch"], "started", entry["at"]))
+    return timeline.machines[-1]
+
+
+def _conclude(operation: Operation, entry: Object) -> None:
+    """Its result; a wait's is in the log when it was answered, and again as it was handed over."""
+    data = entry["data"]
+    if operation.ended_at is None:
+        operation.ended_at = entry["at"]
+        operation.ok = bool(data.get("ok", True))
+    value = data.get("value")
+    if isinstance(value, dict) and isinstance(value.get("approved"), bool):
+        operation.outcome = "approved" if value["approved"] else "denied"
+    elif isinstance(value, dict) and value.get("status") in ("timeout", "cancelled"):
+        operation.outcome = value["status"]
+    elif isinstance(data.get("error"), dict):
+        operation.outcome = str(data["error"].get("message", ""))

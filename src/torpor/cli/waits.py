@@ -1,0 +1,108 @@
+"""waits, complete, approve, deny: what runs wait for, and answering it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated, Any
+
+import typer
+
+from torpor.cli import words
+from torpor.cli.attach import user
+from torpor.cli.host import Json
+from torpor.cli.question import told
+from torpor.cli.screen import say, show, show_json, table
+from torpor.client import Client
+from torpor.model.errors import Conflict
+from torpor.model.home import Home
+
+WaitArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="WAIT", show_default=False, help="A wait's id, or that of a run with just one."
+    ),
+]
+Note = Annotated[str | None, typer.Option(metavar="TEXT", help="Told to the agent.")]
+
+
+def waits(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", show_default=False)] = None,
+    all: Annotated[bool, typer.Option("--all", help="Also those that have ended.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What runs wait for."""
+    found = Client(Home.find()).waits(run, all=all)
+    if as_json:
+        show_json(found)
+    elif not found:
+        say("nothing waits")
+    else:
+        now = time.time()
+        heads = ("WAIT", "RUN", "SINCE", "ENDS", "STATE", "FOR")
+        show(table(heads, [_row(wait, now) for wait in found]))
+
+
+def _row(wait: dict[str, Any], now: float) -> tuple[str, ...]:
+    due = wait["due_at"]
+    ends = "" if due is None else f"in {words.duration(due - now)}" if due > now else "now"
+    is_open = wait["state"] == "open"
+    return (
+        wait["id"],
+        wait["run"],
+        words.ago(wait["created_at"], now),
+        ends if is_open else words.ago(wait["completed_at"] or now, now),
+        "open" if is_open else told(wait),
+        words.line(wait["prompt"] or wait["op"]),
+    )
+
+
+def complete(
+    wait: WaitArg,
+    data: Annotated[
+        str, typer.Option(metavar="JSON", help="The answer; text must be in quotes.")
+    ] = "null",
+    as_json: Json = False,
+) -> None:
+    """Answer a wait with data."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"--data is not valid JSON: {error}") from error
+    _answer(wait, as_json=as_json, data=value)
+
+
+def approve(wait: WaitArg, note: Note = None, as_json: Json = False) -> None:
+    """Say yes to what an agent asks."""
+    _answer(wait, as_json=as_json, approved=True, note=note)
+
+
+def deny(wait: WaitArg, note: Note = None, as_json: Json = False) -> None:
+    """Say no to what an agent asks."""
+    _answer(wait, as_json=as_json, approved=False, note=note)
+
+
+def _answer(ref: str, *, as_json: bool, **answer: Any) -> None:
+    client = Client(Home.find())
+    ended = client.complete(find_wait(client, ref), by=user(), **answer)
+    if as_json:
+        show_json(ended)
+    else:
+        say(f"{words.line(ended['prompt'] or ended['op'])}: {told(ended)}")
+
+
+def find_wait(client: Client, ref: str) -> str:
+    """The wait meant by `ref`; a run's id stands for its only open wait. Raises Conflict."""
+    if not ref.startswith("run_"):
+        return ref
+    asked = [wait for wait in client.waits(client.run(ref)["id"]) if wait["kind"] == "wait"]
+    match asked:
+        case [only]:
+            return str(only["id"])
+        case []:
+            raise Conflict(
+                f"{ref} waits for nobody's answer", hint="See: torpor waits --all " + ref
+            )
+        case several:
+            lines = "\n".join(f"  {w['id']}  {words.line(w['prompt'] or w['op'])}" for w in several)
+            raise Conflict(f"{ref} has {len(several)} open waits", hint=f"Name one:\n{lines}")

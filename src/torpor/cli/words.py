@@ -1,0 +1,117 @@
+"""Times, sizes and foreign text in words. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SIZES = ("B", "kB", "MB", "GB", "TB")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+
+
+def duration(seconds: float) -> str:
+    """`120 ms`, `3.1 s`, `4 min 10 s`, `2 h 5 min`, `3 d 4 h`; a lesser part of 0 is left out."""
+    seconds = max(0.0, seconds)
+    if round(seconds * 1000) < 1000:
+        return f"{seconds * 1000:.0f} ms"
+    if round(seconds, 1) < _MINUTE:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < _HOUR:
+        return _parts(whole, _MINUTE, "min", 1, "s")
+    if whole < _DAY:
+        return _parts(whole, _HOUR, "h", _MINUTE, "min")
+    return _parts(whole, _DAY, "d", _HOUR, "h")
+
+
+def _parts(whole: int, major: int, major_name: str, minor: int, minor_name: str) -> str:
+    whole, rest = divmod(whole, major)
+    lesser = rest // minor
+    return f"{whole} {major_name}" + (f" {lesser} {minor_name}" if lesser else "")
+
+
+def size(number: float) -> str:
+    """Decimal units, as disks are sold: `812 B`, `1.2 MB`."""
+    for unit in _SIZES[:-1]:
+        if number < 999.5:
+            digits = 0 if unit == "B" or number >= 99.95 else 1
+            return f"{number:.{digits}f} {unit}"
+        number /= 1000
+    return f"{number:.1f} {_SIZES[-1]}"
+
+
+def count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def ago(then: float, now: float) -> str:
+    gone = now - then
+    if gone < 1:
+        return "now"
+    for unit, name in ((_DAY, "d"), (_HOUR, "h"), (_MINUTE, "min"), (1, "s")):
+        if gone >= unit:
+            return f"{int(gone // unit)} {name} ago"
+    return "now"
+
+
+def clock(at: float, now: float) -> str:
+    """Local time to the millisecond, with the date if it is another day's."""
+    moment = datetime.fromtimestamp(at)
+    text = moment.strftime("%H:%M:%S.") + f"{moment.microsecond // 1000:03d}"
+    return (
+        text if moment.date() == datetime.fromtimestamp(now).date() else f"{moment:%Y-%m-%d} {text}"
+    )
+
+
+def plain(text: str) -> str:
+    """Text from an agent without what steers a terminal: it must not redraw what we say of it."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def line(text: str, most: int = 200) -> str:
+    """On one line, cut to `most` characters."""
+    one = " ".join(plain(text).split())
+    return one if len(one) <= most else one[: most - 1] + "…"
+
+
+def compact(value: Any, most: int = 200) -> str:
+    """A JSON value on one line; a string as it is."""
+    return line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), most)
+
+
+def pretty(value: Any) -> str:
+    """A result as a program's user wants it: text as text, all else as indented JSON."""
+    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def note(data: Mapping[str, Any]) -> str:
+    """A `torpor.log` entry: its message, then its other fields."""
+    rest = {key: value for key, value in data.items() if key not in ("message", "level")}
+    message = str(data.get("message", ""))
+    fields = " ".join(f"{key}={compact(value)}" for key, value in rest.items())
+    return plain(" ".join(part for part in (message, fields) if part))
+
+
+def times(run: Mapping[str, Any]) -> str:
+    """`ran 3.1 s, slept 2 h`"""
+    ran = f"ran {duration(run['ran_s'])}"
+    return f"{ran}, slept {duration(run['slept_s'])}" if run["slept_s"] else ran
+
+
+def waiting_for(waits: list[dict[str, Any]], now: float) -> str:
+    """What open waits wait for, the first of them in words."""
+    if not waits:
+        return "an answer"
+    first, more = waits[0], len(waits) - 1
+    if first["kind"] == "sleep" and first["due_at"] is not None:
+        what = (
+            f"{clock(first['due_at'], now).rsplit('.', 1)[0]} ({duration(first['due_at'] - now)})"
+        )
+    else:
+        kind = "approval" if first["approve"] else "an answer"
+        what = f"{kind}: {line(first['prompt'], 60)}" if first["prompt"] else kind
+    return f"{what} and {more} more" if more else what

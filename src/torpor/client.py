@@ -1,0 +1,366 @@
+"""Speaks to the server over its Unix socket, and starts it when it does not run.
+
+`Client` raises the errors of `torpor.model.errors`, rebuilt from the server's problem details,
+and `Unreachable` when nobody answers. It gives the API's JSON as it is; its shapes are at /docs
+and in `torpor.api.shapes`. Synchronous: its user is the command line.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import httpx
+
+from torpor.model import errors
+from torpor.model.agentfile import AgentSource
+from torpor.model.errors import HostError, InternalError, TorporError
+from torpor.model.home import Home
+
+START_S = 60.0
+STOP_S = 60.0
+# The server's heartbeat comes every 15 s: a stream that is silent for longer is dead.
+_SILENCE_S = 40.0
+_POLL_S = 0.05
+_RETRY_S = 0.3
+_LOG_LINES = 12
+_PAGE = 1000
+
+Object = dict[str, Any]
+OnProgress = Callable[[str, str, float | None], None]
+
+
+class Unreachable(HostError):
+    """No server answers."""
+
+    code: ClassVar[str] = "unreachable"
+
+
+@dataclass(frozen=True)
+class Appended:
+    """An entry of the followed run's log."""
+
+    entry: Object
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The followed run has ended in this state; nothing comes after."""
+
+    state: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """The server went away. The follower keeps trying."""
+
+
+@dataclass(frozen=True)
+class Back:
+    """The server is back; what was appended meanwhile follows."""
+
+
+Followed = Appended | Ended | Lost | Back
+
+
+class Client:
+    """Safe to use from several threads."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self._http = httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(home.socket("server"))),
+            base_url="http://torpor/v1",
+            timeout=30.0,
+        )
+
+    def health(self) -> Object:
+        return self._object("GET", "/health")
+
+    def deploy(self, source: AgentSource, on_progress: OnProgress) -> Object:
+        body = {
+            "entry": source.entry,
+            "files": {p: base64.b64encode(b).decode() for p, b in source.files.items()},
+            "requires_python": source.requires_python,
+            "dependencies": list(source.dependencies),
+            "memory_mib": source.memory_mib,
+            "disk_mib": source.disk_mib,
+        }
+        data: Object
+        for name, data in self._events("POST", "/agents", json=body):
+            if name == "progress":
+                on_progress(data["stage"], data["message"], data["fraction"])
+            elif name == "deployed":
+                return data
+        raise self._unreachable("the server stopped while it deployed the agent")
+
+    def agents(self) -> list[Object]:
+        return self._list("GET", "/agents")
+
+    def start(self, version: str, agent: str | None, input: Object, id_key: str | None) -> Object:
+        body = {"version": version, "agent": agent, "input": input, "id_key": id_key}
+        return self._object("POST", "/runs", json=body)
+
+    def runs(
+        self, states: Iterable[str] = (), *, limit: int = 50, before: str | None = None
+    ) -> list[Object]:
+        """Newest first. At most 1000 are given at once."""
+        query = {"states": ",".join(states), "limit": limit, "before": before}
+        return self._list("GET", "/runs", params=_given(query))
+
+    def all_runs(self, states: Iterable[str] = ()) -> Iterator[Object]:
+        wanted, before = tuple(states), None
+        while page := self.runs(wanted, limit=_PAGE, before=before):
+            yield from page
+            before = page[-1]["id"]
+
+    def run(self, ref: str) -> Object:
+        return self._object("GET", f"/runs/{_segment(ref)}")
+
+    def entries(self, ref: str, *, after: int = 0) -> Iterator[Object]:
+        """The run's whole log past `after`."""
+        while True:
+            query = {"after": after, "limit": _PAGE}
+            page = self._list("GET", f"/runs/{_segment(ref)}/log", params=query)
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1]["seq"]
+
+    def follow(self, ref: str, *, after: int = 0) -> Iterator[Followed]:
+        """The run's log past `after` and on as it grows, until the run has ended.
+
+        Outlives the server: when it goes away this tries again for ever, from where it was.
+        """
+        lost = False
+        while True:
+            try:
+                query = {"after": after, "follow": "true"}
+                for name, data in self._events("GET", f"/runs/{_segment(ref)}/log", params=query):
+                    if lost:
+                        lost = False
+                        yield Back()
+                    if name == "entry":
+                        after = data["seq"]
+                        yield Appended(data)
+                    elif name == "end":
+                        yield Ended(data["state"])
+                        return
+            except Unreachable:
+                pass
+            if not lost:
+                lost = True
+                yield Lost()
+            time.sleep(_RETRY_S)
+
+    def cancel(self, ref: str) -> Object:
+        return self._object("POST", f"/runs/{_segment(ref)}/cancel")
+
+    def snapshots(self, ref: str) -> list[Object]:
+        return self._list("GET", f"/runs/{_segment(ref)}/snapshots")
+
+    def waits(self, run: str | None = None, *, all: bool = False) -> list[Object]:
+        query = {"run": run, "all": "true" if all else None}
+        return self._list("GET", "/waits", params=_given(query))
+
+    def wait(self, ref: str) -> Object:
+        return self._object("GET", f"/waits/{_segment(ref)}")
+
+    def complete(
+        self,
+        ref: str,
+        *,
+        data: Any = None,
+        approved: bool | None = None,
+        note: str | None = None,
+        by: str | None = None,
+    ) -> Object:
+        """Answer a wait. Raises Conflict when somebody else was first."""
+        body = {"data": data, "approved": approved, "note": note, "by": by}
+        return self._object("POST", f"/waits/{_segment(ref)}/complete", json=body)
+
+    def shutdown(self) -> None:
+        self._object("POST", "/shutdown")
+
+    def _object(self, method: str, path: str, **options: Any) -> Object:
+        found: Object = self._json(method, path, **options)
+        return found
+
+    def _list(self, method: str, path: str, **options: Any) -> list[Object]:
+        found: list[Object] = self._json(method, path, **options)
+        return found
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise self._unreachable(_why(error)) from error
+        if response.is_error:
+            raise _error(response)
+        return response.json()
+
+    def _events(self, method: str, path: str, **options: Any) -> Iterator[tuple[str, Any]]:
+        """The events of a stream; ("", None) once it is open. Raises what `error` says."""
+        timeout = httpx.Timeout(30.0, read=_SILENCE_S)
+        try:
+            with self._http.stream(method, path, timeout=timeout, **options) as response:
+                if response.is_error:
+                    response.read()
+                    raise _error(response)
+                yield "", None
+                for name, data in parse_events(response.iter_lines()):
+                    if name == "error":
+                        raise from_problem(data)
+                    yield name, data
+        except httpx.TransportError as error:
+            raise self._unreachable(_why(error)) from error
+
+    def _unreachable(self, why: str) -> Unreachable:
+        return Unreachable(
+            f"no server answers at {self.home.socket('server')}: {why}",
+            hint="Start it with: torpor up",
+        )
+
+
+def parse_events(lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """(name, data) of each whole server-sent event; comments are skipped."""
+    name, data = "message", ""
+    for line in lines:
+        if line.startswith("event: "):
+            name = line[len("event: ") :]
+        elif line.startswith("data: "):
+            data += line[len("data: ") :]
+        elif not line:
+            if data:
+                yield name, json.loads(data)
+            name, data = "message", ""
+
+
+def from_problem(details: Any) -> TorporError:
+    """The error that the server raised."""
+    if not isinstance(details, dict) or "detail" not in details:
+        return InternalError("the server's answer is not one of torpor's")
+    cls = _BY_CODE.get(str(details.get("code")), TorporError)
+    return cls(str(details["detail"]), hint=str(details.get("hint") or ""))
+
+
+def _error(response: httpx.Response) -> TorporError:
+    try:
+        return from_problem(response.json())
+    except ValueError:
+        return InternalError(f"the server answered {response.status_code} {response.reason_phrase}")
+
+
+_BY_CODE: dict[str, type[TorporError]] = {
+    cls.code: cls
+    for cls in vars(errors).values()
+    if isinstance(cls, type) and issubclass(cls, TorporError)
+}
+
+
+def _why(error: httpx.TransportError) -> str:
+    match error:
+        case httpx.ConnectError():
+            return "it is not running"
+        case httpx.TimeoutException():
+            return "it took too long"
+        case _:
+            return "it went away while answering"
+
+
+def _segment(ref: str) -> str:
+    """`ref` as one segment of a path, whatever somebody typed."""
+    return quote(ref, safe="") or "-"
+
+
+def _given(query: Object) -> Object:
+    return {key: value for key, value in query.items() if value not in (None, "")}
+
+
+# -- the server's process ---------------------------------------------------------------------
+
+
+def server_command(home: Home) -> list[str]:
+    return [sys.executable, "-m", "torpor.api", "--home", str(home.root)]
+
+
+def running(home: Home) -> bool:
+    """Whether a server process has this data directory, answering or not: it holds the lock."""
+    try:
+        with (home.run / "server.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def ensure_server(home: Home, *, deadline_s: float = START_S) -> Client:
+    """A client of a server that answers; started, detached from this terminal, if none runs.
+
+    Raises HostError, with the last lines of its log, when it ends instead or takes too long.
+    Several callers at once are fine: the lock lets one server live, and all find it.
+    """
+    client = Client(home)
+    home.create()
+    path = home.run / "server.log"
+    began = path.stat().st_size if path.exists() else 0
+    child: subprocess.Popen[bytes] | None = None
+    until = time.monotonic() + deadline_s
+    while time.monotonic() < until:
+        try:
+            client.health()
+            return client
+        except Unreachable:
+            pass
+        if child is not None and child.poll() is not None:
+            if not running(home):
+                raise HostError("the server did not start", hint=_tail(path, began))
+            child = None  # another one was first: wait for that
+        elif child is None and not running(home):
+            child = _spawn(home, path)
+        time.sleep(_POLL_S)
+    raise HostError(f"the server did not answer within {deadline_s:.0f} s", hint=_tail(path, began))
+
+
+def stop_server(home: Home, *, deadline_s: float = STOP_S) -> None:
+    """Ask the server to stop and wait until its process is gone. Raises Unreachable, HostError."""
+    Client(home).shutdown()
+    until = time.monotonic() + deadline_s
+    while running(home):
+        if time.monotonic() > until:
+            raise HostError(
+                f"the server did not stop within {deadline_s:.0f} s",
+                hint=f"See {home.run / 'server.log'}.",
+            )
+        time.sleep(_POLL_S)
+
+
+def _spawn(home: Home, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            server_command(home),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # Ctrl-C in this terminal is not meant for it
+        )
+
+
+def _tail(path: Path, began: int) -> str:
+    """The last lines written to the log since it had `began` bytes."""
+    with path.open("rb") as file:
+        file.seek(began)
+        lines = file.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
+    shown = "\n".join(f"  {line}" for line in lines)
+    return f"The end of {path}:\n{shown}" if lines else f"Its log, {path}, says nothing."

@@ -1,0 +1,11 @@
+"""The only writer of run state. What happens to a run is decided and done here.
+
+service.py     what people can ask for: the API calls nothing else
+scheduler.py   claims runs, wakes timers, recovers what was lost
+driver.py      one task per running machine: hears it, freezes it, ends it
+templates.py   an agent's version becomes a frozen machine that has loaded it
+machines.py    machines on this host: start, restore, capture, discard; no run, no log
+pool.py        empty machines that wait to be given a snapshot
+guest.py       the conversation with one machine's supervisor
+doctor.py      what this host can do
+"""

@@ -1,0 +1,591 @@
+"""One running run: its machine's only master, from restore to freeze or end.
+
+    claim ─► restore ─► thaw ─► [start] ─► hear / decide ─┬─► SUSPENDED  frozen, machine gone
+                                   ▲                      ├─► ENDED      a result, error, cancel
+                                   └── went on after all ─┤
+                                                          └─► LOST       machine gone: recover
+
+One task does everything for the machine, in order. Others (timers, API calls, model calls) only
+put results into `deliver` and set an event.
+
+What may be said to the guest follows from what is durable: a step's end, a wait's answer, a
+model's response are committed first (rules 1, 2). Every write is fenced by this machine's epoch
+(rule 4).
+
+A freeze is three moments. *Prepare*: the supervisor holds the agent. *Take*: one pause copies
+what changed (rule 7). *Keep*: it is stored, recorded together with the run's new state in one
+transaction, and only then is the machine killed (rules 5, 6). An answer that comes before the
+last moment lets the machine go on instead; one that comes after finds a suspended run (rule 11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import logging
+import time
+from base64 import b64decode, b64encode
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import Connection
+
+from torpor.broker.client import BrokerClient
+from torpor.control.guest import Output, Said
+from torpor.control.machines import Captured, Live, Machines
+from torpor.control.templates import exit_words
+from torpor.control.thaw import thaw
+from torpor.log import entries, runs, snapshots, waits
+from torpor.log.entries import BEGIN, END, NewEntry
+from torpor.log.runs import RunRow
+from torpor.log.snapshots import SnapshotRow
+from torpor.log.store import LogStore
+from torpor.log.waits import WaitRow
+from torpor.model.errors import Conflict, Exhausted, GuestError, StaleEpoch, TorporError
+from torpor.model.ids import OpId, RunId, Seq
+from torpor.model.states import RunState
+from torpor.policy import freeze as policy
+from torpor.wire.link import LinkState
+
+log = logging.getLogger(__name__)
+
+PREPARE_LIMIT_S = 15.0
+CANCEL_GRACE_S = 10.0
+# After a freeze that failed, the run goes on awake for this long before the next try.
+FREEZE_RETRY_S = 15.0
+# A full disk stops a run's writes until there is room again; tried this often.
+DISK_FULL_RETRY_S = 1.0
+
+Write = Callable[[Connection], object]
+
+
+class Outcome(Enum):
+    SUSPENDED = "suspended"
+    ENDED = "ended"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came from outside for an operation of this run. It is in the log already."""
+
+    op: str
+    fields: dict[str, Any]  # ok, value | error
+
+
+@dataclass
+class _Stream:
+    """How far the agent's output was taken, in bytes; a character cut in two waits for its end."""
+
+    name: str
+    offset: int
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
+    )
+
+    def to_json(self) -> dict[str, Any]:
+        return {"offset": self.offset, "held": b64encode(self.decoder.getstate()[0]).decode()}
+
+    def set(self, state: dict[str, Any]) -> None:
+        self.offset = state["offset"]
+        self.decoder.setstate((b64decode(state["held"]), 0))
+
+
+class Driver:
+    def __init__(
+        self,
+        machines: Machines,
+        store: LogStore,
+        broker: BrokerClient,
+        row: RunRow,
+        on_wait: Callable[[], None],
+    ) -> None:
+        """For `row`; `epoch` is set when it was claimed. `on_wait` is told of each new wait."""
+        self.run: RunId = row.id
+        self.epoch = row.epoch
+        self.row = row
+        self.live: Live | None = None
+        self.doing = "starting"  # for people: `torpor show`
+        self.progressed = False  # something durable came of this machine
+        self._machines, self._store, self._broker = machines, store, broker
+        self._on_wait = on_wait
+        self._arrived: deque[Result] = deque()
+        self._heard = asyncio.Event()
+        self._cancel: str | None = None
+        self._cancel_deadline: float | None = None
+        # Operations the guest has begun that the host answers, and has not answered yet.
+        self._unanswered: set[str] = set()
+        self._checkpoints: list[str] = []
+        self._calls: set[asyncio.Task[None]] = set()
+        self._streams = {1: _Stream("stdout", 0), 2: _Stream("stderr", 0)}
+        self._waiting, self._busy = 0, 0
+        self._ends_at: float | None = None
+        self._changed_at = time.monotonic()
+        self._cpu: tuple[float, float] | None = None  # (when, CPU seconds) at the previous look
+        self._not_before = 0.0  # monotonic: no freeze is tried before
+        self._outcome: Outcome | None = None
+
+    # What others may call.
+
+    def deliver(self, op: str, **fields: Any) -> None:
+        """An answer for `op` was recorded: tell the guest if it waits for it."""
+        self._arrived.append(Result(op, fields))
+        self._heard.set()
+
+    def cancel(self, reason: str) -> None:
+        self._cancel = reason
+        self._heard.set()
+
+    # The life of the machine.
+
+    async def drive(self, snapshot: SnapshotRow) -> Outcome:
+        """From `snapshot` (of the run, or its template) to the end of this machine."""
+        decided = time.perf_counter()
+        started = snapshot.run is not None
+        live = await self._machines.restore(
+            snapshot.manifest, LinkState.from_json(snapshot.link or {}), self._heard
+        )
+        try:
+            self.live = live
+            journal = await self._store.read(lambda c: entries.journal(c, self.run, snapshot.seq))
+            self._take_up(snapshot, {record["op"] for record in journal})
+            replayed = journal if started else []
+            await thaw(live, self.run, self.epoch, started=started, journal=replayed)
+            resume_ms = (time.perf_counter() - decided) * 1000
+            self._machines.pool.refill(live.shape)
+            await self._write(
+                self._note("machine.up", resume_ms=round(resume_ms, 1), snapshot=snapshot.id)
+            )
+            if not started:
+                live.guest.say(
+                    "start",
+                    run=self.run,
+                    epoch=self.epoch,
+                    agent=self.row.agent,
+                    input=self.row.input,
+                    journal=journal,
+                )
+            self._spawn(self._machines.learn_faults(live))
+            self.doing = "running"
+            return await self._attend()
+        except StaleEpoch:
+            return Outcome.LOST
+        except GuestError as error:
+            if live.guest.broken is None:
+                # It is there, but cannot be talked to sensibly.
+                await self._end(RunState.FAILED, error=_told(error))
+                return Outcome.ENDED
+            log.info("run %s lost its machine: %s", self.run, error)
+            return Outcome.LOST
+        finally:
+            for call in self._calls:
+                call.cancel()
+            await asyncio.gather(*self._calls, return_exceptions=True)
+            self.live = None
+            await asyncio.shield(self._machines.discard(live))
+
+    def _take_up(self, snapshot: SnapshotRow, answered: set[str]) -> None:
+        """Continue where the machine in `snapshot` was."""
+        detail = snapshot.detail
+        self._unanswered = set(detail.get("unanswered", ())) - answered
+        self._waiting = len(self._unanswered)
+        for channel, state in detail.get("streams", {}).items():
+            self._streams[int(channel)].set(state)
+
+    async def _attend(self) -> Outcome:
+        """Hear the guest, pass on what arrives, decide about freezing, until it is over."""
+        live = self._live
+        while True:
+            await self._take_inbox()
+            if self._outcome is not None:
+                return self._outcome
+            if live.guest.broken is not None:
+                raise live.guest.broken
+            self._answer()
+            self._say_cancel()
+            if self._cancel_deadline is not None and time.monotonic() > self._cancel_deadline:
+                await self._end(RunState.CANCELLED, error=_cancelled(self._cancel))
+                return Outcome.ENDED
+            if self._checkpoints:
+                await self._checkpoint()
+                continue
+            decision = self._decide()
+            if isinstance(decision, policy.Freeze):
+                if await self._freeze():
+                    return Outcome.SUSPENDED
+                continue
+            await self._sleep(decision.again_s)
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Until something happens, at most `seconds`."""
+        if self._cancel_deadline is not None:
+            left = max(0.0, self._cancel_deadline - time.monotonic()) + 0.01
+            seconds = left if seconds is None else min(seconds, left)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._heard.wait()
+        except TimeoutError:
+            return
+        self._heard.clear()
+
+    # What the guest says.
+
+    async def _take_inbox(self) -> None:
+        """Record all that was heard, in one transaction, and do what follows from it."""
+        inbox = self._live.guest.inbox
+        while inbox and self._outcome is None:
+            writes: list[Write] = []
+            after: list[Callable[[], None]] = []
+            while inbox and len(writes) < 256:
+                item = inbox.popleft()
+                if isinstance(item, Output):
+                    self._on_output(item, writes)
+                    continue
+                ending = self._on_message(item, writes, after)
+                if ending is not None:
+                    await self._write(*writes)
+                    await self._end(*ending)
+                    return
+            if writes:
+                await self._write(*writes)
+            for follow in after:
+                follow()
+
+    def _on_output(self, item: Output, writes: list[Write]) -> None:
+        stream = self._streams[item.channel]
+        text = stream.decoder.decode(item.data)
+        if not text:
+            return
+        offset, stream.offset = stream.offset, stream.offset + len(text.encode())
+        writes.append(
+            lambda c: entries.append_output(
+                c, self.run, self.epoch, stream.name, offset, text, time.time()
+            )
+        )
+
+    def _on_message(
+        self, said: Said, writes: list[Write], after: list[Callable[[], None]]
+    ) -> tuple[RunState, Any, dict[str, Any] | None] | None:
+        """What `said` means: what to write, what to do once that is durable, or how it ends."""
+        message = said.message
+        match said.t:
+            case "begin":
+                self._on_begin(message, writes, after)
+            case "end":
+                op = message["op"]
+                outcome = {k: v for k, v in message.items() if k in ("ok", "value", "error")}
+                writes.append(self._entry(NewEntry(END, op, outcome)))
+                self.progressed = True
+                after.append(lambda: self._live.guest.say("recorded", op=op))
+            case "note":
+                data = message["data"]
+                data = data if isinstance(data, dict) else {"value": data}
+                writes.append(self._entry(NewEntry(f"note.{message['kind']}", None, data)))
+            case "status":
+                self._waiting, self._busy = message["waiting"], message["busy"]
+                self._ends_at = message["until"]
+                self._changed_at = time.monotonic()
+            case "done":
+                return RunState.COMPLETED, message["value"], None
+            case "failed":
+                error = {key: message[key] for key in ("type", "message", "traceback")}
+                if message["cancelled"] and self._cancel is not None:
+                    return RunState.CANCELLED, None, _cancelled(self._cancel)
+                return RunState.FAILED, None, error
+            case "exited":
+                kind = "OutOfMemory" if message["oom"] else "AgentExited"
+                words = f"the agent's process ended: {exit_words(message)}"
+                if message["oom"]:
+                    words += f" (the machine has {self._live.shape.memory_mib} MiB)"
+                return RunState.FAILED, None, {"type": kind, "message": words, "traceback": None}
+            case "unprepared":
+                self._not_before = time.monotonic() + FREEZE_RETRY_S
+            case _:
+                raise GuestError(f"the machine said {said.t!r} when it was not asked")
+        return None
+
+    def _on_begin(
+        self, message: dict[str, Any], writes: list[Write], after: list[Callable[[], None]]
+    ) -> None:
+        op, kind, data = message["op"], message["kind"], message["data"]
+        begin = NewEntry(
+            BEGIN,
+            op,
+            {key: message[key] for key in ("kind", "name", "digest")}
+            | ({"data": data} if data else {}),
+        )
+        match kind:
+            case "wait" | "sleep":
+                self._unanswered.add(op)
+                made: dict[str, WaitRow] = {}
+                writes.append(lambda c: made.update(wait=self._create_wait(c, message)))
+                after.append(lambda: self._wait_made(made["wait"]))
+            case "model":
+                self._unanswered.add(op)
+                writes.append(self._entry(begin))
+                after.append(lambda: self._spawn(self._ask_model(op, data)))
+            case "checkpoint":
+                self._unanswered.add(op)
+                writes.append(self._entry(begin))
+                after.append(lambda: self._checkpoints.append(op))
+            case _:
+                writes.append(self._entry(begin))
+
+    def _create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
+        now, data = time.time(), message["data"]
+        named = {key: message[key] for key in ("op", "kind", "name", "digest")}
+        if message["kind"] == "sleep":
+            until = data["until"]
+            return waits.create_wait(c, self.run, self.epoch, **named, now=now, due_at=until)
+        timeout_s = data["timeout_s"]
+        return waits.create_wait(
+            c,
+            self.run,
+            self.epoch,
+            **named,
+            now=now,
+            prompt=data["prompt"],
+            data=data["data"],
+            schema=data.get("schema"),
+            approve=data["approve"],
+            due_at=None if timeout_s is None else now + timeout_s,
+        )
+
+    def _wait_made(self, wait: WaitRow) -> None:
+        if wait.state == waits.OPEN:
+            self._on_wait()
+        else:  # a recovered machine begins again a wait that was answered meanwhile
+            self.deliver(wait.op, ok=True, value=wait.value)
+
+    async def _ask_model(self, op: OpId, asked: dict[str, Any]) -> None:
+        """Do the model call, record its outcome, then deliver it."""
+        body = asked["body"].encode() if "body" in asked else b64decode(asked["body_b64"])
+        try:
+            status, headers, answer = await self._broker.request(
+                asked["method"], asked["path"], asked["headers"], body
+            )
+        except TorporError as error:
+            status, headers = 503, {"content-type": "application/json"}
+            answer = json.dumps({"error": {"message": error.message, "type": error.code}}).encode()
+        value: dict[str, Any] = {"status": status, "headers": headers}
+        try:
+            value["body"] = answer.decode()
+        except UnicodeDecodeError:
+            value["body_b64"] = b64encode(answer).decode()
+        try:
+            await self._write(self._entry(NewEntry(END, op, {"ok": True, "value": value})))
+        except Conflict:  # begun again after a recovery, and recorded before it: that one stands
+            found = await self._store.read(lambda c: entries.read_end(c, self.run, op))
+            assert found is not None
+            self.deliver(op, **found)
+        else:
+            self.deliver(op, ok=True, value=value)
+
+    # What the guest is told.
+
+    def _answer(self) -> None:
+        while self._arrived:
+            result = self._arrived.popleft()
+            if result.op in self._unanswered:
+                self._unanswered.discard(result.op)
+                self._live.guest.say("result", op=result.op, **result.fields)
+                self._changed_at = time.monotonic()
+
+    def _say_cancel(self) -> None:
+        if self._cancel is not None and self._cancel_deadline is None:
+            self._cancel_deadline = time.monotonic() + CANCEL_GRACE_S
+            self._live.guest.say("cancel", reason=self._cancel)
+
+    # Freezing.
+
+    def _decide(self) -> policy.Freeze | policy.Stay:
+        now = time.monotonic()
+        waited_s = now - self._changed_at
+        if self._cancel is not None:
+            return policy.Stay("it is being cancelled", None)
+        if self._waiting and now < self._not_before:
+            return policy.Stay("the last freeze failed", self._not_before - now)
+        cpu_s = self._live.machine.cpu_s()
+        share = 0.0
+        if self._cpu is not None and now > self._cpu[0]:
+            share = (cpu_s - self._cpu[1]) / (now - self._cpu[0])
+        self._cpu = (now, cpu_s)
+        return policy.decide(
+            policy.Facts(
+                waiting=self._waiting,
+                busy=self._busy,
+                in_flight=len(self._arrived) + self._model_calls(),
+                waited_s=waited_s,
+                cpu_share=share,
+                ends_in_s=None if self._ends_at is None else self._ends_at - time.time(),
+            )
+        )
+
+    def _model_calls(self) -> int:
+        return sum(op.startswith("model:") for op in self._unanswered)
+
+    async def _prepare(self) -> bool:
+        """The supervisor holds the agent, or says why it cannot; then False."""
+        self._live.guest.say("prepare")
+        answer = await self._live.guest.hear("prepared", "unprepared", within_s=PREPARE_LIMIT_S)
+        if answer["t"] == "prepared":
+            return True
+        self._not_before = time.monotonic() + FREEZE_RETRY_S
+        await self._write(self._note("freeze.failed", reason=answer["reason"]))
+        return False
+
+    async def _freeze(self) -> bool:
+        """True once the run is suspended; the machine may be killed then."""
+        decided = time.perf_counter()
+        self.doing = "freezing"
+        if not await self._prepare():
+            return False
+        try:
+            async with self._machines.capturing(self._live) as taken:
+                place = await self._place()
+                captured = await self._machines.keep(self._live, taken)
+                if not self._arrived and self._outcome is None and self._cancel is None:
+                    await self._record(captured, place, decided, RunState.SUSPENDED)
+                    return True
+                # An answer came meanwhile. What was stored is a good snapshot all the same.
+                await self._machines.carry_on(self._live)
+                self._live.guest.say("resume")
+                await self._record(captured, place, decided, None)
+        except (OSError, Exhausted) as error:
+            await self._freeze_failed(error)
+        self._changed_at = time.monotonic()
+        self.doing = "running"
+        return False
+
+    async def _checkpoint(self) -> None:
+        """A snapshot of a machine that goes on; its pause is the copy alone."""
+        decided = time.perf_counter()
+        if not await self._prepare():
+            return
+        try:
+            async with self._machines.capturing(self._live) as taken:
+                place = await self._place()
+                await self._machines.carry_on(self._live)
+                self._live.guest.say("resume")
+                captured = await self._machines.keep(self._live, taken)
+            await self._record(captured, place, decided, None)
+        except (OSError, Exhausted) as error:
+            await self._freeze_failed(error)
+        asked, self._checkpoints = self._checkpoints, []
+        done = [self._entry(NewEntry(END, OpId(op), {"ok": True, "value": None})) for op in asked]
+        await self._write(*done)
+        for op in asked:
+            self.deliver(op, ok=True, value=None)
+
+    async def _freeze_failed(self, error: Exception) -> None:
+        """Rule 6: the run goes on, says so, loses nothing."""
+        self._not_before = time.monotonic() + FREEZE_RETRY_S
+        self._live.guest.say("resume")
+        log.warning("run %s could not be frozen: %s", self.run, error)
+        await self._write(self._note("freeze.failed", reason=str(error)))
+
+    async def _place(self) -> tuple[Seq, dict[str, Any]]:
+        """Where in the log a machine that was just taken stands, and what it waits for."""
+        # A step's end that is recorded only now: that it was is not in the machine that was taken.
+        acknowledged = [
+            item.message["op"]
+            for item in self._live.guest.inbox
+            if isinstance(item, Said) and item.t == "end"
+        ]
+        await self._take_inbox()
+        unanswered = sorted(self._unanswered | set(acknowledged))
+        seq = await self._store.read(lambda c: entries.seen_before(c, self.run, unanswered))
+        streams = {str(channel): s.to_json() for channel, s in self._streams.items()}
+        return seq, {"unanswered": unanswered, "streams": streams}
+
+    async def _record(
+        self,
+        captured: Captured,
+        place: tuple[Seq, dict[str, Any]],
+        decided: float,
+        to: RunState | None,
+    ) -> None:
+        seq, detail = place
+        freeze_ms = (time.perf_counter() - decided) * 1000
+
+        def write(c: Connection) -> None:
+            now = time.time()
+            snapshots.record_snapshot(
+                c,
+                run=self.run,
+                version=self.row.version,
+                epoch=self.epoch,
+                seq=seq,
+                manifest=captured.manifest,
+                bytes=captured.bytes,
+                pause_ms=captured.pause_ms,
+                freeze_ms=freeze_ms,
+                now=now,
+                link=captured.link.to_json(),
+                detail=detail | {"pages": captured.pages},
+            )
+            if to is not None:
+                runs.transition(c, self.run, self.epoch, to, now)
+
+        await self._write(write)
+        self.progressed = True
+
+    # Writing.
+
+    @property
+    def _live(self) -> Live:
+        assert self.live is not None
+        return self.live
+
+    def _entry(self, entry: NewEntry) -> Write:
+        return lambda c: entries.append(c, self.run, self.epoch, [entry], time.time())
+
+    def _note(self, kind: str, **data: Any) -> Write:
+        return self._entry(NewEntry(kind, None, data))
+
+    async def _write(self, *writes: Write) -> None:
+        """All of `writes` in one transaction. A full disk is waited out: the agent only sees
+        that its operations take longer."""
+
+        def together(c: Connection) -> None:
+            for write in writes:
+                write(c)
+
+        while True:
+            try:
+                return await self._store.write(together)
+            except Exhausted as error:
+                log.warning("run %s waits for room: %s", self.run, error)
+                await asyncio.sleep(DISK_FULL_RETRY_S)
+
+    async def _end(
+        self, state: RunState, result: Any = None, error: dict[str, Any] | None = None
+    ) -> None:
+        await self._write(
+            lambda c: runs.transition(
+                c, self.run, self.epoch, state, time.time(), result=result, error=error
+            )
+        )
+        self._outcome = Outcome.ENDED
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        call = asyncio.create_task(work)
+        self._calls.add(call)
+        call.add_done_callback(self._done)
+
+    def _done(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled() and (error := call.exception()) is not None:
+            log.warning("run %s: %r", self.run, error)
+
+
+def _cancelled(reason: str | None) -> dict[str, Any]:
+    return {"type": "Cancelled", "message": reason or "cancelled", "traceback": None}
+
+
+def _told(error: TorporError) -> dict[str, Any]:
+    return {"type": type(error).__name__, "message": error.message, "traceback": None}

@@ -1,0 +1,157 @@
+"""The conversation with one machine's supervisor: a link pumped over the machine's socket.
+
+Bytes in become messages in `inbox`; messages out are queued and written as the guest takes
+them. Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from torpor.engine.protocol import Machine
+from torpor.model.errors import GuestError, Invalid
+from torpor.wire import messages
+from torpor.wire.link import Link, LinkError
+
+CONTROL, STDOUT, STDERR, FILES = 0, 1, 2, 3
+_READ_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message on the control channel, checked."""
+
+    message: dict[str, Any]
+
+    @property
+    def t(self) -> str:
+        return str(self.message["t"])
+
+
+@dataclass(frozen=True)
+class Output:
+    """Bytes that the agent wrote to stdout (channel 1) or stderr (channel 2)."""
+
+    channel: int
+    data: bytes
+
+
+class Guest:
+    """Owns the machine's link socket. One task reads it, one writes it."""
+
+    def __init__(self, machine: Machine, link: Link, heard: asyncio.Event | None = None) -> None:
+        """`link` is fresh, or the one of the snapshot that `machine` was restored from. `heard`
+        is set when `inbox` or `broken` changed."""
+        self.machine = machine
+        self.link = link
+        self.inbox: deque[Said | Output] = deque()
+        self.heard = heard or asyncio.Event()
+        self.broken: Exception | None = None  # the conversation is over, and why
+        self._to_write = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+
+    def say(self, t: str, **fields: Any) -> None:
+        self.link.send(CONTROL, messages.encode(t, **fields))
+        self._to_write.set()
+
+    def send_files(self, tar: bytes) -> None:
+        self.link.send(FILES, tar)
+        self._to_write.set()
+
+    def synchronise(self) -> None:
+        """Begin (again) over a byte stream that may have lost or cut anything."""
+        self.link.sync()
+        self._to_write.set()
+
+    async def hear(self, *types: str, within_s: float) -> dict[str, Any]:
+        """The next message, which must be one of `types`; output on the way stays in `inbox`.
+
+        For the moments when nothing else may be said. Raises GuestError.
+        """
+        deadline = time.monotonic() + within_s
+        kept: list[Said | Output] = []
+        try:
+            while True:
+                while self.inbox:
+                    item = self.inbox.popleft()
+                    if isinstance(item, Said) and item.t in types:
+                        return item.message
+                    kept.append(item)
+                if self.broken is not None:
+                    raise self.broken
+                self.heard.clear()
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await self.heard.wait()
+        except TimeoutError as error:
+            raise GuestError(
+                f"the machine did not say {' or '.join(types)} within {within_s:g} s"
+            ) from error
+        finally:
+            self.inbox.extendleft(reversed(kept))
+
+    async def stop_pumping(self) -> None:
+        """No more is read or written in the background. `drain` still can."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self._tasks = []
+
+    @property
+    def pumping(self) -> bool:
+        return bool(self._tasks)
+
+    def go_on_pumping(self) -> None:
+        # A write that was cut off half way is made good as any other cut of the stream is.
+        self.link.sync()
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        self._to_write.set()
+
+    def drain(self) -> None:
+        """Take in all that a paused machine had written: it is part of what was said before the
+        pause, and the socket goes away with the process."""
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            while data := self.machine.link.recv(_READ_BYTES):
+                self._take(data)
+
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while data := await loop.sock_recv(self.machine.link, _READ_BYTES):
+                self._take(data)
+            self._break(GuestError("the machine is gone"))
+        except (OSError, LinkError, Invalid) as error:
+            self._break(error)
+
+    def _take(self, data: bytes) -> None:
+        for received in self.link.receive(data):
+            if received.channel == CONTROL:
+                self.inbox.append(Said(messages.decode(received.message, messages.FROM_GUEST)))
+            elif received.channel in (STDOUT, STDERR):
+                self.inbox.append(Output(received.channel, received.message))
+            else:
+                raise Invalid(f"the machine used channel {received.channel}, which is not its own")
+        self._to_write.set()  # acknowledgements
+        if self.inbox:
+            self.heard.set()
+
+    async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                await self._to_write.wait()
+                self._to_write.clear()
+                if data := self.link.data_to_send():
+                    await loop.sock_sendall(self.machine.link, data)
+        except OSError as error:
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        self.broken = self.broken or error
+        self.heard.set()

@@ -1,0 +1,387 @@
+"""Machines on this host: boot, restore, capture, discard. Knows no run and no log.
+
+A machine that was booted stands on files of its own. One that was restored stands on a slot of
+the pager, which serves its snapshot lazily. Capturing is the same for both: in one pause
+(rule 7) device state, changed memory and changed disk are taken; what follows, comparing,
+compressing and storing, needs the machine no more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from torpor.control.guest import Guest
+from torpor.control.pool import Empty, Pool
+from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages, runs_of
+from torpor.engine.protocol import Engine, Files, Machine, Shape
+from torpor.image.build import Image
+from torpor.image.publish import Workspace, build_once
+from torpor.model.errors import HostError
+from torpor.model.home import Home
+from torpor.pager.client import PagerClient
+from torpor.snapshot.build import Changed, ImageIndex, build, build_index
+from torpor.snapshot.manifest import Manifest
+from torpor.snapshot.reader import FrameCache
+from torpor.snapshot.store import SnapshotStore
+from torpor.wire.link import Link, LinkState
+
+# More pages than this changed in one go are work, not the way back from a freeze: only the
+# latter is worth pushing ahead of the next resume.
+_HOT_CHANGED_MAX = 1024
+_CACHE_BYTES = 64 << 20
+# A miss reads a frame's worth of pages: they were changed together, and decompress together.
+READAHEAD_KB = 64
+_BUFFER_BYTES = 32 << 20
+
+
+@dataclass
+class Live:
+    """A machine that exists, and what its next snapshot will be compared with."""
+
+    name: str
+    shape: Shape
+    machine: Machine
+    guest: Guest
+    directory: Path
+    restored: bool  # it stands on a slot of the pager; else on files of its own
+    snapshot: str | None  # manifest of its newest snapshot
+    faults: PageNumbers | None = None  # memory pages the last restore had to wait for
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A snapshot that is durable and verifies (rule 5), not yet recorded."""
+
+    manifest: str
+    parent: str | None
+    bytes: int
+    link: LinkState
+    pause_ms: float  # the guest stood still for this
+    store_ms: float  # comparing, compressing, writing, after that
+    pages: dict[str, int]  # what became of the pages that were looked at
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one pause took. Memory is in the shared copy buffer: gone when `capturing` ends."""
+
+    link: LinkState
+    device: bytes
+    memory: Changed
+    disk: Changed
+    pause_ms: float
+
+
+class Machines:
+    def __init__(self, home: Home, engine: Engine, image: Image, pager: PagerClient) -> None:
+        self.home = home
+        self.engine = engine
+        self.image = image
+        self.pager = pager
+        self.store = SnapshotStore(home.blobs, lambda digest: home.images / digest / "root.erofs")
+        self.pool = Pool(home, engine, pager)
+        self._cache = FrameCache(_CACHE_BYTES)
+        self._buffer = CopyBuffer(_BUFFER_BYTES)
+        # Capture and comparison of one machine at a time: they share the copy buffer, and two at
+        # once would only make both slower.
+        self._capturing = asyncio.Lock()
+
+    def shape(self, *, memory_mib: int, disk_mib: int, deps: str) -> Shape:
+        return self.engine.shape(
+            memory_mib=memory_mib, disk_mib=disk_mib, image=self.image.digest, deps=deps
+        )
+
+    async def boot(self, shape: Shape) -> Live:
+        """Boot the image on fresh files. The link is synchronised; nothing was heard yet."""
+        name = self.pool.new_name()
+        directory = self.home.machines / name
+        directory.mkdir(parents=True)
+        memory, disk = directory / "memory", directory / "disk"
+        try:
+            with memory.open("wb") as file:
+                file.truncate(shape.memory_mib << 20)
+            pristine = await asyncio.to_thread(self.image.disk, shape.disk_mib)
+            await _copy_sparse(pristine, disk)
+            files = Files(
+                memory,
+                disk,
+                self.image.root,
+                self.pool.deps_path(shape),
+                self.image.kernel,
+                self.image.initramfs,
+            )
+            machine = await self.engine.start(shape, files, directory)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        guest = Guest(machine, Link())
+        guest.synchronise()
+        return Live(name, shape, machine, guest, directory, restored=False, snapshot=None)
+
+    async def restore(
+        self, digest: str, link: LinkState, heard: asyncio.Event | None = None
+    ) -> Live:
+        """A paused machine with the content of snapshot `digest`, to be thawed (rule 8).
+
+        Raises Damaged, NotFound (its bytes are gone), Invalid (it does not fit this host),
+        HostError.
+        """
+        manifest = await asyncio.to_thread(self.store.load, digest)
+        shape = self._shape_of(manifest)
+        return await self._fill(await self.pool.take(shape), shape, digest, manifest, link, heard)
+
+    async def rehearse(self, digest: str, link: LinkState) -> Live:
+        """As `restore`, with nothing pushed ahead and read page by page: what it then faults in
+        is exactly what the way back touches."""
+        manifest = await asyncio.to_thread(self.store.load, digest)
+        shape = self._shape_of(manifest)
+        await self.pager.readahead(0)
+        try:
+            empty = await self.pool.start(shape)
+        finally:
+            await self.pager.readahead(READAHEAD_KB)
+        return await self._fill(empty, shape, digest, manifest, link, None, push=False)
+
+    async def _fill(
+        self,
+        empty: Empty,
+        shape: Shape,
+        digest: str,
+        manifest: Manifest,
+        link: LinkState,
+        heard: asyncio.Event | None,
+        *,
+        push: bool = True,
+    ) -> Live:
+        try:
+            device = asyncio.to_thread(self._device_state, manifest)
+            _, state = await asyncio.gather(self.pager.bind(empty.name, digest, hot=push), device)
+            await empty.machine.load(state)
+        except BaseException:
+            await self.pool.discard(empty)
+            raise
+        return Live(
+            empty.name,
+            shape,
+            empty.machine,
+            Guest(empty.machine, Link.from_state(link), heard),
+            empty.directory,
+            restored=True,
+            snapshot=digest,
+        )
+
+    def _shape_of(self, manifest: Manifest) -> Shape:
+        facts = manifest.facts["shape"]
+        shape = self.engine.shape(
+            memory_mib=facts["memory_mib"],
+            disk_mib=facts["disk_mib"],
+            image=facts["image"],
+            deps=facts["deps"],
+        )
+        shape.require_equal(facts)
+        return shape
+
+    def _device_state(self, manifest: Manifest) -> bytes:
+        reader = self.store.reader(manifest, self._cache)
+        return reader.read("device", 0, manifest.regions["device"].length)
+
+    async def learn_faults(self, live: Live) -> None:
+        """Note which pages the resume had to wait for: the next one gets them ahead."""
+        stats = await self.pager.stats(live.name)
+        live.faults = _pages_of(stats["faults"])
+
+    @contextlib.asynccontextmanager
+    async def capturing(self, live: Live) -> AsyncIterator[Taken]:
+        """Pause the machine and take all of it that changed, copied; it stays paused.
+
+        Inside, `keep` makes a snapshot of what was taken, before or after `carry_on`. Leaving
+        with an error resumes the machine: a failed snapshot harms nothing (rule 6).
+        """
+        async with self._capturing:
+            await live.guest.stop_pumping()
+            started = time.perf_counter()
+            try:
+                await live.machine.pause()
+                live.guest.drain()
+                link = live.guest.link.state()
+                device, memory, disk = await self._take(live)
+                pause_ms = (time.perf_counter() - started) * 1000
+                yield Taken(link, device, memory, disk, pause_ms)
+            except BaseException:
+                await self.carry_on(live)
+                raise
+
+    async def keep(self, live: Live, taken: Taken, hot: PageNumbers | None = None) -> Captured:
+        """Store what was taken, durably (rule 5). `hot` overrides what a restore pushes; by
+        default it is learned. The next snapshot of this machine is compared with this one."""
+        captured = await asyncio.to_thread(self._build_and_store, live, taken, hot)
+        live.snapshot = captured.manifest
+        return captured
+
+    def delete_alone(self, captured: Captured) -> None:
+        """Delete a snapshot that has no parent and was never recorded."""
+        for layer in self.store.load(captured.manifest).layers:
+            if layer.kind == "zstd":
+                self.store.delete_layer(layer.digest)
+        self.store.delete_manifest(captured.manifest)
+
+    async def carry_on(self, live: Live) -> None:
+        """A paused machine goes on instead of being killed. Does nothing to one that runs."""
+        if live.guest.pumping:
+            return
+        with contextlib.suppress(HostError):  # it may be gone: then its reader says so
+            await live.machine.resume()
+        live.guest.go_on_pumping()
+
+    async def discard(self, live: Live) -> None:
+        """Kill the machine and forget its files."""
+        await live.guest.stop_pumping()
+        await live.machine.kill()
+        if live.restored:
+            await self.pager.drop(live.name)
+        await asyncio.to_thread(shutil.rmtree, live.directory, ignore_errors=True)
+
+    async def _take(self, live: Live) -> tuple[bytes, Changed, Changed]:
+        """Everything of a paused machine that may have changed, copied."""
+        # A boot touched all memory: no buffer to keep for that.
+        buffer = self._buffer if live.restored else CopyBuffer(0)
+        length = live.shape.memory_mib << 20
+
+        def memory() -> Changed:
+            numbers, pages = live.machine.changed_memory(buffer)
+            return Changed(length, numbers, pages)
+
+        device, copied, disk = await asyncio.gather(
+            live.machine.device_state(), asyncio.to_thread(memory), self._take_disk(live)
+        )
+        return device, copied, disk
+
+    async def _take_disk(self, live: Live) -> Changed:
+        length = live.shape.disk_mib << 20
+        if live.restored:
+            answer = await self.pager.dirty(live.name)
+            path, numbers = Path(answer["overlay"]), _pages_of(answer["pages"])
+        else:
+            path = live.directory / "disk"
+            numbers = await asyncio.to_thread(_data_pages, path, length)
+        return Changed(length, numbers, await asyncio.to_thread(_read_runs, path, numbers))
+
+    def _build_and_store(self, live: Live, taken: Taken, hot: PageNumbers | None) -> Captured:
+        started = time.perf_counter()
+        parent = self.store.load(live.snapshot) if live.snapshot is not None else None
+        reader = self.store.reader(parent, self._cache) if parent is not None else None
+        built = build(
+            parent,
+            reader,
+            {"memory": taken.memory, "disk": taken.disk, "device": _whole(taken.device)},
+            hot=self._hot(live, parent, taken.memory.numbers) if hot is None else hot,
+            facts={"shape": live.shape.facts()},
+            dedup=self._image_index() if parent is None else None,
+        )
+        stored = self.store.put(built)
+        return Captured(
+            manifest=stored.manifest_digest,
+            parent=live.snapshot,
+            bytes=stored.bytes,
+            link=taken.link,
+            pause_ms=taken.pause_ms,
+            store_ms=(time.perf_counter() - started) * 1000,
+            pages=asdict(built.stats),
+        )
+
+    def _image_index(self) -> ImageIndex:
+        """Pages of the root file system, for a template: much of its memory is cache of that."""
+
+        def make(workspace: Workspace) -> Path:
+            table = workspace.directory / "pages.npy"
+            np.save(table, build_index(self.image.root))
+            return table
+
+        table = build_once(self.image.directory / "pages.npy", make)
+        return ImageIndex.open(self.image.digest, self.image.root, table)
+
+    def _hot(self, live: Live, parent: Manifest | None, changed: PageNumbers) -> PageNumbers:
+        if parent is None:
+            return np.empty(0, dtype=np.int64)
+        parts = [parent.hot.astype(np.int64)]
+        if live.faults is not None:
+            parts.append(live.faults)
+        if len(changed) <= _HOT_CHANGED_MAX:
+            parts.append(changed)
+        return np.unique(np.concatenate(parts))
+
+
+def _whole(data: bytes) -> Changed:
+    pages = -(-len(data) // PAGE)
+    padded = np.zeros((pages, PAGE), dtype=np.uint8)
+    padded.reshape(-1)[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+    return Changed(len(data), np.arange(pages, dtype=np.int64), padded)
+
+
+def _pages_of(runs: list[list[int]]) -> PageNumbers:
+    parts = [np.arange(start, start + count, dtype=np.int64) for start, count in runs]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def _data_pages(path: Path, length: int) -> PageNumbers:
+    """Pages of a sparse file that are not in a hole."""
+    parts = [
+        np.arange(start // PAGE, -(-end // PAGE), dtype=np.int64)
+        for start, end in _data_extents(path, length)
+    ]
+    return np.unique(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
+
+
+def _data_extents(path: Path, length: int) -> Iterator[tuple[int, int]]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        end = 0
+        while end < length:
+            try:
+                start = os.lseek(fd, end, os.SEEK_DATA)
+            except OSError:  # ENXIO: only a hole is left
+                return
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+            yield start, end
+    finally:
+        os.close(fd)
+
+
+def _read_runs(path: Path, numbers: PageNumbers) -> Pages:
+    pages = np.empty((len(numbers), PAGE), dtype=np.uint8)
+    if not len(numbers):
+        return pages
+    flat = memoryview(pages.data).cast("B")
+    position = 0
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        for first, count in zip(*runs_of(numbers), strict=True):
+            offset, end = int(first) * PAGE, position + int(count) * PAGE
+            while position < end:
+                got = os.preadv(fd, [flat[position:end]], offset)
+                if not got:  # beyond the end of a sparse file: zeros
+                    flat[position:end] = bytes(end - position)
+                    got = end - position
+                position, offset = position + got, offset + got
+    finally:
+        os.close(fd)
+    return pages
+
+
+async def _copy_sparse(source: Path, target: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("cp", "--sparse=always", "--reflink=auto", str(source), str(target)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    if process.returncode:
+        raise HostError(f"cannot make a disk: {said.decode(errors='replace').strip()}")

@@ -1,0 +1,228 @@
+"""Which runs get a machine, and when: claims, timers, recovery.
+
+One driver a running run. A run is claimed when it is queued, or suspended and ready, and there
+is room. Timers end waits whose time has come. A run whose machine was lost is claimed again from
+its newest snapshot; one that loses its machines without getting anywhere is failed, so that
+nothing loops for ever. All of this is also what happens after a restart of the server: runs that
+the log calls running have no machine then (machines die with their server), so they were lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from typing import Any
+
+from torpor.broker.client import BrokerClient
+from torpor.control.driver import Driver, Outcome
+from torpor.control.machines import Machines
+from torpor.log import agents, entries, runs, snapshots, waits
+from torpor.log.entries import NewEntry
+from torpor.log.runs import RunRow
+from torpor.log.snapshots import SnapshotRow
+from torpor.log.store import LogStore
+from torpor.log.waits import WaitRow
+from torpor.model.errors import Conflict, Damaged, HostError, Invalid, NotFound, TorporError
+from torpor.model.ids import RunId
+from torpor.model.states import RunState
+from torpor.pager.launch import ensure_pager
+from torpor.policy.admission import machines_max
+
+log = logging.getLogger(__name__)
+
+# Machines lost in a row, none of which got anything durable done.
+LOSSES_MAX = 3
+HOST_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+# Everything is pushed by events; this finds what an event that never came would have told.
+SAFETY_NET_S = 30.0
+TYPICAL_MACHINE_MIB = 512
+
+
+class Scheduler:
+    def __init__(self, machines: Machines, store: LogStore, broker: BrokerClient) -> None:
+        self.machines = machines
+        self.drivers: dict[RunId, Driver] = {}
+        self._store = store
+        self._broker = broker
+        self._claimable = asyncio.Event()
+        self._timers = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._room = machines_max(os.cpu_count() or 1, _memory_mib(), TYPICAL_MACHINE_MIB)
+
+    async def start(self) -> None:
+        """Recover what was running when the last server ended, and begin."""
+        lost = await self._store.read(lambda c: runs.runs_in(c, [RunState.RUNNING]))
+        for row in lost:
+            self._take(row)
+        for work in (self._claim_runs(), self._fire_timers(), self._watch_pager()):
+            self._spawn(work)
+
+    async def stop(self) -> None:
+        """End all machines. Their runs stay as they are and are recovered by the next server."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.machines.pool.close()
+
+    # What others tell it.
+
+    def run_created(self) -> None:
+        self._claimable.set()
+
+    def answered(self, wait: WaitRow) -> None:
+        """A wait has ended and that is recorded: its run is told, or woken for it."""
+        driver = self.drivers.get(wait.run)
+        if driver is not None:
+            driver.deliver(wait.op, ok=True, value=wait.value)
+        else:
+            self._claimable.set()
+
+    def wait_created(self) -> None:
+        self._timers.set()
+
+    # Claims.
+
+    async def _claim_runs(self) -> None:
+        while True:
+            self._claimable.clear()
+            self.machines.pool.drop_idle()
+            for row in await self._store.read(runs.claimable):
+                if len(self.drivers) >= self._room:
+                    break
+                if row.id not in self.drivers:
+                    self._take(row)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAFETY_NET_S):
+                    await self._claimable.wait()
+
+    def _take(self, row: RunRow) -> None:
+        # Registered before the claim: an answer from now on finds the driver, one from before is
+        # in the journal that the driver reads.
+        self._spawn(self._drive(self._new_driver(row)))
+
+    def _new_driver(self, row: RunRow) -> Driver:
+        driver = Driver(self.machines, self._store, self._broker, row, self.wait_created)
+        self.drivers[row.id] = driver
+        return driver
+
+    async def _drive(self, driver: Driver) -> None:
+        """A run from claim to suspension or end, through as many machines as that takes."""
+        run, losses = driver.run, 0
+        try:
+            while losses < LOSSES_MAX:
+                try:
+                    driver.epoch = await self._store.write(
+                        lambda c: runs.claim(c, run, time.time())
+                    )
+                except Conflict:  # cancelled meanwhile
+                    return
+                if await self._with_a_machine(driver) is not Outcome.LOST:
+                    return
+                losses = 0 if driver.progressed else losses + 1
+                driver = self._new_driver(await self._store.read(lambda c: runs.get_run(c, run)))
+            words = f"its machine was lost {losses} times in a row before it got anything done"
+            await self._fail(driver, "MachineLost", words)
+        finally:
+            self.drivers.pop(run, None)
+            self._claimable.set()  # there is room, and it may itself be ready again
+
+    async def _with_a_machine(self, driver: Driver) -> Outcome:
+        """Drive from the newest snapshot that can be restored; at worst the template."""
+        for attempt in range(len(HOST_RETRY_S) + 1):
+            trouble: TorporError | None = None
+            for snapshot in await self._candidates(driver):
+                try:
+                    return await driver.drive(snapshot)
+                except (Damaged, NotFound, Invalid) as error:
+                    trouble = error
+                    await self._tell(driver, f"snapshot {snapshot.id} is unusable: {error.message}")
+                except (HostError, OSError) as error:
+                    trouble = HostError(str(error))
+                    await self._tell(driver, f"no machine could be started: {error}")
+                    break
+            if not isinstance(trouble, HostError):
+                break
+            driver.doing = f"waiting for the host: {trouble.message}"
+            await asyncio.sleep(HOST_RETRY_S[min(attempt, len(HOST_RETRY_S) - 1)])
+        await self._fail(driver, "CannotRestore", f"no machine could be restored: {trouble}")
+        return Outcome.ENDED
+
+    async def _candidates(self, driver: Driver) -> list[SnapshotRow]:
+        def read(c: Any) -> list[SnapshotRow]:
+            agent = agents.get_agent(c, driver.row.version)
+            mine = snapshots.list_snapshots(c, driver.run)
+            return mine + ([snapshots.get_snapshot(c, agent.template)] if agent.template else [])
+
+        return await self._store.read(read)
+
+    async def _fail(self, driver: Driver, kind: str, message: str) -> None:
+        error = {"type": kind, "message": message, "traceback": None}
+        with contextlib.suppress(Conflict):
+            await self._store.write(
+                lambda c: runs.transition(
+                    c, driver.run, None, RunState.FAILED, time.time(), error=error
+                )
+            )
+
+    async def _tell(self, driver: Driver, trouble: str) -> None:
+        log.warning("run %s: %s", driver.run, trouble)
+        entry = NewEntry("machine.failed", None, {"reason": trouble})
+        await self._store.write(
+            lambda c: entries.append(c, driver.run, driver.epoch, [entry], time.time())
+        )
+
+    # Timers.
+
+    async def _fire_timers(self) -> None:
+        while True:
+            self._timers.clear()
+            ended = await self._store.write(_end_due)
+            for wait in ended:
+                self.answered(wait)
+            due = await self._store.read(waits.next_due)
+            left_s = SAFETY_NET_S if due is None else min(SAFETY_NET_S, due - time.time())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, left_s)):
+                    await self._timers.wait()
+
+    # The pager.
+
+    async def _watch_pager(self) -> None:
+        """When the pager dies, no machine can read its memory any more: none is left hanging."""
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(self.machines.pager.socket)
+                with contextlib.closing(writer):
+                    await reader.read()
+            except OSError as error:
+                log.warning("pager: %s", error)
+            log.warning("the pager is gone; its machines are ended and recovered")
+            doomed = [d.live.machine.kill() for d in self.drivers.values() if d.live is not None]
+            await asyncio.gather(*doomed, self.machines.pool.forget())
+            await self.machines.pager.close()
+            try:
+                await ensure_pager(self.machines.home)
+            except TorporError as error:
+                log.error("the pager cannot be started: %s", error.message)
+                await asyncio.sleep(HOST_RETRY_S[0])
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the scheduler failed", exc_info=error)
+
+
+def _end_due(c: Any) -> list[WaitRow]:
+    return [waits.get_wait(c, wait.id) for wait in waits.end_due(c, time.time())]
+
+
+def _memory_mib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20

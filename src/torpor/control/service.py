@@ -1,0 +1,335 @@
+"""What people can ask for. The API calls these methods and nothing else.
+
+The service opens the log at once; machines (image, engine, pager) only when something needs them,
+because the first time that takes a minute and whoever waits should see why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+
+import torpor
+from torpor.broker.client import BrokerClient
+from torpor.broker.launch import ensure_broker
+from torpor.control.machines import Machines
+from torpor.control.scheduler import Scheduler
+from torpor.control.templates import Progress, Template, make_template, tar_of
+from torpor.engine.qemu.engine import QemuEngine
+from torpor.engine.qemu.probe import Probe, find_qemu, probe
+from torpor.image.build import ensure_image
+from torpor.log import agents, entries, runs, snapshots, waits
+from torpor.log.agents import AgentRow
+from torpor.log.runs import RunRow
+from torpor.log.store import LogStore
+from torpor.model.agentfile import AgentSource
+from torpor.model.errors import Conflict, Invalid, TorporError
+from torpor.model.home import Home
+from torpor.model.ids import AgentVersion, RunId
+from torpor.model.states import FINAL, RunState
+from torpor.pager.launch import ensure_pager, require_fuse
+
+log = logging.getLogger(__name__)
+
+CANCEL_WAIT_S = 15.0
+
+
+class Service:
+    def __init__(self, home: Home, store: LogStore) -> None:
+        self._home = home
+        self._store = store
+        self._started_at = time.time()
+        self._readying = asyncio.Lock()
+        self._scheduler: Scheduler | None = None
+        self._broker: BrokerClient | None = None
+        self._probe: Probe | None = None
+        self._model: str | None = None
+        self._deploying: dict[AgentVersion, asyncio.Lock] = {}
+        self._background: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, home: Home) -> Service:
+        """Open the log. Where runs are unfinished, machines are made ready for them now."""
+        home.create()
+        service = cls(home, await asyncio.to_thread(LogStore.open, home.database))
+        unfinished = [state for state in RunState if state not in FINAL]
+        waiting = await service._store.read(lambda c: runs.list_runs(c, unfinished, limit=1))
+        if waiting or any(home.images.iterdir()):
+            service._get_ready_soon()
+        return service
+
+    async def stop(self) -> None:
+        if self._background is not None:
+            self._background.cancel()
+            await asyncio.gather(self._background, return_exceptions=True)
+        if self._scheduler is not None:
+            await self._scheduler.stop()
+            try:
+                await self._scheduler.machines.pager.shutdown()
+            except TorporError as error:
+                log.warning("pager: %s", error.message)
+        if self._broker is not None:
+            await self._broker.close()
+        await asyncio.to_thread(self._store.close)
+
+    # Machines.
+
+    async def _ready(self, progress: Progress) -> Scheduler:
+        """Image, engine, pager, broker and scheduler, made on first need. Raises HostError."""
+        async with self._readying:
+            if self._scheduler is not None:
+                return self._scheduler
+            find_qemu()
+            require_fuse()
+            image = await asyncio.to_thread(ensure_image, self._home, progress)
+            progress("engine", "looking for the best way to run machines", None)
+            self._probe = await asyncio.to_thread(
+                probe, image.kernel, image.initramfs, self._home.cache
+            )
+            pager, _ = await asyncio.gather(ensure_pager(self._home), ensure_broker(self._home))
+            self._broker = BrokerClient(self._home.socket("broker"))
+            self._model = (await self._broker.health())["upstream"]
+            machines = Machines(self._home, QemuEngine(self._probe), image, pager)
+            scheduler = Scheduler(machines, self._store, self._broker)
+            await scheduler.start()
+            self._scheduler = scheduler
+            return scheduler
+
+    def _get_ready_soon(self) -> None:
+        if self._scheduler is None and (self._background is None or self._background.done()):
+            self._background = asyncio.create_task(self._get_ready())
+
+    async def _get_ready(self) -> None:
+        try:
+            await self._ready(lambda stage, message, fraction: log.info("%s: %s", stage, message))
+        except TorporError as error:
+            log.error("machines cannot be run: %s %s", error.message, error.hint)
+
+    async def health(self) -> dict[str, Any]:
+        return {
+            "version": torpor.__version__,
+            "pid": os.getpid(),
+            "engine": "qemu" if self._probe else None,
+            "accel": self._probe.accel if self._probe else None,
+            "home": str(self._home.root),
+            "model": self._model,
+            "started_at": self._started_at,
+        }
+
+    # Agents.
+
+    async def deploy(
+        self, source: AgentSource, progress: Callable[[str, str, float | None], None]
+    ) -> dict[str, Any]:
+        """The agent's version, with a template: the one there is, or made now."""
+        loop = asyncio.get_running_loop()
+
+        def told(stage: str, message: str, fraction: float | None) -> None:
+            loop.call_soon_threadsafe(progress, stage, message, fraction)
+
+        scheduler = await self._ready(told)
+        version = source.version(scheduler.machines.image.digest)
+        async with self._deploying.setdefault(version, asyncio.Lock()):
+            known = await self._store.read(lambda c: agents.find_agent(c, version))
+            if known is not None and known.template is not None:
+                return _deployed(known, cached=True)
+            template = await make_template(scheduler.machines, source, version, told)
+            row = await self._store.write(lambda c: _keep_agent(c, source, version, template))
+        return _deployed(row, cached=False)
+
+    async def agents(self) -> list[dict[str, Any]]:
+        return [row.to_json() for row in await self._store.read(agents.list_agents)]
+
+    # Runs.
+
+    async def start(
+        self, version: str, agent: str | None, input: dict[str, Any], id_key: str | None
+    ) -> dict[str, Any]:
+        known = await self._store.read(lambda c: agents.get_agent(c, version))
+        names = [offered["name"] for offered in known.agents]
+        if agent is None and len(names) > 1 and known.spec.get("default") is None:
+            raise Invalid(
+                f"{known.entry} has several agents: {', '.join(names)}",
+                hint=f"Name one: {known.entry}:{names[0]}",
+            )
+        if agent is not None and agent not in names:
+            raise Invalid(f"{known.entry} has no agent {agent!r}; it has {', '.join(names)}")
+        row = await self._store.write(
+            lambda c: runs.create_run(
+                c,
+                version=known.version,
+                agent=agent or known.spec.get("default") or names[0],
+                input=input,
+                id_key=id_key,
+                now=time.time(),
+            )
+        )
+        if self._scheduler is not None:
+            self._scheduler.run_created()
+        else:
+            self._get_ready_soon()
+        return row.to_json(time.time())
+
+    async def runs(
+        self, states: list[str] | None, limit: int, before: str | None
+    ) -> list[dict[str, Any]]:
+        wanted = None if states is None else [RunState(state) for state in states]
+
+        def read(c: Connection) -> list[RunRow]:
+            oldest = None if before is None else runs.get_run(c, before).id
+            return runs.list_runs(c, wanted, limit, oldest)
+
+        now = time.time()
+        return [row.to_json(now) for row in await self._store.read(read)]
+
+    async def run(self, ref: str) -> dict[str, Any]:
+        def read(c: Connection) -> dict[str, Any]:
+            row = runs.get_run(c, ref)
+            taken = snapshots.list_snapshots(c, row.id)
+            return row.to_json(time.time()) | {
+                "waits": [wait.to_json() for wait in waits.list_waits(c, row.id)],
+                "snapshots_count": len(taken),
+                "bytes": sum(snapshot.bytes for snapshot in taken),
+                "template_bytes": agents.get_agent(c, row.version).template_bytes,
+                "cycles": entries.count_entries(c, row.id, "run.resumed"),
+            }
+
+        shown = await self._store.read(read)
+        return shown | {"machine": self._machine(RunId(shown["id"]))}
+
+    def _machine(self, run: RunId) -> dict[str, Any] | None:
+        driver = self._scheduler.drivers.get(run) if self._scheduler else None
+        if driver is None:
+            return None
+        pid = driver.live.machine.pid if driver.live is not None else None
+        return {"pid": pid, "epoch": driver.epoch, "state": driver.doing}
+
+    async def entries(
+        self, ref: str, after: int, limit: int, kinds: list[str] | None
+    ) -> list[dict[str, Any]]:
+        rows = await self._store.read(
+            lambda c: entries.read_entries(c, runs.get_run(c, ref).id, after, kinds, limit)
+        )
+        return [row.to_json() for row in rows]
+
+    async def changed(self, run_id: str) -> None:
+        with self._store.subscribe(RunId(run_id)) as subscription:
+            await subscription.wait()
+
+    async def cancel(self, ref: str) -> dict[str, Any]:
+        """A run without a machine ends at once, unwoken. One with a machine may clean up first."""
+        row = await self._store.read(lambda c: runs.get_run(c, ref))
+        if row.state in FINAL:
+            raise Conflict(f"run {row.id} is {row.state.value} already")
+        driver = self._scheduler.drivers.get(row.id) if self._scheduler else None
+        if driver is None:
+            error = {"type": "Cancelled", "message": "cancelled on request", "traceback": None}
+            row = await self._store.write(
+                lambda c: runs.transition(
+                    c, row.id, None, RunState.CANCELLED, time.time(), error=error
+                )
+            )
+            return row.to_json(time.time())
+        with self._store.subscribe(row.id) as subscription:
+            driver.cancel("cancelled on request")
+            async with asyncio.timeout(CANCEL_WAIT_S):
+                while row.state not in FINAL:
+                    await subscription.wait()
+                    row = await self._store.read(lambda c: runs.get_run(c, driver.run))
+        return row.to_json(time.time())
+
+    async def snapshots(self, ref: str) -> list[dict[str, Any]]:
+        rows = await self._store.read(
+            lambda c: snapshots.list_snapshots(c, runs.get_run(c, ref).id)
+        )
+        return [row.to_json() for row in rows]
+
+    # Waits.
+
+    async def waits(self, run: str | None, all: bool) -> list[dict[str, Any]]:
+        def read(c: Connection) -> list[dict[str, Any]]:
+            of = None if run is None else runs.get_run(c, run).id
+            return [wait.to_json() for wait in waits.list_waits(c, of, open_only=not all)]
+
+        return await self._store.read(read)
+
+    async def wait(self, ref: str) -> dict[str, Any]:
+        return (await self._store.read(lambda c: waits.get_wait(c, ref))).to_json()
+
+    async def complete(
+        self, ref: str, data: Any, approved: bool | None, note: str | None, by: str | None
+    ) -> dict[str, Any]:
+        value = {"data": data, "approved": approved, "note": note}
+
+        def write(c: Connection) -> waits.WaitRow:
+            wait = waits.get_wait(c, ref)
+            if wait.kind != "wait":
+                raise Conflict(
+                    f"{wait.id} is a sleep; it ends by itself", hint="A run can be cancelled."
+                )
+            if wait.approve and approved is None:
+                raise Invalid(
+                    f"{wait.id} asks for approval: approved must be true or false",
+                    hint="torpor approve, or torpor deny.",
+                )
+            waits.complete_wait(c, wait.id, value=value, now=time.time(), by=by)
+            return waits.get_wait(c, wait.id)
+
+        wait = await self._store.write(write)
+        if self._scheduler is not None:
+            self._scheduler.answered(wait)
+        else:
+            self._get_ready_soon()
+        return wait.to_json()
+
+
+def _keep_agent(
+    c: Connection, source: AgentSource, version: AgentVersion, template: Template
+) -> AgentRow:
+    now, captured = time.time(), template.captured
+    agents.put_agent(
+        c,
+        version=version,
+        name=source.entry.removesuffix(".py"),
+        entry=source.entry,
+        source=tar_of(source),
+        spec={
+            "dependencies": list(source.dependencies),
+            "memory_mib": source.memory_mib,
+            "disk_mib": source.disk_mib,
+            "default": template.default,
+        },
+        now=now,
+        agents=template.agents,
+    )
+    snapshot = snapshots.record_snapshot(
+        c,
+        version=version,
+        manifest=captured.manifest,
+        bytes=captured.bytes,
+        pause_ms=captured.pause_ms,
+        freeze_ms=captured.pause_ms + captured.store_ms,
+        now=now,
+        link=captured.link.to_json(),
+        detail={"pages": captured.pages},
+    )
+    return agents.set_template(
+        c, version, snapshot.id, boot_ms=template.boot_ms, template_bytes=captured.bytes
+    )
+
+
+def _deployed(row: AgentRow, *, cached: bool) -> dict[str, Any]:
+    return {
+        "version": row.version,
+        "agents": row.agents,
+        "default": row.spec.get("default"),
+        "boot_ms": row.boot_ms,
+        "template_bytes": row.template_bytes,
+        "cached": cached,
+    }

@@ -1,0 +1,4 @@
+"""How a machine is run. One Protocol (`protocol.py`), one package per engine.
+
+`qemu/` runs microVMs under QEMU, by KVM where a probe finds that it works, else by emulation.
+"""

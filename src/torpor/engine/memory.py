@@ -1,0 +1,118 @@
+"""Which pages of a process's private file mapping changed, and their bytes.
+
+Guest memory is a MAP_PRIVATE mapping of a file: a page that was written is anonymous memory of
+the process, one that was not is the file's page cache. `/proc/PID/pagemap` tells them apart
+(linux/Documentation/admin-guide/mm/pagemap.rst): bit 63 present, bit 62 swapped, bit 61 page of
+a file or shared. Needs no privilege over one's own children; 512 MiB take 3 to 8 ms.
+
+Bytes are read with process_vm_readv, up to 1,024 runs of pages a call, into memory that is
+already mapped: reading 100 MB into fresh memory takes ten times as long.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from torpor.model.errors import InternalError
+
+PageNumbers = npt.NDArray[np.int64]  # ascending
+Pages = npt.NDArray[np.uint8]  # shape (n, 4096)
+
+PAGE = 4096
+_IOV_MAX = 1024
+_FILE_OR_SHARED, _SWAPPED, _PRESENT = 1, 2, 4  # bits 61, 62, 63, shifted down
+
+
+class _IoVec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.process_vm_readv.restype = ctypes.c_ssize_t
+_libc.process_vm_readv.argtypes = (
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+)
+
+
+def mapping_of(pid: int, path: str, length: int) -> int:
+    """Address at which process `pid` maps the file at `path`, `length` bytes long."""
+    with Path(f"/proc/{pid}/maps").open(encoding="utf-8") as maps:
+        for line in maps:
+            fields = line.rstrip("\n").split(maxsplit=5)
+            if len(fields) == 6 and fields[5] == path:
+                start, end = (int(part, 16) for part in fields[0].split("-"))
+                if end - start == length:
+                    return start
+    raise InternalError(f"process {pid} does not map {path} with {length} bytes")
+
+
+def changed_pages(pid: int, address: int, length: int) -> PageNumbers:
+    """Numbers of the pages of the mapping that were written, ascending."""
+    pagemap = np.fromfile(
+        f"/proc/{pid}/pagemap", dtype="<u8", count=length // PAGE, offset=address // PAGE * 8
+    )
+    flags = (pagemap >> np.uint64(61)).astype(np.uint8)
+    held = (flags & (_PRESENT | _SWAPPED)) != 0
+    return np.flatnonzero(held & ((flags & _FILE_OR_SHARED) == 0)).astype(np.int64)
+
+
+def runs_of(numbers: PageNumbers) -> tuple[PageNumbers, PageNumbers]:
+    """Ascending numbers as runs: (first numbers, lengths)."""
+    if not len(numbers):
+        return numbers, numbers
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    starts = np.concatenate(([0], breaks))
+    ends = np.concatenate((breaks, [len(numbers)]))
+    return numbers[starts], (ends - starts).astype(np.int64)
+
+
+class CopyBuffer:
+    """Memory that is mapped once and reused. One copy at a time lives in it."""
+
+    def __init__(self, capacity: int) -> None:
+        self._pages = self._map(capacity)
+
+    @staticmethod
+    def _map(capacity: int) -> Pages:
+        area = mmap.mmap(-1, max(capacity, PAGE))
+        area.madvise(mmap.MADV_HUGEPAGE)
+        flat = np.frombuffer(area, dtype=np.uint8)
+        flat[::PAGE] = 0  # fault every page in now
+        return flat.reshape(-1, PAGE)
+
+    def room(self, count: int) -> Pages:
+        """An array of `count` pages, valid until the next call."""
+        if count > len(self._pages):
+            self._pages = self._map(count * PAGE)
+        return self._pages[:count]
+
+
+def read_pages(pid: int, address: int, numbers: PageNumbers, into: Pages) -> None:
+    """Copy pages `numbers` of the mapping at `address` of process `pid` into `into`, in order."""
+    firsts, counts = runs_of(numbers)
+    remote: npt.NDArray[np.uint64] = np.empty((len(firsts), 2), dtype=np.uint64)
+    remote[:, 0] = address + firsts * PAGE
+    remote[:, 1] = counts * PAGE
+    target = into.ctypes.data
+    for start in range(0, len(remote), _IOV_MAX):
+        part = remote[start : start + _IOV_MAX]
+        length = int(part[:, 1].sum())
+        local = _IoVec(target, length)
+        copied = _libc.process_vm_readv(pid, ctypes.byref(local), 1, part.ctypes.data, len(part), 0)
+        if copied < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, f"process_vm_readv of {pid}: {os.strerror(error)}")
+        if copied != length:
+            raise InternalError(f"process_vm_readv of {pid} gave {copied} of {length} bytes")
+        target += length

@@ -1,0 +1,112 @@
+"""What every engine offers: the contract that control relies on.
+
+A `Machine` is one microVM of one epoch. Its life:
+
+    start (booting, or empty and waiting)
+        │ load(device state)          only a restored machine
+        ▼
+      paused ──resume()──► running ──pause()──► paused ──resume()──► …
+        └───────────── kill() at any time, idempotent ─────────────┘
+
+Memory and disk come from files that somebody else serves (`Backing`); the engine tells which
+pages of memory changed against that file. Nothing here assumes how an engine finds that out.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torpor.engine.memory import CopyBuffer, PageNumbers, Pages
+from torpor.model.errors import Invalid
+
+
+@dataclass(frozen=True)
+class Shape:
+    """All that must be equal between a machine and a snapshot that it is to be restored from.
+
+    Stored in the manifest's facts; compared before anything is started.
+    """
+
+    engine: str  # "qemu"
+    engine_version: str  # "7.2.22"
+    accel: str  # "tcg" | "kvm"
+    cpu: str  # CPU model as the engine names it
+    machine: str  # machine type and flags
+    memory_mib: int
+    disk_mib: int
+    image: str  # digest of the guest image
+    deps: str  # digest of the dependency layer, "" for none
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def require_equal(self, facts: dict[str, Any]) -> None:
+        """Refuse a snapshot that this host cannot restore, naming what differs."""
+        differing = [
+            f"{name}: snapshot has {facts.get(name)!r}, this host offers {value!r}"
+            for name, value in self.facts().items()
+            if facts.get(name) != value
+        ]
+        if differing:
+            raise Invalid(
+                "the snapshot does not fit this host:\n  " + "\n  ".join(differing),
+                hint="Restore it on a host like the one that made it, or deploy the agent again.",
+            )
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files a machine stands on. Memory and disk are its own, the others are shared."""
+
+    memory: Path
+    disk: Path
+    root: Path
+    deps: Path | None
+    # Only for a boot; a restored machine has kernel and initramfs in its memory.
+    kernel: Path | None = None
+    initramfs: Path | None = None
+
+
+class Machine(Protocol):
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def link(self) -> socket.socket:
+        """The byte channel to the guest, non-blocking. EOF when the machine is gone."""
+
+    async def load(self, device_state: bytes) -> None:
+        """Give an empty machine the state of its devices. It is paused then."""
+
+    async def resume(self) -> None: ...
+
+    async def pause(self) -> None:
+        """Stop the CPU and drain the devices: when this returns, memory and disk are still."""
+
+    async def device_state(self) -> bytes:
+        """State of CPU and devices of a paused machine, without memory."""
+
+    def changed_memory(self, buffer: CopyBuffer) -> tuple[PageNumbers, Pages]:
+        """Pages written since the start, copied into `buffer`. It must be paused (rule 7)."""
+
+    def cpu_s(self) -> float:
+        """CPU time the machine has used, in seconds."""
+
+    async def kill(self) -> None: ...
+
+    async def ended(self) -> str:
+        """Wait until the machine is gone; the end of what it said on the way, for an error."""
+
+
+class Engine(Protocol):
+    def shape(self, *, memory_mib: int, disk_mib: int, image: str, deps: str) -> Shape: ...
+
+    async def start(self, shape: Shape, files: Files, directory: Path) -> Machine:
+        """Start a machine: it boots if `files` has a kernel, else it is empty, waits for `load`
+        and reads nothing of its memory before. `directory` is for scratch files and exists."""

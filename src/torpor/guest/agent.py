@@ -1,0 +1,160 @@
+"""The agent's process, as the supervisor sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from torpor.guest.cgroup import Cgroup
+from torpor.guest.settings import Settings
+from torpor.wire import messages
+
+READ_BYTES = 64 * 1024
+# One line from the agent; what its messages may have, and the newline.
+_LINE_BYTES_MAX = messages.SIZE_MAX + 1
+
+
+class AgentProcess:
+    """A started agent: its pid and the four channels to it, all non-blocking for us.
+
+    `control` carries JSON lines both ways, `hold` single bytes from the agent and releases to it
+    (see `torpor.sdk.freezing`), `stdout` and `stderr` are what it writes.
+    """
+
+    def __init__(self, settings: Settings, entry: str, deps: bool, model_port: int) -> None:
+        self.control, control = socket.socketpair()
+        self.hold, hold = socket.socketpair()
+        self.stdout, stdout = os.pipe()
+        self.stderr, stderr = os.pipe()
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
+        self.cgroup = Cgroup(settings.cgroup) if settings.cgroup is not None else None
+        if self.cgroup is not None and settings.machine:
+            self.cgroup.limit()
+        command = [
+            settings.python,
+            *("-P", "-m", "torpor.sdk.process"),
+            *(str(control.fileno()), str(hold.fileno())),
+            *(str(settings.app), entry),
+            *([str(settings.deps)] if deps else []),
+        ]
+        environment = _environment(settings, model_port)
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self._become(
+                    settings,
+                    command,
+                    environment,
+                    (stdout, stderr),
+                    (control.fileno(), hold.fileno()),
+                )
+            finally:
+                os._exit(127)
+        for ours in (control, hold):
+            ours.close()
+        for fd in (stdout, stderr):
+            os.close(fd)
+        self.control.setblocking(False)
+        os.set_blocking(self.stdout, False)
+        os.set_blocking(self.stderr, False)
+
+    def _become(
+        self,
+        settings: Settings,
+        command: list[str],
+        environment: Mapping[str, str],
+        outputs: tuple[int, int],
+        kept: tuple[int, int],
+    ) -> None:
+        """In the child: turn into the agent's process."""
+        if self.cgroup is not None:
+            self.cgroup.enter()
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDONLY)
+        for target, fd in enumerate((null, *outputs)):
+            os.dup2(fd, target)
+        for fd in kept:
+            os.set_inheritable(fd, True)
+        settings.work.mkdir(parents=True, exist_ok=True)
+        if settings.uid is not None:
+            os.chown(settings.work, settings.uid, settings.uid)
+            os.setgroups([])
+            os.setgid(settings.uid)
+            os.setuid(settings.uid)
+        os.chdir(settings.work)
+        os.execve(command[0], command, environment)
+
+    def say(self, t: str, **fields: Any) -> None:
+        """Queue a message for the agent; see `flush`."""
+        self.say_line(messages.encode(t, **fields))
+
+    def say_line(self, line: bytes) -> None:
+        self._outgoing += line + b"\n"
+
+    def flush(self) -> bool:
+        """Write what can be written; True when nothing is left."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):
+            while self._outgoing:
+                del self._outgoing[: self.control.send(self._outgoing)]
+        return not self._outgoing
+
+    def read_lines(self) -> list[bytes] | None:
+        """The whole lines that have come; None at the end. Raises ValueError for a line too long."""
+        try:
+            data = self.control.recv(READ_BYTES)
+        except BlockingIOError:
+            return []
+        except ConnectionResetError:
+            return None
+        if not data:
+            return None
+        self._incoming += data
+        if b"\n" not in data:
+            if len(self._incoming) > _LINE_BYTES_MAX:
+                raise ValueError("a line without end")
+            return []
+        *lines, rest = bytes(self._incoming).split(b"\n")
+        self._incoming = bytearray(rest)
+        return lines
+
+    def release(self, identity: Mapping[str, Any]) -> None:
+        """Let a held process go on, as `identity` says."""
+        with contextlib.suppress(BrokenPipeError):
+            self.hold.send(marshal.dumps(dict(identity)))
+
+    def close(self) -> None:
+        self.control.close()
+        self.hold.close()
+        os.close(self.stdout)
+        os.close(self.stderr)
+
+
+def _environment(settings: Settings, model_port: int) -> dict[str, str]:
+    return {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(settings.home),
+        "USER": "agent",
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(settings.package),
+        "PYTHONUNBUFFERED": "1",
+        # The supervisor is the model's endpoint. The key is a placeholder: no machine has one
+        # that is worth anything (rule 9).
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
+        "OPENAI_API_KEY": "torpor",
+    }
+
+
+def oom_or_exit(status: int, cgroup: Cgroup | None) -> dict[str, Any]:
+    """The fields of `exited` for a wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    killed = code == -9 and cgroup is not None and cgroup.killed_by_memory
+    return {
+        "code": code if code >= 0 else None,
+        "signal": -code if code < 0 else None,
+        "oom": killed,
+    }

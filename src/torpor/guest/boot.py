@@ -1,0 +1,61 @@
+"""What the first process of a machine sets up before it can work.
+
+/proc, /sys and /dev are mounted by the initramfs. Everything here is done once, at the boot that
+the template is made of, and is frozen with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+
+PORT_NAME = "torpor"
+_PORTS = Path("/sys/class/virtio-ports")
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_MS_NOSUID, _MS_NODEV = 2, 4
+# (source, where, type, options)
+_MOUNTS = (
+    ("tmpfs", "/run", "tmpfs", "mode=755"),
+    ("tmpfs", "/dev/shm", "tmpfs", "mode=1777"),
+    ("devpts", "/dev/pts", "devpts", "mode=620,ptmxmode=666"),
+    ("cgroup2", "/sys/fs/cgroup", "cgroup2", ""),
+)
+
+
+def prepare_machine() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    for source, where, kind, options in _MOUNTS:
+        Path(where).mkdir(parents=True, exist_ok=True)
+        if os.path.ismount(where):
+            continue
+        arguments = (source.encode(), where.encode(), kind.encode())
+        if libc.mount(*arguments, _MS_NOSUID | _MS_NODEV, options.encode()) != 0:
+            error = ctypes.get_errno()
+            raise OSError(error, f"cannot mount {kind}: {os.strerror(error)}", where)
+    _loopback_up()
+    socket.sethostname("torpor")
+
+
+def open_port(within_s: float = 20.0) -> int:
+    """The virtio port named `torpor`, which its driver may not have found yet."""
+    deadline = time.monotonic() + within_s
+    while True:
+        for name in _PORTS.glob("*/name"):
+            if name.read_text().strip() == PORT_NAME:
+                return os.open(f"/dev/{name.parent.name}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"no virtio port named {PORT_NAME!r} in {_PORTS}")
+        time.sleep(0.05)
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sH14x", b"lo", 0)
+        answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request)
+        (flags,) = struct.unpack_from("H", answer, 16)
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))

@@ -1,0 +1,62 @@
+"""The agent's control group: its memory limit, and freezing every process in it.
+
+See https://docs.kernel.org/admin-guide/cgroup-v2.html, "cgroup.freeze" and "memory.events".
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from pathlib import Path
+
+# What is left to the supervisor and the kernel when the agent has used up all that it may.
+RESERVE_BYTES = 64 * 1024 * 1024
+PIDS_MAX = 4096
+
+
+class Cgroup:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.mkdir(exist_ok=True)
+
+    def limit(self) -> None:
+        """Keep the agent from taking the whole machine down with it."""
+        (self._path.parent / "cgroup.subtree_control").write_text("+memory +pids")
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        (self._path / "memory.max").write_text(str(total - RESERVE_BYTES))
+        (self._path / "pids.max").write_text(str(PIDS_MAX))
+
+    def enter(self) -> None:
+        """Move the calling process in."""
+        (self._path / "cgroup.procs").write_text("0")
+
+    def freeze(self, within_s: float) -> bool:
+        """Stop every process in it; False, and nothing is stopped, when one cannot be."""
+        (self._path / "cgroup.freeze").write_text("1")
+        deadline = time.monotonic() + within_s
+        events = os.open(self._path / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            poll = select.poll()
+            poll.register(events, select.POLLPRI)  # the kernel's word that the file changed
+            while b"frozen 1" not in os.pread(events, 4096, 0):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    self.thaw()
+                    return False
+                poll.poll(left_s * 1000)
+        finally:
+            os.close(events)
+        return True
+
+    def thaw(self) -> None:
+        (self._path / "cgroup.freeze").write_text("0")
+
+    @property
+    def killed_by_memory(self) -> bool:
+        """The kernel has killed a process in it for want of memory."""
+        try:
+            events = (self._path / "memory.events").read_text().split()
+        except FileNotFoundError:  # without the memory controller
+            return False
+        return int(events[events.index("oom_kill") + 1]) > 0

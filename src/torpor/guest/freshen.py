@@ -1,0 +1,29 @@
+"""Entropy and time after a thaw (rule 8): a restored kernel would otherwise repeat both."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import struct
+import time
+
+_RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
+
+
+def freshen_kernel(entropy: bytes, now_s: float) -> None:
+    """Give the kernel's generator `entropy`, have it used at once, and set the clock."""
+    # struct rand_pool_info: entropy in bits, size in bytes, the bytes
+    pool = struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy
+    device = os.open("/dev/urandom", os.O_WRONLY)
+    try:
+        fcntl.ioctl(device, _RNDADDENTROPY, pool)
+        fcntl.ioctl(device, _RNDRESEEDCRNG)
+    finally:
+        os.close(device)
+    time.clock_settime(time.CLOCK_REALTIME, now_s)
+
+
+def seed_for(process: bytes, entropy: bytes) -> bytes:
+    """32 bytes for the generators of one process, unlike any other's."""
+    return hashlib.blake2b(entropy, digest_size=32, person=process).digest()

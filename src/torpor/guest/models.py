@@ -1,0 +1,127 @@
+"""Model calls as operations: what the agent's HTTP clients ask is asked once (rule 2).
+
+A call's name is its path and the beginning of its request's digest, so that equal requests are
+counted and unequal ones do not disturb each other: a step whose result is replayed does not make
+its calls again, and concurrent calls come in any order. A request that the log does not hold is
+therefore always live, never a divergence.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torpor.guest.http1 import Request, error_response, response
+from torpor.model.ids import op_id
+from torpor.replay.journal import Divergence, Journal, Recorded
+from torpor.wire import messages
+
+Respond = Callable[[bytes], None]
+
+# Not the client's business with us, or not ours with the host: the connection, and the
+# placeholder that stands for a key. Bodies travel uncompressed so that they can be read in the log.
+_DROPPED = frozenset(
+    "host connection keep-alive proxy-connection transfer-encoding content-length te trailer "
+    "upgrade expect authorization accept-encoding".split()
+)
+_NAME_PATH_MAX = 200
+
+
+@dataclass(frozen=True)
+class _Call:
+    name: str
+    digest: str
+    request: Request
+    respond: Respond
+
+
+class Models:
+    """The model calls of a run that are under way. `send` takes a message for the host."""
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
+        self._journal = Journal()
+        self._counts: Counter[str] = Counter()
+        self._pending: dict[str, _Call] = {}
+
+    @property
+    def busy(self) -> int:
+        return len(self._pending)
+
+    def extend_journal(self, records: Iterable[Recorded]) -> None:
+        """Results that came into the log while the machine slept, or before it was restored."""
+        self._journal = Journal((*self._journal.unused, *records))
+        known = {record["op"] for record in self._journal.unused}
+        for op in [each for each in self._pending if each in known]:
+            call = self._pending[op]
+            recorded = self._journal.match(op, "model", call.name, call.digest)
+            if recorded is not None:
+                self.result(recorded)
+
+    def request(self, request: Request, respond: Respond) -> None:
+        """Start the operation for `request`; `respond` gets the whole response, now or later."""
+        body = bytes(request.body)
+        digest = hashlib.sha256(
+            b"\n".join((request.method.encode(), request.path.encode(), body))
+        ).hexdigest()[:32]
+        name = f"{request.path.partition('?')[0][:_NAME_PATH_MAX]}@{digest[:8]}"
+        op = op_id("model", name, self._counts[name] + 1)
+        call = _Call(name, digest, request, respond)
+        try:
+            recorded = self._journal.match(op, "model", name, digest)
+        except Divergence as error:  # two requests whose digests begin alike
+            respond(error_response(409, "divergence", error.message))
+            return
+        self._counts[name] += 1
+        if recorded is not None:
+            respond(_response(call, recorded))
+            return
+        data: dict[str, Any] = {
+            "method": request.method,
+            "path": request.path,
+            "headers": {k: v for k, v in request.headers.items() if k not in _DROPPED},
+        }
+        try:
+            data["body"] = body.decode()
+        except UnicodeDecodeError:
+            data["body_b64"] = base64.b64encode(body).decode()
+        self._pending[op] = call
+        self._send(
+            messages.encode("begin", op=op, kind="model", name=name, digest=digest, data=data)
+        )
+
+    def result(self, message: Mapping[str, Any]) -> bool:
+        """Answer the call that `message` (a `result`, or a record of the log) is for; False if
+        it is none of these."""
+        call = self._pending.pop(message["op"], None)
+        if call is None:
+            return False
+        call.respond(_response(call, message))
+        return True
+
+
+def _response(call: _Call, outcome: Mapping[str, Any]) -> bytes:
+    keep_alive = call.request.keep_alive
+    if not outcome["ok"]:
+        error = outcome["error"]
+        return error_response(502, error["type"], error["message"], keep_alive=keep_alive)
+    value = outcome.get("value")
+    try:
+        status, headers = int(value["status"]), dict(value["headers"])
+        body = value["body"].encode() if "body" in value else base64.b64decode(value["body_b64"])
+    except (TypeError, KeyError, ValueError, AttributeError):
+        text = json.dumps(value)[:200]
+        return error_response(502, "invalid", f"the recorded response is malformed: {text}")
+    kept = [
+        (str(name), str(text))
+        for name, text in headers.items()
+        if name.lower() not in _DROPPED
+        and "\n" not in f"{name}{text}"
+        and "\r" not in f"{name}{text}"
+    ]
+    return response(status, kept, body, keep_alive=keep_alive, head=call.request.method == "HEAD")

@@ -1,0 +1,57 @@
+"""Where the supervisor finds things. A machine has one layout; beside a machine (the supervisor
+as an ordinary process, on one end of a socket pair) everything is below one directory."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+AGENT_UID = 1000
+MODEL_PORT = 8400
+
+
+@dataclass(frozen=True)
+class Settings:
+    machine: bool  # this is the first process of a machine: it mounts, sets the clock, seeds
+    app: Path  # the agent's files
+    work: Path  # its current directory
+    home: Path
+    deps: Path  # its dependencies, where `load` says there are any
+    package: Path  # the directory that holds the package torpor
+    uid: int | None  # whom the agent runs as; None: as the supervisor
+    cgroup: Path | None  # the agent's own; None: it has none, only its Python threads stop
+    model_port: int  # 0: any
+    link_fd: int | None = None  # None: the virtio port
+    python: str = sys.executable
+
+
+def machine() -> Settings:
+    home = Path("/home/agent")
+    return Settings(
+        machine=True,
+        app=home / "app",
+        work=home / "work",
+        home=home,
+        deps=Path("/opt/deps"),
+        package=Path("/torpor"),
+        uid=AGENT_UID,
+        cgroup=Path("/sys/fs/cgroup/agent"),
+        model_port=MODEL_PORT,
+    )
+
+
+def beside(directory: Path, link_fd: int, *, cgroup: Path | None = None) -> Settings:
+    """As an ordinary process, with everything below `directory` and nothing isolated."""
+    return Settings(
+        machine=False,
+        app=directory / "app",
+        work=directory / "work",
+        home=directory,
+        deps=directory / "deps",
+        package=Path(__file__).parent.parent.parent,
+        uid=None,
+        cgroup=cgroup,
+        model_port=0,
+        link_fd=link_fd,
+    )

@@ -1,0 +1,527 @@
+"""The supervisor's loop: the link on one side, the agent's process on the other.
+
+    host ◄── link (one byte channel) ──► supervisor ◄── control, hold, stdout, stderr ──► agent
+                                             ▲
+                                             └── HTTP on the loopback ── agent's model clients
+
+Most messages pass through, checked (rule 13). What the supervisor does itself is start the agent,
+carry its output, speak HTTP for model calls, and stand still and wake up:
+
+    RUNNING ──prepare──► PREPARING ──agent held, cgroup frozen──► PREPARED ──thaw──► THAWING
+       ▲                     │ hook failed, 2 s over, resume          │ resume          │ agent is
+       ├─────unprepared──────┘                                        │                 │ fresh
+       ├──────────────────────────────────────────────────────────────┘                 │
+       └───────────────────────────────thawed───────────────────────────────────────────┘
+
+PREPARED is where a snapshot is taken, and where its copies wake up. There nothing runs: no
+agent's code, and of the supervisor only `_sleep`, which reads the link and nothing else. Messages
+other than thaw and resume wait until the agent is fresh (rule 8). Each time the agent's process
+says it is held it gets exactly one release; a release that comes after a prepare was given up
+is answered at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import json
+import os
+import platform
+import select
+import selectors
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from torpor.guest import boot
+from torpor.guest.agent import READ_BYTES, AgentProcess, oom_or_exit
+from torpor.guest.freshen import freshen_kernel, seed_for
+from torpor.guest.gateway import Gateway
+from torpor.guest.models import Models
+from torpor.guest.settings import Settings
+from torpor.guest.unpack import unpack
+from torpor.model.errors import Invalid, TorporError
+from torpor.sdk.freezing import FRESH, HELD
+from torpor.wire import messages
+from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Link, Received
+
+PREPARE_S_MAX = 2.0
+# Above this the agent's output stays in its pipes, and the agent waits: the host is behind.
+UNACKED_BYTES_MAX = 1024 * 1024
+_PORT_RETRY_S = 0.02  # while the host's end of the virtio port is closed
+_FROM_AGENT = {
+    t: messages.FROM_GUEST[t]
+    for t in "loaded load_failed begin end note status unprepared done failed".split()
+}
+_FINAL = ("load_failed", "done", "failed")
+
+
+class Phase(enum.Enum):
+    RUNNING = enum.auto()
+    PREPARING = enum.auto()
+    PREPARED = enum.auto()
+    THAWING = enum.auto()
+
+
+class HostGone(Exception):
+    """The other end of a link that is no virtio port has been closed."""
+
+
+class Supervisor:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._selector = selectors.DefaultSelector()
+        self._port = boot.open_port() if settings.link_fd is None else settings.link_fd
+        os.set_blocking(self._port, False)
+        self._port_events = 0  # what the selector watches the port for
+        self._port_retry_at: float | None = None
+        self._link = Link()
+        self._outgoing = bytearray()
+        self._models = Models(self._send)
+        self._gateway = Gateway(self._selector, settings.model_port, self._models.request)
+        self._files = bytearray()
+        self._agent: AgentProcess | None = None
+        self._agent_watched: dict[int, Callable[[int], None]] = {}  # by fd: what may be paused
+        self._paused = False
+        self._loaded: bytes | None = None  # the `loaded` message, until the rehearsal is over
+        self._ended = False  # the agent has said its last word
+        self._phase = Phase.RUNNING
+        self._prepare_until: float | None = None
+        self._frozen = False
+        self._deferred: list[dict[str, Any]] = []  # came while PREPARED or THAWING
+        self._thaw_epoch = 0
+        self._status: dict[str, Any] = {"waiting": 0, "busy": 0, "until": None}  # as sent
+        self._agent_status = self._status
+        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "load": self._load,
+            "start": self._start,
+            "thaw": self._thaw,
+            "prepare": self._prepare,
+            "resume": self._resume,
+            "result": self._result,
+            "recorded": self._to_agent,
+            "cancel": self._to_agent,
+        }
+        self._watch_children()
+
+    # ---- the loop ----
+
+    def run(self) -> None:
+        """Serve until the host is gone; as a machine's first process, for ever."""
+        self._say(
+            "hello",
+            protocol=messages.PROTOCOL,
+            python=platform.python_version(),
+            kernel=os.uname().release,
+        )
+        while True:
+            self._pump()
+            if self._phase is Phase.PREPARED:
+                self._sleep()
+                continue
+            for key, mask in self._selector.select(self._timeout_s()):
+                # A handler may have closed what another event of this round is about.
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data(mask)
+                if self._phase is Phase.PREPARED:
+                    break
+            self._tick()
+
+    def _timeout_s(self) -> float | None:
+        due = [at for at in (self._prepare_until, self._port_retry_at) if at is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self._prepare_until is not None and now >= self._prepare_until:
+            self._give_up_preparing(f"the agent did not stand still within {PREPARE_S_MAX:g} s")
+        if self._port_retry_at is not None and now >= self._port_retry_at:
+            self._port_retry_at = None
+
+    def _sleep(self) -> None:
+        """PREPARED: nothing but the link is looked at until the host says how to go on."""
+        poll = select.poll()
+        while self._phase is Phase.PREPARED:
+            poll.register(self._port, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+            poll.poll()
+            if not self._read_port():
+                time.sleep(_PORT_RETRY_S)
+            self._write_port()
+
+    def _pump(self) -> None:
+        """Everything that is queued goes as far as it can."""
+        self._update_status()
+        if self._agent is not None:
+            self._watch_agent_writes(self._agent, not self._agent.flush())
+            self._pause_agent(self._agent, self._link.unacked > UNACKED_BYTES_MAX)
+        self._write_port()
+        events = 0
+        if self._port_retry_at is None:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
+        self._watch(self._port, self._port_events, events, self._port_ready)
+        self._port_events = events
+
+    def _watch(self, fd: int, before: int, events: int, callback: Callable[[int], None]) -> None:
+        if before == events:
+            return
+        if not events:
+            self._selector.unregister(fd)
+        elif not before:
+            self._selector.register(fd, events, callback)
+        else:
+            self._selector.modify(fd, events, callback)
+
+    # ---- the link ----
+
+    def _send(self, message: bytes) -> None:
+        self._link.send(CONTROL, message)
+
+    def _say(self, t: str, **fields: Any) -> None:
+        self._send(messages.encode(t, **fields))
+
+    def _port_ready(self, mask: int) -> None:
+        if mask & selectors.EVENT_READ and not self._read_port():
+            self._port_retry_at = time.monotonic() + _PORT_RETRY_S
+
+    def _read_port(self) -> bool:
+        """Take in what has come; False when the host's end is closed."""
+        try:
+            data = os.read(self._port, READ_BYTES)
+        except BlockingIOError:
+            return True
+        except ConnectionResetError as error:
+            raise HostGone from error
+        if not data:
+            if self._settings.link_fd is not None:
+                raise HostGone
+            return False
+        for received in self._link.receive(data):
+            self._received(received)
+        return True
+
+    def _write_port(self) -> None:
+        self._outgoing += self._link.data_to_send()
+        try:
+            while self._outgoing:
+                del self._outgoing[: os.write(self._port, self._outgoing)]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise HostGone from error
+
+    def _received(self, received: Received) -> None:
+        if received.channel == FILES:
+            self._files += received.message
+            return
+        try:
+            message = messages.decode(received.message, messages.FROM_HOST)
+            if self._phase in (Phase.RUNNING, Phase.PREPARING) or message["t"] in (
+                "thaw",
+                "resume",
+            ):
+                self._handlers[message["t"]](message)
+            else:
+                self._deferred.append(message)
+        except TorporError as error:
+            _complain(f"refused from the host: {error}")
+
+    # ---- the agent ----
+
+    def _load(self, message: dict[str, Any]) -> None:
+        if self._agent is not None:
+            raise Invalid("an agent is loaded already")
+        try:
+            unpack(bytes(self._files), self._settings.app, self._settings.uid)
+        except (Invalid, OSError) as error:
+            self._say("load_failed", error=str(error), traceback="")
+            return
+        self._files.clear()
+        agent = AgentProcess(self._settings, message["entry"], message["deps"], self._gateway.port)
+        self._agent = agent
+        self._agent_watched = {
+            agent.control.fileno(): self._hear_agent,
+            agent.stdout: lambda mask: self._carry(agent.stdout, STDOUT),
+            agent.stderr: lambda mask: self._carry(agent.stderr, STDERR),
+        }
+        for fd, callback in self._agent_watched.items():
+            self._selector.register(fd, selectors.EVENT_READ, callback)
+        self._selector.register(agent.hold, selectors.EVENT_READ, self._hear_hold)
+
+    def _start(self, message: dict[str, Any]) -> None:
+        records = message["journal"]
+        self._models.extend_journal(each for each in records if each["kind"] == "model")
+        message["journal"] = [each for each in records if each["kind"] != "model"]
+        self._to_agent(message)
+
+    def _result(self, message: dict[str, Any]) -> None:
+        if not self._models.result(message):
+            self._to_agent(message)
+
+    def _to_agent(self, message: dict[str, Any]) -> None:
+        if self._agent is not None:
+            self._agent.say(message.pop("t"), **message)
+
+    def _hear_agent(self, mask: int) -> None:
+        agent = self._agent
+        if agent is None:
+            return
+        if mask & selectors.EVENT_WRITE:
+            agent.flush()
+        try:
+            lines = agent.read_lines()
+            if lines is None:
+                self._unwatch(agent.control.fileno())
+                return
+            for line in lines:
+                self._from_agent(line)
+        except (TorporError, ValueError) as error:
+            # Its own process wrote to a descriptor that is not its own: it cannot be trusted on.
+            _complain(f"refused from the agent, which is killed: {error}")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(agent.pid, signal.SIGKILL)
+
+    def _from_agent(self, line: bytes) -> None:
+        message = messages.decode(line, _FROM_AGENT)
+        t = message.pop("t")
+        if t in _FINAL:
+            self._carry_rest()
+            self._ended = True
+        if t == "status":
+            self._agent_status = message
+        elif t == "unprepared":
+            self._give_up_preparing(message["reason"])
+        elif t == "loaded" and self._agent is not None:
+            self._loaded = line
+            self._agent.say_line(b'{"t":"rehearse"}')
+        else:
+            self._send(line)
+
+    def _carry(self, fd: int, channel: int) -> bool:
+        """Pass on one read of the agent's output; False when there is none."""
+        try:
+            data = os.read(fd, READ_BYTES)
+        except BlockingIOError:
+            return False
+        if data:
+            self._link.send(channel, data)
+        else:
+            self._unwatch(fd)
+        return bool(data)
+
+    def _carry_rest(self) -> None:
+        """What the agent wrote before its last word comes before it."""
+        if self._agent is not None:
+            for fd, channel in ((self._agent.stdout, STDOUT), (self._agent.stderr, STDERR)):
+                while fd in self._agent_watched and self._carry(fd, channel):
+                    pass
+
+    def _unwatch(self, fd: int) -> None:
+        if self._agent_watched.pop(fd, None) is not None and not self._paused:
+            self._selector.unregister(fd)
+
+    def _pause_agent(self, agent: AgentProcess, paused: bool) -> None:
+        if paused == self._paused:
+            return
+        self._paused = paused
+        for fd, callback in self._agent_watched.items():
+            if paused:
+                self._selector.unregister(fd)
+            else:
+                self._selector.register(fd, selectors.EVENT_READ, callback)
+
+    def _watch_agent_writes(self, agent: AgentProcess, wanted: bool) -> None:
+        fd = agent.control.fileno()
+        if fd in self._agent_watched and not self._paused:
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+            self._selector.modify(fd, events, self._hear_agent)
+
+    def _update_status(self) -> None:
+        status = {**self._agent_status}
+        status["busy"] += self._models.busy
+        if status != self._status and (status["waiting"] or self._status["waiting"]):
+            self._status = status
+            self._say("status", **status)
+
+    # ---- children ----
+
+    def _watch_children(self) -> None:
+        woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+
+        def reap(mask: int) -> None:
+            os.read(woken, READ_BYTES)
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    pid, status = os.waitpid(-1, os.WNOHANG)
+                    if pid == 0:
+                        return
+                    if self._agent is not None and pid == self._agent.pid:
+                        self._agent_exited(self._agent, status)
+
+        self._selector.register(woken, selectors.EVENT_READ, reap)
+
+    def _agent_exited(self, agent: AgentProcess, status: int) -> None:
+        if self._paused:
+            self._pause_agent(agent, False)
+        while agent.control.fileno() in self._agent_watched and self._agent is agent:
+            before = len(self._agent_watched)
+            self._hear_agent(selectors.EVENT_READ)
+            if len(self._agent_watched) == before and not _readable(agent.control.fileno()):
+                break
+        self._carry_rest()
+        for fd in list(self._agent_watched):
+            self._unwatch(fd)
+        self._selector.unregister(agent.hold)
+        agent.close()
+        self._agent = None
+        exited = oom_or_exit(status, agent.cgroup)
+        if not self._ended:
+            self._ended = True
+            self._say("exited", **exited)
+        if self._phase is Phase.PREPARING:
+            self._give_up_preparing("the agent's process has ended")
+        elif self._phase is Phase.THAWING:
+            self._thawed()
+
+    # ---- standing still and waking up ----
+
+    def _prepare(self, message: dict[str, Any]) -> None:
+        if self._phase is not Phase.RUNNING:
+            return
+        self._phase = Phase.PREPARING
+        if self._agent is None or self._ended:
+            self._prepared()
+            return
+        self._prepare_until = time.monotonic() + PREPARE_S_MAX
+        self._agent.say("prepare")
+
+    def _hear_hold(self, mask: int) -> None:
+        agent = self._agent
+        assert agent is not None
+        try:
+            said = agent.hold.recv(1)
+        except ConnectionResetError:
+            said = b""
+        if said == HELD:
+            if self._loaded is not None:
+                agent.release({"seeds": [seed_for(b"rehearsal", os.urandom(32))]})
+            elif self._phase is Phase.PREPARING:
+                self._agent_held(agent)
+            else:
+                agent.release({"seeds": []})
+        elif said == FRESH and self._loaded is not None:
+            self._send(self._loaded)
+            self._loaded = None
+        elif said == FRESH and self._phase is Phase.THAWING:
+            self._thawed()
+
+    def _agent_held(self, agent: AgentProcess) -> None:
+        # All that it said and wrote before goes to the log before the snapshot.
+        self._hear_agent(selectors.EVENT_READ)
+        self._carry_rest()
+        if agent.cgroup is not None:
+            self._frozen = agent.cgroup.freeze(self._prepare_left_s())
+            if not self._frozen:
+                agent.release({"seeds": []})
+                self._give_up_preparing("a process of the agent could not be frozen")
+                return
+        self._prepared()
+
+    def _prepare_left_s(self) -> float:
+        return max(0.0, (self._prepare_until or 0.0) - time.monotonic())
+
+    def _prepared(self) -> None:
+        self._prepare_until = None
+        self._phase = Phase.PREPARED
+        self._update_status()
+        self._say("prepared")
+        self._write_port()
+
+    def _give_up_preparing(self, reason: str) -> None:
+        if self._phase is Phase.PREPARING:
+            self._prepare_until = None
+            self._phase = Phase.RUNNING
+            self._say("unprepared", reason=reason)
+
+    def _resume(self, message: dict[str, Any]) -> None:
+        if self._phase is Phase.PREPARING:
+            # The agent may be held in a moment; it is then released as late as it is.
+            self._prepare_until = None
+        elif self._phase is Phase.PREPARED:
+            self._release({"seeds": []})
+        else:
+            return
+        self._go_on()
+
+    def _thaw(self, message: dict[str, Any]) -> None:
+        if self._phase is not Phase.PREPARED:
+            raise Invalid(
+                f"thaw while {self._phase.name.lower()}: only what was prepared is thawed"
+            )
+        entropy = bytes.fromhex(message["entropy"])
+        if self._settings.machine:
+            freshen_kernel(entropy, message["time"])
+        records = message["journal"]
+        self._models.extend_journal(each for each in records if each["kind"] == "model")
+        rest = [each for each in records if each["kind"] != "model"]
+        self._phase = Phase.THAWING
+        self._thaw_epoch = message["epoch"]
+        if self._agent is None or self._ended:
+            self._thawed()
+            return
+        if rest:
+            self._agent.say_line(json.dumps({"t": "journal", "records": rest}).encode())
+        seed = seed_for(b"agent", entropy + os.urandom(32))
+        self._release(
+            {
+                "run": message["run"],
+                "epoch": message["epoch"],
+                "seeds": [seed],
+                "journal": bool(rest),
+            }
+        )
+
+    def _release(self, identity: dict[str, Any]) -> None:
+        agent = self._agent
+        if agent is None or self._ended:
+            return
+        agent.release(identity)
+        if self._frozen and agent.cgroup is not None:
+            self._frozen = False
+            agent.cgroup.thaw()
+
+    def _thawed(self) -> None:
+        self._say("thawed", epoch=self._thaw_epoch, at=time.time())
+        self._go_on()
+
+    def _go_on(self) -> None:
+        self._phase = Phase.RUNNING
+        deferred, self._deferred = self._deferred, []
+        for message in deferred:
+            self._handlers[message["t"]](message)
+
+
+def _readable(fd: int) -> bool:
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def _complain(text: str) -> None:
+    print(f"torpor supervisor: {text}", file=sys.stderr, flush=True)
+
+
+def serve(settings: Settings) -> int:
+    """Run a supervisor; the exit code, should it end."""
+    try:
+        if settings.machine:
+            boot.prepare_machine()
+        Supervisor(settings).run()
+    except HostGone:
+        return 0
+    except BaseException:
+        # The first process of a machine ends with the machine: say why on its console.
+        traceback.print_exc()
+    return 1

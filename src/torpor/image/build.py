@@ -1,0 +1,243 @@
+"""From the recipe to an image that machines can boot.
+
+recipe.digest()  ──►  cache/roots/<recipe>/     root.erofs vmlinuz busybox modules/ root.json
+                           │ hard links           (a minute, network)
+guest's own code  ──►  images/<digest>/         root.erofs vmlinuz initramfs image.json
+                           │                      (an instant)
+                      images/<digest>/disk-<MiB>.ext4, made when first asked for
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torpor
+from torpor.image import recipe
+from torpor.image.bytecode import compile_tree
+from torpor.image.initramfs import INIT, guest_sources, initramfs
+from torpor.image.kernel import find_modules
+from torpor.image.publish import Workspace, build_once
+from torpor.image.tools import ProgramFailed, require, run
+from torpor.model.errors import Missing, NotFound
+from torpor.model.home import Home
+
+# stage, message, fraction done (None: unknown)
+Progress = Callable[[str, str, float | None], None]
+
+# What mmdebstrap says when it begins something, and how far that is (of a build of 30 s here).
+_ROOT_STEPS = (
+    ("I: running apt-get update", "fetching Debian's package lists", 0.0),
+    ("I: downloading packages", "downloading packages", 0.1),
+    ("I: extracting archives", "extracting packages", 0.2),
+    ("I: installing essential", "installing the base system", 0.3),
+    ("I: installing remaining", "installing Python", 0.5),
+    ("I: running --customize-hook", "kernel, compiling, packing the file system", 0.6),
+)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A kernel and a root file system that machines boot; immutable. `digest` names its content."""
+
+    digest: str
+    directory: Path
+
+    @property
+    def kernel(self) -> Path:
+        return self.directory / "vmlinuz"
+
+    @property
+    def initramfs(self) -> Path:
+        return self.directory / "initramfs"
+
+    @property
+    def root(self) -> Path:
+        return self.directory / "root.erofs"
+
+    def facts(self) -> dict[str, Any]:
+        """Versions of kernel, Python and every package, sizes."""
+        facts: dict[str, Any] = json.loads((self.directory / "image.json").read_text())
+        return facts
+
+    def disk(self, mib: int) -> Path:
+        """An empty disk of that size: a sparse file to be copied or read, never written.
+
+        Equal bytes for equal sizes. Raises Missing, Exhausted, HostError.
+        """
+        return build_once(
+            self.directory / f"disk-{mib}.ext4", lambda workspace: _make_disk(workspace, mib)
+        )
+
+
+def ensure_image(home: Home, progress: Progress = lambda *_: None) -> Image:
+    """The image of this version of torpor, built if need be (a minute, network, 1 GB for a while).
+
+    Blocks; several callers at once share one build. Raises Missing when the host lacks a
+    program, Exhausted when the disk is full, HostError when Debian cannot be reached.
+    """
+    waiting = _say_waiting(progress)
+    root = build_once(
+        home.cache / "roots" / recipe.digest(),
+        lambda workspace: _make_root(workspace, progress),
+        waiting=waiting,
+    )
+    guest = guest_sources(Path(torpor.__file__).parent)
+    facts = json.loads((root / "root.json").read_text())
+    digest = image_digest(facts["content"], guest)
+    directory = build_once(
+        home.images / digest,
+        lambda workspace: _make_image(workspace, root, facts, guest, progress),
+        waiting=waiting,
+    )
+    return Image(digest, directory)
+
+
+def open_image(home: Home, digest: str) -> Image:
+    """An image made earlier, perhaps by another version of torpor. Raises NotFound."""
+    directory = home.images / digest
+    if not re.fullmatch("[0-9a-f]{32}", digest) or not directory.is_dir():
+        raise NotFound(
+            f"there is no guest image {digest} on this host",
+            hint="Templates and snapshots made with it cannot be restored; deploy the agent again.",
+        )
+    return Image(digest, directory)
+
+
+def image_digest(root_content: dict[str, str], guest: dict[str, bytes]) -> str:
+    """The name of an image: the digests of the root's files, init, and the guest's own code.
+
+    Not of the initramfs's bytes: whether the host could compile the code beforehand makes no
+    difference that a snapshot could see.
+    """
+    sources = {path: hashlib.sha256(body).hexdigest() for path, body in guest.items()}
+    facts = json.dumps([root_content, INIT, sources], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+def _say_waiting(progress: Progress) -> Callable[[], None]:
+    return lambda: progress("image", "waiting for another process that builds it", None)
+
+
+def _make_root(workspace: Workspace, progress: Progress) -> Path:
+    require("mmdebstrap", "dpkg-deb", "mkfs.erofs")
+    if not Path(recipe.KEYRING).is_file():
+        raise Missing(
+            f"Debian's archive keys are not on this host: {recipe.KEYRING}",
+            hint="sudo apt install debian-archive-keyring",
+        )
+
+    def on_line(line: str) -> None:
+        for begins, message, fraction in _ROOT_STEPS:
+            if line.startswith(begins):
+                progress("root", message, fraction)
+
+    try:
+        run(
+            recipe.command(str(workspace.directory)),
+            on_line=on_line,
+            environment=recipe.environment(),
+            lock_fd=workspace.lock_fd,
+        )
+    except ProgramFailed as error:
+        error.hint = (
+            f"It installs Debian {recipe.SUITE} from {recipe.mirror()}; is that reachable? "
+            "TORPOR_DEBIAN_MIRROR names another. Without root it needs newuidmap (package "
+            "uidmap) and this user in /etc/subuid."
+        )
+        raise
+    made = workspace.directory / "torpor"
+    progress("root", "unpacking the kernel", 0.95)
+    return _arrange_root(workspace, made)
+
+
+def _arrange_root(workspace: Workspace, made: Path) -> Path:
+    """From what the script left in `made` to a root as it is cached."""
+    kernel, busybox = workspace.directory / "kernel", workspace.directory / "busybox"
+    for package, unpacked in (("linux", kernel), ("busybox", busybox)):
+        run(["dpkg-deb", "-x", str(made / f"{package}.deb"), str(unpacked)])
+    root = workspace.directory / "root"
+    (root / "modules").mkdir(parents=True)
+    (made / "root.erofs").rename(root / "root.erofs")
+    (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
+    vmlinuz.rename(root / "vmlinuz")
+    (busybox / "bin" / "busybox").rename(root / "busybox")
+    for n, module in enumerate(find_modules(kernel)):
+        module.rename(root / "modules" / f"{n:02}-{module.name}")
+    packages = dict(line.split() for line in (made / "packages.txt").read_text().splitlines())
+    facts = {
+        "suite": recipe.SUITE,
+        "kernel": (made / "kernel.txt").read_text().strip(),
+        "python": packages[f"python{recipe.PYTHON_VERSION}"],
+        "content": {
+            path.relative_to(root).as_posix(): _file_digest(path)
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
+        },
+        "packages": packages,
+    }
+    (root / "root.json").write_text(json.dumps(facts, indent=1))
+    return root
+
+
+def _make_image(
+    workspace: Workspace,
+    root: Path,
+    facts: dict[str, Any],
+    guest: dict[str, bytes],
+    progress: Progress,
+) -> Path:
+    progress("image", "packing the supervisor", None)
+    code = workspace.directory / "guest"
+    for path, body in guest.items():
+        file = code / "torpor" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(body)
+    compile_tree(code, recipe.GUEST_DIRECTORY)
+
+    image = workspace.directory / "image"
+    image.mkdir(mode=0o700)
+    for name in ("root.erofs", "vmlinuz"):
+        os.link(root / name, image / name)
+    archive = initramfs(
+        busybox=(root / "busybox").read_bytes(),
+        modules=[path.read_bytes() for path in sorted((root / "modules").iterdir())],
+        guest={
+            path.relative_to(code).as_posix(): path.read_bytes()
+            for path in code.rglob("*")
+            if path.is_file()
+        },
+    )
+    (image / "initramfs").write_bytes(archive)
+    (image / "image.json").write_text(json.dumps(facts, indent=1))
+    return image
+
+
+def _make_disk(workspace: Workspace, mib: int) -> Path:
+    require("mkfs.ext4")
+    disk = workspace.directory / "disk"
+    disk.touch(mode=0o600)
+    os.truncate(disk, mib << 20)
+    # Few non-zero blocks, and none that the kernel would fill in later: no journal, no reserve
+    # for growing, and the file is known to read as zeros. A snapshot keeps what is not zero.
+    run(
+        [
+            *("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-L", "torpor"),
+            *("-U", recipe.UUID, "-O", "^has_journal,^resize_inode"),
+            *("-E", f"hash_seed={recipe.UUID},assume_storage_prezeroed=1,root_owner=0:0"),
+            str(disk),
+        ],
+        environment={"E2FSPROGS_FAKE_TIME": str(recipe.EPOCH_S)},
+    )
+    return disk
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

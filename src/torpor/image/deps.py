@@ -1,0 +1,154 @@
+"""An agent's dependencies as a layer: a read-only file system that machines see at /opt/deps.
+
+uv resolves and unpacks them for the guest's Python and platform, whatever the host's. Only
+wheels are taken: building a source distribution would run a stranger's code on the host. A
+layer is named by the requirements as written and the guest's Python; what they resolved to
+the first time stays, and stands in deps.json beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from torpor.image import recipe
+from torpor.image.build import Progress
+from torpor.image.bytecode import compile_tree
+from torpor.image.publish import Workspace, build_once
+from torpor.image.tools import ProgramFailed, require, run
+from torpor.model.errors import Invalid, Missing
+from torpor.model.home import Home
+
+_LINES_FIRST, _LINES_LAST = 4, 8
+
+
+def check_python(requires: str) -> None:
+    """Refuse a `requires-python` that the guest's Python does not satisfy. "" is none."""
+    try:
+        accepted = SpecifierSet(requires)
+    except InvalidSpecifier as error:
+        raise Invalid(
+            f"requires-python = {requires!r} is not a version specifier",
+            hint='For example: requires-python = ">=3.11"',
+        ) from error
+    # The highest patch release: ">=3.11.4" must not fail for a number that Debian, which
+    # backports fixes, does not raise.
+    if not accepted.contains(f"{recipe.PYTHON_VERSION}.99"):
+        raise Invalid(
+            f"the agent requires Python {requires}; machines have Python {recipe.PYTHON_VERSION}",
+            hint=f"Change requires-python so that it accepts {recipe.PYTHON_VERSION}.",
+        )
+
+
+def layer_digest(dependencies: Sequence[str]) -> str:
+    """The name of the layer for these requirements, in any order."""
+    facts = [sorted(dependencies), recipe.PYTHON_VERSION, recipe.UV_PLATFORM]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def ensure_deps(
+    home: Home, dependencies: tuple[str, ...], progress: Progress = lambda *_: None
+) -> Path | None:
+    """The layer's file, installed if need be; None if there are no dependencies.
+
+    Blocks. Raises Invalid when a requirement is wrong or nothing satisfies them, Missing when
+    the host lacks uv or mkfs.erofs, Exhausted when the disk is full.
+    """
+    if not dependencies:
+        return None
+    for requirement in dependencies:
+        _check(requirement)
+    directory = build_once(
+        home.deps / layer_digest(dependencies),
+        lambda workspace: _make_layer(workspace, dependencies, progress),
+        waiting=lambda: progress("deps", "waiting for another process that installs", None),
+    )
+    return directory / "deps.erofs"
+
+
+def _check(requirement: str) -> None:
+    try:
+        Requirement(requirement)
+    except InvalidRequirement as error:
+        raise Invalid(
+            f"dependency {requirement!r} is not a requirement: {error}",
+            hint='Write it as pip does, for example "httpx>=0.27".',
+        ) from error
+
+
+def _uv() -> list[str]:
+    if find_spec("uv") is not None:
+        return [sys.executable, "-m", "uv"]
+    if (found := shutil.which("uv")) is not None:
+        return [found]
+    raise Missing(
+        "the agent has dependencies, and uv, which installs them, is not on this host",
+        hint="Get it from https://docs.astral.sh/uv/ or with: pip install uv",
+    )
+
+
+def _make_layer(workspace: Workspace, dependencies: Sequence[str], progress: Progress) -> Path:
+    require("mkfs.erofs")
+    packages = workspace.directory / "packages"
+    packages.mkdir()
+    progress("deps", f"installing {', '.join(dependencies)}", None)
+    _install(workspace, dependencies, packages)
+    progress("deps", "compiling and packing", None)
+    compile_tree(packages, recipe.DEPS_DIRECTORY)
+
+    layer = workspace.directory / "layer"
+    layer.mkdir()
+    pack = ["mkfs.erofs", "--quiet", f"-T{recipe.EPOCH_S}", f"-U{recipe.UUID}", "-x-1"]
+    pack += ["-Enoinline_data", "--all-root", str(layer / "deps.erofs"), str(packages)]
+    run(pack, lock_fd=workspace.lock_fd)
+    facts = {
+        "requirements": sorted(dependencies),
+        "python": recipe.PYTHON_VERSION,
+        "packages": {
+            found.name: found.version
+            for found in importlib.metadata.distributions(path=[str(packages)])
+        },
+    }
+    (layer / "deps.json").write_text(json.dumps(facts, indent=1, sort_keys=True))
+    return layer
+
+
+def _install(workspace: Workspace, dependencies: Sequence[str], target: Path) -> None:
+    command = [*_uv(), "pip", "install", "--no-progress", "--color", "never"]
+    command += ["--target", str(target), "--python", sys.executable, "--link-mode", "copy"]
+    command += ["--python-version", recipe.PYTHON_VERSION, "--python-platform", recipe.UV_PLATFORM]
+    command += ["--only-binary", ":all:", "--", *dependencies]
+    try:
+        # Elsewhere than the caller's directory, whose pyproject.toml is none of the agent's.
+        run(command, lock_fd=workspace.lock_fd, cwd=workspace.directory)
+    except ProgramFailed as error:
+        raise Invalid(
+            f"the dependencies {', '.join(dependencies)} cannot be installed:\n"
+            + essential_lines(error.said),
+            hint=(
+                f"They must exist as wheels for Python {recipe.PYTHON_VERSION} on Linux x86-64: "
+                "nothing is built on the host, since that would run the package's code there."
+            ),
+        ) from error
+
+
+def essential_lines(said: str) -> str:
+    """What uv said from its first complaint on, without the drawing around it, a dozen lines.
+
+    The conclusion and the hints stand at the end, so what is too much goes from the middle.
+    """
+    lines = said.splitlines()
+    first = next((n for n, line in enumerate(lines) if line.startswith(("error", "  ×"))), 0)
+    plain = [text for line in lines[first:] if (text := line.strip(" ×╰─▶│├"))]
+    if len(plain) > _LINES_FIRST + _LINES_LAST:
+        plain = [*plain[:_LINES_FIRST], "…", *plain[-_LINES_LAST:]]
+    return "\n".join(plain)

@@ -1,0 +1,118 @@
+"""Agent versions that were deployed: their source, what they offer, their template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from torpor.log import schema
+from torpor.log.refs import resolve
+from torpor.model.errors import NotFound
+from torpor.model.ids import AgentVersion, SnapshotId
+
+_agents = schema.agents
+# The source may be large and few want it: agent_source reads it.
+_SHOWN = [column for column in _agents.c if column is not _agents.c.source]
+
+
+@dataclass(frozen=True)
+class AgentRow:
+    version: AgentVersion
+    name: str
+    entry: str
+    spec: dict[str, Any]
+    template: SnapshotId | None
+    agents: list[dict[str, Any]]
+    boot_ms: float | None
+    template_bytes: int | None
+    first_at: float
+
+    def to_json(self) -> dict[str, Any]:
+        keys = ("version", "name", "agents", "template_bytes", "boot_ms", "first_at")
+        return {key: getattr(self, key) for key in keys}
+
+
+def put_agent(
+    c: Connection,
+    *,
+    version: AgentVersion,
+    name: str,
+    entry: str,
+    source: bytes,
+    spec: Mapping[str, Any],
+    now: float,
+    agents: Sequence[Mapping[str, Any]] = (),
+) -> AgentRow:
+    """Keep an agent version; the one there is, unchanged, if it was put before.
+
+    `source` is a tar of its files, `spec` what else its version is made of, `agents` what its
+    entry file defines as the guest reported it.
+    """
+    if c.scalar(select(_agents.c.version).filter_by(version=version)) is None:
+        c.execute(
+            insert(_agents),
+            [
+                {
+                    "version": version,
+                    "name": name,
+                    "entry": entry,
+                    "source": source,
+                    "spec": spec,
+                    "agents": list(agents),
+                    "first_at": now,
+                }
+            ],
+        )
+    return get_agent(c, version)
+
+
+def set_template(
+    c: Connection,
+    version: AgentVersion,
+    template: SnapshotId,
+    *,
+    boot_ms: float,
+    template_bytes: int,
+    agents: Sequence[Mapping[str, Any]] | None = None,
+) -> AgentRow:
+    """Give the version a (new) template, and what loading it reported. Raises NotFound."""
+    values = {"template": template, "boot_ms": boot_ms, "template_bytes": template_bytes}
+    if agents is not None:
+        values["agents"] = list(agents)
+    changed = c.execute(update(_agents).where(_agents.c.version == version).values(**values))
+    if changed.rowcount == 0:
+        raise NotFound(f"there is no agent version {version!r}", hint="Deploy the agent first.")
+    return get_agent(c, version)
+
+
+def get_agent(c: Connection, ref: str) -> AgentRow:
+    """The agent whose version is `ref` or alone begins with it. Raises NotFound."""
+    version = resolve(c, _agents.c.version, ref, what="agent version")
+    return _row(c.execute(select(*_SHOWN).filter_by(version=version)).one())
+
+
+def find_agent(c: Connection, version: AgentVersion) -> AgentRow | None:
+    """The agent of exactly this version, if it was deployed."""
+    row = c.execute(select(*_SHOWN).filter_by(version=version)).first()
+    return None if row is None else _row(row)
+
+
+def agent_source(c: Connection, version: AgentVersion) -> bytes:
+    """The tar that was put. Raises NotFound."""
+    source: bytes | None = c.scalar(select(_agents.c.source).filter_by(version=version))
+    if source is None:
+        raise NotFound(f"there is no agent version {version!r}", hint="Deploy the agent first.")
+    return source
+
+
+def list_agents(c: Connection) -> list[AgentRow]:
+    """Newest first."""
+    query = select(*_SHOWN).order_by(_agents.c.first_at.desc(), _agents.c.version)
+    return [_row(row) for row in c.execute(query)]
+
+
+def _row(row: Any) -> AgentRow:
+    return AgentRow(**row._mapping)

@@ -1,0 +1,367 @@
+"""The context log of a run: appending, reading, and the journal that replay works from.
+
+`seq` counts 1, 2, … without gaps, from `runs.last_seq`: appending is one UPDATE, which is also
+the fence (rule 4) and, on PostgreSQL, the lock, and one INSERT. Appending operations looks them
+up first (rule 2), after the fence.
+
+Data of operation entries:
+    op.begin   {kind, name, digest, …}
+    op.end     {ok: true, value} | {ok: false, error}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    func,
+    exists,
+    insert,
+    literal,
+    select,
+    true,
+    update,
+)
+
+from torpor.log import schema
+from torpor.log.store import touched
+from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch, TorporError
+from torpor.model.ids import Epoch, OpId, RunId, Seq
+from torpor.model.states import FINAL
+
+ENTRY_BYTES_MAX = 1024 * 1024
+
+BEGIN, END = "op.begin", "op.end"
+_OFFSETS = {"stdout": "out_offset", "stderr": "err_offset"}
+
+_entries, _runs = schema.entries, schema.runs
+
+
+@dataclass(frozen=True)
+class NewEntry:
+    kind: str
+    op: OpId | None
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EntryRow:
+    run: RunId
+    seq: Seq
+    at: float
+    epoch: Epoch | None
+    kind: str
+    op: OpId | None
+    data: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def check_object(data: object, what: str) -> None:
+    """Raise Invalid unless `data` is a JSON object that fits into one entry (rule 13)."""
+    if not isinstance(data, Mapping):
+        raise Invalid(f"{what} must be a JSON object, not {type(data).__name__}")
+    try:
+        size = len(json.dumps(data, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Invalid(f"{what} is not JSON: {error}") from error
+    if size > ENTRY_BYTES_MAX:
+        raise Invalid(
+            f"{what} takes {size:,} bytes as JSON; at most {ENTRY_BYTES_MAX:,} are taken",
+            hint="Keep large data in a file and record its name.",
+        )
+
+
+def append(
+    c: Connection, run: RunId, epoch: Epoch | None, entries: Sequence[NewEntry], now: float
+) -> list[Seq]:
+    """Append `entries` to the run's log; their positions.
+
+    `epoch` is the writing machine's, None where the host itself writes. An op.begin that is
+    there already, with the same digest, is not repeated: its position is given (a recovered
+    machine begins again what was in doubt, rule 3).
+
+    A result (op.end) makes the run ready: if it is suspended, somebody must wake it.
+
+    Raises NotFound (no such run), StaleEpoch (rule 4; also when the run has ended), Conflict (a
+    second result; another digest under the same name), Invalid (rule 13; a result of what never
+    began). Nothing is appended then.
+    """
+    for entry in entries:
+        check_object(entry.data, f"the data of {entry.kind} entry {entry.op or ''}".rstrip())
+    ops = {entry.op for entry in entries if entry.kind in (BEGIN, END)}
+    if ops:
+        _advance(c, run, epoch, 0, wakes=False)
+        places = _places(entries, _known(c, run, ops))
+    else:
+        places = [None] * len(entries)
+    fresh = [entry for entry, place in zip(entries, places, strict=True) if place is None]
+    wakes = any(entry.kind == END for entry in fresh)
+    last = _advance(c, run, epoch, len(fresh), wakes=wakes)
+    first = last - len(fresh) + 1
+    if fresh:
+        c.execute(
+            insert(_entries),
+            [
+                {
+                    "run": run,
+                    "seq": first + i,
+                    "at": now,
+                    "epoch": epoch,
+                    "kind": entry.kind,
+                    "op": entry.op,
+                    "data": entry.data,
+                }
+                for i, entry in enumerate(fresh)
+            ],
+        )
+        touched(c, run)
+    unused = iter(range(first, last + 1))
+    return [Seq(next(unused)) if place is None else place for place in places]
+
+
+def append_output(
+    c: Connection, run: RunId, epoch: Epoch, stream: str, offset: int, text: str, now: float
+) -> Seq | None:
+    """Append what the agent printed, unless the log has it: a recovered machine repeats itself.
+
+    `stream` is stdout or stderr; `offset` says where in it `text` begins, counted in bytes of
+    the text as UTF-8. Appended is what lies beyond all output appended before; None if nothing
+    does. Raises as `append` does.
+    """
+    if stream not in _OFFSETS:
+        raise Invalid(f"there is no output stream {stream!r}: it is stdout or stderr")
+    column = _runs.c[_OFFSETS[stream]]
+    have: int = c.scalar(select(column).where(_runs.c.id == run)) or 0
+    encoded = text.encode(errors="surrogatepass")
+    if offset + len(encoded) <= have:
+        _advance(c, run, epoch, 0, wakes=False)
+        return None
+    start = max(offset, have)
+    rest = encoded[start - offset :].decode(errors="replace")
+    entry = NewEntry("output", None, {"stream": stream, "text": rest, "offset": start})
+    (seq,) = append(c, run, epoch, [entry], now)
+    c.execute(update(_runs).where(_runs.c.id == run).values({column: offset + len(encoded)}))
+    return seq
+
+
+def read_entries(
+    c: Connection,
+    run: RunId,
+    after: int = 0,
+    kinds: Sequence[str] | None = None,
+    limit: int = 1000,
+) -> list[EntryRow]:
+    """The run's entries with seq > `after`, in order, at most `limit`, of `kinds` if given."""
+    query = select(_entries).where(_entries.c.run == run, _entries.c.seq > after)
+    if kinds is not None:
+        query = query.where(_entries.c.kind.in_(kinds))
+    rows = c.execute(query.order_by(_entries.c.seq).limit(limit))
+    return [EntryRow(**row._mapping) for row in rows]
+
+
+def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
+    """The results recorded after `after_seq`, oldest first, as a machine replays them.
+
+    Each is {op, kind, name, digest, ok, value | error}.
+    """
+    rows = c.execute(_JOURNAL, {"in_run": run, "after": after_seq})
+    return [
+        {
+            "op": op,
+            **{key: begin[key] for key in ("kind", "name", "digest")},
+            **{key: end[key] for key in ("ok", "value", "error") if key in end},
+        }
+        for op, begin, end in rows
+    ]
+
+
+def journal_holds(c: Connection, run: RunId, after_seq: int) -> bool:
+    """Whether any result was recorded after `after_seq`."""
+    ended = and_(_entries.c.run == run, _entries.c.seq > after_seq, _entries.c.kind == END)
+    return c.scalar(select(exists().where(ended))) is True
+
+
+def read_op(c: Connection, run: RunId, op: OpId) -> dict[str, Any]:
+    """The data of the operation's op.begin entry, which must be there."""
+    began = and_(_entries.c.run == run, _entries.c.op == op, _entries.c.kind == _kind(BEGIN))
+    data: dict[str, Any] = c.scalars(select(_entries.c.data).where(began)).one()
+    return data
+
+
+def read_end(c: Connection, run: RunId, op: OpId) -> dict[str, Any] | None:
+    """The outcome of an operation: {ok, value | error}, None while it has none."""
+    ended = and_(_entries.c.run == run, _entries.c.op == op, _entries.c.kind == _kind(END))
+    data: dict[str, Any] | None = c.scalars(select(_entries.c.data).where(ended)).first()
+    return data and {key: data[key] for key in ("ok", "value", "error") if key in data}
+
+
+def seen_before(c: Connection, run: RunId, unseen: Collection[str]) -> Seq:
+    """The place of a machine that has seen all of the log so far but the results of `unseen`:
+    the last entry before the first of these, or the last there is."""
+    ended = (_entries.c.run == run, _entries.c.kind == _kind(END), _entries.c.op.in_(unseen))
+    first = c.scalar(select(func.min(_entries.c.seq)).where(*ended)) if unseen else None
+    last = c.scalar(select(_runs.c.last_seq).where(_runs.c.id == run)) or 0
+    return Seq(last if first is None else first - 1)
+
+
+def count_entries(c: Connection, run: RunId, kind: str) -> int:
+    """How many entries of `kind` the run has."""
+    counted = select(func.count()).where(_entries.c.run == run, _entries.c.kind == kind)
+    return c.scalar(counted) or 0
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the log holds of an operation: where it began, with what digest, and where it ended."""
+
+    begin: Seq
+    digest: str
+    end: Seq | None
+
+
+def _kind(kind: str) -> Any:
+    # In the statement's text rather than a parameter: only so does SQLite see that the partial
+    # index on this kind serves.
+    return literal(kind, literal_execute=True)
+
+
+def _statements() -> tuple[Select[Any], Select[Any]]:
+    begin, end = _entries.alias("begun"), _entries.alias("ended")
+    begun = and_(begin.c.run == end.c.run, begin.c.op == end.c.op, begin.c.kind == _kind(BEGIN))
+    journal = (
+        select(end.c.op, begin.c.data, end.c.data)
+        .join_from(end, begin, begun)
+        .where(
+            end.c.run == bindparam("in_run"),
+            end.c.seq > bindparam("after"),
+            end.c.kind == _kind(END),
+        )
+        .order_by(end.c.seq)
+    )
+    ended = and_(end.c.run == begin.c.run, end.c.op == begin.c.op, end.c.kind == _kind(END))
+    known = (
+        select(
+            begin.c.op,
+            begin.c.seq,
+            begin.c.data["digest"].as_string(),
+            end.c.seq,
+        )
+        .join_from(begin, end, ended, isouter=True)
+        .where(
+            begin.c.run == bindparam("in_run"),
+            begin.c.op.in_(bindparam("ops", expanding=True)),
+            begin.c.kind == _kind(BEGIN),
+        )
+    )
+    return journal, known
+
+
+def _advance_statement(*, fenced: bool, wakes: bool) -> Update:
+    statement = update(_runs).where(_runs.c.id == bindparam("in_run"))
+    if fenced:
+        statement = statement.where(
+            _runs.c.epoch == bindparam("by_epoch"),
+            _runs.c.state.not_in([state.value for state in FINAL]),
+        )
+    if wakes:
+        statement = statement.values(ready=true())
+    return statement.values(last_seq=_runs.c.last_seq + bindparam("more")).returning(
+        _runs.c.last_seq
+    )
+
+
+# Built once: building costs more than running them.
+_JOURNAL, _KNOWN = _statements()
+_ADVANCE = {
+    (fenced, wakes): _advance_statement(fenced=fenced, wakes=wakes)
+    for fenced in (False, True)
+    for wakes in (False, True)
+}
+
+
+def _advance(c: Connection, run: RunId, epoch: Epoch | None, more: int, *, wakes: bool) -> int:
+    """Move the run's last_seq on by `more`; where it is then. The fence (rule 4)."""
+    values = {"in_run": run, "by_epoch": epoch, "more": more}
+    fenced = epoch is not None
+    if not fenced:
+        del values["by_epoch"]
+    last: int | None = c.scalar(_ADVANCE[fenced, wakes], values)
+    if last is None:
+        raise refusal(c, run, epoch)
+    return last
+
+
+def refusal(c: Connection, run: RunId, epoch: Epoch | None) -> TorporError:
+    """Why a write by `epoch` to `run` is refused."""
+    row = c.execute(select(_runs.c.epoch, _runs.c.state).where(_runs.c.id == run)).first()
+    if row is None:
+        return NotFound(f"there is no run {run!r}")
+    if row.epoch != epoch:
+        return StaleEpoch(
+            f"epoch {epoch} tried to write to run {run}, whose epoch is {row.epoch}",
+            hint="The machine that lost its run is ended.",
+        )
+    return StaleEpoch(
+        f"epoch {epoch} tried to write to run {run}, which is {row.state}",
+        hint="A machine whose run has ended is ended.",
+    )
+
+
+def _known(c: Connection, run: RunId, ops: set[OpId | None]) -> dict[OpId | None, _Known]:
+    rows = c.execute(_KNOWN, {"in_run": run, "ops": list(ops)})
+    return {op: _Known(*rest) for op, *rest in rows}
+
+
+def _places(entries: Sequence[NewEntry], known: Mapping[OpId | None, _Known]) -> list[Seq | None]:
+    """Of each entry its position in the log, or None if it is new. Raises for rule 2."""
+    begun = {op: k.digest for op, k in known.items()}
+    ended = {op for op, k in known.items() if k.end is not None}
+    places: list[Seq | None] = []
+    for entry in entries:
+        place = None
+        if entry.kind in (BEGIN, END) and entry.op is None:
+            raise Invalid(f"an {entry.kind} entry names no operation")
+        if entry.kind == BEGIN:
+            place = _begin(entry, begun, known)
+        elif entry.kind == END:
+            if entry.op not in begun:
+                raise Invalid(f"operation {entry.op} ended without having begun")
+            if entry.op in ended:
+                raise Conflict(
+                    f"operation {entry.op} has a result already (rule 2)",
+                    hint="The recorded result stands.",
+                )
+            ended.add(entry.op)
+        places.append(place)
+    return places
+
+
+def _begin(
+    entry: NewEntry, begun: dict[OpId | None, str], known: Mapping[OpId | None, _Known]
+) -> Seq | None:
+    missing = [key for key in ("kind", "name", "digest") if key not in entry.data]
+    if missing:
+        raise Invalid(f"the beginning of {entry.op} lacks {', '.join(missing)}")
+    digest = entry.data["digest"]
+    if entry.op not in begun:
+        begun[entry.op] = digest
+        return None
+    if begun[entry.op] != digest:
+        raise Conflict(
+            f"operation {entry.op} began before with other arguments "
+            f"(digest {begun[entry.op]}, now {digest})",
+            hint="The agent did something else than the log says it did before.",
+        )
+    if entry.op not in known:
+        raise Invalid(f"operation {entry.op} begins twice in one write")
+    return known[entry.op].begin

@@ -1,0 +1,269 @@
+"""Runs: one row each, moved only along the table in `torpor.model.states`.
+
+Each move appends the entry that tells of it, in the same transaction.
+
+`ready` means: since the run was last claimed, something happened that its machine may not have
+seen (a result was recorded, a cancellation was asked for). A suspended run that is ready is to
+be claimed. On suspension it is put right against the snapshot: results that the snapshot was
+taken after do not wake it; one that came between the pause and the record does (rule 11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+
+from torpor.log import schema
+from torpor.log.entries import NewEntry, append, check_object, journal_holds, refusal
+from torpor.log.refs import resolve
+from torpor.log.snapshots import newest_snapshot
+from torpor.log.store import touched
+from torpor.log.waits import cancel_waits
+from torpor.model.errors import Conflict, InternalError, Invalid, NotFound
+from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, new_id
+from torpor.model.states import FINAL, RunState, may_follow
+
+ID_KEY_MAX = 256
+
+_runs = schema.runs
+
+# What a claim is called in the log, by the state it takes the run from.
+_CLAIMED = {
+    RunState.QUEUED: "run.started",
+    RunState.SUSPENDED: "run.resumed",
+    RunState.RUNNING: "run.recovered",
+}
+
+
+@dataclass(frozen=True)
+class RunRow:
+    id: RunId
+    version: AgentVersion
+    agent: str | None
+    state: RunState
+    input: dict[str, Any]
+    result: Any
+    error: dict[str, Any] | None
+    epoch: Epoch
+    last_seq: Seq
+    ready: bool
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    ran_s: float
+    slept_s: float
+    state_since: float
+    id_key: str | None
+    out_offset: int
+    err_offset: int
+    cancel_requested: bool
+
+    def to_json(self, now: float | None = None) -> dict[str, Any]:
+        """As the API shows it; `ran_s` and `slept_s` up to `now` if given."""
+        shown = {key: value for key, value in vars(self).items() if key not in _INTERNAL}
+        figures = live_figures(self, self.state_since if now is None else now)
+        return shown | {"state": self.state.value} | figures._asdict()
+
+
+_INTERNAL = {"ready", "id_key", "out_offset", "err_offset", "cancel_requested"}
+
+
+class Figures(NamedTuple):
+    ran_s: float
+    slept_s: float
+
+
+def live_figures(row: RunRow, now: float) -> Figures:
+    """How long the run has been running and suspended up to `now`. Queued counts as neither."""
+    elapsed_s = max(0.0, now - row.state_since)
+    return Figures(
+        row.ran_s + elapsed_s * (row.state is RunState.RUNNING),
+        row.slept_s + elapsed_s * (row.state is RunState.SUSPENDED),
+    )
+
+
+def create_run(
+    c: Connection,
+    *,
+    version: AgentVersion,
+    agent: str | None,
+    input: Mapping[str, Any],
+    id_key: str | None = None,
+    now: float,
+) -> RunRow:
+    """Queue a run. With an `id_key` that was used before, the run that it made is given.
+
+    Raises NotFound (no such agent), Invalid (rule 13), Conflict (the key made another run).
+    """
+    check_object(input, "the input")
+    if id_key is not None:
+        if not 1 <= len(id_key) <= ID_KEY_MAX:
+            raise Invalid(f"an id key has 1 to {ID_KEY_MAX} characters, not {len(id_key)}")
+        made = c.execute(select(_runs).where(_runs.c.id_key == id_key)).first()
+        if made is not None:
+            return _same(_row(made), version, agent, input)
+    if c.scalar(select(schema.agents.c.version).filter_by(version=version)) is None:
+        raise NotFound(f"there is no agent version {version!r}", hint="Deploy the agent first.")
+    run = RunId(new_id("run"))
+    c.execute(
+        insert(_runs),
+        [
+            {
+                "id": run,
+                "version": version,
+                "agent": agent,
+                "state": RunState.QUEUED.value,
+                "input": input,
+                "created_at": now,
+                "state_since": now,
+                "id_key": id_key,
+            }
+        ],
+    )
+    created = {"version": version, "agent": agent, "input": input}
+    append(c, run, None, [NewEntry("run.created", None, created)], now)
+    return _exactly(c, run)
+
+
+def get_run(c: Connection, ref: str) -> RunRow:
+    """The run whose id is `ref` or alone begins with it. Raises NotFound."""
+    return _exactly(c, RunId(resolve(c, _runs.c.id, ref, what="run", prefix="run_")))
+
+
+def list_runs(
+    c: Connection,
+    states: Collection[RunState] | None = None,
+    limit: int = 50,
+    before: RunId | None = None,
+) -> list[RunRow]:
+    """Newest first, at most `limit`, those made before run `before` if given."""
+    query = select(_runs).order_by(_runs.c.id.desc()).limit(limit)
+    if states is not None:
+        query = query.where(_runs.c.state.in_([state.value for state in states]))
+    if before is not None:
+        query = query.where(_runs.c.id < before)
+    return [_row(row) for row in c.execute(query)]
+
+
+def runs_in(c: Connection, states: Collection[RunState]) -> list[RunRow]:
+    """All runs in `states`, oldest first."""
+    return _oldest_first(c, _runs.c.state.in_([state.value for state in states]))
+
+
+def claimable(c: Connection) -> list[RunRow]:
+    """Runs that want a machine, oldest first: queued ones, and suspended ones that are ready."""
+    awake = and_(_runs.c.state == RunState.SUSPENDED.value, _runs.c.ready)
+    return _oldest_first(c, or_(_runs.c.state == RunState.QUEUED.value, awake))
+
+
+def claim(c: Connection, run: RunId, now: float) -> Epoch:
+    """Take the run for a new machine: it is running, under the epoch returned (rule 4).
+
+    From `running` this is a recovery: the old machine is locked out. Raises Conflict when the
+    run has ended, NotFound.
+    """
+    row = _exactly(c, run, lock=True)
+    _check_move(row, RunState.RUNNING)
+    epoch = Epoch(row.epoch + 1)
+    c.execute(
+        update(_runs)
+        .where(_runs.c.id == run)
+        .values(
+            **_moved(row, RunState.RUNNING, now),
+            epoch=epoch,
+            ready=False,
+            started_at=func.coalesce(_runs.c.started_at, now),
+        )
+    )
+    append(c, run, epoch, [NewEntry(_CLAIMED[row.state], None, {})], now)
+    return epoch
+
+
+def transition(
+    c: Connection,
+    run: RunId,
+    epoch: Epoch | None,
+    to: RunState,
+    now: float,
+    *,
+    result: Any = None,
+    error: Mapping[str, Any] | None = None,
+) -> RunRow:
+    """Suspend the run or end it; `result` goes with completed, `error` with failed or cancelled.
+
+    Ending it cancels its open waits (rule 11). Suspending it in the write that records its
+    snapshot makes the two one (rules 5, 6). `epoch` is that of the machine, None when the host
+    decides. Raises StaleEpoch (also when the run has ended), Conflict (no such move), NotFound,
+    Invalid (the result is not JSON, or too large).
+    """
+    if to is RunState.RUNNING:
+        raise InternalError("a run gets to running by claim(), which makes the epoch")
+    row = _exactly(c, run, lock=True)
+    if epoch is not None and (epoch != row.epoch or row.state in FINAL):
+        raise refusal(c, run, epoch)
+    _check_move(row, to)
+    values = _moved(row, to, now)
+    if to is RunState.SUSPENDED:
+        newest = newest_snapshot(c, run)
+        data: dict[str, Any] = {"snapshot": newest.id if newest else None}
+        unseen = journal_holds(c, run, newest.seq if newest else 0)
+        values["ready"] = row.ready and (row.cancel_requested or unseen)
+    else:
+        data = {"result": result} if to is RunState.COMPLETED else {"error": error}
+        # Before anything is written: what raises has changed nothing.
+        check_object(data, "the run's outcome")
+        cancel_waits(c, run, now)
+        values |= {"result": result, "error": error, "ended_at": now, "ready": False}
+    append(c, run, epoch, [NewEntry(f"run.{to.value}", None, data)], now)
+    c.execute(update(_runs).where(_runs.c.id == run).values(**values))
+    return _exactly(c, run)
+
+
+def request_cancel(c: Connection, run: RunId) -> RunRow:
+    """Note that the run is to be cancelled, and wake it for that. Raises Conflict, NotFound."""
+    row = _exactly(c, run, lock=True)
+    _check_move(row, RunState.CANCELLED)
+    c.execute(update(_runs).where(_runs.c.id == run).values(cancel_requested=True, ready=True))
+    touched(c, run)
+    return _exactly(c, run)
+
+
+def _check_move(row: RunRow, to: RunState) -> None:
+    if row.state in FINAL:
+        raise Conflict(f"run {row.id} is {row.state.value} already")
+    if not may_follow(row.state, to):
+        raise Conflict(f"run {row.id} is {row.state.value} and cannot become {to.value}")
+
+
+def _moved(row: RunRow, to: RunState, now: float) -> dict[str, Any]:
+    return {"state": to.value, "state_since": now, **live_figures(row, now)._asdict()}
+
+
+def _same(
+    made: RunRow, version: AgentVersion, agent: str | None, input: Mapping[str, Any]
+) -> RunRow:
+    if (made.version, made.agent, made.input) != (version, agent, input):
+        raise Conflict(
+            f"the id key {made.id_key!r} has made run {made.id}, of another agent or input",
+            hint="Give a new key for a new run.",
+        )
+    return made
+
+
+def _row(row: Any) -> RunRow:
+    return RunRow(**{**row._mapping, "state": RunState(row.state)})
+
+
+def _exactly(c: Connection, run: RunId, *, lock: bool = False) -> RunRow:
+    query = select(_runs).where(_runs.c.id == run)
+    row = c.execute(query.with_for_update() if lock else query).first()
+    if row is None:
+        raise NotFound(f"there is no run {run!r}")
+    return _row(row)
+
+
+def _oldest_first(c: Connection, which: ColumnElement[bool]) -> list[RunRow]:
+    return [_row(row) for row in c.execute(select(_runs).where(which).order_by(_runs.c.id))]

@@ -1,0 +1,193 @@
+"""The tables, for SQLite now and PostgreSQL too.
+
+Only types and SQL that both have are used; what differs is bound to its dialect right here.
+Times are unix seconds. Ids are compared byte by byte (they sort by age), which SQLite does
+unasked and PostgreSQL does under collation "C".
+
+`entries` is append-only, and the database itself says so (rule 1): triggers abort UPDATE and
+DELETE, also for people who open the file with another tool.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    DDL,
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+    false,
+    insert,
+    inspect,
+    select,
+)
+
+from torpor.model.errors import Damaged, HostError
+
+SCHEMA_VERSION = 1
+
+metadata = MetaData()
+
+_Id = String().with_variant(String(collation="C"), "postgresql")
+_Json = JSON(none_as_null=True)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("value", String, nullable=False),
+)
+
+agents = Table(
+    "agents",
+    metadata,
+    Column("version", _Id, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("entry", String, nullable=False),
+    Column("source", LargeBinary, nullable=False),
+    Column("spec", _Json, nullable=False),
+    Column("template", _Id),
+    Column("agents", _Json, nullable=False),
+    Column("boot_ms", Double),
+    Column("template_bytes", BigInteger),
+    Column("first_at", Double, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("version", _Id, ForeignKey("agents.version"), nullable=False),
+    Column("agent", String),
+    Column("state", String, nullable=False),
+    Column("input", _Json, nullable=False),
+    Column("result", _Json),
+    Column("error", _Json),
+    Column("epoch", Integer, nullable=False, default=0),
+    Column("last_seq", BigInteger, nullable=False, default=0),
+    Column("ready", Boolean, nullable=False, default=False, server_default=false()),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("ran_s", Double, nullable=False, default=0.0),
+    Column("slept_s", Double, nullable=False, default=0.0),
+    Column("state_since", Double, nullable=False),
+    Column("id_key", String, unique=True),
+    Column("out_offset", BigInteger, nullable=False, default=0),
+    Column("err_offset", BigInteger, nullable=False, default=0),
+    Column("cancel_requested", Boolean, nullable=False, default=False, server_default=false()),
+    Index("runs_by_state", "state", "id"),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("run", _Id, ForeignKey("runs.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", Double, nullable=False),
+    # The machine that wrote it; null where the host did (an answer, a cancellation).
+    Column("epoch", Integer),
+    Column("kind", String, nullable=False),
+    Column("op", Text),
+    Column("data", _Json, nullable=False),
+)
+
+
+def _once(kind: str, name: str) -> None:
+    only = entries.c.kind == kind
+    Index(name, entries.c.run, entries.c.op, unique=True, sqlite_where=only, postgresql_where=only)
+
+
+# Rule 2: an operation begins once and ends once.
+_once("op.begin", "entries_one_begin")
+_once("op.end", "entries_one_end")
+
+for _verb in ("UPDATE", "DELETE"):
+    event.listen(
+        entries,
+        "after_create",
+        DDL(  # type: ignore[no-untyped-call]
+            f"CREATE TRIGGER entries_refuse_{_verb.lower()} BEFORE {_verb} ON entries BEGIN "
+            "SELECT RAISE(ABORT, 'the context log is append-only'); END"
+        ).execute_if(dialect="sqlite"),
+    )
+
+waits = Table(
+    "waits",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("run", _Id, ForeignKey("runs.id"), nullable=False),
+    Column("op", Text, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("prompt", Text, nullable=False),
+    # What the agent shows and asks for may be JSON null, so null is kept as JSON here.
+    Column("data", JSON, nullable=False),
+    Column("schema", _Json),
+    Column("approve", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("due_at", Double),
+    Column("state", String, nullable=False),
+    Column("value", _Json),
+    Column("completed_at", Double),
+    Column("by", String),
+    UniqueConstraint("run", "op"),
+    Index("waits_by_state", "state", "due_at"),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("run", _Id, ForeignKey("runs.id")),  # null: a template
+    Column("version", _Id, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("parent", _Id),
+    Column("manifest", String, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("pause_ms", Double, nullable=False),
+    Column("freeze_ms", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("link", _Json),
+    Column("detail", _Json, nullable=False),
+    Index("snapshots_by_run", "run", "epoch", "seq"),
+)
+
+
+def prepare(c: Connection) -> None:
+    """Make the tables if they are not there. Raises HostError for a newer database."""
+    present = inspect(c).get_table_names()
+    if meta.name in present:
+        _check_version(c)
+        return
+    if present:
+        raise Damaged(
+            "the database holds tables that are not torpor's, or lost its `meta` table",
+            hint="Point TORPOR_HOME elsewhere, or restore the database from a copy.",
+        )
+    metadata.create_all(c)
+    c.execute(insert(meta), [{"key": "schema_version", "value": str(SCHEMA_VERSION)}])
+
+
+def _check_version(c: Connection) -> None:
+    found = c.scalar(select(meta.c.value).where(meta.c.key == "schema_version"))
+    if found is None or not found.isdecimal():
+        raise Damaged(f"the database's schema version is {found!r}, which is no number")
+    if int(found) > SCHEMA_VERSION:
+        raise HostError(
+            f"the database was written by a newer torpor (schema {found}; "
+            f"this one knows {SCHEMA_VERSION})",
+            hint="Upgrade torpor.",
+        )

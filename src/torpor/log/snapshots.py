@@ -1,0 +1,128 @@
+"""Records of snapshots: which frozen machine stands at which place of which run's log.
+
+A record is written only when its layers and manifest are durable (rule 5): that is the caller's
+part. `seq` is the last entry whose effect the frozen machine has; what the log holds after it is
+replayed into the machine when it is restored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from torpor.log import schema
+from torpor.log.entries import NewEntry, append
+from torpor.log.refs import resolve
+from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
+
+_snapshots = schema.snapshots
+
+# A template belongs to no run: it stands before any epoch and any entry.
+_NO_EPOCH, _NO_SEQ = Epoch(0), Seq(0)
+
+
+@dataclass(frozen=True)
+class SnapshotRow:
+    id: SnapshotId
+    run: RunId | None
+    version: AgentVersion
+    epoch: Epoch
+    seq: Seq
+    parent: SnapshotId | None
+    manifest: str
+    bytes: int
+    pause_ms: float
+    freeze_ms: float
+    created_at: float
+    link: dict[str, Any] | None
+    detail: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the API shows it: without what only a restore needs."""
+        return {key: value for key, value in vars(self).items() if key not in ("link", "version")}
+
+
+def record_snapshot(
+    c: Connection,
+    *,
+    version: AgentVersion,
+    manifest: str,
+    bytes: int,
+    pause_ms: float,
+    freeze_ms: float,
+    now: float,
+    run: RunId | None = None,
+    epoch: Epoch = _NO_EPOCH,
+    seq: Seq = _NO_SEQ,
+    parent: SnapshotId | None = None,
+    link: Mapping[str, Any] | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> SnapshotRow:
+    """Record a snapshot of `run` by its machine of `epoch`; without a run it is a template.
+
+    Appends a `snapshot` entry. Raises StaleEpoch (rule 4), NotFound.
+    """
+    snapshot = SnapshotId(new_id("snap"))
+    if run is not None:
+        told = {
+            "snapshot": snapshot,
+            "seq": seq,
+            "manifest": manifest,
+            "bytes": bytes,
+            "pause_ms": pause_ms,
+            "freeze_ms": freeze_ms,
+        }
+        append(c, run, epoch, [NewEntry("snapshot", None, told)], now)
+    c.execute(
+        insert(_snapshots),
+        [
+            {
+                "id": snapshot,
+                "run": run,
+                "version": version,
+                "epoch": epoch,
+                "seq": seq,
+                "parent": parent,
+                "manifest": manifest,
+                "bytes": bytes,
+                "pause_ms": pause_ms,
+                "freeze_ms": freeze_ms,
+                "created_at": now,
+                "link": link,
+                "detail": detail or {},
+            }
+        ],
+    )
+    return get_snapshot(c, snapshot)
+
+
+def get_snapshot(c: Connection, ref: str) -> SnapshotRow:
+    """The snapshot whose id is `ref` or alone begins with it. Raises NotFound."""
+    snapshot = resolve(c, _snapshots.c.id, ref, what="snapshot", prefix="snap_")
+    return _row(c.execute(select(_snapshots).filter_by(id=snapshot)).one())
+
+
+def newest_snapshot(c: Connection, run: RunId) -> SnapshotRow | None:
+    """What the run would be restored from; None if only its template serves."""
+    row = c.execute(_newest_first(run).limit(1)).first()
+    return None if row is None else _row(row)
+
+
+def list_snapshots(c: Connection, run: RunId) -> list[SnapshotRow]:
+    """Newest first."""
+    return [_row(row) for row in c.execute(_newest_first(run))]
+
+
+def _newest_first(run: RunId) -> Any:
+    # By epoch and seq, which only grow; clocks may be set back.
+    at = _snapshots.c
+    return (
+        select(_snapshots).filter_by(run=run).order_by(at.epoch.desc(), at.seq.desc(), at.id.desc())
+    )
+
+
+def _row(row: Any) -> SnapshotRow:
+    return SnapshotRow(**row._mapping)

@@ -1,0 +1,307 @@
+"""The database file: one writer, many readers, group commit.
+
+All writes go through one thread. It takes every function that is queued, runs each in a
+savepoint of one transaction, commits once, and only then resolves their futures (rule 1): under
+load one fsync serves many writers, and a lone writer waits for nobody. A function that raises
+is rolled back to its savepoint, alone. Functions must be quick and touch nothing but the
+connection: they hold up everyone else.
+
+SQLite may answer trouble (disk full, I/O error) by rolling back the whole transaction. Then
+nothing of the batch is durable, so all of it fails; `in_transaction` is looked at before each
+commit, because committing nothing succeeds silently.
+
+Why threads and not an asynchronous driver: those run a thread per connection too, and a hop to
+it per statement; here it is one hop per write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool
+
+from torpor.log import schema
+from torpor.model.errors import Damaged, Exhausted, HostError, InternalError, TorporError
+from torpor.model.ids import RunId
+
+T = TypeVar("T")
+
+BATCH_WRITES_MAX = 256
+READERS = 4
+BUSY_TIMEOUT_MS = 5000
+
+_TOUCHED = "torpor.touched"
+
+# SQLite's primary result codes that concern the whole database, not one statement.
+_TROUBLES: dict[int, tuple[type[TorporError], str]] = {
+    sqlite3.SQLITE_FULL: (Exhausted, "Free some disk space; torpor goes on by itself."),
+    sqlite3.SQLITE_IOERR: (HostError, "Look at the disk's health and the kernel's log."),
+    sqlite3.SQLITE_BUSY: (HostError, "Another program holds the database locked; end it."),
+    sqlite3.SQLITE_CANTOPEN: (HostError, "Check that the directory exists and is writable."),
+    sqlite3.SQLITE_READONLY: (HostError, "Check the permissions of the file and its directory."),
+    sqlite3.SQLITE_CORRUPT: (Damaged, "Restore the database from a copy."),
+    sqlite3.SQLITE_NOTADB: (Damaged, "Restore the database from a copy."),
+}
+
+
+def touched(c: Connection, run: RunId) -> None:
+    """Say that this write changed `run`: its subscribers are told once it is committed."""
+    c.info.setdefault(_TOUCHED, set()).add(run)
+
+
+class LogStore:
+    """The open database. Make it with `open`; use it from any event loop or thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer = _engine(path, connections=1, begin="BEGIN IMMEDIATE")
+        self._readers = _engine(path, connections=READERS, begin="BEGIN", read_only=True)
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards _closed with the queue's end, and _subscriptions
+        self._closed = False
+        self._subscriptions: dict[RunId, set[Subscription]] = {}
+        self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="log-reader")
+        self._write_thread = threading.Thread(target=self._serve, name="log-writer", daemon=True)
+
+    @classmethod
+    def open(cls, path: Path) -> LogStore:
+        """Open the database at `path`, made if absent.
+
+        Raises HostError (cannot be opened; newer schema), Damaged (no database of ours).
+        """
+        store = cls(path)
+        try:
+            with store._writer.begin() as c:
+                schema.prepare(c)
+        except DBAPIError as error:
+            store._dispose()
+            raise _trouble(error, path) or error from error
+        except TorporError:
+            store._dispose()
+            raise
+        store._write_thread.start()
+        return store
+
+    async def write(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` in the next transaction; its value, once that is durable.
+
+        Raises what `fn` raised, or the trouble that kept the transaction from being committed.
+        A write cancelled before its turn does not happen; after that it does.
+        """
+        future: Future[T] = Future()
+        with self._lock:
+            if self._closed:
+                raise InternalError("the log was written to after it was closed")
+            self._queue.put(_Write(fn, future))
+        return await asyncio.wrap_future(future)
+
+    async def read(self, fn: Callable[[Connection], T]) -> T:
+        """Run `fn` in a thread, on a connection that sees one moment and cannot write."""
+        return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._read, fn)
+
+    def subscribe(self, run: RunId) -> Subscription:
+        """Be told of every write to `run` from now on, in the running event loop."""
+        subscription = Subscription(self, run)
+        with self._lock:
+            self._subscriptions.setdefault(run, set()).add(subscription)
+        return subscription
+
+    def close(self) -> None:
+        """Finish the queued writes and close. Blocks; closing twice does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._write_thread.join()
+        self._dispose()
+
+    def _dispose(self) -> None:
+        self._read_threads.shutdown()
+        self._readers.dispose()
+        self._writer.dispose()
+
+    def _read(self, fn: Callable[[Connection], T]) -> T:
+        try:
+            with self._readers.begin() as c:
+                return fn(c)
+        except DBAPIError as error:
+            raise _trouble(error, self.path) or error from error
+
+    def _serve(self) -> None:
+        """The writer thread."""
+        last = False
+        while not last:
+            batch = [self._queue.get()]
+            with contextlib.suppress(queue.Empty):
+                while batch[-1] is not None and len(batch) < BATCH_WRITES_MAX:
+                    batch.append(self._queue.get_nowait())
+            last = batch[-1] is None
+            # One that was cancelled while it queued is dropped here.
+            self._commit([w for w in batch if w and w.future.set_running_or_notify_cancel()])
+
+    def _commit(self, batch: list[_Write]) -> None:
+        outcomes: list[_Outcome] = []
+        try:
+            with self._writer.begin() as c:
+                for write in batch:
+                    outcomes.append(_attempt(c, write.fn))
+                    if not _in_transaction(c):
+                        raise _rolled_back(outcomes[-1].error)
+        except BaseException as error:
+            # Nobody is left without an answer, whatever went wrong.
+            trouble = _trouble(error, self.path) or error
+            outcomes = [_Outcome(error=trouble) for _ in batch]
+        self._notify({run for outcome in outcomes for run in outcome.touched})
+        for write, outcome in zip(batch, outcomes, strict=True):
+            if outcome.error is None:
+                write.future.set_result(outcome.value)
+            else:
+                write.future.set_exception(outcome.error)
+
+    def _notify(self, changed: Iterable[RunId]) -> None:
+        with self._lock:
+            hearers = [s for run in changed for s in self._subscriptions.get(run, ())]
+        for subscription in hearers:
+            subscription._notify()
+
+    def _unsubscribe(self, subscription: Subscription) -> None:
+        with self._lock:
+            hearers = self._subscriptions.get(subscription.run, set())
+            hearers.discard(subscription)
+            if not hearers:
+                self._subscriptions.pop(subscription.run, None)
+
+
+class Subscription:
+    """Remembers that its run changed until somebody waits for it. A context manager.
+
+    Subscribe, then read, then wait, then read again: a change between reading and waiting ends
+    the wait at once.
+    """
+
+    def __init__(self, store: LogStore, run: RunId) -> None:
+        self.run = run
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Return when the run was written to since the last `wait` (or since subscribing)."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    def close(self) -> None:
+        self._store._unsubscribe(self)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _notify(self) -> None:
+        with contextlib.suppress(RuntimeError):  # its event loop has been closed: nobody waits
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+
+@dataclass(frozen=True)
+class _Write:
+    fn: Callable[[Connection], Any]
+    future: Future[Any]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    value: Any = None
+    error: BaseException | None = None
+    touched: frozenset[RunId] = frozenset()
+
+
+def _attempt(c: Connection, fn: Callable[[Connection], Any]) -> _Outcome:
+    """Run `fn` in a savepoint. Trouble of the whole database is raised, any other error kept."""
+    c.info[_TOUCHED] = set()
+    try:
+        with c.begin_nested():
+            value = fn(c)
+    except BaseException as error:
+        if _code(error) in _TROUBLES:
+            raise
+        return _Outcome(error=error)
+    return _Outcome(value=value, touched=frozenset(c.info[_TOUCHED]))
+
+
+def _in_transaction(c: Connection) -> bool:
+    return bool(c.connection.driver_connection.in_transaction)  # type: ignore[union-attr]
+
+
+def _rolled_back(cause: BaseException | None) -> BaseException:
+    """What to raise when SQLite ended the transaction under us: what made it do so, if known."""
+    while cause is not None:
+        if _code(cause) in _TROUBLES:
+            return cause
+        cause = cause.__context__
+    return InternalError("a write ended the transaction that it shares with others")
+
+
+def _code(error: BaseException) -> int | None:
+    """SQLite's primary result code of a database error."""
+    if not isinstance(error, DBAPIError):
+        return None
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _trouble(error: BaseException, path: Path) -> TorporError | None:
+    """`error` in words for the operator, if it concerns the whole database."""
+    code = _code(error)
+    if code not in _TROUBLES:
+        return None
+    assert isinstance(error, DBAPIError)
+    kind, hint = _TROUBLES[code]
+    trouble = kind(f"{path}: {error.orig}", hint=hint)
+    trouble.__cause__ = error
+    return trouble
+
+
+def _engine(path: Path, *, connections: int, begin: str, read_only: bool = False) -> Engine:
+    engine = create_engine(
+        f"sqlite:///{path}", poolclass=QueuePool, pool_size=connections, max_overflow=0
+    )
+    pragmas = [
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        "journal_mode = WAL",
+        "synchronous = FULL",  # WAL's default leaves commits to the page cache: rule 1
+        "foreign_keys = ON",
+        *(["query_only = ON"] if read_only else []),
+    ]
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: sqlite3.Connection, _record: object) -> None:
+        # The driver's own BEGINs come late and break savepoints; ours is below.
+        connection.isolation_level = None
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def began(c: Connection) -> None:
+        c.exec_driver_sql(begin)
+
+    return engine

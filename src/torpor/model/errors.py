@@ -1,0 +1,78 @@
+"""Errors, split by who must act.
+
+    TorporError
+    ├── CallerError     what was asked cannot be done as asked: the caller changes the request
+    │   ├── NotFound        no such run, wait, agent, snapshot
+    │   ├── Conflict        right request, wrong moment (wait already answered, run already ended)
+    │   └── Invalid         malformed input (bad JSON, bad PEP 723 block, syntax error)
+    ├── HostError       this host lacks or ran out of something: its operator acts
+    │   ├── Missing         a program, device or package is absent
+    │   └── Exhausted       disk full, too little memory
+    ├── GuestError      the agent or its machine failed: the agent's author acts
+    ├── StaleEpoch      a machine that lost its run tried to write (rule 4): it must be killed
+    ├── Damaged         stored bytes do not verify
+    └── InternalError   torpor is wrong: we act
+
+Every error carries `message` (what was wrong, one or a few lines), `hint` (what to do, may be
+empty) and a stable `code` that clients may match. Exit codes belong to `cli/`, HTTP status
+codes to `api/`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TorporError(Exception):
+    """Base of all errors that torpor raises on purpose. `str(error)` is `message`."""
+
+    code: ClassVar[str] = "error"
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class CallerError(TorporError):
+    code = "bad_request"
+
+
+class NotFound(CallerError):
+    code = "not_found"
+
+
+class Conflict(CallerError):
+    code = "conflict"
+
+
+class Invalid(CallerError):
+    code = "invalid"
+
+
+class HostError(TorporError):
+    code = "host"
+
+
+class Missing(HostError):
+    code = "missing"
+
+
+class Exhausted(HostError):
+    code = "exhausted"
+
+
+class GuestError(TorporError):
+    code = "guest"
+
+
+class StaleEpoch(TorporError):
+    code = "stale_epoch"
+
+
+class Damaged(TorporError):
+    code = "damaged"
+
+
+class InternalError(TorporError):
+    code = "internal"

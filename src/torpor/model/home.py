@@ -1,0 +1,71 @@
+"""The data directory: where everything of one torpor lives on this host.
+
+`$TORPOR_HOME`, else `$XDG_DATA_HOME/torpor`, else `~/.local/share/torpor`.
+
+    torpor.db             runs, context logs, waits, snapshot records (SQLite)
+    blobs/                layers and manifests, by content
+    images/  deps/        guest images and dependency layers, by content
+    run/                  sockets, locks, mounts, machines: nothing here outlives the processes
+    cache/                answers worth keeping (engine probe)
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    root: Path
+
+    @classmethod
+    def find(cls) -> Home:
+        if told := os.environ.get("TORPOR_HOME"):
+            return cls(Path(told).expanduser().absolute())
+        data = os.environ.get("XDG_DATA_HOME")
+        base = Path(data) if data else Path.home() / ".local" / "share"
+        return cls((base / "torpor").absolute())
+
+    def create(self) -> Home:
+        """Make the directories, for this user only: machines' memory is in here."""
+        for path in (self.root, self.blobs, self.images, self.deps, self.run, self.cache):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self
+
+    @property
+    def database(self) -> Path:
+        return self.root / "torpor.db"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def deps(self) -> Path:
+        return self.root / "deps"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def mount(self) -> Path:
+        return self.run / "mnt"
+
+    @property
+    def machines(self) -> Path:
+        return self.run / "machines"
+
+    def socket(self, name: str) -> Path:
+        """The Unix socket of one of our processes: `server`, `pager`, `broker`."""
+        return self.run / f"{name}.sock"

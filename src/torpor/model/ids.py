@@ -1,0 +1,35 @@
+"""Ids: distinct types for distinct things, and how new ones are made."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import NewType
+
+RunId = NewType("RunId", str)  # "run_…"
+WaitId = NewType("WaitId", str)  # "wait_…"
+SnapshotId = NewType("SnapshotId", str)  # "snap_…"
+AgentVersion = NewType("AgentVersion", str)  # hex digest of all that makes an agent what it is
+Epoch = NewType("Epoch", int)  # 1, 2, …: each start or restore of a run's machine
+Seq = NewType("Seq", int)  # 1, 2, …: position of an entry in its run's context log
+OpId = NewType("OpId", str)  # "kind:name#n"
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford base 32: no i, l, o, u
+
+
+def _base32(number: int, width: int) -> str:
+    digits = []
+    for _ in range(width):
+        number, digit = divmod(number, 32)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+def new_id(prefix: str) -> str:
+    """`prefix_` and 16 characters: 9 of time in ms (so ids sort by age), 7 random (35 bits)."""
+    return f"{prefix}_{_base32(time.time_ns() // 1_000_000, 9)}{_base32(secrets.randbits(35), 7)}"
+
+
+def op_id(kind: str, name: str, n: int) -> OpId:
+    """The name of an operation: unique in its run; n counts uses of (kind, name) from 1."""
+    return OpId(f"{kind}:{name}#{n}")

@@ -1,0 +1,115 @@
+"""Snapshots opened for reading, and reads that do not hold up the others.
+
+A read whose frames are all in the cache is answered at once, in the trio thread: handing it to
+another thread would take longer than the read. Any other may have to wait for the disk and for
+zstd, and goes to a few worker threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import trio
+
+from torpor.model.home import Home
+from torpor.pager.runs import Numbers, bridged
+from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages
+from torpor.snapshot.manifest import Manifest
+from torpor.snapshot.reader import FrameCache, PageReader
+from torpor.snapshot.store import SnapshotStore
+
+# One push of a run costs more than the pages of a small gap: between two hot pages at most this
+# many others are pushed along (measured, 2,034 pages: 570 runs instead of 1,100).
+HOT_GAP_PAGES = 2
+COLD_READS_MAX = 4
+# Opened snapshots kept for the next bind beside those that slots use: in practice the templates
+# that runs start from. A machine's manifest takes about 10 MB.
+SNAPSHOTS_KEPT = 4
+_LAYER_FRAMES = (1 << 32) // FRAME_PAGES
+
+
+@dataclass(frozen=True)
+class HotPages:
+    numbers: Numbers  # of pages of memory, ascending
+    pages: Pages
+
+
+class Frames(FrameCache):
+    def has(self, layer: str, frame: int) -> bool:
+        """Is it there now? Neither counts as use nor waits for a lock."""
+        return (layer, frame) in self._frames
+
+
+class Content:
+    """One snapshot's memory and disk. Reads may raise Damaged."""
+
+    def __init__(self, reader: PageReader, frames: Frames, cold: trio.CapacityLimiter) -> None:
+        self._reader = reader
+        self._manifest: Manifest = reader.manifest
+        self._frames = frames
+        self._cold = cold
+
+    def length(self, region: str) -> int:
+        known = self._manifest.regions.get(region)
+        return known.length if known else 0
+
+    async def read(self, region: str, offset: int, length: int) -> bytes:
+        if self._cached(region, offset, length):
+            return self._reader.read(region, offset, length)
+        return await trio.to_thread.run_sync(
+            self._reader.read, region, offset, length, limiter=self._cold
+        )
+
+    def hot_pages(self) -> HotPages:
+        """The memory that a restore is known to need, and small gaps in it. Blocking."""
+        numbers = bridged(self._manifest.hot.astype(np.int64), gap=HOT_GAP_PAGES)
+        return HotPages(numbers, self._reader.pages("memory", numbers))
+
+    def _cached(self, region: str, offset: int, length: int) -> bool:
+        whole = self._manifest.regions[region]
+        pages = slice(offset // PAGE, -(-(offset + length) // PAGE))
+        # Plain ints: for the few pages of a read, numpy would take longer. The low bits of a ref
+        # count pages in a frame, the middle ones frames in a layer, the high ones layers.
+        refs = whole.refs[pages].tolist() + whole.bases[pages].tolist()
+        for number, frame in (divmod(f, _LAYER_FRAMES) for f in {r // FRAME_PAGES for r in refs}):
+            if number and not self._frames.has(self._manifest.layers[number - 1].digest, frame):
+                return False
+        return True
+
+
+class Contents:
+    """Opens the snapshots of a data directory; they share one cache of frames."""
+
+    def __init__(self, home: Home, cache_bytes: int) -> None:
+        self._frames = Frames(cache_bytes)
+        cold = trio.CapacityLimiter(COLD_READS_MAX)
+
+        def image(digest: str) -> Path:
+            return home.images / digest / "root.erofs"
+
+        store = SnapshotStore(home.blobs, image)
+
+        def open_(manifest: str) -> Content:
+            return Content(store.reader(store.load(manifest), self._frames), self._frames, cold)
+
+        self._open = lru_cache(SNAPSHOTS_KEPT)(open_)
+
+    def open(self, manifest: str) -> Content:
+        """Raises NotFound, Damaged. Blocking, for worker threads."""
+        return self._open(manifest)
+
+    def clear(self) -> None:
+        """Forget all that is only there to be faster."""
+        self._frames.clear()
+        self._open.cache_clear()
+
+    def stats(self) -> dict[str, int]:
+        """`frames`: how many were decompressed."""
+        return {
+            "frames": self._frames.misses,
+            "hits": self._frames.hits,
+            "misses": self._frames.misses,
+        }

@@ -1,0 +1,95 @@
+"""Start the pager of a data directory, unless it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from torpor.model.errors import HostError, Missing
+from torpor.model.home import Home
+from torpor.pager.client import PagerClient
+
+FUSE_DEVICE = Path("/dev/fuse")
+START_SECONDS_MAX = 20.0
+_POLL_SECONDS = 0.02
+_LOG_LINES_SHOWN = 8
+
+
+async def ensure_pager(home: Home) -> PagerClient:
+    """A client of the pager that serves `home`, started if none answers.
+
+    Starters that race each start a process: the lock lets one of them serve, the others end with
+    status 0, or are ended by their starters, who find the one that does. One that finds a pager on
+    its way out tries again. Raises Missing, HostError.
+    """
+    client = PagerClient(home.socket("pager"))
+    deadline = asyncio.get_running_loop().time() + START_SECONDS_MAX
+    child: subprocess.Popen[bytes] | None = None
+    while True:
+        try:
+            serving = await client.ping()
+        except Missing:
+            pass
+        else:
+            if child is not None and child.pid != serving["pid"]:
+                child.terminate()  # else it might take over much later, when nobody wants one
+            return client
+        if child is not None and child.returncode:
+            raise HostError(
+                f"the pager ended with status {child.returncode}:\n{_log_end(home)}",
+                hint=f"All it said is in {_log(home)}.",
+            )
+        if asyncio.get_running_loop().time() > deadline:
+            raise HostError(
+                f"the pager did not answer within {START_SECONDS_MAX:.0f} s:\n{_log_end(home)}",
+                hint=f"All it said is in {_log(home)}.",
+            )
+        if child is None or child.returncode == 0:
+            child = _start(home)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def require_fuse() -> None:
+    """Raises Missing, naming what this host lacks."""
+    if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
+        state = "may not be opened by this user" if FUSE_DEVICE.exists() else "does not exist"
+        raise Missing(
+            f"{FUSE_DEVICE} {state}: machines' memory cannot be served",
+            hint="Load the kernel module `fuse`, and give containers --device /dev/fuse.",
+        )
+    if shutil.which("fusermount3") is None:
+        raise Missing(
+            "the program fusermount3 is absent: machines' memory cannot be served",
+            hint="Install the package fuse3.",
+        )
+
+
+def _start(home: Home) -> subprocess.Popen[bytes]:
+    """In a session of its own: it outlives us, and no Ctrl-C meant for us reaches it."""
+    require_fuse()
+    home.create()
+    with _log(home).open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "torpor.pager", "--home", str(home.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+        )
+    # Reaps it whenever it ends, so that it leaves no zombie while we live.
+    threading.Thread(target=child.wait, daemon=True).start()
+    return child
+
+
+def _log(home: Home) -> Path:
+    return home.socket("pager").with_suffix(".log")
+
+
+def _log_end(home: Home) -> str:
+    return "\n".join(_log(home).read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:])

@@ -1,0 +1,55 @@
+"""What agents import as `torpor`. Standard library only, Python 3.11.
+
+    agents      which functions a run can start        steps      what happens once
+    waits       what a machine sleeps for              notes      what goes into the context log
+    identity    which run this is                      freezing   before and after a freeze
+    runtime     the agent's side of every operation    process    the agent's process: its `main`
+
+Importing it works anywhere, so that an agent's parts can be tried and tested as ordinary Python;
+operations need a run and say so.
+"""
+
+from torpor.sdk.agents import agent
+from torpor.sdk.errors import Cancelled, Divergence, NonRetryable, OutsideRun, StepError
+from torpor.sdk.freezing import on_freeze, on_thaw
+from torpor.sdk.identity import run
+from torpor.sdk.notes import context, emit, log
+from torpor.sdk.steps import step
+from torpor.sdk.waits import (
+    Verdict,
+    Waitpoint,
+    WaitResult,
+    approve,
+    checkpoint,
+    sleep,
+    sleep_until,
+    wait_all,
+    wait_any,
+    waitpoint,
+)
+
+__all__ = [
+    "Cancelled",
+    "Divergence",
+    "NonRetryable",
+    "OutsideRun",
+    "StepError",
+    "Verdict",
+    "WaitResult",
+    "Waitpoint",
+    "agent",
+    "approve",
+    "checkpoint",
+    "context",
+    "emit",
+    "log",
+    "on_freeze",
+    "on_thaw",
+    "run",
+    "sleep",
+    "sleep_until",
+    "step",
+    "wait_all",
+    "wait_any",
+    "waitpoint",
+]

@@ -1,0 +1,94 @@
+"""What operations raise in an agent.
+
+    BaseException
+    ├── Cancelled           the run is being cancelled. Not an `Exception`, so that an agent's
+    │                       `except Exception: try again` does not swallow it.
+    └── Exception
+        ├── StepError       a step failed; also an instance of the class that its body raised
+        ├── NonRetryable    raise it in a step's body to give up without further attempts
+        ├── OutsideRun      an operation was called where there is no run
+        └── Divergence      the log and the program disagree (`torpor.replay.journal`)
+
+A failed step must look the same when it happens and when a later replay reads its failure from
+the log, or the agent's `except` clauses would take another road the second time. So both raise
+the same thing: a `StepError` made from what the log holds (type and message), which is also a
+subclass of the original exception's class wherever a class of that name can be found.
+`except ValueError` and `except torpor.StepError` both catch a step that raised ValueError.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from torpor.replay.journal import Divergence
+
+__all__ = ["Cancelled", "Divergence", "NonRetryable", "OutsideRun", "StepError"]
+
+
+class Cancelled(BaseException):
+    """The run is being cancelled: clean up and let it pass."""
+
+
+class NonRetryable(Exception):
+    """Raised in a step's body: the step fails at once, whatever its `retries`."""
+
+
+class OutsideRun(RuntimeError):
+    """An operation was called where there is no run to record it."""
+
+
+class StepError(Exception):
+    """A step failed for good. `step` is its name, `type` and `message` say what its body raised."""
+
+    def __init__(self, step: str, type: str, message: str) -> None:
+        # Not super(): a class made by `_both` has the body's class there, with its own signature.
+        Exception.__init__(self, message)
+        self.step = step
+        self.type = type
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __repr__(self) -> str:
+        return f"StepError({self.step!r}, {self.type!r}, {self.message!r})"
+
+
+def type_name(cls: type[BaseException]) -> str:
+    """How a class is written in the log: builtins by their bare name."""
+    if cls.__module__ == "builtins":
+        return cls.__qualname__
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def step_error(step: str, error: Mapping[str, Any]) -> StepError:
+    """The exception for a step whose recorded error is `error`."""
+    original = _find(error["type"])
+    if original is not None:
+        try:
+            cls = _both(original)
+            made = cls.__new__(cls)
+            StepError.__init__(made, step, error["type"], error["message"])
+            return made
+        except TypeError:
+            pass  # the class cannot be combined or made without arguments: a plain one then
+    return StepError(step, error["type"], error["message"])
+
+
+@cache
+def _both(original: type[Exception]) -> type[StepError]:
+    return type(original.__name__, (StepError, original), {"__module__": original.__module__})
+
+
+def _find(name: str) -> type[Exception] | None:
+    parts = f"builtins.{name}".split(".") if "." not in name else name.split(".")
+    for split in range(len(parts) - 1, 0, -1):
+        found: Any = sys.modules.get(".".join(parts[:split]))
+        for part in parts[split:] if found is not None else ():
+            found = getattr(found, part, None)
+        if isinstance(found, type) and issubclass(found, Exception):
+            return None if issubclass(found, StepError) else found
+    return None

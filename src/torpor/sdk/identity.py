@@ -1,0 +1,49 @@
+"""`torpor.run`: which run this is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torpor.sdk import steps
+from torpor.sdk.errors import OutsideRun
+from torpor.sdk.runtime import current
+
+
+class Run:
+    """The run that this program is in. Every attribute raises OutsideRun where there is none."""
+
+    @property
+    def id(self) -> str:
+        return str(current("run.id").identity["run"])
+
+    @property
+    def epoch(self) -> int:
+        """Counts this run's machines: each start or restore of one is a new epoch."""
+        return int(current("run.epoch").identity["epoch"])
+
+    @property
+    def agent(self) -> str:
+        """The name of the agent that runs."""
+        return str(current("run.agent").agent)
+
+    @property
+    def input(self) -> dict[str, Any]:
+        return dict(current("run.input").input)
+
+    @property
+    def idempotency_key(self) -> str:
+        """In a step's body: a key that is the same whenever this step runs again after a crash.
+        Give it to services that take one, and a payment happens once."""
+        step = steps.inside()
+        if step is None:
+            raise OutsideRun("torpor.run.idempotency_key exists only inside a step's body")
+        return f"{self.id}:{step.op}"
+
+    def __repr__(self) -> str:
+        try:
+            return f"<torpor.run {self.id} epoch {self.epoch}>"
+        except OutsideRun:
+            return "<torpor.run: no run>"
+
+
+run = Run()

@@ -1,0 +1,76 @@
+"""What a run says without being answered: log lines, emitted values, context entries."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import Any
+
+from torpor.model.errors import Invalid
+from torpor.sdk import values
+from torpor.sdk.runtime import current
+
+LEVELS = ("debug", "info", "warning", "error")
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+# The machinery between the agent's frames, in tracebacks that people read.
+_MACHINERY = ("asyncio", "concurrent", "threading.py", "contextlib.py", "runpy.py")
+_STDLIB = os.path.dirname(os.__file__)  # noqa: PTH120
+
+
+def log(message: str, level: str = "info", **data: Any) -> None:
+    """Write a line, with `data` beside it, to the run's context log."""
+    if level not in LEVELS:
+        raise ValueError(f"level={level!r}: one of {', '.join(LEVELS)}")
+    _note("log", {"message": str(message), "level": level, "data": data})
+
+
+def emit(value: Any) -> None:
+    """Publish `value` (JSON) in the run's context log: an intermediate result."""
+    _note("emit", value)
+
+
+class Context:
+    """The conversation of this run, as it goes into the context log."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []  # what this run has appended
+
+    def append(self, role: str, content: Any, **extra: Any) -> dict[str, Any]:
+        """Add a message (`role` "user", "assistant", "tool" …, `content` JSON) and return it."""
+        message = {"role": role, "content": content, **extra}
+        _note("context", message)
+        self.messages.append(message)
+        return message
+
+
+context = Context()
+
+
+def _note(kind: str, data: Any) -> None:
+    what = "context.append" if kind == "context" else kind
+    runtime = current(what)
+    try:
+        runtime.note(kind, values.pack(data))
+    except values.NotJson as error:
+        raise TypeError(f"torpor.{what}: {error}") from None
+    except Invalid as error:
+        raise ValueError(f"torpor.{what}: {error.message}; {error.hint}") from None
+
+
+def trace(error: BaseException) -> str:
+    """The traceback of `error` without the frames that are not the agent's."""
+    shown = traceback.TracebackException.from_exception(error)
+    one: traceback.TracebackException | None = shown
+    while one is not None:
+        kept = [frame for frame in one.stack if not _is_machinery(frame.filename)]
+        one.stack = traceback.StackSummary.from_list(kept)
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return "".join(shown.format())
+
+
+def _is_machinery(filename: str) -> bool:
+    if filename.startswith((_OURS + os.sep, "<frozen ")):
+        return True
+    if not filename.startswith(_STDLIB + os.sep):
+        return False
+    return filename[len(_STDLIB) + 1 :].split(os.sep)[0] in _MACHINERY

@@ -1,0 +1,139 @@
+"""The agent's process: imports the agent's file, waits for a run, runs it, says how it ended.
+
+    python3 -P -m torpor.sdk.process CONTROL_FD HOLD_FD APP_DIR ENTRY [DEPS_DIR]
+
+The supervisor starts it with stdout and stderr on pipes, JSON lines on the socket CONTROL_FD, and
+the socket HOLD_FD for `freezing.hold`. The agent's own code runs in the main thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torpor.model.errors import Invalid
+from torpor.sdk import agents, notes, values
+from torpor.sdk.errors import Cancelled, Divergence, StepError, type_name
+from torpor.sdk.runtime import Runtime, install
+from torpor.wire import messages
+
+
+class _LoadFailed(Exception):
+    pass
+
+
+def main(arguments: list[str]) -> int:
+    control_fd, hold_fd, app, entry, *deps = arguments
+    runtime = Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd))
+    install(runtime)
+    runtime.listen()
+    try:
+        _import(Path(app), entry, deps)
+        found = [each.describe() for each in agents.registered().values()]
+        runtime.say("loaded", agents=found, default=agents.default())
+    except BaseException as error:
+        described = messages.error(type(error).__name__, _load_problem(error), notes.trace(error))
+        runtime.say("load_failed", error=described["message"], traceback=described["traceback"])
+        return 1
+    start = runtime.starts.get()
+    report = _run(runtime, start["agent"], start["input"])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    runtime.say(**report)
+    return 0
+
+
+def _import(app: Path, entry: str, deps: list[str]) -> None:
+    path = app / entry
+    name = path.stem
+    # As for `python FILE`: the file's own directory first; torpor itself is found by PYTHONPATH.
+    sys.path[:0] = [str(path.parent), *([str(app)] if path.parent != app else []), *deps]
+    if name in sys.modules or name in sys.stdlib_module_names:
+        raise _LoadFailed(
+            f"{entry} hides the module {name!r} that Python or torpor needs: rename it"
+        )
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise _LoadFailed(f"{entry} is not a Python file: its name must end with .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    if not agents.registered():
+        raise _LoadFailed(
+            f"{entry} defines no agent: write @torpor.agent above the function that is to run"
+        )
+
+
+def _load_problem(error: BaseException) -> str:
+    match error:
+        case _LoadFailed():
+            return str(error)
+        case SystemExit():
+            return (
+                f"the file called sys.exit({error.code!r}) while it was imported: put what is to "
+                "run only as a script under if __name__ == '__main__'"
+            )
+        case ModuleNotFoundError():
+            return (
+                f"{type(error).__name__}: {error}; name the package under `dependencies` in the "
+                "file's `# /// script` block"
+            )
+    return f"{type(error).__name__}: {error}"
+
+
+def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Run the agent; the message that says how it ended."""
+    try:
+        chosen = agents.choose(name)
+        runtime.agent = chosen.name
+        call = chosen.bind(given)
+        asynchronous = inspect.iscoroutinefunction(chosen.fn)
+        value = asyncio.run(_attached(runtime, call)) if asynchronous else call()
+        if runtime.diverged is not None:
+            raise runtime.diverged
+        packed = values.pack(value)
+        messages.encode("done", value=packed)
+        return {"t": "done", "value": packed}
+    except values.NotJson as error:
+        return _failed("TypeError", f"the agent's result cannot be recorded: {error}", None)
+    except BaseException as error:
+        return _failure(runtime, runtime.diverged or error)
+
+
+async def _attached(runtime: Runtime, call: Callable[[], Any]) -> Any:
+    task = asyncio.current_task()
+    assert task is not None
+    runtime.attach(asyncio.get_running_loop(), task)
+    return await call()
+
+
+def _failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
+    match error:
+        case Divergence():
+            return _failed("Divergence", f"{error.message}. {error.hint}", None)
+        case Invalid():
+            return _failed("Invalid", f"{error.message}. {error.hint}".strip(), None)
+        case SystemExit():
+            return _failed("SystemExit", f"the agent called sys.exit({error.code!r})", None)
+        case StepError():
+            return _failed(error.type, error.message, notes.trace(error))
+        case Cancelled() | asyncio.CancelledError() if runtime.cancel_reason is not None:
+            return _failed("Cancelled", runtime.cancel_reason, None, cancelled=True)
+    return _failed(type_name(type(error)), str(error), notes.trace(error))
+
+
+def _failed(
+    type: str, message: str, traceback: str | None, *, cancelled: bool = False
+) -> dict[str, Any]:
+    described = messages.error(type, message, traceback)
+    return {"t": "failed", "traceback": None, **described, "cancelled": cancelled}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

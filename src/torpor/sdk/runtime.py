@@ -1,0 +1,381 @@
+"""The agent's side of every operation: names and counts it, matches it with the log or asks the
+host, and hands the answer to whoever waits for it.
+
+    agent's threads ── begin ──► journal? ── recorded ──► settled at once
+                                    └─ live ─► supervisor ─► host ─► log ─► `result`, `recorded`
+    control thread  ◄── results, cancel, prepare ── supervisor        settles what is pending
+
+One `Runtime` exists in an agent's process and none elsewhere: `current()` is how operations find
+it. All that it knows changes under one lock. The control thread is the only reader of the
+socket, and keeps that lock from before the process is held (`freezing.hold`) until the results that
+came while the machine slept are in the journal: so no operation is matched with an old journal.
+
+A cancellation reaches the main thread as a signal whose handler raises `Cancelled` wherever that
+thread is, in a computation, a sleep or a wait; but not within the runtime's own lock, where it
+could tear a message in two: there it is raised on leaving (`_Critical`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, NamedTuple
+
+from torpor.model.errors import Invalid
+from torpor.model.ids import op_id
+from torpor.replay.journal import Divergence, Journal, Recorded
+from torpor.sdk import freezing
+from torpor.sdk.errors import Cancelled, OutsideRun
+from torpor.wire import messages
+
+# An unusual signal, so that agents may use all the usual ones.
+CANCEL_SIGNAL = signal.SIGRTMIN + 9
+_WAITS = ("wait", "sleep")  # what a frozen machine can wait for
+
+
+class Outcome(NamedTuple):
+    """How an operation ended: its value (still packed), or its error."""
+
+    ok: bool
+    value: Any = None
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass
+class Operation:
+    """One operation of this run, from `begin` to its outcome."""
+
+    op: str
+    kind: str
+    name: str
+    digest: str
+    until: float | None = None  # when the host ends it by itself, unix seconds
+    own: Outcome | None = None  # a step's outcome on its way to the log
+    future: Future[Outcome] = field(default_factory=Future)
+
+    def block(self) -> Outcome:
+        """Wait for the outcome in this thread."""
+        return self.future.result()
+
+    async def wait(self) -> Outcome:
+        """Wait for the outcome in this event loop. Cancelling the wait leaves the operation be: it
+        may be waited for again."""
+        return await asyncio.shield(asyncio.wrap_future(self.future))
+
+
+_runtime: Runtime | None = None
+
+
+def current(what: str) -> Runtime:
+    """The runtime of this run. Raises OutsideRun, saying that `what` needs one."""
+    if _runtime is None or not _runtime.running:
+        raise OutsideRun(
+            f"torpor.{what} works only inside a run: start the agent with `torpor run FILE.py`"
+            + ("" if _runtime is None else "; it cannot be called while the file is imported")
+        )
+    return _runtime
+
+
+def install(runtime: Runtime) -> None:
+    global _runtime
+    _runtime = runtime
+
+
+class _Critical:
+    """The runtime's lock, which a cancellation of the main thread cannot tear open."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._main = threading.main_thread().ident
+        self.inside = False  # the main thread holds the lock or is about to
+        self.cancelled: Cancelled | None = None  # to be raised when it has left
+
+    def __enter__(self) -> None:
+        if threading.get_ident() == self._main:
+            self.inside = True
+        self._lock.acquire()
+
+    def __exit__(self, *raised: object) -> None:
+        self._lock.release()
+        if threading.get_ident() == self._main:
+            self.inside = False
+            if self.cancelled is not None:
+                due, self.cancelled = self.cancelled, None
+                raise due
+
+
+class Runtime:
+    def __init__(self, control: socket.socket, hold_fd: int) -> None:
+        # `run`, `epoch`: who this process is. `freezing.hold` changes it in place.
+        self.identity: dict[str, Any] = {}
+        self.agent: str | None = None
+        self.input: dict[str, Any] = {}
+        self.running = False
+        self.diverged: Divergence | None = None
+        self.cancel_reason: str | None = None
+        self.starts: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._control = control
+        self._reader = control.makefile("rb")
+        self._hold_fd = hold_fd
+        self._critical = _Critical()
+        self._journal = Journal()
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._pending: dict[str, Operation] = {}
+        self._notes: list[bytes] = []  # of a replay: perhaps in the log already
+        self._status: tuple[int, int, float | None] = (0, 0, None)
+        self._cancel_raised = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._main_task: asyncio.Task[Any] | None = None
+        self._thread = threading.Thread(target=self._listen, name="torpor", daemon=True)
+        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "start": self._start,
+            "result": self._result,
+            "recorded": self._recorded,
+            "cancel": self._cancel,
+            "prepare": self._prepare,
+            "rehearse": self._rehearse,
+        }
+
+    def listen(self) -> None:
+        """Start the control thread. Call in the main thread."""
+        signal.signal(CANCEL_SIGNAL, self._on_cancel_signal)
+        self._thread.start()
+
+    # ---- what agents' threads call ----
+
+    def begin(
+        self,
+        kind: str,
+        name: str,
+        digest: str,
+        data: Mapping[str, Any],
+        *,
+        until: float | None = None,
+    ) -> Operation:
+        """Start an operation; it may be settled already. Does not wait for the host.
+
+        Raises Divergence, Cancelled, or Invalid when `data` cannot be sent."""
+        if threading.get_ident() == self._thread.ident:
+            raise OutsideRun("an on_freeze or on_thaw hook cannot use operations")
+        with self._critical:
+            if self.diverged is not None:
+                raise self.diverged
+            if self.cancel_reason is not None and kind in _WAITS:
+                raise Cancelled(self.cancel_reason)
+            n = self._counts[kind, name] + 1
+            operation = Operation(op_id(kind, name, n), kind, name, digest, until)
+            message = messages.encode(
+                "begin", op=operation.op, kind=kind, name=name, digest=digest, data=data
+            )
+            try:
+                recorded = self._journal.match(operation.op, kind, name, digest, where=_caller())
+            except Divergence as error:
+                self.diverged = error
+                raise
+            self._counts[kind, name] = n
+            if recorded is not None:
+                self._notes.clear()  # what was noted before this is in the log before it
+                operation.future.set_result(_outcome(recorded))
+                return operation
+            self._flush_notes()
+            self._pending[operation.op] = operation
+            self._send(message)
+            self._update_status()
+        return operation
+
+    def end(self, operation: Operation, outcome: Outcome) -> None:
+        """Send a step's outcome to the log; its future settles once it is there. Does nothing if
+        the log turned out to hold one (rule 2). Raises Invalid when it cannot be sent."""
+        fields = {"value": outcome.value} if outcome.ok else {"error": outcome.error}
+        message = messages.encode("end", op=operation.op, ok=outcome.ok, **fields)
+        with self._critical:
+            if operation.op in self._pending:
+                operation.own = outcome
+                self._send(message)
+
+    def abandon(self, operation: Operation) -> None:
+        """The step's body was cut off: it stays in the log without a result (rule 3)."""
+        with self._critical:
+            if self._pending.pop(operation.op, None) is not None:
+                self._update_status()
+
+    def note(self, kind: str, data: Any) -> None:
+        """Add to the log without an answer. Raises Invalid."""
+        message = messages.encode("note", kind=kind, data=data)
+        with self._critical:
+            if self._journal.unused:
+                self._notes.append(message)
+            else:
+                self._flush_notes()
+                self._send(message)
+
+    def say(self, t: str, **fields: Any) -> None:
+        message = messages.encode(t, **fields)
+        with self._critical:
+            self._flush_notes()
+            self._send(message)
+
+    def attach(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+        """The agent is `task`: a cancellation goes there instead of to the main thread."""
+        self._main_task, self._loop = task, loop
+
+    # ---- under the lock ----
+
+    def _send(self, message: bytes) -> None:
+        self._control.sendall(message + b"\n")
+
+    def _flush_notes(self) -> None:
+        for message in self._notes:
+            self._send(message)
+        self._notes.clear()
+
+    def _update_status(self) -> None:
+        """Tell the host what it needs to know to freeze. While nothing waits it never freezes,
+        and how many steps are at work is not worth a message each."""
+        waits = [each for each in self._pending.values() if each.kind in _WAITS]
+        busy = sum(each.kind == "step" for each in self._pending.values())
+        until = min((each.until for each in waits if each.until is not None), default=None)
+        status = (len(waits), busy, until)
+        if status != self._status and (waits or self._status[0]):
+            self._status = status
+            self._send(messages.encode("status", waiting=len(waits), busy=busy, until=until))
+
+    def _extend_journal(self, records: Iterable[Recorded]) -> list[Operation]:
+        """Put what the log got while this machine slept behind what is still unused; the pending
+        operations among it are returned, to be settled."""
+        self._journal = Journal((*self._journal.unused, *records))
+        known = {record["op"] for record in self._journal.unused}
+        settled = []
+        for operation in [each for each in self._pending.values() if each.op in known]:
+            recorded = self._journal.match(
+                operation.op, operation.kind, operation.name, operation.digest
+            )
+            if recorded is not None:
+                operation.own = _outcome(recorded)
+                settled.append(self._pending.pop(operation.op))
+        self._update_status()
+        return settled
+
+    # ---- the control thread ----
+
+    def _listen(self) -> None:
+        try:
+            for line in self._reader:
+                message = json.loads(line)
+                self._handlers[message["t"]](message)
+        except Exception:
+            traceback.print_exc()
+        os._exit(70)  # without its supervisor a process can do nothing that counts
+
+    def _start(self, message: dict[str, Any]) -> None:
+        with self._critical:
+            self.identity.update(run=message["run"], epoch=message["epoch"])
+            self.input = message["input"]
+            self._journal = Journal(message["journal"])
+            self.running = True
+        self.starts.put(message)
+
+    def _result(self, message: dict[str, Any]) -> None:
+        self._settle(message["op"], _outcome(message))
+
+    def _recorded(self, message: dict[str, Any]) -> None:
+        self._settle(message["op"], None)
+
+    def _settle(self, op: str, outcome: Outcome | None) -> None:
+        """Give a pending operation its outcome, or the one that it sent itself. What is not
+        pending was settled from the journal: an answer may come by both ways."""
+        with self._critical:
+            operation = self._pending.pop(op, None)
+            if operation is None:
+                return
+            self._update_status()
+        outcome = outcome if outcome is not None else operation.own
+        if outcome is not None:
+            _set(operation.future, outcome)
+
+    def _cancel(self, message: dict[str, Any]) -> None:
+        with self._critical:
+            if not self.running or self.cancel_reason is not None:
+                return
+            self.cancel_reason = message["reason"] or "the run was cancelled"
+            waits = [each for each in self._pending.values() if each.kind in _WAITS]
+            for operation in waits:
+                del self._pending[operation.op]
+            self._update_status()
+        for operation in waits:
+            if operation.future.set_running_or_notify_cancel():
+                operation.future.set_exception(Cancelled(self.cancel_reason))
+        if self._loop is None:
+            main = threading.main_thread().ident
+            if main is not None:
+                signal.pthread_kill(main, CANCEL_SIGNAL)
+        elif not waits and self._main_task is not None:
+            self._loop.call_soon_threadsafe(self._main_task.cancel, self.cancel_reason)
+
+    def _on_cancel_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._cancel_raised or self.cancel_reason is None:
+            return
+        self._cancel_raised = True
+        cancelled = Cancelled(self.cancel_reason)
+        if self._critical.inside:
+            self._critical.cancelled = cancelled
+        else:
+            raise cancelled
+
+    def _rehearse(self, message: dict[str, Any]) -> None:
+        """Once, before the first freeze: what a thaw needs is loaded and has run."""
+        freezing.hold(self._hold_fd, self.identity)
+
+    def _prepare(self, message: dict[str, Any]) -> None:
+        try:
+            freezing.before_freeze()
+        except Exception as error:
+            freezing.after_freeze()
+            reason = f"an on_freeze hook raised {type(error).__name__}: {error}"
+            self.say("unprepared", reason=messages.error("", reason)["message"])
+            return
+        with self._critical:
+            freezing.hold(self._hold_fd, self.identity)
+            settled = []
+            if self.identity.pop("journal", False):
+                settled = self._extend_journal(json.loads(self._reader.readline())["records"])
+        freezing.after_freeze()
+        for operation in settled:
+            if operation.own is not None:
+                _set(operation.future, operation.own)
+
+
+def _outcome(message: Mapping[str, Any]) -> Outcome:
+    return Outcome(message["ok"], message.get("value"), message.get("error"))
+
+
+def _set(future: Future[Outcome], outcome: Outcome) -> None:
+    # False when an event loop's task that awaited it was cancelled: nobody listens any more.
+    if future.set_running_or_notify_cancel():
+        future.set_result(outcome)
+
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+
+
+def _caller() -> str:
+    """Where in the agent's own source the operation was called."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
+
+
+__all__ = ["Invalid", "Operation", "Outcome", "Runtime", "current", "install"]

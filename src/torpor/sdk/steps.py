@@ -1,0 +1,267 @@
+"""Steps: functions whose result is recorded, so that they happen once.
+
+A step's result is recorded before it is given to the agent (rule 1), and a step with a recorded
+result never runs again in its run (rule 2). A step that was cut off by a crash runs again with
+the same idempotency key (rule 3, `torpor.run.idempotency_key`).
+
+A step's body is one unit. A step called in it just runs, as a part of it; a wait cannot be in it,
+because when the result is replayed the body does not run and the wait would never be asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast, overload
+
+from torpor.model.errors import Invalid
+from torpor.sdk import notes, values
+from torpor.sdk.durations import Duration, seconds
+from torpor.sdk.errors import NonRetryable, OutsideRun, StepError, step_error, type_name
+from torpor.sdk.runtime import Operation, Outcome, current
+from torpor.wire import messages
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+RETRIES_MAX = 1000
+BACKOFF_S_MAX = 300.0
+# Not the agent's generator: retries must not change what a seeded agent draws.
+_jitter = random.SystemRandom()
+
+_inside: ContextVar[Operation | None] = ContextVar("torpor_step", default=None)
+
+
+def inside() -> Operation | None:
+    """The step whose body is running here, in this thread or task."""
+    return _inside.get()
+
+
+def refuse_inside(what: str) -> None:
+    if step := _inside.get():
+        raise OutsideRun(
+            f"torpor.{what} was called inside the step {step.name!r}: a step's body is one unit "
+            "that is not run again once it is recorded; call it from the agent, around the step"
+        )
+
+
+@dataclass(frozen=True)
+class _Spec:
+    name: str
+    retries: int
+    backoff_s: float
+    timeout_s: float | None
+
+    def delay_s(self, attempt: int, error: Exception) -> float | None:
+        """How long to wait after the failed `attempt` (from 1); None: no more."""
+        if attempt > self.retries or isinstance(error, NonRetryable):
+            return None
+        full = min(self.backoff_s * 2.0 ** min(attempt - 1, 30), BACKOFF_S_MAX)
+        return full * _jitter.uniform(0.5, 1.0)
+
+
+@overload
+def step(fn: _F, /) -> _F: ...
+@overload
+def step(
+    *,
+    retries: int = 0,
+    backoff: Duration = 1.0,
+    timeout: Duration | None = None,
+    name: str | None = None,
+) -> Callable[[_F], _F]: ...
+def step(
+    fn: _F | None = None,
+    /,
+    *,
+    retries: int = 0,
+    backoff: Duration = 1.0,
+    timeout: Duration | None = None,
+    name: str | None = None,
+) -> _F | Callable[[_F], _F]:
+    """Make a function, plain or async, a step of the agent. Also inline: `torpor.step(fn)(x)`.
+
+    `retries`: further attempts after a failed one, `backoff` before the first of them, twice as
+    long before each next, with jitter, at most 300 s. `timeout` for each attempt; a plain function
+    that overruns it is given up, its thread goes on unheeded. `name` in the log, by default the
+    function's.
+
+    The result must be JSON (or bytes), and arrives as JSON gives it back: a tuple as a list. A
+    step that fails for good raises `StepError`, which is also an instance of what the body
+    raised; so does its replay.
+    """
+    if not 0 <= retries <= RETRIES_MAX:
+        raise ValueError(f"retries={retries!r}: 0 to {RETRIES_MAX} are taken")
+    backoff_s = seconds(backoff)
+    timeout_s = None if timeout is None else seconds(timeout)
+
+    def decorate(fn: _F) -> _F:
+        spec = _Spec(_name(fn, name), retries, backoff_s, timeout_s)
+        wrapped = _async_step(fn, spec) if inspect.iscoroutinefunction(fn) else _step(fn, spec)
+        return cast(_F, wrapped)
+
+    return decorate if fn is None else decorate(fn)
+
+
+def _name(fn: Callable[..., Any], name: str | None) -> str:
+    inner = fn.func if isinstance(fn, functools.partial) else fn
+    found = name or getattr(inner, "__qualname__", type(inner).__name__)
+    return found.rpartition("<locals>.")[2].strip("<>")[: messages.NAME_MAX]
+
+
+def _step(fn: Callable[..., Any], spec: _Spec) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _inside.get() is not None:
+            return fn(*args, **kwargs)
+        operation = _begin(spec, args, kwargs)
+        if operation.future.done():
+            return _give(operation, operation.block())
+        outcome, trace = _attempts(functools.partial(fn, *args, **kwargs), spec, operation)
+        _end(operation, outcome)
+        return _give(operation, operation.block(), trace)
+
+    return call
+
+
+def _async_step(
+    fn: Callable[..., Coroutine[Any, Any, Any]], spec: _Spec
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    @functools.wraps(fn)
+    async def call(*args: Any, **kwargs: Any) -> Any:
+        if _inside.get() is not None:
+            return await fn(*args, **kwargs)
+        operation = _begin(spec, args, kwargs)
+        if operation.future.done():
+            return _give(operation, operation.block())
+        body = functools.partial(fn, *args, **kwargs)
+        outcome, trace = await _async_attempts(body, spec, operation)
+        _end(operation, outcome)
+        return _give(operation, await operation.wait(), trace)
+
+    return call
+
+
+def _begin(spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
+    runtime = current(f"step ({spec.name})")
+    digest = values.digest(args, kwargs)
+    return runtime.begin("step", spec.name, digest, values.preview(args, kwargs))
+
+
+def _attempts(
+    body: Callable[[], Any], spec: _Spec, operation: Operation
+) -> tuple[Outcome, Exception | None]:
+    token = _inside.set(operation)
+    try:
+        for attempt in range(1, spec.retries + 2):
+            try:
+                result = body() if spec.timeout_s is None else _timed(body, spec.timeout_s)
+            except Exception as error:
+                delay_s = spec.delay_s(attempt, error)
+                if delay_s is None:
+                    return _failed(error), error
+                _report(spec, attempt, error, delay_s)
+                time.sleep(delay_s)
+            else:
+                return _packed(operation, result)
+        raise AssertionError("the last attempt returns")
+    except BaseException:
+        current("step").abandon(operation)
+        raise
+    finally:
+        _inside.reset(token)
+
+
+async def _async_attempts(
+    body: Callable[[], Coroutine[Any, Any, Any]], spec: _Spec, operation: Operation
+) -> tuple[Outcome, Exception | None]:
+    token = _inside.set(operation)
+    try:
+        for attempt in range(1, spec.retries + 2):
+            try:
+                result = await asyncio.wait_for(body(), spec.timeout_s)
+            except Exception as error:
+                delay_s = spec.delay_s(attempt, error)
+                if delay_s is None:
+                    return _failed(error), error
+                _report(spec, attempt, error, delay_s)
+                await asyncio.sleep(delay_s)
+            else:
+                return _packed(operation, result)
+        raise AssertionError("the last attempt returns")
+    except BaseException:
+        current("step").abandon(operation)
+        raise
+    finally:
+        _inside.reset(token)
+
+
+def _timed(body: Callable[[], Any], timeout_s: float) -> Any:
+    """Call `body` in a thread that is given up on when it overruns: there is no safe way to stop
+    a plain function in the middle."""
+    done: list[Callable[[], Any]] = []
+
+    def run() -> None:
+        try:
+            result = body()
+        except BaseException as error:
+            raised = error
+
+            def give() -> Any:
+                raise raised
+
+            done.append(give)
+        else:
+            done.append(lambda: result)
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if not done:
+        raise TimeoutError(f"it took longer than {timeout_s:g} s")
+    return done[0]()
+
+
+def _report(spec: _Spec, attempt: int, error: Exception, delay_s: float) -> None:
+    notes.log(
+        f"step {spec.name}: attempt {attempt} of {spec.retries + 1} failed with "
+        f"{type(error).__name__}: {error}; next in {delay_s:.1f} s",
+        level="warning",
+    )
+
+
+def _failed(error: Exception) -> Outcome:
+    described = messages.error(type_name(type(error)), str(error), notes.trace(error))
+    return Outcome(False, error=described)
+
+
+def _packed(operation: Operation, result: Any) -> tuple[Outcome, Exception | None]:
+    try:
+        return Outcome(True, value=values.pack(result)), None
+    except values.NotJson as error:
+        return _failed(TypeError(f"step {operation.name} cannot be recorded: {error}")), None
+
+
+def _end(operation: Operation, outcome: Outcome) -> None:
+    runtime = current("step")
+    try:
+        runtime.end(operation, outcome)
+    except Invalid as error:  # too large, or text that is no Unicode
+        message = f"step {operation.name} cannot be recorded: {error.message}; {error.hint}"
+        runtime.end(operation, _failed(ValueError(message)))
+
+
+def _give(operation: Operation, outcome: Outcome, raised: Exception | None = None) -> Any:
+    if outcome.ok:
+        return values.unpack(outcome.value)
+    error: StepError = step_error(operation.name, outcome.error or {})
+    if raised is not None:
+        # One traceback that leads into the body, as if its own exception had come through.
+        error = error.with_traceback(raised.__traceback__)
+    raise error from None

@@ -1,0 +1,272 @@
+"""Waits: for a person or a system outside, for a time, for a checkpoint.
+
+One object serves plain and async code. A plain call (`approve`, `sleep`, `wait_any` …) blocks and
+gives its result; called where an event loop runs it gives at once something to await, which
+gives the same result. The results can be awaited too, so that both uses have one type:
+
+    verdict = torpor.approve("Send it?")            # in plain code
+    verdict = await torpor.approve("Send it?")      # in a coroutine
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from concurrent import futures
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar, cast
+
+from torpor.model.errors import Invalid
+from torpor.sdk import values
+from torpor.sdk.durations import Duration, seconds
+from torpor.sdk.runtime import Operation, Outcome, current
+from torpor.sdk.steps import refuse_inside
+from torpor.wire import messages
+
+T = TypeVar("T")
+
+
+class _Ready:
+    """A result that is there; awaiting it gives it."""
+
+    def __await__(self: T) -> Generator[Any, None, T]:
+        return self
+        yield  # makes this a generator
+
+
+@dataclass(frozen=True)
+class WaitResult(_Ready):
+    """How a waitpoint ended. `status` is "completed", "timeout" or "cancelled"; `data` is what the
+    answer brought; `approved` is set by approvals; `by` is who answered. `name` is the wait's."""
+
+    status: str
+    data: Any = None
+    approved: bool | None = None
+    note: str | None = None
+    by: str | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict(_Ready):
+    """The answer to `approve`. `approved` is False too when nobody answered in time (`status`
+    "timeout")."""
+
+    approved: bool
+    note: str | None = None
+    data: Any = None
+    by: str | None = None
+    status: str = "completed"
+
+
+class WaitResults(list[WaitResult], _Ready):
+    """The results of `wait_all`, in the order of its arguments."""
+
+
+class Done(_Ready):
+    """What operations without a result give: nothing to see, may be awaited."""
+
+
+class _Unawaited(Generic[T]):
+    """Stands for a result in async code until it is awaited."""
+
+    def __init__(self, what: str, awaitable: Callable[[], Awaitable[T]]) -> None:
+        self._what = what
+        self._awaitable = awaitable
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return self._awaitable().__await__()
+
+    def __getattr__(self, attribute: str) -> Any:
+        raise AttributeError(f"write `await torpor.{self._what}(...)`: an event loop is running")
+
+
+class Waitpoint:
+    """A wait that has begun. `result()` blocks, `await` awaits; both may be used repeatedly."""
+
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+
+    @property
+    def name(self) -> str:
+        return self._operation.name
+
+    @property
+    def done(self) -> bool:
+        return self._operation.future.done()
+
+    def result(self) -> WaitResult:
+        """Block until it is answered, timed out or cancelled."""
+        return _wait_result(self._operation, self._operation.block())
+
+    def __await__(self) -> Generator[Any, None, WaitResult]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> WaitResult:
+        return _wait_result(self._operation, await self._operation.wait())
+
+
+def waitpoint(
+    name: str = "wait",
+    prompt: str | None = None,
+    data: Any = None,
+    timeout: Duration | None = None,
+    schema: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+) -> Waitpoint:
+    """Begin to wait for an answer from outside, and go on. `prompt` and `data` (JSON) are what the
+    answerer sees, `schema` is a JSON Schema for the answer's data."""
+    return Waitpoint(_begin_wait("waitpoint", name, prompt, data, timeout, schema, tags, False))
+
+
+def approve(prompt: str, data: Any = None, timeout: Duration | None = None) -> Verdict:
+    """Ask a person to approve or deny, and wait for the verdict."""
+    operation = _begin_wait("approve", "approve", prompt, data, timeout, None, (), True)
+    return _blocking_or_awaitable("approve", operation, _verdict)
+
+
+def sleep(duration: Duration) -> Done:
+    """Sleep for a duration: seconds, or text such as "90s", "2h", "7d"."""
+    duration_s = seconds(duration)
+    return _sleep("sleep", values.digest(duration_s), time.time() + duration_s)
+
+
+def sleep_until(when: datetime | float) -> Done:
+    """Sleep until a time: unix seconds, or a datetime (a naive one is in the machine's zone, UTC).
+
+    The time is not compared on replay: it is often computed from the clock."""
+    until = when.timestamp() if isinstance(when, datetime) else float(when)
+    if not 0 <= until <= messages.TIME_MAX:
+        raise ValueError(f"sleep_until({when!r}): that is no time")
+    return _sleep("sleep_until", values.digest(), until)
+
+
+def checkpoint() -> Done:
+    """Have a snapshot taken now: a crash later on will not go back behind this point."""
+    refuse_inside("checkpoint")
+    operation = current("checkpoint").begin("checkpoint", "checkpoint", values.digest(), {})
+    return _blocking_or_awaitable("checkpoint", operation, _done)
+
+
+def wait_any(*waits: Waitpoint) -> WaitResult:
+    """Wait until one of `waits` has ended, and give its result; the others go on."""
+    if not waits:
+        raise ValueError("wait_any needs at least one waitpoint")
+
+    def first() -> WaitResult:
+        return next(each for each in waits if each.done).result()
+
+    def block() -> WaitResult:
+        futures.wait([each._operation.future for each in waits], None, futures.FIRST_COMPLETED)
+        return first()
+
+    async def wait() -> WaitResult:
+        wrapped = [asyncio.wrap_future(each._operation.future) for each in waits]
+        # Not cancelled afterwards: that would cancel the operations' own futures.
+        await asyncio.wait(wrapped, return_when=asyncio.FIRST_COMPLETED)
+        return first()
+
+    return _here("wait_any", block, wait)
+
+
+def wait_all(*waits: Waitpoint) -> WaitResults:
+    """Wait until all of `waits` have ended."""
+
+    def block() -> WaitResults:
+        return WaitResults(each.result() for each in waits)
+
+    async def wait() -> WaitResults:
+        return WaitResults([await each for each in waits])
+
+    return _here("wait_all", block, wait)
+
+
+def _begin_wait(
+    what: str,
+    name: str,
+    prompt: str | None,
+    data: Any,
+    timeout: Duration | None,
+    schema: Mapping[str, Any] | None,
+    tags: Sequence[str],
+    approve: bool,
+) -> Operation:
+    refuse_inside(what)
+    runtime = current(what)
+    timeout_s = None if timeout is None else seconds(timeout)
+    try:
+        fields = {
+            "prompt": prompt or "",
+            "data": values.pack(data),
+            "schema": None if schema is None else values.pack(dict(schema)),
+            "timeout_s": timeout_s,
+            "tags": list(tags),
+            "approve": approve,
+        }
+        digest = values.digest(prompt, fields["data"], approve)
+        until = None if timeout_s is None else time.time() + timeout_s
+        return runtime.begin("wait", name, digest, fields, until=until)
+    except values.NotJson as error:
+        raise TypeError(f"torpor.{what}: data or schema cannot be sent: {error}") from None
+    except Invalid as error:
+        raise ValueError(f"torpor.{what}: {error.message}") from None
+
+
+def _sleep(what: str, digest: str, until: float) -> Done:
+    refuse_inside(what)
+    operation = current(what).begin("sleep", "sleep", digest, {"until": until}, until=until)
+    return _blocking_or_awaitable(what, operation, _done)
+
+
+def _blocking_or_awaitable(
+    what: str, operation: Operation, convert: Callable[[Operation, Outcome], T]
+) -> T:
+    async def wait() -> T:
+        return convert(operation, await operation.wait())
+
+    return _here(what, lambda: convert(operation, operation.block()), wait)
+
+
+def _here(what: str, block: Callable[[], T], wait: Callable[[], Awaitable[T]]) -> T:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return block()
+    return cast(T, _Unawaited(what, wait))
+
+
+def _value(operation: Operation, outcome: Outcome) -> Any:
+    if not outcome.ok:
+        error = outcome.error or {}
+        raise RuntimeError(f"{operation.op} failed: {error.get('type')}: {error.get('message')}")
+    return values.unpack(outcome.value)
+
+
+def _wait_result(operation: Operation, outcome: Outcome) -> WaitResult:
+    value = _value(operation, outcome)
+    return WaitResult(
+        status=value["status"],
+        data=value.get("data"),
+        approved=value.get("approved"),
+        note=value.get("note"),
+        by=value.get("by"),
+        name=operation.name,
+    )
+
+
+def _verdict(operation: Operation, outcome: Outcome) -> Verdict:
+    result = _wait_result(operation, outcome)
+    return Verdict(
+        approved=bool(result.approved),
+        note=result.note,
+        data=result.data,
+        by=result.by,
+        status=result.status,
+    )
+
+
+def _done(operation: Operation, outcome: Outcome) -> Done:
+    _value(operation, outcome)
+    return Done()

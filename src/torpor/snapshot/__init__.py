@@ -1,0 +1,10 @@
+"""Pages, layers, manifests: what a frozen machine is made of, on disk.
+
+    layer       one immutable file of pages, compressed by frames of 64 KiB
+    manifest    one flat map per snapshot: every page of every region to its place in a layer
+    reader      pages of a snapshot, by region and number, through a shared cache of frames
+    build       parent + pages that may have changed -> new manifest and layer; pure
+    store       both kinds of file in `blobs`, written durably, verified when read
+
+Nothing here knows of machines, FUSE or runs. Formats: docs/formats/layer.md, manifest.md.
+"""

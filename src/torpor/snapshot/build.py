@@ -1,0 +1,385 @@
+"""The difference builder: a parent and the pages that may have changed make a new snapshot.
+
+Pure: it reads the parent's pages through a `PageReader` and returns a manifest and an encoded
+layer; nothing is written. Each page is taken for the first of these that fits:
+
+    zero    all bytes are zero                                    ref 0
+    same    equal to the parent's page at the same place          the parent's ref and base
+    dup     equal to a page met before in this snapshot           that page's ref and base
+    image   equal to a page of the image's root file system       a ref to that file
+    xor     differs in little from the page that the parent's     stored as XOR with that page
+            page is, or is an XOR of
+    plain                                                         stored
+
+An XOR is always against a plain page (a page that is itself an XOR passes on its base), so a
+page takes two reads at most, at any depth. Hashes (XXH3) only propose equal pages; bytes are
+compared before anything is shared, as a guest could construct collisions.
+
+In the layer, plain pages come before XORs (unlike data compresses badly together), and in each
+kind the hot pages come first: a restore pushes them, and decompresses 64 KiB for each 64 KiB
+of them. To lay out a template anew once its hot pages are known, build it again from nothing
+with all its pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from torpor.model.errors import InternalError, Invalid
+from torpor.snapshot.layer import PAGE, EncodedLayer, Pages, write_layer
+from torpor.snapshot.manifest import (
+    LayerRef,
+    Manifest,
+    Refs,
+    Region,
+    layer_numbers,
+    make_refs,
+    page_count,
+    renumber,
+)
+from torpor.snapshot.reader import PageReader
+
+# A page is stored as an XOR when at most one in so many of its words that are not zero differs.
+# Words, not bytes: a changed pointer or counter changes one word; and XORs of unlike text
+# compress worse than the text, so "a little" has to be little.
+_XOR_SHARE = 4
+# How many pages are compared with the parent's at a time: 4 MiB, to stay in the processor's cache
+# and to bound what a large difference takes.
+_COMPARE_PAGES = 1024
+
+_TABLE = np.dtype([("hash", "<u8"), ("page", "<u4")])
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """The pages of a region that may differ from the parent's; all others are the parent's, or
+    zero without one. `numbers` are sorted page numbers, `pages[i]` the content of page
+    `numbers[i]`. `length` is the region's, in bytes; what the last page has beyond it is zero.
+    """
+
+    length: int
+    numbers: npt.NDArray[np.int64]
+    pages: Pages
+
+    def __post_init__(self) -> None:
+        if (
+            self.pages.shape != (len(self.numbers), PAGE)
+            or self.pages.dtype != np.uint8
+            or not self.pages.flags.c_contiguous
+        ):
+            raise InternalError(
+                f"{len(self.numbers)} page numbers came with {self.pages.dtype} {self.pages.shape}"
+            )
+        if len(self.numbers) and (
+            self.numbers[0] < 0
+            or self.numbers[-1] >= page_count(self.length)
+            or (np.diff(self.numbers) <= 0).any()
+        ):
+            raise InternalError(f"page numbers are not sorted, or beyond {self.length} bytes")
+
+
+@dataclass(frozen=True)
+class Stats:
+    """How many pages were handed in, what became of them, and the new layer's bytes."""
+
+    changed: int = 0
+    zero: int = 0
+    same: int = 0
+    dup: int = 0
+    image: int = 0
+    xor: int = 0
+    plain: int = 0
+    stored_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Built:
+    """A snapshot, ready to be stored. No layer: it needs no new pages."""
+
+    manifest: Manifest
+    layer: EncodedLayer | None = None
+    stats: Stats = field(default_factory=Stats)
+
+
+class ImageIndex:
+    """Finds pages in an image's root file system. `pages` are the file's; `table` is what
+    `build_index` made of them."""
+
+    def __init__(self, digest: str, pages: Pages, table: npt.NDArray[np.void]) -> None:
+        self.digest = digest
+        self.pages = pages
+        self._hashes: Hashes = np.ascontiguousarray(table["hash"])
+        self._numbers = table["page"].astype(np.int64)
+        if table.dtype != _TABLE or (self._numbers >= len(pages)).any():
+            raise Invalid(f"the page index of image {digest} does not belong to it")
+
+    @classmethod
+    def open(cls, digest: str, image: Path, table: Path) -> ImageIndex:
+        """Of the file system at `image` and its index, saved with numpy at `table`."""
+        return cls(digest, _map_pages(image), np.load(table, allow_pickle=False))
+
+    def find(self, hashes: Hashes) -> npt.NDArray[np.int64]:
+        """For each hash the number of a page that has it, -1 where there is none."""
+        if not len(self._hashes):
+            return np.full(len(hashes), -1, np.int64)
+        at = self._hashes.searchsorted(hashes).clip(max=len(self._hashes) - 1)
+        return np.where(self._hashes[at] == hashes, self._numbers[at], -1)
+
+
+def build_index(image: Path) -> npt.NDArray[np.void]:
+    """The table of an `ImageIndex`: hash and number of each page that is not zero, by hash."""
+    pages = _map_pages(image)
+    numbers = np.flatnonzero(_not_zero(pages))
+    hashes, first = np.unique(_hashes(_views(pages, numbers)), return_index=True)
+    table = np.empty(len(hashes), _TABLE)
+    table["hash"], table["page"] = hashes, numbers[first]
+    return table
+
+
+def build(
+    parent: Manifest | None,
+    parent_pages: PageReader | None,
+    changed: Mapping[str, Changed],
+    *,
+    hot: npt.NDArray[np.integer[Any]],
+    facts: Mapping[str, Any],
+    dedup: ImageIndex | None = None,
+    level: int = 1,
+) -> Built:
+    """The snapshot that is `parent` with `changed`, and with `hot` and `facts` as its own.
+
+    Regions not in `changed` are the parent's. `dedup` is for templates: what they refer to in
+    the image, their descendants inherit. `level` is zstd's.
+    """
+    layers = list(parent.layers) if parent else []
+    regions = dict(parent.regions) if parent else {}
+    differences = {
+        name: _compare(name, change, regions.get(name), parent_pages)
+        for name, change in changed.items()
+    }
+    fresh = _Fresh.gather(differences, hot)
+    first = _first_equal(fresh.views, fresh.hashes)
+    own = first == np.arange(len(first))  # the others are dups of one of these
+
+    refs = np.zeros(len(first), np.uint64)
+    bases = np.where(own, fresh.bases, np.uint64(0))
+    if dedup is not None:
+        found = _in_image(dedup, fresh, own)
+        raw = LayerRef("raw", dedup.digest, len(dedup.pages))
+        if raw not in layers:
+            layers.append(raw)
+        refs[found >= 0] = make_refs(layers.index(raw), found[found >= 0])
+        bases[found >= 0] = 0
+    image = refs != 0
+
+    stored = np.flatnonzero(own & ~image)
+    stored = stored[np.lexsort((~fresh.hot[stored], bases[stored] != 0))]
+    refs[stored] = make_refs(len(layers), np.arange(len(stored)))
+    layer = None
+    if len(stored):
+        pages = [fresh.xors[i] if bases[i] else fresh.views[i] for i in stored.tolist()]
+        layer = write_layer(pages, level=level)
+        layers.append(LayerRef("zstd", layer.digest, layer.pages))
+
+    refs, bases = refs[first], bases[first]
+    start = 0
+    for name, difference in differences.items():
+        stop = start + len(difference.fresh)
+        numbers = changed[name].numbers[difference.fresh]
+        difference.region.refs[numbers] = refs[start:stop]
+        difference.region.bases[numbers] = bases[start:stop]
+        regions[name] = difference.region
+        start = stop
+
+    manifest = Manifest(
+        *_without_unused(layers, regions),
+        hot=hot.astype(np.uint32),
+        facts=facts,
+        parent=parent.digest if parent else None,
+    )
+    xors = int((bases[own] != 0).sum())
+    stats = Stats(
+        changed=sum(len(change.numbers) for change in changed.values()),
+        zero=sum(difference.zero for difference in differences.values()),
+        same=sum(difference.same for difference in differences.values()),
+        dup=len(own) - int(own.sum()),
+        image=int(image.sum()),
+        xor=xors,
+        plain=len(stored) - xors,
+        stored_bytes=layer.size if layer else 0,
+    )
+    return Built(manifest, layer, stats)
+
+
+@dataclass(frozen=True, eq=False)
+class _Difference:
+    """A region compared with the parent's. `region` is right but for its fresh pages: `fresh`
+    are indices of pages that are neither zero nor the parent's; `bases` and `xors` are, for
+    each of them, the plain page that it resembles (0: none) and the XOR with it."""
+
+    region: Region
+    change: Changed
+    fresh: npt.NDArray[np.int64]
+    bases: Refs
+    xors: Mapping[int, bytes]  # by index, for those with a base
+    zero: int
+    same: int
+
+
+def _compare(
+    name: str, change: Changed, before: Region | None, parent: PageReader | None
+) -> _Difference:
+    refs = _resized(before.refs if before else None, change.length)
+    bases = _resized(before.bases if before else None, change.length)
+    old_refs, old_bases = refs[change.numbers], bases[change.numbers]
+    not_zero = _not_zero(change.pages)
+    refs[change.numbers] = np.where(not_zero, old_refs, np.uint64(0))
+    bases[change.numbers] = np.where(not_zero, old_bases, np.uint64(0))
+
+    same = np.zeros(len(change.numbers), bool)
+    similar = np.zeros(len(change.numbers), np.uint64)
+    xors: dict[int, bytes] = {}
+    roots = np.where(old_bases != 0, old_bases, old_refs)
+    comparable = np.flatnonzero(not_zero & (old_refs != 0))
+    comparable = comparable[roots[comparable].argsort(kind="stable")]  # each frame once
+    for start in range(0, len(comparable), _COMPARE_PAGES):
+        some = comparable[start : start + _COMPARE_PAGES]
+        if parent is None:
+            raise InternalError("a parent was given without a reader of its pages")
+        words = change.pages[some].view(np.uint64)
+        xor = words ^ parent.at(roots[some]).view(np.uint64)
+        differing = np.count_nonzero(xor, axis=1)
+        # Back to what the root is: the parent's page if that is plain, no XOR any more if not.
+        is_root = differing == 0
+        refs[change.numbers[some[is_root]]] = roots[some[is_root]]
+        bases[change.numbers[some[is_root]]] = 0
+        same[some[is_root]] = True
+        based = np.flatnonzero(old_bases[some])
+        if len(based):
+            kept = parent.at(old_refs[some[based]]).view(np.uint64)
+            same[some[based]] |= (xor[based] == kept).all(axis=1)
+        little = ~same[some] & (differing * _XOR_SHARE <= np.count_nonzero(words, axis=1))
+        similar[some[little]] = roots[some[little]]
+        for i in np.flatnonzero(little).tolist():
+            xors[int(some[i])] = xor[i].tobytes()
+
+    fresh = np.flatnonzero(not_zero & ~same)
+    return _Difference(
+        region=Region(name, change.length, refs, bases),
+        change=change,
+        fresh=fresh,
+        bases=similar[fresh],
+        xors=xors,
+        zero=len(change.numbers) - int(not_zero.sum()),
+        same=int(same.sum()),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Fresh:
+    """The fresh pages of all regions in one row, each list with an element for each."""
+
+    views: list[memoryview]
+    hashes: Hashes
+    bases: Refs
+    xors: Mapping[int, bytes]
+    hot: npt.NDArray[np.bool_]
+
+    @classmethod
+    def gather(
+        cls, differences: Mapping[str, _Difference], hot: npt.NDArray[np.integer[Any]]
+    ) -> _Fresh:
+        views: list[memoryview] = []
+        bases, is_hot, xors = [np.zeros(0, np.uint64)], [np.zeros(0, bool)], {}
+        for name, difference in differences.items():
+            for i, at in enumerate(difference.fresh.tolist(), start=len(views)):
+                if at in difference.xors:
+                    xors[i] = difference.xors[at]
+            views += _views(difference.change.pages, difference.fresh)
+            bases.append(difference.bases)
+            numbers = difference.change.numbers[difference.fresh]
+            is_hot.append(np.isin(numbers, hot if name == "memory" else ()))
+        return cls(views, _hashes(views), np.concatenate(bases), xors, np.concatenate(is_hot))
+
+
+def _first_equal(views: Sequence[memoryview], hashes: Hashes) -> npt.NDArray[np.int64]:
+    """For each page the index of the first that is equal to it; its own if there is none."""
+    _, at, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    first = at[inverse]
+    for i in np.flatnonzero(first != np.arange(len(first))).tolist():
+        if bytes(views[first[i]]) != bytes(views[i]):
+            first[i] = i
+    return first
+
+
+def _in_image(
+    index: ImageIndex, fresh: _Fresh, own: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """For each page of its own the number of the image's page that is equal to it, else -1."""
+    found = np.where(own, index.find(fresh.hashes), -1)
+    for i in np.flatnonzero(found >= 0).tolist():
+        if index.pages[found[i]].tobytes() != bytes(fresh.views[i]):
+            found[i] = -1
+    return found
+
+
+def _without_unused(
+    layers: Sequence[LayerRef], regions: Mapping[str, Region]
+) -> tuple[tuple[LayerRef, ...], Mapping[str, Region]]:
+    """The same without layers that no page needs any more, so that they can be reclaimed."""
+    used = np.zeros(len(layers) + 1, bool)
+    for region in regions.values():
+        at = np.flatnonzero(region.refs)
+        used[layer_numbers(region.refs[at])] = True
+        used[layer_numbers(region.bases[at])] = True
+    used[0] = False
+    if used[1:].all():
+        return tuple(layers), regions
+    numbers = np.where(used, used.cumsum(), 0)
+    return (
+        tuple(layer for layer, keep in zip(layers, used[1:], strict=True) if keep),
+        {
+            name: Region(
+                name, region.length, renumber(region.refs, numbers), renumber(region.bases, numbers)
+            )
+            for name, region in regions.items()
+        },
+    )
+
+
+def _resized(refs: Refs | None, length: int) -> Refs:
+    """A copy, cut off or filled up with zeros to the pages of a region of `length` bytes."""
+    new = np.zeros(page_count(length), np.uint64)
+    if refs is not None:
+        kept = min(len(refs), len(new))
+        new[:kept] = refs[:kept]
+    return new
+
+
+def _not_zero(pages: Pages) -> npt.NDArray[np.bool_]:
+    any_bit: npt.NDArray[np.uint64] = np.bitwise_or.reduce(pages.view(np.uint64), axis=1)
+    return any_bit.astype(np.bool_)
+
+
+def _views(pages: Pages, rows: npt.NDArray[np.int64]) -> list[memoryview]:
+    flat = pages.data.cast("B")
+    return [flat[row * PAGE : row * PAGE + PAGE] for row in rows.tolist()]
+
+
+def _hashes(views: Sequence[memoryview]) -> Hashes:
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, views), np.uint64, len(views))
+
+
+def _map_pages(path: Path) -> Pages:
+    size = path.stat().st_size
+    if not size or size % PAGE:
+        raise Invalid(f"{path}: its {size} bytes are not whole pages of {PAGE}")
+    return np.memmap(path, np.uint8, "r", shape=(size // PAGE, PAGE))

@@ -1,0 +1,163 @@
+"""Pages of a snapshot, by region and number.
+
+`PageReader` follows a manifest's refs to frames of layers, decompresses each frame that a
+request needs once, on several threads when there are many, and copies the pages out. Frames
+stay in a `FrameCache`, shared by all readers of a process: clones of a snapshot, and a snapshot
+and its ancestors, have most layers in common.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
+import numpy.typing as npt
+
+from torpor.model.errors import Damaged
+from torpor.snapshot.layer import FRAME_PAGES, PAGE, LayerReader, Pages, RawReader
+from torpor.snapshot.manifest import Kind, LayerRef, Manifest, Refs
+from torpor.snapshot.workers import map_batches
+
+_Layer = LayerReader | RawReader
+_READERS: Mapping[Kind, type[LayerReader] | type[RawReader]] = {
+    "zstd": LayerReader,
+    "raw": RawReader,
+}
+_FRAMES_PER_TASK = 8
+
+
+class FrameCache:
+    """The frames used last, decompressed, up to `max_bytes` of them, and the layers that readers
+    have open, so that a thousand clones of a snapshot open its files once. Thread-safe."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.hits = 0
+        self.misses = 0
+        self._bytes = 0
+        self._frames: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._layers: WeakValueDictionary[str, _Layer] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def get(self, layer: str, frame: int) -> bytes | None:
+        with self._lock:
+            data = self._frames.get((layer, frame))
+            if data is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._frames.move_to_end((layer, frame))
+            return data
+
+    def put(self, layer: str, frame: int, data: bytes) -> None:
+        with self._lock:
+            self._bytes += len(data) - len(self._frames.pop((layer, frame), b""))
+            self._frames[layer, frame] = data
+            while self._bytes > self.max_bytes:
+                self._bytes -= len(self._frames.popitem(last=False)[1])
+
+    def layer(self, ref: LayerRef, resolve: Callable[[LayerRef], Path]) -> _Layer:
+        """The layer, opened if no reader that shares this cache has it open."""
+        with self._lock:
+            layer = self._layers.get(ref.digest)
+            if layer is None:
+                layer = self._layers[ref.digest] = _READERS[ref.kind](resolve(ref))
+            return layer
+
+    def clear(self) -> None:
+        """Forget all frames; the counters stay."""
+        with self._lock:
+            self._frames.clear()
+            self._bytes = 0
+
+
+class PageReader:
+    """Reads the pages of one snapshot. Thread-safe. `resolve` says where a layer's file is.
+
+    Every method raises Damaged, naming the layer, when a file is not what was written.
+    """
+
+    def __init__(
+        self, manifest: Manifest, resolve: Callable[[LayerRef], Path], *, cache: FrameCache
+    ) -> None:
+        self.manifest = manifest
+        self._resolve = resolve
+        self._cache = cache
+        self._layers: dict[int, _Layer] = {}
+
+    def read(self, region: str, offset: int, length: int) -> bytes:
+        """Bytes of a region; fewer than `length` at its end, as pread(2) does."""
+        end = min(offset + length, self.manifest.regions[region].length)
+        if end <= offset:
+            return b""
+        first = offset // PAGE
+        pages = self.pages(region, np.arange(first, -(-end // PAGE)))
+        skip = offset - first * PAGE
+        return pages.reshape(-1)[skip : skip + end - offset].tobytes()
+
+    def pages(self, region: str, page_numbers: npt.NDArray[np.integer[Any]]) -> Pages:
+        """The pages with these numbers, in this order, as a new (n, PAGE) array."""
+        whole = self.manifest.regions[region]
+        pages = self.at(whole.refs[page_numbers])
+        bases = whole.bases[page_numbers]
+        (differs,) = bases.nonzero()
+        if len(differs):
+            pages[differs] ^= self.at(bases[differs])
+        return pages
+
+    def at(self, refs: Refs) -> Pages:
+        """The pages stored at `refs`, as they are stored: no base is applied."""
+        pages = np.empty((len(refs), PAGE), np.uint8)
+        # Sorted, refs to one frame are neighbours. The low bits of a ref count pages in a frame,
+        # the others name the frame; those of zero pages form a group of their own.
+        order = refs.argsort(kind="stable")
+        frames, slots = np.divmod(refs[order], np.uint64(FRAME_PAGES))
+        (changes,) = (frames[1:] != frames[:-1]).nonzero()
+        edges = [0, *(changes + 1).tolist(), len(refs)]
+        groups = [
+            (int(frames[start]), start, stop)
+            for start, stop in itertools.pairwise(edges)
+            if start < stop
+        ]
+
+        def fill(some: Sequence[tuple[int, int, int]]) -> None:
+            for frame, start, stop in some:
+                to = order[start:stop]
+                if frame == 0:
+                    pages[to] = 0
+                else:
+                    stored = np.frombuffer(self._frame(frame), np.uint8).reshape(-1, PAGE)
+                    pages[to] = stored[slots[start:stop]]
+
+        for _ in map_batches(fill, groups, batch=_FRAMES_PER_TASK):
+            pass
+        return pages
+
+    def _frame(self, frame: int) -> bytes:
+        """The frame that refs // FRAME_PAGES name by `frame`."""
+        number, index = divmod(frame, (1 << 32) // FRAME_PAGES)
+        ref = self.manifest.layers[number - 1]
+        data = self._cache.get(ref.digest, index)
+        if data is None:
+            data = self._layer(number - 1).frame(index)
+            self._cache.put(ref.digest, index, data)
+        return data
+
+    def _layer(self, index: int) -> _Layer:
+        layer = self._layers.get(index)
+        if layer is None:
+            ref = self.manifest.layers[index]
+            layer = self._cache.layer(ref, self._resolve)
+            if layer.pages != ref.pages:
+                raise Damaged(
+                    f"layer {ref.digest} is damaged: it has {layer.pages} pages, not {ref.pages}",
+                    hint="Snapshots that need it cannot be restored; restore the file from a copy.",
+                )
+            self._layers[index] = layer
+        return layer

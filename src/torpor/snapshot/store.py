@@ -1,0 +1,124 @@
+"""Snapshots on the disk: layers and manifests, each under the BLAKE3 of its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from torpor.blobs.local import Blob, LocalBlobs
+from torpor.model.errors import Damaged, TorporError
+from torpor.snapshot.build import Built
+from torpor.snapshot.layer import LayerReader, RawReader
+from torpor.snapshot.manifest import LayerRef, Manifest
+from torpor.snapshot.reader import FrameCache, PageReader
+
+LAYERS = "layers"
+MANIFESTS = "manifests"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What `put` stored. `bytes` is what the snapshot added to the disk."""
+
+    manifest_digest: str
+    layer_digest: str | None
+    bytes: int
+
+
+class SnapshotStore:
+    """Snapshots below `home_blobs`. `resolve_image` says where the root file system of an image,
+    given by its digest, is. Thread-safe."""
+
+    def __init__(self, home_blobs: Path, resolve_image: Callable[[str], Path]) -> None:
+        self.blobs = LocalBlobs(home_blobs)
+        self._resolve_image = resolve_image
+
+    def put(self, built: Built) -> Stored:
+        """Store a snapshot durably: rule 5's first half, to be done before it is recorded.
+
+        The layer is being written while the manifest is encoded, both are fsynced side by side,
+        and the manifest gets its name last. Raises Exhausted if the disk is full, and then
+        leaves nothing behind.
+        """
+        stored: list[Blob] = []
+
+        def blobs() -> Iterator[Blob]:
+            if built.layer is not None:
+                stored.append(Blob(LAYERS, built.layer.digest, built.layer.chunks))
+                yield stored[-1]
+            encoded = built.manifest.encode()
+            stored.append(Blob(MANIFESTS, blake3(encoded).hexdigest(), (encoded,)))
+            yield stored[-1]
+
+        self.blobs.put_all(blobs())
+        return Stored(
+            manifest_digest=stored[-1].name,
+            layer_digest=built.layer.digest if built.layer else None,
+            bytes=sum(blob.size for blob in stored),
+        )
+
+    def load(self, manifest_digest: str) -> Manifest:
+        """The manifest, verified. Raises NotFound or Damaged."""
+        manifest = Manifest.decode(self.blobs.get(MANIFESTS, manifest_digest))
+        if manifest.digest != manifest_digest:
+            raise Damaged(
+                f"manifest {manifest_digest} is damaged: it holds another one's bytes",
+                hint="The snapshot cannot be restored; restore the file from a copy.",
+            )
+        return manifest
+
+    def reader(self, manifest: Manifest, cache: FrameCache) -> PageReader:
+        return PageReader(manifest, self.layer_path, cache=cache)
+
+    def layer_path(self, layer: LayerRef) -> Path:
+        """Where the file of a manifest's layer is."""
+        if layer.kind == "raw":
+            return self._resolve_image(layer.digest)
+        return self.blobs.path(LAYERS, layer.digest)
+
+    def verify(self, manifest_digest: str) -> list[str]:
+        """Read all that a snapshot needs; what is wrong with it, a line each. Slow: every byte
+        of its layers is hashed. Images are only looked at for size."""
+        try:
+            manifest = self.load(manifest_digest)
+        except TorporError as error:
+            return [error.message]
+        problems = (self._problem(layer) for layer in manifest.layers)
+        return [problem for problem in problems if problem]
+
+    def delete_layer(self, digest: str) -> None:
+        self.blobs.delete(LAYERS, digest)
+
+    def delete_manifest(self, digest: str) -> None:
+        self.blobs.delete(MANIFESTS, digest)
+
+    def size(self, manifest_digest: str) -> int:
+        """Bytes on the disk of a snapshot's manifest and all its layers, which it may share with
+        others; images are not counted. Raises NotFound or Damaged."""
+        layers = self.load(manifest_digest).layers
+        paths = [self.blobs.path(MANIFESTS, manifest_digest)]
+        paths += [self.layer_path(layer) for layer in layers if layer.kind == "zstd"]
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
+    def _problem(self, layer: LayerRef) -> str | None:
+        path = self.layer_path(layer)
+        try:
+            if layer.kind == "raw":
+                pages = RawReader(path).pages
+            else:
+                pages = LayerReader(path).pages
+                with path.open("rb") as file:
+                    digest = hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
+                if digest != layer.digest:
+                    return f"layer {layer.digest} is damaged: its bytes have digest {digest}"
+        except TorporError as error:
+            return error.message
+        except OSError as error:
+            return f"layer {layer.digest} cannot be read: {error.strerror}"
+        if pages != layer.pages:
+            return f"layer {layer.digest} is damaged: it has {pages} pages, not {layer.pages}"
+        return None

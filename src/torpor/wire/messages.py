@@ -1,0 +1,397 @@
+"""The messages on the link's CONTROL channel: JSON objects whose key "t" names their type.
+
+`FROM_GUEST` and `FROM_HOST` are the whole vocabulary: for each type its fields, and for each
+field the check that its value must pass. Nothing gets past `decode` that the tables do not allow
+(rule 13): an unknown type or key, a missing key, a wrong type, a string or number out of range,
+too much nesting, NaN or infinity, text that is no valid Unicode. Everything refused is `Invalid`
+and says which field was wrong and what belongs there. `encode` applies the same checks, so a
+wrong message fails where it is made and not on the other side.
+
+A check is a function from a value to "" (fine) or the rest of the sentence that names the
+problem, such as " must be true or false" or "[3].op must be a string". Nested problems compose
+by putting the path in front.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torpor.model.errors import Invalid
+
+PROTOCOL = 1
+# One message, encoded. Parsed JSON can take twenty times its text's size, hence not more.
+SIZE_MAX = 16 * 1024 * 1024
+OP_KINDS = ("step", "wait", "sleep", "model", "checkpoint", "log-less")
+DEPTH_MAX = 64  # nesting; what passes here must not break the recursion of a later reader
+NOTE_KINDS = ("log", "emit", "context")
+NAME_MAX = 256
+TEXT_MAX = 64 * 1024
+BODY_MAX = SIZE_MAX
+COUNT_MAX = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+TIME_MAX = 1e11  # unix seconds, about the year 5138: what is above it is no time
+
+Check = Callable[[Any], str]
+
+
+def _any(value: Any) -> str:
+    return ""
+
+
+def _flag(value: Any) -> str:
+    return "" if value is True or value is False else " must be true or false"
+
+
+def _text(length_max: int, length_min: int = 0) -> Check:
+    def check(value: Any) -> str:
+        if isinstance(value, str) and length_min <= len(value) <= length_max:
+            return ""
+        return f" must be a string of {length_min} to {length_max} characters"
+
+    return check
+
+
+def _one_of(*values: str) -> Check:
+    def check(value: Any) -> str:
+        return "" if value in values else f" must be one of {', '.join(values)}"
+
+    return check
+
+
+def _hex(digits: int) -> Check:
+    def check(value: Any) -> str:
+        if isinstance(value, str) and len(value) == digits and not value.strip("0123456789abcdef"):
+            return ""
+        return f" must be {digits} lowercase hexadecimal digits"
+
+    return check
+
+
+def _integer(low: int, high: int = COUNT_MAX) -> Check:
+    def check(value: Any) -> str:
+        if type(value) is int and low <= value <= high:
+            return ""
+        return f" must be an integer from {low} to {high}"
+
+    return check
+
+
+def _number(low: float, high: float) -> Check:
+    def check(value: Any) -> str:
+        if type(value) in (int, float) and low <= value <= high:
+            return ""
+        return f" must be a number from {low:g} to {high:g}"
+
+    return check
+
+
+def _or_null(inner: Check) -> Check:
+    def check(value: Any) -> str:
+        if value is None:
+            return ""
+        problem = inner(value)
+        return problem and f"{problem}, or null"
+
+    return check
+
+
+def _list(inner: Check, count_max: int) -> Check:
+    def check(value: Any) -> str:
+        if not isinstance(value, list) or len(value) > count_max:
+            return f" must be a list of at most {count_max} items"
+        for place, item in enumerate(value):
+            if problem := inner(item):
+                return f"[{place}]{problem}"
+        return ""
+
+    return check
+
+
+def _dict(inner: Check, count_max: int) -> Check:
+    def check(value: Any) -> str:
+        if not isinstance(value, dict) or len(value) > count_max:
+            return f" must be an object of at most {count_max} keys"
+        for key, item in value.items():
+            if problem := inner(item):
+                return f"[{_shown(key)}]{problem}"
+        return ""
+
+    return check
+
+
+def _record(fields: Mapping[str, Check], also: Check = _any) -> Check:
+    """An object with exactly these keys; one written "key?" may be absent. `also` sees the whole
+    object once its fields are right."""
+    checks = {key.rstrip("?"): check for key, check in fields.items()}
+    required = [key for key in fields if not key.endswith("?")]
+
+    def check(value: Any) -> str:
+        if not isinstance(value, dict):
+            return " must be an object"
+        for key in required:
+            if key not in value:
+                return f" lacks the key {key!r}"
+        for key, item in value.items():
+            inner = checks.get(key)
+            if inner is None:
+                return f" has the unknown key {_shown(key)}"
+            if problem := inner(item):
+                return f".{key}{problem}"
+        return also(value)
+
+    return check
+
+
+def _shown(value: Any) -> str:
+    """A foreign value for an error message: short whatever it is."""
+    text = repr(value) if not isinstance(value, str) else ascii(value[:60])
+    return text if len(text) <= 60 else text[:60] + "…"
+
+
+_OP = _text(NAME_MAX + 64, 1)
+_NAME = _text(NAME_MAX, 1)
+_DIGEST = _hex(32)
+_TEXT = _text(TEXT_MAX)
+_ID = _text(64, 1)
+_TIME = _number(0, TIME_MAX)
+_EPOCH = _integer(1)
+_OBJECT = _dict(_any, 100_000)
+_ERROR = _record({"type": _text(NAME_MAX), "message": _TEXT, "traceback?": _or_null(_TEXT)})
+
+
+def _outcome(value: Mapping[str, Any]) -> str:
+    """ok goes with a value, not ok goes with an error."""
+    if value["ok"] == ("error" in value):
+        return " must have an error exactly when ok is false"
+    return " has a value though ok is false" if "value" in value and not value["ok"] else ""
+
+
+_RECORDED = _record(
+    {
+        "op": _OP,
+        "kind": _one_of(*OP_KINDS),
+        "name": _NAME,
+        "digest": _DIGEST,
+        "ok": _flag,
+        "value?": _any,
+        "error?": _ERROR,
+    },
+    _outcome,
+)
+_JOURNAL = _list(_RECORDED, 1_000_000)
+
+
+def _one_body(value: Mapping[str, Any]) -> str:
+    return "" if ("body" in value) != ("body_b64" in value) else " needs one of body and body_b64"
+
+
+# What `begin` carries as data, by the kind of operation.
+_BEGIN_DATA: dict[str, Check] = {
+    "step": _OBJECT,
+    "log-less": _OBJECT,
+    "checkpoint": _record({}),
+    "sleep": _record({"until": _TIME}),
+    "wait": _record(
+        {
+            "prompt": _TEXT,
+            "data": _any,
+            "schema?": _or_null(_OBJECT),
+            "timeout_s": _or_null(_number(0, TIME_MAX)),
+            "tags": _list(_text(NAME_MAX), 64),
+            "approve": _flag,
+        }
+    ),
+    "model": _record(
+        {
+            "method": _text(16, 1),
+            "path": _text(4096, 1),
+            "headers": _dict(_TEXT, 256),
+            "body?": _text(BODY_MAX),
+            "body_b64?": _text(BODY_MAX),
+        },
+        _one_body,
+    ),
+}
+
+
+def _begin(value: Mapping[str, Any]) -> str:
+    stem, _, count = value["op"].rpartition("#")
+    if stem != f"{value['kind']}:{value['name']}" or not (count.isascii() and count.isdigit()):
+        return ".op must be kind:name#count, of the kind and name given beside it"
+    problem = _BEGIN_DATA[value["kind"]](value["data"])
+    return problem and f".data{problem}"
+
+
+_AGENT = _record(
+    {
+        "name": _NAME,
+        "doc": _or_null(_TEXT),
+        "params": _list(_record({"name": _NAME, "required": _flag, "default?": _any}), 256),
+    }
+)
+
+FROM_GUEST: dict[str, Check] = {
+    "hello": _record({"protocol": _integer(1), "python": _NAME, "kernel": _NAME}),
+    "loaded": _record({"agents": _list(_AGENT, 256), "default": _or_null(_NAME)}),
+    "load_failed": _record({"error": _TEXT, "traceback": _TEXT}),
+    "begin": _record(
+        {
+            "op": _OP,
+            "kind": _one_of(*OP_KINDS),
+            "name": _NAME,
+            "digest": _DIGEST,
+            "data": _OBJECT,
+        },
+        _begin,
+    ),
+    "end": _record({"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR}, _outcome),
+    "note": _record({"kind": _one_of(*NOTE_KINDS), "data": _any}),
+    "status": _record({"waiting": _integer(0), "busy": _integer(0), "until": _or_null(_TIME)}),
+    "prepared": _record({}),
+    "unprepared": _record({"reason": _TEXT}),
+    "thawed": _record({"epoch": _EPOCH, "at": _TIME}),
+    "done": _record({"value": _any}),
+    "failed": _record(
+        {
+            "type": _text(NAME_MAX),
+            "message": _TEXT,
+            "traceback": _or_null(_TEXT),
+            "cancelled": _flag,
+        }
+    ),
+    "exited": _record(
+        {
+            "code": _or_null(_integer(-(2**31), 2**31 - 1)),
+            "signal": _or_null(_integer(1, 128)),
+            "oom": _flag,
+        }
+    ),
+}
+FROM_HOST: dict[str, Check] = {
+    "load": _record({"entry": _text(4096, 1), "deps": _flag, "version": _ID}),
+    "start": _record(
+        {
+            "run": _ID,
+            "epoch": _EPOCH,
+            "agent": _or_null(_NAME),
+            "input": _OBJECT,
+            "journal": _JOURNAL,
+        }
+    ),
+    "thaw": _record(
+        {
+            "epoch": _EPOCH,
+            "run": _ID,
+            "time": _TIME,
+            "entropy": _hex(128),
+            "started": _flag,
+            "journal": _JOURNAL,
+        }
+    ),
+    "prepare": _record({}),
+    "resume": _record({}),
+    "result": _record({"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR}, _outcome),
+    "recorded": _record({"op": _OP}),
+    "cancel": _record({"reason": _TEXT}),
+}
+MESSAGES: dict[str, Check] = {**FROM_GUEST, **FROM_HOST}
+
+
+def encode(t: str, **fields: Any) -> bytes:
+    """The message of type `t`, ready for the CONTROL channel. Raises Invalid."""
+    _check(t, fields, MESSAGES)
+    try:
+        data = _ENCODER.encode({"t": t, **fields}).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Invalid(
+            f"message {t} cannot be written as JSON: {_shown(str(error))}",
+            hint="Values that leave the agent must be JSON: text, finite numbers, lists, objects.",
+        ) from error
+    if _too_deep(data, fields):
+        raise Invalid(f"message {t} is nested more than {DEPTH_MAX} deep")
+    if len(data) > SIZE_MAX:
+        raise Invalid(
+            f"message {t} has {len(data):,} bytes; at most {SIZE_MAX:,} are taken",
+            hint="Keep large data in a file and pass its path.",
+        )
+    return data
+
+
+def decode(data: bytes, allowed: Mapping[str, Check] = MESSAGES) -> dict[str, Any]:
+    """The message in `data` with its type under "t". Raises Invalid for all that is not one of
+    `allowed`: a receiver names the side it listens to, FROM_GUEST or FROM_HOST."""
+    if len(data) > SIZE_MAX:
+        raise Invalid(f"a message of {len(data):,} bytes; at most {SIZE_MAX:,} are taken")
+    try:
+        message = _DECODER.decode(data.decode())
+        if b"\\ud" in data.lower():  # only an escape can bring in half a surrogate pair
+            _ENCODER.encode(message).encode()
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"a message that is not JSON: {_shown(str(error))}") from error
+    if not isinstance(message, dict):
+        raise Invalid(f"a message that is no object: {_shown(type(message).__name__)}")
+    if _too_deep(data, message):
+        raise Invalid(f"a message nested more than {DEPTH_MAX} deep")
+    t = message.pop("t", None)
+    _check(t, message, allowed)
+    message["t"] = t
+    return message
+
+
+def error(type: str, message: str, traceback: str | None = None) -> dict[str, Any]:
+    """The `error` object of a message, each text made valid Unicode and cut to what is allowed:
+    reporting a failure must not fail on what the failure says."""
+    made = {"type": _clip(type, NAME_MAX), "message": _clip(message, TEXT_MAX)}
+    if traceback is not None:
+        made["traceback"] = _clip(traceback, TEXT_MAX)
+    return made
+
+
+def _clip(text: str, length_max: int) -> str:
+    """Keeps the start and, because a traceback says most at its end, the end."""
+    text = text.encode("utf-8", "backslashreplace").decode()
+    if len(text) <= length_max:
+        return text
+    half = length_max // 2 - 1
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def _check(t: Any, fields: dict[str, Any], allowed: Mapping[str, Check]) -> None:
+    check = allowed.get(t) if isinstance(t, str) else None
+    if check is None:
+        raise Invalid(f"a message of the unknown type {_shown(t)}")
+    if problem := check(fields):
+        raise Invalid(f"message {t}{problem}")
+
+
+def _too_deep(data: bytes, value: Any) -> bool:
+    """Whether `value`, written as `data`, has more than DEPTH_MAX levels of lists and objects."""
+    if data.count(b"[") + data.count(b"{") <= DEPTH_MAX:
+        return False  # nearly every message
+    level = [value]
+    for _ in range(DEPTH_MAX):
+        level = [
+            item
+            for parent in level
+            for item in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(item, (dict, list, tuple))
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:  # 1e999 reads as infinity
+        raise ValueError("a number too large for a double")
+    return value
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)

@@ -1,0 +1,338 @@
+"""A service in memory, of the shape of the real one, whose runs do what their input says.
+
+`input = {"script": [[verb, …], …]}`, played in order:
+
+    print TEXT | log MESSAGE | approve PROMPT DATA | wait PROMPT DATA | fail TYPE MESSAGE
+    return VALUE
+
+A run that waits is frozen at once. The state is kept in memory.json when it stops, so that a
+server on it can be restarted. As a program it serves: `python memory_service.py HOME`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torpor.api.server import serve
+from torpor.model.agentfile import AgentSource
+from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
+from torpor.model.home import Home
+from torpor.model.ids import new_id
+from torpor.model.states import FINAL, RunState
+
+Object = dict[str, Any]
+VERSION = "0123456789abcdef0123456789abcdef"
+SNAPSHOT_BYTES = 1_200_000
+
+
+class MemoryService:
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.stopped = False
+        self._runs: dict[str, Object] = {}
+        self._logs: dict[str, list[Object]] = {}
+        self._waits: dict[str, Object] = {}
+        self._positions: dict[str, int] = {}
+        self._deployed: list[Object] = []
+        self._appended: dict[str, list[asyncio.Future[None]]] = {}
+        self._answered: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    @classmethod
+    async def open(cls, home: Home) -> MemoryService:
+        service = cls(home)
+        kept = home.root / "memory.json"
+        if kept.exists():
+            state = json.loads(kept.read_text())
+            service._runs, service._logs = state["runs"], state["logs"]
+            service._waits, service._positions = state["waits"], state["positions"]
+            for run in service._runs.values():
+                if RunState(run["state"]) not in FINAL:
+                    service._play(run)
+        return service
+
+    async def stop(self) -> None:
+        self.stopped = True
+        for task in self._tasks.values():
+            task.cancel()
+        state = {
+            "runs": self._runs,
+            "logs": self._logs,
+            "waits": self._waits,
+            "positions": self._positions,
+        }
+        (self.home.root / "memory.json").write_text(json.dumps(state))
+
+    async def health(self) -> Object:
+        return {
+            "version": "0.1.0",
+            "pid": 1,
+            "engine": "memory",
+            "accel": None,
+            "home": str(self.home.root),
+            "model": "none",
+            "started_at": time.time(),
+        }
+
+    async def deploy(
+        self, source: AgentSource, progress: Callable[[str, str, float | None], None]
+    ) -> Object:
+        progress("boot", "booting [the image]", None)
+        # As the real one's, part of the work is in a thread.
+        await asyncio.to_thread(progress, "load", "loading the agent", 0.5)
+        text = source.files[source.entry].decode()
+        if "does not load" in text:
+            raise GuestError("the agent does not load", hint="ImportError: no such module")
+        if "breaks the service" in text:
+            raise RuntimeError("secret detail")
+        cached = bool(self._deployed)
+        params = [{"name": "script", "required": True}]
+        deployed = {
+            "version": VERSION,
+            "agents": [{"name": "player", "doc": "Plays.", "params": params}],
+            "default": "player",
+            "boot_ms": 1000.0,
+            "template_bytes": 16_100_000,
+            "cached": cached,
+        }
+        self._deployed = [deployed]
+        return deployed
+
+    async def agents(self) -> list[Object]:
+        keys = ("version", "agents", "template_bytes", "boot_ms")
+        return [
+            {k: d[k] for k in keys} | {"name": "player", "first_at": 1.0} for d in self._deployed
+        ]
+
+    async def start(
+        self, version: str, agent: str | None, input: Object, id_key: str | None
+    ) -> Object:
+        if version != VERSION:
+            raise NotFound(f"no agent of version {version}", hint="Deploy it first.")
+        for run in self._runs.values():
+            if id_key is not None and run["id_key"] == id_key:
+                return run
+        now = time.time()
+        run = {
+            "id": new_id("run"),
+            "id_key": id_key,
+            "version": version,
+            "agent": agent or "player",
+            "state": "queued",
+            "input": input,
+            "result": None,
+            "error": None,
+            "epoch": 0,
+            "created_at": now,
+            "started_at": None,
+            "ended_at": None,
+            "ran_s": 0.0,
+            "slept_s": 0.0,
+            "state_since": now,
+            "last_seq": 0,
+        }
+        self._runs[run["id"]], self._logs[run["id"]] = run, []
+        self._append(run, "run.created", None, {})
+        self._play(run)
+        return run
+
+    async def runs(self, states: list[str] | None, limit: int, before: str | None) -> list[Object]:
+        found = [
+            run
+            for run in sorted(self._runs.values(), key=lambda run: run["id"], reverse=True)
+            if (states is None or run["state"] in states) and (before is None or run["id"] < before)
+        ]
+        return found[:limit]
+
+    async def run(self, ref: str) -> Object:
+        run = self._find(self._runs, ref, "run")
+        frozen = [e for e in self._logs[run["id"]] if e["kind"] == "snapshot"]
+        return run | {
+            "waits": await self.waits(run["id"], False),
+            "snapshots_count": len(frozen),
+            "bytes": SNAPSHOT_BYTES * len(frozen),
+            "template_bytes": 16_100_000,
+            "cycles": len(frozen),
+            "machine": {"pid": 7, "epoch": run["epoch"], "state": "running"}
+            if run["state"] == "running"
+            else None,
+        }
+
+    async def entries(
+        self, ref: str, after: int, limit: int, kinds: list[str] | None
+    ) -> list[Object]:
+        log = self._logs[self._find(self._runs, ref, "run")["id"]]
+        return [e for e in log[after:] if kinds is None or e["kind"] in kinds][:limit]
+
+    def changed(self, run_id: str) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._appended.setdefault(run_id, []).append(future)
+        return future
+
+    async def cancel(self, ref: str) -> Object:
+        run = self._find(self._runs, ref, "run")
+        if RunState(run["state"]) in FINAL:
+            raise Conflict(f"{run['id']} has ended: {run['state']}")
+        self._tasks[run["id"]].cancel()
+        for wait in await self.waits(run["id"], False):
+            wait |= {"state": "cancelled", "completed_at": time.time()}
+        self._end(run, "cancelled")
+        return run
+
+    async def snapshots(self, ref: str) -> list[Object]:
+        run = self._find(self._runs, ref, "run")
+        return [
+            {
+                "id": e["data"]["id"],
+                "run": run["id"],
+                "epoch": e["epoch"],
+                "seq": e["seq"],
+                "parent": None,
+                "manifest": "00",
+                "bytes": e["data"]["bytes"],
+                "pause_ms": 8.0,
+                "freeze_ms": 120.0,
+                "created_at": e["at"],
+                "detail": {},
+            }
+            for e in self._logs[run["id"]]
+            if e["kind"] == "snapshot"
+        ]
+
+    async def waits(self, run: str | None, all: bool) -> list[Object]:
+        only = None if run is None else self._find(self._runs, run, "run")["id"]
+        return [
+            wait
+            for wait in self._waits.values()
+            if only in (None, wait["run"]) and (all or wait["state"] == "open")
+        ]
+
+    async def wait(self, ref: str) -> Object:
+        return self._find(self._waits, ref, "wait")
+
+    async def complete(
+        self, ref: str, data: Any, approved: bool | None, note: str | None, by: str | None
+    ) -> Object:
+        wait = self._find(self._waits, ref, "wait")
+        if wait["state"] != "open":
+            raise Conflict(f"{wait['id']} was answered already, by {wait['by']}")
+        if data == "refused":
+            raise Invalid("the agent takes anything but 'refused'")
+        value = {"status": "completed", "data": data, "approved": approved, "note": note, "by": by}
+        wait |= {"state": "completed", "value": value, "completed_at": time.time(), "by": by}
+        self._append(self._runs[wait["run"]], "wait.completed", wait["op"], {"value": value})
+        self._answered[wait["id"]].set()
+        return wait
+
+    @staticmethod
+    def _find(table: dict[str, Object], ref: str, what: str) -> Object:
+        found = [row for id, row in table.items() if id.startswith(ref)]
+        if len(found) != 1:
+            raise NotFound(f"no {what} {ref}", hint=f"See the {what}s there are.")
+        return found[0]
+
+    def _append(self, run: Object, kind: str, op: str | None, data: Object) -> None:
+        run["last_seq"] += 1
+        entry = {
+            "run": run["id"],
+            "seq": run["last_seq"],
+            "at": time.time(),
+            "epoch": run["epoch"],
+            "kind": kind,
+            "op": op,
+            "data": data,
+        }
+        self._logs[run["id"]].append(entry)
+        for future in self._appended.pop(run["id"], []):
+            if not future.done():
+                future.set_result(None)
+
+    def _play(self, run: Object) -> None:
+        task = asyncio.get_running_loop().create_task(self._script(run))
+        self._tasks[run["id"]] = task
+
+    async def _script(self, run: Object) -> None:
+        if run["state"] == "queued":
+            self._move(run, "running", "run.started")
+            run["started_at"] = time.time()
+        script = run["input"].get("script", [])
+        for position in range(self._positions.get(run["id"], 0), len(script)):
+            self._positions[run["id"]] = position
+            verb, *rest = script[position]
+            if verb == "print":
+                text = {"stream": "stdout", "text": rest[0], "offset": 0}
+                self._append(run, "output", None, text)
+            elif verb == "log":
+                self._append(run, "note.log", None, {"message": rest[0], "level": "info"})
+            elif verb in ("approve", "wait"):
+                await self._ask(run, position, verb, *rest)
+            elif verb == "fail":
+                trace = "Traceback (most recent call last):\n  agent.py, line 1"
+                run["error"] = {"type": rest[0], "message": rest[1], "traceback": trace}
+                self._end(run, "failed")
+                return
+            elif verb == "return":
+                run["result"] = rest[0]
+        self._end(run, "completed")
+
+    async def _ask(self, run: Object, position: int, verb: str, prompt: str, data: Any) -> None:
+        op = f"wait:{verb}#{position}"
+        known = [w for w in self._waits.values() if w["run"] == run["id"] and w["op"] == op]
+        if known:
+            wait = known[0]
+        else:
+            wait = {
+                "id": new_id("wait"),
+                "run": run["id"],
+                "op": op,
+                "kind": "wait",
+                "prompt": prompt,
+                "data": data,
+                "schema": None,
+                "approve": verb == "approve",
+                "created_at": time.time(),
+                "due_at": None,
+                "state": "open",
+                "value": None,
+                "completed_at": None,
+                "by": None,
+            }
+            self._waits[wait["id"]] = wait
+            begun = {"kind": "wait", "name": verb, "digest": "", "data": {}}
+            self._append(run, "op.begin", op, begun)
+            frozen = {"id": new_id("snap"), "bytes": SNAPSHOT_BYTES, "pause_ms": 8.0}
+            self._append(run, "snapshot", None, frozen)
+            self._move(run, "suspended", "run.suspended")
+        answered = self._answered[wait["id"]] = asyncio.Event()
+        if wait["state"] == "open":
+            await answered.wait()
+        self._move(run, "running", "run.resumed", {"resume_ms": 120})
+
+    def _move(self, run: Object, state: str, kind: str, data: Object | None = None) -> None:
+        now = time.time()
+        spent = {"running": "ran_s", "suspended": "slept_s"}.get(run["state"])
+        if spent:
+            run[spent] += now - run["state_since"]
+        if state == "running":
+            run["epoch"] += 1
+        run |= {"state": state, "state_since": now}
+        self._append(run, kind, None, data or {})
+
+    def _end(self, run: Object, state: str) -> None:
+        run["ended_at"] = time.time()
+        self._move(run, state, f"run.{state}", {"error": run["error"]} if run["error"] else {})
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    try:
+        asyncio.run(serve(Home(Path(sys.argv[1])), MemoryService.open))
+    except TorporError as refused:
+        sys.exit(f"error: {refused.message}")

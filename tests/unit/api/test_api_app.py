@@ -1,0 +1,245 @@
+"""The endpoints over HTTP, in process."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from tests.unit.api.memory_service import VERSION, MemoryService
+
+from torpor.api import limits
+from torpor.api.app import create_app
+from torpor.api.problems import MEDIA_TYPE, problem
+from torpor.client import _BY_CODE, from_problem, parse_events
+from torpor.model.errors import TorporError
+from torpor.model.home import Home
+
+FILES = {"agent.py": base64.b64encode(b"print(1)").decode()}
+DEPLOY = {"entry": "agent.py", "files": FILES}
+
+
+def ask(home: Home, talk: Callable[[httpx.AsyncClient], Awaitable[None]]) -> None:
+    async def main() -> None:
+        app = create_app(MemoryService(home))
+        # As a server does: what nobody foresaw is answered, not raised.
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://torpor/v1") as http:
+            await talk(http)
+
+    asyncio.run(main())
+
+
+def events(response: httpx.Response) -> list[tuple[str, Any]]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    return list(parse_events(response.text.split("\n")))
+
+
+async def played(http: httpx.AsyncClient, *script: Any, **more: Any) -> dict[str, Any]:
+    body = {"version": VERSION, "input": {"script": list(script)}, **more}
+    response = await http.post("/runs", json=body)
+    assert response.status_code == 201
+    run: dict[str, Any] = response.json()
+    return run
+
+
+def test_a_run_from_deploy_to_result(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        told = events(await http.post("/agents", json=DEPLOY))
+        assert [name for name, _ in told] == ["progress", "progress", "deployed"]
+        assert told[0][1] == {"stage": "boot", "message": "booting [the image]", "fraction": None}
+        assert told[-1][1]["version"] == VERSION
+        assert [a["version"] for a in (await http.get("/agents")).json()] == [VERSION]
+
+        run = await played(http, ["approve", "Send?", {"n": 1}], ["return", 42])
+        followed = http.get(f"/runs/{run['id']}/log", params={"follow": "true"})
+        log = asyncio.ensure_future(followed)
+        waits: list[dict[str, Any]] = []
+        while not waits:  # until the run, which plays in this loop too, has come to it
+            waits = (await http.get("/waits", params={"run": run["id"]})).json()
+        ref = waits[0]["id"]
+        assert (await http.get(f"/waits/{ref}")).json()["data"] == {"n": 1}
+        answer = {"approved": True, "note": "fine", "by": "ana"}
+        done = await http.post(f"/waits/{ref}/complete", json=answer)
+        assert done.json()["value"]["note"] == "fine"
+        again = await http.post(f"/waits/{ref}/complete", json=answer)
+        assert (again.status_code, again.json()["code"]) == (409, "conflict")
+
+        told = events(await log)
+        assert told[-1] == ("end", {"state": "completed"})
+        seqs = [entry["seq"] for name, entry in told if name == "entry"]
+        assert seqs == list(range(1, len(seqs) + 1))
+        found = (await http.get(f"/runs/{run['id']}")).json()
+        assert (found["state"], found["result"], found["waits"]) == ("completed", 42, [])
+        assert len((await http.get(f"/runs/{run['id']}/snapshots")).json()) == 1
+        listed = (await http.get("/runs", params={"states": "completed,failed"})).json()
+        assert [r["id"] for r in listed] == [run["id"]]
+        assert (await http.get("/waits")).json() == []
+        assert len((await http.get("/waits", params={"all": "true"})).json()) == 1
+
+    ask(home, talk)
+
+
+def test_following_with_kinds_still_ends(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        run = await played(http, ["print", "a"], ["print", "b\u2028c"], ["return", 1])
+        query = {"follow": "true", "kinds": "output", "after": 3}
+        told = events(await http.get(f"/runs/{run['id']}/log", params=query))
+        assert [d["data"]["text"] for n, d in told if n == "entry"] == ["b\u2028c"]
+        assert told[-1] == ("end", {"state": "completed"})
+        # Past the end as well: the run's state says that nothing more comes.
+        query = {"follow": "true", "after": 1000}
+        told = events(await http.get(f"/runs/{run['id']}/log", params=query))
+        assert told == [("end", {"state": "completed"})]
+
+    ask(home, talk)
+
+
+def test_a_page_of_the_log(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        run = await played(http, ["print", "a"], ["return", 1])
+        events(await http.get(f"/runs/{run['id']}/log", params={"follow": "true"}))
+        page = (await http.get(f"/runs/{run['id']}/log", params={"after": 1, "limit": 1})).json()
+        assert [e["seq"] for e in page] == [2]
+
+    ask(home, talk)
+
+
+def test_failures_of_a_deployment_come_as_events(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        body = {"entry": "a.py", "files": {"a.py": base64.b64encode(b"# does not load").decode()}}
+        name, details = events(await http.post("/agents", json=body))[-1]
+        assert name == "error"
+        assert details["code"] == "guest"
+        assert details["hint"] == "ImportError: no such module"
+        broken = base64.b64encode(b"# breaks the service").decode()
+        body = {"entry": "a.py", "files": {"a.py": broken}}
+        name, details = events(await http.post("/agents", json=body))[-1]
+        assert (name, details["code"]) == ("error", "internal")
+        assert "secret" not in json.dumps(details)
+
+    ask(home, talk)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "says"),
+    [
+        ("GET", "/runs/run_none", None, 404, "no run run_none"),
+        ("GET", "/nowhere", None, 404, "/v1/nowhere"),
+        ("DELETE", "/health", None, 405, "DELETE /v1/health"),
+        ("POST", "/runs", b"{", 422, "not valid JSON"),
+        ("POST", "/runs", b'"text"', 422, "dictionary"),
+        ("POST", "/runs", b"{}", 422, "version: Field required"),
+        ("POST", "/runs", b'{"version": "x", "colour": 1}', 422, "colour: Extra inputs"),
+        ("POST", "/runs", b'{"version": "x", "input": []}', 422, "input: "),
+        ("POST", "/runs", b'{"version": "x", "input": {"a": NaN}}', 422, "NaN"),
+        ("POST", "/runs", b'{"version": "x", "input": {"a": "\\ud800"}}', 422, "surrogate"),
+        ("POST", "/runs", b'{"version": "x", "input": ' + b'{"a":' * 3000, 400, "parsing the body"),
+        ("POST", "/waits/w/complete", b'{"data": Infinity}', 422, "Infinity"),
+        ("POST", "/waits/w/complete", b'{"approved": "perhaps"}', 422, "approved: "),
+        ("GET", "/runs?states=asleep", None, 422, "unknown state asleep"),
+        ("GET", "/runs?limit=0", None, 422, "limit: "),
+        ("GET", "/runs?state=running", None, 422, "state: Extra inputs"),
+        ("GET", "/runs/x/log?after=-1", None, 422, "after: "),
+        ("GET", "/runs/run_none/log?follow=true", None, 404, "no run"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_words(
+    home: Home, method: str, path: str, body: bytes | None, status: int, says: str
+) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        headers = {"content-type": "application/json"}
+        response = await http.request(method, path, content=body, headers=headers)
+        assert response.headers["content-type"] == MEDIA_TYPE
+        details = response.json()
+        assert (response.status_code, details["status"]) == (status, status)
+        assert says in details["detail"]
+        assert "Traceback" not in response.text
+
+    ask(home, talk)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"entry": "other.py"}, "not one of the files"),
+        ({"files": {"/etc/passwd": ""}}, "relative path"),
+        ({"files": {"a/../../b.py": ""}}, "relative path"),
+        ({"files": {"agent.py": "not base64!"}}, "base64"),
+        ({"files": {"agent.py": 1}}, "base64"),
+        ({"dependencies": ["--index-url=http://elsewhere"]}, "not a requirement"),
+        ({"dependencies": ["a\nb"]}, "not a requirement"),
+        ({"memory_mib": 1}, "memory_mib"),
+        ({"memory_mib": 513}, "memory_mib"),
+        ({"disk_mib": "much"}, "disk_mib"),
+    ],
+)
+def test_a_wrong_agent_is_refused(home: Home, change: dict[str, Any], says: str) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        response = await http.post("/agents", json=DEPLOY | change)
+        assert response.status_code == 422
+        assert says in response.json()["detail"]
+
+    ask(home, talk)
+
+
+def test_bodies_beyond_the_limit(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        text = b'"' + b"x" * limits.BODY_BYTES_MAX + b'"'
+        told = await http.post("/runs", content=text)
+        assert (told.status_code, told.json()["code"]) == (413, "invalid")
+
+        async def dribble() -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield b"x" * (limits.BODY_BYTES_MAX // 2)
+
+        untold = await http.post("/runs", content=dribble())
+        assert untold.status_code == 413
+        large = {"files": {"agent.py": base64.b64encode(text).decode()}}
+        assert events(await http.post("/agents", json=DEPLOY | large))[-1][0] == "deployed"
+
+    ask(home, talk)
+
+
+def test_an_unforeseen_failure_tells_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: MemoryService) -> None:
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(MemoryService, "health", fail)
+
+    async def talk(http: httpx.AsyncClient) -> None:
+        response = await http.get("/health")
+        assert (response.status_code, response.json()["code"]) == (500, "internal")
+        assert "secret" not in response.text
+
+    ask(home, talk)
+
+
+def test_half_a_surrogate_pair_from_an_agent_is_no_obstacle(home: Home) -> None:
+    service = MemoryService(home)
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://torpor/v1") as http:
+            run = await service.start(VERSION, None, {"script": [["return", "\ud800"]]}, None)
+            told = events(await http.get(f"/runs/{run['id']}/log", params={"follow": "true"}))
+            assert told[-1][0] == "end"
+            assert (await http.get(f"/runs/{run['id']}")).json()["result"] == "\ud800"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("cls", sorted(_BY_CODE.values(), key=lambda cls: cls.code))
+def test_an_error_survives_the_way_to_the_client(cls: type[TorporError]) -> None:
+    there = from_problem(problem(cls("what", hint="do")))
+    assert (type(there), there.message, there.hint) == (cls, "what", "do")
+
+
+def test_the_api_describes_itself(home: Home) -> None:
+    described = create_app(MemoryService(home)).openapi()
+    assert "/v1/waits/{ref}/complete" in described["paths"]
+    assert "Problem" in described["components"]["schemas"]

@@ -1,0 +1,130 @@
+"""The server as a process of its own, on a service in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.unit.api.memory_service import VERSION
+
+from torpor import client as client_module
+from torpor.client import Appended, Back, Client, Ended, Lost, Unreachable, ensure_server, running
+from torpor.model.errors import HostError, NotFound
+from torpor.model.home import Home
+
+PROGRAM = Path(__file__).with_name("memory_service.py")
+LIMIT_S = 20
+
+
+def command(home: Home) -> list[str]:
+    return [sys.executable, str(PROGRAM), str(home.root)]
+
+
+@pytest.fixture(autouse=True)
+def memory_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "server_command", command)
+
+
+@contextmanager
+def server(home: Home) -> Iterator[Client]:
+    client = ensure_server(home, deadline_s=LIMIT_S)
+    try:
+        yield client
+    finally:
+        client_module.stop_server(home, deadline_s=LIMIT_S)
+
+
+def test_one_server_on_a_private_socket(home: Home) -> None:
+    assert not running(home)
+    with server(home) as client:
+        path = home.socket("server")
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        facts = json.loads((home.run / "server.json").read_text())
+        assert sorted(facts) == ["pid", "started_at", "version"]
+        assert running(home)
+        second = subprocess.run(
+            command(home), capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+        assert second.returncode == 1
+        assert "running already" in second.stderr
+        assert client.health()["engine"] == "memory"
+        # Asking again finds it, and starts nothing.
+        ensure_server(home, deadline_s=LIMIT_S)
+        assert json.loads((home.run / "server.json").read_text()) == facts
+    assert not running(home)
+    assert not path.exists()
+    assert not (home.run / "server.json").exists()
+    with pytest.raises(Unreachable):
+        client.health()
+
+
+def test_a_dead_servers_socket_is_no_obstacle(home: Home) -> None:
+    home.create()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(home.socket("server")))
+    with server(home) as client:
+        assert client.health()["engine"] == "memory"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_though_somebody_follows(home: Home, number: signal.Signals) -> None:
+    home.create()
+    process = subprocess.Popen(command(home))
+    until = time.monotonic() + LIMIT_S
+    while not running(home) and time.monotonic() < until:
+        assert process.poll() is None
+    client = ensure_server(home, deadline_s=LIMIT_S)
+    run = client.start(VERSION, None, {"script": [["approve", "Go?", None]]}, None)
+    events = client.follow(run["id"])
+    assert isinstance(next(events), Appended)
+    os.kill(process.pid, number)
+    assert process.wait(LIMIT_S) == 0
+    assert (home.root / "memory.json").exists()  # the service was stopped in order
+    assert any(isinstance(event, Lost) for event in events)
+
+
+def test_following_outlives_the_server(home: Home) -> None:
+    with server(home) as client:
+        script = [["print", "one"], ["approve", "Go?", None], ["print", "two"], ["return", 1]]
+        run = client.start(VERSION, None, {"script": script}, None)
+        events = client.follow(run["id"])
+        seen = [next(events)]
+        while not (isinstance(seen[-1], Appended) and seen[-1].entry["kind"] == "run.suspended"):
+            seen.append(next(events))
+    assert isinstance(next(events), Lost)
+    with server(home) as client:
+        assert isinstance(next(events), Back)
+        [wait] = client.waits(run["id"])
+        client.complete(wait["id"], approved=True)
+        seen += list(events)
+        assert seen[-1] == Ended("completed")
+        entries = [event.entry for event in seen if isinstance(event, Appended)]
+        assert entries == list(client.entries(run["id"]))
+        assert [e["seq"] for e in entries] == list(range(1, len(entries) + 1))
+
+
+def test_a_server_that_dies_shows_the_end_of_its_log(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies = [sys.executable, "-c", "import sys; sys.exit('error: no such engine')"]
+    monkeypatch.setattr(client_module, "server_command", lambda home: dies)
+    with pytest.raises(HostError, match="did not start") as caught:
+        ensure_server(home, deadline_s=LIMIT_S)
+    assert "error: no such engine" in caught.value.hint
+
+
+def test_what_a_person_typed_stays_one_segment(home: Home) -> None:
+    with server(home) as client:
+        for ref in ("a/b", "../agents", "?all", "", "%2e", "ü"):
+            with pytest.raises(NotFound):
+                client.run(ref)

@@ -1,0 +1,66 @@
+"""A store on disk and a run to work with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from sqlalchemy import Connection
+
+from torpor.log.agents import put_agent
+from torpor.log.runs import claim, create_run
+from torpor.log.store import LogStore
+from torpor.model.ids import AgentVersion, Epoch, RunId
+
+T = TypeVar("T")
+
+
+class Commit:
+    """Runs a function in a transaction of its own, for tests that are not asynchronous."""
+
+    version = AgentVersion("a" * 32)
+
+    def __init__(self, path: Path) -> None:
+        self._store = LogStore.open(path)
+        self._runner = asyncio.Runner()
+        self(
+            lambda c: put_agent(
+                c,
+                version=self.version,
+                name="agent",
+                entry="agent.py",
+                source=b"tar",
+                spec={"memory_mib": 512},
+                now=1.0,
+            )
+        )
+
+    def __call__(self, fn: Callable[[Connection], T]) -> T:
+        return self._runner.run(self._store.write(fn))
+
+    def queued(self) -> RunId:
+        make = {"version": self.version, "agent": None, "input": {"n": 1}, "now": 10.0}
+        return self(lambda c: create_run(c, **make).id)  # type: ignore[arg-type]
+
+    def claimed(self) -> tuple[RunId, Epoch]:
+        run = self.queued()
+        return run, self(lambda c: claim(c, run, 11.0))
+
+    def close(self) -> None:
+        self._runner.close()
+        self._store.close()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def commit(tmp_path: Path) -> Iterator[Commit]:
+    commit = Commit(tmp_path / "torpor.db")
+    yield commit
+    commit.close()

@@ -1,0 +1,230 @@
+"""The context log of one run: positions, fences, operations, output, the journal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torpor.log.entries import (
+    ENTRY_BYTES_MAX,
+    NewEntry,
+    append,
+    append_output,
+    check_object,
+    journal,
+    read_entries,
+)
+from torpor.log.runs import claim, get_run, transition
+from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch
+from torpor.model.ids import Epoch, OpId, RunId
+from torpor.model.states import RunState
+
+
+class Undone(Exception):
+    """Raised by a write that only looks, so that it leaves nothing behind."""
+
+
+def begin(op: str, digest: str = "d") -> NewEntry:
+    return NewEntry("op.begin", OpId(op), {"kind": "step", "name": op[:-2], "digest": digest})
+
+
+def end(op: str, value: object = None) -> NewEntry:
+    return NewEntry("op.end", OpId(op), {"ok": True, "value": value})
+
+
+def note(text: str) -> NewEntry:
+    return NewEntry("note.log", None, {"text": text})
+
+
+def test_positions_have_no_gaps_and_entries_come_back_as_written(commit: Any) -> None:
+    run, epoch = commit.claimed()
+    data = {"text": "naïve \ud800 \x00 🦥", "n": [1, 2.5, None, {"deep": True}]}
+    assert commit(lambda c: append(c, run, epoch, [note("a"), note("b")], 12.0)) == [3, 4]
+    entry = NewEntry("note.emit", None, data)
+    assert commit(lambda c: append(c, run, None, [entry], 13.0)) == [5]
+    assert commit(lambda c: append(c, run, None, [], 13.0)) == []
+    rows = commit(lambda c: read_entries(c, run))
+    assert [(r.seq, r.kind, r.epoch) for r in rows] == [
+        (1, "run.created", None),
+        (2, "run.started", 1),
+        (3, "note.log", 1),
+        (4, "note.log", 1),
+        (5, "note.emit", None),
+    ]
+    assert rows[-1].data == data
+    assert rows[-1].to_json() == {
+        "run": run,
+        "seq": 5,
+        "at": 13.0,
+        "epoch": None,
+        "kind": "note.emit",
+        "op": None,
+        "data": data,
+    }
+    some = commit(lambda c: read_entries(c, run, after=2, kinds=["note.log"], limit=1))
+    assert [r.seq for r in some] == [3]
+
+
+def test_only_the_newest_epoch_of_a_live_run_writes(commit: Any) -> None:
+    run, old = commit.claimed()
+    new = commit(lambda c: claim(c, run, 12.0))
+    for epoch in (old, Epoch(new + 1)):
+        for entries in ([note("x")], [begin("step:a#1")], []):
+            with pytest.raises(StaleEpoch, match=f"epoch is {new}"):
+                commit(lambda c, e=entries, by=epoch: append(c, run, by, e, 13.0))
+        with pytest.raises(StaleEpoch):
+            commit(lambda c, by=epoch: append_output(c, run, by, "stdout", 0, "x", 13.0))
+    commit(lambda c: append(c, run, new, [note("mine")], 13.0))
+    commit(lambda c: transition(c, run, None, RunState.CANCELLED, 14.0))
+    with pytest.raises(StaleEpoch, match="which is cancelled"):
+        commit(lambda c: append(c, run, new, [note("too late")], 15.0))
+    with pytest.raises(NotFound):
+        commit(lambda c: append(c, RunId("run_none"), new, [note("x")], 15.0))
+    kinds = [e.kind for e in commit(lambda c: read_entries(c, run))]
+    assert kinds == ["run.created", "run.started", "run.recovered", "note.log", "run.cancelled"]
+
+
+def test_an_operation_begins_once_and_ends_once(commit: Any) -> None:
+    run, epoch = commit.claimed()
+
+    def write(*entries: NewEntry) -> Any:
+        return commit(lambda c: append(c, run, epoch, entries, 12.0))
+
+    assert write(begin("step:a#1"), begin("step:b#1")) == [3, 4]
+    # Begun again after a recovery: the same place, and what is new beside it has no gap.
+    assert write(note("x"), begin("step:b#1"), note("y"), begin("step:c#1")) == [5, 4, 6, 7]
+    assert write(end("step:b#1", 1)) == [8]
+    assert write(begin("step:b#1")) == [4]
+    before = commit(lambda c: read_entries(c, run))
+    illegal = [
+        (Conflict, [note("z"), end("step:b#1", 2)]),
+        (Conflict, [note("z"), begin("step:a#1", "other")]),
+        (Conflict, [end("step:a#1"), end("step:a#1")]),
+        (Invalid, [begin("step:d#1"), begin("step:d#1")]),
+        (Invalid, [end("step:never#1")]),
+        (Invalid, [NewEntry("op.begin", OpId("step:e#1"), {"kind": "step"})]),
+        (Invalid, [NewEntry("op.end", None, {"ok": True})]),
+    ]
+    for error, entries in illegal:
+
+        def caught(c: Any, error: Any = error, entries: Any = entries) -> None:
+            # Caught inside, so that the transaction is committed: it must hold nothing of it.
+            with pytest.raises(error):
+                append(c, run, epoch, entries, 13.0)
+
+        commit(caught)
+    assert commit(lambda c: read_entries(c, run)) == before
+    assert write(end("step:a#1", 3)) == [9]
+
+
+def test_the_journal_gives_results_after_a_place_joined_with_their_beginnings(commit: Any) -> None:
+    run, epoch = commit.claimed()
+    failed = NewEntry("op.end", OpId("step:b#1"), {"ok": False, "error": {"type": "E"}})
+    entries = [begin("step:a#1"), begin("step:b#1", "d2"), begin("step:c#1"), end("step:a#1", [1])]
+    commit(lambda c: append(c, run, epoch, entries, 12.0))
+    commit(lambda c: append(c, run, epoch, [failed, end("step:c#1", None)], 12.0))
+    want = [
+        {"op": "step:a#1", "kind": "step", "name": "step:a", "digest": "d", "ok": True}
+        | {"value": [1]},
+        {"op": "step:b#1", "kind": "step", "name": "step:b", "digest": "d2", "ok": False}
+        | {"error": {"type": "E"}},
+        {"op": "step:c#1", "kind": "step", "name": "step:c", "digest": "d", "ok": True}
+        | {"value": None},
+    ]
+    assert commit(lambda c: journal(c, run, 0)) == want
+    assert commit(lambda c: journal(c, run, 6)) == want[1:]
+    assert commit(lambda c: journal(c, run, 8)) == []
+
+
+def test_the_journal_and_operations_are_found_by_index(commit: Any) -> None:
+    from torpor.log import entries
+
+    for statement, parameters in (
+        (entries._JOURNAL, {"in_run": "r", "after": 0}),
+        (entries._KNOWN, {"in_run": "r", "ops": ["a"]}),
+    ):
+        plan: list[str] = []
+
+        def explain(c: Any, s: Any = statement, p: Any = parameters, plan: Any = plan) -> None:
+            sql = s.params(p).compile(c, compile_kwargs={"literal_binds": True})
+            plan.extend(row[3] for row in c.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}"))
+
+        commit(explain)
+        assert any("entries_one_" in line for line in plan), plan
+        assert not any(line.startswith("SCAN") for line in plan), plan
+
+
+@pytest.mark.parametrize(
+    "data", [[], "x", None, {"x": float("nan")}, {"x": object()}, {"x": {1, 2}}]
+)
+def test_what_is_no_json_object_is_refused(commit: Any, data: Any) -> None:
+    run, epoch = commit.claimed()
+    with pytest.raises(Invalid):
+        commit(lambda c: append(c, run, epoch, [NewEntry("note.emit", None, data)], 12.0))
+    assert commit(lambda c: get_run(c, run)).last_seq == 2
+
+
+def test_entries_are_limited_in_size_and_depth() -> None:
+    check_object({"x": "a" * (ENTRY_BYTES_MAX - 9)}, "it")
+    with pytest.raises(Invalid, match="1,048,577 bytes"):
+        check_object({"x": "a" * (ENTRY_BYTES_MAX - 8)}, "it")
+    deep: Any = {}
+    for _ in range(100_000):
+        deep = {"x": deep}
+    with pytest.raises(Invalid, match="not JSON"):
+        check_object(deep, "it")
+
+
+def test_repeated_output_is_appended_once(commit: Any) -> None:
+    """Whatever pieces of its output a machine repeats, the log's pieces make up the whole."""
+
+    run, epoch = commit.claimed()
+
+    def repeat(c: Any, text: str, cuts: list[tuple[int, int]]) -> None:
+        base = get_run(c, run).out_offset
+        first = len(read_entries(c, run))
+        done = 0  # characters that the log must hold by now
+        for back, length in [*cuts, (0, len(text))]:
+            start = max(0, done - back)
+            piece = text[start : start + length]
+            offset = base + len(text[:start].encode())
+            append_output(c, run, epoch, "stdout", offset, piece, 12.0)
+            done = max(done, start + len(piece))
+            rows = read_entries(c, run, after=first)
+            assert "".join(row.data["text"] for row in rows) == text[:done]
+            assert get_run(c, run).out_offset == base + len(text[:done].encode())
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.text(max_size=30), st.lists(st.tuples(st.integers(0, 9), st.integers(0, 15))))
+    def check(text: str, cuts: list[tuple[int, int]]) -> None:
+        def fn(c: Any) -> None:
+            repeat(c, text, cuts[:6])
+            raise Undone
+
+        with pytest.raises(Undone):
+            commit(fn)
+
+    check()
+
+
+def test_output_streams_are_apart(commit: Any) -> None:
+    run, epoch = commit.claimed()
+
+    def put(stream: str, offset: int, text: str) -> Any:
+        return commit(lambda c: append_output(c, run, epoch, stream, offset, text, 12.0))
+
+    assert put("stdout", 0, "grüße\n") == 3
+    assert put("stderr", 0, "oh\n") == 4
+    assert put("stdout", 0, "grüße\n") is None
+    assert put("stdout", 2, "üße\nmore") == 5
+    with pytest.raises(Invalid, match="stdin"):
+        put("stdin", 0, "x")
+    rows = commit(lambda c: read_entries(c, run, kinds=["output"]))
+    assert [r.data for r in rows] == [
+        {"stream": "stdout", "text": "grüße\n", "offset": 0},
+        {"stream": "stderr", "text": "oh\n", "offset": 0},
+        {"stream": "stdout", "text": "more", "offset": 8},
+    ]

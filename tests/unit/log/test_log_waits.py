@@ -1,0 +1,146 @@
+"""Waits end exactly once, and wake their run (rule 11)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from torpor.log.entries import journal, read_entries
+from torpor.log.runs import claim, claimable, get_run, request_cancel, transition
+from torpor.log.snapshots import record_snapshot
+from torpor.log.waits import (
+    WaitRow,
+    cancel_waits,
+    complete_wait,
+    create_wait,
+    due_waits,
+    end_due,
+    get_wait,
+    list_waits,
+    next_due,
+)
+from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch
+from torpor.model.ids import Epoch, OpId, RunId, Seq, WaitId
+from torpor.model.states import RunState
+
+
+def make(commit: Any, run: RunId, epoch: Epoch, n: int = 1, **fields: Any) -> WaitRow:
+    asked: dict[str, Any] = {"kind": "wait", "digest": "d", "name": "ok", "now": 12.0} | fields
+    made = commit(lambda c: create_wait(c, run, epoch, op=OpId(f"wait:ok#{n}"), **asked))
+    assert isinstance(made, WaitRow)
+    return made
+
+
+def suspend(commit: Any, run: RunId, epoch: Epoch, seq: int | None = None) -> Any:
+    def both(c: Any) -> Any:
+        at = get_run(c, run).last_seq if seq is None else seq
+        figures: dict[str, Any] = {"manifest": "m", "bytes": 1, "pause_ms": 1.0, "freeze_ms": 2.0}
+        record_snapshot(
+            c, run=run, epoch=epoch, seq=Seq(at), version=commit.version, now=13.0, **figures
+        )
+        return transition(c, run, epoch, RunState.SUSPENDED, 13.0)
+
+    return commit(both)
+
+
+def test_an_answer_ends_a_wait_wakes_the_run_and_is_replayed(commit: Any) -> None:
+    run, epoch = commit.claimed()
+    wait = make(commit, run, epoch, prompt="Send?", data={"n": 1}, approve=True, due_at=99.0)
+    assert make(commit, run, epoch, prompt="Send?", data={"n": 1}) == wait
+    assert (wait.state, wait.data, wait.approve, wait.due_at) == ("open", {"n": 1}, True, 99.0)
+    suspended = suspend(commit, run, epoch)
+    assert not suspended.ready
+    assert commit(claimable) == []
+
+    answer = {"data": None, "approved": True, "note": "go"}
+    assert commit(lambda c: complete_wait(c, wait.id, value=answer, now=14.0, by="ann")) is True
+    value = {"status": "completed", "data": None, "approved": True, "note": "go", "by": "ann"}
+    after = commit(lambda c: get_wait(c, wait.id))
+    assert (after.state, after.value, after.completed_at, after.by) == (
+        "completed",
+        value,
+        14.0,
+        "ann",
+    )
+    assert [r.id for r in commit(claimable)] == [run]
+    assert commit(lambda c: journal(c, run, suspended.last_seq - 2)) == [
+        {"op": "wait:ok#1", "kind": "wait", "name": "ok", "digest": "d", "ok": True}
+        | {"value": value}
+    ]
+    told = [(e.kind, e.op) for e in commit(lambda c: read_entries(c, run, after=5))]
+    assert told == [("wait.completed", "wait:ok#1"), ("op.end", "wait:ok#1")]
+    with pytest.raises(Conflict, match=r"answered already, at 1970-01-01 00:00:14\+00:00 by ann"):
+        commit(lambda c: complete_wait(c, wait.id, value={}, now=15.0))
+    assert commit(lambda c: complete_wait(c, wait.id, value={"status": "timeout"}, now=99.0)) is (
+        False
+    )
+    assert commit(lambda c: get_wait(c, wait.id)) == after
+    assert commit(lambda c: list_waits(c, run)) == []
+    assert commit(lambda c: list_waits(c, run, open_only=False)) == [after]
+
+
+def test_an_answer_during_the_freeze_wakes_and_one_before_it_does_not(commit: Any) -> None:
+    run, epoch = commit.claimed()
+    before, during = make(commit, run, epoch, 1), make(commit, run, epoch, 2)
+    commit(lambda c: complete_wait(c, before.id, value={}, now=13.0))
+    paused_at = commit(lambda c: get_run(c, run)).last_seq
+    commit(lambda c: complete_wait(c, during.id, value={}, now=13.0))
+    assert suspend(commit, run, epoch, paused_at).ready
+
+    again = commit(lambda c: claim(c, run, 14.0))
+    third = make(commit, run, again, 3)
+    commit(lambda c: complete_wait(c, third.id, value={}, now=15.0))
+    assert not suspend(commit, run, again).ready  # it had all of them when it was paused
+    assert commit(claimable) == []
+    commit(lambda c: request_cancel(c, run))
+    assert [r.id for r in commit(claimable)] == [run]
+
+
+def test_due_waits_end_by_themselves_once(commit: Any) -> None:
+    run, epoch = commit.claimed()
+    assert commit(next_due) is None
+    late = make(commit, run, epoch, 1, due_at=30.0)
+    sleep = make(commit, run, epoch, 2, kind="sleep", due_at=20.0)
+    make(commit, run, epoch, 3)
+    assert commit(next_due) == 20.0
+    assert commit(lambda c: due_waits(c, 19.9)) == []
+    assert commit(lambda c: end_due(c, 20.0)) == [sleep]
+    assert commit(next_due) == 30.0
+    assert commit(lambda c: end_due(c, 31.0)) == [late]
+    assert commit(lambda c: end_due(c, 31.0)) == []
+    ended = {w.op: w.state for w in commit(lambda c: list_waits(c, run, open_only=False))}
+    assert ended == {"wait:ok#1": "timeout", "wait:ok#2": "completed", "wait:ok#3": "open"}
+    with pytest.raises(Conflict, match="timed out already"):
+        commit(lambda c: complete_wait(c, late.id, value={"approved": True}, now=32.0))
+
+
+def test_the_end_of_a_run_cancels_its_open_waits(commit: Any) -> None:
+    run, epoch = commit.claimed()
+    waits = [make(commit, run, epoch, n) for n in (1, 2)]
+    commit(lambda c: complete_wait(c, waits[0].id, value={}, now=13.0))
+    commit(lambda c: transition(c, run, epoch, RunState.COMPLETED, 14.0, result="done"))
+    assert commit(lambda c: get_wait(c, waits[1].id)).state == "cancelled"
+    assert commit(lambda c: cancel_waits(c, run, 15.0)) == 0
+    assert commit(lambda c: read_entries(c, run))[-1].kind == "run.completed"
+    with pytest.raises(Conflict, match="cancelled already"):
+        commit(lambda c: complete_wait(c, waits[1].id, value={}, now=15.0))
+
+
+def test_what_is_wrong_with_a_wait_is_said_and_nothing_changes(commit: Any) -> None:
+    run, epoch = commit.claimed()
+    wait = make(commit, run, epoch)
+    entries = commit(lambda c: read_entries(c, run))
+    with pytest.raises(StaleEpoch):
+        make(commit, run, Epoch(epoch + 1))
+    with pytest.raises(Conflict, match="other arguments"):
+        make(commit, run, epoch, digest="other")
+    with pytest.raises(Invalid, match="'nap'"):
+        make(commit, run, epoch, 2, kind="nap")
+    for value in ({"status": "open"}, {"unknown": 1}, {"data": "x" * 2**20}, {"data": {1}}):
+        with pytest.raises(Invalid):
+            commit(lambda c, v=value: complete_wait(c, wait.id, value=v, now=13.0))
+    with pytest.raises(NotFound):
+        commit(lambda c: complete_wait(c, WaitId("wait_none"), value={}, now=13.0))
+    assert commit(lambda c: list_waits(c, run)) == [wait]
+    assert commit(lambda c: read_entries(c, run)) == entries

@@ -1,0 +1,178 @@
+"""The memory file: late content, exact bytes, pushed pages, recorded faults, damage."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from torpor.model.errors import Damaged
+from torpor.snapshot.layer import PAGE
+
+Until = Callable[[Callable[[], bool], str], None]
+
+
+def content(pages: int, seed: int = 1) -> bytes:
+    """Pages that differ, a third of them zero."""
+    noise = random.Random(seed)
+    return b"".join(
+        bytes(PAGE) if n % 3 == 0 else noise.randbytes(64) * (PAGE // 64) for n in range(pages)
+    )
+
+
+def test_memory_is_the_snapshots_bytes_at_every_offset(pager: Any) -> None:
+    memory = content(100)
+    pager.slot("exact", memory)
+    assert pager.path("exact").stat().st_size == len(memory)
+    with pager.path("exact").open("rb", buffering=0) as file:
+        for offset, length in ((0, 1), (4095, 2), (65535, 3), (0, 1 << 20), (len(memory) - 1, 10)):
+            file.seek(offset)
+            assert file.read(length) == memory[offset : offset + length]
+        file.seek(len(memory))
+        assert file.read(1) == b""
+
+
+def test_a_read_before_the_bind_waits_for_its_content(pager: Any, until: Until) -> None:
+    memory = content(40)
+    digest = pager.snapshot(memory)
+    pager.ask("create", "late", len(memory), 0)
+    happened: list[object] = []
+    fd = os.open(pager.path("late"), os.O_RDWR)
+
+    def read() -> None:
+        happened.append(threading.get_native_id())
+        happened.append(os.pread(fd, len(memory), 0))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    until(lambda: bool(happened), "started")
+    until(lambda: _in_pread(happened[0]), "waiting in its read")
+    assert len(happened) == 1
+    pager.ask("bind", "late", digest, hot=False)
+    reader.join()
+    os.close(fd)
+    assert happened[1] == memory
+
+
+def _in_pread(thread: object) -> bool:
+    return Path(f"/proc/self/task/{thread}/syscall").read_text().startswith("17 ")
+
+
+def test_readers_that_wait_do_not_hold_up_a_bind_with_the_same_hot_pages(
+    pager: Any, until: Until
+) -> None:
+    memory = content(64)
+    digest = pager.snapshot(memory, hot=tuple(range(64)))
+    pager.ask("create", "both", len(memory), 0)
+    got: list[bytes] = []
+    readers = [threading.Thread(target=lambda: got.append(pager.path("both").read_bytes()))] * 1
+    readers += [threading.Thread(target=lambda: got.append(pager.path("both").read_bytes()))]
+    for reader in readers:
+        reader.start()
+    pager.ask("bind", "both", digest, hot=True)
+    for reader in readers:
+        reader.join()
+    assert got == [memory, memory]
+
+
+def test_hot_pages_are_read_without_a_fault_and_others_are_recorded(pager: Any) -> None:
+    memory = content(400)
+    hot = (10, 11, 14, 300)
+    pager.ask("readahead", 0)
+    try:
+        # Mapped before the bind, as an engine does.
+        pager.ask("create", "hot", len(memory), 0)
+        with pager.path("hot").open("r+b") as file:
+            mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE)
+            mapped.madvise(mmap.MADV_RANDOM)
+            answer = pager.ask("bind", "hot", pager.snapshot(memory, hot=hot))
+            assert answer["pushed"] == 6  # with the gap of 12 and 13
+            for page in hot:
+                assert mapped[page * PAGE : page * PAGE + PAGE] == memory[page * PAGE :][:PAGE]
+            assert pager.ask("stats", "hot")["reads"] == 0
+            for page in (40, 42, 41, 399, 300):
+                assert mapped[page * PAGE + 7] == memory[page * PAGE + 7]
+            stats = pager.ask("stats", "hot")
+            assert stats["faults"] == [[40, 3], [399, 1]]
+            assert (stats["reads"], stats["bytes"]) == (4, 4 * PAGE)
+            mapped.close()
+    finally:
+        pager.ask("readahead", 64)
+
+
+def test_private_writes_stay_with_the_writer(pager: Any) -> None:
+    memory = content(8)
+    pager.slot("private", memory, hot=(1, 2))
+    with pager.path("private").open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE)
+        mapped[:PAGE] = b"\xff" * PAGE
+        assert pager.path("private").read_bytes() == memory
+        mapped.close()
+
+
+def test_memory_opens_read_write_and_refuses_writes(pager: Any) -> None:
+    pager.slot("fixed", content(2))
+    fd = os.open(pager.path("fixed"), os.O_RDWR)
+    try:
+        with pytest.raises(OSError) as refused:
+            os.pwrite(fd, b"x", 0)
+        assert refused.value.errno == errno.EROFS
+        os.ftruncate(fd, 2 * PAGE)  # the size it has
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, PAGE)
+    finally:
+        os.close(fd)
+
+
+def test_damage_fails_its_reads_is_remembered_and_harms_no_other_slot(pager: Any) -> None:
+    memory, sound = content(64, seed=77), content(64, seed=78)
+    digest = pager.snapshot(memory)
+    (layer,) = pager.store.load(digest).layers
+    path = pager.store.layer_path(layer)
+    stored = bytearray(path.read_bytes())
+    stored[len(stored) // 3] ^= 1
+    path.write_bytes(stored)
+    pager.ask("create", "damaged", len(memory), 0)
+    pager.ask("bind", "damaged", digest, hot=False)
+    pager.slot("sound", sound)
+    with pytest.raises(OSError) as failed:
+        pager.path("damaged").read_bytes()
+    assert failed.value.errno == errno.EIO
+    assert layer.digest in pager.ask("stats", "damaged")["damage"]
+    assert pager.path("sound").read_bytes() == sound
+    assert pager.ask("stats", "sound")["damage"] is None
+
+
+def test_a_bind_that_meets_damage_leaves_the_slot_unbound(pager: Any) -> None:
+    memory = content(16, seed=79)
+    digest = pager.snapshot(memory, hot=(1, 2))
+    (layer,) = pager.store.load(digest).layers
+    path = pager.store.layer_path(layer)
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)))
+    pager.ask("create", "again", len(memory), 0)
+    with pytest.raises(Damaged, match=layer.digest):
+        pager.ask("bind", "again", digest, hot=True)
+    path.write_bytes(whole)
+    pager.ask("bind", "again", digest, hot=True)
+    assert pager.path("again").read_bytes() == memory
+
+
+def test_dropped_caches_change_nothing_but_time(pager: Any) -> None:
+    memory = content(64, seed=80)
+    pager.slot("cold", memory)
+    with pager.path("cold").open("rb", buffering=0) as file:
+        assert file.read(PAGE) == memory[:PAGE]
+        before = pager.ask("stats")["frames"]
+        pager.ask("drop_caches")
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        assert b"".join(iter(lambda: file.read(PAGE), b"")) == memory
+    assert pager.ask("stats")["frames"] > before
