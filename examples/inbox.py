@@ -21,7 +21,7 @@ from pathlib import Path
 import torpor
 
 ROUNDS_MAX = 3
-SENTENCES_MAX = 4
+SENTENCES_MAX = 2
 
 FACTS = re.compile(
     r"(?:(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day )?\d{1,2} (?:January|February|March|April|May"
@@ -57,7 +57,7 @@ def ask_model(model: str, prompt: str) -> str:
             {"role": "system", "content": "You write short, polite replies to letters."},
             {"role": "user", "content": prompt},
         ],
-        "max_tokens": 160,
+        "max_tokens": 100,
         "temperature": 0.2,
     }
     request = urllib.request.Request(
@@ -72,28 +72,35 @@ def ask_model(model: str, prompt: str) -> str:
         return str(json.load(response)["choices"][0]["message"]["content"])
 
 
-def sentences(text: str) -> str:
-    """The first few whole sentences: small models add greetings, blanks to fill in, loose ends."""
-    text = re.sub(
-        r"(?mi)^(subject:|dear |hi |(kind|best|warm) regards|sincerely|yours ).*$", "", text
-    )
-    found = re.findall(r"[^.!?]+[.!?]+(?=\s|$)", " ".join(text.split()))
-    kept = [sentence.strip() for sentence in found if "[" not in sentence]
-    return " ".join(kept[:SENTENCES_MAX])
+def usable(said: str, known: str) -> str:
+    """The first whole sentences of `said` that name no figure which `known` does not hold.
+
+    Small models invent dates and amounts, and add greetings and blanks to fill in.
+    """
+    lines = [line for line in said.splitlines() if line.rstrip().endswith((".", "!", "?"))]
+    figures = set(re.findall(r"\d+", known))
+    kept = [
+        sentence
+        for sentence in re.split(r"(?<=[a-z]{3}[.!?])\s+", " ".join(lines))
+        if len(sentence.split()) > 3
+        and "[" not in sentence
+        and figures.issuperset(re.findall(r"\d+", sentence))
+    ]
+    return " ".join(dict.fromkeys(kept[:SENTENCES_MAX]))
 
 
-def write(letter: Letter, wishes: list[str], model: str) -> str:
-    """A draft: the model's sentences between parts that need no model."""
-    prompt = f"Letter from {letter.sender}:\n{letter.body}\n\n"
-    prompt += "".join(f"What I want to say: {wish}\n" for wish in wishes)
-    prompt += f"Write my reply to {letter.sender} in three sentences."
-    said = sentences(ask_model(model, prompt))
+def write(letter: Letter, notes: str, wishes: list[str], model: str) -> str:
+    """A draft: your notes as you wrote them, and the model's courtesies around them."""
+    prompt = f"{letter.sender} wrote to me:\n{letter.body}\n\nMy answer: {notes or 'not yet'}\n"
+    prompt += "".join(f"Mind this: {wish}\n" for wish in wishes)
+    prompt += f"Write one or two warm sentences to {letter.sender} that can stand before my answer."
+    said = usable(ask_model(model, prompt), f"{letter.body} {notes} {wishes}")
     if not said:
-        torpor.log("the model gave no usable sentence: a stock one stands in its place")
+        torpor.log("the model gave no usable sentence: the draft does without")
     parts = [
         f"Dear {letter.sender or 'Sir or Madam'},",
-        f"Thank you for your letter about “{letter.subject}”.",
-        said or "I will come back to you about it.",
+        f"Thank you for your letter about “{letter.subject}”. {said}".strip(),
+        notes or "I will answer in full soon.",
         f"I have noted: {'; '.join(letter.facts)}." if letter.facts else "",
         f"Kind regards,\n{letter.recipient}",
     ]
@@ -117,7 +124,7 @@ def inbox(
 ) -> dict[str, object]:
     """Draft a reply to `letter`, ask, and send it after `cooling_off`."""
     mail = read(letter)
-    wishes = [notes] if notes else []
+    wishes: list[str] = []
     drafts: list[str] = []
     journal = Path("journal.md")
     journal.write_text(f"# {mail.subject}\n\n- facts: {'; '.join(mail.facts)}\n")
@@ -128,12 +135,12 @@ def inbox(
             file.write(f"- {line}\n")
 
     for number in range(1, ROUNDS_MAX + 1):
-        drafts.append(write(mail, wishes, model))
+        drafts.append(write(mail, notes, wishes, model))
         Path(f"draft-{number}.txt").write_text(drafts[-1])
         note(f"draft {number} of {len(drafts[-1])} characters; waiting for approval")
 
         reply = {"to": mail.address, "subject": f"Re: {mail.subject}", "draft": drafts[-1]}
-        verdict = torpor.approve(f"Send this reply to {mail.sender}?", data=reply, timeout="7d")
+        verdict = torpor.approve(f"Send this reply to “{mail.subject}”?", data=reply, timeout="7d")
         if not verdict.approved:
             note(f"not sent: {verdict.note or verdict.status}")
             return {"sent": False, "reason": verdict.note or verdict.status, "drafts": len(drafts)}

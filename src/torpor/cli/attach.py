@@ -106,9 +106,10 @@ class _Follower:
         self._at_line_start = True
         self._arrived: queue.SimpleQueue[Followed | Exception] = queue.SimpleQueue()
         self._woken, self._wake = os.pipe()
-        self._open: list[Object] = []
+        self._awaited: dict[str, Object] = {}  # as of the entry shown last, by operation
         self._announced: set[str] = set()
         self._frozen_bytes: float | None = None
+        self._waking = False
         self._question: Question | None = None
         self._live: Live | None = None
         self._terminal: list[Any] | None = None
@@ -153,19 +154,17 @@ class _Follower:
 
     def _take_arrived(self) -> bool:
         """Show all that has arrived; True when the run has ended."""
-        stale = False
-        while not self._arrived.empty():
+        stale = ended = False
+        while not ended and not self._arrived.empty():
             match self._arrived.get():
                 case Appended(entry):
-                    changes_waits = entry["kind"] != "output" and not entry["kind"].startswith(
-                        "note."
-                    )
-                    if entry["kind"] == "run.suspended":
-                        self._refresh_waits()  # what it sleeps for
-                    stale = stale or changes_waits
+                    # Who answered is said before what the agent did with it.
+                    if self._question is not None and entry["op"] == self._question.wait["op"]:
+                        self._refresh()
                     self._show(entry)
+                    stale |= entry["kind"] != "output" and not entry["kind"].startswith("note.")
                 case Ended():
-                    return True
+                    stale = ended = True
                 case Lost():
                     self._remark("the server is gone; the run goes on when it is back (torpor up)")
                 case Back():
@@ -174,13 +173,16 @@ class _Follower:
                 case error:
                     raise error
         if stale:
-            self._refresh_waits()
-            self._ask()
-        return False
+            self._refresh()
+        return ended
 
     def _show(self, entry: Object) -> None:
         data = entry["data"]
         match entry["kind"]:
+            case "op.begin" if data["kind"] in ("wait", "sleep"):
+                self._awaited[entry["op"]] = data
+            case "op.end":
+                self._awaited.pop(entry["op"], None)
             case "output":
                 self._output(data["text"], to_stderr=data["stream"] == "stderr")
             case "note.log":
@@ -189,11 +191,17 @@ class _Follower:
                 self._frozen_bytes = data.get("bytes")
             case "run.suspended":
                 cost = "" if self._frozen_bytes is None else f" · {words.size(self._frozen_bytes)}"
-                reason = words.waiting_for(self._open, time.time())
+                reason = words.waiting_for(list(self._awaited.values()), time.time())
                 self._remark(f"asleep: waiting for {reason}{cost} · freed the machine; 0 processes")
             case "run.resumed":
-                took = data.get("resume_ms")
-                self._remark("awake" if took is None else f"awake in {words.duration(took / 1000)}")
+                self._waking = True
+            case "machine.up" if self._waking:
+                self._waking = False
+                self._remark(f"awake in {words.duration(data['resume_ms'] / 1000)}")
+            case "freeze.failed":
+                self._remark(f"stays awake, it could not be frozen: {words.line(data['reason'])}")
+            case "machine.failed":
+                self._remark(f"its machine failed: {words.line(data['reason'])}")
             case "run.recovered":
                 self._remark("recovered: its machine was lost; it goes on from its newest snapshot")
 
@@ -221,12 +229,9 @@ class _Follower:
 
     # -- the question -------------------------------------------------------------------------
 
-    def _refresh_waits(self) -> None:
-        self._open = self._client.waits(self._run)
-
-    def _ask(self) -> None:
-        """Make the question on screen the first wait that a person can answer, or none."""
-        asked = [wait for wait in self._open if wait["kind"] == "wait"]
+    def _refresh(self) -> None:
+        """Make the question on screen the first open wait that a person can answer, or none."""
+        asked = [wait for wait in self._client.waits(self._run) if wait["kind"] == "wait"]
         if not self._interactive:
             for wait in asked:
                 if wait["id"] not in self._announced:
@@ -241,11 +246,12 @@ class _Follower:
             self._say_told(self._client.wait(now.wait["id"]))
         if self._question is None and asked:
             self._end_line()
+            self._terminal = termios.tcgetattr(sys.stdin)
+            # Keys one by one. Before it is drawn: what was typed until now was no answer to it
+            # and is dropped, what is typed from its first sight on counts.
+            tty.setcbreak(sys.stdin, termios.TCSAFLUSH)
             self._question = Question(asked[0], others=len(asked) - 1)
             self._start_live()
-            self._terminal = termios.tcgetattr(sys.stdin)
-            # Keys one by one; what was typed before the question was no answer to it.
-            tty.setcbreak(sys.stdin, termios.TCSAFLUSH)
 
     def _take_keys(self, question: Question) -> bool:
         """Give the question what was typed; True when the person leaves."""
@@ -279,8 +285,7 @@ class _Follower:
                 return
         self._drop_question()
         self._say_told(ended)
-        self._refresh_waits()
-        self._ask()
+        self._refresh()
 
     def _say_told(self, wait: Object) -> None:
         prompt = words.line(wait["prompt"]) if wait["prompt"] else "the question"

@@ -23,7 +23,7 @@ _MARKS = {True: Text("ok", "green"), False: Text("no", "red"), None: Text("–",
 
 def doctor(as_json: Json = False) -> None:
     """What this host can do, and which engine will be used, and why."""
-    from torpor.control.doctor import checks  # probing loads the engines: only here
+    from torpor.control.doctor import can_run_machines, checks  # loads the engines: only here
 
     found = checks(Home.find())
     if as_json:
@@ -33,7 +33,7 @@ def doctor(as_json: Json = False) -> None:
         for check in found:
             if check.hint and check.ok is not True:
                 say(f"{check.name}: {check.hint}", "dim")
-    if any(check.name == "engine" and check.ok is False for check in found):
+    if not can_run_machines(found):
         raise typer.Exit(NO_ENGINE)
 
 
@@ -55,14 +55,15 @@ def up(
     if as_json:
         show_json(health)
         return
-    engine = health["engine"] or "none: see torpor doctor"
+    engine = health["engine"] or "made ready when it is first needed"
     accel = f" ({health['accel']})" if health["accel"] else ""
     rows = [
         ("server", f"{'already up' if was_up else 'up'}, pid {health['pid']}"),
         ("home", str(health["home"])),
         ("engine", f"{engine}{accel}"),
-        ("model", str(health["model"] or "none")),
     ]
+    if health["model"]:
+        rows.append(("model", health["model"]))
     show(facts(rows))
 
 

@@ -109,14 +109,13 @@ def _facts(run: Object, now: float) -> Table:
         ("state", Text.assemble(state(run["state"]), f", {words.ago(run['state_since'], now)}")),
         ("input", words.compact(run["input"])),
         ("created", f"{words.clock(run['created_at'], now)} ({words.ago(run['created_at'], now)})"),
-        ("time", f"{words.times(run)}, {words.count(run['cycles'], 'freeze')}"),
+        ("time", f"{words.times(run)}, {words.count(run['cycles'], 'awakening')}"),
         ("costs", _cost(run)),
     ]
     if run["machine"]:
         machine = run["machine"]
-        rows.append(
-            ("machine", f"pid {machine['pid']}, epoch {machine['epoch']}, {machine['state']}")
-        )
+        process = "no process yet" if machine["pid"] is None else f"pid {machine['pid']}"
+        rows.append(("machine", f"{process}, epoch {machine['epoch']}, {machine['state']}"))
     else:
         rows.append(("machine", "none: 0 processes"))
     if run["result"] is not None:
@@ -227,7 +226,7 @@ def entry_text(entry: Object) -> str:
         case "note.log":
             return words.note(data)
         case "snapshot" if "bytes" in data:
-            return f"{words.size(data['bytes'])} {data.get('id', '')}".rstrip()
+            return f"{words.size(data['bytes'])} {data.get('snapshot', '')}".rstrip()
         case "run.failed" if isinstance(data.get("error"), dict):
             return error_line(data["error"])
         case _:

@@ -89,11 +89,11 @@ def pretty(value: Any) -> str:
 
 
 def note(data: Mapping[str, Any]) -> str:
-    """A `torpor.log` entry: its message, then its other fields."""
-    rest = {key: value for key, value in data.items() if key not in ("message", "level")}
-    message = str(data.get("message", ""))
-    fields = " ".join(f"{key}={compact(value)}" for key, value in rest.items())
-    return plain(" ".join(part for part in (message, fields) if part))
+    """A `torpor.log` entry: its message, then the data beside it."""
+    fields = data.get("data")
+    beside = fields.items() if isinstance(fields, dict) else ()
+    parts = [str(data.get("message", "")), *(f"{key}={compact(value)}" for key, value in beside)]
+    return plain(" ".join(part for part in parts if part))
 
 
 def times(run: Mapping[str, Any]) -> str:

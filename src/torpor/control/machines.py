@@ -358,7 +358,7 @@ def _data_extents(path: Path, length: int) -> Iterator[tuple[int, int]]:
 
 def _read_runs(path: Path, numbers: PageNumbers) -> Pages:
     pages = np.empty((len(numbers), PAGE), dtype=np.uint8)
-    if not len(numbers):
+    if not len(numbers):  # a memoryview of no pages cannot be cast
         return pages
     flat = memoryview(pages.data).cast("B")
     position = 0

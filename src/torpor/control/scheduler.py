@@ -143,6 +143,9 @@ class Scheduler:
                     trouble = HostError(str(error))
                     await self._tell(driver, f"no machine could be started: {error}")
                     break
+                except Exception:  # ours to mend; the run is recovered as from any other loss
+                    log.exception("the driver of run %s failed", driver.run)
+                    return Outcome.LOST
             if not isinstance(trouble, HostError):
                 break
             driver.doing = f"waiting for the host: {trouble.message}"

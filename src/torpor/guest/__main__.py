@@ -1,5 +1,6 @@
-"""`python3 -S -E -m torpor.guest`: as a machine's first process without arguments; as an ordinary
-process with `--fd N --dir PATH [--cgroup PATH]`, the link on descriptor N and all files below PATH."""
+"""`python3 -S -E -m torpor.guest`, in the directory that holds the package: without arguments as a
+machine's first process; with `--fd N --dir PATH [--cgroup PATH]` as an ordinary process, the link
+on descriptor N and all files below PATH."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import contextlib
 import marshal
 import os
 import socket
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,8 @@ class AgentProcess:
                     (stdout, stderr),
                     (control.fileno(), hold.fileno()),
                 )
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(127)
         for ours in (control, hold):
@@ -104,7 +107,7 @@ class AgentProcess:
         return not self._outgoing
 
     def read_lines(self) -> list[bytes] | None:
-        """The whole lines that have come; None at the end. Raises ValueError for a line too long."""
+        """The whole lines that have come; None at the end. Raises ValueError for one too long."""
         try:
             data = self.control.recv(READ_BYTES)
         except BlockingIOError:
@@ -149,7 +152,7 @@ def _environment(settings: Settings, model_port: int) -> dict[str, str]:
     }
 
 
-def oom_or_exit(status: int, cgroup: Cgroup | None) -> dict[str, Any]:
+def describe_exit(status: int, cgroup: Cgroup | None) -> dict[str, Any]:
     """The fields of `exited` for a wait status."""
     code = os.waitstatus_to_exitcode(status)
     killed = code == -9 and cgroup is not None and cgroup.killed_by_memory

@@ -21,6 +21,10 @@ def freshen_kernel(entropy: bytes, now_s: float) -> None:
         fcntl.ioctl(device, _RNDRESEEDCRNG)
     finally:
         os.close(device)
+    set_clock(now_s)
+
+
+def set_clock(now_s: float) -> None:
     time.clock_settime(time.CLOCK_REALTIME, now_s)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torpor.guest.http1 import Request, error_response, response
+from torpor.model.errors import TorporError
 from torpor.model.ids import op_id
 from torpor.replay.journal import Divergence, Journal, Recorded
 from torpor.wire import messages
@@ -26,8 +27,10 @@ Respond = Callable[[bytes], None]
 # Not the client's business with us, or not ours with the host: the connection, and the
 # placeholder that stands for a key. Bodies travel uncompressed so that they can be read in the log.
 _DROPPED = frozenset(
-    "host connection keep-alive proxy-connection transfer-encoding content-length te trailer "
-    "upgrade expect authorization accept-encoding".split()
+    {
+        *("host", "connection", "keep-alive", "proxy-connection", "transfer-encoding", "te"),
+        *("content-length", "trailer", "upgrade", "expect", "authorization", "accept-encoding"),
+    }
 )
 _NAME_PATH_MAX = 200
 
@@ -77,8 +80,8 @@ class Models:
         except Divergence as error:  # two requests whose digests begin alike
             respond(error_response(409, "divergence", error.message))
             return
-        self._counts[name] += 1
         if recorded is not None:
+            self._counts[name] += 1
             respond(_response(call, recorded))
             return
         data: dict[str, Any] = {
@@ -90,10 +93,15 @@ class Models:
             data["body"] = body.decode()
         except UnicodeDecodeError:
             data["body_b64"] = base64.b64encode(body).decode()
+        try:
+            self._send(
+                messages.encode("begin", op=op, kind="model", name=name, digest=digest, data=data)
+            )
+        except TorporError as error:  # too large once it is JSON, or the host is far behind
+            respond(error_response(413, "invalid", f"{error.message}. {error.hint}"))
+            return
+        self._counts[name] += 1
         self._pending[op] = call
-        self._send(
-            messages.encode("begin", op=op, kind="model", name=name, digest=digest, data=data)
-        )
 
     def result(self, message: Mapping[str, Any]) -> bool:
         """Answer the call that `message` (a `result`, or a record of the log) is for; False if
@@ -110,7 +118,7 @@ def _response(call: _Call, outcome: Mapping[str, Any]) -> bytes:
     if not outcome["ok"]:
         error = outcome["error"]
         return error_response(502, error["type"], error["message"], keep_alive=keep_alive)
-    value = outcome.get("value")
+    value: Any = outcome.get("value")
     try:
         status, headers = int(value["status"]), dict(value["headers"])
         body = value["body"].encode() if "body" in value else base64.b64decode(value["body_b64"])

@@ -37,8 +37,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torpor.guest import boot
-from torpor.guest.agent import READ_BYTES, AgentProcess, oom_or_exit
-from torpor.guest.freshen import freshen_kernel, seed_for
+from torpor.guest.agent import READ_BYTES, AgentProcess, describe_exit
+from torpor.guest.freshen import freshen_kernel, seed_for, set_clock
 from torpor.guest.gateway import Gateway
 from torpor.guest.models import Models
 from torpor.guest.settings import Settings
@@ -51,10 +51,14 @@ from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Link, Received
 PREPARE_S_MAX = 2.0
 # Above this the agent's output stays in its pipes, and the agent waits: the host is behind.
 UNACKED_BYTES_MAX = 1024 * 1024
+PIPE_BYTES_MAX = 1024 * 1024
 _PORT_RETRY_S = 0.02  # while the host's end of the virtio port is closed
 _FROM_AGENT = {
     t: messages.FROM_GUEST[t]
-    for t in "loaded load_failed begin end note status unprepared done failed".split()
+    for t in (
+        *("loaded", "load_failed", "begin", "end", "note", "status", "unprepared"),
+        *("done", "failed"),
+    )
 }
 _FINAL = ("load_failed", "done", "failed")
 
@@ -76,6 +80,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._port = boot.open_port() if settings.link_fd is None else settings.link_fd
         os.set_blocking(self._port, False)
+        os.set_inheritable(self._port, False)
         self._port_events = 0  # what the selector watches the port for
         self._port_retry_at: float | None = None
         self._link = Link()
@@ -87,6 +92,7 @@ class Supervisor:
         self._agent_watched: dict[int, Callable[[int], None]] = {}  # by fd: what may be paused
         self._paused = False
         self._loaded: bytes | None = None  # the `loaded` message, until the rehearsal is over
+        self._importing = True  # the agent has not been loaded yet
         self._ended = False  # the agent has said its last word
         self._phase = Phase.RUNNING
         self._prepare_until: float | None = None
@@ -99,6 +105,7 @@ class Supervisor:
             "load": self._load,
             "start": self._start,
             "thaw": self._thaw,
+            "clock": self._clock,
             "prepare": self._prepare,
             "resume": self._resume,
             "result": self._result,
@@ -119,16 +126,20 @@ class Supervisor:
         )
         while True:
             self._pump()
-            if self._phase is Phase.PREPARED:
+            if self._asleep:
                 self._sleep()
                 continue
             for key, mask in self._selector.select(self._timeout_s()):
                 # A handler may have closed what another event of this round is about.
                 if self._selector.get_map().get(key.fd) is key:
                     key.data(mask)
-                if self._phase is Phase.PREPARED:
+                if self._asleep:
                     break
             self._tick()
+
+    @property
+    def _asleep(self) -> bool:
+        return self._phase is Phase.PREPARED
 
     def _timeout_s(self) -> float | None:
         due = [at for at in (self._prepare_until, self._port_retry_at) if at is not None]
@@ -144,7 +155,7 @@ class Supervisor:
     def _sleep(self) -> None:
         """PREPARED: nothing but the link is looked at until the host says how to go on."""
         poll = select.poll()
-        while self._phase is Phase.PREPARED:
+        while self._asleep:
             poll.register(self._port, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
             poll.poll()
             if not self._read_port():
@@ -241,10 +252,17 @@ class Supervisor:
         self._files.clear()
         agent = AgentProcess(self._settings, message["entry"], message["deps"], self._gateway.port)
         self._agent = agent
+
+        def carry(fd: int, channel: int) -> Callable[[int], None]:
+            def ready(mask: int) -> None:
+                self._carry(fd, channel)
+
+            return ready
+
         self._agent_watched = {
             agent.control.fileno(): self._hear_agent,
-            agent.stdout: lambda mask: self._carry(agent.stdout, STDOUT),
-            agent.stderr: lambda mask: self._carry(agent.stderr, STDERR),
+            agent.stdout: carry(agent.stdout, STDOUT),
+            agent.stderr: carry(agent.stderr, STDERR),
         }
         for fd, callback in self._agent_watched.items():
             self._selector.register(fd, selectors.EVENT_READ, callback)
@@ -283,6 +301,12 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(agent.pid, signal.SIGKILL)
 
+    def _hear_rest(self, agent: AgentProcess) -> None:
+        """All that a process that stands still, or is gone, has said."""
+        fd = agent.control.fileno()
+        while fd in self._agent_watched and select.select([fd], [], [], 0)[0]:
+            self._hear_agent(selectors.EVENT_READ)
+
     def _from_agent(self, line: bytes) -> None:
         message = messages.decode(line, _FROM_AGENT)
         t = message.pop("t")
@@ -295,6 +319,7 @@ class Supervisor:
             self._give_up_preparing(message["reason"])
         elif t == "loaded" and self._agent is not None:
             self._loaded = line
+            self._importing = False
             self._agent.say_line(b'{"t":"rehearse"}')
         else:
             self._send(line)
@@ -315,8 +340,10 @@ class Supervisor:
         """What the agent wrote before its last word comes before it."""
         if self._agent is not None:
             for fd, channel in ((self._agent.stdout, STDOUT), (self._agent.stderr, STDERR)):
-                while fd in self._agent_watched and self._carry(fd, channel):
-                    pass
+                # At most what a pipe holds: its children may go on writing without end.
+                for _ in range(PIPE_BYTES_MAX // READ_BYTES):
+                    if fd not in self._agent_watched or not self._carry(fd, channel):
+                        break
 
     def _unwatch(self, fd: int) -> None:
         if self._agent_watched.pop(fd, None) is not None and not self._paused:
@@ -367,21 +394,21 @@ class Supervisor:
     def _agent_exited(self, agent: AgentProcess, status: int) -> None:
         if self._paused:
             self._pause_agent(agent, False)
-        while agent.control.fileno() in self._agent_watched and self._agent is agent:
-            before = len(self._agent_watched)
-            self._hear_agent(selectors.EVENT_READ)
-            if len(self._agent_watched) == before and not _readable(agent.control.fileno()):
-                break
+        self._hear_rest(agent)
         self._carry_rest()
         for fd in list(self._agent_watched):
             self._unwatch(fd)
-        self._selector.unregister(agent.hold)
+        if agent.hold in self._selector.get_map():
+            self._selector.unregister(agent.hold)
         agent.close()
         self._agent = None
-        exited = oom_or_exit(status, agent.cgroup)
         if not self._ended:
             self._ended = True
-            self._say("exited", **exited)
+            exited = describe_exit(status, agent.cgroup)
+            if self._importing:
+                self._say("load_failed", error=_exit_text(exited), traceback="")
+            else:
+                self._say("exited", **exited)
         if self._phase is Phase.PREPARING:
             self._give_up_preparing("the agent's process has ended")
         elif self._phase is Phase.THAWING:
@@ -413,6 +440,8 @@ class Supervisor:
                 self._agent_held(agent)
             else:
                 agent.release({"seeds": []})
+        elif not said:
+            self._selector.unregister(agent.hold)
         elif said == FRESH and self._loaded is not None:
             self._send(self._loaded)
             self._loaded = None
@@ -421,7 +450,7 @@ class Supervisor:
 
     def _agent_held(self, agent: AgentProcess) -> None:
         # All that it said and wrote before goes to the log before the snapshot.
-        self._hear_agent(selectors.EVENT_READ)
+        self._hear_rest(agent)
         self._carry_rest()
         if agent.cgroup is not None:
             self._frozen = agent.cgroup.freeze(self._prepare_left_s())
@@ -485,6 +514,11 @@ class Supervisor:
             }
         )
 
+    def _clock(self, message: dict[str, Any]) -> None:
+        """The thaw set the clock too, but took its time to get there."""
+        if self._settings.machine:
+            set_clock(message["time"])
+
     def _release(self, identity: dict[str, Any]) -> None:
         agent = self._agent
         if agent is None or self._ended:
@@ -505,8 +539,10 @@ class Supervisor:
             self._handlers[message["t"]](message)
 
 
-def _readable(fd: int) -> bool:
-    return bool(select.select([fd], [], [], 0)[0])
+def _exit_text(exited: dict[str, Any]) -> str:
+    how = f"signal {exited['signal']}" if exited["code"] is None else f"exit code {exited['code']}"
+    why = "; it used all of the machine's memory" if exited["oom"] else ""
+    return f"the agent's process ended with {how} while its file was imported{why}"
 
 
 def _complain(text: str) -> None:

@@ -63,12 +63,10 @@ $b cp -a {GUEST_DIRECTORY}/. /mnt{GUEST_DIRECTORY} || fail "cannot copy the supe
 $b mount --move /proc /mnt/proc
 $b mount --move /sys /mnt/sys
 $b mount --move /dev /mnt/dev
-$b mkdir -p /mnt/dev/pts /mnt/dev/shm
-$b mount -t devpts -o mode=620,ptmxmode=666 devpts /mnt/dev/pts
-$b mount -t tmpfs -o mode=1777 shm /mnt/dev/shm
 $b ln -s /proc/self/fd /mnt/dev/fd
-$b hostname agent
-$b ifconfig lo 127.0.0.1 up
+$b ln -s fd/0 /mnt/dev/stdin
+$b ln -s fd/1 /mnt/dev/stdout
+$b ln -s fd/2 /mnt/dev/stderr
 
 # -m takes the package from the working directory; -E and -S keep all else out of its way.
 exec $b switch_root /mnt /usr/bin/env -i -C {GUEST_DIRECTORY} \\

@@ -91,8 +91,8 @@ chroot . python3 -m compileall -q -f --invalidation-mode unchecked-hash \\
 
 rm -rf etc/apt var/lib/apt var/log/* var/cache/* var/lib/dpkg/info usr/share/perl
 rm -f etc/*- var/lib/dpkg/*-old etc/dpkg/dpkg.cfg.d/* etc/machine-id etc/resolv.conf
-echo agent > etc/hostname
-printf '127.0.0.1 localhost agent\\n::1 localhost\\n' > etc/hosts
+echo torpor > etc/hostname
+printf '127.0.0.1 localhost torpor\\n::1 localhost\\n' > etc/hosts
 : > etc/machine-id
 : > etc/resolv.conf
 

@@ -66,8 +66,8 @@ class LogStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writer = _engine(path, connections=1, begin="BEGIN IMMEDIATE")
-        self._readers = _engine(path, connections=READERS, begin="BEGIN", read_only=True)
+        self._writer = make_engine(path, connections=1, begin="BEGIN IMMEDIATE")
+        self._readers = make_engine(path, connections=READERS, begin="BEGIN", read_only=True)
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # guards _closed with the queue's end, and _subscriptions
         self._closed = False
@@ -281,7 +281,7 @@ def _trouble(error: BaseException, path: Path) -> TorporError | None:
     return trouble
 
 
-def _engine(path: Path, *, connections: int, begin: str, read_only: bool = False) -> Engine:
+def make_engine(path: Path, *, connections: int, begin: str, read_only: bool = False) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}", poolclass=QueuePool, pool_size=connections, max_overflow=0
     )

@@ -18,6 +18,7 @@ import logging
 import os
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,17 +99,20 @@ class Control:
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Answer one connection until it ends."""
-        async with stream:
-            try:
-                async for line in _lines(stream):
-                    request, answer = await self._respond(line)
-                    await stream.send_all(json.dumps(answer).encode() + b"\n")
-                    if request.get("op") == "shutdown":
-                        self._stop()
-            except Invalid as error:
-                await stream.send_all(json.dumps(_failure(error)).encode() + b"\n")
-            except trio.BrokenResourceError:
-                pass  # the client is gone; what it asked for is done
+        # A client that is gone is no trouble: what it asked for is done.
+        with suppress(trio.BrokenResourceError):
+            async with stream:
+                await self._converse(stream)
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
+        try:
+            async for line in _lines(stream):
+                request, answer = await self._respond(line)
+                await _send(stream, answer)
+                if request.get("op") == "shutdown":
+                    self._stop()
+        except Invalid as error:
+            await _send(stream, _failure(error))
 
     async def _respond(self, line: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
         request: dict[str, Any] = {}
@@ -165,6 +169,10 @@ class Control:
 
 def _failure(error: TorporError) -> dict[str, Any]:
     return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+
+
+async def _send(stream: trio.SocketStream, answer: dict[str, Any]) -> None:
+    await stream.send_all(json.dumps(answer).encode() + b"\n")
 
 
 async def _lines(stream: trio.SocketStream) -> AsyncIterator[bytes]:

@@ -81,8 +81,8 @@ def _clear(home: Home) -> None:
 
 
 def device_of(mount: Path) -> str | None:
-    """ "major:minor" of what is mounted there, None if nothing is. Does not touch the mount: it may
-    be stale, or served by the thread that asks."""
+    """The number (major:minor) of the file system mounted there, None if nothing is. Does not touch
+    the mount: it may be stale, or served by the thread that asks."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         device, _, point = line.split(" ")[2:5]
         if re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point) == str(mount):
@@ -103,11 +103,26 @@ def set_readahead(mount: Path, kb: int) -> None:
         ) from error
 
 
-async def _serve(home: Home, slots: Slots, files: Files, contents: Contents) -> None:
+def _raise_background(mount: Path) -> None:
+    """Let more reads be under way at once. Raises HostError.
+
+    The kernel sends at most 12 with read-ahead until one is answered, on the whole mount: as many
+    readers of slots that are not bound would hold up all machines. Engines do not read before the
+    bind, so this is only there for a stray `cat`.
+    """
+    minor = str(device_of(mount)).partition(":")[2]
     try:
-        set_readahead(home.mount, READAHEAD_KB)
-    except HostError as error:
-        log.info("%s", error)
+        Path(f"/sys/fs/fuse/connections/{minor}/max_background").write_text(str(FUSE_TASKS_MAX))
+    except OSError as error:
+        raise HostError(f"cannot raise the kernel's limit of reads: {error.strerror}") from error
+
+
+async def _serve(home: Home, slots: Slots, files: Files, contents: Contents) -> None:
+    for tune in (lambda mount: set_readahead(mount, READAHEAD_KB), _raise_background):
+        try:
+            tune(home.mount)
+        except HostError as error:
+            log.info("%s", error)
     async with trio.open_nursery() as fuse:
         async with trio.open_nursery() as requests:
             stop = requests.cancel_scope.cancel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -80,8 +81,8 @@ def agent(fn: _F, /) -> _F: ...
 @overload
 def agent(*, name: str | None = None) -> Callable[[_F], _F]: ...
 def agent(fn: _F | None = None, /, *, name: str | None = None) -> _F | Callable[[_F], _F]:
-    """Make a function, plain or async, an agent that `torpor run` can start. A run's input gives its
-    arguments by name; what it returns (JSON) is the run's result."""
+    """Make a function, plain or async, an agent that `torpor run` can start. A run's input gives
+    its arguments by name; what it returns (JSON) is the run's result."""
 
     def register(fn: _F) -> _F:
         called = name or fn.__name__
@@ -124,8 +125,7 @@ def _describe(parameter: inspect.Parameter) -> dict[str, Any]:
         "required": parameter.default is inspect.Parameter.empty,
     }
     if not described["required"]:
-        try:
+        # A default that is not JSON cannot be shown; it is used all the same.
+        with contextlib.suppress(values.NotJson):
             described["default"] = values.pack(parameter.default)
-        except values.NotJson:
-            pass  # optional, and what it defaults to cannot be shown
     return described

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from torpor.replay.journal import Divergence
@@ -78,7 +77,6 @@ def step_error(step: str, error: Mapping[str, Any]) -> StepError:
     return StepError(step, error["type"], error["message"])
 
 
-@cache
 def _both(original: type[Exception]) -> type[StepError]:
     return type(original.__name__, (StepError, original), {"__module__": original.__module__})
 

@@ -111,10 +111,11 @@ class _Seeds:
 
 
 def _reseeders(seeds: _Seeds) -> Iterator[Iterator[Any]]:
-    shared: Any = random._inst  # type: ignore[attr-defined]
+    shared: Any = random._inst
     # The C method below random.Random.seed, which itself is Python.
     seed_shared = super(random.Random, shared).seed
-    yield map(seed_shared, map(int.from_bytes, seeds.later(), ("little",)))
+    to_int: Any = int.from_bytes
+    yield map(seed_shared, map(to_int, seeds.later(), ("little",)))
     yield map(setattr, (shared,), ("gauss_next",), (None,))
     yield map(setattr, (tempfile,), ("_name_sequence",), (None,))
     if ssl := sys.modules.get("ssl"):

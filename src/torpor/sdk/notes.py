@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from pathlib import Path
 from typing import Any
 
 from torpor.model.errors import Invalid
@@ -73,4 +74,4 @@ def _is_machinery(filename: str) -> bool:
         return True
     if not filename.startswith(_STDLIB + os.sep):
         return False
-    return filename[len(_STDLIB) + 1 :].split(os.sep)[0] in _MACHINERY
+    return Path(filename[len(_STDLIB) + 1 :]).parts[0] in _MACHINERY

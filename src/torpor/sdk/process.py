@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import inspect
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -30,8 +31,12 @@ class _LoadFailed(Exception):
 
 def main(arguments: list[str]) -> int:
     control_fd, hold_fd, app, entry, *deps = arguments
+    for fd in (control_fd, hold_fd):
+        os.set_inheritable(int(fd), False)
     runtime = Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd))
     install(runtime)
+    # A forked copy of this process is no run: its words would get mixed with ours.
+    os.register_at_fork(after_in_child=lambda: install(None))
     runtime.listen()
     try:
         _import(Path(app), entry, deps)

@@ -88,7 +88,7 @@ def current(what: str) -> Runtime:
     return _runtime
 
 
-def install(runtime: Runtime) -> None:
+def install(runtime: Runtime | None) -> None:
     global _runtime
     _runtime = runtime
 

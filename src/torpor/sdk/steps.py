@@ -111,7 +111,7 @@ def step(
 
 def _name(fn: Callable[..., Any], name: str | None) -> str:
     inner = fn.func if isinstance(fn, functools.partial) else fn
-    found = name or getattr(inner, "__qualname__", type(inner).__name__)
+    found = str(name or getattr(inner, "__qualname__", type(inner).__name__))
     return found.rpartition("<locals>.")[2].strip("<>")[: messages.NAME_MAX]
 
 

@@ -190,18 +190,10 @@ def build(
         layers.append(LayerRef("zstd", layer.digest, layer.pages))
 
     refs, bases = refs[first], bases[first]
-    start = 0
-    for name, difference in differences.items():
-        stop = start + len(difference.fresh)
-        numbers = changed[name].numbers[difference.fresh]
-        difference.region.refs[numbers] = refs[start:stop]
-        difference.region.bases[numbers] = bases[start:stop]
-        regions[name] = difference.region
-        start = stop
-
+    regions |= _completed(differences, refs, bases)
     manifest = Manifest(
         *_without_unused(layers, regions),
-        hot=hot.astype(np.uint32),
+        hot=np.unique(hot).astype(np.uint32),
         facts=facts,
         parent=parent.digest if parent else None,
     )
@@ -331,6 +323,20 @@ def _in_image(
     return found
 
 
+def _completed(
+    differences: Mapping[str, _Difference], refs: Refs, bases: Refs
+) -> dict[str, Region]:
+    """The regions with their fresh pages at `refs` and `bases`, given in the order of `_Fresh`."""
+    start = 0
+    for difference in differences.values():
+        stop = start + len(difference.fresh)
+        numbers = difference.change.numbers[difference.fresh]
+        difference.region.refs[numbers] = refs[start:stop]
+        difference.region.bases[numbers] = bases[start:stop]
+        start = stop
+    return {name: difference.region for name, difference in differences.items()}
+
+
 def _without_unused(
     layers: Sequence[LayerRef], regions: Mapping[str, Region]
 ) -> tuple[tuple[LayerRef, ...], Mapping[str, Region]]:
@@ -370,6 +376,8 @@ def _not_zero(pages: Pages) -> npt.NDArray[np.bool_]:
 
 
 def _views(pages: Pages, rows: npt.NDArray[np.int64]) -> list[memoryview]:
+    if not len(rows):  # a memoryview of no pages cannot be cast
+        return []
     flat = pages.data.cast("B")
     return [flat[row * PAGE : row * PAGE + PAGE] for row in rows.tolist()]
 

@@ -26,7 +26,7 @@ import xxhash
 import zstandard
 from blake3 import blake3
 
-from torpor.model.errors import Damaged
+from torpor.model.errors import Damaged, InternalError
 from torpor.snapshot.layer import PAGE
 
 Refs = npt.NDArray[np.uint64]
@@ -81,6 +81,10 @@ class Manifest:
     facts: Mapping[str, Any]
     parent: str | None = None
     digest: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _are_hot(self.hot, self.regions):
+            raise InternalError("hot pages are not sorted, or not pages of the memory")
 
     def encode(self) -> bytes:
         columns = {name: _to_runs(region) for name, region in self.regions.items()}
@@ -140,6 +144,11 @@ def renumber(refs: Refs, numbers: npt.NDArray[np.int64]) -> Refs:
     """Refs with layer number n replaced by `numbers[n]`."""
     new = numbers[layer_numbers(refs)].astype(np.uint64)
     return (new << _LAYER_SHIFT) | (refs & _POSITION)
+
+
+def _are_hot(hot: npt.NDArray[np.integer[Any]], regions: Mapping[str, Region]) -> bool:
+    pages = len(regions["memory"].refs) if "memory" in regions else 0
+    return not len(hot) or bool(hot[-1] < pages and (hot[1:] > hot[:-1]).all())
 
 
 def _to_runs(region: Region) -> npt.NDArray[np.uint32]:
@@ -240,8 +249,7 @@ class _Decoder:
             regions[region.name] = region
         hot = self._u32(self._natural(head.get("hot"))).cumsum(dtype=np.int64)
         facts, parent = head.get("facts"), head.get("parent")
-        memory = len(regions["memory"].refs) if "memory" in regions else 0
-        if len(hot) and (hot[-1] >= memory or (np.diff(hot) <= 0).any()):
+        if not _are_hot(hot, regions):
             self._refuse("its hot pages are not sorted pages of its memory")
         if self._offset != len(self._body):
             self._refuse("it is longer than what it says it holds")

@@ -100,8 +100,8 @@ class SnapshotStore:
         """Bytes on the disk of a snapshot's manifest and all its layers, which it may share with
         others; images are not counted. Raises NotFound or Damaged."""
         layers = self.load(manifest_digest).layers
-        paths = [self.blobs.path(MANIFESTS, manifest_digest)]
-        paths += [self.layer_path(layer) for layer in layers if layer.kind == "zstd"]
+        paths = {self.layer_path(layer) for layer in layers if layer.kind == "zstd"}
+        paths.add(self.blobs.path(MANIFESTS, manifest_digest))
         return sum(path.stat().st_size for path in paths if path.is_file())
 
     def _problem(self, layer: LayerRef) -> str | None:

@@ -289,6 +289,7 @@ FROM_HOST: dict[str, Check] = {
             "journal": _JOURNAL,
         }
     ),
+    "clock": _record({"time": _TIME}),
     "prepare": _record({}),
     "resume": _record({}),
     "result": _record({"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR}, _outcome),

@@ -190,7 +190,7 @@ class MemoryService:
         run = self._find(self._runs, ref, "run")
         return [
             {
-                "id": e["data"]["id"],
+                "id": e["data"]["snapshot"],
                 "run": run["id"],
                 "epoch": e["epoch"],
                 "seq": e["seq"],
@@ -227,7 +227,9 @@ class MemoryService:
             raise Invalid("the agent takes anything but 'refused'")
         value = {"status": "completed", "data": data, "approved": approved, "note": note, "by": by}
         wait |= {"state": "completed", "value": value, "completed_at": time.time(), "by": by}
-        self._append(self._runs[wait["run"]], "wait.completed", wait["op"], {"value": value})
+        told = {"wait": wait["id"], "approved": approved, "note": note, "by": by}
+        self._append(self._runs[wait["run"]], "wait.completed", wait["op"], told)
+        self._append(self._runs[wait["run"]], "op.end", wait["op"], {"ok": True, "value": value})
         self._answered[wait["id"]].set()
         return wait
 
@@ -270,7 +272,9 @@ class MemoryService:
                 text = {"stream": "stdout", "text": rest[0], "offset": 0}
                 self._append(run, "output", None, text)
             elif verb == "log":
-                self._append(run, "note.log", None, {"message": rest[0], "level": "info"})
+                self._append(
+                    run, "note.log", None, {"message": rest[0], "level": "info", "data": {"n": 1}}
+                )
             elif verb in ("approve", "wait"):
                 await self._ask(run, position, verb, *rest)
             elif verb == "fail":
@@ -305,15 +309,17 @@ class MemoryService:
                 "by": None,
             }
             self._waits[wait["id"]] = wait
-            begun = {"kind": "wait", "name": verb, "digest": "", "data": {}}
+            keys = ("kind", "prompt", "data", "schema", "approve", "due_at")
+            begun = {"name": verb, "digest": ""} | {key: wait[key] for key in keys}
             self._append(run, "op.begin", op, begun)
-            frozen = {"id": new_id("snap"), "bytes": SNAPSHOT_BYTES, "pause_ms": 8.0}
+            frozen = {"snapshot": new_id("snap"), "bytes": SNAPSHOT_BYTES, "pause_ms": 8.0}
             self._append(run, "snapshot", None, frozen)
             self._move(run, "suspended", "run.suspended")
         answered = self._answered[wait["id"]] = asyncio.Event()
         if wait["state"] == "open":
             await answered.wait()
-        self._move(run, "running", "run.resumed", {"resume_ms": 120})
+        self._move(run, "running", "run.resumed")
+        self._append(run, "machine.up", None, {"resume_ms": 120.0})
 
     def _move(self, run: Object, state: str, kind: str, data: Object | None = None) -> None:
         now = time.time()

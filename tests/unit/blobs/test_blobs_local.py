@@ -192,7 +192,8 @@ root = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(root)], check=True)
 blobs = LocalBlobs(root)
 try:
-    blobs.put_all([Blob("layers", "ab" * 32, (bytes(3 << 20),)), Blob("manifests", "cd" * 32, (b"x",))])
+    large, small = (bytes(3 << 20),), (b"x",)
+    blobs.put_all([Blob("layers", "ab" * 32, large), Blob("manifests", "cd" * 32, small)])
 except Exhausted as error:
     assert error.hint
     print([p.name for p in root.rglob("*") if p.is_file()])

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,32 @@ from torpor.snapshot.layer import PAGE
 from torpor.snapshot.store import SnapshotStore
 
 DEADLINE_S = 20.0
+
+
+class Reading(threading.Thread):
+    """Somebody who reads a whole file with one call."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._fd = os.open(path, os.O_RDWR)
+        self.got: bytes | OSError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.got = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+        except OSError as error:
+            self.got = error
+        os.close(self._fd)
+
+    def wait_until_blocked(self) -> None:
+        # While a thread is in a call that waits, this file has the call and its arguments.
+        call = Path(f"/proc/self/task/{self.native_id}/syscall")
+        wait_until(lambda: f" {self._fd:#x} " in call.read_text(), "waiting in its read")
+
+    def result(self) -> bytes | OSError | None:
+        self.join()
+        return self.got
 
 
 class Pager:
@@ -78,6 +105,12 @@ class Pager:
 
     def path(self, slot: str, file: str = "memory") -> Path:
         return self.home.mount / slot / file
+
+    def reading(self, slot: str) -> Reading:
+        """Somebody who reads the memory of a slot and has to wait for it."""
+        reading = Reading(self.path(slot))
+        reading.wait_until_blocked()
+        return reading
 
     def stop(self) -> None:
         """End it if it runs, and wait until it has ended."""

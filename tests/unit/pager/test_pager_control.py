@@ -60,7 +60,7 @@ def test_an_endless_line_ends_the_connection_and_nothing_else(pager: Any) -> Non
 
 
 def test_a_client_that_leaves_early_harms_nobody(pager: Any) -> None:
-    for sent in (b"", b'{"op"', b'{"op": "ping"}\n' * 1000):
+    for sent in (b"", b'{"op"', b'{"op": "ping"}\n' * 1000, b"x" * (LINE_BYTES_MAX + 1)):
         with connected(pager) as client:
             client.sendall(sent)
     assert pager.ask("ping")

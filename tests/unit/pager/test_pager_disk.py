@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torpor.snapshot.layer import PAGE
@@ -51,9 +51,7 @@ def runs_of(pages: set[int]) -> list[list[int]]:
 
 
 # The pager is shared by all examples on purpose: each takes a new slot of it.
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, deadline=None)
 @given(operations=OPERATIONS, seed=st.integers(0, 99))
 def test_disk_is_a_bytearray_that_knows_its_written_pages(
     pager: Any, operations: list[tuple[str, int, int]], seed: int

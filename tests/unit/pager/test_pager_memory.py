@@ -6,17 +6,12 @@ import errno
 import mmap
 import os
 import random
-import threading
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from torpor.model.errors import Damaged
 from torpor.snapshot.layer import PAGE
-
-Until = Callable[[Callable[[], bool], str], None]
 
 
 def content(pages: int, seed: int = 1) -> bytes:
@@ -39,47 +34,21 @@ def test_memory_is_the_snapshots_bytes_at_every_offset(pager: Any) -> None:
         assert file.read(1) == b""
 
 
-def test_a_read_before_the_bind_waits_for_its_content(pager: Any, until: Until) -> None:
+def test_a_read_before_the_bind_waits_for_its_content(pager: Any) -> None:
     memory = content(40)
-    digest = pager.snapshot(memory)
     pager.ask("create", "late", len(memory), 0)
-    happened: list[object] = []
-    fd = os.open(pager.path("late"), os.O_RDWR)
-
-    def read() -> None:
-        happened.append(threading.get_native_id())
-        happened.append(os.pread(fd, len(memory), 0))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    until(lambda: bool(happened), "started")
-    until(lambda: _in_pread(happened[0]), "waiting in its read")
-    assert len(happened) == 1
-    pager.ask("bind", "late", digest, hot=False)
-    reader.join()
-    os.close(fd)
-    assert happened[1] == memory
+    reading = pager.reading("late")
+    pager.ask("bind", "late", pager.snapshot(memory), hot=False)
+    assert reading.result() == memory
 
 
-def _in_pread(thread: object) -> bool:
-    return Path(f"/proc/self/task/{thread}/syscall").read_text().startswith("17 ")
-
-
-def test_readers_that_wait_do_not_hold_up_a_bind_with_the_same_hot_pages(
-    pager: Any, until: Until
-) -> None:
+def test_a_reader_that_waits_for_pages_does_not_hold_up_their_push(pager: Any) -> None:
+    """It has them locked in the kernel's cache until it is answered."""
     memory = content(64)
-    digest = pager.snapshot(memory, hot=tuple(range(64)))
     pager.ask("create", "both", len(memory), 0)
-    got: list[bytes] = []
-    readers = [threading.Thread(target=lambda: got.append(pager.path("both").read_bytes()))] * 1
-    readers += [threading.Thread(target=lambda: got.append(pager.path("both").read_bytes()))]
-    for reader in readers:
-        reader.start()
-    pager.ask("bind", "both", digest, hot=True)
-    for reader in readers:
-        reader.join()
-    assert got == [memory, memory]
+    readings = [pager.reading("both"), pager.reading("both")]
+    pager.ask("bind", "both", pager.snapshot(memory, hot=tuple(range(64))), hot=True)
+    assert [reading.result() for reading in readings] == [memory, memory]
 
 
 def test_hot_pages_are_read_without_a_fault_and_others_are_recorded(pager: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,25 +53,25 @@ def test_a_dropped_slot_serves_whoever_has_it_open_and_its_name_is_free(pager: A
     assert pager.path("reused").read_bytes() == other
 
 
-def test_dropping_an_unbound_slot_ends_the_reads_that_wait_for_it(
-    pager: Any, until: Callable[[Callable[[], bool], str], None]
-) -> None:
+def test_dropping_an_unbound_slot_ends_the_reads_that_wait_for_it(pager: Any) -> None:
     pager.ask("create", "hopeless", len(MEMORY), 0)
-    fd = os.open(pager.path("hopeless"), os.O_RDONLY)
-    errors: list[int | None] = []
-
-    def read() -> None:
-        try:
-            os.pread(fd, PAGE, 0)
-        except OSError as error:
-            errors.append(error.errno)
-
-    reader = threading.Thread(target=read)
-    reader.start()
+    reading = pager.reading("hopeless")
     pager.ask("drop", "hopeless")
-    reader.join()
-    os.close(fd)
-    assert errors == [errno.EIO]
+    failed = reading.result()
+    assert isinstance(failed, OSError)
+    assert failed.errno == errno.EIO
+
+
+def test_slots_that_are_waited_for_do_not_hold_up_others(pager: Any) -> None:
+    waited = [f"waited{n}" for n in range(4)]
+    for name in waited:
+        pager.ask("create", name, len(MEMORY), 0)
+    readings = [pager.reading(name) for name in waited]
+    pager.slot("served", MEMORY)
+    assert pager.path("served").read_bytes() == MEMORY
+    for name, reading in zip(waited, readings, strict=True):
+        pager.ask("drop", name)
+        assert isinstance(reading.result(), OSError)
 
 
 def test_many_slots_at_once_each_have_their_own_bytes(pager: Any) -> None:

@@ -119,7 +119,7 @@ def test_every_flipped_byte_is_found_or_without_effect(tmp_path: Path) -> None:
     assert len(good) < 1000
     harmless = 0
     for at in range(len(good)):
-        for mask in (0x01, 0x10, 0x80, 0xFF):
+        for mask in (0x01, 0x80):
             path.write_bytes(good[:at] + bytes([good[at] ^ mask]) + good[at + 1 :])
             read = read_all(path)
             assert read in (None, pages.tobytes()), f"byte {at} ^ {mask:#x}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from typing import Any
@@ -11,10 +12,10 @@ import pytest
 import xxhash
 import zstandard
 from blake3 import blake3
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torpor.model.errors import Damaged
+from torpor.model.errors import Damaged, InternalError
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.manifest import MAGIC, LayerRef, Manifest, Region, make_refs
 
@@ -70,6 +71,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
     return Manifest(LAYERS, regions, np.array(sorted(hot), np.uint32), facts, parent)
 
 
+@settings(max_examples=50, deadline=None)
 @given(manifests())
 def test_decode_inverts_encode(manifest: Manifest) -> None:
     data = manifest.encode()
@@ -180,6 +182,12 @@ def test_the_body_that_the_refusals_start_from_is_taken() -> None:
 def test_a_body_that_makes_no_sense_is_refused(body: bytes, complaint: str) -> None:
     with pytest.raises(Damaged, match=complaint):
         Manifest.decode(sealed(body))
+
+
+@pytest.mark.parametrize("hot", [[3, 2], [2, 2], [14]])
+def test_hot_pages_that_could_not_be_read_again_are_not_written(hot: list[int]) -> None:
+    with pytest.raises(InternalError, match="hot pages"):
+        dataclasses.replace(small(), hot=np.array(hot, np.uint32))
 
 
 def test_a_length_that_would_exhaust_memory_is_refused_before_it_is_allocated() -> None:

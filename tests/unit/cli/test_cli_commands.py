@@ -1,0 +1,246 @@
+"""Commands without a terminal, against a real server on a service in memory."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from torpor.client import Client, Ended
+from torpor.model.home import Home
+
+LIMIT_S = 20
+
+Torpor = Callable[..., Result]
+
+
+def script(*steps: Any) -> str:
+    return json.dumps({"script": steps})
+
+
+def ended(client: Client, run: str) -> dict[str, Any]:
+    assert isinstance(list(client.follow(run))[-1], Ended)
+    return client.run(run)
+
+
+def detached(torpor: Torpor, agent: str, *steps: Any) -> str:
+    done = torpor("run", agent, "--detach", "--input", script(*steps))
+    assert done.exit_code == 0
+    return str(done.stdout.strip())
+
+
+def suspended(client: Client, run: str) -> dict[str, Any]:
+    """The run's open wait, once it sleeps for it."""
+    until = time.monotonic() + LIMIT_S
+    while time.monotonic() < until:
+        if client.run(run)["state"] == "suspended":
+            return client.waits(run)[0]
+    raise AssertionError("it never slept")
+
+
+def test_a_result_is_on_stdout_and_all_talk_on_stderr(torpor: Torpor, agent: str) -> None:
+    steps = (["print", "one\ntw"], ["log", "noted"], ["return", {"x": [1]}])
+    done = torpor("run", agent, "--input", script(*steps))
+    assert done.exit_code == 0
+    assert done.stdout == 'one\ntw\n{\n  "x": [\n    1\n  ]\n}\n'
+    assert "noted n=1" in done.stderr
+    assert "completed · ran" in done.stderr
+
+
+def test_json_is_one_document(torpor: Torpor, agent: str) -> None:
+    done = torpor("run", agent, "--json", "--input", script(["print", "out\n"], ["return", "text"]))
+    assert json.loads(done.stdout)["result"] == "text"
+    assert "out" in done.stderr
+
+
+def test_a_text_result_is_plain_and_none_is_nothing(torpor: Torpor, agent: str) -> None:
+    assert torpor("run", agent, "-i", 'script=[["return", "a\\nb"]]').stdout == "a\nb\n"
+    assert torpor("run", agent).stdout == ""
+
+
+def test_a_failed_run_exits_1_with_the_agents_traceback(torpor: Torpor, agent: str) -> None:
+    done = torpor("run", agent, "--input", script(["fail", "ValueError", "no such topic"]))
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert "agent.py, line 1" in done.stderr
+    assert "failed: ValueError: no such topic" in done.stderr
+
+
+def test_without_a_terminal_a_wait_tells_how_to_answer(
+    program: list[str], agent: str, client: Client
+) -> None:
+    steps = (["wait", "Unattended?", None], ["return", 1])
+    command = [*program, "run", agent, "--input", script(*steps)]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        told = ""
+        while (asked := re.search(r"torpor complete (wait_\w+)", told)) is None:
+            line = process.stderr.readline()
+            assert line, told
+            told += line
+        client.complete(asked.group(1), data=5)
+        out, rest = process.communicate(timeout=LIMIT_S)
+    told += rest
+    assert (process.returncode, out) == (0, "1\n")
+    assert "waiting: Unattended?" in told
+    assert "asleep: waiting for an answer: Unattended? · 1.2 MB · freed the machine" in told
+    assert "awake in 120 ms" in told
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--input", "{"], "not valid JSON"),
+        (["--input", "[1]"], "must be a JSON object"),
+        (["--input", "@/nowhere"], "cannot read"),
+        (["-i", "novalue"], "KEY=VALUE"),
+        (["-i", "a=@/nowhere"], "cannot read"),
+        (["--colour"], "No such option"),
+    ],
+)
+def test_usage_errors_exit_2(torpor: Torpor, agent: str, args: list[str], says: str) -> None:
+    done = torpor("run", agent, *args, env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert says in done.stderr
+
+
+def test_input_from_every_side(torpor: Torpor, agent: str, client: Client, tmp_path: Path) -> None:
+    file = tmp_path / "in.txt"
+    file.write_text("a file's text")
+    pairs = ("n=1", "t=plain text", "u=a=b", f"f=@{file}", 'q="1"', "x=NaN")
+    given = [part for pair in pairs for part in ("-i", pair)]
+    done = torpor("run", agent, "-d", "--input", "-", *given, input='{"n": 0, "whole": true}')
+    assert client.run(done.stdout.strip())["input"] == {
+        "n": 1,
+        "whole": True,
+        "t": "plain text",
+        "u": "a=b",
+        "f": "a file's text",
+        "q": "1",
+        "x": "NaN",
+    }
+
+
+def test_the_same_key_is_the_same_run(torpor: Torpor, agent: str) -> None:
+    first, second = (torpor("run", agent, "-d", "--id-key", "k").stdout for _ in range(2))
+    assert first == second
+
+
+def test_approve_by_a_runs_id_or_the_start_of_one(
+    torpor: Torpor, agent: str, client: Client
+) -> None:
+    run = detached(torpor, agent, ["approve", "Send?", {"a": 1}], ["return", "sent"])
+    suspended(client, run)
+    done = torpor("approve", run, "--note", "fine")
+    assert (done.exit_code, "approved by" in done.stderr) == (0, True)
+    value = client.waits(run, all=True)[0]["value"]
+    assert (value["approved"], value["note"]) == (True, "fine")
+    ended(client, run)
+    again = torpor("deny", run)
+    assert again.exit_code == 1
+    assert "waits for nobody's answer" in again.stderr
+
+
+def test_deny_and_complete_by_a_waits_id(torpor: Torpor, agent: str, client: Client) -> None:
+    run = detached(torpor, agent, ["approve", "One?", None], ["wait", "Two?", None])
+    wait = suspended(client, run)["id"]
+    assert torpor("deny", wait, "--json").exit_code == 0
+    assert torpor("approve", wait).exit_code == 1
+    while not (open_now := client.waits(run)):
+        pass
+    assert torpor("complete", open_now[0]["id"], "--data", "{").exit_code == 2
+    assert torpor("complete", open_now[0]["id"], "--data", '{"a": 1}').exit_code == 0
+    assert [w["value"]["data"] for w in client.waits(run, all=True)] == [None, {"a": 1}]
+
+
+def test_looking_at_a_run(torpor: Torpor, agent: str, client: Client) -> None:
+    evil = "[red]Pay\x1b[2J?"
+    run = detached(
+        torpor, agent, ["print", "hello\n"], ["log", "noted"], ["approve", evil, {"a": 1}]
+    )
+    suspended(client, run)
+    for command, *says in (
+        ("ps", run, "suspended", "waiting for approval: [red]Pay"),
+        ("waits", run, "[red]Pay"),
+        (f"show {run}", "suspended", "1.2 MB in 1 snapshot", "hello", "torpor approve wait_"),
+        (f"show {run[:-2]}", run),
+        (f"logs {run}", "run.created", "hello", "noted", "wait:approve#2"),
+        (f"trace {run}", "machine 1", "wait:approve#2", "under way", "frozen", "1.2 MB"),
+        (f"snapshots {run}", "snap_", "8 ms"),
+    ):
+        done = torpor(*command.split())
+        assert done.exit_code == 0, done.stderr
+        assert "\x1b" not in done.stdout
+        for text in says:
+            assert text in done.stdout
+        assert json.loads(torpor(*command.split(), "--json").stdout)
+    assert run in [
+        r["id"] for r in json.loads(torpor("ps", "--status", "suspended", "--json").stdout)
+    ]
+    assert torpor("cancel", run).exit_code == 0
+    assert torpor("cancel", run).exit_code == 1
+    assert client.run(run)["state"] == "cancelled"
+    assert run in torpor("ps", "--all").stdout
+
+
+def test_following_a_log_ends_with_the_run(torpor: Torpor, agent: str, client: Client) -> None:
+    run = detached(torpor, agent, ["print", "hello\n"], ["return", 1])
+    assert "run.completed" in torpor("logs", "-f", run).stdout
+    lines = torpor("logs", "-f", "--json", run).stdout.splitlines()
+    assert [json.loads(line) for line in lines] == list(client.entries(run))
+
+
+def test_deploy_tells_the_agents(torpor: Torpor, agent: str) -> None:
+    assert "script" in torpor("deploy", agent).stdout
+    assert json.loads(torpor("deploy", agent, "--json").stdout)["agents"][0]["name"] == "player"
+
+
+def test_up_when_it_is_up(torpor: Torpor) -> None:
+    done = torpor("up")
+    assert (done.exit_code, "already up" in done.stdout) == (0, True)
+    assert json.loads(torpor("up", "--json").stdout)["engine"] == "memory"
+
+
+def test_errors_are_words_and_a_hint(torpor: Torpor, tmp_path: Path) -> None:
+    done = torpor("show", "run_none")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "error: no run run_none\nSee the runs there are.\n"
+    assert torpor("run", str(tmp_path / "none.py")).exit_code == 1
+    (tmp_path / "bad.py").write_text("def (")
+    assert "bad.py, line 1" in torpor("run", str(tmp_path / "bad.py")).stderr
+    (tmp_path / "wrong.py").write_text("# does not load")
+    done = torpor("run", str(tmp_path / "wrong.py"))
+    assert (done.exit_code, "ImportError" in done.stderr) == (1, True)
+
+
+def test_no_server_is_3(torpor: Torpor, tmp_path: Path) -> None:
+    elsewhere = {"TORPOR_HOME": str(tmp_path / "none")}
+    for command in ("ps", "waits", "show run_x", "approve wait_x", "logs -f run_x"):
+        done = torpor(*command.split(), env=elsewhere)
+        assert done.exit_code == 3
+        assert "torpor up" in done.stderr
+    assert torpor("down", env=elsewhere).exit_code == 0
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_file(
+    torpor: Torpor, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Client, run: str | None = None, *, all: bool = False) -> None:
+        raise RuntimeError("this is a bug")
+
+    monkeypatch.setattr(Client, "waits", fail)
+    done = torpor("waits")
+    assert done.exit_code == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith("internal error: RuntimeError: this is a bug (details in ")
+    [crash] = home.run.glob("crash-*.log")
+    assert "Traceback" in crash.read_text()

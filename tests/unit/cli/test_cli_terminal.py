@@ -1,0 +1,175 @@
+"""`torpor run` in a real (pseudo) terminal: a person at the keyboard."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torpor.client import Client, Ended
+from torpor.model.home import Home
+
+LIMIT_S = 30
+_STEERING = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+CTRL_C, CTRL_U = "\x03", "\x15"
+CHOICES = "[d]etach"
+
+
+class Terminal:
+    """A program with a terminal of its own: what it shows, what is typed."""
+
+    def __init__(self, command: list[str], home: Home) -> None:
+        self._master, self._slave = pty.openpty()
+        fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+        self._before = termios.tcgetattr(self._slave)
+        self._seen = 0
+        self.raw = ""
+        self._process = subprocess.Popen(
+            command,
+            stdin=self._slave,
+            stdout=self._slave,
+            stderr=self._slave,
+            env={**os.environ, "TORPOR_HOME": str(home.root), "TERM": "xterm-256color"},
+            # Its own session, whose terminal this is: Ctrl-C then comes as it does for people.
+            preexec_fn=self._take_terminal,
+            start_new_session=True,
+        )
+
+    def _take_terminal(self) -> None:
+        fcntl.ioctl(self._slave, termios.TIOCSCTTY, 0)
+
+    @property
+    def text(self) -> str:
+        return _STEERING.sub("", self.raw)
+
+    def expect(self, *wanted: str) -> None:
+        """Wait until each has been shown after what was expected before."""
+        until = time.monotonic() + LIMIT_S
+        for part in wanted:
+            while (at := self.text.find(part, self._seen)) < 0:
+                assert time.monotonic() < until, f"no {part!r} in:\n{self.text[self._seen :]}"
+                assert self._read(), f"no {part!r} before the end:\n{self.text[self._seen :]}"
+            self._seen = at + len(part)
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def exit_code(self) -> int:
+        while self._process.poll() is None:
+            self._read()
+        while self._read():
+            pass
+        return self._process.returncode
+
+    def is_as_before(self) -> bool:
+        return termios.tcgetattr(self._slave) == self._before
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._master)
+        os.close(self._slave)
+
+    def _read(self) -> bool:
+        ended = self._process.poll() is not None
+        ready, _, _ = select.select([self._master], [], [], 0.1)
+        if ready:
+            self.raw += os.read(self._master, 65536).decode(errors="replace")
+        return bool(ready) or not ended
+
+
+@contextmanager
+def running(program: list[str], home: Home, agent: str, *steps: Any) -> Iterator[Terminal]:
+    script = json.dumps({"script": steps})
+    terminal = Terminal([*program, "run", agent, "--input", script], home)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def newest(client: Client) -> str:
+    return str(client.runs(limit=1)[0]["id"])
+
+
+def test_a_question_is_asked_and_answered(
+    program: list[str], home: Home, agent: str, client: Client
+) -> None:
+    steps = (
+        ["print", "working\n"],
+        ["approve", "Send [red]it\x1b[2J?", {"notes": [1, 2]}],
+        ["wait", "How many?", None],
+        ["return", "sent"],
+    )
+    with running(program, home, agent, *steps) as terminal:
+        terminal.expect("working", "asleep: waiting for approval", "1.2 MB", "0 processes")
+        terminal.expect("? Send [red]it", '"notes"', CHOICES)
+        assert "\x1b[2J" not in terminal.raw
+        terminal.type("xe")
+        terminal.expect("note")
+        terminal.type("fime\x7f\x7fne\x1b[D\r")
+        terminal.expect("note: fine", CHOICES)
+        terminal.type("n")
+        terminal.expect("denied by", "fine", "awake in 120 ms")
+        # A refused answer is explained, and the question stays.
+        terminal.expect("How many?")
+        terminal.type("\r")
+        terminal.expect("Type an answer first")
+        terminal.type("refused\r")
+        terminal.expect("takes anything but 'refused'")
+        terminal.type(f"{CTRL_U}three")
+        terminal.expect("three")
+        terminal.type(f"{CTRL_U}[3]\r")
+        terminal.expect("answered by", "sent", "completed · ran")
+        assert terminal.exit_code() == 0
+        assert terminal.is_as_before()
+    values = [wait["value"] for wait in client.waits(newest(client), all=True)]
+    assert [(v["approved"], v["note"], v["data"]) for v in values] == [
+        (False, "fine", None),
+        (None, None, [3]),
+    ]
+
+
+def test_answered_elsewhere_the_question_goes_away(
+    program: list[str], home: Home, agent: str, client: Client
+) -> None:
+    steps = (["approve", "Go on?", None], ["print", "went on\n"], ["fail", "ValueError", "enough"])
+    with running(program, home, agent, *steps) as terminal:
+        terminal.expect("Go on?", CHOICES)
+        asked = len(terminal.raw)
+        [wait] = client.waits(newest(client))
+        client.complete(wait["id"], approved=True, by="ana", note="from afar")
+        terminal.expect("Go on?: approved by ana: from afar")
+        assert "\x1b[2K" in terminal.raw[asked:]  # its lines were erased
+        terminal.expect("went on", "agent.py, line 1", "failed: ValueError: enough")
+        assert terminal.exit_code() == 1
+        assert terminal.is_as_before()
+        assert CHOICES not in _STEERING.sub("", terminal.raw[asked:]).split("approved by ana")[1]
+
+
+def test_leaving_does_not_harm_the_run(
+    program: list[str], home: Home, agent: str, client: Client
+) -> None:
+    for key, code in ((CTRL_C, 130), ("d", 0)):
+        with running(program, home, agent, ["approve", "Go on?", None], ["return", 1]) as terminal:
+            terminal.expect("Go on?", CHOICES)
+            terminal.type(key)
+            terminal.expect("detached; the run goes on: torpor logs -f run_")
+            assert terminal.exit_code() == code
+            assert terminal.is_as_before()
+            assert "Traceback" not in terminal.text
+        run = newest(client)
+        [wait] = client.waits(run)
+        client.complete(wait["id"], approved=True)
+        assert list(client.follow(run))[-1] == Ended("completed")

@@ -1,0 +1,252 @@
+"""The host's side of a supervisor that runs as an ordinary process: real supervisor, real agent
+process, real link over a socket pair; only the machine around them is missing."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import socket
+import subprocess
+import sys
+import tarfile
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import torpor
+from torpor.wire import messages
+from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Link
+
+SOURCE = Path(torpor.__file__).parent.parent
+CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+PATIENCE_S = 20.0  # a test that waits longer has failed
+
+
+def tar(files: Mapping[str, str]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return out.getvalue()
+
+
+class Driver:
+    """Speaks to one supervisor. `log` is every message it said, `out` and `err` the agent's
+    output so far. Operations that the host answers are answered by `answer`, if it is set: given
+    a `begin` it returns the value, or an exception for a failure, or ... for no answer yet."""
+
+    def __init__(self, directory: Path, cgroup: Path | None = None) -> None:
+        self.directory = directory
+        self.log: list[dict[str, Any]] = []
+        self.out = b""
+        self.err = b""
+        self.answer: Callable[[dict[str, Any]], Any] | None = None
+        self.record = True  # ends are confirmed with `recorded`
+        self.link = Link()
+        self._heard = 0  # messages of the log that `hear` has passed
+        self._errors = (directory / "supervisor.stderr").open("w+b")
+        ours, theirs = socket.socketpair()
+        self.socket = ours
+        command = [sys.executable, "-S", "-E", "-m", "torpor.guest"]
+        command += ["--fd", str(theirs.fileno()), "--dir", str(directory)]
+        command += ["--cgroup", str(cgroup)] if cgroup is not None else []
+        self.process = subprocess.Popen(
+            command, cwd=SOURCE, pass_fds=[theirs.fileno()], stderr=self._errors
+        )
+        theirs.close()
+        self.link.sync()
+        self.flush()
+
+    def complaints(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode()
+
+    def close(self) -> None:
+        self.socket.close()
+        try:
+            self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self._errors.close()
+
+    # ---- talking ----
+
+    def flush(self) -> None:
+        self.socket.sendall(self.link.data_to_send())
+
+    def say(self, t: str, **fields: Any) -> None:
+        self.link.send(CONTROL, messages.encode(t, **fields))
+        self.flush()
+
+    def send_files(self, files: Mapping[str, str]) -> None:
+        self.link.send(FILES, tar(files))
+        self.flush()
+
+    def pump(self, within_s: float) -> bool:
+        """Take in what comes; False when nothing did."""
+        if not select.select([self.socket], [], [], within_s)[0]:
+            return False
+        data = self.socket.recv(1 << 20)
+        if not data:
+            raise AssertionError(f"the supervisor ended: {self.complaints()}")
+        for received in self.link.receive(data):
+            if received.channel == STDOUT:
+                self.out += received.message
+            elif received.channel == STDERR:
+                self.err += received.message
+            else:
+                self._react(messages.decode(received.message, messages.FROM_GUEST))
+        self.flush()
+        return True
+
+    def _react(self, message: dict[str, Any]) -> None:
+        self.log.append(message)
+        if message["t"] == "end" and self.record:
+            self.say("recorded", op=message["op"])
+        if message["t"] == "begin" and self.answer is not None and message["kind"] != "step":
+            value = self.answer(message)
+            if isinstance(value, Exception):
+                error = messages.error(type(value).__name__, str(value))
+                self.say("result", op=message["op"], ok=False, error=error)
+            elif value is not ...:
+                self.say("result", op=message["op"], ok=True, value=value)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not self.pump(left_s):
+                raise AssertionError(
+                    f"waited in vain\nlog: {self.log}\nout: {self.out!r}\nerr: {self.err.decode()}"
+                    f"\nsupervisor: {self.complaints()}"
+                )
+
+    def hear(self, *types: str, **fields: Any) -> dict[str, Any]:
+        """The next message of one of `types` with these fields, after the one heard last."""
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            for place in range(self._heard, len(self.log)):
+                message = self.log[place]
+                if message["t"] in types and fields.items() <= message.items():
+                    self._heard = place + 1
+                    found.append(message)
+                    return True
+            return False
+
+        self.until(look)
+        return found[0]
+
+    def said(self, t: str, **fields: Any) -> list[dict[str, Any]]:
+        return [each for each in self.log if each["t"] == t and fields.items() <= each.items()]
+
+    # ---- the course of a run ----
+
+    def load(self, source: str, **more: str) -> dict[str, Any]:
+        files = {"agent.py": textwrap.dedent(source)}
+        files |= {f"{name}.py": textwrap.dedent(text) for name, text in more.items()}
+        self.send_files(files)
+        self.say("load", entry="agent.py", deps=False, version="v1")
+        return self.hear("loaded", "load_failed", "exited")
+
+    def start(self, agent: str | None = None, journal: Any = (), **given: Any) -> None:
+        self.say("start", run="run_1", epoch=1, agent=agent, input=given, journal=list(journal))
+
+    def run(self, source: str, journal: Any = (), **given: Any) -> dict[str, Any]:
+        """Load, start, and how it ended."""
+        loaded = self.load(source)
+        assert loaded["t"] == "loaded", loaded
+        self.start(journal=journal, **given)
+        return self.hear("done", "failed", "exited")
+
+    def value(self, source: str, journal: Any = (), **given: Any) -> Any:
+        ended = self.run(source, journal, **given)
+        assert ended["t"] == "done", ended
+        return ended["value"]
+
+    def thaw(self, epoch: int = 2, journal: Any = ()) -> None:
+        self.say(
+            "thaw",
+            epoch=epoch,
+            run="run_1",
+            time=time.time(),
+            entropy=os.urandom(64).hex(),
+            started=True,
+            journal=list(journal),
+        )
+
+    def journal(self) -> list[dict[str, Any]]:
+        """What a log that got all this would hold, as records for a replay."""
+        begun = {each["op"]: each for each in self.said("begin")}
+        records = []
+        for ended in self.said("end"):
+            begin = begun[ended["op"]]
+            outcome = {key: ended[key] for key in ("ok", "value", "error") if key in ended}
+            records.append({k: begin[k] for k in ("op", "kind", "name", "digest")} | outcome)
+        return records
+
+
+def record(begin: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    """The log's record of the operation that `begin` began, with its result."""
+    return {k: begin[k] for k in ("op", "kind", "name", "digest")} | {"ok": True, "value": value}
+
+
+@pytest.fixture(name="record")
+def _record() -> Callable[[Mapping[str, Any], Any], dict[str, Any]]:
+    return record
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Iterator[Callable[..., Driver]]:
+    """Makes drivers, and ends them."""
+    made: list[Driver] = []
+
+    def make(cgroup: Path | None = None) -> Driver:
+        directory = tmp_path / f"guest{len(made)}"
+        directory.mkdir()
+        made.append(Driver(directory, cgroup))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def driver(drive: Callable[..., Driver]) -> Driver:
+    return drive()
+
+
+def _empty(cgroup: Path) -> None:
+    (cgroup / "cgroup.kill").write_text("1")
+    with (cgroup / "cgroup.events").open() as events:
+        changed = select.poll()
+        changed.register(events, select.POLLPRI)
+        while "populated 1" in os.pread(events.fileno(), 4096, 0).decode():
+            changed.poll(PATIENCE_S * 1000)
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A control group of its own, on a version 2 hierarchy that can freeze."""
+    for root in CGROUPS:
+        path = root / f"torpor-test-{os.getpid()}"
+        try:
+            path.mkdir()
+        except OSError:
+            continue
+        if (path / "cgroup.freeze").exists():
+            yield path
+            _empty(path)
+            path.rmdir()
+            return
+        path.rmdir()
+    pytest.skip("no writable cgroup version 2 hierarchy here")

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.unit.guest.conftest import Driver
+
+
+def test_a_run_from_hello_to_done(driver: Driver) -> None:
+    hello = driver.hear("hello")
+    assert hello["protocol"] == 1
+    loaded = driver.load(
+        '''
+        import torpor
+        print("imported")
+
+        @torpor.step
+        def double(x):
+            return (x, x * 2)
+
+        @torpor.agent
+        def greet(name: str, times: int = 1):
+            """Says hello."""
+            print("hello", name)
+            return [double(times), torpor.run.id, torpor.run.epoch, torpor.run.agent]
+        '''
+    )
+    assert loaded["default"] == "greet"
+    assert loaded["agents"] == [
+        {
+            "name": "greet",
+            "doc": "Says hello.",
+            "params": [
+                {"name": "name", "required": True},
+                {"name": "times", "required": False, "default": 1},
+            ],
+        }
+    ]
+    driver.start(name="Ada", times=4)
+    done = driver.hear("done")
+    assert done["value"] == [[4, 8], "run_1", 1, "greet"]
+    assert driver.out == b"imported\nhello Ada\n"
+    begin = driver.said("begin")[0]
+    assert begin["op"] == "step:double#1"
+    assert begin["data"] == {"args": [4], "kwargs": {}}
+    assert driver.said("end") == [{"t": "end", "op": "step:double#1", "ok": True, "value": [4, 8]}]
+
+
+ADD = """
+import torpor
+
+@torpor.agent
+def add(a: int, b: int = 2):
+    return a + b
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [({}, ["missing: a"]), ({"a": 1, "c": 3}, ["unknown: c"]), ({"x": 1}, ["missing: a", "x"])],
+)
+def test_an_input_that_does_not_fit_is_named(
+    driver: Driver, given: dict[str, Any], names: list[str]
+) -> None:
+    failed = driver.run(ADD, **given)
+    assert (failed["t"], failed["type"]) == ("failed", "Invalid")
+    assert all(name in failed["message"] for name in [*names, "add takes a, b"])
+
+
+def test_one_of_several_agents_must_be_named(driver: Driver) -> None:
+    loaded = driver.load(
+        """
+        import torpor
+        @torpor.agent
+        def one(): return 1
+        @torpor.agent(name="second")
+        async def two(): return 2
+        """
+    )
+    assert loaded["default"] is None
+    driver.start(agent="second")
+    assert driver.hear("done")["value"] == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"), [(None, "several agents (one, two)"), ("three", "no agent 'three'")]
+)
+def test_an_agent_that_is_not_there(driver: Driver, asked: str | None, words: str) -> None:
+    source = """
+        import torpor
+        @torpor.agent
+        def one(): return 1
+        @torpor.agent
+        def two(): return 2
+    """
+    driver.load(source)
+    driver.start(agent=asked)
+    failed = driver.hear("failed")
+    assert failed["type"] == "Invalid"
+    assert words in failed["message"]
+    assert "two" in failed["message"]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import nowhere_to_be_found", "nowhere_to_be_found"),
+        ("1 +", "SyntaxError"),
+        ("x = 1", "@torpor.agent"),
+        ("raise ValueError('no luck')", "ValueError: no luck"),
+        ("import sys; sys.exit(3)", "sys.exit(3)"),
+        ("import os; os._exit(4)", "exit code 4"),
+        ("import os; os.kill(os.getpid(), 9)", "signal 9"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded(driver: Driver, source: str, words: str) -> None:
+    failed = driver.load(source)
+    assert failed["t"] == "load_failed"
+    assert words in failed["error"]
+
+
+def test_a_file_that_hides_a_module(driver: Driver) -> None:
+    driver.send_files({"json.py": ADD})
+    driver.say("load", entry="json.py", deps=False, version="v1")
+    assert "rename" in driver.hear("load_failed")["error"]
+
+
+def test_more_files_are_importable(driver: Driver) -> None:
+    source = """
+        import helper, torpor
+        @torpor.agent
+        def main(): return helper.value
+    """
+    assert driver.load(source, helper="value = 7")["t"] == "loaded"
+    driver.start()
+    assert driver.hear("done")["value"] == 7
+
+
+def test_files_that_lead_elsewhere_are_refused(driver: Driver) -> None:
+    driver.send_files({"../evil.py": "x = 1"})
+    driver.say("load", entry="agent.py", deps=False, version="v1")
+    assert "../evil.py" in driver.hear("load_failed")["error"]
+    assert not (driver.directory / "evil.py").exists()
+
+
+FAILURES = """
+import os, signal, sys, torpor
+
+def inner():
+    raise LookupError("nothing there")
+
+@torpor.step
+def fails():
+    inner()
+
+@torpor.agent
+def fail(how):
+    match how:
+        case "raise": inner()
+        case "step": fails()
+        case "exit": sys.exit(5)
+        case "exit0": sys.exit()
+        case "value": return object()
+        case "nan": return float("nan")
+        case "_exit": os._exit(6)
+        case "kill": os.kill(os.getpid(), signal.SIGKILL)
+        case "stray":
+            for fd in range(3, 30):
+                try: os.write(fd, b'{"t":"what"}\\n')
+                except OSError: pass
+            signal.pause()
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "type", "words"),
+    [
+        ("raise", "LookupError", "nothing there"),
+        ("step", "LookupError", "nothing there"),
+        ("exit", "SystemExit", "sys.exit(5)"),
+        ("exit0", "SystemExit", "sys.exit(None)"),
+        ("value", "TypeError", "builtins.object"),
+        ("nan", "TypeError", "NaN"),
+    ],
+)
+def test_how_an_agent_can_fail(driver: Driver, how: str, type: str, words: str) -> None:
+    failed = driver.run(FAILURES, how=how)
+    assert (failed["t"], failed["type"], failed["cancelled"]) == ("failed", type, False)
+    assert words in failed["message"]
+    if type == "LookupError":
+        trace = failed["traceback"]
+        assert "in inner" in trace
+        assert "agent.py" in trace
+        assert "torpor/sdk" not in trace
+        assert trace.count("Traceback") == 1
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "signal"), [("_exit", 6, None), ("kill", None, 9), ("stray", None, 9)]
+)
+def test_how_an_agents_process_can_end(
+    driver: Driver, how: str, code: int | None, signal: int | None
+) -> None:
+    exited = driver.run(FAILURES, how=how)
+    assert exited == {"t": "exited", "code": code, "signal": signal, "oom": False}
+
+
+def test_output_waits_for_a_slow_host_and_is_whole(driver: Driver) -> None:
+    driver.load(
+        """
+        import sys, torpor
+        @torpor.agent
+        def talk(lines: int):
+            for number in range(lines):
+                print(f"{number:09}", "x" * 90)
+            print("the end", file=sys.stderr)
+        """
+    )
+    lines = 50_000  # five times what may be unacknowledged
+    driver.start(lines=lines)
+    driver.until(lambda: driver.link.unacked == 0)
+    driver.hear("done")
+    assert driver.out.decode() == "".join(f"{n:09} {'x' * 90}\n" for n in range(lines))
+    assert driver.err == b"the end\n"
+
+
+def test_messages_from_the_host_that_are_none_are_survived(driver: Driver) -> None:
+    driver.link.send(0, b"{")
+    driver.link.send(0, b'{"t":"load"}')
+    driver.link.send(0, b'{"t":"thaw"}')
+    driver.flush()
+    assert driver.value(ADD, a=1) == 3
+    assert driver.complaints().count("refused from the host") == 3
+
+
+def test_orphans_are_no_exit_of_the_agent(driver: Driver) -> None:
+    source = """
+        import subprocess, torpor
+        @torpor.agent
+        def main():
+            return subprocess.run(["sh", "-c", "exit 3"]).returncode
+    """
+    assert driver.value(source) == 3
+
+
+def test_the_agents_environment(driver: Driver) -> None:
+    source = """
+        import os, torpor
+        @torpor.agent
+        def main():
+            return [os.getcwd(), os.environ["HOME"], os.environ["OPENAI_API_KEY"],
+                    sorted(int(fd) for fd in os.listdir("/proc/self/fd"))]
+    """
+    cwd, home, key, fds = driver.value(source)
+    assert (Path(cwd), Path(home)) == (driver.directory / "work", driver.directory)
+    assert key == "torpor"
+    # Standard streams, the two channels to the supervisor, and the directory being listed.
+    assert len(fds) == 6
