@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 import torpor
 from torpor.broker.client import BrokerClient
-from torpor.broker.launch import ensure_broker
+from torpor.broker.launch import ensure_broker, stop_broker
 from torpor.control.machines import Machines
 from torpor.control.scheduler import Scheduler
 from torpor.control.templates import Progress, Template, make_template, tar_of
@@ -29,7 +29,7 @@ from torpor.log.agents import AgentRow
 from torpor.log.runs import RunRow
 from torpor.log.store import LogStore
 from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Conflict, Invalid, TorporError
+from torpor.model.errors import Conflict, HostError, Invalid, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.states import FINAL, RunState
@@ -76,6 +76,7 @@ class Service:
                 log.warning("pager: %s", error.message)
         if self._broker is not None:
             await self._broker.close()
+            await stop_broker(self._home)
         await asyncio.to_thread(self._store.close)
 
     # Machines.
@@ -238,10 +239,16 @@ class Service:
             return row.to_json(time.time())
         with self._store.subscribe(row.id) as subscription:
             driver.cancel("cancelled on request")
-            async with asyncio.timeout(CANCEL_WAIT_S):
-                while row.state not in FINAL:
-                    await subscription.wait()
-                    row = await self._store.read(lambda c: runs.get_run(c, driver.run))
+            try:
+                async with asyncio.timeout(CANCEL_WAIT_S):
+                    while row.state not in FINAL:
+                        await subscription.wait()
+                        row = await self._store.read(lambda c: runs.get_run(c, driver.run))
+            except TimeoutError as error:
+                raise HostError(
+                    f"run {row.id} has not ended {CANCEL_WAIT_S:g} s after it was told to",
+                    hint=f"Its machine is {driver.doing}. The request stands; look again.",
+                ) from error
         return row.to_json(time.time())
 
     async def snapshots(self, ref: str) -> list[dict[str, Any]]:

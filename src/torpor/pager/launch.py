@@ -80,6 +80,7 @@ def _start(home: Home) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=log,
             cwd="/",
+            env={"PATH": os.environ.get("PATH", os.defpath)},  # ours may hold a secret
             start_new_session=True,
         )
     # Reaps it whenever it ends, so that it leaves no zombie while we live.

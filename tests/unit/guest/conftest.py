@@ -90,7 +90,7 @@ class Driver:
         self.link.send(FILES, tar(files))
         self.flush()
 
-    def pump(self, within_s: float) -> bool:
+    def pump(self, within_s: float, *, acknowledge: bool = True) -> bool:
         """Take in what comes; False when nothing did."""
         if not select.select([self.socket], [], [], within_s)[0]:
             return False
@@ -104,7 +104,8 @@ class Driver:
                 self.err += received.message
             else:
                 self._react(messages.decode(received.message, messages.FROM_GUEST))
-        self.flush()
+        if acknowledge:
+            self.flush()
         return True
 
     def _react(self, message: dict[str, Any]) -> None:

@@ -298,9 +298,9 @@ def test_a_machine_with_an_idle_agent_or_none_can_be_frozen(driver: Driver) -> N
     driver.hear("done")
 
 
-def test_two_machines_of_one_snapshot_differ(drive: Callable[[], Driver]) -> None:
-    """Two processes with the same state draw differently after their thaws: the seeds come from
-    the entropy that each was given, not from what they were."""
+def test_two_processes_with_the_same_state_draw_differently_after_their_thaws(
+    drive: Callable[[], Driver],
+) -> None:
     drawn = []
     for _ in range(2):
         driver = drive()

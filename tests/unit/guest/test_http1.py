@@ -42,7 +42,12 @@ def test_bodies_arrive_whole_however_they_are_cut(chunks: list[bytes], piece: in
     data = chunked(chunks) + b"GET / HTTP/1.1\r\nA: b\r\nA: c\r\n\r\n" + plain(body)
     first, second, third = parse(data, piece)
     assert first.body == third.body == body
-    assert (second.method, second.path, second.headers, second.body) == ("GET", "/", {"a": "b, c"}, b"")
+    assert (second.method, second.path, second.headers, second.body) == (
+        "GET",
+        "/",
+        {"a": "b, c"},
+        b"",
+    )
 
 
 @given(st.binary(max_size=200))
@@ -98,5 +103,7 @@ def test_keep_alive(version: str, connection: str, kept: bool) -> None:
 
 def test_a_response_frames_its_body() -> None:
     made = response(200, [("x", "y")], b"hi", keep_alive=True)
-    assert made == b"HTTP/1.1 200 OK\r\nx: y\r\ncontent-length: 2\r\nconnection: keep-alive\r\n\r\nhi"
+    assert (
+        made == b"HTTP/1.1 200 OK\r\nx: y\r\ncontent-length: 2\r\nconnection: keep-alive\r\n\r\nhi"
+    )
     assert response(299, [], b"hi", keep_alive=False, head=True).endswith(b"close\r\n\r\n")

@@ -78,6 +78,7 @@ class QemuMachine:
                 stderr=output,
                 pass_fds=(monitor_theirs.fileno(), link_theirs.fileno()),
                 start_new_session=True,
+                env={"PATH": os.defpath},  # nothing of ours: the server's may hold a secret
             )
         monitor = QMPClient(f"qemu-{process.pid}")
         try:

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import builtins
+
+import pytest
+
+import torpor
+from torpor.sdk.errors import StepError, step_error, type_name
+
+EXCEPTIONS = [
+    each
+    for each in vars(builtins).values()
+    if isinstance(each, type) and issubclass(each, Exception)
+]
+
+
+@pytest.mark.parametrize("cls", EXCEPTIONS, ids=lambda cls: str(cls.__name__))
+def test_every_builtin_exception_can_be_caught_as_itself(cls: type[Exception]) -> None:
+    made = step_error("work", {"type": type_name(cls), "message": "what it said"})
+    assert isinstance(made, StepError)
+    assert str(made) == "what it said"
+    assert (made.step, made.type) == ("work", type_name(cls))
+    # Classes that cannot be made without arguments, and groups, come as a plain StepError.
+    if not issubclass(cls, ExceptionGroup):
+        assert isinstance(made, cls)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nowhere.Error", "builtins", "int", "KeyboardInterrupt", "", ".", "torpor.sdk", "a" * 999],
+)
+def test_a_name_without_an_exception_gives_a_plain_step_error(name: str) -> None:
+    made = step_error("work", {"type": name, "message": "m"})
+    assert type(made) is StepError
+    assert made.type == name
+
+
+def test_cancelled_is_not_caught_with_ordinary_errors() -> None:
+    assert not issubclass(torpor.Cancelled, Exception)
