@@ -57,29 +57,29 @@ def _row(wait: dict[str, Any], now: float) -> tuple[str, ...]:
     )
 
 
-def complete(
-    wait: WaitArg,
-    data: Annotated[
-        str, typer.Option(metavar="JSON", help="The answer; text must be in quotes.")
-    ] = "null",
-    as_json: Json = False,
-) -> None:
+Data = Annotated[str, typer.Option(metavar="JSON", help="Given to the agent; text in quotes.")]
+
+
+def complete(wait: WaitArg, data: Data = "null", as_json: Json = False) -> None:
     """Answer a wait with data."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"--data is not valid JSON: {error}") from error
-    _answer(wait, as_json=as_json, data=value)
+    _answer(wait, as_json=as_json, data=_parsed(data))
 
 
-def approve(wait: WaitArg, note: Note = None, as_json: Json = False) -> None:
+def approve(wait: WaitArg, note: Note = None, data: Data = "null", as_json: Json = False) -> None:
     """Say yes to what an agent asks."""
-    _answer(wait, as_json=as_json, approved=True, note=note)
+    _answer(wait, as_json=as_json, approved=True, note=note, data=_parsed(data))
 
 
 def deny(wait: WaitArg, note: Note = None, as_json: Json = False) -> None:
     """Say no to what an agent asks."""
     _answer(wait, as_json=as_json, approved=False, note=note)
+
+
+def _parsed(data: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"--data is not valid JSON: {error}") from error
 
 
 def _answer(ref: str, *, as_json: bool, **answer: Any) -> None:

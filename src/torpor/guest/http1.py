@@ -9,7 +9,7 @@ from __future__ import annotations
 import http
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 HEAD_BYTES_MAX = 64 * 1024
 BODY_BYTES_MAX = 8 * 1024 * 1024
@@ -25,13 +25,12 @@ class BadRequest(Exception):
         self.message = message
 
 
-@dataclass
-class Request:
+class Request(NamedTuple):
     method: str
     path: str  # with its query
     headers: dict[str, str]  # by lower-case name; repeated ones joined by ", "
     keep_alive: bool
-    body: bytearray = field(default_factory=bytearray)
+    body: bytearray  # grows while it comes in
 
 
 class Parser:
@@ -105,7 +104,7 @@ class Parser:
         assert self._request is not None
         taken = self._buffer[: self._length]
         del self._buffer[: self._length]
-        self._request.body += taken
+        self._request.body.extend(taken)
         self._length -= len(taken)
         if self._length:
             return False
@@ -170,7 +169,7 @@ def _parse_head(head: bytes) -> Request:
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     connection = headers.get("connection", "").lower()
     keep_alive = "close" not in connection and (version != "HTTP/1.0" or "keep-alive" in connection)
-    return Request(method, path, headers, keep_alive)
+    return Request(method, path, headers, keep_alive, bytearray())
 
 
 def response(

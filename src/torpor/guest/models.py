@@ -13,8 +13,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torpor.guest.http1 import Request, error_response, response
 from torpor.model.errors import TorporError
@@ -35,8 +34,7 @@ _DROPPED = frozenset(
 _NAME_PATH_MAX = 200
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     name: str
     digest: str
     request: Request

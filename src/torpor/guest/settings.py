@@ -4,15 +4,14 @@ as an ordinary process, on one end of a socket pair) everything is below one dir
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 AGENT_UID = 1000
 MODEL_PORT = 8400
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     machine: bool  # this is the first process of a machine: it mounts, sets the clock, seeds
     app: Path  # the agent's files
     work: Path  # its current directory

@@ -26,7 +26,6 @@ import contextlib
 import enum
 import json
 import os
-import platform
 import select
 import selectors
 import signal
@@ -40,13 +39,14 @@ from torpor.guest import boot
 from torpor.guest.agent import READ_BYTES, AgentProcess, describe_exit
 from torpor.guest.freshen import freshen_kernel, seed_for, set_clock
 from torpor.guest.gateway import Gateway
+from torpor.guest.held import FRESH, HELD
 from torpor.guest.models import Models
+from torpor.guest.port import HostGone, Port
 from torpor.guest.settings import Settings
 from torpor.guest.unpack import unpack
 from torpor.model.errors import Invalid, TorporError
-from torpor.sdk.freezing import FRESH, HELD
 from torpor.wire import messages
-from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Link, Received
+from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Received
 
 PREPARE_S_MAX = 2.0
 # Above this the agent's output stays in its pipes, and the agent waits: the host is behind.
@@ -70,21 +70,13 @@ class Phase(enum.Enum):
     THAWING = enum.auto()
 
 
-class HostGone(Exception):
-    """The other end of a link that is no virtio port has been closed."""
-
-
 class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._selector = selectors.DefaultSelector()
-        self._port = boot.open_port() if settings.link_fd is None else settings.link_fd
-        os.set_blocking(self._port, False)
-        os.set_inheritable(self._port, False)
+        self._port = Port(settings.link_fd)
         self._port_events = 0  # what the selector watches the port for
         self._port_retry_at: float | None = None
-        self._link = Link()
-        self._outgoing = bytearray()
         self._models = Models(self._send)
         self._gateway = Gateway(self._selector, settings.model_port, self._models.request)
         self._files = bytearray()
@@ -121,7 +113,7 @@ class Supervisor:
         self._say(
             "hello",
             protocol=messages.PROTOCOL,
-            python=platform.python_version(),
+            python=".".join(map(str, sys.version_info[:3])),
             kernel=os.uname().release,
         )
         while True:
@@ -156,23 +148,23 @@ class Supervisor:
         """PREPARED: nothing but the link is looked at until the host says how to go on."""
         poll = select.poll()
         while self._asleep:
-            poll.register(self._port, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
+            poll.register(self._port.fd, select.POLLIN | (select.POLLOUT * self._port.blocked))
             poll.poll()
             if not self._read_port():
                 time.sleep(_PORT_RETRY_S)
-            self._write_port()
+            self._port.write()
 
     def _pump(self) -> None:
         """Everything that is queued goes as far as it can."""
         self._update_status()
         if self._agent is not None:
             self._watch_agent_writes(self._agent, not self._agent.flush())
-            self._pause_agent(self._agent, self._link.unacked > UNACKED_BYTES_MAX)
-        self._write_port()
+            self._pause_agent(self._agent, self._port.unacked > UNACKED_BYTES_MAX)
+        self._port.write()
         events = 0
         if self._port_retry_at is None:
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
-        self._watch(self._port, self._port_events, events, self._port_ready)
+            events = selectors.EVENT_READ | selectors.EVENT_WRITE * self._port.blocked
+        self._watch(self._port.fd, self._port_events, events, self._port_ready)
         self._port_events = events
 
     def _watch(self, fd: int, before: int, events: int, callback: Callable[[int], None]) -> None:
@@ -188,7 +180,7 @@ class Supervisor:
     # ---- the link ----
 
     def _send(self, message: bytes) -> None:
-        self._link.send(CONTROL, message)
+        self._port.send(CONTROL, message)
 
     def _say(self, t: str, **fields: Any) -> None:
         self._send(messages.encode(t, **fields))
@@ -199,29 +191,10 @@ class Supervisor:
 
     def _read_port(self) -> bool:
         """Take in what has come; False when the host's end is closed."""
-        try:
-            data = os.read(self._port, READ_BYTES)
-        except BlockingIOError:
-            return True
-        except ConnectionResetError as error:
-            raise HostGone from error
-        if not data:
-            if self._settings.link_fd is not None:
-                raise HostGone
-            return False
-        for received in self._link.receive(data):
+        came = self._port.read()
+        for received in came or ():
             self._received(received)
-        return True
-
-    def _write_port(self) -> None:
-        self._outgoing += self._link.data_to_send()
-        try:
-            while self._outgoing:
-                del self._outgoing[: os.write(self._port, self._outgoing)]
-        except BlockingIOError:
-            pass
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise HostGone from error
+        return came is not None
 
     def _received(self, received: Received) -> None:
         if received.channel == FILES:
@@ -244,13 +217,14 @@ class Supervisor:
     def _load(self, message: dict[str, Any]) -> None:
         if self._agent is not None:
             raise Invalid("an agent is loaded already")
+        settings = self._settings
         try:
-            unpack(bytes(self._files), self._settings.app, self._settings.uid)
+            unpack(bytes(self._files), settings.app, settings.uid)
+            agent = AgentProcess(settings, message["entry"], message["deps"], self._gateway.port)
         except (Invalid, OSError) as error:
             self._say("load_failed", error=str(error), traceback="")
             return
         self._files.clear()
-        agent = AgentProcess(self._settings, message["entry"], message["deps"], self._gateway.port)
         self._agent = agent
 
         def carry(fd: int, channel: int) -> Callable[[int], None]:
@@ -331,7 +305,7 @@ class Supervisor:
         except BlockingIOError:
             return False
         if data:
-            self._link.send(channel, data)
+            self._port.send(channel, data)
         else:
             self._unwatch(fd)
         return bool(data)
@@ -414,6 +388,12 @@ class Supervisor:
         elif self._phase is Phase.THAWING:
             self._thawed()
 
+    def end_agent(self) -> None:
+        """Nobody is left to speak to: the agent ends with the supervisor, whatever it is doing."""
+        if self._agent is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._agent.pid, signal.SIGKILL)
+
     # ---- standing still and waking up ----
 
     def _prepare(self, message: dict[str, Any]) -> None:
@@ -435,6 +415,9 @@ class Supervisor:
             said = b""
         if said == HELD:
             if self._loaded is not None:
+                # A rehearsal, so that the first thaw does nothing for the first time.
+                if self._settings.machine:
+                    freshen_kernel(os.urandom(64), time.time())
                 agent.release({"seeds": [seed_for(b"rehearsal", os.urandom(32))]})
             elif self._phase is Phase.PREPARING:
                 self._agent_held(agent)
@@ -468,7 +451,7 @@ class Supervisor:
         self._phase = Phase.PREPARED
         self._update_status()
         self._say("prepared")
-        self._write_port()
+        self._port.write()
 
     def _give_up_preparing(self, reason: str) -> None:
         if self._phase is Phase.PREPARING:
@@ -554,7 +537,11 @@ def serve(settings: Settings) -> int:
     try:
         if settings.machine:
             boot.prepare_machine()
-        Supervisor(settings).run()
+        supervisor = Supervisor(settings)
+        try:
+            supervisor.run()
+        finally:
+            supervisor.end_agent()
     except HostGone:
         return 0
     except BaseException:

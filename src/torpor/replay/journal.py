@@ -2,7 +2,7 @@
 
 A restored agent runs on from its snapshot. Each operation it starts is looked up here: `match`
 gives the recorded outcome (the operation does not happen again), or None (live: the log ends
-before it), or raises `Divergence`. It never guesses (DESIGN: "Two roads, one log").
+before it), or raises `Divergence`. It never guesses.
 
 An operation is found by its id `kind:name#n`, and the digest of its arguments must be the
 recorded one. Concurrent code may start the same operations in another order, so that `n` falls on

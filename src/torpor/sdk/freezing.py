@@ -34,13 +34,11 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, TypeVar
 
+from torpor.guest.held import FRESH, HELD, RELEASE_BYTES_MAX, SEED_BYTES
+
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
-HELD, FRESH = b"h", b"t"
-RELEASE_BYTES_MAX = 4096
-SEED_BYTES = 32
-
-_libc = ctypes.PyDLL(None, use_errno=False)
+_libc = ctypes.PyDLL(None)
 _freeze_hooks: list[Callable[[], object]] = []
 _thaw_hooks: list[Callable[[], object]] = []
 
@@ -70,7 +68,7 @@ def after_freeze() -> None:
     for hook in _thaw_hooks:
         try:
             hook()
-        except Exception:
+        except BaseException:
             print(f"torpor: on_thaw hook {hook!r} failed:", file=sys.stderr)
             traceback.print_exc()
 

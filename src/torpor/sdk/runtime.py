@@ -33,15 +33,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NamedTuple
 
-from torpor.model.errors import Invalid
 from torpor.model.ids import op_id
 from torpor.replay.journal import Divergence, Journal, Recorded
 from torpor.sdk import freezing
 from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.wire import messages
 
-# An unusual signal, so that agents may use all the usual ones.
-CANCEL_SIGNAL = signal.SIGRTMIN + 9
 _WAITS = ("wait", "sleep")  # what a frozen machine can wait for
 
 
@@ -150,7 +147,7 @@ class Runtime:
 
     def listen(self) -> None:
         """Start the control thread. Call in the main thread."""
-        signal.signal(CANCEL_SIGNAL, self._on_cancel_signal)
+        signal.signal(_cancel_signal(), self._on_cancel_signal)
         self._thread.start()
 
     # ---- what agents' threads call ----
@@ -275,7 +272,7 @@ class Runtime:
             for line in self._reader:
                 message = json.loads(line)
                 self._handlers[message["t"]](message)
-        except Exception:
+        except BaseException:
             traceback.print_exc()
         os._exit(70)  # without its supervisor a process can do nothing that counts
 
@@ -320,7 +317,7 @@ class Runtime:
         if self._loop is None:
             main = threading.main_thread().ident
             if main is not None:
-                signal.pthread_kill(main, CANCEL_SIGNAL)
+                signal.pthread_kill(main, _cancel_signal())
         elif not waits and self._main_task is not None:
             self._loop.call_soon_threadsafe(self._main_task.cancel, self.cancel_reason)
 
@@ -341,10 +338,11 @@ class Runtime:
     def _prepare(self, message: dict[str, Any]) -> None:
         try:
             freezing.before_freeze()
-        except Exception as error:
+        except BaseException as error:
             freezing.after_freeze()
-            reason = f"an on_freeze hook raised {type(error).__name__}: {error}"
-            self.say("unprepared", reason=messages.error("", reason)["message"])
+            described = messages.error(type(error).__name__, str(error))  # of bounded length
+            reason = f"an on_freeze hook raised {described['type']}: {described['message'][:2000]}"
+            self.say("unprepared", reason=reason)
             return
         with self._critical:
             freezing.hold(self._hold_fd, self.identity)
@@ -355,6 +353,12 @@ class Runtime:
         for operation in settled:
             if operation.own is not None:
                 _set(operation.future, operation.own)
+
+
+def _cancel_signal() -> int:
+    """An unusual one, so that agents may use all the usual ones. (A function, because importing
+    torpor must work on systems that have no such signals.)"""
+    return signal.SIGRTMIN + 9
 
 
 def _outcome(message: Mapping[str, Any]) -> Outcome:
@@ -376,6 +380,3 @@ def _caller() -> str:
     while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
-
-
-__all__ = ["Invalid", "Operation", "Outcome", "Runtime", "current", "install"]

@@ -33,8 +33,10 @@ def test_what_durations_mean(duration: Any, expected: float) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["", "5", "s", "5 years", "1h and 5m", "-5s", -1, float("nan"), float("inf"), True, None]
-    + [SECONDS_MAX * 2, "99999w", timedelta(seconds=-1)],
+    [
+        *("", "5", "s", "5 years", "1h and 5m", "-5s", "99999w"),
+        *(-1, SECONDS_MAX * 2, float("nan"), float("inf"), True, None, timedelta(seconds=-1)),
+    ],
 )
 def test_what_is_no_duration_is_refused_with_examples(bad: Any) -> None:
     with pytest.raises(ValueError, match=r'"90s", "15m"'):

@@ -1,13 +1,13 @@
-"""The SDK where there is no run: it can be imported and typed, and operations say what they need."""
+"""The SDK where there is no run: it can be imported and typed, and operations say what they
+need."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
-from typing_extensions import assert_type
 
 import torpor
 
@@ -82,7 +82,7 @@ def test_operations_outside_a_run_say_so(call: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("options", [{"retries": -1}, {"retries": 10**6}, {"timeout": "soon"}])
 def test_a_step_with_senseless_options_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="retries|duration"):
+    with pytest.raises(ValueError, match=r"retries|duration"):
         torpor.step(**options)
 
 

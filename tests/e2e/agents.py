@@ -1,0 +1,188 @@
+# /// script
+# requires-python = ">=3.11"
+# [tool.torpor]
+# memory = "256M"
+# disk = "128M"
+# ///
+"""The agents of the tests on real machines: one file, so that one template serves them all.
+
+`ask` is how a test holds an agent where it wants it: the model is a server of the test's own, and
+answers when the test lets it.
+"""
+
+import json
+import os
+import random
+import secrets
+import socket
+import threading
+import time
+import urllib.request
+import uuid
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torpor
+
+MIB = 1 << 20
+
+
+def ask(question: str) -> str:
+    body = {"model": "m", "messages": [{"role": "user", "content": question}]}
+    request = urllib.request.Request(
+        os.environ["OPENAI_BASE_URL"] + "/chat/completions",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as response:
+        answer: str = json.load(response)["choices"][0]["message"]["content"]
+    return answer
+
+
+def drawn() -> list[str]:
+    """From each generator that a copy of this machine would also have."""
+    return [os.urandom(16).hex(), secrets.token_hex(16), str(uuid.uuid4()), repr(random.random())]
+
+
+@torpor.step
+def double(number: int) -> int:
+    print(f"doubling {number}")
+    return 2 * number
+
+
+@torpor.step
+def asked(question: str) -> str:
+    print(f"asking {question}")
+    answer = ask(question)
+    print(f"asked {question}")
+    return answer
+
+
+@torpor.agent
+def main_job(number: int) -> dict[str, Any]:
+    print("begun")
+    kept = {"doubled": double(number)}
+    ask("hold main")
+    verdict = torpor.approve(f"go on with {number}?", data=kept)
+    print(f"approved: {verdict.approved}, {verdict.note}")
+    kept["again"] = double(kept["doubled"])
+    before = time.time()
+    torpor.sleep(2)
+    return {**kept, "note": verdict.note, "slept_s": time.time() - before}
+
+
+@torpor.agent
+def endure(cycles: int, mib: int) -> int:
+    """Freeze `cycles` times, each time looking whether everything is still as it was."""
+    chunks = [os.urandom(MIB) for _ in range(mib)]
+    sums = [zlib.crc32(chunk) for chunk in chunks]
+    path = Path("kept")
+    file = path.open("w+b", buffering=0)
+    ours, theirs = socket.socketpair()
+    ticks = [0]
+
+    def echo() -> None:
+        while data := theirs.recv(4096):
+            theirs.sendall(data)
+
+    def tick() -> None:
+        while True:
+            ticks[0] += 1
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (echo, tick)]
+    for thread in threads:
+        thread.start()
+    written = b""
+    for cycle in range(cycles):
+        before, ticked = time.monotonic(), ticks[0]
+        torpor.approve(f"cycle {cycle}")
+        torpor.emit({"cycle": cycle, "wall": time.time(), "drawn": drawn()})
+        slept_s = time.monotonic() - before
+        assert 0 <= slept_s < 600, f"the monotonic clock went by {slept_s} s"
+        broken = [i for i, chunk in enumerate(chunks) if zlib.crc32(chunk) != sums[i]]
+        assert not broken, f"cycle {cycle}: MiB {broken} of the buffer changed"
+        chunks[cycle % mib] = os.urandom(MIB)
+        sums[cycle % mib] = zlib.crc32(chunks[cycle % mib])
+        # From the disk, not from what the kernel has of it in memory.
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        assert path.read_bytes() == written, f"cycle {cycle}: the file is another"
+        more = os.urandom(20_000)
+        file.write(more)
+        written += more
+        ours.sendall(more[:1000])
+        back = b""
+        while len(back) < 1000:
+            back += ours.recv(4096)
+        assert back == more[:1000], f"cycle {cycle}: the socket brought something else"
+        while ticks[0] <= ticked:
+            time.sleep(0.01)
+        assert all(thread.is_alive() for thread in threads)
+    return len(written)
+
+
+@torpor.agent
+def crash(name: str) -> dict[str, Any]:
+    """Work that is cut off at `hold <name>`, once before it ever slept and once after."""
+    print("one")
+    first = double(1)
+    print("two")
+    held = asked(f"hold {name} 1")
+    print("three")
+    verdict = torpor.approve("half way?")
+    torpor.emit({"drawn": drawn()})
+    print("four")
+    second = double(2)
+    print("five")
+    held_again = asked(f"hold {name} 2")
+    print("six")
+    return {
+        "first": first,
+        "second": second,
+        "held": [held, held_again],
+        "approved": verdict.approved,
+    }
+
+
+@torpor.agent
+def model_once(name: str) -> list[str]:
+    return [ask(f"say {name}"), ask(f"say {name}"), ask(f"hold {name}")]
+
+
+@torpor.agent
+def chatter(rounds: int, lines: int) -> list[int]:
+    """Print much just before each wait, and something at once after."""
+    answers = []
+    number = 0
+    for turn in range(rounds):
+        for _ in range(lines):
+            print(f"line {number} {'x' * 40}")
+            number += 1
+        answers.append(torpor.waitpoint(f"turn {turn}").result().data)
+    return answers
+
+
+@torpor.agent
+def sleeper() -> bool:
+    return torpor.approve("wake up?").approved
+
+
+@torpor.agent
+def keeper(mib: int) -> int:
+    """Has much to store when it is frozen."""
+    kept = os.urandom(mib * MIB)
+    total = zlib.crc32(kept)
+    torpor.approve("go on?")
+    assert zlib.crc32(kept) == total
+    return len(kept)
+
+
+@torpor.agent
+def tidy(name: str) -> None:
+    try:
+        ask(f"hold {name}")
+    finally:
+        print("tidied up")
+        double(21)

@@ -1,0 +1,101 @@
+"""One image, one server, one template for all tests on real machines.
+
+`$TORPOR_TEST_HOME` (by default `.cache/test-home` in the checkout) keeps the image from one
+session to the next; runs, snapshots and processes are in a directory of the session's own, which
+is gone afterwards, with everything that ran on it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.stage import Model, Stage, Watch, wait_gone
+from torpor.engine.qemu.probe import find_qemu
+from torpor.image.build import ensure_image
+from torpor.model.agentfile import read_agent
+from torpor.model.errors import TorporError
+from torpor.model.home import Home
+from torpor.pager.launch import require_fuse
+
+HERE = Path(__file__).parent
+SHARED = ("images", "deps", "cache")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.vm)
+
+
+def _base() -> Home:
+    told = os.environ.get("TORPOR_TEST_HOME")
+    return Home(Path(told).absolute() if told else HERE.parents[1] / ".cache" / "test-home")
+
+
+@pytest.fixture(scope="session")
+def model() -> Iterator[Model]:
+    model = Model()
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session")
+def session_stage(model: Model) -> Iterator[Stage]:
+    try:
+        find_qemu()
+        require_fuse()
+    except TorporError as error:
+        pytest.skip(f"no machine can run here: {error.message}")
+    base = _base().create()
+    ensure_image(base, lambda stage, message, fraction: None)
+    with tempfile.TemporaryDirectory(prefix="torpor-e2e-") as directory:
+        root = Path(directory)
+        for name in SHARED:
+            (root / name).symlink_to(base.root / name)
+        stage = Stage(Home(root).create(), model)
+        stage.start()
+        yield stage
+        stage.stop()
+        for pid in stage.processes():
+            wait_gone(pid)
+        assert not stage.mounts()
+        assert not list(stage.home.machines.iterdir())
+    assert not root.exists()
+
+
+@pytest.fixture(scope="session")
+def version(session_stage: Stage) -> str:
+    """The deployed agents."""
+    source = read_agent(HERE / "agents.py")
+    deployed = session_stage.client.deploy(source, lambda stage, message, fraction: None)
+    return str(deployed["version"])
+
+
+@pytest.fixture
+def stage(session_stage: Stage, version: str, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    yield session_stage
+    # What a failed test left behind is not the next one's.
+    for run in session_stage.client.runs(["queued", "running", "suspended"]):
+        session_stage.client.cancel(run["id"])
+
+
+class Start:
+    """Start a run of one of the agents and watch it."""
+
+    def __init__(self, stage: Stage, version: str) -> None:
+        self._stage, self._version = stage, version
+
+    def __call__(self, agent: str, **given: Any) -> Watch:
+        run = self._stage.client.start(self._version, agent, given, None)
+        return Watch(self._stage.client, run["id"])
+
+
+@pytest.fixture
+def start(stage: Stage, version: str) -> Start:
+    return Start(stage, version)

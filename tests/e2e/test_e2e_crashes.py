@@ -1,0 +1,140 @@
+"""kill -9 of everything that can be killed: no acknowledged entry is lost, nothing happens twice.
+
+Where an agent is held when the blow falls is sure: it waits for the model's answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.conftest import Start
+from tests.e2e.stage import Stage, Watch, end, wait_gone
+
+Blow = Callable[[Stage, str], None]
+
+BEFORE_THE_WAIT = "one\ndoubling 1\ntwo\nasking hold {0} 1\n"
+WHOLE = (
+    BEFORE_THE_WAIT + "asked hold {0} 1\nthree\nfour\ndoubling 2\nfive\n"
+    "asking hold {0} 2\nasked hold {0} 2\nsix\n"
+)
+
+
+def kill_machine(stage: Stage, run: str) -> None:
+    end(stage.machine(run))
+
+
+def kill_pager(stage: Stage, run: str) -> None:
+    machine = stage.machine(run)
+    (pager,) = stage.processes("torpor.pager")
+    end(pager)
+    wait_gone(machine)
+
+
+def kill_server(stage: Stage, run: str) -> None:
+    machine = stage.machine(run)
+    stage.kill()
+    wait_gone(machine)  # none outlives its server, where it could still write
+    stage.start()
+
+
+@pytest.mark.parametrize("blow", [kill_machine, kill_pager, kill_server])
+def test_a_run_survives_the_loss_of_its_machine(stage: Stage, start: Start, blow: Blow) -> None:
+    name = blow.__name__
+    watch = start("crash", name=name)
+    for hold in (f"hold {name} 1", f"hold {name} 2"):
+        stage.model.wait_asked(hold)
+        before = list(stage.client.entries(watch.run))
+        blow(stage, watch.run)
+        watch.until("run.recovered")
+        assert list(stage.client.entries(watch.run))[: len(before)] == before
+        stage.model.wait_asked(hold, times=2)  # in doubt: asked again (rule 3)
+        stage.model.let(hold)
+        if hold.endswith("1"):
+            watch.until("run.suspended")
+            stage.client.complete(stage.open_wait(watch.run)["id"], approved=True)
+    ended = watch.ended()
+    assert ended["state"] == "completed", watch
+    assert ended["result"] == {
+        "first": 2,
+        "second": 4,
+        "held": [f"answer 2 to hold {name} 1", f"answer 2 to hold {name} 2"],
+        "approved": True,
+    }
+    assert watch.output() == WHOLE.format(name)
+    # Once from the template, once from the newest snapshot.
+    assert watch.count("run.recovered") == 2
+    assert len(set(watch.ops("op.begin"))) == len(watch.ops("op.begin"))
+    assert sorted(watch.ops("op.end")) == sorted(watch.ops("op.begin"))
+    # The second life went on from the same snapshot as the first one, with other random numbers.
+    first, second = (e["data"]["drawn"] for e in watch.entries if e["kind"] == "note.emit")
+    assert not set(first) & set(second)
+
+
+def test_a_server_finds_its_suspended_runs_again(stage: Stage, start: Start) -> None:
+    watches = [start("sleeper") for _ in range(3)]
+    for watch in watches:
+        watch.until("run.suspended")
+    before = {watch.run: list(stage.client.entries(watch.run)) for watch in watches}
+    stage.kill()
+    stage.start()
+    for watch in watches:
+        assert list(stage.client.entries(watch.run)) == before[watch.run]
+        assert stage.client.run(watch.run)["state"] == "suspended"
+        stage.client.complete(stage.open_wait(watch.run)["id"], approved=True)
+    for watch in watches:
+        ended = watch.ended()
+        assert (ended["state"], ended["result"]) == ("completed", True), watch
+        assert watch.count("run.recovered") == 0
+
+
+def test_an_answer_acknowledged_just_before_the_crash_counts(stage: Stage, start: Start) -> None:
+    watch = start("sleeper")
+    watch.until("run.suspended")
+    stage.client.complete(stage.open_wait(watch.run)["id"], approved=True)
+    stage.kill()
+    stage.start()
+    assert watch.ended()["result"] is True
+
+
+def test_killing_the_machine_while_it_freezes_loses_nothing(stage: Stage, start: Start) -> None:
+    watch = start("keeper", mib=24)
+    killed = _kill_while("freezing", stage, watch)
+    watch.until("run.suspended")
+    stage.client.complete(stage.open_wait(watch.run)["id"], approved=True)
+    ended = watch.ended()
+    assert (ended["state"], ended["result"]) == ("completed", 24 << 20), watch
+    assert watch.count("run.recovered") == killed
+
+
+def _kill_while(doing: str, stage: Stage, watch: Watch) -> int:
+    """Kill the machine of the run in that moment; 0 if it was over before it was seen."""
+    while True:
+        run = stage.client.run(watch.run)
+        machine = run["machine"]
+        if machine is not None and machine["state"] == doing and machine["pid"] is not None:
+            end(machine["pid"])
+            return 1
+        if run["state"] == "suspended":
+            return 0
+
+
+def test_a_recorded_model_call_is_made_once(stage: Stage, start: Start) -> None:
+    watch = start("model_once", name="once")
+    stage.model.wait_asked("hold once")
+    for times in (2, 3):
+        kill_machine(stage, watch.run)
+        stage.model.wait_asked("hold once", times=times)
+    stage.model.let("hold once")
+    ended = watch.ended()
+    assert ended["state"] == "completed", watch
+    # Two equal questions are two calls, each made once; the one in doubt was asked in each life.
+    assert ended["result"] == [
+        "answer 1 to say once",
+        "answer 2 to say once",
+        "answer 3 to hold once",
+    ]
+    assert stage.model.asked["say once"] == 2
+    assert "sk-e2e-1" not in json.dumps(watch.entries)
