@@ -7,8 +7,10 @@ it is told here. A server that was not there before is not there afterwards.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
@@ -36,12 +39,20 @@ AGENT = Path("examples/inbox.py")
 LETTER = Path("examples/letters/landlord.txt")
 NOTES = "19 November is fine, use your key. I take the new term at £1,175. Please do mend the fan."
 WISH = "A little warmer, please."
+EDITED = """Dear Ms Oyelaran,
+
+Thursday 19 November at 10:30 suits me; please use your key. I take the new term at £1,175 a month.
+It would be kind if your electrician mended the fan on the same visit.
+
+Kind regards,
+Tom Reyes"""
 COOLING_OFF = "6s"
 
 # The first time the guest's system is built: that takes minutes where the network is slow.
 DEPLOY_LIMIT_S = 1200
 RUN_LIMIT_S = 300
 GONE_LIMIT_S = 10
+ARG_SHOWN_MAX = 60
 
 Object = dict[str, Any]
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 88)
@@ -65,12 +76,15 @@ def head(text: str) -> None:
 
 
 def tell(text: str, style: str = "") -> None:
-    console.print(Padding(Text(plain(text), style), (0, 0, 0, 2)))
+    for line in plain(text).splitlines():
+        for part in wrap(line, console.width - 4) or [""]:
+            console.print(Text(f"  {part}", style))
 
 
 def figure(name: str, value: str, remark: str = "") -> None:
-    line = Text.assemble((f"  {name:<22}", "dim"), (value, "bold cyan"))
-    console.print(line.append(f"  {remark}" if remark else "", "dim"))
+    line = Text.assemble((f"  {name:<20}", "dim"), (f"{value:<12}", "bold cyan"))
+    line.append(f"  {remark}", "dim").rstrip()
+    console.print(line, soft_wrap=True)
 
 
 def paper(text: str, title: str) -> None:
@@ -79,8 +93,9 @@ def paper(text: str, title: str) -> None:
 
 def typed(*args: str) -> None:
     """Show a command as it would be typed."""
-    shown = [f'"{a}"' if re.search(r"[^\w@%+=:,./-]", a) else a for a in args]
-    console.print(Text.assemble(("  $ ", "dim"), (" ".join(["torpor", *shown]), "green")))
+    short = [a if len(a) <= ARG_SHOWN_MAX else f"{a[:ARG_SHOWN_MAX]}…" for a in args]
+    shown = " ".join(["torpor", *map(shlex.quote, short)])
+    console.print(Text.assemble(("  $ ", "dim"), (shown, "green")), soft_wrap=True)
 
 
 def command(*args: str) -> str:
@@ -211,14 +226,21 @@ def begin(client: Client, deployed: Object) -> Story:
     story = Story(client, command("run", str(AGENT), *pairs, "--detach").strip())
     story.until("machine.up")
     up_ms = story.resumes_ms[-1]
-    faster = f"booting: {duration(deployed['boot_ms'] / 1000)}, {deployed['boot_ms'] / up_ms:.0f} x"
-    figure("restored in", duration(up_ms / 1000), faster)
+    boot = f"booting took {duration(deployed['boot_ms'] / 1000)}"
+    figure("restored in", duration(up_ms / 1000), f"{boot}: {deployed['boot_ms'] / up_ms:.0f} x")
     process = f", process {story.machine.pid}" if story.machine else ""
     tell(f"{story.run} has a machine of its own{process}. It reads the letter and drafts.")
     return story
 
 
-def falls_asleep(story: Story, op: str) -> Object:
+def changed(text: str, before: str) -> str:
+    """The paragraphs that `before` has not."""
+    known = before.split("\n\n")
+    parts = ["…" if part in known else part for part in text.split("\n\n")]
+    return "\n\n".join(p for i, p in enumerate(parts) if p != "…" or parts[i - 1 : i] != ["…"])
+
+
+def falls_asleep(story: Story, op: str, before: str = "") -> Object:
     """The agent begins to wait; its machine is frozen and goes. Gives the open wait."""
     story.until("op.begin", op)
     story.until("run.suspended")
@@ -227,13 +249,13 @@ def falls_asleep(story: Story, op: str) -> Object:
     expect(len(run["waits"]) == 1, f"the run waits for {len(run['waits'])} things, not for one")
     wait: Object = run["waits"][0]
     if wait["kind"] == "wait":
-        paper(wait["data"]["draft"], wait["prompt"])
+        paper(changed(wait["data"]["draft"], before), wait["prompt"])
     figure("stood still for", duration(snapshot["pause_ms"] / 1000), "while it was copied")
     figure("on disk after", duration(snapshot["freeze_ms"] / 1000), "compared, compressed, synced")
     figure("costs", size(snapshot["bytes"]), "until it wakes, an hour or a year")
     if machine is not None:
-        freed = f"{machine.pid} has ended and gave back {size(machine.memory)} of memory"
-        figure("machines", "0 processes of this run", freed)
+        freed = f"process {machine.pid} has ended, {size(machine.memory)} of memory are free"
+        figure("processes of it", "0", freed)
     return wait
 
 
@@ -261,15 +283,13 @@ def answers(story: Story) -> None:
     head("4  You would like another draft")
     command("approve", wait["id"], "--note", WISH)
     wakes(story)
-    wait = falls_asleep(story, "wait:approve")
+    wait = falls_asleep(story, "wait:approve", before=wait["data"]["draft"])
 
-    head("5  You agree; it thinks it over")
-    command("approve", wait["id"])
+    head("5  You put it in your own words, and agree")
+    command("approve", wait["id"], "--data", json.dumps({"draft": EDITED}, ensure_ascii=False))
     wakes(story)
     falls_asleep(story, "sleep:")
-    due = story.client.run(story.run)["waits"]
-    tell(f"Nobody needs to do anything: it wakes by itself, {COOLING_OFF} after it lay down.")
-    expect(bool(due), "the sleep was over before it began")
+    tell(f"You may still change your mind: it sends {COOLING_OFF} later, and sleeps until then.")
 
 
 def ends(story: Story) -> None:
@@ -279,6 +299,7 @@ def ends(story: Story) -> None:
     story.until("run.completed")
     run = story.client.run(story.run)
     expect(run["result"]["sent"] is True, f"nothing was sent: {run['result']}")
+    expect(sent["draft"] == EDITED, "what was sent is not what was approved")
     expect(run["result"]["drafts"] == 2, f"{run['result']['drafts']} drafts instead of 2")
     expect(run["cycles"] == 3, f"it woke {run['cycles']} times, not 3 times")
     paper(sent["draft"], f"sent to {sent['to']}: {sent['subject']}")
@@ -288,10 +309,15 @@ def ends(story: Story) -> None:
 def sums(story: Story) -> None:
     head("7  What it came to")
     shown = command("show", story.run)
-    tell(shown.split("\n\n")[0], "dim")
+    for line in shown.split("\n\n")[0].splitlines():
+        console.print(Text(f"  {plain(line.rstrip())}", "dim"), no_wrap=True, overflow="ellipsis")
     run = story.client.run(story.run)
     share = run["slept_s"] / (run["slept_s"] + run["ran_s"])
-    figure("slept", duration(run["slept_s"]), f"{share:.0%} of its time, in 0 processes")
+    figure(
+        "slept",
+        duration(run["slept_s"]),
+        f"{share:.0%} of its time, here where answers come at once",
+    )
     figure("froze", spread([s["freeze_ms"] for s in story.snapshots]), "each time, until durable")
     figure("woke", spread(story.resumes_ms[1:]), "each time, until the agent went on")
     figure("wrote", size(run["bytes"]), f"in {run['snapshots_count']} snapshots")
@@ -312,7 +338,8 @@ def goes_on() -> None:
         ("bench sleep", "these figures, measured properly"),
     ):
         console.print(f"  [green]torpor {typed_text:<42}[/][dim]{what}[/]", soft_wrap=True)
-    tell(f"torpor is {torpor.relative_to(ROOT) if torpor.is_relative_to(ROOT) else torpor}", "dim")
+    shown = torpor.relative_to(ROOT) if torpor.is_relative_to(ROOT) else torpor
+    tell(f"(torpor is {shown}; all of it is told in README.md)", "dim")
 
 
 def main() -> None:
@@ -328,7 +355,8 @@ def main() -> None:
     try:
         deployed = deploy(client)
         health = client.health()
-        figure("machines", f"{health['engine']}, {health['accel']}", f"model: {health['model']}")
+        figure("engine", f"{health['engine']}, {health['accel']}")
+        figure("model", health["model"])
         with within(RUN_LIMIT_S, "the run"):
             story = begin(client, deployed)
             answers(story)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     # Late, so that host processes do not load the SDK and the guest loads nothing else.
-    from torpor import sdk
+    # (`from torpor import sdk` would ask this very function for `sdk`.)
+    import torpor.sdk as sdk
 
     if name in sdk.__all__:
         return getattr(sdk, name)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.e2e.stage import Model, Stage, Watch, wait_gone
+
 from torpor.engine.qemu.probe import find_qemu
 from torpor.image.build import ensure_image
 from torpor.model.agentfile import read_agent

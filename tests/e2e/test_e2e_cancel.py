@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Stage, wait_gone
+
 from torpor.model.errors import Conflict
 
 

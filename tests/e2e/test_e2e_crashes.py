@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 
 import pytest
-
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Stage, Watch, end, wait_gone
 

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Stage, Watch, little_room
 

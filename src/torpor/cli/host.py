@@ -13,6 +13,8 @@ from rich.text import Text
 from torpor.cli import words
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import Client, Unreachable, ensure_server, running, server_command, stop_server
+from torpor.model.agentfile import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
+from torpor.model.errors import Invalid
 from torpor.model.home import Home
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -103,12 +105,20 @@ bench = typer.Typer(help="Measure torpor on this host.", no_args_is_help=True)
 @bench.command()
 def sleep(
     memory: Annotated[
-        int, typer.Option(min=192, max=16384, help="Memory of the machine, MiB.")
-    ] = 512,
-    cycles: Annotated[int, typer.Option(min=1, max=10_000, help="How often it sleeps.")] = 20,
+        str, typer.Option(metavar="SIZE", help="Memory of the machine, like 512M or 1G.")
+    ] = "512M",
+    cycles: Annotated[
+        int,
+        typer.Option(min=2, max=10_000, help="How often it sleeps; half of its wakes are cold."),
+    ] = 20,
     as_json: Json = False,
 ) -> None:
-    """How fast a real agent falls asleep and wakes, and what its sleep costs."""
+    """How fast a real agent falls asleep and wakes, what its sleep costs, and what QEMU's own
+    migration to a file takes for the same."""
+    try:
+        memory_mib = size_mib(memory, MEMORY_MIB_MIN, MEMORY_MIB_MAX, f"{memory!r}")
+    except Invalid as error:
+        raise typer.BadParameter(error.message, param_hint="--memory") from error
     from torpor.bench.sleep import main  # loads the engines: only here
 
-    raise typer.Exit(main(memory_mib=memory, cycles=cycles, as_json=as_json))
+    raise typer.Exit(main(memory_mib=memory_mib, cycles=cycles, as_json=as_json))

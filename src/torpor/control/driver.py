@@ -60,6 +60,8 @@ FREEZE_RETRY_S = 15.0
 # A full disk stops a run's writes until there is room again; tried this often.
 DISK_FULL_RETRY_S = 1.0
 
+ENDED = "ended"  # what a driver is `doing` once its run has ended
+
 Write = Callable[[Connection], object]
 
 
@@ -111,6 +113,8 @@ class Driver:
         self.live: Live | None = None
         self.doing = "starting"  # for people: `torpor show`
         self.progressed = False  # something durable came of this machine
+        self.loss = ""  # why the machine was lost, where that is known
+        self._decided = time.perf_counter()  # before the claim, which is part of a resume
         self._machines, self._store, self._broker = machines, store, broker
         self._on_wait = on_wait
         self._arrived: deque[Result] = deque()
@@ -144,7 +148,6 @@ class Driver:
 
     async def drive(self, snapshot: SnapshotRow) -> Outcome:
         """From `snapshot` (of the run, or its template) to the end of this machine."""
-        decided = time.perf_counter()
         started = snapshot.run is not None
         live = await self._machines.restore(
             snapshot.manifest, LinkState.from_json(snapshot.link or {}), self._heard
@@ -155,7 +158,7 @@ class Driver:
             self._take_up(snapshot, {record["op"] for record in journal})
             replayed = journal if started else []
             await thaw(live, self.run, self.epoch, started=started, journal=replayed)
-            resume_ms = (time.perf_counter() - decided) * 1000
+            resume_ms = (time.perf_counter() - self._decided) * 1000
             self._machines.pool.refill(live.shape)
             await self._write(
                 self._note("machine.up", resume_ms=round(resume_ms, 1), snapshot=snapshot.id)
@@ -179,6 +182,7 @@ class Driver:
                 # It is there, but cannot be talked to sensibly.
                 await self._end(RunState.FAILED, error=_told(error))
                 return Outcome.ENDED
+            self.loss = str(error)
             log.info("run %s lost its machine: %s", self.run, error)
             return Outcome.LOST
         finally:
@@ -571,6 +575,7 @@ class Driver:
             )
         )
         self._outcome = Outcome.ENDED
+        self.doing = ENDED
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         call = asyncio.create_task(work)

@@ -125,14 +125,19 @@ class Guest:
         try:
             while data := await loop.sock_recv(self.machine.link, _READ_BYTES):
                 self._take(data)
-            self._break(GuestError("the machine is gone"))
+            self._break(GuestError(f"the machine is gone: {await self.machine.ended()}"))
         except (OSError, LinkError, Invalid) as error:
             self._break(error)
 
     def _take(self, data: bytes) -> None:
         for received in self.link.receive(data):
             if received.channel == CONTROL:
-                self.inbox.append(Said(messages.decode(received.message, messages.FROM_GUEST)))
+                said = Said(messages.decode(received.message, messages.FROM_GUEST))
+                if said.t == "crashed":
+                    trace = said.message["traceback"]
+                    self._break(GuestError(f"the machine's supervisor failed:\n{trace}".rstrip()))
+                else:
+                    self.inbox.append(said)
             elif received.channel in (STDOUT, STDERR):
                 self.inbox.append(Output(received.channel, received.message))
             else:

@@ -95,6 +95,11 @@ class Machines:
         # once would only make both slower.
         self._capturing = asyncio.Lock()
 
+    async def drop_caches(self) -> None:
+        """Forget what is only kept to be faster, but the kernel's own caches: for measuring."""
+        self._cache.clear()
+        await self.pager.drop_caches()
+
     def shape(self, *, memory_mib: int, disk_mib: int, deps: str) -> Shape:
         return self.engine.shape(
             memory_mib=memory_mib, disk_mib=disk_mib, image=self.image.digest, deps=deps

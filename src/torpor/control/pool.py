@@ -72,6 +72,10 @@ class Pool:
         while len(self._ready) > SHAPES_MAX:
             self._drop(next(iter(self._ready)))
 
+    async def settled(self) -> None:
+        """Wait until none is being started: each waits, or could not be started."""
+        await asyncio.gather(*self._ready.values(), return_exceptions=True)
+
     def drop_idle(self) -> None:
         for shape in list(self._ready):
             if time.monotonic() - self._used[shape] > IDLE_MAX_S:

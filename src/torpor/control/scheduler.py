@@ -110,7 +110,7 @@ class Scheduler:
 
     async def _drive(self, driver: Driver) -> None:
         """A run from claim to suspension or end, through as many machines as that takes."""
-        run, losses = driver.run, 0
+        run, losses, loss = driver.run, 0, ""
         try:
             while losses < LOSSES_MAX:
                 try:
@@ -122,9 +122,10 @@ class Scheduler:
                 if await self._with_a_machine(driver) is not Outcome.LOST:
                     return
                 losses = 0 if driver.progressed else losses + 1
+                loss = driver.loss
                 driver = self._new_driver(await self._store.read(lambda c: runs.get_run(c, run)))
             words = f"its machine was lost {losses} times in a row before it got anything done"
-            await self._fail(driver, "MachineLost", words)
+            await self._fail(driver, "MachineLost", f"{words}: {loss}" if loss else words)
         finally:
             self.drivers.pop(run, None)
             self._claimable.set()  # there is room, and it may itself be ready again

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 import torpor
 from torpor.broker.client import BrokerClient
 from torpor.broker.launch import ensure_broker, stop_broker
+from torpor.control.driver import ENDED
 from torpor.control.machines import Machines
 from torpor.control.scheduler import Scheduler
 from torpor.control.templates import Progress, Template, make_template, tar_of
@@ -32,6 +33,7 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, HostError, Invalid, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
+from torpor.model.inputs import check_input
 from torpor.model.states import FINAL, RunState
 from torpor.pager.launch import ensure_pager, require_fuse
 
@@ -112,6 +114,12 @@ class Service:
         except TorporError as error:
             log.error("machines cannot be run: %s %s", error.message, error.hint)
 
+    @property
+    def machines(self) -> Machines:
+        """This host's machines; there from the first deployment on."""
+        assert self._scheduler is not None
+        return self._scheduler.machines
+
     async def health(self) -> dict[str, Any]:
         return {
             "version": torpor.__version__,
@@ -153,7 +161,8 @@ class Service:
         self, version: str, agent: str | None, input: dict[str, Any], id_key: str | None
     ) -> dict[str, Any]:
         known = await self._store.read(lambda c: agents.get_agent(c, version))
-        names = [offered["name"] for offered in known.agents]
+        offered = {each["name"]: each for each in known.agents}
+        names = list(offered)
         if agent is None and len(names) > 1 and known.spec.get("default") is None:
             raise Invalid(
                 f"{known.entry} has several agents: {', '.join(names)}",
@@ -161,11 +170,13 @@ class Service:
             )
         if agent is not None and agent not in names:
             raise Invalid(f"{known.entry} has no agent {agent!r}; it has {', '.join(names)}")
+        chosen = agent or known.spec.get("default") or names[0]
+        check_input(offered[chosen], input)
         row = await self._store.write(
             lambda c: runs.create_run(
                 c,
                 version=known.version,
-                agent=agent or known.spec.get("default") or names[0],
+                agent=chosen,
                 input=input,
                 id_key=id_key,
                 now=time.time(),
@@ -206,7 +217,7 @@ class Service:
 
     def _machine(self, run: RunId) -> dict[str, Any] | None:
         driver = self._scheduler.drivers.get(run) if self._scheduler else None
-        if driver is None:
+        if driver is None or driver.doing == ENDED:
             return None
         pid = driver.live.machine.pid if driver.live is not None else None
         return {"pid": pid, "epoch": driver.epoch, "state": driver.doing}

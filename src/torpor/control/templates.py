@@ -8,7 +8,9 @@ later restore gets them ahead.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import signal
 import tarfile
 import time
 from collections.abc import Callable
@@ -60,6 +62,8 @@ async def make_template(
     try:
         hello = await live.guest.hear("hello", within_s=BOOT_LIMIT_S)
         boot_ms = (time.perf_counter() - started) * 1000
+        # It has no clock of its own and believes in 1970; what is imported should not.
+        live.guest.say("clock", time=time.time())
         progress("load", f"importing {source.entry} (Python {hello['python']})", None)
         loaded = await _load(live.guest, source, version, deps)
         load_ms = (time.perf_counter() - started) * 1000 - boot_ms
@@ -73,6 +77,8 @@ async def make_template(
 async def _load(
     guest: Guest, source: AgentSource, version: AgentVersion, deps: Path | None
 ) -> dict[str, Any]:
+    # It booted in 1970, and what the agent does while it is imported must not be of then.
+    guest.say("clock", time=time.time())
     guest.send_files(tar_of(source))
     guest.say("load", entry=source.entry, deps=deps is not None, version=version)
     answer = await guest.hear("loaded", "load_failed", "exited", within_s=LOAD_LIMIT_S)
@@ -122,8 +128,14 @@ def exit_words(exited: dict[str, Any]) -> str:
     if exited["oom"]:
         return "it ran out of memory"
     if exited["signal"] is not None:
-        return f"killed by signal {exited['signal']}"
+        return f"killed by {_signal_words(exited['signal'])}"
     return f"exit code {exited['code']}"
+
+
+def _signal_words(number: int) -> str:
+    with contextlib.suppress(ValueError):  # a real-time signal has no name
+        return signal.Signals(number).name
+    return f"signal {number}"
 
 
 def tar_of(source: AgentSource) -> bytes:

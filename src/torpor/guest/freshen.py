@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import struct
@@ -11,16 +12,18 @@ import time
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 
 
+@functools.cache
+def _generator() -> int:
+    """A descriptor of the kernel's generator, opened long before a thaw needs it."""
+    return os.open("/dev/urandom", os.O_WRONLY | os.O_CLOEXEC)
+
+
 def freshen_kernel(entropy: bytes, now_s: float) -> None:
     """Give the kernel's generator `entropy`, have it used at once, and set the clock."""
     # struct rand_pool_info: entropy in bits, size in bytes, the bytes
     pool = struct.pack("ii", len(entropy) * 8, len(entropy)) + entropy
-    device = os.open("/dev/urandom", os.O_WRONLY)
-    try:
-        fcntl.ioctl(device, _RNDADDENTROPY, pool)
-        fcntl.ioctl(device, _RNDRESEEDCRNG)
-    finally:
-        os.close(device)
+    fcntl.ioctl(_generator(), _RNDADDENTROPY, pool)
+    fcntl.ioctl(_generator(), _RNDRESEEDCRNG)
     set_clock(now_s)
 
 

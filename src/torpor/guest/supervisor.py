@@ -388,6 +388,12 @@ class Supervisor:
         elif self._phase is Phase.THAWING:
             self._thawed()
 
+    def say_crashed(self, trace: str) -> None:
+        """The last word, as far as it still goes; a machine without a supervisor is gone."""
+        with contextlib.suppress(Exception):
+            self._say("crashed", traceback=trace)
+            self._port.write()
+
     def end_agent(self) -> None:
         """Nobody is left to speak to: the agent ends with the supervisor, whatever it is doing."""
         if self._agent is not None:
@@ -540,10 +546,13 @@ def serve(settings: Settings) -> int:
         supervisor = Supervisor(settings)
         try:
             supervisor.run()
+        except HostGone:
+            return 0
+        except BaseException:
+            supervisor.say_crashed(traceback.format_exc())
+            raise
         finally:
             supervisor.end_agent()
-    except HostGone:
-        return 0
     except BaseException:
         # The first process of a machine ends with the machine: say why on its console.
         traceback.print_exc()

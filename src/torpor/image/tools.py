@@ -20,6 +20,7 @@ _PACKAGE = {
     "mkfs.erofs": "erofs-utils",
     "mkfs.ext4": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
+    "zstd": "zstd",
 }
 # Debian keeps mkfs.* out of an ordinary user's PATH.
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))

@@ -224,12 +224,17 @@ def _relative(pattern: Any, where: str) -> str:
 def _size(tool: Mapping[str, Any], key: str, default: int, low: int, high: int, where: str) -> int:
     if key not in tool:
         return default
-    match = _SIZE.match(str(tool[key]))
+    return size_mib(str(tool[key]), low, high, f"{where}: {key} = {tool[key]!r}")
+
+
+def size_mib(text: str, low: int, high: int, what: str) -> int:
+    """A size such as "512M" in MiB. `what` begins the message of the Invalid that it raises."""
+    match = _SIZE.match(text)
     if match is None:
-        raise Invalid(f'{where}: {key} = {tool[key]!r} is not a size like "512M" or "2G"')
+        raise Invalid(f'{what} is not a size like "512M" or "2G"')
     mib = int(match.group(1)) * _MIB[match.group(2).upper()]
     if not low <= mib <= high or mib % 2:
-        raise Invalid(f"{where}: {key} = {tool[key]!r}: even MiB from {low}M to {high}M are taken")
+        raise Invalid(f"{what}: even MiB from {low}M to {high}M are taken")
     return int(mib)
 
 

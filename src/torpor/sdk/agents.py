@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from torpor.model.errors import Invalid
+from torpor.model.inputs import check_input
 from torpor.sdk import values
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -38,36 +39,20 @@ class Agent:
             "name": self.name,
             "doc": inspect.getdoc(self.fn),
             "params": [_describe(each) for each in self.parameters],
+            "open": any(
+                each.kind is inspect.Parameter.VAR_KEYWORD
+                for each in inspect.signature(self.fn).parameters.values()
+            ),
         }
 
     def bind(self, given: Mapping[str, Any]) -> Callable[[], Any]:
         """The call of the agent with the input `given`. Raises Invalid naming what is missing or
         unknown."""
-        parameters = self.parameters
-        names = [each.name for each in parameters]
-        missing = [
-            each.name
-            for each in parameters
-            if each.default is inspect.Parameter.empty and each.name not in given
-        ]
-        unknown = [name for name in given if name not in names]
-        if any(
-            each.kind is inspect.Parameter.VAR_KEYWORD
-            for each in inspect.signature(self.fn).parameters.values()
-        ):
-            unknown = []
-        problems = [f"missing: {', '.join(missing)}"] * bool(missing)
-        problems += [f"unknown: {', '.join(unknown)}"] * bool(unknown)
-        if problems:
-            takes = ", ".join(names) or "nothing"
-            raise Invalid(
-                f"the input does not fit agent {self.name}: {'; '.join(problems)}",
-                hint=f"{self.name} takes {takes}.",
-            )
+        check_input(self.describe(), given)
         named = dict(given)
         args = [
             named.pop(each.name)
-            for each in parameters
+            for each in self.parameters
             if each.kind in _POSITIONAL and each.name in named
         ]
         return lambda: self.fn(*args, **named)

@@ -228,6 +228,7 @@ _AGENT = _record(
         "name": _NAME,
         "doc": _or_null(_TEXT),
         "params": _list(_record({"name": _NAME, "required": _flag, "default?": _any}), 256),
+        "open": _flag,
     }
 )
 
@@ -267,6 +268,7 @@ FROM_GUEST: dict[str, Check] = {
             "oom": _flag,
         }
     ),
+    "crashed": _record({"traceback": _TEXT}),
 }
 FROM_HOST: dict[str, Check] = {
     "load": _record({"entry": _text(4096, 1), "deps": _flag, "version": _ID}),

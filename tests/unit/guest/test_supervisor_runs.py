@@ -39,6 +39,7 @@ def test_a_run_from_hello_to_done(driver: Driver) -> None:
                 {"name": "name", "required": True},
                 {"name": "times", "required": False, "default": 1},
             ],
+            "open": False,
         }
     ]
     driver.start(name="Ada", times=4)

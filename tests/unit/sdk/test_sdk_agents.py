@@ -65,5 +65,6 @@ def test_how_agents_are_described() -> None:
             {"name": "b", "required": False, "default": 2},
             {"name": "c", "required": False, "default": 3},
         ],
+        "open": False,
     }
     assert Agent("x", odd_default).describe()["params"] == [{"name": "a", "required": False}]

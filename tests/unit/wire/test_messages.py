@@ -42,6 +42,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
                         {"name": "topic", "required": True},
                         {"name": "n", "required": False, "default": 3},
                     ],
+                    "open": False,
                 }
             ],
             "default": "research",
@@ -65,6 +66,8 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("done", {"value": None}),
     ("failed", {"type": "E", "message": "m", "traceback": None, "cancelled": False}),
     ("exited", {"code": None, "signal": 9, "oom": True}),
+    ("crashed", {"traceback": "Traceback …"}),
+    ("clock", {"time": 1.7e9}),
     ("load", {"entry": "agent.py", "deps": True, "version": DIGEST}),
     ("start", {"run": "run_1", "epoch": 1, "agent": None, "input": {"x": 1}, "journal": []}),
     (

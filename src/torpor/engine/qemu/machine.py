@@ -33,6 +33,7 @@ ArgvFor = Callable[[int, int], list[str]]
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _MONITOR_TIMEOUT_S = 30
+_UNLIMITED = 1 << 50  # bytes a second
 
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it reports each killed QEMU as an error
 
@@ -121,30 +122,45 @@ class QemuMachine:
             ) from error
 
     async def load(self, device_state: bytes) -> None:
-        await self._execute(
-            "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
-        )
-        listener = EventListener("MIGRATION", _migration_ended)
         fd = os.memfd_create("device-state")
         try:
             os.write(fd, device_state)
             os.lseek(fd, 0, os.SEEK_SET)
-            self._monitor.send_fd_scm(fd)
-            await self._execute("getfd", fdname="device-state")
-            with self._monitor.listen(listener):
-                await self._execute("migrate-incoming", uri="fd:device-state")
-                try:
-                    async with asyncio.timeout(_MONITOR_TIMEOUT_S):
-                        event = await listener.get()
-                except TimeoutError as error:
-                    raise HostError(
-                        f"QEMU did not load the device state: {self.last_words()}"
-                    ) from error
+            await self.load_from(fd)
         finally:
             os.close(fd)
+
+    async def load_from(self, fd: int, limit_s: float = _MONITOR_TIMEOUT_S) -> None:
+        """Give an empty machine what a file or pipe holds: device state, or all that `save_to`
+        wrote, memory too."""
+        await self._migrate("migrate-incoming", fd, limit_s)
+
+    async def save_to(self, fd: int, limit_s: float) -> None:
+        """Write a paused machine, all its memory too, as QEMU itself migrates: what snapshots are
+        measured against. It can only be killed then."""
+        # QEMU minds a network's bandwidth unless told otherwise.
+        await self._execute("migrate-set-parameters", **{"max-bandwidth": _UNLIMITED})
+        await self._migrate("migrate", fd, limit_s)
+
+    async def _migrate(self, command: str, fd: int, limit_s: float) -> None:
+        await self._execute(
+            "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
+        )
+        listener = EventListener("MIGRATION", _migration_ended)
+        self._monitor.send_fd_scm(fd)
+        await self._execute("getfd", fdname="state")
+        with self._monitor.listen(listener):
+            await self._execute(command, uri="fd:state")
+            try:
+                async with asyncio.timeout(limit_s):
+                    event = await listener.get()
+            except TimeoutError as error:
+                raise HostError(
+                    f"QEMU did not end {command!r} within {limit_s:g} s: {self.last_words()}"
+                ) from error
         data = event["data"]
         if not (isinstance(data, dict) and data.get("status") == "completed"):
-            raise HostError(f"QEMU refused the device state: {self.last_words()}")
+            raise HostError(f"QEMU failed to {command!r}: {self.last_words()}")
 
     async def resume(self) -> None:
         await self._execute("cont")
@@ -197,7 +213,9 @@ def _tail(log: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError as error:
         raise InternalError(f"no log of QEMU at {log}") from error
-    return "\n".join(lines[-5:]) or "it printed nothing"
+    # It warns of CPU features that emulation leaves out, at every start.
+    said = [line for line in lines if ": warning: " not in line]
+    return "\n".join(said[-5:]) or "it printed nothing"
 
 
 def _exit_words(code: int) -> str:

@@ -1,0 +1,211 @@
+"""What torpor is measured against: QEMU's own migration of the same guest to a file.
+
+The guest is a run's, restored from the run's newest snapshot, asleep in the same wait. Then it is
+moved from file to file, each time by a new QEMU with ordinary, anonymous memory:
+
+    freeze   stop ─► migrate to a pipe ─► zstd -1 -T2 ─► file ─► fsync of file and directory
+    resume   zstd -dc ─► pipe ─► migrate-incoming ─► cont ─► thaw ─► the guest's first answer
+
+QEMU gets what torpor gives itself and more: the QEMU that will resume has been started before, so
+has the zstd that compresses; no bandwidth limit; the preparation of the guest is not counted; and
+its disk is not part of the file, but stays where it is, a slot of the pager.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import os
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torpor.bench import cold
+from torpor.bench.stats import Samples
+from torpor.control.guest import Guest
+from torpor.control.machines import Live, Machines
+from torpor.control.thaw import thaw
+from torpor.engine.protocol import Files, Machine
+from torpor.engine.qemu.machine import QemuMachine
+from torpor.image.tools import require
+from torpor.log.snapshots import SnapshotRow
+from torpor.model.errors import GuestError, HostError
+from torpor.model.ids import Epoch, RunId
+from torpor.policy.freeze import GRACE_S
+from torpor.wire.link import Link, LinkState
+
+COMPRESS = ("zstd", "-1", "-T2", "-q", "-f")
+DECOMPRESS = ("zstd", "-dc", "-q")
+PREPARE_LIMIT_S = 30.0
+MIGRATE_LIMIT_S = 600.0
+PIPE_BYTES = 1 << 20
+# A private mapping of it is anonymous memory, without a file to be found and copied from first.
+ANONYMOUS = Path("/dev/zero")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One frozen machine, durable in `file`."""
+
+    file: Path
+    link: LinkState
+    pause_ms: float  # stop until QEMU has handed over all of it, and could go on
+    freeze_ms: float  # stop until it is durable
+    bytes: int
+
+
+def require_zstd() -> None:
+    """Raises Missing."""
+    require(COMPRESS[0])
+
+
+async def template_bytes(machines: Machines, template: SnapshotRow, directory: Path) -> int:
+    """Size of QEMU's file of a template's machine."""
+    live = await machines.restore(template.manifest, LinkState.from_json(template.link or {}))
+    try:
+        return (await _save(live, directory / "template.zst")).bytes
+    finally:
+        await machines.discard(live)
+
+
+async def measure(
+    machines: Machines,
+    run: RunId,
+    newest: SnapshotRow,
+    cycles: int,
+    directory: Path,
+    progress: Callable[[int], None],
+) -> Samples:
+    """Freeze and resume the guest of `newest` `cycles` times, every other time cold. The run itself
+    is not touched. Raises HostError, GuestError."""
+    samples = Samples()
+    epochs = itertools.count(newest.epoch + 1)
+    on_slot = await machines.restore(newest.manifest, LinkState.from_json(newest.link or {}))
+    try:
+        await thaw(on_slot, run, Epoch(next(epochs)), started=True, journal=[])
+        # Once for nothing: its memory is the pager's file, which a peer would not have.
+        saved = await _freeze(on_slot, directory)
+        await on_slot.machine.kill()
+        async with _resumed(machines, on_slot, saved, run, Epoch(next(epochs))) as (live, _):
+            saved = await _freeze(live, directory)
+        for cycle in range(cycles):
+            progress(cycle)
+            is_cold = bool(cycle % 2)
+            if is_cold:
+                await asyncio.to_thread(cold.forget, [saved.file, machines.image.root])
+            epoch = Epoch(next(epochs))
+            async with _resumed(machines, on_slot, saved, run, epoch) as (live, resume_ms):
+                samples.woke(resume_ms, cold=is_cold)
+                saved = await _freeze(live, directory)
+            samples.fell_asleep(saved.pause_ms, saved.freeze_ms, saved.bytes)
+    finally:
+        await machines.discard(on_slot)
+    return samples
+
+
+@contextlib.asynccontextmanager
+async def _resumed(
+    machines: Machines, on_slot: Live, saved: Saved, run: RunId, epoch: Epoch
+) -> AsyncIterator[tuple[Live, float]]:
+    """The machine of `saved` on the slot's disk, awake, and how many ms that took."""
+    machine = await _empty(machines, on_slot)
+    try:
+        out, into = _wide_pipe()
+        with os.fdopen(out, "rb") as from_zstd:
+            started = time.perf_counter()
+            async with _program(*DECOMPRESS, str(saved.file), stdout=into):
+                await machine.load_from(from_zstd.fileno(), MIGRATE_LIMIT_S)
+                guest = Guest(machine, Link.from_state(saved.link))
+                live = replace(on_slot, machine=machine, guest=guest, snapshot=None)
+                await thaw(live, run, epoch, started=True, journal=[])
+                resume_ms = (time.perf_counter() - started) * 1000
+        try:
+            yield live, resume_ms
+        finally:
+            await guest.stop_pumping()
+    finally:
+        await machine.kill()
+
+
+async def _empty(machines: Machines, on_slot: Live) -> QemuMachine:
+    slot = machines.home.mount / on_slot.name
+    files = Files(ANONYMOUS, slot / "disk", machines.image.root, deps=None)
+    return _qemu(await machines.engine.start(on_slot.shape, files, on_slot.directory))
+
+
+def _qemu(machine: Machine) -> QemuMachine:
+    assert isinstance(machine, QemuMachine)
+    return machine
+
+
+async def _freeze(live: Live, directory: Path) -> Saved:
+    """Once the agent has been asleep for a moment, as when torpor freezes it."""
+    await asyncio.sleep(GRACE_S)
+    live.guest.say("prepare")
+    answer = await live.guest.hear("prepared", "unprepared", within_s=PREPARE_LIMIT_S)
+    if answer["t"] != "prepared":
+        raise GuestError(f"the machine could not prepare to be frozen: {answer['reason']}")
+    return await _save(live, directory / "guest.zst")
+
+
+async def _save(live: Live, file: Path) -> Saved:
+    machine = _qemu(live.machine)
+    await live.guest.stop_pumping()
+    out, into = _wide_pipe()
+    with os.fdopen(into, "wb") as to_zstd:
+        async with _program(*COMPRESS, "-o", str(file), stdin=out):
+            started = time.perf_counter()
+            await machine.pause()
+            live.guest.drain()
+            await machine.save_to(to_zstd.fileno(), MIGRATE_LIMIT_S)
+            pause_ms = (time.perf_counter() - started) * 1000
+            to_zstd.close()
+    await asyncio.to_thread(_sync, file)
+    freeze_ms = (time.perf_counter() - started) * 1000
+    return Saved(file, live.guest.link.state(), pause_ms, freeze_ms, file.stat().st_size)
+
+
+def _wide_pipe() -> tuple[int, int]:
+    """Its ends, to be read from and written to."""
+    out, into = os.pipe()
+    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return out, into
+
+
+@contextlib.asynccontextmanager
+async def _program(
+    *argv: str, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.DEVNULL
+) -> AsyncIterator[None]:
+    """Runs a program with a pipe's end, which becomes its own; at the end waits for it. Raises
+    HostError if it fails."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE
+        )
+    finally:
+        for end in (stdin, stdout):
+            if end != subprocess.DEVNULL:
+                os.close(end)
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        await process.wait()
+        raise
+    _, said = await process.communicate()
+    if process.returncode:
+        words = said.decode(errors="replace").strip()
+        raise HostError(f"{argv[0]} ended with exit code {process.returncode}: {words}")
+
+
+def _sync(file: Path) -> None:
+    for path in (file, file.parent):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,127 @@
+"""What the documents say is so."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from tests.unit.guest.conftest import Driver
+
+from torpor import sdk
+from torpor.cli.main import app
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+IN_TEXT = re.compile(r"`([^`\n]+)`")
+LINK = re.compile(r"\]\(((?!https?://)[^)#]+)")
+SDK_NAME = re.compile(r"\btorpor\.(\w+)")
+COMMAND = re.compile(r"`torpor ([a-z]+)(?: ([a-z]+))?")
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def guide() -> str:
+    return (ROOT / "docs" / "agents.md").read_text()
+
+
+def agents() -> list[str]:
+    return CODE.findall(guide())
+
+
+def test_the_example_of_the_readme_is_the_example() -> None:
+    (shown,) = CODE.findall((ROOT / "README.md").read_text())
+    assert shown == (ROOT / "examples" / "sleeper.py").read_text()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in LINK.findall(path.read_text()):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_guide_names_all_of_the_sdk_and_nothing_else() -> None:
+    known = set(sdk.__all__)
+    named = set(SDK_NAME.findall(guide())) - {"md"}
+    assert named == known
+
+
+@pytest.mark.parametrize("source", agents())
+def test_agents_of_the_guide_do_what_it_says(source: str, tmp_path: Path) -> None:
+    driver = Driver(tmp_path)
+    try:
+        driver.answer = answer
+        returned = driver.value(source)
+    finally:
+        driver.close()
+    (told,) = re.findall(r"^# returns (.+)$", source, re.MULTILINE)
+    assert returned == json.loads(told)
+
+
+def answer(asked: dict[str, Any]) -> Any:
+    """What a person, the clock or a model answers."""
+    if asked["kind"] == "wait":
+        approved = True if asked["data"]["approve"] else None
+        return {"status": "completed", "data": None, "approved": approved, "note": None, "by": "me"}
+    if asked["kind"] == "model":
+        said = {"choices": [{"message": {"content": "Fine."}}]}
+        headers = {"content-type": "application/json"}
+        return {"status": 200, "headers": headers, "body": json.dumps(said)}
+    return None
+
+
+def commands() -> Iterator[str]:
+    """All there are: `run`, `bench sleep` …"""
+    program = typer.main.get_command(app)
+    assert hasattr(program, "commands")
+    for called, command in program.commands.items():
+        inside = getattr(command, "commands", None)
+        yield from (f"{called} {each}" for each in inside) if inside else (called,)
+
+
+def test_the_page_of_commands_has_them_all_and_no_other() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text()
+    known = set(commands())
+    groups = {command.partition(" ")[0] for command in known if " " in command}
+    named = {
+        f"{first} {second}" if first in groups else first for first, second in COMMAND.findall(page)
+    }
+    assert named == known
+
+
+def symbols() -> list[str]:
+    """`package.module.Symbol` in ARCHITECTURE.md."""
+    packages = {path.name for path in (ROOT / "src" / "torpor").iterdir() if path.is_dir()}
+    packages |= {path.stem for path in (ROOT / "src" / "torpor").glob("*.py")}
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    named = {each for each in IN_TEXT.findall(text) if re.fullmatch(r"[\w.]+", each)}
+    return sorted(each for each in named if "." in each and each.partition(".")[0] in packages)
+
+
+@pytest.mark.parametrize("symbol", symbols())
+def test_the_architecture_names_what_exists(symbol: str) -> None:
+    parts = symbol.split(".")
+    found: Any = importlib.import_module(f"torpor.{parts[0]}")
+    for place, part in enumerate(parts[1:], start=1):
+        if not hasattr(found, part):
+            importlib.import_module(f"torpor.{'.'.join(parts[: place + 1])}")
+        found = getattr(found, part)
+
+
+def test_rules_are_cited_by_numbers_that_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    rules = text.partition("## Rules that must hold")[2].partition("\n## ")[0]
+    numbers = {int(number) for number in re.findall(r"^(\d+)\. \*", rules, re.MULTILINE)}
+    assert numbers == set(range(1, 14))
+    cited = re.compile(r"\b[Rr]ules? (\d+(?:(?:, | and | to )\d+)*)")
+    for path in (ROOT / "src").rglob("*.py"):
+        for citation in cited.findall(path.read_text()):
+            assert {int(number) for number in re.findall(r"\d+", citation)} <= numbers, path

@@ -1,0 +1,75 @@
+"""Rules for the source files themselves."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+import torpor
+from torpor.image.initramfs import guest_sources
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "src").rglob("*.py"))
+OURS = sorted(
+    path
+    for folder in ("src", "tests", "scripts", "examples", "docs")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".py", ".md", ".sh", ".toml")
+)
+LINES_MAX = 600
+# Written so that this file does not name what it forbids.
+LEFT_OVERS = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|XX" r"X)\b")
+GUEST = guest_sources(Path(torpor.__file__).parent)
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_module_opens_with_what_it_is_for_and_stays_small(path: Path) -> None:
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), "its first lines say what it owns"
+    assert text.count("\n") <= LINES_MAX
+
+
+@pytest.mark.parametrize("path", OURS, ids=name)
+def test_nothing_is_left_for_later(path: Path) -> None:
+    assert not LEFT_OVERS.findall(path.read_text())
+
+
+@pytest.mark.parametrize("path", sorted(GUEST))
+def test_what_runs_in_a_machine_needs_only_the_standard_library(path: str) -> None:
+    """A machine has Debian's Python and these files, nothing else."""
+    for module in imported(GUEST[path].decode()):
+        top, _, inside = module.partition(".")
+        if top == "torpor":
+            assert is_in_guest(inside), f"{path} imports {module}, which no machine has"
+        else:
+            assert top in sys.stdlib_module_names, f"{path} imports {module}"
+
+
+def imported(source: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module is not None
+            found.append(node.module)
+    return found
+
+
+def is_in_guest(module: str) -> bool:
+    path = module.replace(".", "/")
+    return not module or f"{path}.py" in GUEST or f"{path}/__init__.py" in GUEST
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest finds tests in folders without __init__.py by their bare name."""
+    names = [path.stem for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
