@@ -200,12 +200,12 @@ def within(seconds: int, what: str) -> Iterator[None]:
 def deploy(client: Client) -> Object:
     head("1  A machine that has loaded the agent")
     typed("deploy", str(AGENT))
-    began, stages = time.monotonic(), set[str]()
+    began, told = time.monotonic(), set[str]()
 
     def on_progress(stage: str, message: str, _: float | None) -> None:
-        if stage not in stages:
-            stages.add(stage)
-            tell(f"{duration(time.monotonic() - began):>8}  {message}", "dim")
+        if message not in told:
+            told.add(message)
+            tell(f"{duration(time.monotonic() - began):>10}  {message}", "dim")
 
     with within(DEPLOY_LIMIT_S, "the deployment"):
         deployed = client.deploy(read_agent(AGENT), on_progress)
@@ -339,7 +339,7 @@ def goes_on() -> None:
     ):
         console.print(f"  [green]torpor {typed_text:<42}[/][dim]{what}[/]", soft_wrap=True)
     shown = torpor.relative_to(ROOT) if torpor.is_relative_to(ROOT) else torpor
-    tell(f"(torpor is {shown}; all of it is told in README.md)", "dim")
+    tell(f"(torpor is {shown} here)", "dim")
 
 
 def main() -> None:

@@ -211,16 +211,12 @@ async def _until_asleep(
                     await subscription.wait()
                     told_at = time.time()
                     row = await store.read(lambda c: runs.get_run(c, run))
-            await _until_machine_gone(service, run)
+            # Nothing tells of that: the log is done with the machine by then.
+            while (await service.run(run))["machine"] is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
     except TimeoutError as error:
         raise GuestError(f"the agent was not asleep within {ASLEEP_LIMIT_S:g} s") from error
     return row, told_at
-
-
-async def _until_machine_gone(service: Service, run: RunId) -> None:
-    # Nothing tells of that: the log is done with the machine by then.
-    while (await service.run(run))["machine"] is not None:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
 
 
 async def _entries(store: LogStore, run: RunId, after: Seq) -> list[EntryRow]:
@@ -260,7 +256,6 @@ async def _check(service: Service, store: LogStore, run: RunId, *, drafts: int) 
         while row.state not in FINAL:
             await subscription.wait()
             row = await store.read(lambda c: runs.get_run(c, run))
-    await _until_machine_gone(service, run)
     if row.result != {"drafts": drafts, "intact": True}:
         raise InternalError(
             f"after {drafts} sleeps the agent ended as {row.state.value} with "

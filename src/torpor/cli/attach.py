@@ -31,7 +31,7 @@ from rich.live import Live
 from torpor.cli import words
 from torpor.cli.question import Answer, Detach, Question, told
 from torpor.cli.screen import err, say, show_json
-from torpor.client import Appended, Back, Client, Ended, Followed, Lost
+from torpor.client import Appended, Back, Client, Ended, Followed, Lost, Unreachable
 from torpor.model.errors import CallerError
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like
@@ -203,7 +203,8 @@ class _Follower:
             case "machine.failed":
                 self._remark(f"its machine failed: {words.line(data['reason'])}")
             case "run.recovered":
-                self._remark("recovered: its machine was lost; it goes on from its newest snapshot")
+                whence = "its beginning" if self._frozen_bytes is None else "its newest snapshot"
+                self._remark(f"its machine was lost; recovering from {whence} and the log")
 
     def _output(self, text: str, *, to_stderr: bool) -> None:
         with self._above_question():
@@ -231,7 +232,11 @@ class _Follower:
 
     def _refresh(self) -> None:
         """Make the question on screen the first open wait that a person can answer, or none."""
-        asked = [wait for wait in self._client.waits(self._run) if wait["kind"] == "wait"]
+        try:
+            waits = self._client.waits(self._run)
+        except Unreachable:
+            return  # the log's reader says so, and when it is back
+        asked = [wait for wait in waits if wait["kind"] == "wait"]
         if not self._interactive:
             for wait in asked:
                 if wait["id"] not in self._announced:
@@ -275,17 +280,23 @@ class _Follower:
             ended = self._client.complete(
                 wait, data=answer.data, approved=answer.approved, note=answer.note, by=user()
             )
+        except Unreachable:
+            self._object(question, "Not answered: no server runs (torpor up, then again).")
+            return
         except CallerError as error:
             # It was answered elsewhere a moment ago, or the answer is not what the agent takes.
             ended = self._client.wait(wait)
             if ended["state"] == "open":
-                question.problem = error.message
-                if self._live is not None:
-                    self._live.update(question, refresh=True)
+                self._object(question, error.message)
                 return
         self._drop_question()
         self._say_told(ended)
         self._refresh()
+
+    def _object(self, question: Question, problem: str) -> None:
+        question.problem = problem
+        if self._live is not None:
+            self._live.update(question, refresh=True)
 
     def _say_told(self, wait: Object) -> None:
         prompt = words.line(wait["prompt"]) if wait["prompt"] else "the question"

@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from torpor.cli.words import line, plain, pretty
+from torpor.cli.words import line, plain, shown
 
 _ENTER, _ERASE = "\r\n", "\x7f\x08"
 _CLEAR_LINE, _END, _ESCAPE = "\x15", "\x04", "\x1b"
@@ -96,13 +96,10 @@ class Question:
             Text.assemble(("? ", "bold yellow"), (plain(self.wait["prompt"] or "answer?"), "bold"))
         ]
         if self.wait["data"] is not None:
-            lines = plain(pretty(self.wait["data"])).splitlines()
-            shown = lines[:_DATA_LINES]
-            if len(lines) > len(shown):
-                shown.append(
-                    f"… {len(lines) - len(shown)} more lines: torpor show {self.wait['run']}"
-                )
-            parts.append(Padding(Text("\n".join(shown)), (0, 0, 0, 2)))
+            lines = plain(shown(self.wait["data"])).splitlines()
+            if more := lines[_DATA_LINES:]:
+                lines[_DATA_LINES:] = [f"… {len(more)} more lines: torpor show {self.wait['run']}"]
+            parts.append(Padding(Text("\n".join(lines)), (0, 0, 0, 2)))
         if self._note and self._mode is _Mode.CHOOSE:
             parts.append(Text(f"  note: {self._note}", style="dim"))
         if self.problem:

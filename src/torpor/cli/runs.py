@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from dataclasses import asdict
+from textwrap import indent
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +30,7 @@ RunArg = Annotated[
 _DAY_S = 86400
 _RECENT_MAX = 1000
 _OUTPUT_LINES = 10
+_IN_OP = ("kind", "name", "digest")  # its id says the first two; the third is not for people
 _UNFINISHED = tuple(s.value for s in RunState if s not in FINAL)
 
 Object = dict[str, Any]
@@ -136,11 +138,11 @@ def _cost(run: Object) -> str:
 
 def _wait(wait: Object, now: float) -> Text:
     since = words.ago(wait["created_at"], now)
-    text = f"\nwaiting for {words.waiting_for([wait], now)} (since {since})"
+    text = f"\nwaiting for {words.waiting_for([wait], now)} (asked {since})"
     if wait["kind"] != "wait":
         return Text(text)
     if wait["data"] is not None:
-        text += "\n" + words.plain(words.pretty(wait["data"]))
+        text += "\n" + indent(words.plain(words.shown(wait["data"])), "  ")
     return Text(f"{text}\n  {how_to_answer(wait)}")
 
 
@@ -229,9 +231,15 @@ def entry_text(entry: Object) -> str:
             return f"{words.size(data['bytes'])} {data.get('snapshot', '')}".rstrip()
         case "run.failed" if isinstance(data.get("error"), dict):
             return error_line(data["error"])
+        case "op.end" if isinstance(data.get("error"), dict):
+            return f"{op}  {error_line(data['error'])}"
+        case "op.end":
+            return f"{op}  {words.compact(data.get('value'))}"
+        case _ if op:
+            told = {k: v for k, v in data.items() if k not in _IN_OP and v is not None}
+            return f"{op}  {words.compact(told) if told else ''}".rstrip()
         case _:
-            said = words.compact(data) if data else ""
-            return f"{op}  {said}".rstrip() if op else said
+            return words.compact(data) if data else ""
 
 
 def trace(run: RunArg, as_json: Json = False) -> None:

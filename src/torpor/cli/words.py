@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from textwrap import indent
 from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -86,6 +87,17 @@ def compact(value: Any, most: int = 200) -> str:
 def pretty(value: Any) -> str:
     """A result as a program's user wants it: text as text, all else as indented JSON."""
     return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def shown(value: Any) -> str:
+    """What an agent lays before a person: an object as its fields, text in it as text."""
+    if not isinstance(value, dict):
+        return pretty(value)
+    lines: list[str] = []
+    for key, field in value.items():
+        text = pretty(field)
+        lines.append(f"{key}:\n{indent(text, '  ')}" if "\n" in text else f"{key}: {text}")
+    return "\n".join(lines)
 
 
 def note(data: Mapping[str, Any]) -> str:

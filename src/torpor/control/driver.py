@@ -190,7 +190,7 @@ class Driver:
                 call.cancel()
             await asyncio.gather(*self._calls, return_exceptions=True)
             self.live = None
-            await asyncio.shield(self._machines.discard(live))
+            await _to_the_end(self._machines.discard(live))
 
     def _take_up(self, snapshot: SnapshotRow, answered: set[str]) -> None:
         """Continue where the machine in `snapshot` was."""
@@ -586,6 +586,16 @@ class Driver:
         self._calls.discard(call)
         if not call.cancelled() and (error := call.exception()) is not None:
             log.warning("run %s: %r", self.run, error)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work`, whole even when cancelled meanwhile: what is stopped next may be what it needs."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 def _cancelled(reason: str | None) -> dict[str, Any]:

@@ -33,6 +33,7 @@ Progress = Callable[[str, str, float | None], None]
 BOOT_LIMIT_S = 180.0
 LOAD_LIMIT_S = 300.0
 PREPARE_LIMIT_S = 30.0
+_PRINTED_CHARS = 2000
 _REHEARSAL = RunId("rehearsal")
 
 
@@ -85,15 +86,13 @@ async def _load(
     if answer["t"] == "loaded":
         return answer
     if answer["t"] == "load_failed":
-        raise GuestError(
-            f"{source.entry} does not load: {answer['error']}\n{answer['traceback']}".rstrip()
-        )
-    printed = b"".join(item.data for item in guest.inbox if isinstance(item, Output))
-    raise GuestError(
-        f"{source.entry} ended while it was being imported: {exit_words(answer)}\n"
-        f"{printed.decode(errors='replace')[-2000:]}".rstrip(),
-        hint="An agent file defines functions; what it does belongs in the agent function.",
-    )
+        why, said = answer["error"], answer["traceback"]
+    else:
+        why, said = f"its process ended: {exit_words(answer)}", ""
+    if not said:  # what it printed may tell
+        printed = b"".join(item.data for item in guest.inbox if isinstance(item, Output))
+        said = printed.decode(errors="replace")[-_PRINTED_CHARS:]
+    raise GuestError(f"{source.entry} does not load: {why}\n{said}".rstrip())
 
 
 async def _freeze(machines: Machines, live: Live, progress: Progress) -> Captured:

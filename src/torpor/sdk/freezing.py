@@ -20,6 +20,7 @@ not frozen after all; all other keys go to the identity as they are.
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import gc
 import marshal
@@ -62,6 +63,10 @@ def before_freeze() -> None:
     """Run the hooks; raises what the first failing one raises."""
     for hook in _freeze_hooks:
         hook()
+    # A line that was begun is shown while it sleeps. The agent may have closed or replaced these.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
 
 
 def after_freeze() -> None:

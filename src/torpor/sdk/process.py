@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import inspect
+import io
 import os
 import socket
 import sys
@@ -38,12 +39,18 @@ def main(arguments: list[str]) -> int:
     # A forked copy of this process is no run: its words would get mixed with ours.
     os.register_at_fork(after_in_child=lambda: install(None))
     runtime.listen()
+    # Started unbuffered, so that not a byte is kept below; but each piece that `print` writes
+    # would be an entry in the log. By the line, as in a terminal.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
     try:
         _import(Path(app), entry, deps)
         found = [each.describe() for each in agents.registered().values()]
         runtime.say("loaded", agents=found, default=agents.default())
     except BaseException as error:
-        described = messages.error(type(error).__name__, _load_problem(error), notes.trace(error))
+        trace = "" if isinstance(error, _LoadFailed) else notes.trace(error)
+        described = messages.error(type(error).__name__, _load_problem(error), trace)
         runtime.say("load_failed", error=described["message"], traceback=described["traceback"])
         return 1
     start = runtime.starts.get()
@@ -125,7 +132,8 @@ def _failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
         case Invalid():
             return _failed("Invalid", f"{error.message}. {error.hint}".strip(), None)
         case SystemExit():
-            return _failed("SystemExit", f"the agent called sys.exit({error.code!r})", None)
+            called = f"the agent called sys.exit({error.code!r})"
+            return _failed("SystemExit", f"{called}; an agent ends by returning its result", None)
         case StepError():
             return _failed(error.type, error.message, notes.trace(error))
         case Cancelled() | asyncio.CancelledError() if runtime.cancel_reason is not None:

@@ -146,3 +146,20 @@ def test_a_timeline_of_a_run_that_slept() -> None:
         timeline.Freeze(5.0, 10, 8.0, 91.0),
     ]
     assert second.items == [timeline.Operation("step:send#1", 93.0)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a\nb", "a\nb"),
+        ([1], "[\n  1\n]"),
+        (
+            {"to": "ana", "draft": "Dear Ana,\nyes.", "n": 1},
+            "to: ana\ndraft:\n  Dear Ana,\n  yes.\nn: 1",
+        ),
+        ({"facts": ["x"]}, 'facts:\n  [\n    "x"\n  ]'),
+        ({}, ""),
+    ],
+)
+def test_what_is_asked_about_reads_as_text(value: Any, text: str) -> None:
+    assert words.shown(value) == text

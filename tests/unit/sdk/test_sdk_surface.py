@@ -4,6 +4,8 @@ need."""
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, assert_type
 
@@ -98,3 +100,8 @@ def test_every_public_name_is_there() -> None:
         assert getattr(torpor, name) is getattr(sdk, name)
     with pytest.raises(AttributeError, match="nothing_like_it"):
         torpor.nothing_like_it  # noqa: B018
+
+
+@pytest.mark.parametrize("code", ["import torpor; torpor.agent", "from torpor import sdk"])
+def test_the_sdk_is_reached_in_a_fresh_process(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -119,7 +119,8 @@ def _boots_under_kvm(binary: str, kernel: Path, initramfs: Path) -> str | None:
                     said = (process.stderr.read() if process.stderr else b"").decode(
                         errors="replace"
                     )
-                    return f"QEMU ended with code {process.returncode}: {said.strip()[-200:]}"
+                    first = said.strip().partition("\n")[0]
+                    return f"QEMU ended with code {process.returncode}: {first[:200]}"
             return f"no kernel had booted under it after {KVM_BOOT_LIMIT_S:.0f} s"
         finally:
             process.kill()
