@@ -9,6 +9,9 @@ Names are digests that the caller computed; this module never looks inside. What
   this): the name's directory was fsynced after the rename.
 - A put that fails, on a full disk for example, leaves nothing behind. A crash leaves at most
   files in `root/tmp`, which `sweep` removes.
+- `delete_unused` and `put` of the same name cannot miss each other (rule 12): a put makes the
+  name young, one that exists too, and looking at a name's age and removing it are one step. What
+  is wanted for longer than any age tells is held. Ages are files' modification times.
 
 O_TMPFILE would make `sweep` needless, but overlay and network file systems lack it.
 """
@@ -19,6 +22,8 @@ import contextlib
 import errno
 import os
 import secrets
+import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -47,19 +52,30 @@ class Blob:
 
 
 @dataclass(frozen=True)
+class Present:
+    """A blob that is there. `touched_at`: when it was last put, in unix seconds."""
+
+    name: str
+    size: int
+    touched_at: float
+
+
+@dataclass(frozen=True)
 class _Staged:
     blob: Blob
     temporary: Path | None  # None: the name was there already
 
 
 class LocalBlobs:
-    """The store below `root`, which is made if absent, for this user only. Safe to use from
-    many threads, and from many processes as long as only one of them sweeps, before the
-    others write."""
+    """The store below `root`, which is made if absent, for this user only. Safe to use from many
+    threads. Of several processes (or objects) one may put, delete and sweep, the others read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._tmp = root / "tmp"
+        # A name's age is looked at and acted upon under this lock; nothing slow is done under it.
+        self._names = threading.Lock()
+        self._held: Counter[tuple[str, str]] = Counter()
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="blobs")
         with _full_disk(f"cannot make {self._tmp}"):
             _make_directory(self._tmp)
@@ -90,10 +106,13 @@ class LocalBlobs:
             for blob in blobs:
                 writes.append(self._pool.submit(self._stage, blob))
             staged = _all(writes)
-            with _full_disk(f"cannot name a file in {self.root}"):
+            with self._names, _full_disk(f"cannot name a file in {self.root}"):
                 for one in staged:
+                    final = self.path(one.blob.kind, one.blob.name)
+                    # Young from now on, however long writing took.
+                    os.utime(one.temporary or final)
                     if one.temporary is not None:
-                        one.temporary.rename(self.path(one.blob.kind, one.blob.name))
+                        one.temporary.rename(final)
             # Also for names that were there: another thread may have renamed but not yet synced.
             places = {self.path(one.blob.kind, one.blob.name).parent for one in staged}
             _all([self._pool.submit(self._sync, place) for place in places])
@@ -103,6 +122,30 @@ class LocalBlobs:
                 if write.exception() is None and (temporary := write.result().temporary):
                     temporary.unlink(missing_ok=True)
             raise
+
+    def put_stream(self, kind: str, name: str, size: int, chunks: Iterable[bytes]) -> None:
+        """Store one blob of `size` bytes durably as its chunks come, never all in memory.
+
+        `chunks` are read to their end also if the name exists; what they raise is raised, and
+        nothing is stored then. Raises as `put_all`.
+        """
+        final = self.path(kind, name)
+        if self._refresh(final, size):
+            for _ in chunks:
+                pass
+            return
+        with _full_disk(f"cannot write {name} ({size:,} bytes) to {self.root}"):
+            _make_directory(final.parent)
+            temporary = self._tmp / f"{name}.{secrets.token_hex(8)}"
+            try:
+                _write_durably(temporary, ((chunk,) for chunk in chunks))
+                with self._names:
+                    os.utime(temporary)
+                    temporary.rename(final)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            _sync_directory(final.parent)
 
     def get(self, kind: str, name: str) -> bytes:
         """All bytes of a blob. Raises NotFound."""
@@ -118,6 +161,44 @@ class LocalBlobs:
         """Remove a blob; nothing happens if it is absent. Readers that opened it read on."""
         self.path(kind, name).unlink(missing_ok=True)
 
+    def present(self, kind: str) -> list[Present]:
+        """All blobs of a kind, in no order."""
+        found = []
+        for path in (self.root / kind).glob("??/*"):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                stat = path.stat()
+                found.append(Present(path.name, stat.st_size, stat.st_mtime))
+        return found
+
+    @contextlib.contextmanager
+    def held(self, kind: str, names: Iterable[str]) -> Iterator[None]:
+        """Inside, `delete_unused` leaves these names alone, there or not."""
+        keys = [(kind, name) for name in names]
+        with self._names:
+            self._held.update(keys)
+        try:
+            yield
+        finally:
+            with self._names:
+                self._held.subtract(keys)
+                self._held += Counter()  # forgets those that came to 0
+
+    def is_unused(self, kind: str, name: str, *, before: float) -> bool:
+        """Whether it is there, was not put since `before`, and is held by nobody."""
+        try:
+            young = self.path(kind, name).stat().st_mtime >= before
+        except FileNotFoundError:
+            return False
+        return not young and not self._held[kind, name]
+
+    def delete_unused(self, kind: str, name: str, *, before: float) -> bool:
+        """Remove the blob if it `is_unused`; whether it was removed."""
+        with self._names, _full_disk(f"cannot remove {name} from {self.root}"):
+            unused = self.is_unused(kind, name, before=before)
+            if unused:
+                self.delete(kind, name)
+        return unused
+
     def sweep(self) -> int:
         """Remove what writers that died left in `root/tmp`; the number of files removed.
 
@@ -132,17 +213,25 @@ class LocalBlobs:
         """Bring the bytes to the disk under a temporary name."""
         final = self.path(blob.kind, blob.name)
         with _full_disk(f"cannot write {blob.name} ({blob.size:,} bytes) to {self.root}"):
-            # A file of another length is damaged (names are digests): it is replaced.
-            if final.is_file() and final.stat().st_size == blob.size:
+            if self._refresh(final, blob.size):
                 return _Staged(blob, None)
             _make_directory(final.parent)
             temporary = self._tmp / f"{blob.name}.{secrets.token_hex(8)}"
             try:
-                _write_durably(temporary, blob.chunks)
+                _write_durably(temporary, _batches(blob.chunks))
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
         return _Staged(blob, temporary)
+
+    def _refresh(self, path: Path, size: int) -> bool:
+        """Whether the blob is there; it is young then. A file of another size is damaged (names
+        are digests): it counts as absent and is replaced."""
+        with self._names:
+            there = path.is_file() and path.stat().st_size == size
+            if there:
+                os.utime(path)
+        return there
 
     def _sync(self, directory: Path) -> None:
         with _full_disk(f"cannot sync {directory}"):
@@ -168,11 +257,16 @@ def _full_disk(doing: str) -> Iterator[None]:
         raise HostError(reason, hint="Check that file system and its permissions.") from error
 
 
-def _write_durably(path: Path, chunks: tuple[bytes, ...]) -> None:
+def _batches(chunks: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
+    for start in range(0, len(chunks), _CHUNKS_PER_WRITE):
+        yield chunks[start : start + _CHUNKS_PER_WRITE]
+
+
+def _write_durably(path: Path, batches: Iterable[tuple[bytes, ...]]) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        for start in range(0, len(chunks), _CHUNKS_PER_WRITE):
-            _write_all(fd, chunks[start : start + _CHUNKS_PER_WRITE])
+        for chunks in batches:
+            _write_all(fd, chunks)
         os.fsync(fd)
     finally:
         os.close(fd)

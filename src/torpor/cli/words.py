@@ -95,7 +95,8 @@ def shown(value: Any) -> str:
         return pretty(value)
     lines: list[str] = []
     for key, field in value.items():
-        text = pretty(field)
+        brief = json.dumps(field, ensure_ascii=False)
+        text = pretty(field) if isinstance(field, str) or len(brief) > _BRIEF else brief
         lines.append(f"{key}:\n{indent(text, '  ')}" if "\n" in text else f"{key}: {text}")
     return "\n".join(lines)
 

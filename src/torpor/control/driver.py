@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 
 PREPARE_LIMIT_S = 15.0
 CANCEL_GRACE_S = 10.0
+CANCEL_REASON = "cancelled on request"
+CANCELLED = {"type": "Cancelled", "message": CANCEL_REASON, "traceback": None}
 # After a freeze that failed, the run goes on awake for this long before the next try.
 FREEZE_RETRY_S = 15.0
 # A full disk stops a run's writes until there is room again; tried this often.
@@ -92,6 +94,12 @@ class _Stream:
     def to_json(self) -> dict[str, Any]:
         return {"offset": self.offset, "held": b64encode(self.decoder.getstate()[0]).decode()}
 
+    def skip_to(self, offset: int) -> None:
+        """A step was replayed: its body, which printed up to `offset`, did not print again."""
+        if offset > self.offset:
+            self.offset = offset
+            self.decoder.reset()
+
     def set(self, state: dict[str, Any]) -> None:
         self.offset = state["offset"]
         self.decoder.setstate((b64decode(state["held"]), 0))
@@ -119,13 +127,15 @@ class Driver:
         self._on_wait = on_wait
         self._arrived: deque[Result] = deque()
         self._heard = asyncio.Event()
-        self._cancel: str | None = None
+        self._cancel = CANCEL_REASON if row.cancel_requested else None
         self._cancel_deadline: float | None = None
         # Operations the guest has begun that the host answers, and has not answered yet.
         self._unanswered: set[str] = set()
         self._checkpoints: list[str] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._streams = {1: _Stream("stdout", 0), 2: _Stream("stderr", 0)}
+        # For each step that may be replayed, how much output the log held when it ended.
+        self._printed: dict[str, dict[str, int]] = {}
         self._waiting, self._busy = 0, 0
         self._ends_at: float | None = None
         self._changed_at = time.monotonic()
@@ -140,8 +150,9 @@ class Driver:
         self._arrived.append(Result(op, fields))
         self._heard.set()
 
-    def cancel(self, reason: str) -> None:
-        self._cancel = reason
+    def cancel(self) -> None:
+        """A cancellation was recorded: let the agent clean up and end."""
+        self._cancel = CANCEL_REASON
         self._heard.set()
 
     # The life of the machine.
@@ -155,6 +166,7 @@ class Driver:
         try:
             self.live = live
             journal = await self._store.read(lambda c: entries.journal(c, self.run, snapshot.seq))
+            self._printed = {r["op"]: r.pop("printed") for r in journal if "printed" in r}
             self._take_up(snapshot, {record["op"] for record in journal})
             replayed = journal if started else []
             await thaw(live, self.run, self.epoch, started=started, journal=replayed)
@@ -185,6 +197,10 @@ class Driver:
             self.loss = str(error)
             log.info("run %s lost its machine: %s", self.run, error)
             return Outcome.LOST
+        except (TorporError, OSError) as error:
+            # Whatever it was, this driver heard things that the next machine will say again.
+            log.warning("run %s gives up its machine: %s", self.run, error)
+            return Outcome.LOST
         finally:
             for call in self._calls:
                 call.cancel()
@@ -212,7 +228,7 @@ class Driver:
             self._answer()
             self._say_cancel()
             if self._cancel_deadline is not None and time.monotonic() > self._cancel_deadline:
-                await self._end(RunState.CANCELLED, error=_cancelled(self._cancel))
+                await self._end(RunState.CANCELLED, error=CANCELLED)
                 return Outcome.ENDED
             if self._checkpoints:
                 await self._checkpoint()
@@ -282,9 +298,14 @@ class Driver:
             case "end":
                 op = message["op"]
                 outcome = {k: v for k, v in message.items() if k in ("ok", "value", "error")}
+                outcome["printed"] = {s.name: s.offset for s in self._streams.values()}
                 writes.append(self._entry(NewEntry(END, op, outcome)))
                 self.progressed = True
                 after.append(lambda: self._live.guest.say("recorded", op=op))
+            case "replayed":
+                printed = self._printed.get(message["op"], {})
+                for stream in self._streams.values():
+                    stream.skip_to(printed.get(stream.name, 0))
             case "note":
                 data = message["data"]
                 data = data if isinstance(data, dict) else {"value": data}
@@ -298,7 +319,7 @@ class Driver:
             case "failed":
                 error = {key: message[key] for key in ("type", "message", "traceback")}
                 if message["cancelled"] and self._cancel is not None:
-                    return RunState.CANCELLED, None, _cancelled(self._cancel)
+                    return RunState.CANCELLED, None, CANCELLED
                 return RunState.FAILED, None, error
             case "exited":
                 kind = "OutOfMemory" if message["oom"] else "AgentExited"
@@ -596,10 +617,6 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await task
         raise
-
-
-def _cancelled(reason: str | None) -> dict[str, Any]:
-    return {"type": "Cancelled", "message": reason or "cancelled", "traceback": None}
 
 
 def _told(error: TorporError) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages, runs_of
 from torpor.engine.protocol import Engine, Files, Machine, Shape
 from torpor.image.build import Image
 from torpor.image.publish import Workspace, build_once
-from torpor.model.errors import HostError
+from torpor.model.errors import HostError, TorporError
 from torpor.model.home import Home
 from torpor.pager.client import PagerClient
 from torpor.snapshot.build import Changed, ImageIndex, build, build_index
-from torpor.snapshot.manifest import Manifest
+from torpor.snapshot.manifest import LayerRef, Manifest, Region, make_refs
 from torpor.snapshot.reader import FrameCache
 from torpor.snapshot.store import SnapshotStore
 from torpor.wire.link import Link, LinkState
@@ -252,7 +252,8 @@ class Machines:
         await live.guest.stop_pumping()
         await live.machine.kill()
         if live.restored:
-            await self.pager.drop(live.name)
+            with contextlib.suppress(TorporError):  # a pager that died has forgotten it already
+                await self.pager.drop(live.name)
         await asyncio.to_thread(shutil.rmtree, live.directory, ignore_errors=True)
 
     async def _take(self, live: Live) -> tuple[bytes, Changed, Changed]:
@@ -282,15 +283,18 @@ class Machines:
 
     def _build_and_store(self, live: Live, taken: Taken, hot: PageNumbers | None) -> Captured:
         started = time.perf_counter()
-        parent = self.store.load(live.snapshot) if live.snapshot is not None else None
-        reader = self.store.reader(parent, self._cache) if parent is not None else None
+        if live.snapshot is not None:
+            parent = self.store.load(live.snapshot)
+        else:
+            parent = self._kernel_in_memory(taken.memory)
+        reader = self.store.reader(parent, self._cache)
         built = build(
             parent,
             reader,
             {"memory": taken.memory, "disk": taken.disk, "device": _whole(taken.device)},
             hot=self._hot(live, parent, taken.memory.numbers) if hot is None else hot,
             facts={"shape": live.shape.facts()},
-            dedup=self._image_index() if parent is None else None,
+            dedup=self._image_index() if live.snapshot is None else None,
         )
         stored = self.store.put(built)
         return Captured(
@@ -314,9 +318,23 @@ class Machines:
         table = build_once(self.image.directory / "pages.npy", make)
         return ImageIndex.open(self.image.digest, self.image.root, table)
 
-    def _hot(self, live: Live, parent: Manifest | None, changed: PageNumbers) -> PageNumbers:
-        if parent is None:
-            return np.empty(0, dtype=np.int64)
+    def _kernel_in_memory(self, memory: Changed) -> Manifest:
+        """What a booted machine is compared with: memory that holds the kernel's file and else
+        zeros. Only pages that the boot touched: the others are zero in truth."""
+        kernel = self.image.facts()["kernel_memory"]
+        refs = np.zeros(memory.length // PAGE, dtype=np.uint64)
+        pages = np.arange(kernel["pages"], dtype=np.uint64)
+        refs[kernel["first_page"] : kernel["first_page"] + kernel["pages"]] = make_refs(
+            0, kernel["at"] + pages
+        )
+        untouched = np.ones(len(refs), dtype=bool)
+        untouched[memory.numbers] = False
+        refs[untouched] = 0
+        layer = LayerRef("raw", self.image.digest, self.image.root.stat().st_size // PAGE)
+        region = Region("memory", memory.length, refs, np.zeros_like(refs))
+        return Manifest((layer,), {"memory": region}, hot=np.empty(0, np.uint32), facts={})
+
+    def _hot(self, live: Live, parent: Manifest, changed: PageNumbers) -> PageNumbers:
         parts = [parent.hot.astype(np.int64)]
         if live.faults is not None:
             parts.append(live.faults)

@@ -19,6 +19,7 @@ import torpor
 from torpor.broker.client import BrokerClient
 from torpor.broker.launch import ensure_broker, stop_broker
 from torpor.control.driver import ENDED
+from torpor.control.driver import CANCELLED
 from torpor.control.machines import Machines
 from torpor.control.scheduler import Scheduler
 from torpor.control.templates import Progress, Template, make_template, tar_of
@@ -213,7 +214,9 @@ class Service:
             }
 
         shown = await self._store.read(read)
-        return shown | {"machine": self._machine(RunId(shown["id"]))}
+        # One that is just being killed, its run recorded as suspended, is nobody's any more.
+        running = shown["state"] == RunState.RUNNING.value
+        return shown | {"machine": self._machine(RunId(shown["id"])) if running else None}
 
     def _machine(self, run: RunId) -> dict[str, Any] | None:
         driver = self._scheduler.drivers.get(run) if self._scheduler else None
@@ -236,29 +239,29 @@ class Service:
 
     async def cancel(self, ref: str) -> dict[str, Any]:
         """A run without a machine ends at once, unwoken. One with a machine may clean up first."""
-        row = await self._store.read(lambda c: runs.get_run(c, ref))
-        if row.state in FINAL:
-            raise Conflict(f"run {row.id} is {row.state.value} already")
-        driver = self._scheduler.drivers.get(row.id) if self._scheduler else None
-        if driver is None:
-            error = {"type": "Cancelled", "message": "cancelled on request", "traceback": None}
-            row = await self._store.write(
-                lambda c: runs.transition(
-                    c, row.id, None, RunState.CANCELLED, time.time(), error=error
-                )
-            )
-            return row.to_json(time.time())
-        with self._store.subscribe(row.id) as subscription:
-            driver.cancel("cancelled on request")
+        run = (await self._store.read(lambda c: runs.get_run(c, ref))).id
+
+        def cancel(c: Connection) -> RunRow:
+            if runs.get_run(c, run).state is RunState.RUNNING:
+                return runs.request_cancel(c, run)
+            return runs.transition(c, run, None, RunState.CANCELLED, time.time(), error=CANCELLED)
+
+        with self._store.subscribe(run) as subscription:
+            row = await self._store.write(cancel)
             try:
                 async with asyncio.timeout(CANCEL_WAIT_S):
                     while row.state not in FINAL:
+                        # Each time: the run may have got another driver, or have been suspended.
+                        if self._scheduler is not None and run in self._scheduler.drivers:
+                            self._scheduler.drivers[run].cancel()
                         await subscription.wait()
-                        row = await self._store.read(lambda c: runs.get_run(c, driver.run))
+                        row = await self._store.read(lambda c: runs.get_run(c, run))
+                        if row.state is RunState.SUSPENDED:
+                            row = await self._store.write(cancel)
             except TimeoutError as error:
                 raise HostError(
-                    f"run {row.id} has not ended {CANCEL_WAIT_S:g} s after it was told to",
-                    hint=f"Its machine is {driver.doing}. The request stands; look again.",
+                    f"run {run} has not ended {CANCEL_WAIT_S:g} s after it was told to",
+                    hint="The request stands; look again.",
                 ) from error
         return row.to_json(time.time())
 

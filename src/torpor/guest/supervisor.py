@@ -56,11 +56,13 @@ _PORT_RETRY_S = 0.02  # while the host's end of the virtio port is closed
 _FROM_AGENT = {
     t: messages.FROM_GUEST[t]
     for t in (
-        *("loaded", "load_failed", "begin", "end", "note", "status", "unprepared"),
+        *("loaded", "load_failed", "begin", "end", "replayed", "note", "status", "unprepared"),
         *("done", "failed"),
     )
 }
 _FINAL = ("load_failed", "done", "failed")
+# What the agent wrote before it said these comes before them: the host notes how much it was.
+_AFTER_OUTPUT = (*_FINAL, "end", "replayed")
 
 
 class Phase(enum.Enum):
@@ -284,8 +286,9 @@ class Supervisor:
     def _from_agent(self, line: bytes) -> None:
         message = messages.decode(line, _FROM_AGENT)
         t = message.pop("t")
-        if t in _FINAL:
+        if t in _AFTER_OUTPUT:
             self._carry_rest()
+        if t in _FINAL:
             self._ended = True
         if t == "status":
             self._agent_status = message
@@ -297,6 +300,9 @@ class Supervisor:
             self._agent.say_line(b'{"t":"rehearse"}')
         else:
             self._send(line)
+            if t == "replayed" and self._agent is not None:
+                # The agent has waited: what it writes from now on comes after.
+                self._agent.say("recorded", op=message["op"])
 
     def _carry(self, fd: int, channel: int) -> bool:
         """Pass on one read of the agent's output; False when there is none."""

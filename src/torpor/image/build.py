@@ -23,6 +23,7 @@ from torpor.image import recipe
 from torpor.image.bytecode import compile_tree
 from torpor.image.initramfs import INIT, guest_sources, initramfs
 from torpor.image.kernel import find_modules
+from torpor.image.kernelmem import PAGE, kernel_memory
 from torpor.image.publish import Workspace, build_once
 from torpor.image.tools import ProgramFailed, require, run
 from torpor.model.errors import Missing, NotFound
@@ -126,7 +127,7 @@ def _say_waiting(progress: Progress) -> Callable[[], None]:
 
 
 def _make_root(workspace: Workspace, progress: Progress) -> Path:
-    require("mmdebstrap", "dpkg-deb", "mkfs.erofs")
+    require("mmdebstrap", "dpkg-deb", "mkfs.erofs", "lz4")
     if not Path(recipe.KEYRING).is_file():
         raise Missing(
             f"Debian's archive keys are not on this host: {recipe.KEYRING}",
@@ -167,6 +168,8 @@ def _arrange_root(workspace: Workspace, made: Path) -> Path:
     (made / "root.erofs").rename(root / "root.erofs")
     (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
     vmlinuz.rename(root / "vmlinuz")
+    memory = kernel_memory((root / "vmlinuz").read_bytes())
+    behind = _append(root / "root.erofs", memory.pages)
     (busybox / "bin" / "busybox").rename(root / "busybox")
     for n, module in enumerate(find_modules(kernel)):
         module.rename(root / "modules" / f"{n:02}-{module.name}")
@@ -174,6 +177,12 @@ def _arrange_root(workspace: Workspace, made: Path) -> Path:
     facts = {
         "suite": recipe.SUITE,
         "kernel": (made / "kernel.txt").read_text().strip(),
+        # Where in root.erofs the kernel's memory is, and where that is in a machine's; in pages.
+        "kernel_memory": {
+            "at": behind,
+            "first_page": memory.first_page,
+            "pages": len(memory.pages) // PAGE,
+        },
         "python": packages[f"python{recipe.PYTHON_VERSION}"],
         "content": {
             path.relative_to(root).as_posix(): _file_digest(path)
@@ -236,6 +245,15 @@ def _make_disk(workspace: Workspace, mib: int) -> Path:
         environment={"E2FSPROGS_FAKE_TIME": str(recipe.EPOCH_S)},
     )
     return disk
+
+
+def _append(file: Path, pages: bytes) -> int:
+    """Put `pages` behind what the file holds; the number of their first page in it."""
+    at = -(-file.stat().st_size // PAGE)
+    os.truncate(file, at * PAGE)
+    with file.open("ab") as target:
+        target.write(pages)
+    return at
 
 
 def _file_digest(path: Path) -> str:

@@ -105,9 +105,13 @@ def mirror() -> str:
     return os.environ.get("TORPOR_DEBIAN_MIRROR") or "http://deb.debian.org/debian"
 
 
+# Counts changes in how `build` arranges what the script makes.
+LAYOUT = 2
+
+
 def digest() -> str:
     """Name of the recipe. The mirror is not part of it: mirrors hold the same packages."""
-    facts = [SUITE, KERNEL_PACKAGE, PACKAGES, PATHS_EXCLUDED, SCRIPT]
+    facts = [LAYOUT, SUITE, KERNEL_PACKAGE, PACKAGES, PATHS_EXCLUDED, SCRIPT]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 

@@ -17,9 +17,12 @@ _LINES_SHOWN = 12
 # program → the Debian/Ubuntu package that brings it
 _PACKAGE = {
     "dpkg-deb": "dpkg",
+    "gzip": "gzip",
+    "lz4": "lz4",
     "mkfs.erofs": "erofs-utils",
     "mkfs.ext4": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
+    "xz": "xz-utils",
     "zstd": "zstd",
 }
 # Debian keeps mkfs.* out of an ordinary user's PATH.

@@ -6,7 +6,8 @@ up first (rule 2), after the fence.
 
 Data of operation entries:
     op.begin   {kind, name, digest, …}
-    op.end     {ok: true, value} | {ok: false, error}
+    op.end     {ok: true, value} | {ok: false, error}; a step's also has printed: {stdout, stderr},
+               how many bytes of each the log held then
 """
 
 from __future__ import annotations
@@ -172,14 +173,14 @@ def read_entries(
 def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
     """The results recorded after `after_seq`, oldest first, as a machine replays them.
 
-    Each is {op, kind, name, digest, ok, value | error}.
+    Each is {op, kind, name, digest, ok, value | error}, a step's also has `printed`.
     """
     rows = c.execute(_JOURNAL, {"in_run": run, "after": after_seq})
     return [
         {
             "op": op,
             **{key: begin[key] for key in ("kind", "name", "digest")},
-            **{key: end[key] for key in ("ok", "value", "error") if key in end},
+            **{key: end[key] for key in ("ok", "value", "error", "printed") if key in end},
         }
         for op, begin, end in rows
     ]

@@ -63,9 +63,12 @@ def before_freeze() -> None:
     """Run the hooks; raises what the first failing one raises."""
     for hook in _freeze_hooks:
         hook()
-    # A line that was begun is shown while it sleeps. The agent may have closed or replaced these.
+    flush_output()  # a line that was begun is shown while it sleeps
+
+
+def flush_output() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # the agent may have closed or replaced them
             stream.flush()
 
 

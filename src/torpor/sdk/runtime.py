@@ -59,7 +59,7 @@ class Operation:
     name: str
     digest: str
     until: float | None = None  # when the host ends it by itself, unix seconds
-    own: Outcome | None = None  # a step's outcome on its way to the log
+    own: Outcome | None = None  # a step's outcome on its way to the log, or replayed from it
     future: Future[Outcome] = field(default_factory=Future)
 
     def block(self) -> Outcome:
@@ -184,7 +184,14 @@ class Runtime:
             self._counts[kind, name] = n
             if recorded is not None:
                 self._notes.clear()  # what was noted before this is in the log before it
-                operation.future.set_result(_outcome(recorded))
+                if kind == "step":
+                    # Its body printed, and will not again: the host must know where in the
+                    # agent's output it was left out. Settled once what was printed so far is taken.
+                    operation.own = _outcome(recorded)
+                    self._pending[operation.op] = operation
+                    self._send(messages.encode("replayed", op=operation.op))
+                else:
+                    operation.future.set_result(_outcome(recorded))
                 return operation
             self._flush_notes()
             self._pending[operation.op] = operation

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast, overload
 
 from torpor.model.errors import Invalid
-from torpor.sdk import notes, values
+from torpor.sdk import freezing, notes, values
 from torpor.sdk.durations import Duration, seconds
 from torpor.sdk.errors import NonRetryable, OutsideRun, StepError, step_error, type_name
 from torpor.sdk.runtime import Operation, Outcome, current
@@ -121,7 +121,7 @@ def _step(fn: Callable[..., Any], spec: _Spec) -> Callable[..., Any]:
         if _inside.get() is not None:
             return fn(*args, **kwargs)
         operation = _begin(spec, args, kwargs)
-        if operation.future.done():
+        if operation.own is not None:
             return _give(operation, operation.block())
         outcome, trace = _attempts(functools.partial(fn, *args, **kwargs), spec, operation)
         _end(operation, outcome)
@@ -138,8 +138,8 @@ def _async_step(
         if _inside.get() is not None:
             return await fn(*args, **kwargs)
         operation = _begin(spec, args, kwargs)
-        if operation.future.done():
-            return _give(operation, operation.block())
+        if operation.own is not None:
+            return _give(operation, await operation.wait())
         body = functools.partial(fn, *args, **kwargs)
         outcome, trace = await _async_attempts(body, spec, operation)
         _end(operation, outcome)
@@ -151,6 +151,7 @@ def _async_step(
 def _begin(spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
     runtime = current(f"step ({spec.name})")
     digest = values.digest(args, kwargs)
+    freezing.flush_output()
     return runtime.begin("step", spec.name, digest, values.preview(args, kwargs))
 
 
@@ -250,6 +251,7 @@ def _packed(operation: Operation, result: Any) -> tuple[Outcome, Exception | Non
 
 def _end(operation: Operation, outcome: Outcome) -> None:
     runtime = current("step")
+    freezing.flush_output()
     try:
         runtime.end(operation, outcome)
     except Invalid as error:  # too large, or text that is no Unicode

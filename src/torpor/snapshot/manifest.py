@@ -120,6 +120,14 @@ class Manifest:
         return _Decoder(digest, _body(data, digest)).manifest()
 
 
+def read_layers(data: bytes) -> tuple[LayerRef, ...]:
+    """The layers that the manifest in `data` names, and no more than that decoded. Raises
+    Damaged."""
+    digest = blake3(data).hexdigest()
+    decoder = _Decoder(digest, _body(data, digest))
+    return decoder.layers(decoder.head())
+
+
 def page_count(length: int) -> int:
     """How many pages `length` bytes take."""
     return -(-length // PAGE)

@@ -247,6 +247,7 @@ FROM_GUEST: dict[str, Check] = {
         _begin,
     ),
     "end": _record({"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR}, _outcome),
+    "replayed": _record({"op": _OP}),
     "note": _record({"kind": _one_of(*NOTE_KINDS), "data": _any}),
     "status": _record({"waiting": _integer(0), "busy": _integer(0), "until": _or_null(_TIME)}),
     "prepared": _record({}),

@@ -62,6 +62,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("status", {"waiting": 1, "busy": 0, "until": None}),
     ("prepared", {}),
     ("unprepared", {"reason": "busy"}),
+    ("replayed", {"op": "step:a#1"}),
     ("thawed", {"epoch": 2, "at": 1.7e9}),
     ("done", {"value": None}),
     ("failed", {"type": "E", "message": "m", "traceback": None, "cancelled": False}),

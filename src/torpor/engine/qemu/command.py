@@ -7,6 +7,7 @@ Why what is here is here (all tried on QEMU 7.2):
 - `thread=single,tb-size=64`: one vCPU, and a translation cache that a short resume fills.
 - `-cpu Nehalem` under emulation is x86-64-v2 (numpy 2 wants that); models with AVX run slower.
 - `init_on_free=1` makes free pages zero, so that they cost nothing in a snapshot.
+- `nokaslr`: templates refer to the kernel's pages in the image (torpor.image.kernelmem).
 - psi, watchdogs and huge page collection are off: what the kernel does for its own sake when it
   wakes costs an emulated processor as much as what we need from it.
 - A balloon device must never be added: it punches holes into the memory file or brings stale
@@ -28,7 +29,7 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 
 KERNEL_ARGUMENTS = (
     "reboot=t panic=-1 mitigations=off audit=0 random.trust_cpu=on cryptomgr.notests quiet "
-    "init_on_free=1 psi=0 tsc=reliable nowatchdog transparent_hugepage=never torpor.disk=vdb"
+    "init_on_free=1 nokaslr psi=0 tsc=reliable nowatchdog transparent_hugepage=never torpor.disk=vdb"
 )
 
 
