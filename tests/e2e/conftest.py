@@ -78,8 +78,12 @@ def version(session_stage: Stage) -> str:
 
 
 @pytest.fixture
-def stage(session_stage: Stage, version: str, request: pytest.FixtureRequest) -> Iterator[Stage]:
+def stage(session_stage: Stage, version: str) -> Iterator[Stage]:
+    log = session_stage.home.run / "server.log"
+    began = log.stat().st_size
     yield session_stage
+    # Shown if the test failed.
+    print(log.read_bytes()[began:].decode(errors="replace")[-8000:])
     # What a failed test left behind is not the next one's.
     for run in session_stage.client.runs(["queued", "running", "suspended"]):
         session_stage.client.cancel(run["id"])

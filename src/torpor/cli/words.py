@@ -11,6 +11,7 @@ from typing import Any
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SIZES = ("B", "kB", "MB", "GB", "TB")
+_BRIEF = 80
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 

@@ -7,5 +7,6 @@ templates.py   an agent's version becomes a frozen machine that has loaded it
 machines.py    machines on this host: start, restore, capture, discard; no run, no log
 pool.py        empty machines that wait to be given a snapshot
 guest.py       the conversation with one machine's supervisor
+model.py       the way to the model: the broker, started when it is not there
 doctor.py      what this host can do
 """

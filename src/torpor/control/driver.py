@@ -34,9 +34,9 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.broker.client import BrokerClient
 from torpor.control.guest import Output, Said
 from torpor.control.machines import Captured, Live, Machines
+from torpor.control.model import Model
 from torpor.control.templates import exit_words
 from torpor.control.thaw import thaw
 from torpor.log import entries, runs, snapshots, waits
@@ -46,7 +46,7 @@ from torpor.log.snapshots import SnapshotRow
 from torpor.log.store import LogStore
 from torpor.log.waits import WaitRow
 from torpor.model.errors import Conflict, Exhausted, GuestError, StaleEpoch, TorporError
-from torpor.model.ids import OpId, RunId, Seq
+from torpor.model.ids import OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
 from torpor.policy import freeze as policy
 from torpor.wire.link import LinkState
@@ -110,7 +110,7 @@ class Driver:
         self,
         machines: Machines,
         store: LogStore,
-        broker: BrokerClient,
+        model: Model,
         row: RunRow,
         on_wait: Callable[[], None],
     ) -> None:
@@ -120,10 +120,12 @@ class Driver:
         self.row = row
         self.live: Live | None = None
         self.doing = "starting"  # for people: `torpor show`
+        self.snapshot: SnapshotId | None = None  # what its machine was restored from
+        self.damage: str | None = None  # what the machine could not read of its snapshot
         self.progressed = False  # something durable came of this machine
         self.loss = ""  # why the machine was lost, where that is known
         self._decided = time.perf_counter()  # before the claim, which is part of a resume
-        self._machines, self._store, self._broker = machines, store, broker
+        self._machines, self._store, self._model = machines, store, model
         self._on_wait = on_wait
         self._arrived: deque[Result] = deque()
         self._heard = asyncio.Event()
@@ -159,6 +161,7 @@ class Driver:
 
     async def drive(self, snapshot: SnapshotRow) -> Outcome:
         """From `snapshot` (of the run, or its template) to the end of this machine."""
+        self.snapshot = snapshot.id
         started = snapshot.run is not None
         live = await self._machines.restore(
             snapshot.manifest, LinkState.from_json(snapshot.link or {}), self._heard
@@ -206,6 +209,7 @@ class Driver:
                 call.cancel()
             await asyncio.gather(*self._calls, return_exceptions=True)
             self.live = None
+            self.damage = await self._machines.damage_of(live)
             await _to_the_end(self._machines.discard(live))
 
     def _take_up(self, snapshot: SnapshotRow, answered: set[str]) -> None:
@@ -390,7 +394,7 @@ class Driver:
         """Do the model call, record its outcome, then deliver it."""
         body = asked["body"].encode() if "body" in asked else b64decode(asked["body_b64"])
         try:
-            status, headers, answer = await self._broker.request(
+            status, headers, answer = await self._model.request(
                 asked["method"], asked["path"], asked["headers"], body
             )
         except TorporError as error:

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,9 @@ class Live:
     restored: bool  # it stands on a slot of the pager; else on files of its own
     snapshot: str | None  # manifest of its newest snapshot
     faults: PageNumbers | None = None  # memory pages the last restore had to wait for
+    # Held back from garbage collection while it lives (rule 12): the snapshot it reads its
+    # memory from, and each that was stored of it, recorded or not yet.
+    holds: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,14 @@ class Taken:
 
 
 class Machines:
-    def __init__(self, home: Home, engine: Engine, image: Image, pager: PagerClient) -> None:
+    def __init__(
+        self, home: Home, store: SnapshotStore, engine: Engine, image: Image, pager: PagerClient
+    ) -> None:
         self.home = home
         self.engine = engine
         self.image = image
         self.pager = pager
-        self.store = SnapshotStore(home.blobs, lambda digest: home.images / digest / "root.erofs")
+        self.store = store
         self.pool = Pool(home, engine, pager)
         self._cache = FrameCache(_CACHE_BYTES)
         self._buffer = CopyBuffer(_BUFFER_BYTES)
@@ -99,6 +104,14 @@ class Machines:
         """Forget what is only kept to be faster, but the kernel's own caches: for measuring."""
         self._cache.clear()
         await self.pager.drop_caches()
+
+    async def tidy(self) -> None:
+        """Remove what an earlier server left: its machines died with it, but the pager lives on.
+        To be called before the first machine is started."""
+        for slot in (await self.pager.ping())["slots"]:
+            await self.pager.drop(slot)
+        await asyncio.to_thread(shutil.rmtree, self.home.machines, ignore_errors=True)
+        await asyncio.to_thread(self.store.blobs.sweep)
 
     def shape(self, *, memory_mib: int, disk_mib: int, deps: str) -> Shape:
         return self.engine.shape(
@@ -140,9 +153,14 @@ class Machines:
         Raises Damaged, NotFound (its bytes are gone), Invalid (it does not fit this host),
         HostError.
         """
-        manifest = await asyncio.to_thread(self.store.load, digest)
-        shape = self._shape_of(manifest)
-        return await self._fill(await self.pool.take(shape), shape, digest, manifest, link, heard)
+        with contextlib.ExitStack() as holds:
+            holds.enter_context(self.store.held(digest))
+            manifest = await asyncio.to_thread(self.store.load, digest)
+            shape = self._shape_of(manifest)
+            empty = await self.pool.take(shape)
+            live = await self._fill(empty, shape, digest, manifest, link, heard)
+            live.holds = holds.pop_all()
+        return live
 
     async def rehearse(self, digest: str, link: LinkState) -> Live:
         """As `restore`, with nothing pushed ahead and read page by page: what it then faults in
@@ -230,6 +248,7 @@ class Machines:
         default it is learned. The next snapshot of this machine is compared with this one."""
         captured = await asyncio.to_thread(self._build_and_store, live, taken, hot)
         live.snapshot = captured.manifest
+        live.holds.enter_context(self.store.held(captured.manifest))
         return captured
 
     def delete_alone(self, captured: Captured) -> None:
@@ -247,6 +266,15 @@ class Machines:
             await live.machine.resume()
         live.guest.go_on_pumping()
 
+    async def damage_of(self, live: Live) -> str | None:
+        """What of its snapshot the machine tried to read and could not, in words."""
+        if not live.restored:
+            return None
+        with contextlib.suppress(TorporError):  # without a pager there is nobody to say
+            damage: str | None = (await self.pager.stats(live.name))["damage"]
+            return damage
+        return None
+
     async def discard(self, live: Live) -> None:
         """Kill the machine and forget its files."""
         await live.guest.stop_pumping()
@@ -254,6 +282,7 @@ class Machines:
         if live.restored:
             with contextlib.suppress(TorporError):  # a pager that died has forgotten it already
                 await self.pager.drop(live.name)
+        live.holds.close()
         await asyncio.to_thread(shutil.rmtree, live.directory, ignore_errors=True)
 
     async def _take(self, live: Live) -> tuple[bytes, Changed, Changed]:

@@ -16,9 +16,10 @@ import os
 import time
 from typing import Any
 
-from torpor.broker.client import BrokerClient
 from torpor.control.driver import Driver, Outcome
 from torpor.control.machines import Machines
+from torpor.control.model import Model
+from torpor.control.templates import keep_template, make_template, source_from
 from torpor.log import agents, entries, runs, snapshots, waits
 from torpor.log.entries import NewEntry
 from torpor.log.runs import RunRow
@@ -26,7 +27,7 @@ from torpor.log.snapshots import SnapshotRow
 from torpor.log.store import LogStore
 from torpor.log.waits import WaitRow
 from torpor.model.errors import Conflict, Damaged, HostError, Invalid, NotFound, TorporError
-from torpor.model.ids import RunId
+from torpor.model.ids import RunId, SnapshotId
 from torpor.model.states import RunState
 from torpor.pager.launch import ensure_pager
 from torpor.policy.admission import machines_max
@@ -42,11 +43,13 @@ TYPICAL_MACHINE_MIB = 512
 
 
 class Scheduler:
-    def __init__(self, machines: Machines, store: LogStore, broker: BrokerClient) -> None:
+    def __init__(self, machines: Machines, store: LogStore, model: Model) -> None:
         self.machines = machines
         self.drivers: dict[RunId, Driver] = {}
         self._store = store
-        self._broker = broker
+        self._model = model
+        # Found so while a machine ran on them. Files may be mended: the next server looks again.
+        self._damaged: set[SnapshotId] = set()
         self._claimable = asyncio.Event()
         self._timers = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,7 +107,7 @@ class Scheduler:
         self._spawn(self._drive(self._new_driver(row)))
 
     def _new_driver(self, row: RunRow) -> Driver:
-        driver = Driver(self.machines, self._store, self._broker, row, self.wait_created)
+        driver = Driver(self.machines, self._store, self._model, row, self.wait_created)
         self.drivers[row.id] = driver
         return driver
 
@@ -121,7 +124,10 @@ class Scheduler:
                     return
                 if await self._with_a_machine(driver) is not Outcome.LOST:
                     return
-                losses = 0 if driver.progressed else losses + 1
+                if driver.damage is not None and driver.snapshot is not None:
+                    self._damaged.add(driver.snapshot)
+                    await self._tell(driver, f"{driver.snapshot} is damaged: {driver.damage}")
+                losses = 0 if driver.progressed or driver.damage else losses + 1
                 loss = driver.loss
                 driver = self._new_driver(await self._store.read(lambda c: runs.get_run(c, run)))
             words = f"its machine was lost {losses} times in a row before it got anything done"
@@ -151,8 +157,25 @@ class Scheduler:
                 break
             driver.doing = f"waiting for the host: {trouble.message}"
             await asyncio.sleep(HOST_RETRY_S[min(attempt, len(HOST_RETRY_S) - 1)])
-        await self._fail(driver, "CannotRestore", f"no machine could be restored: {trouble}")
-        return Outcome.ENDED
+        return await self._from_source(driver, trouble)
+
+    async def _from_source(self, driver: Driver, trouble: TorporError | None) -> Outcome:
+        """No snapshot of the run serves on this host, not even its template: another machine,
+        another QEMU, lost files. The log still has all that was done: a new template of the same
+        source replays it."""
+        version = driver.row.version
+        driver.doing = "making its template again"
+        try:
+            agent = await self._store.read(lambda c: agents.get_agent(c, version))
+            tar = await self._store.read(lambda c: agents.agent_source(c, version))
+            source = source_from(agent, tar)
+            template = await make_template(self.machines, source, version, _unseen)
+            await self._store.write(lambda c: keep_template(c, version, template))
+            return await driver.drive((await self._candidates(driver))[-1])
+        except (TorporError, OSError) as error:
+            words = f"no machine could be restored ({trouble}), and no new template made: {error}"
+            await self._fail(driver, "CannotRestore", words)
+            return Outcome.ENDED
 
     async def _candidates(self, driver: Driver) -> list[SnapshotRow]:
         def read(c: Any) -> list[SnapshotRow]:
@@ -160,7 +183,7 @@ class Scheduler:
             mine = snapshots.list_snapshots(c, driver.run)
             return mine + ([snapshots.get_snapshot(c, agent.template)] if agent.template else [])
 
-        return await self._store.read(read)
+        return [row for row in await self._store.read(read) if row.id not in self._damaged]
 
     async def _fail(self, driver: Driver, kind: str, message: str) -> None:
         error = {"type": kind, "message": message, "traceback": None}
@@ -222,6 +245,10 @@ class Scheduler:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the scheduler failed", exc_info=error)
+
+
+def _unseen(stage: str, message: str, fraction: float | None) -> None:
+    log.info("%s: %s", stage, message)
 
 
 def _end_due(c: Any) -> list[WaitRow]:

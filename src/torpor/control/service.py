@@ -16,13 +16,17 @@ from typing import Any
 from sqlalchemy import Connection
 
 import torpor
-from torpor.broker.client import BrokerClient
-from torpor.broker.launch import ensure_broker, stop_broker
-from torpor.control.driver import ENDED
-from torpor.control.driver import CANCELLED
+from torpor.control.driver import CANCELLED, ENDED
 from torpor.control.machines import Machines
+from torpor.control.model import Model
 from torpor.control.scheduler import Scheduler
-from torpor.control.templates import Progress, Template, make_template, tar_of
+from torpor.control.templates import (
+    Progress,
+    Template,
+    keep_template,
+    make_template,
+    tar_of,
+)
 from torpor.engine.qemu.engine import QemuEngine
 from torpor.engine.qemu.probe import Probe, find_qemu, probe
 from torpor.image.build import ensure_image
@@ -50,9 +54,8 @@ class Service:
         self._started_at = time.time()
         self._readying = asyncio.Lock()
         self._scheduler: Scheduler | None = None
-        self._broker: BrokerClient | None = None
+        self._model: Model | None = None
         self._probe: Probe | None = None
-        self._model: str | None = None
         self._deploying: dict[AgentVersion, asyncio.Lock] = {}
         self._background: asyncio.Task[None] | None = None
 
@@ -77,9 +80,8 @@ class Service:
                 await self._scheduler.machines.pager.shutdown()
             except TorporError as error:
                 log.warning("pager: %s", error.message)
-        if self._broker is not None:
-            await self._broker.close()
-            await stop_broker(self._home)
+        if self._model is not None:
+            await self._model.close()
         await asyncio.to_thread(self._store.close)
 
     # Machines.
@@ -96,11 +98,11 @@ class Service:
             self._probe = await asyncio.to_thread(
                 probe, image.kernel, image.initramfs, self._home.cache
             )
-            pager, _ = await asyncio.gather(ensure_pager(self._home), ensure_broker(self._home))
-            self._broker = BrokerClient(self._home.socket("broker"))
-            self._model = (await self._broker.health())["upstream"]
+            pager, model = await asyncio.gather(ensure_pager(self._home), Model.open(self._home))
+            self._model = model
             machines = Machines(self._home, QemuEngine(self._probe), image, pager)
-            scheduler = Scheduler(machines, self._store, self._broker)
+            await machines.tidy()
+            scheduler = Scheduler(machines, self._store, model)
             await scheduler.start()
             self._scheduler = scheduler
             return scheduler
@@ -128,7 +130,7 @@ class Service:
             "engine": "qemu" if self._probe else None,
             "accel": self._probe.accel if self._probe else None,
             "home": str(self._home.root),
-            "model": self._model,
+            "model": self._model.upstream if self._model else None,
             "started_at": self._started_at,
         }
 
@@ -313,7 +315,6 @@ class Service:
 def _keep_agent(
     c: Connection, source: AgentSource, version: AgentVersion, template: Template
 ) -> AgentRow:
-    now, captured = time.time(), template.captured
     agents.put_agent(
         c,
         version=version,
@@ -326,23 +327,10 @@ def _keep_agent(
             "disk_mib": source.disk_mib,
             "default": template.default,
         },
-        now=now,
+        now=time.time(),
         agents=template.agents,
     )
-    snapshot = snapshots.record_snapshot(
-        c,
-        version=version,
-        manifest=captured.manifest,
-        bytes=captured.bytes,
-        pause_ms=captured.pause_ms,
-        freeze_ms=captured.pause_ms + captured.store_ms,
-        now=now,
-        link=captured.link.to_json(),
-        detail={"pages": captured.pages},
-    )
-    return agents.set_template(
-        c, version, snapshot.id, boot_ms=template.boot_ms, template_bytes=captured.bytes
-    )
+    return keep_template(c, version, template)
 
 
 def _deployed(row: AgentRow, *, cached: bool) -> dict[str, Any]:

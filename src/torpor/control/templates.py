@@ -18,11 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import Connection
+
 from torpor.control.guest import Guest, Output
 from torpor.control.machines import Captured, Live, Machines
 from torpor.control.thaw import thaw
 from torpor.engine.memory import PageNumbers
 from torpor.image.deps import check_python, ensure_deps
+from torpor.log import agents, snapshots
+from torpor.log.agents import AgentRow
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import GuestError
 from torpor.model.ids import AgentVersion, Epoch, RunId
@@ -120,6 +124,38 @@ async def _rehearse(machines: Machines, captured: Captured) -> PageNumbers:
         await machines.discard(live)
     assert live.faults is not None
     return live.faults
+
+
+def keep_template(c: Connection, version: AgentVersion, template: Template) -> AgentRow:
+    """Record a template that is durable as the one of `version`, which was put before."""
+    captured = template.captured
+    snapshot = snapshots.record_snapshot(
+        c,
+        version=version,
+        manifest=captured.manifest,
+        bytes=captured.bytes,
+        pause_ms=captured.pause_ms,
+        freeze_ms=captured.pause_ms + captured.store_ms,
+        now=time.time(),
+        link=captured.link.to_json(),
+        detail={"pages": captured.pages},
+    )
+    return agents.set_template(
+        c, version, snapshot.id, boot_ms=template.boot_ms, template_bytes=captured.bytes
+    )
+
+
+def source_from(agent: AgentRow, tar: bytes) -> AgentSource:
+    """The source that `tar_of` packed, of an agent that was deployed."""
+    with tarfile.open(fileobj=io.BytesIO(tar)) as files:
+        members = {member.name: files.extractfile(member) for member in files}
+        return AgentSource(
+            entry=agent.entry,
+            files={path: file.read() for path, file in members.items() if file is not None},
+            dependencies=tuple(agent.spec["dependencies"]),
+            memory_mib=agent.spec["memory_mib"],
+            disk_mib=agent.spec["disk_mib"],
+        )
 
 
 def exit_words(exited: dict[str, Any]) -> str:

@@ -63,6 +63,8 @@ agents = Table(
     Column("boot_ms", Double),
     Column("template_bytes", BigInteger),
     Column("first_at", Double, nullable=False),
+    # When it was last deployed, or a run of it made.
+    Column("used_at", Double, nullable=False),
 )
 
 runs = Table(
@@ -162,6 +164,9 @@ snapshots = Table(
     Column("created_at", Double, nullable=False),
     Column("link", _Json),
     Column("detail", _Json, nullable=False),
+    Column("pinned", Boolean, nullable=False, default=False, server_default=false()),
+    # From then on its layers and manifest may be gone; the row stays, as its log entry does.
+    Column("reclaimed_at", Double),
     Index("snapshots_by_run", "run", "epoch", "seq"),
 )
 

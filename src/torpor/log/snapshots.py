@@ -3,19 +3,23 @@
 A record is written only when its layers and manifest are durable (rule 5): that is the caller's
 part. `seq` is the last entry whose effect the frozen machine has; what the log holds after it is
 replayed into the machine when it is restored.
+
+A snapshot that is no longer kept is *reclaimed*: its record stays, its bytes go when the garbage
+is collected, and nothing restores from it any more. That is never taken back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, insert, select, update
 
 from torpor.log import schema
 from torpor.log.entries import NewEntry, append
 from torpor.log.refs import resolve
+from torpor.model.errors import Conflict
 from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
 
 _snapshots = schema.snapshots
@@ -39,6 +43,8 @@ class SnapshotRow:
     created_at: float
     link: dict[str, Any] | None
     detail: dict[str, Any]
+    pinned: bool
+    reclaimed_at: float | None
 
     def to_json(self) -> dict[str, Any]:
         """As the API shows it: without what only a restore needs."""
@@ -111,17 +117,61 @@ def newest_snapshot(c: Connection, run: RunId) -> SnapshotRow | None:
     return None if row is None else _row(row)
 
 
-def list_snapshots(c: Connection, run: RunId) -> list[SnapshotRow]:
-    """Newest first."""
-    return [_row(row) for row in c.execute(_newest_first(run))]
+def list_snapshots(c: Connection, run: RunId, *, reclaimed: bool = False) -> list[SnapshotRow]:
+    """Newest first: those it may be restored from, or all there ever were."""
+    return [_row(row) for row in c.execute(_newest_first(run, reclaimed=reclaimed))]
 
 
-def _newest_first(run: RunId) -> Any:
+def set_pinned(c: Connection, snapshot: SnapshotId, pinned: bool) -> SnapshotRow:
+    """Keep the snapshot whatever policy says, or no longer. Raises Conflict, NotFound."""
+    row = get_snapshot(c, snapshot)
+    if row.reclaimed_at is not None:
+        raise Conflict(
+            f"snapshot {row.id} was reclaimed already", hint="Its record is all there is."
+        )
+    c.execute(update(_snapshots).where(_snapshots.c.id == row.id).values(pinned=pinned))
+    return get_snapshot(c, row.id)
+
+
+@dataclass(frozen=True)
+class LiveRow:
+    """A snapshot that may be restored, without what only a restore needs."""
+
+    id: SnapshotId
+    run: RunId | None
+    version: AgentVersion
+    manifest: str
+    bytes: int
+    created_at: float
+    pinned: bool
+
+
+def live_snapshots(c: Connection) -> list[LiveRow]:
+    """All snapshots and templates that were not reclaimed, each run's newest first."""
+    at = _snapshots.c
+    query = select(at.id, at.run, at.version, at.manifest, at.bytes, at.created_at, at.pinned)
+    query = query.where(at.reclaimed_at.is_(None))
+    rows = c.execute(query.order_by(at.run, at.epoch.desc(), at.seq.desc(), at.id.desc()))
+    return [LiveRow(**row._mapping) for row in rows]
+
+
+def reclaim(c: Connection, snapshots: Collection[SnapshotId], now: float) -> None:
+    """From now on nothing is restored from these; agents lose them as templates."""
+    agents, at = schema.agents.c, _snapshots.c
+    for snapshot in snapshots:
+        c.execute(update(_snapshots).where(at.id == snapshot).values(reclaimed_at=now))
+        c.execute(
+            update(schema.agents).where(agents.template == snapshot).values(template=None)
+        )
+
+
+def _newest_first(run: RunId, *, reclaimed: bool = False) -> Any:
     # By epoch and seq, which only grow; clocks may be set back.
     at = _snapshots.c
-    return (
-        select(_snapshots).filter_by(run=run).order_by(at.epoch.desc(), at.seq.desc(), at.id.desc())
-    )
+    query = select(_snapshots).where(at.run == run)
+    if not reclaimed:
+        query = query.where(at.reclaimed_at.is_(None))
+    return query.order_by(at.epoch.desc(), at.seq.desc(), at.id.desc())
 
 
 def _row(row: Any) -> SnapshotRow:

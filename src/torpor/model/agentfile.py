@@ -20,6 +20,7 @@ from typing import Any
 
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.ids import AgentVersion
+from torpor.model.keep import parse_keep
 
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 _SIZE = re.compile(r"^\s*(\d+)\s*([KMG])(?:i?B)?\s*$", re.IGNORECASE)
@@ -30,7 +31,7 @@ DISK_MIB_MIN, DISK_MIB_MAX = 64, 65536
 FILES_MAX = 2000
 FILES_BYTES_MAX = 64 * 1024 * 1024
 # The keys of [tool.torpor] this version knows; any other is refused rather than ignored.
-KEYS = ("memory", "disk", "include", "entry")
+KEYS = ("memory", "disk", "include", "entry", "keep")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class AgentSource:
     """An agent as it travels to the server: its files and the facts read from them.
 
     `entry` is the path of the file that holds the agent, relative, POSIX style, and a key of
-    `files`. `dependencies` are PEP 508 requirement strings, sorted. Sizes are in MiB.
+    `files`. `dependencies` are PEP 508 requirement strings, sorted. Sizes are in MiB. `keep` says
+    how long its snapshots are kept (`torpor.model.keep`); it makes no other version.
     """
 
     entry: str
@@ -47,6 +49,7 @@ class AgentSource:
     dependencies: tuple[str, ...] = ()
     memory_mib: int = 512
     disk_mib: int = 2048
+    keep: str = ""
 
     def version(self, image_digest: str) -> AgentVersion:
         """Digest of all that makes this agent what it is, with the image it runs on."""
@@ -120,6 +123,7 @@ class _Facts:
     disk_mib: int
     include: tuple[str, ...]
     entry: str | None
+    keep: str
 
 
 def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSource:
@@ -140,6 +144,7 @@ def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSourc
         dependencies=facts.dependencies,
         memory_mib=facts.memory_mib,
         disk_mib=facts.disk_mib,
+        keep=facts.keep,
     )
 
 
@@ -195,6 +200,7 @@ def _facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> _Facts:
         disk_mib=_size(tool, "disk", 2048, DISK_MIB_MIN, DISK_MIB_MAX, where),
         include=tuple(_relative(p, where) for p in _strings(tool, "include", where)),
         entry=_relative(tool["entry"], where) if "entry" in tool else None,
+        keep=_keep(tool, where),
     )
 
 
@@ -225,6 +231,12 @@ def _size(tool: Mapping[str, Any], key: str, default: int, low: int, high: int, 
     if key not in tool:
         return default
     return size_mib(str(tool[key]), low, high, f"{where}: {key} = {tool[key]!r}")
+
+
+def _keep(tool: Mapping[str, Any], where: str) -> str:
+    text = str(tool.get("keep", ""))
+    parse_keep(text, f"{where}: keep")
+    return text
 
 
 def size_mib(text: str, low: int, high: int, what: str) -> int:

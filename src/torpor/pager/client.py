@@ -73,7 +73,7 @@ class PagerClient:
         await self._ask(op="readahead", kb=kb)
 
     async def ping(self) -> dict[str, Any]:
-        """→ {pid, mount, version}"""
+        """→ {pid, mount, version, slots: [name, …]}"""
         return await self._ask(op="ping")
 
     async def shutdown(self) -> None:

@@ -144,7 +144,12 @@ class Control:
             case "readahead":
                 self._readahead(request["kb"])
             case "ping":
-                return {"pid": os.getpid(), "mount": str(self._mount), "version": __version__}
+                return {
+                    "pid": os.getpid(),
+                    "mount": str(self._mount),
+                    "version": __version__,
+                    "slots": [slot.name for slot in self._slots],
+                }
         return {}
 
     async def _bind(self, slot: str, manifest: str, hot: bool) -> dict[str, Any]:

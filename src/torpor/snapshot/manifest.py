@@ -124,8 +124,7 @@ def read_layers(data: bytes) -> tuple[LayerRef, ...]:
     """The layers that the manifest in `data` names, and no more than that decoded. Raises
     Damaged."""
     digest = blake3(data).hexdigest()
-    decoder = _Decoder(digest, _body(data, digest))
-    return decoder.layers(decoder.head())
+    return _Decoder(digest, _body(data, digest)).layers()
 
 
 def page_count(length: int) -> int:
@@ -248,9 +247,12 @@ class _Decoder:
         self._body = body
         self._offset = 0
 
+    def layers(self) -> tuple[LayerRef, ...]:
+        return self._layers(self._head())
+
     def manifest(self) -> Manifest:
         head = self._head()
-        layers = tuple(self._layer(entry) for entry in self._list(head, "layers"))
+        layers = self._layers(head)
         regions = {}
         for entry in self._list(head, "regions"):
             region = self._region(entry, layers)
@@ -274,6 +276,9 @@ class _Decoder:
         if not isinstance(head, dict):
             self._refuse("its head is not a JSON object")
         return head
+
+    def _layers(self, head: dict[str, Any]) -> tuple[LayerRef, ...]:
+        return tuple(self._layer(entry) for entry in self._list(head, "layers"))
 
     def _layer(self, entry: Any) -> LayerRef:
         match entry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from torpor.blobs.local import Blob, LocalBlobs
 from torpor.model.errors import Damaged, TorporError
 from torpor.snapshot.build import Built
 from torpor.snapshot.layer import LayerReader, RawReader
-from torpor.snapshot.manifest import LayerRef, Manifest
+from torpor.snapshot.manifest import LayerRef, Manifest, read_layers
 from torpor.snapshot.reader import FrameCache, PageReader
 
 LAYERS = "layers"
 MANIFESTS = "manifests"
+_FRAMES_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,25 @@ class SnapshotStore:
 
     def load(self, manifest_digest: str) -> Manifest:
         """The manifest, verified. Raises NotFound or Damaged."""
-        manifest = Manifest.decode(self.blobs.get(MANIFESTS, manifest_digest))
-        if manifest.digest != manifest_digest:
+        return Manifest.decode(self.manifest_bytes(manifest_digest))
+
+    def layers(self, manifest_digest: str) -> tuple[LayerRef, ...]:
+        """The layers of a manifest, quicker than `load`. Raises NotFound or Damaged."""
+        return read_layers(self.manifest_bytes(manifest_digest))
+
+    def manifest_bytes(self, manifest_digest: str) -> bytes:
+        """A manifest as it is stored; its name fits. Raises NotFound or Damaged."""
+        data = self.blobs.get(MANIFESTS, manifest_digest)
+        if blake3(data).hexdigest() != manifest_digest:
             raise Damaged(
-                f"manifest {manifest_digest} is damaged: it holds another one's bytes",
+                f"manifest {manifest_digest} is damaged: its bytes are not those it is named by",
                 hint="The snapshot cannot be restored; restore the file from a copy.",
             )
-        return manifest
+        return data
+
+    def held(self, manifest_digest: str) -> AbstractContextManager[None]:
+        """Inside, garbage collection leaves the snapshot and all it reaches alone (rule 12)."""
+        return self.blobs.held(MANIFESTS, [manifest_digest])
 
     def reader(self, manifest: Manifest, cache: FrameCache) -> PageReader:
         return PageReader(manifest, self.layer_path, cache=cache)
@@ -87,7 +101,7 @@ class SnapshotStore:
             manifest = self.load(manifest_digest)
         except TorporError as error:
             return [error.message]
-        problems = (self._problem(layer) for layer in manifest.layers)
+        problems = (self.verify_layer(layer) for layer in manifest.layers)
         return [problem for problem in problems if problem]
 
     def delete_layer(self, digest: str) -> None:
@@ -99,22 +113,24 @@ class SnapshotStore:
     def size(self, manifest_digest: str) -> int:
         """Bytes on the disk of a snapshot's manifest and all its layers, which it may share with
         others; images are not counted. Raises NotFound or Damaged."""
-        layers = self.load(manifest_digest).layers
+        layers = self.layers(manifest_digest)
         paths = {self.layer_path(layer) for layer in layers if layer.kind == "zstd"}
         paths.add(self.blobs.path(MANIFESTS, manifest_digest))
         return sum(path.stat().st_size for path in paths if path.is_file())
 
-    def _problem(self, layer: LayerRef) -> str | None:
+    def verify_layer(self, layer: LayerRef) -> str | None:
+        """What is wrong with a layer's file, with its frames if some of them are it."""
         path = self.layer_path(layer)
         try:
             if layer.kind == "raw":
                 pages = RawReader(path).pages
             else:
-                pages = LayerReader(path).pages
+                reader = LayerReader(path)
+                pages = reader.pages
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
                 if digest != layer.digest:
-                    return f"layer {layer.digest} is damaged: its bytes have digest {digest}"
+                    return f"layer {layer.digest} is damaged: {_where(reader, digest)}"
         except TorporError as error:
             return error.message
         except OSError as error:
@@ -122,3 +138,17 @@ class SnapshotStore:
         if pages != layer.pages:
             return f"layer {layer.digest} is damaged: it has {pages} pages, not {layer.pages}"
         return None
+
+
+def _where(reader: LayerReader, digest: str) -> str:
+    """Which frames of a layer whose bytes have this other digest cannot be read."""
+    bad = []
+    for number in range(reader.frames):
+        try:
+            reader.frame(number)
+        except Damaged:
+            bad.append(number)
+    if not bad:  # a byte that no frame's content depends on
+        return f"its bytes have digest {digest}"
+    shown = ", ".join(map(str, bad[:_FRAMES_SHOWN])) + " …" * (len(bad) > _FRAMES_SHOWN)
+    return f"{len(bad)} of its {reader.frames} frames cannot be read ({shown})"

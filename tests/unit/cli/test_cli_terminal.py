@@ -114,7 +114,7 @@ def test_a_question_is_asked_and_answered(
     )
     with running(program, home, agent, *steps) as terminal:
         terminal.expect("working", "asleep: waiting for approval", "1.2 MB", "0 processes")
-        terminal.expect("? Send [red]it", '"notes"', CHOICES)
+        terminal.expect("? Send [red]it", "notes: [1, 2]", CHOICES)
         assert "\x1b[2J" not in terminal.raw
         terminal.type("xe")
         terminal.expect("note")

@@ -157,7 +157,8 @@ def test_a_timeline_of_a_run_that_slept() -> None:
             {"to": "ana", "draft": "Dear Ana,\nyes.", "n": 1},
             "to: ana\ndraft:\n  Dear Ana,\n  yes.\nn: 1",
         ),
-        ({"facts": ["x"]}, 'facts:\n  [\n    "x"\n  ]'),
+        ({"facts": ["x", 1]}, 'facts: ["x", 1]'),
+        ({"facts": ["x" * 90]}, f'facts:\n  [\n    "{"x" * 90}"\n  ]'),
         ({}, ""),
     ],
 )

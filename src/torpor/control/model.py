@@ -1,0 +1,45 @@
+"""The way to the model: the broker, started when it is not there.
+
+The broker is a process of its own and may die; a model call that finds none starts one and asks
+again. One whose broker died while it was under way has failed: whether the model was asked, nobody
+knows, and the caller is told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from torpor.broker.client import BrokerClient
+from torpor.broker.launch import ensure_broker, stop_broker
+from torpor.model.errors import Missing
+from torpor.model.home import Home
+
+
+class Model:
+    def __init__(self, home: Home, client: BrokerClient, upstream: str) -> None:
+        self.upstream = upstream  # what answers, for people
+        self._home = home
+        self._client = client
+        self._starting = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, home: Home) -> Model:
+        """Raises HostError."""
+        client = await ensure_broker(home)
+        return cls(home, client, (await client.health())["upstream"])
+
+    async def request(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        """(status, headers, body) of the answer, whatever the status. Raises HostError."""
+        try:
+            return await self._client.request(method, path, headers, body)
+        except Missing:
+            async with self._starting:
+                await (await ensure_broker(self._home)).close()
+            return await self._client.request(method, path, headers, body)
+
+    async def close(self) -> None:
+        await self._client.close()
+        await stop_broker(self._home)

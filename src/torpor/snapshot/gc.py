@@ -1,0 +1,93 @@
+"""Garbage collection: what no live snapshot reaches goes (rule 12).
+
+    roots (manifests of live snapshots)  ─►  manifests  ─►  layers
+
+Mark is two facts: a manifest is live if it is a root, young, or held; a layer is live if any
+manifest *that is there* names it, or it is young or held. So manifests go first, then the
+directory is read anew, and only then layers go.
+
+Why nothing that runs beside this loses anything. Blobs of a snapshot that is not recorded yet
+are young (every put makes them so, also of names that exist), and held by whoever may take long
+to record it. A new manifest names only new layers and layers of its parent; the parent is held
+from before it is read until the new one is there. So whichever manifest appears after the
+directory was read, its old layers are named by one that was there: itself or an ancestor.
+
+A manifest that is kept and cannot be read might name anything: then no layer goes.
+
+A crash at any point leaves at most garbage: no manifest ever loses a layer before it goes itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from torpor.blobs.local import Present
+from torpor.model.errors import NotFound, TorporError
+from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What was removed, or would be. `bytes` are its size, `young_bytes` the size of what nobody
+    reaches but was put lately or is in use, `kept_bytes` that of all else."""
+
+    manifests: tuple[str, ...]
+    layers: tuple[str, ...]
+    bytes: int
+    young_bytes: int
+    kept_bytes: int
+    problems: tuple[str, ...]
+
+
+def unreached(present: Iterable[Present], live: Collection[str]) -> list[Present]:
+    """Mark, for one kind: those of `present` whose names are not `live`."""
+    return [blob for blob in present if blob.name not in live]
+
+
+def collect(
+    store: SnapshotStore, roots: Collection[str], *, before: float, dry_run: bool = False
+) -> Swept:
+    """Remove what `roots` do not reach and nobody put since `before` (unix seconds), or only say
+    what that is. Blocks. One collection of a store at a time. Raises HostError."""
+    remove = store.blobs.is_unused if dry_run else store.blobs.delete_unused
+
+    def sweep(kind: str, unreached: list[Present]) -> dict[str, Present]:
+        return {b.name: b for b in unreached if remove(kind, b.name, before=before)}
+
+    dead = unreached(store.blobs.present(MANIFESTS), roots)
+    gone = sweep(MANIFESTS, dead)
+    there = [b for b in store.blobs.present(MANIFESTS) if not (dry_run and b.name in gone)]
+    named, problems = _named_by(store, {*roots, *(blob.name for blob in there)}, roots)
+    layers = store.blobs.present(LAYERS)
+    lost = [] if problems else unreached(layers, named)
+    removed = sweep(LAYERS, lost)
+
+    freed = sum(blob.size for blob in (*gone.values(), *removed.values()))
+    young = sum(blob.size for blob in (*dead, *lost)) - freed
+    return Swept(
+        manifests=tuple(gone),
+        layers=tuple(removed),
+        bytes=freed,
+        young_bytes=young,
+        kept_bytes=sum(blob.size for blob in (*there, *layers))
+        - sum(blob.size for blob in removed.values())
+        - young,
+        problems=tuple(problems),
+    )
+
+
+def _named_by(
+    store: SnapshotStore, manifests: Collection[str], roots: Collection[str]
+) -> tuple[set[str], list[str]]:
+    """All layers that these manifests name, and which manifests could not be read."""
+    named: set[str] = set()
+    problems = []
+    for digest in manifests:
+        try:
+            named.update(layer.digest for layer in store.layers(digest) if layer.kind == "zstd")
+        except TorporError as error:
+            if isinstance(error, NotFound) and digest not in roots:
+                continue  # a draft, deleted meanwhile by who made it
+            problems.append(f"{error.message}: no layer is removed, for it may name any")
+    return named, problems

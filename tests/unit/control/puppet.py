@@ -1,0 +1,212 @@
+"""A machine's inside, played: a supervisor and an agent that follow a script over a real link.
+
+What the script has come to is plain JSON, so that a snapshot can hold it and another machine go
+on from it, as a real one does. An agent is a list of threads, a thread is a list of lines:
+
+    ["step", NAME]  ["wait", NAME]  ["sleep", UNTIL]  ["model", NAME]  ["checkpoint", NAME]
+    ["print", TEXT]  ["emit", VALUE]  ["value", CHARACTERS]   a step whose result is that long
+    ["raw", MESSAGE]   says this instead of anything sensible; null: bytes that are no message
+    ["exit", CODE]  ["fail", TYPE]
+
+When all threads are through, the agent's result is what each operation gave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torpor.wire import messages
+from torpor.wire.link import CONTROL, STDOUT, Link, LinkState
+
+Object = dict[str, Any]
+_WAITS = ("wait", "sleep", "checkpoint")
+DIGEST = "0" * 32
+
+
+@dataclass
+class Thread:
+    lines: list[list[Any]]
+    at: int = 0
+    op: str | None = None  # what it waits for
+
+
+@dataclass
+class State:
+    """All that a snapshot holds of the inside."""
+
+    threads: list[Thread] = field(default_factory=list)
+    results: Object = field(default_factory=dict)
+    journal: Object = field(default_factory=dict)  # op → record
+    pending: Object = field(default_factory=dict)  # op → {kind, until}
+    deferred: list[Object] = field(default_factory=list)
+    status: list[Any] = field(default_factory=lambda: [0, 0, None])
+    prepared: bool = True  # a template is taken of a supervisor that was prepared
+    started: bool = False
+    over: bool = False
+    link: Object = field(default_factory=lambda: Link().state().to_json())
+
+    @classmethod
+    def from_json(cls, value: Object) -> State:
+        threads = [Thread(**each) for each in value["threads"]]
+        return cls(**{**value, "threads": threads})
+
+
+class Puppet:
+    """`did(op)` is told of each body of a step that ran; `refuses(t)` may make it not do what a
+    message of type `t` asks: "prepare" is refused, "cancel" and "thaw" are ignored."""
+
+    def __init__(
+        self, state: State, did: Callable[[str], None], refuses: Callable[[str], bool]
+    ) -> None:
+        self.state = state
+        self.link = Link.from_state(LinkState.from_json(state.link))
+        self.garbage = b""  # to be written as it is
+        self.epoch = 0
+        self._did, self._refuses = did, refuses
+
+    def to_json(self) -> Object:
+        self.state.link = self.link.state().to_json()
+        return asdict(self.state)
+
+    def receive(self, data: bytes) -> None:
+        for received in self.link.receive(data):
+            message = messages.decode(received.message, messages.FROM_HOST)
+            if self.state.prepared and message["t"] not in ("thaw", "resume"):
+                self.state.deferred.append(message)
+            else:
+                self._hear(message)
+
+    def say(self, t: str, **fields: Any) -> None:
+        self.link.send(CONTROL, messages.encode(t, **fields))
+
+    def _hear(self, message: Object) -> None:
+        state = self.state
+        match message["t"]:
+            case "thaw":
+                if not state.prepared or self._refuses("thaw"):
+                    return
+                self.epoch = message["epoch"]
+                self._learn(message["journal"])
+                self.say("thawed", epoch=self.epoch, at=time.time())
+                self._go_on()
+            case "start":
+                state.started = True
+                state.threads = [Thread(lines) for lines in message["input"]["threads"]]
+                self._learn(message["journal"])
+                self._play()
+            case "prepare":
+                if self._refuses("prepare"):
+                    self.say("unprepared", reason="refused")
+                    return
+                state.prepared = True
+                self.say("prepared")
+            case "resume":
+                if state.prepared:
+                    self._go_on()
+            case "result":
+                self._settle(message["op"], message.get("value", message.get("error")))
+                self._play()
+            case "recorded":
+                self._settle(message["op"], state.pending.get(message["op"], {}).get("own"))
+                self._play()
+            case "cancel":
+                if not self._refuses("cancel"):
+                    self._end("failed", type="Cancelled", message="", traceback=None, cancelled=True)
+
+    def _learn(self, records: list[Object]) -> None:
+        for record in records:
+            self.state.journal[record["op"]] = record
+            if record["op"] in self.state.pending:
+                self._settle(record["op"], record.get("value", record.get("error")))
+
+    def _go_on(self) -> None:
+        self.state.prepared = False
+        deferred, self.state.deferred = self.state.deferred, []
+        for message in deferred:
+            self._hear(message)
+        self._play()
+
+    def _settle(self, op: str, value: Any) -> None:
+        if self.state.pending.pop(op, None) is None:
+            return
+        self.state.results[op] = value
+        for thread in self.state.threads:
+            if thread.op == op:
+                thread.op = None
+
+    def _play(self) -> None:
+        """Each thread as far as it comes."""
+        state = self.state
+        if not state.started or state.over or state.prepared:
+            return
+        for thread in state.threads:
+            while thread.op is None and thread.at < len(thread.lines) and not state.over:
+                verb, argument = thread.lines[thread.at]
+                thread.at += 1
+                self._do(thread, verb, argument)
+        if not state.over:
+            self._tell_status()
+            if all(t.op is None and t.at == len(t.lines) for t in state.threads):
+                self._end("done", value=state.results)
+
+    def _do(self, thread: Thread, verb: str, argument: Any) -> None:
+        match verb:
+            case "print":
+                self.link.send(STDOUT, argument.encode())
+            case "emit":
+                self.say("note", kind="emit", data=argument)
+            case "raw" if argument is None:
+                self.garbage += self.link.data_to_send()
+                self.link.send(CONTROL, b"nonsense")
+            case "raw":
+                self.say(**argument)
+            case "exit":
+                self._end("exited", code=argument, signal=None, oom=False)
+            case "fail":
+                self._end("failed", type=argument, message="", traceback=None, cancelled=False)
+            case _:
+                self._operate(thread, "step" if verb == "value" else verb, argument)
+
+    def _operate(self, thread: Thread, kind: str, argument: Any) -> None:
+        state, name = self.state, str(argument)
+        op = f"{kind}:{name}#1"
+        if op in state.journal:
+            record = state.journal[op]
+            state.results[op] = record.get("value", record.get("error"))
+            return
+        thread.op = op
+        state.pending[op] = {"kind": kind, "until": argument if kind == "sleep" else None}
+        self.say("begin", op=op, kind=kind, name=name, digest=DIGEST, data=_data(kind, argument))
+        if kind == "step":
+            self._did(op)
+            value = f"did {name}" if isinstance(argument, str) else "x" * argument
+            state.pending[op]["own"] = value
+            self.say("end", op=op, ok=True, value=value)
+
+    def _tell_status(self) -> None:
+        pending = self.state.pending.values()
+        waits = [each for each in pending if each["kind"] in _WAITS]
+        until = min((each["until"] for each in waits if each["until"] is not None), default=None)
+        status = [len(waits), len(pending) - len(waits), until]
+        if status != self.state.status and (status[0] or self.state.status[0]):
+            self.state.status = status
+            self.say("status", waiting=status[0], busy=status[1], until=until)
+
+    def _end(self, t: str, **fields: Any) -> None:
+        self.state.over = True
+        self.say(t, **fields)
+
+
+def _data(kind: str, argument: Any) -> Object:
+    match kind:
+        case "sleep":
+            return {"until": argument}
+        case "wait":
+            asked = {"prompt": argument, "data": None, "timeout_s": None}
+            return asked | {"tags": [], "approve": False}
+        case "model":
+            return {"method": "POST", "path": argument, "headers": {}, "body": "{}"}
+    return {}

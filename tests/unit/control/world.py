@@ -1,0 +1,445 @@
+"""Scheduler and drivers over the real log, real snapshots on disk and real links, with machines
+that are played by a `Puppet` each, and a hand on everything that happens.
+
+Whatever waits for something outside the driver passes a *point* (`World.at`): there a test may
+answer, kill, cancel, or make it fail.
+
+    thaw  write  written  pause  paused  device  keep  kept  resume  kill  dropped  load  model
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from sqlalchemy import Connection
+from tests.unit.control.puppet import Object, Puppet, State
+
+from torpor.control.machines import Captured, Live, Machines, Taken, _whole
+from torpor.control.scheduler import Scheduler
+from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages
+from torpor.engine.protocol import Files, Shape
+from torpor.image.build import Image
+from torpor.log import agents, entries, runs, snapshots, waits
+from torpor.log.entries import EntryRow
+from torpor.log.runs import RunRow
+from torpor.log.store import LogStore
+from torpor.log.waits import WaitRow
+from torpor.model.errors import HostError
+from torpor.model.home import Home
+from torpor.model.ids import AgentVersion, RunId
+from torpor.model.states import FINAL, RunState
+from torpor.snapshot.build import Changed, build
+from torpor.wire.link import Link
+
+T = TypeVar("T")
+Act = Callable[[], Awaitable[None]]
+
+VERSION = AgentVersion("a" * 32)
+STUCK_S = 10.0
+_MEMORY_PAGES = 256
+
+
+class PlayedMachine:
+    """See `torpor.engine.protocol.Machine`. Its guest reads at most `READ_BYTES` at a time."""
+
+    READ_BYTES = 100
+    _pids = itertools.count(1)
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.pid = next(self._pids)
+        self.alive = True
+        self.running = False
+        self.puppet: Puppet | None = None
+        self.link, self._inside = socket.socketpair()
+        self.link.setblocking(False)
+        self._inside.setblocking(False)
+        self._unwritten = b""
+        self._gone = asyncio.Event()
+
+    async def load(self, device_state: bytes) -> None:
+        await self._at("load")
+        state = State.from_json(json.loads(device_state))
+        self.puppet = Puppet(state, self.world.did, self.world.refuses)
+
+    async def resume(self) -> None:
+        await self._at("resume")
+        self.running = True
+        asyncio.get_running_loop().add_reader(self._inside, self._read)
+        self._write()
+
+    async def pause(self) -> None:
+        await self._at("pause")
+        self._stand_still()
+        await self._at("paused")
+
+    async def device_state(self) -> bytes:
+        await self._at("device")
+        assert self.puppet is not None and not self.running
+        return json.dumps(self.puppet.to_json()).encode()
+
+    def changed_memory(self, buffer: CopyBuffer) -> tuple[PageNumbers, Pages]:
+        pages = buffer.room(1)
+        pages[:] = self.pid % 256
+        return np.array([self.pid % _MEMORY_PAGES], dtype=np.int64), pages
+
+    def cpu_s(self) -> float:
+        return 0.0
+
+    async def kill(self) -> None:
+        await self.world.at("kill")
+        self.die()
+        self.link.close()
+
+    async def ended(self) -> str:
+        await self._gone.wait()
+        return "it was killed"
+
+    def die(self) -> None:
+        """At once, whatever it was doing."""
+        if self.alive:
+            self._stand_still()
+            self.alive = False
+            self._inside.close()
+            self._gone.set()
+
+    def _stand_still(self) -> None:
+        if self.running:
+            self.running = False
+            asyncio.get_running_loop().remove_reader(self._inside)
+            asyncio.get_running_loop().remove_writer(self._inside)
+
+    async def _at(self, point: str) -> None:
+        await self.world.at(point)
+        if not self.alive:
+            raise HostError(f"the machine did not do {point!r}: it is gone")
+
+    def _read(self) -> None:
+        assert self.puppet is not None
+        with contextlib.suppress(BlockingIOError):
+            data = self._inside.recv(self.READ_BYTES)
+            if not data:
+                self._stand_still()
+                return
+            self.puppet.receive(data)
+        self._write()
+
+    def _write(self) -> None:
+        assert self.puppet is not None
+        self._unwritten += self.puppet.garbage + self.puppet.link.data_to_send()
+        self.puppet.garbage = b""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._inside.send(self._unwritten) :]
+        loop = asyncio.get_running_loop()
+        if self._unwritten:
+            loop.add_writer(self._inside, self._write)
+        else:
+            loop.remove_writer(self._inside)
+
+
+class PlayedEngine:
+    """See `torpor.engine.protocol.Engine`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def shape(self, *, memory_mib: int, disk_mib: int, image: str, deps: str) -> Shape:
+        sizes = {"memory_mib": memory_mib, "disk_mib": disk_mib}
+        return Shape("played", "1", "none", "none", "none", image=image, deps=deps, **sizes)
+
+    async def start(self, shape: Shape, files: Files, directory: Path) -> PlayedMachine:
+        machine = PlayedMachine(self._world)
+        self._world.machines_made.append(machine)
+        return machine
+
+
+class PlayedPager:
+    """What the control of machines asks of a `PagerClient`. Serves no memory: nobody reads it."""
+
+    def __init__(self, home: Home) -> None:
+        self.socket = home.socket("pager")
+        self.slots: set[str] = set()
+        self.failure: Exception | None = None
+        self._server: asyncio.Server | None = None
+
+    async def serve(self) -> None:
+        async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.closing(writer):
+                await reader.read()
+
+        self._server = await asyncio.start_unix_server(hold, self.socket)
+
+    async def create(self, slot: str, memory: int, disk: int) -> None:
+        self._ask()
+        self.slots.add(slot)
+
+    async def bind(self, slot: str, manifest: str, *, hot: bool = True) -> Object:
+        self._ask()
+        return {"pushed": 0, "push_ms": 0.0}
+
+    async def dirty(self, slot: str) -> Object:
+        self._ask()
+        return {"pages": [], "overlay": "/dev/null"}
+
+    async def stats(self, slot: str | None = None) -> Object:
+        self._ask()
+        return {"faults": []}
+
+    async def drop(self, slot: str) -> None:
+        self._ask()
+        self.slots.discard(slot)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    def _ask(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+class PlayedBroker:
+    """What drivers ask of a `BrokerClient`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.asked: list[str] = []
+        self.answer: bytes = b"{}"
+
+    async def request(
+        self, method: str, path: str, headers: Object, body: bytes
+    ) -> tuple[int, Object, bytes]:
+        self.asked.append(path)
+        await self._world.at("model")
+        return 200, {}, self.answer
+
+
+class WatchedStore(LogStore):
+    world: World | None = None
+
+    async def write(self, fn: Callable[[Connection], T]) -> T:
+        if self.world is not None:
+            await self.world.at("write")
+        try:
+            return await super().write(fn)
+        finally:
+            if self.world is not None:
+                await self.world.at("written")
+
+
+class WatchedMachines(Machines):
+    world: World
+
+    async def keep(self, live: Live, taken: Taken, hot: PageNumbers | None = None) -> Captured:
+        await self.world.at("keep")
+        captured = await super().keep(live, taken, hot)
+        await self.world.at("kept")
+        return captured
+
+    async def discard(self, live: Live) -> None:
+        await super().discard(live)
+        await self.world.at("dropped")
+
+
+class Drivers(dict[RunId, Any]):
+    """Tells when one goes."""
+
+    def __init__(self) -> None:
+        self.went = asyncio.Event()
+
+    def pop(self, *key: Any) -> Any:
+        self.went.set()
+        return super().pop(*key)
+
+
+class World:
+    def __init__(self, home: Home) -> None:
+        self.home = home.create()
+        self.effects: Counter[str] = Counter()  # bodies of steps that ran
+        self.refused: Counter[str] = Counter()  # messages to be refused, and how often yet
+        self.machines_made: list[PlayedMachine] = []
+        self.acts: dict[str, deque[Act | None]] = {}
+        self.passed: Counter[str] = Counter()
+        self.anywhere: Callable[[str], Awaitable[None]] | None = None
+        self.pager = PlayedPager(home)
+        self.broker = PlayedBroker(self)
+        self.store = WatchedStore.open(home.database)
+        self.scheduler: Scheduler
+
+    async def __aenter__(self) -> World:
+        await self.pager.serve()
+        image = Image("i" * 32, self.home.images / "i")
+        machines: Any = WatchedMachines(self.home, PlayedEngine(self), image, self.pager)  # type: ignore[arg-type]
+        machines.world = self
+        self.machines: WatchedMachines = machines
+        await self._deploy()
+        self.store.world = self
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.anywhere = None
+        self.acts.clear()
+        await self.stop()
+        await self.pager.close()
+        self.store.close()
+
+    async def start(self) -> None:
+        """A server starts."""
+        self.machines.pool._closed = False
+        self.scheduler = Scheduler(self.machines, self.store, self.broker)  # type: ignore[arg-type]
+        self.scheduler.drivers = Drivers()
+        await self.scheduler.start()
+
+    async def stop(self) -> None:
+        await self.scheduler.stop()
+
+    # What machines and store pass.
+
+    async def at(self, point: str) -> None:
+        self.passed[point] += 1
+        acts = self.acts.get(point)
+        if acts and (act := acts.popleft()) is not None:
+            await act()
+        if self.anywhere is not None:
+            await self.anywhere(point)
+
+    def on(self, point: str, *acts: Act | None) -> None:
+        """Do these, one a time, when `point` is passed from now on; None does nothing."""
+        self.acts.setdefault(point, deque()).extend(acts)
+
+    def did(self, op: str) -> None:
+        self.effects[op] += 1
+
+    def refuses(self, t: str) -> bool:
+        if not self.refused[t]:
+            return False
+        self.refused[t] -= 1
+        return True
+
+    # What people do.
+
+    async def run(self, *threads: Sequence[Sequence[Any]]) -> RunId:
+        made = await self.store.write(
+            lambda c: runs.create_run(
+                c, version=VERSION, agent=None, input={"threads": threads}, now=time.time()
+            )
+        )
+        self.scheduler.run_created()
+        return made.id
+
+    async def answer(self, op: str, data: Any = "yes") -> None:
+        """As `Service.complete` does."""
+
+        def write(c: Connection) -> WaitRow:
+            wait = next(wait for wait in waits.list_waits(c) if wait.op == op)
+            waits.complete_wait(c, wait.id, value={"data": data}, now=time.time())
+            return waits.get_wait(c, wait.id)
+
+        self.scheduler.answered(await super(WatchedStore, self.store).write(write))
+
+    async def kill(self) -> None:
+        """The newest machine that runs, or is being captured, is gone."""
+        for machine in reversed(self.machines_made):
+            if machine.alive and machine.puppet is not None:
+                machine.die()
+                return
+
+    # What there is to see.
+
+    async def row(self, run: RunId) -> RunRow:
+        return await self.store.read(lambda c: runs.get_run(c, run))
+
+    async def entries(self, run: RunId, kind: str | None = None) -> list[EntryRow]:
+        kinds = None if kind is None else [kind]
+        return await self.store.read(lambda c: entries.read_entries(c, run, 0, kinds, 10_000))
+
+    async def until(self, run: RunId, seen: Callable[[RunRow], bool]) -> RunRow:
+        """Fails, showing the log, when the run is stuck."""
+        with self.store.subscribe(run) as subscription:
+            try:
+                async with asyncio.timeout(STUCK_S):
+                    while not seen(row := await self.row(run)):
+                        await subscription.wait()
+                    return row
+            except TimeoutError as error:
+                log = [(e.seq, e.kind, e.op, e.data) for e in await self.entries(run)]
+                text = "\n".join(map(str, log[-40:]))
+                raise AssertionError(f"the run is stuck as {await self.row(run)}\n{text}") from error
+
+    async def ended(self, run: RunId) -> RunRow:
+        return await self.until(run, lambda row: row.state in FINAL)
+
+    async def asleep(self, run: RunId) -> None:
+        """Suspended, its machine gone, with nothing left to do."""
+
+        def seen(row: RunRow) -> bool:
+            return row.state is RunState.SUSPENDED and not row.ready
+
+        drivers = self.scheduler.drivers
+        assert isinstance(drivers, Drivers)
+        await self.until(run, seen)
+        async with asyncio.timeout(STUCK_S):
+            while run in drivers:
+                drivers.went.clear()
+                await drivers.went.wait()
+        assert seen(await self.row(run))
+
+    async def open_waits(self, run: RunId, count: int = 1) -> list[WaitRow]:
+        """Once it has so many."""
+        found: list[WaitRow] = []
+
+        with self.store.subscribe(run) as subscription:
+            async with asyncio.timeout(STUCK_S):
+                while len(found) < count:
+                    found = await self.store.read(lambda c: waits.list_waits(c, run))
+                    if len(found) < count:
+                        await subscription.wait()
+        return found
+
+    async def output(self, run: RunId) -> str:
+        return "".join(entry.data["text"] for entry in await self.entries(run, "output"))
+
+    async def _deploy(self) -> None:
+        """An agent whose template is a supervisor that has done nothing yet."""
+        shape = self.machines.shape(memory_mib=1, disk_mib=1, deps="")
+        state = json.dumps(State().__dict__ | {"threads": []}).encode()
+        empty = Changed(_MEMORY_PAGES * PAGE, np.empty(0, np.int64), np.empty((0, PAGE), np.uint8))
+        built = build(
+            None,
+            None,
+            {"memory": empty, "disk": empty, "device": _whole(state)},
+            hot=np.empty(0, dtype=np.int64),
+            facts={"shape": shape.facts()},
+            dedup=None,
+        )
+        stored = self.machines.store.put(built)
+
+        def write(c: Connection) -> None:
+            agents.put_agent(
+                c, version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0
+            )
+            template = snapshots.record_snapshot(
+                c,
+                version=VERSION,
+                manifest=stored.manifest_digest,
+                bytes=stored.bytes,
+                pause_ms=1.0,
+                freeze_ms=1.0,
+                now=1.0,
+                link=Link().state().to_json(),
+            )
+            agents.set_template(c, VERSION, template.id, boot_ms=1.0, template_bytes=1)
+
+        await self.store.write(write)
