@@ -94,6 +94,7 @@ class Client:
             "dependencies": list(source.dependencies),
             "memory_mib": source.memory_mib,
             "disk_mib": source.disk_mib,
+            "keep": source.keep,
         }
         data: Object
         for name, data in self._events("POST", "/agents", json=body):
@@ -167,6 +168,34 @@ class Client:
 
     def snapshots(self, ref: str) -> list[Object]:
         return self._list("GET", f"/runs/{_segment(ref)}/snapshots")
+
+    def verify(self, ref: str) -> Object:
+        """Reads all that the run's snapshots need: as long as that takes."""
+        return self._object("GET", f"/runs/{_segment(ref)}/verify", timeout=None)
+
+    def pin(self, ref: str, snapshot: str, pinned: bool) -> Object:
+        path = f"/runs/{_segment(ref)}/snapshots/{_segment(snapshot)}"
+        return self._object("PATCH", path, json={"pinned": pinned})
+
+    def gc(self, *, dry_run: bool) -> Object:
+        return self._object("POST", "/gc", json={"dry_run": dry_run}, timeout=None)
+
+    def export(self, ref: str, snapshot: str | None) -> Iterator[bytes]:
+        """The bytes of the run as a file. Raises Unreachable if they break off."""
+        path = f"/runs/{_segment(ref)}/export"
+        try:
+            with self._http.stream(
+                "GET", path, params=_given({"snapshot": snapshot}), timeout=None
+            ) as response:
+                if response.is_error:
+                    response.read()
+                    raise _error(response)
+                yield from response.iter_raw()
+        except httpx.TransportError as error:
+            raise self._unreachable(_why(error)) from error
+
+    def import_run(self, chunks: Iterable[bytes]) -> Object:
+        return self._object("POST", "/imports", content=chunks, timeout=None)
 
     def waits(self, run: str | None = None, *, all: bool = False) -> list[Object]:
         query = {"run": run, "all": "true" if all else None}

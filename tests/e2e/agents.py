@@ -14,7 +14,9 @@ import json
 import os
 import random
 import secrets
+import signal
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -132,9 +134,9 @@ def crash(name: str) -> dict[str, Any]:
     held = asked(f"hold {name} 1")
     print("three")
     verdict = torpor.approve("half way?")
-    torpor.emit({"drawn": drawn()})
     print("four")
     second = double(2)
+    torpor.emit({"drawn": drawn()})
     print("five")
     held_again = asked(f"hold {name} 2")
     print("six")
@@ -186,3 +188,29 @@ def tidy(name: str) -> None:
     finally:
         print("tidied up")
         double(21)
+
+
+IMPORTED_AT = time.time()
+
+
+def ends_badly() -> None:
+    raise LookupError("no such thing")
+
+
+@torpor.agent
+def goes_wrong(how: str) -> Any:
+    print("going wrong")
+    match how:
+        case "raise":
+            ends_badly()
+        case "exit":
+            sys.exit(4)
+        case "os exit":
+            os._exit(3)
+        case "signal":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "memory":
+            return len(b"".join(os.urandom(MIB) for _ in range(1024)))
+        case "result":
+            return {1, 2}
+    return IMPORTED_AT

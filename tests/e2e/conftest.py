@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.stage import Model, Stage, Watch, wait_gone
+from tests.e2e.stage import Model, Stage, Watch, command_of
 
 from torpor.engine.qemu.probe import find_qemu
 from torpor.image.build import ensure_image
@@ -59,13 +59,15 @@ def session_stage(model: Model) -> Iterator[Stage]:
         for name in SHARED:
             (root / name).symlink_to(base.root / name)
         stage = Stage(Home(root).create(), model)
-        stage.start()
-        yield stage
-        stage.stop()
-        for pid in stage.processes():
-            wait_gone(pid)
-        assert not stage.mounts()
-        assert not list(stage.home.machines.iterdir())
+        try:
+            stage.start()
+            yield stage
+            stage.stop()
+            assert not stage.processes(), list(map(command_of, stage.processes()))
+            assert not stage.mounts()
+            assert not list(stage.home.machines.iterdir())
+        finally:
+            stage.clear()
     assert not root.exists()
 
 
@@ -73,7 +75,10 @@ def session_stage(model: Model) -> Iterator[Stage]:
 def version(session_stage: Stage) -> str:
     """The deployed agents."""
     source = read_agent(HERE / "agents.py")
-    deployed = session_stage.client.deploy(source, lambda stage, message, fraction: None)
+    try:
+        deployed = session_stage.client.deploy(source, lambda stage, message, fraction: None)
+    except TorporError as error:
+        raise AssertionError(f"{error}\n{session_stage.log_end('server')}") from error
     return str(deployed["version"])
 
 

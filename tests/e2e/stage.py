@@ -131,6 +131,13 @@ class Stage:
             self._server.terminate()
             assert self._server.wait(60) == 0, self.log_end("server")
 
+    def clear(self) -> None:
+        """Leave nothing behind, whatever has failed."""
+        for pid in self.processes():
+            end(pid)
+        for line in self.mounts():
+            _run("umount", "--lazy", line.split()[1])
+
     def log_end(self, name: str) -> str:
         path = self.home.run / f"{name}.log"
         return path.read_text(errors="replace")[-4000:] if path.exists() else "no log"

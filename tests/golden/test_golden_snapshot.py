@@ -7,19 +7,27 @@ a file of its own. Nothing in this directory is ever written again.
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
 import zstandard
 from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from torpor.snapshot.layer import PAGE, LayerReader, Pages
-from torpor.snapshot.manifest import LayerRef, Manifest, Refs, Region, make_refs
+from torpor.snapshot.layer import PAGE, LayerReader, Pages, SealedReader
+from torpor.snapshot.manifest import LayerRef, Manifest, Refs, Region, make_refs, read_layers
 from torpor.snapshot.reader import FrameCache, PageReader
+from torpor.snapshot.seal import Key
 
 HERE = Path(__file__).parent
 LAYER = "ebbc8db8a43bc951be1c984f69830ced711bebf80b43007b4c95226a83b29fd6"
 MANIFEST = "aeb513397a809996f5db11ef1f59ec02a27054747e7e423f8c6138e3f03c37b9"
+SEALED_LAYER = "b016e79f74903084e55f5d543d409cdaae36743eadbab92f40b908414897144b"
+SEALED_MANIFEST = "fcc1838cab78cec88bf09c322cb69abe232268132940b9284b95aa4f89bb6a49"
+KEY = Key(bytes(range(32)))
 
 
 def layer_pages() -> Pages:
@@ -101,3 +109,50 @@ def test_pages_of_manifest_1_in_layer_1() -> None:
     memory[15] = stored[19] ^ stored[3]
     assert reader.read("memory", 0, 16 * PAGE) == memory.tobytes()
     assert reader.read("disk", 0, 5 * PAGE) == bytes(5 * PAGE)
+
+
+def test_sealed_layer_1() -> None:
+    path = HERE / "layer-sealed-1.bin"
+    assert blake3(path.read_bytes()).hexdigest() == SEALED_LAYER
+    reader = SealedReader(path, KEY)
+    assert (reader.pages, reader.frames) == (20, 2)
+    assert reader.frame(0) + reader.frame(1) == layer_pages().tobytes()
+
+
+def test_sealed_manifest_1() -> None:
+    data = (HERE / "manifest-sealed-1.bin").read_bytes()
+    decoded, expected = Manifest.decode(data, KEY), manifest(LAYER)
+    assert decoded.digest == SEALED_MANIFEST
+    sealed = LayerRef("sealed", SEALED_LAYER, 20)
+    assert read_layers(data) == decoded.layers == (expected.layers[0], sealed)
+    assert decoded.facts == expected.facts
+    assert decoded.regions["memory"].refs.tolist() == expected.regions["memory"].refs.tolist()
+
+
+def opened(purpose: bytes, salt: bytes, part: int, sealed: bytes, clear: bytes | None) -> bytes:
+    """As docs/formats/layer.md says, and with nothing of ours."""
+    key = HKDF(SHA256(), 32, salt, purpose).derive(KEY.secret)
+    return AESGCM(key).decrypt(part.to_bytes(12, "big"), sealed, clear)
+
+
+def test_the_documents_suffice_to_open_what_is_sealed() -> None:
+    data = (HERE / "layer-sealed-1.bin").read_bytes()
+    assert data[:8] == b"TORPORL1"
+    table = data[-(17 + 8 * 2) :]
+    assert table[:8] == bytes.fromhex("5e2a4d18") + (9 + 8 * 2).to_bytes(4, "little")
+    assert table[-9:] == (2).to_bytes(4, "little") + b"\0" + bytes.fromhex("b1ea928f")
+    at, pages = 40, b""
+    for part in range(2):
+        stored = int.from_bytes(table[8 + 8 * part : 12 + 8 * part], "little")
+        frame = opened(b"torpor layer 1", data[8:40], part, data[at : at + stored], None)
+        pages += zstandard.decompress(frame)
+        at += stored
+    assert at == len(data) - len(table)
+    assert pages == layer_pages().tobytes()
+
+    data = (HERE / "manifest-sealed-1.bin").read_bytes()
+    assert data[:8] == b"TORPORS1"
+    end = 44 + int.from_bytes(data[40:44], "little")
+    assert json.loads(data[44:end])[1] == ["sealed", SEALED_LAYER, 20]
+    inside = opened(b"torpor snapshot 1", data[8:40], 0, data[end:], data[:end])
+    assert Manifest.decode(inside).parent == "fedcba9876543210" * 4

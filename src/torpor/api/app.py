@@ -7,7 +7,7 @@ stop: streams end, and the process (`torpor.api.server`) follows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Annotated, Any, Protocol
 
@@ -19,17 +19,22 @@ from torpor.api import limits, problems, stream
 from torpor.api.problems import Json
 from torpor.api.shapes import (
     Agent,
+    Collected,
     CompleteRequest,
     DeployRequest,
     Entry,
+    ExportQuery,
+    GcRequest,
     Health,
     LogQuery,
+    PinRequest,
     Problem,
     Run,
     RunDetail,
     RunsQuery,
     Snapshot,
     StartRequest,
+    Verified,
     Wait,
     WaitsQuery,
     split,
@@ -77,6 +82,18 @@ class Service(Protocol):
     async def cancel(self, ref: str) -> Object: ...
 
     async def snapshots(self, ref: str) -> list[Object]: ...
+
+    async def verify(self, ref: str) -> Object: ...
+
+    async def pin(self, ref: str, snapshot: str, pinned: bool) -> Object: ...
+
+    async def gc(self, dry_run: bool) -> Object: ...
+
+    async def export(self, ref: str, snapshot: str | None) -> Iterator[bytes]:
+        """Reading what this gives blocks."""
+        ...
+
+    async def import_run(self, chunks: AsyncIterator[bytes]) -> Object: ...
 
     async def waits(self, run: str | None, all: bool) -> list[Object]: ...
 
@@ -179,6 +196,40 @@ async def cancel(ref: str, service: Uses) -> Json:
 @router.get("/runs/{ref}/snapshots", responses=_gives(list[Snapshot]))
 async def snapshots(ref: str, service: Uses) -> Json:
     return Json(await service.snapshots(ref))
+
+
+@router.get("/runs/{ref}/verify", responses=_gives(Verified))
+async def verify(ref: str, service: Uses) -> Json:
+    """Read every byte that the run's snapshots and its template need."""
+    return Json(await service.verify(ref))
+
+
+@router.patch("/runs/{ref}/snapshots/{snapshot}", responses=_gives(Snapshot))
+async def pin(ref: str, snapshot: str, body: PinRequest, service: Uses) -> Json:
+    """A pinned snapshot is kept until it is not pinned any more."""
+    return Json(await service.pin(ref, snapshot, body.pinned))
+
+
+@router.get("/runs/{ref}/export", response_class=StreamingResponse)
+async def export(
+    ref: str, query: Annotated[ExportQuery, Query()], service: Uses
+) -> StreamingResponse:
+    """The run as one file (docs/formats/export.md) that another torpor can import."""
+    return StreamingResponse(
+        await service.export(ref, query.snapshot), media_type="application/x-tar"
+    )
+
+
+@router.post("/imports", status_code=201, responses=_gives(Run, 201))
+async def import_run(request: Request, service: Uses) -> Json:
+    """Take in an export, the request's body. The run goes on from where it was."""
+    return Json(await service.import_run(request.stream()), status_code=201)
+
+
+@router.post("/gc", responses=_gives(Collected))
+async def gc(body: GcRequest, service: Uses) -> Json:
+    """Reclaim the snapshots that are not kept any more, and remove what nothing needs."""
+    return Json(await service.gc(body.dry_run))
 
 
 @router.get("/waits", responses=_gives(list[Wait]))

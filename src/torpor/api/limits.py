@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,7 +12,9 @@ from torpor.model.agentfile import FILES_BYTES_MAX
 BODY_BYTES_MAX = 2 * 1024 * 1024
 # As many bytes of files as an agent may have, in base64 (4 characters for 3 bytes).
 DEPLOY_BYTES_MAX = FILES_BYTES_MAX * 4 // 3 + BODY_BYTES_MAX
-DEPLOY_PATH = "/v1/agents"
+DEPLOY_PATH, IMPORT_PATH = "/v1/agents", "/v1/imports"
+# An import is taken as it comes, none of it in memory.
+_MOST = {DEPLOY_PATH: float(DEPLOY_BYTES_MAX), IMPORT_PATH: math.inf}
 
 
 class BodyLimit:
@@ -23,7 +27,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = DEPLOY_BYTES_MAX if scope["path"] == DEPLOY_PATH else BODY_BYTES_MAX
+        most = _MOST.get(scope["path"], BODY_BYTES_MAX)
         told = dict(scope["headers"]).get(b"content-length", b"0")
         taken = 0
 

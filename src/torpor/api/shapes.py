@@ -24,6 +24,8 @@ from torpor.model.agentfile import (
     MEMORY_MIB_MIN,
     AgentSource,
 )
+from torpor.model.errors import Invalid
+from torpor.model.keep import parse_keep
 from torpor.model.states import RunState
 
 
@@ -67,6 +69,14 @@ def _states(text: str) -> str:
     return text
 
 
+def _keep(text: str) -> str:
+    try:
+        parse_keep(text, "keep")
+    except Invalid as error:
+        raise ValueError(error.message) from error
+    return text
+
+
 def split(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
 
@@ -91,6 +101,9 @@ class DeployRequest(_Request):
     )
     memory_mib: int = Field(default=512, ge=MEMORY_MIB_MIN, le=MEMORY_MIB_MAX, multiple_of=2)
     disk_mib: int = Field(default=2048, ge=DISK_MIB_MIN, le=DISK_MIB_MAX, multiple_of=2)
+    keep: Annotated[str, AfterValidator(_keep)] = Field(
+        default="", description='how long snapshots are kept: "last 3", "7d", "all"'
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> DeployRequest:
@@ -108,6 +121,7 @@ class DeployRequest(_Request):
             dependencies=tuple(sorted(self.dependencies)),
             memory_mib=self.memory_mib,
             disk_mib=self.disk_mib,
+            keep=self.keep,
         )
 
 
@@ -147,6 +161,18 @@ class LogQuery(_Request):
 class WaitsQuery(_Request):
     run: ShortText | None = None
     all: bool = Field(default=False, description="also those that have ended")
+
+
+class PinRequest(_Request):
+    pinned: bool
+
+
+class GcRequest(_Request):
+    dry_run: bool = Field(default=False, description="only say what would be done")
+
+
+class ExportQuery(_Request):
+    snapshot: ShortText | None = Field(default=None, description="instead of the newest")
 
 
 class Problem(BaseModel):
@@ -245,3 +271,30 @@ class Snapshot(BaseModel):
     freeze_ms: float | None
     created_at: float
     detail: dict[str, Any] | None
+    pinned: bool
+    reclaimed_at: float | None
+
+
+class Verified(BaseModel):
+    """`snapshots`: what is wrong with each that the run may be restored from. `problems`: each
+    with all unfinished runs and kept snapshots' runs that it touches."""
+
+    run: str
+    snapshots: list[dict[str, Any]]
+    problems: list[dict[str, Any]]
+
+
+class Collected(BaseModel):
+    """`reclaimed`: snapshots and templates that are not kept any more. `bytes`: of the files
+    removed; `young_bytes`: of those that go later; `kept_bytes`: of all others."""
+
+    dry_run: bool
+    reclaimed: list[dict[str, Any]]
+    manifests: int
+    layers: int
+    bytes: int
+    young_bytes: int
+    kept_bytes: int
+    kept_snapshots: int
+    kept_templates: list[dict[str, Any]]
+    problems: list[str]

@@ -180,7 +180,7 @@ class _Follower:
         data = entry["data"]
         match entry["kind"]:
             case "op.begin" if data["kind"] in ("wait", "sleep"):
-                self._awaited[entry["op"]] = data
+                self._awaited[entry["op"]] = {**data, "op": entry["op"]}
             case "op.end":
                 self._awaited.pop(entry["op"], None)
             case "output":
@@ -241,9 +241,7 @@ class _Follower:
             for wait in asked:
                 if wait["id"] not in self._announced:
                     self._announced.add(wait["id"])
-                    self._remark(
-                        f"waiting: {wait['prompt'] or 'an answer'}\n  {how_to_answer(wait)}"
-                    )
+                    self._remark(f"waiting: {words.asked(wait)}\n  {how_to_answer(wait)}")
             return
         now = self._question
         if now is not None and now.wait["id"] not in [wait["id"] for wait in asked]:
@@ -299,8 +297,7 @@ class _Follower:
             self._live.update(question, refresh=True)
 
     def _say_told(self, wait: Object) -> None:
-        prompt = words.line(wait["prompt"]) if wait["prompt"] else "the question"
-        self._remark(f"{prompt}: {told(wait)}")
+        self._remark(f"{words.asked(wait)}: {told(wait)}")
 
     def _start_live(self) -> None:
         self._live = Live(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from dataclasses import asdict
@@ -89,6 +90,10 @@ def down(as_json: Json = False) -> None:
         if running(home):  # it lives but does not answer: stopping it is not done
             raise
         going, stopped = 0, False
+        if home.run.exists():  # one that was killed leaves its processes
+            from torpor.control.service import stop_processes  # loads the engines: only here
+
+            asyncio.run(stop_processes(home))
     if as_json:
         show_json({"stopped": stopped, "unfinished": going})
     elif not stopped:

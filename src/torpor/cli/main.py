@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import torpor
-from torpor.cli import agents, host, runs, waits
+from torpor.cli import agents, host, runs, storage, waits
 from torpor.cli.screen import complain, say
 from torpor.client import Unreachable
 from torpor.model.errors import Missing, TorporError
@@ -93,8 +93,10 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "show": runs.show_run,
         "logs": runs.logs,
         "trace": runs.trace,
-        "snapshots": runs.snapshots,
+        "snapshots": storage.snapshots,
         "cancel": runs.cancel,
+        "export": storage.export,
+        "import": storage.import_run,
     },
     _WAITS: {
         "waits": waits.waits,
@@ -102,7 +104,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "deny": waits.deny,
         "complete": waits.complete,
     },
-    _THIS_HOST: {"up": host.up, "down": host.down, "doctor": host.doctor},
+    _THIS_HOST: {"up": host.up, "down": host.down, "doctor": host.doctor, "gc": storage.gc},
 }
 for panel, commands in _COMMANDS.items():
     for name, command in commands.items():

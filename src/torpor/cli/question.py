@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from torpor.cli.words import line, plain, shown
+from torpor.cli.words import asked, line, plain, shown
 
 _ENTER, _ERASE = "\r\n", "\x7f\x08"
 _CLEAR_LINE, _END, _ESCAPE = "\x15", "\x04", "\x1b"
@@ -93,7 +93,9 @@ class Question:
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = [
-            Text.assemble(("? ", "bold yellow"), (plain(self.wait["prompt"] or "answer?"), "bold"))
+            Text.assemble(
+                ("? ", "bold yellow"), (plain(self.wait["prompt"] or asked(self.wait)), "bold")
+            )
         ]
         if self.wait["data"] is not None:
             lines = plain(shown(self.wait["data"])).splitlines()

@@ -1,4 +1,4 @@
-"""ps, show, logs, trace, snapshots, cancel: runs, looked at."""
+"""ps, show, logs, trace, cancel: runs, looked at."""
 
 from __future__ import annotations
 
@@ -19,14 +19,11 @@ from torpor.cli import timeline, words
 from torpor.cli.attach import error_line, how_to_answer
 from torpor.cli.host import Json
 from torpor.cli.screen import facts, say, show, show_json, state, table
+from torpor.cli.storage import RunArg, snapshot_table
 from torpor.client import Appended, Back, Client, Lost
 from torpor.model.home import Home
 from torpor.model.states import FINAL, RunState
 
-RunArg = Annotated[
-    str,
-    typer.Argument(metavar="RUN", show_default=False, help="A run's id, or the start of one."),
-]
 _DAY_S = 86400
 _RECENT_MAX = 1000
 _OUTPUT_LINES = 10
@@ -100,7 +97,7 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
         parts += [Text("\ntraceback", "bold"), Text(trace, "dim")]
     if found["snapshots_count"]:
         newest = client.snapshots(found["id"])[-5:]
-        parts += [Text(), _snapshot_table(newest, now)]
+        parts += [Text(), snapshot_table(newest, now)]
     show(Group(*parts))
 
 
@@ -149,34 +146,6 @@ def _wait(wait: Object, now: float) -> Text:
 def _last_output(client: Client, run: str) -> list[str]:
     text = "".join(e["data"]["text"] for e in client.entries(run) if e["kind"] == "output")
     return text.splitlines()[-_OUTPUT_LINES:]
-
-
-def snapshots(run: RunArg, as_json: Json = False) -> None:
-    """The snapshots of a run."""
-    found = Client(Home.find()).snapshots(run)
-    if as_json:
-        show_json(found)
-    elif not found:
-        say("no snapshots yet")
-    else:
-        show(_snapshot_table(found, time.time()))
-
-
-def _snapshot_table(found: list[Object], now: float) -> Table:
-    heads = ("SNAPSHOT", "EPOCH", "SEQ", "SIZE", "PAUSED", "FROZEN IN", "TAKEN")
-    rows = [
-        (
-            s["id"],
-            str(s["epoch"]),
-            str(s["seq"]),
-            words.size(s["bytes"]),
-            "" if s["pause_ms"] is None else words.duration(s["pause_ms"] / 1000),
-            "" if s["freeze_ms"] is None else words.duration(s["freeze_ms"] / 1000),
-            words.ago(s["created_at"], now),
-        )
-        for s in found
-    ]
-    return table(heads, rows)
 
 
 def logs(

@@ -53,7 +53,7 @@ def _row(wait: dict[str, Any], now: float) -> tuple[str, ...]:
         words.ago(wait["created_at"], now),
         ends if is_open else words.ago(wait["completed_at"] or now, now),
         "open" if is_open else told(wait),
-        words.line(wait["prompt"] or wait["op"]),
+        words.asked(wait),
     )
 
 
@@ -88,7 +88,7 @@ def _answer(ref: str, *, as_json: bool, **answer: Any) -> None:
     if as_json:
         show_json(ended)
     else:
-        say(f"{words.line(ended['prompt'] or ended['op'])}: {told(ended)}")
+        say(f"{words.asked(ended)}: {told(ended)}")
 
 
 def find_wait(client: Client, ref: str) -> str:
@@ -104,5 +104,5 @@ def find_wait(client: Client, ref: str) -> str:
                 f"{ref} waits for nobody's answer", hint="See: torpor waits --all " + ref
             )
         case several:
-            lines = "\n".join(f"  {w['id']}  {words.line(w['prompt'] or w['op'])}" for w in several)
+            lines = "\n".join(f"  {w['id']}  {words.asked(w)}" for w in several)
             raise Conflict(f"{ref} has {len(several)} open waits", hint=f"Name one:\n{lines}")

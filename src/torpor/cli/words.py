@@ -116,6 +116,12 @@ def times(run: Mapping[str, Any]) -> str:
     return f"{ran}, slept {duration(run['slept_s'])}" if run["slept_s"] else ran
 
 
+def asked(wait: Mapping[str, Any], most: int = 200) -> str:
+    """What a wait is about: its prompt, else the name that the agent gave it."""
+    name = str(wait["op"]).partition(":")[2].removesuffix("#1")
+    return line(wait["prompt"] or name or wait["op"], most)
+
+
 def waiting_for(waits: list[dict[str, Any]], now: float) -> str:
     """What open waits wait for, the first of them in words."""
     if not waits:
@@ -127,5 +133,5 @@ def waiting_for(waits: list[dict[str, Any]], now: float) -> str:
         )
     else:
         kind = "approval" if first["approve"] else "an answer"
-        what = f"{kind}: {line(first['prompt'], 60)}" if first["prompt"] else kind
+        what = f"{kind}: {asked(first, 60)}"
     return f"{what} and {more} more" if more else what

@@ -5,6 +5,7 @@ scheduler.py   claims runs, wakes timers, recovers what was lost
 driver.py      one task per running machine: hears it, freezes it, ends it
 templates.py   an agent's version becomes a frozen machine that has loaded it
 machines.py    machines on this host: start, restore, capture, discard; no run, no log
+keys.py        what runs' snapshots are sealed with
 pool.py        empty machines that wait to be given a snapshot
 guest.py       the conversation with one machine's supervisor
 model.py       the way to the model: the broker, started when it is not there

@@ -60,9 +60,11 @@ def _fuse() -> str:
 def _builders() -> Iterator[Check]:
     # Debian keeps some of them where an ordinary user's PATH does not look.
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = [name for name in _BUILDERS if shutil.which(name, path=path) is None]
+    needed = _BUILDERS if os.geteuid() == 0 else (*_BUILDERS, "newuidmap")
+    missing = [name for name in needed if shutil.which(name, path=path) is None]
     if missing:
         hint = "apt-get install mmdebstrap erofs-utils e2fsprogs debian-archive-keyring"
+        hint += "" if os.geteuid() == 0 else " uidmap, and a line for this user in /etc/subuid"
         yield Check("image tools", False, f"absent: {', '.join(missing)}", hint)
     else:
         yield Check("image tools", True, "mmdebstrap, erofs-utils, e2fsprogs")

@@ -27,25 +27,36 @@ import logging
 import time
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
 
 from torpor.control.guest import Output, Said
+from torpor.control.keys import Keys, RunKey
 from torpor.control.machines import Captured, Live, Machines
 from torpor.control.model import Model
 from torpor.control.templates import exit_words
 from torpor.control.thaw import thaw
 from torpor.log import entries, runs, snapshots, waits
 from torpor.log.entries import BEGIN, END, NewEntry
+from torpor.log.keys import put_key
 from torpor.log.runs import RunRow
 from torpor.log.snapshots import SnapshotRow
 from torpor.log.store import LogStore
 from torpor.log.waits import WaitRow
-from torpor.model.errors import Conflict, Exhausted, GuestError, StaleEpoch, TorporError
+from torpor.model.errors import (
+    CallerError,
+    Conflict,
+    Exhausted,
+    GuestError,
+    Invalid,
+    StaleEpoch,
+    TorporError,
+)
 from torpor.model.ids import OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
 from torpor.policy import freeze as policy
@@ -65,6 +76,19 @@ DISK_FULL_RETRY_S = 1.0
 ENDED = "ended"  # what a driver is `doing` once its run has ended
 
 Write = Callable[[Connection], object]
+
+
+class _Refused(Exception):
+    """What the agent wants recorded cannot be (rule 13): too large, or against its own log. On
+    another machine it would want the same."""
+
+    def __init__(self, error: CallerError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+# Raised during a freeze, these are the end of the machine or the run, not of the freeze alone.
+_NOT_OF_FREEZING = (GuestError, StaleEpoch, _Refused)
 
 
 class Outcome(Enum):
@@ -111,6 +135,7 @@ class Driver:
         machines: Machines,
         store: LogStore,
         model: Model,
+        keys: Keys,
         row: RunRow,
         on_wait: Callable[[], None],
     ) -> None:
@@ -125,7 +150,8 @@ class Driver:
         self.progressed = False  # something durable came of this machine
         self.loss = ""  # why the machine was lost, where that is known
         self._decided = time.perf_counter()  # before the claim, which is part of a resume
-        self._machines, self._store, self._model = machines, store, model
+        self._machines, self._store, self._model, self._keys = machines, store, model, keys
+        self._key: RunKey | None = None
         self._on_wait = on_wait
         self._arrived: deque[Result] = deque()
         self._heard = asyncio.Event()
@@ -135,6 +161,7 @@ class Driver:
         self._unanswered: set[str] = set()
         self._checkpoints: list[str] = []
         self._calls: set[asyncio.Task[None]] = set()
+        self._trouble: BaseException | None = None  # what ended one of them
         self._streams = {1: _Stream("stdout", 0), 2: _Stream("stderr", 0)}
         # For each step that may be replayed, how much output the log held when it ended.
         self._printed: dict[str, dict[str, int]] = {}
@@ -152,6 +179,10 @@ class Driver:
         self._arrived.append(Result(op, fields))
         self._heard.set()
 
+    @property
+    def cancelled(self) -> bool:
+        return self._cancel is not None
+
     def cancel(self) -> None:
         """A cancellation was recorded: let the agent clean up and end."""
         self._cancel = CANCEL_REASON
@@ -162,47 +193,25 @@ class Driver:
     async def drive(self, snapshot: SnapshotRow) -> Outcome:
         """From `snapshot` (of the run, or its template) to the end of this machine."""
         self.snapshot = snapshot.id
-        started = snapshot.run is not None
+        self._key = await self._keys.of(self.run)
         live = await self._machines.restore(
-            snapshot.manifest, LinkState.from_json(snapshot.link or {}), self._heard
+            snapshot.manifest,
+            LinkState.from_json(snapshot.link or {}),
+            self._heard,
+            self._key.key if self._key else None,
         )
         try:
             self.live = live
-            journal = await self._store.read(lambda c: entries.journal(c, self.run, snapshot.seq))
-            self._printed = {r["op"]: r.pop("printed") for r in journal if "printed" in r}
-            self._take_up(snapshot, {record["op"] for record in journal})
-            replayed = journal if started else []
-            await thaw(live, self.run, self.epoch, started=started, journal=replayed)
-            resume_ms = (time.perf_counter() - self._decided) * 1000
-            self._machines.pool.refill(live.shape)
-            await self._write(
-                self._note("machine.up", resume_ms=round(resume_ms, 1), snapshot=snapshot.id)
-            )
-            if not started:
-                live.guest.say(
-                    "start",
-                    run=self.run,
-                    epoch=self.epoch,
-                    agent=self.row.agent,
-                    input=self.row.input,
-                    journal=journal,
-                )
-            self._spawn(self._machines.learn_faults(live))
-            self.doing = "running"
-            return await self._attend()
-        except StaleEpoch:
-            return Outcome.LOST
-        except GuestError as error:
-            if live.guest.broken is None:
-                # It is there, but cannot be talked to sensibly.
-                await self._end(RunState.FAILED, error=_told(error))
+            await self._wake(live, snapshot)
+            try:
+                return await self._attend()
+            except _Refused as refused:
+                await self._end(RunState.FAILED, error=_told(refused.error))
                 return Outcome.ENDED
-            self.loss = str(error)
-            log.info("run %s lost its machine: %s", self.run, error)
-            return Outcome.LOST
         except (TorporError, OSError) as error:
             # Whatever it was, this driver heard things that the next machine will say again.
-            log.warning("run %s gives up its machine: %s", self.run, error)
+            self.loss = str(error)
+            log.info("run %s lost its machine: %s", self.run, error)
             return Outcome.LOST
         finally:
             for call in self._calls:
@@ -212,13 +221,54 @@ class Driver:
             self.damage = await self._machines.damage_of(live)
             await _to_the_end(self._machines.discard(live))
 
+    async def _wake(self, live: Live, snapshot: SnapshotRow) -> None:
+        """From the restored machine to an agent that goes on where it was, or starts."""
+        started = snapshot.run is not None
+        journal = await self._store.read(lambda c: entries.journal(c, self.run, snapshot.seq))
+        self._printed = {r["op"]: r.pop("printed") for r in journal if "printed" in r}
+        self._take_up(snapshot, {record["op"] for record in journal})
+        replayed = journal if started else []
+        await thaw(live, self.run, self.epoch, started=started, journal=replayed)
+        resume_ms = (time.perf_counter() - self._decided) * 1000
+        self._machines.pool.refill(live.shape)
+        await self._write(
+            self._note("machine.up", resume_ms=round(resume_ms, 1), snapshot=snapshot.id)
+        )
+        if not started:
+            live.guest.say(
+                "start",
+                run=self.run,
+                epoch=self.epoch,
+                agent=self.row.agent,
+                input=self.row.input,
+                journal=journal,
+            )
+        await self._ask_again()
+        self._spawn(self._learn(live))
+        self.doing = "running"
+
     def _take_up(self, snapshot: SnapshotRow, answered: set[str]) -> None:
         """Continue where the machine in `snapshot` was."""
         detail = snapshot.detail
         self._unanswered = set(detail.get("unanswered", ())) - answered
-        self._waiting = len(self._unanswered)
+        # As the guest said last: it only says what has changed since.
+        self._waiting, self._busy, self._ends_at = detail.get("status", (0, 0, None))
         for channel, state in detail.get("streams", {}).items():
             self._streams[int(channel)].set(state)
+
+    async def _learn(self, live: Live) -> None:
+        try:
+            await self._machines.learn_faults(live)
+        except (TorporError, OSError) as error:  # the next resume is slower, that is all
+            log.info("run %s: %s", self.run, error)
+
+    async def _ask_again(self) -> None:
+        """What the machine had asked for before its snapshot, and nobody is at any more."""
+        # This machine is the proof that the checkpoint was made.
+        await self._end_checkpoints([op for op in self._unanswered if _kind(op) == "checkpoint"])
+        for op in [OpId(op) for op in self._unanswered if _kind(op) == "model"]:
+            begun = await self._store.read(partial(entries.read_op, run=self.run, op=op))
+            self._spawn(self._ask_model(op, begun["data"]))
 
     async def _attend(self) -> Outcome:
         """Hear the guest, pass on what arrives, decide about freezing, until it is over."""
@@ -229,6 +279,8 @@ class Driver:
                 return self._outcome
             if live.guest.broken is not None:
                 raise live.guest.broken
+            if self._trouble is not None:
+                raise self._trouble
             self._answer()
             self._say_cancel()
             if self._cancel_deadline is not None and time.monotonic() > self._cancel_deadline:
@@ -392,22 +444,35 @@ class Driver:
 
     async def _ask_model(self, op: OpId, asked: dict[str, Any]) -> None:
         """Do the model call, record its outcome, then deliver it."""
-        body = asked["body"].encode() if "body" in asked else b64decode(asked["body_b64"])
         try:
+            body = asked["body"].encode() if "body" in asked else b64decode(asked["body_b64"])
             status, headers, answer = await self._model.request(
                 asked["method"], asked["path"], asked["headers"], body
             )
-        except TorporError as error:
-            status, headers = 503, {"content-type": "application/json"}
-            answer = json.dumps({"error": {"message": error.message, "type": error.code}}).encode()
-        value: dict[str, Any] = {"status": status, "headers": headers}
+        except (TorporError, ValueError) as error:
+            value = _no_answer(503, error)
+        else:
+            value = {"status": status, "headers": headers}
+            try:
+                value["body"] = answer.decode()
+            except UnicodeDecodeError:
+                value["body_b64"] = b64encode(answer).decode()
         try:
-            value["body"] = answer.decode()
-        except UnicodeDecodeError:
-            value["body_b64"] = b64encode(answer).decode()
+            await self._record_end(op, value)
+        except _Refused as refused:
+            if not isinstance(refused.error, Invalid):
+                raise
+            value = _no_answer(502, refused.error)  # too large to be kept
+            await self._record_end(op, value)
+
+    async def _record_end(self, op: OpId, value: dict[str, Any]) -> None:
+        """Record the outcome of a model call, then deliver it."""
         try:
             await self._write(self._entry(NewEntry(END, op, {"ok": True, "value": value})))
-        except Conflict:  # begun again after a recovery, and recorded before it: that one stands
+        except _Refused as refused:
+            if not isinstance(refused.error, Conflict):
+                raise
+            # Begun again after a recovery, and recorded before it: that one stands.
             found = await self._store.read(lambda c: entries.read_end(c, self.run, op))
             assert found is not None
             self.deliver(op, **found)
@@ -445,17 +510,28 @@ class Driver:
         self._cpu = (now, cpu_s)
         return policy.decide(
             policy.Facts(
-                waiting=self._waiting,
+                # Each knows first of what it ends: the agent of a wait that it gave up, the
+                # host of one that was answered.
+                waiting=min(self._waiting, self._unanswered_of("wait", "sleep")),
                 busy=self._busy,
-                in_flight=len(self._arrived) + self._model_calls(),
+                in_flight=len(self._arrived) + self._unanswered_of("model"),
                 waited_s=waited_s,
                 cpu_share=share,
                 ends_in_s=None if self._ends_at is None else self._ends_at - time.time(),
             )
         )
 
-    def _model_calls(self) -> int:
-        return sum(op.startswith("model:") for op in self._unanswered)
+    def _unanswered_of(self, *kinds: str) -> int:
+        return sum(_kind(op) in kinds for op in self._unanswered)
+
+    def _only_waits(self) -> bool:
+        """Whether a machine that stands still, all of whose words were heard, has nothing to go on
+        with. Since the freeze was decided it may have begun something, or been answered."""
+        idle = self._waiting and not self._busy and not self._checkpoints
+        in_flight = self._arrived or self._unanswered_of("model")
+        return bool(idle and self._unanswered_of("wait", "sleep")) and not (
+            in_flight or self._cancel is not None
+        )
 
     async def _prepare(self) -> bool:
         """The supervisor holds the agent, or says why it cannot; then False."""
@@ -471,21 +547,24 @@ class Driver:
         """True once the run is suspended; the machine may be killed then."""
         decided = time.perf_counter()
         self.doing = "freezing"
-        if not await self._prepare():
-            return False
-        try:
-            async with self._machines.capturing(self._live) as taken:
-                place = await self._place()
-                captured = await self._machines.keep(self._live, taken)
-                if not self._arrived and self._outcome is None and self._cancel is None:
-                    await self._record(captured, place, decided, RunState.SUSPENDED)
-                    return True
-                # An answer came meanwhile. What was stored is a good snapshot all the same.
-                await self._machines.carry_on(self._live)
-                self._live.guest.say("resume")
-                await self._record(captured, place, decided, None)
-        except (OSError, Exhausted) as error:
-            await self._freeze_failed(error)
+        if await self._prepare():
+            try:
+                async with self._machines.capturing(self._live) as taken:
+                    place = await self._place()
+                    if self._outcome is not None:  # among the last things heard was its end
+                        return False
+                    captured = await self._machines.keep(self._live, taken)
+                    if self._only_waits():
+                        await self._record(captured, place, decided, RunState.SUSPENDED)
+                        return True
+                    # It has something to do. What was stored is a good snapshot all the same.
+                    await self._machines.carry_on(self._live)
+                    self._live.guest.say("resume")
+                    await self._record(captured, place, decided, None)
+            except _NOT_OF_FREEZING:
+                raise
+            except (TorporError, OSError) as error:
+                await self._freeze_failed(error)
         self._changed_at = time.monotonic()
         self.doing = "running"
         return False
@@ -493,20 +572,28 @@ class Driver:
     async def _checkpoint(self) -> None:
         """A snapshot of a machine that goes on; its pause is the copy alone."""
         decided = time.perf_counter()
-        if not await self._prepare():
-            return
-        try:
-            async with self._machines.capturing(self._live) as taken:
-                place = await self._place()
-                await self._machines.carry_on(self._live)
-                self._live.guest.say("resume")
-                captured = await self._machines.keep(self._live, taken)
-            await self._record(captured, place, decided, None)
-        except (OSError, Exhausted) as error:
-            await self._freeze_failed(error)
+        if await self._prepare():
+            try:
+                async with self._machines.capturing(self._live) as taken:
+                    place = await self._place()
+                    if self._outcome is not None:  # among the last things heard was its end
+                        return
+                    await self._machines.carry_on(self._live)
+                    self._live.guest.say("resume")
+                    captured = await self._machines.keep(self._live, taken)
+                await self._record(captured, place, decided, None)
+            except _NOT_OF_FREEZING:
+                raise
+            except (TorporError, OSError) as error:
+                await self._freeze_failed(error)
+        # One that failed is answered as well: the agent loses no more than a later snapshot.
         asked, self._checkpoints = self._checkpoints, []
+        await self._end_checkpoints(asked)
+
+    async def _end_checkpoints(self, asked: Sequence[str]) -> None:
         done = [self._entry(NewEntry(END, OpId(op), {"ok": True, "value": None})) for op in asked]
-        await self._write(*done)
+        if done:
+            await self._write(*done)
         for op in asked:
             self.deliver(op, ok=True, value=None)
 
@@ -529,7 +616,8 @@ class Driver:
         unanswered = sorted(self._unanswered | set(acknowledged))
         seq = await self._store.read(lambda c: entries.seen_before(c, self.run, unanswered))
         streams = {str(channel): s.to_json() for channel, s in self._streams.items()}
-        return seq, {"unanswered": unanswered, "streams": streams}
+        status = [self._waiting, self._busy, self._ends_at]
+        return seq, {"unanswered": unanswered, "streams": streams, "status": status}
 
     async def _record(
         self,
@@ -557,6 +645,8 @@ class Driver:
                 link=captured.link.to_json(),
                 detail=detail | {"pages": captured.pages},
             )
+            if self._key is not None:
+                put_key(c, self.run, self._key.wrapped)
             if to is not None:
                 runs.transition(c, self.run, self.epoch, to, now)
 
@@ -578,7 +668,7 @@ class Driver:
 
     async def _write(self, *writes: Write) -> None:
         """All of `writes` in one transaction. A full disk is waited out: the agent only sees
-        that its operations take longer."""
+        that its operations take longer. Raises StaleEpoch, _Refused, HostError."""
 
         def together(c: Connection) -> None:
             for write in writes:
@@ -587,6 +677,8 @@ class Driver:
         while True:
             try:
                 return await self._store.write(together)
+            except CallerError as error:
+                raise _Refused(error) from error
             except Exhausted as error:
                 log.warning("run %s waits for room: %s", self.run, error)
                 await asyncio.sleep(DISK_FULL_RETRY_S)
@@ -610,7 +702,8 @@ class Driver:
     def _done(self, call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         if not call.cancelled() and (error := call.exception()) is not None:
-            log.warning("run %s: %r", self.run, error)
+            self._trouble = error
+            self._heard.set()
 
 
 async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
@@ -621,6 +714,17 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
     except asyncio.CancelledError:
         await task
         raise
+
+
+def _kind(op: str) -> str:
+    return op.partition(":")[0]
+
+
+def _no_answer(status: int, error: TorporError | ValueError) -> dict[str, Any]:
+    """What a model's client is told when there is no answer that it could be given."""
+    told = {"message": str(error), "type": getattr(error, "code", "invalid")}
+    headers = {"content-type": "application/json"}
+    return {"status": status, "headers": headers, "body": json.dumps({"error": told})}
 
 
 def _told(error: TorporError) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from torpor.engine.protocol import Machine
 from torpor.model.errors import GuestError, Invalid
 from torpor.wire import messages
-from torpor.wire.link import Link, LinkError
+from torpor.wire.link import Link, LinkError, Received
 
 CONTROL, STDOUT, STDERR, FILES = 0, 1, 2, 3
 _READ_BYTES = 256 * 1024
@@ -51,7 +51,7 @@ class Guest:
         self.link = link
         self.inbox: deque[Said | Output] = deque()
         self.heard = heard or asyncio.Event()
-        self.broken: Exception | None = None  # the conversation is over, and why
+        self.broken: GuestError | None = None  # the conversation is over, and why
         self._to_write = asyncio.Event()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
 
@@ -116,47 +116,53 @@ class Guest:
     def drain(self) -> None:
         """Take in all that a paused machine had written: it is part of what was said before the
         pause, and the socket goes away with the process."""
-        with contextlib.suppress(BlockingIOError, ConnectionError):
-            while data := self.machine.link.recv(_READ_BYTES):
+        with contextlib.suppress(OSError):
+            while self.broken is None and (data := self.machine.link.recv(_READ_BYTES)):
                 self._take(data)
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            while data := await loop.sock_recv(self.machine.link, _READ_BYTES):
+        # A machine that ends with bytes unread makes an error of the end.
+        with contextlib.suppress(OSError):
+            while self.broken is None and (
+                data := await loop.sock_recv(self.machine.link, _READ_BYTES)
+            ):
                 self._take(data)
+        if self.broken is None:
             self._break(GuestError(f"the machine is gone: {await self.machine.ended()}"))
-        except (OSError, LinkError, Invalid) as error:
-            self._break(error)
 
     def _take(self, data: bytes) -> None:
-        for received in self.link.receive(data):
-            if received.channel == CONTROL:
-                said = Said(messages.decode(received.message, messages.FROM_GUEST))
-                if said.t == "crashed":
-                    trace = said.message["traceback"]
-                    self._break(GuestError(f"the machine's supervisor failed:\n{trace}".rstrip()))
-                else:
-                    self.inbox.append(said)
-            elif received.channel in (STDOUT, STDERR):
-                self.inbox.append(Output(received.channel, received.message))
-            else:
-                raise Invalid(f"the machine used channel {received.channel}, which is not its own")
+        try:
+            for received in self.link.receive(data):
+                self._understand(received)
+        except (LinkError, Invalid) as error:
+            self._break(GuestError(f"the machine does not speak as it should: {error}"))
         self._to_write.set()  # acknowledgements
         if self.inbox:
             self.heard.set()
 
+    def _understand(self, received: Received) -> None:
+        if received.channel == CONTROL:
+            said = Said(messages.decode(received.message, messages.FROM_GUEST))
+            if said.t == "crashed":
+                trace = said.message["traceback"]
+                self._break(GuestError(f"the machine's supervisor failed:\n{trace}".rstrip()))
+            else:
+                self.inbox.append(said)
+        elif received.channel in (STDOUT, STDERR):
+            self.inbox.append(Output(received.channel, received.message))
+        else:
+            raise Invalid(f"the machine used channel {received.channel}, which is not its own")
+
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()
-        try:
+        with contextlib.suppress(OSError):  # the reader learns how it ended
             while True:
                 await self._to_write.wait()
                 self._to_write.clear()
                 if data := self.link.data_to_send():
                     await loop.sock_sendall(self.machine.link, data)
-        except OSError as error:
-            self._break(error)
 
-    def _break(self, error: Exception) -> None:
+    def _break(self, error: GuestError) -> None:
         self.broken = self.broken or error
         self.heard.set()

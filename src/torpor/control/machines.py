@@ -25,12 +25,13 @@ from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages, runs_of
 from torpor.engine.protocol import Engine, Files, Machine, Shape
 from torpor.image.build import Image
 from torpor.image.publish import Workspace, build_once
-from torpor.model.errors import HostError, TorporError
+from torpor.model.errors import HostError, Invalid, TorporError
 from torpor.model.home import Home
 from torpor.pager.client import PagerClient
 from torpor.snapshot.build import Changed, ImageIndex, build, build_index
 from torpor.snapshot.manifest import LayerRef, Manifest, Region, make_refs
 from torpor.snapshot.reader import FrameCache
+from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
 from torpor.wire.link import Link, LinkState
 
@@ -54,10 +55,14 @@ class Live:
     directory: Path
     restored: bool  # it stands on a slot of the pager; else on files of its own
     snapshot: str | None  # manifest of its newest snapshot
-    faults: PageNumbers | None = None  # memory pages the last restore had to wait for
+    key: Key | None = None  # opens its snapshots and seals the next; None: they are in the clear
+    # Memory pages that the way back had to wait for, and all that it touched.
+    faults: PageNumbers | None = None
+    touched: PageNumbers | None = None
     # Held back from garbage collection while it lives (rule 12): the snapshot it reads its
-    # memory from, and each that was stored of it, recorded or not yet.
-    holds: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    # memory from, and its newest, which may wait long to be recorded and is the next one's parent.
+    base: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    newest: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
 
 @dataclass(frozen=True)
@@ -146,33 +151,43 @@ class Machines:
         return Live(name, shape, machine, guest, directory, restored=False, snapshot=None)
 
     async def restore(
-        self, digest: str, link: LinkState, heard: asyncio.Event | None = None
+        self,
+        digest: str,
+        link: LinkState,
+        heard: asyncio.Event | None = None,
+        key: Key | None = None,
     ) -> Live:
-        """A paused machine with the content of snapshot `digest`, to be thawed (rule 8).
+        """A paused machine with the content of snapshot `digest`, to be thawed (rule 8). `key`
+        opens that, if it is sealed, and seals the snapshots that will be taken of the machine.
 
         Raises Damaged, NotFound (its bytes are gone), Invalid (it does not fit this host),
         HostError.
         """
-        with contextlib.ExitStack() as holds:
-            holds.enter_context(self.store.held(digest))
-            manifest = await asyncio.to_thread(self.store.load, digest)
+        with contextlib.ExitStack() as base:
+            base.enter_context(self.store.held(digest))
+            manifest = await asyncio.to_thread(self.store.load, digest, key)
             shape = self._shape_of(manifest)
             empty = await self.pool.take(shape)
-            live = await self._fill(empty, shape, digest, manifest, link, heard)
-            live.holds = holds.pop_all()
+            live = await self._fill(empty, shape, digest, manifest, link, heard, key)
+            live.base = base.pop_all()
         return live
 
     async def rehearse(self, digest: str, link: LinkState) -> Live:
-        """As `restore`, with nothing pushed ahead and read page by page: what it then faults in
-        is exactly what the way back touches."""
+        """As `restore`, with nothing pushed ahead and, where the pager may set that, read page by
+        page: what it then faults in is exactly what the way back touches."""
         manifest = await asyncio.to_thread(self.store.load, digest)
         shape = self._shape_of(manifest)
-        await self.pager.readahead(0)
+        await self._set_readahead(0)
         try:
             empty = await self.pool.start(shape)
         finally:
-            await self.pager.readahead(READAHEAD_KB)
+            await self._set_readahead(READAHEAD_KB)
         return await self._fill(empty, shape, digest, manifest, link, None, push=False)
+
+    async def _set_readahead(self, kb: int) -> None:
+        # Only root may. Without it more pages are learned, and pushed, than are needed.
+        with contextlib.suppress(HostError):
+            await self.pager.readahead(kb)
 
     async def _fill(
         self,
@@ -182,12 +197,15 @@ class Machines:
         manifest: Manifest,
         link: LinkState,
         heard: asyncio.Event | None,
+        key: Key | None = None,
         *,
         push: bool = True,
     ) -> Live:
         try:
-            device = asyncio.to_thread(self._device_state, manifest)
-            _, state = await asyncio.gather(self.pager.bind(empty.name, digest, hot=push), device)
+            _, state = await asyncio.gather(
+                self.pager.bind(empty.name, digest, hot=push, key=key),
+                asyncio.to_thread(self._device_state, manifest, key),
+            )
             await empty.machine.load(state)
         except BaseException:
             await self.pool.discard(empty)
@@ -200,7 +218,25 @@ class Machines:
             empty.directory,
             restored=True,
             snapshot=digest,
+            key=key,
         )
+
+    def require_fit(self, shape: Shape) -> None:
+        """Refuse what is of a machine that cannot be restored here, saying why. Raises Invalid."""
+        if not (self.home.images / shape.image / "root.erofs").is_file():
+            raise Invalid(
+                f"it needs guest image {shape.image}, which is not here, and which this version "
+                f"of torpor cannot build: its own is {self.image.digest}",
+                hint="Use the version of torpor that made it, or copy that image's directory "
+                f"to {self.home.images}.",
+            )
+        mine = self.engine.shape(
+            memory_mib=shape.memory_mib,
+            disk_mib=shape.disk_mib,
+            image=shape.image,
+            deps=shape.deps,
+        )
+        mine.require_equal(shape.facts())
 
     def _shape_of(self, manifest: Manifest) -> Shape:
         facts = manifest.facts["shape"]
@@ -213,14 +249,15 @@ class Machines:
         shape.require_equal(facts)
         return shape
 
-    def _device_state(self, manifest: Manifest) -> bytes:
-        reader = self.store.reader(manifest, self._cache)
+    def _device_state(self, manifest: Manifest, key: Key | None) -> bytes:
+        reader = self.store.reader(manifest, self._cache, key)
         return reader.read("device", 0, manifest.regions["device"].length)
 
     async def learn_faults(self, live: Live) -> None:
-        """Note which pages the resume had to wait for: the next one gets them ahead."""
-        stats = await self.pager.stats(live.name)
-        live.faults = _pages_of(stats["faults"])
+        """Note, once the machine is back, which pages that took: those it had to wait for, and
+        of those it got ahead the ones that it touched. The next resume gets these ahead."""
+        live.touched = await asyncio.to_thread(live.machine.touched_memory)
+        live.faults = _pages_of((await self.pager.stats(live.name))["faults"])
 
     @contextlib.asynccontextmanager
     async def capturing(self, live: Live) -> AsyncIterator[Taken]:
@@ -235,6 +272,8 @@ class Machines:
             try:
                 await live.machine.pause()
                 live.guest.drain()
+                if live.guest.broken is not None:
+                    raise live.guest.broken
                 link = live.guest.link.state()
                 device, memory, disk = await self._take(live)
                 pause_ms = (time.perf_counter() - started) * 1000
@@ -248,7 +287,10 @@ class Machines:
         default it is learned. The next snapshot of this machine is compared with this one."""
         captured = await asyncio.to_thread(self._build_and_store, live, taken, hot)
         live.snapshot = captured.manifest
-        live.holds.enter_context(self.store.held(captured.manifest))
+        newest = contextlib.ExitStack()
+        newest.enter_context(self.store.held(captured.manifest))
+        live.newest.close()
+        live.newest = newest
         return captured
 
     def delete_alone(self, captured: Captured) -> None:
@@ -282,7 +324,8 @@ class Machines:
         if live.restored:
             with contextlib.suppress(TorporError):  # a pager that died has forgotten it already
                 await self.pager.drop(live.name)
-        live.holds.close()
+        live.base.close()
+        live.newest.close()
         await asyncio.to_thread(shutil.rmtree, live.directory, ignore_errors=True)
 
     async def _take(self, live: Live) -> tuple[bytes, Changed, Changed]:
@@ -313,10 +356,10 @@ class Machines:
     def _build_and_store(self, live: Live, taken: Taken, hot: PageNumbers | None) -> Captured:
         started = time.perf_counter()
         if live.snapshot is not None:
-            parent = self.store.load(live.snapshot)
+            parent = self.store.load(live.snapshot, live.key)
         else:
             parent = self._kernel_in_memory(taken.memory)
-        reader = self.store.reader(parent, self._cache)
+        reader = self.store.reader(parent, self._cache, live.key)
         built = build(
             parent,
             reader,
@@ -324,8 +367,9 @@ class Machines:
             hot=self._hot(live, parent, taken.memory.numbers) if hot is None else hot,
             facts={"shape": live.shape.facts()},
             dedup=self._image_index() if live.snapshot is None else None,
+            key=live.key,
         )
-        stored = self.store.put(built)
+        stored = self.store.put(built, live.key)
         return Captured(
             manifest=stored.manifest_digest,
             parent=live.snapshot,
@@ -364,7 +408,8 @@ class Machines:
         return Manifest((layer,), {"memory": region}, hot=np.empty(0, np.uint32), facts={})
 
     def _hot(self, live: Live, parent: Manifest, changed: PageNumbers) -> PageNumbers:
-        parts = [parent.hot.astype(np.int64)]
+        hot = parent.hot.astype(np.int64)
+        parts = [hot if live.touched is None else np.intersect1d(hot, live.touched)]
         if live.faults is not None:
             parts.append(live.faults)
         if len(changed) <= _HOT_CHANGED_MAX:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping
 
 from torpor.broker.client import BrokerClient
-from torpor.broker.launch import ensure_broker, stop_broker
+from torpor.broker.launch import ensure_broker
 from torpor.model.errors import Missing
 from torpor.model.home import Home
 
@@ -42,4 +42,3 @@ class Model:
 
     async def close(self) -> None:
         await self._client.close()
-        await stop_broker(self._home)

@@ -14,9 +14,11 @@ import contextlib
 import logging
 import os
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
-from torpor.control.driver import Driver, Outcome
+from torpor.control.driver import CANCELLED, Driver, Outcome
+from torpor.control.keys import Keys
 from torpor.control.machines import Machines
 from torpor.control.model import Model
 from torpor.control.templates import keep_template, make_template, source_from
@@ -26,13 +28,23 @@ from torpor.log.runs import RunRow
 from torpor.log.snapshots import SnapshotRow
 from torpor.log.store import LogStore
 from torpor.log.waits import WaitRow
-from torpor.model.errors import Conflict, Damaged, HostError, Invalid, NotFound, TorporError
+from torpor.model.errors import (
+    Conflict,
+    Damaged,
+    HostError,
+    Invalid,
+    NotFound,
+    StaleEpoch,
+    TorporError,
+)
 from torpor.model.ids import RunId, SnapshotId
 from torpor.model.states import RunState
 from torpor.pager.launch import ensure_pager
 from torpor.policy.admission import machines_max
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Machines lost in a row, none of which got anything durable done.
 LOSSES_MAX = 3
@@ -43,11 +55,21 @@ TYPICAL_MACHINE_MIB = 512
 
 
 class Scheduler:
-    def __init__(self, machines: Machines, store: LogStore, model: Model) -> None:
+    def __init__(
+        self,
+        machines: Machines,
+        store: LogStore,
+        model: Model,
+        keys: Keys,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_end` is told when a run was frozen or has ended."""
         self.machines = machines
         self.drivers: dict[RunId, Driver] = {}
         self._store = store
         self._model = model
+        self._keys = keys
+        self._on_end = on_end
         # Found so while a machine ran on them. Files may be mended: the next server looks again.
         self._damaged: set[SnapshotId] = set()
         self._claimable = asyncio.Event()
@@ -92,7 +114,7 @@ class Scheduler:
         while True:
             self._claimable.clear()
             self.machines.pool.drop_idle()
-            for row in await self._store.read(runs.claimable):
+            for row in await _when_possible(lambda: self._store.read(runs.claimable)):
                 if len(self.drivers) >= self._room:
                     break
                 if row.id not in self.drivers:
@@ -107,7 +129,7 @@ class Scheduler:
         self._spawn(self._drive(self._new_driver(row)))
 
     def _new_driver(self, row: RunRow) -> Driver:
-        driver = Driver(self.machines, self._store, self._model, row, self.wait_created)
+        driver = Driver(self.machines, self._store, self._model, self._keys, row, self.wait_created)
         self.drivers[row.id] = driver
         return driver
 
@@ -117,8 +139,8 @@ class Scheduler:
         try:
             while losses < LOSSES_MAX:
                 try:
-                    driver.epoch = await self._store.write(
-                        lambda c: runs.claim(c, run, time.time())
+                    driver.epoch = await _when_possible(
+                        lambda: self._store.write(lambda c: runs.claim(c, run, time.time()))
                     )
                 except Conflict:  # cancelled meanwhile
                     return
@@ -129,17 +151,22 @@ class Scheduler:
                     await self._tell(driver, f"{driver.snapshot} is damaged: {driver.damage}")
                 losses = 0 if driver.progressed or driver.damage else losses + 1
                 loss = driver.loss
-                driver = self._new_driver(await self._store.read(lambda c: runs.get_run(c, run)))
+                row = await _when_possible(lambda: self._store.read(lambda c: runs.get_run(c, run)))
+                driver = self._new_driver(row)
             words = f"its machine was lost {losses} times in a row before it got anything done"
             await self._fail(driver, "MachineLost", f"{words}: {loss}" if loss else words)
         finally:
             self.drivers.pop(run, None)
             self._claimable.set()  # there is room, and it may itself be ready again
+            self._on_end()
 
     async def _with_a_machine(self, driver: Driver) -> Outcome:
         """Drive from the newest snapshot that can be restored; at worst the template."""
         for attempt in range(len(HOST_RETRY_S) + 1):
             trouble: TorporError | None = None
+            if driver.cancelled:
+                await self._end(driver, RunState.CANCELLED, CANCELLED)
+                return Outcome.ENDED
             for snapshot in await self._candidates(driver):
                 try:
                     return await driver.drive(snapshot)
@@ -150,8 +177,9 @@ class Scheduler:
                     trouble = HostError(str(error))
                     await self._tell(driver, f"no machine could be started: {error}")
                     break
-                except Exception:  # ours to mend; the run is recovered as from any other loss
+                except Exception as error:  # ours to mend; it is recovered as from any other loss
                     log.exception("the driver of run %s failed", driver.run)
+                    driver.loss = repr(error)
                     return Outcome.LOST
             if not isinstance(trouble, HostError):
                 break
@@ -187,29 +215,33 @@ class Scheduler:
 
     async def _fail(self, driver: Driver, kind: str, message: str) -> None:
         error = {"type": kind, "message": message, "traceback": None}
+        await self._end(driver, RunState.FAILED, error)
+
+    async def _end(self, driver: Driver, state: RunState, error: dict[str, Any]) -> None:
+        def write(c: Any) -> None:
+            runs.transition(c, driver.run, None, state, time.time(), error=error)
+
         with contextlib.suppress(Conflict):
-            await self._store.write(
-                lambda c: runs.transition(
-                    c, driver.run, None, RunState.FAILED, time.time(), error=error
-                )
-            )
+            await _when_possible(lambda: self._store.write(write))
 
     async def _tell(self, driver: Driver, trouble: str) -> None:
         log.warning("run %s: %s", driver.run, trouble)
         entry = NewEntry("machine.failed", None, {"reason": trouble})
-        await self._store.write(
-            lambda c: entries.append(c, driver.run, driver.epoch, [entry], time.time())
-        )
+
+        def write(c: Any) -> None:
+            entries.append(c, driver.run, driver.epoch, [entry], time.time())
+
+        with contextlib.suppress(StaleEpoch):  # it has ended, or is another's: told for nothing
+            await _when_possible(lambda: self._store.write(write))
 
     # Timers.
 
     async def _fire_timers(self) -> None:
         while True:
             self._timers.clear()
-            ended = await self._store.write(_end_due)
-            for wait in ended:
+            for wait in await _when_possible(lambda: self._store.write(_end_due)):
                 self.answered(wait)
-            due = await self._store.read(waits.next_due)
+            due = await _when_possible(lambda: self._store.read(waits.next_due))
             left_s = SAFETY_NET_S if due is None else min(SAFETY_NET_S, due - time.time())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, left_s)):
@@ -249,6 +281,16 @@ class Scheduler:
 
 def _unseen(stage: str, message: str, fraction: float | None) -> None:
     log.info("%s: %s", stage, message)
+
+
+async def _when_possible(do: Callable[[], Awaitable[T]]) -> T:
+    """What `do` gives, however long the host cannot: its disk is full, its log locked."""
+    while True:
+        try:
+            return await do()
+        except HostError as error:
+            log.warning("waiting for the host: %s", error)
+            await asyncio.sleep(HOST_RETRY_S[0])
 
 
 def _end_due(c: Any) -> list[WaitRow]:

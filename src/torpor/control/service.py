@@ -9,17 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import tempfile
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, BinaryIO, cast
 
 from sqlalchemy import Connection
 
 import torpor
+from torpor.broker.launch import stop_broker
+from torpor.control import transfer
 from torpor.control.driver import CANCELLED, ENDED
+from torpor.control.keys import Keys, switched_on
 from torpor.control.machines import Machines
 from torpor.control.model import Model
 from torpor.control.scheduler import Scheduler
+from torpor.control.storage import Storage
 from torpor.control.templates import (
     Progress,
     Template,
@@ -34,13 +39,16 @@ from torpor.log import agents, entries, runs, snapshots, waits
 from torpor.log.agents import AgentRow
 from torpor.log.runs import RunRow
 from torpor.log.store import LogStore
+from torpor.log.transfer import refuse_known
 from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Conflict, HostError, Invalid, TorporError
+from torpor.model.errors import Conflict, HostError, Invalid, Missing, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.inputs import check_input
 from torpor.model.states import FINAL, RunState
+from torpor.pager.client import PagerClient
 from torpor.pager.launch import ensure_pager, require_fuse
+from torpor.snapshot.store import SnapshotStore
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +59,10 @@ class Service:
     def __init__(self, home: Home, store: LogStore) -> None:
         self._home = home
         self._store = store
+        self._blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
+        self._keys = Keys(home, store, on=switched_on())
+        self._storage = Storage(store, self._blobs, self._keys)
+        self._tending: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self._readying = asyncio.Lock()
         self._scheduler: Scheduler | None = None
@@ -68,20 +80,19 @@ class Service:
         waiting = await service._store.read(lambda c: runs.list_runs(c, unfinished, limit=1))
         if waiting or any(home.images.iterdir()):
             service._get_ready_soon()
+        service._tending = asyncio.create_task(service._storage.tend())
         return service
 
     async def stop(self) -> None:
-        if self._background is not None:
-            self._background.cancel()
-            await asyncio.gather(self._background, return_exceptions=True)
+        for task in (self._background, self._tending):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         if self._scheduler is not None:
             await self._scheduler.stop()
-            try:
-                await self._scheduler.machines.pager.shutdown()
-            except TorporError as error:
-                log.warning("pager: %s", error.message)
         if self._model is not None:
             await self._model.close()
+        await stop_processes(self._home)
         await asyncio.to_thread(self._store.close)
 
     # Machines.
@@ -93,6 +104,7 @@ class Service:
                 return self._scheduler
             find_qemu()
             require_fuse()
+            await self._keys.check()
             image = await asyncio.to_thread(ensure_image, self._home, progress)
             progress("engine", "looking for the best way to run machines", None)
             self._probe = await asyncio.to_thread(
@@ -100,9 +112,9 @@ class Service:
             )
             pager, model = await asyncio.gather(ensure_pager(self._home), Model.open(self._home))
             self._model = model
-            machines = Machines(self._home, QemuEngine(self._probe), image, pager)
+            machines = Machines(self._home, self._blobs, QemuEngine(self._probe), image, pager)
             await machines.tidy()
-            scheduler = Scheduler(machines, self._store, model)
+            scheduler = Scheduler(machines, self._store, model, self._keys, self._storage.run_ended)
             await scheduler.start()
             self._scheduler = scheduler
             return scheduler
@@ -113,7 +125,7 @@ class Service:
 
     async def _get_ready(self) -> None:
         try:
-            await self._ready(lambda stage, message, fraction: log.info("%s: %s", stage, message))
+            await self._ready(_logged)
         except TorporError as error:
             log.error("machines cannot be run: %s %s", error.message, error.hint)
 
@@ -150,9 +162,16 @@ class Service:
         async with self._deploying.setdefault(version, asyncio.Lock()):
             known = await self._store.read(lambda c: agents.find_agent(c, version))
             if known is not None and known.template is not None:
+                known = await self._store.write(
+                    lambda c: agents.deployed_again(c, version, keep=source.keep, now=time.time())
+                )
+            if known is not None and known.template is not None:
                 return _deployed(known, cached=True)
             template = await make_template(scheduler.machines, source, version, told)
-            row = await self._store.write(lambda c: _keep_agent(c, source, version, template))
+            image = scheduler.machines.image.digest
+            row = await self._store.write(
+                lambda c: _keep_agent(c, source, version, image, template)
+            )
         return _deployed(row, cached=False)
 
     async def agents(self) -> list[dict[str, Any]]:
@@ -206,7 +225,7 @@ class Service:
     async def run(self, ref: str) -> dict[str, Any]:
         def read(c: Connection) -> dict[str, Any]:
             row = runs.get_run(c, ref)
-            taken = snapshots.list_snapshots(c, row.id)
+            taken = snapshots.list_snapshots(c, row.id, reclaimed=True)
             return row.to_json(time.time()) | {
                 "waits": [wait.to_json() for wait in waits.list_waits(c, row.id)],
                 "snapshots_count": len(taken),
@@ -262,16 +281,70 @@ class Service:
                             row = await self._store.write(cancel)
             except TimeoutError as error:
                 raise HostError(
-                    f"run {run} has not ended {CANCEL_WAIT_S:g} s after it was told to",
+                    f"{run} has not ended {CANCEL_WAIT_S:g} s after it was told to",
                     hint="The request stands; look again.",
                 ) from error
         return row.to_json(time.time())
 
     async def snapshots(self, ref: str) -> list[dict[str, Any]]:
         rows = await self._store.read(
-            lambda c: snapshots.list_snapshots(c, runs.get_run(c, ref).id)
+            lambda c: snapshots.list_snapshots(c, runs.get_run(c, ref).id, reclaimed=True)
         )
         return [row.to_json() for row in rows]
+
+    async def verify(self, ref: str) -> dict[str, Any]:
+        return await self._storage.verify(ref)
+
+    async def pin(self, ref: str, snapshot: str, pinned: bool) -> dict[str, Any]:
+        """Keep a snapshot of the run whatever its agent says, or no longer."""
+
+        def write(c: Connection) -> snapshots.SnapshotRow:
+            run, row = runs.get_run(c, ref), snapshots.get_snapshot(c, snapshot)
+            if row.run != run.id:
+                raise NotFound(f"{row.id} is no snapshot of {run.id}")
+            return snapshots.set_pinned(c, row.id, pinned)
+
+        return (await self._store.write(write)).to_json()
+
+    async def gc(self, dry_run: bool) -> dict[str, Any]:
+        return await self._storage.collect(dry_run=dry_run)
+
+    # Runs as files.
+
+    async def export(self, ref: str, snapshot: str | None) -> Iterator[bytes]:
+        """The run as a file; reading the iterator blocks. Raises Conflict, NotFound, Damaged."""
+        spool = await asyncio.to_thread(tempfile.TemporaryFile, dir=self._home.run)
+        try:
+            told = await self._store.read(
+                lambda c: transfer.read_told(c, ref, snapshot, cast(BinaryIO, spool))
+            )
+            key = await self._keys.find(told.run)
+            return await asyncio.to_thread(transfer.export, self._home, self._blobs, told, key)
+        except BaseException:
+            spool.close()
+            raise
+
+    async def import_run(self, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
+        """Take in what `export` gave elsewhere. Raises Conflict, Invalid, Damaged, HostError."""
+        taken = transfer.Import(self._home, self._blobs)
+        try:
+            await asyncio.to_thread(taken.begin, transfer.arriving(chunks))
+            await self._store.read(lambda c: refuse_known(c, taken.run))
+            if taken.needs is not None:
+                scheduler = await self._ready(_logged)
+                scheduler.machines.require_fit(taken.needs)
+            await asyncio.to_thread(taken.store)
+            run, key = RunId(taken.run["id"]), taken.key
+            wrapped = None if key is None else await self._keys.wrapped(run, key)
+            row = await self._store.write(lambda c: taken.record(c, wrapped))
+        finally:
+            taken.close()
+        if self._scheduler is not None:
+            self._scheduler.run_created()
+            self._scheduler.wait_created()
+        else:
+            self._get_ready_soon()
+        return row.to_json(time.time())
 
     # Waits.
 
@@ -301,6 +374,11 @@ class Service:
                     f"{wait.id} asks for approval: approved must be true or false",
                     hint="torpor approve, or torpor deny.",
                 )
+            if not wait.approve and approved is not None:
+                raise Invalid(
+                    f"{wait.id} asks for an answer, not for approval",
+                    hint=f"torpor complete {wait.id} --data JSON",
+                )
             waits.complete_wait(c, wait.id, value=value, now=time.time(), by=by)
             return waits.get_wait(c, wait.id)
 
@@ -312,8 +390,27 @@ class Service:
         return wait.to_json()
 
 
+def _logged(stage: str, message: str, fraction: float | None) -> None:
+    log.info("%s: %s", stage, message)
+
+
+async def stop_processes(home: Home) -> None:
+    """End the pager and the broker of `home`, should they run, also those that a server which
+    was killed has left."""
+    pager = PagerClient(home.socket("pager"))
+    try:
+        await pager.shutdown()
+    except Missing:  # none runs
+        pass
+    except TorporError as error:
+        log.warning("pager: %s", error.message)
+    finally:
+        await pager.close()
+    await stop_broker(home)
+
+
 def _keep_agent(
-    c: Connection, source: AgentSource, version: AgentVersion, template: Template
+    c: Connection, source: AgentSource, version: AgentVersion, image: str, template: Template
 ) -> AgentRow:
     agents.put_agent(
         c,
@@ -325,6 +422,8 @@ def _keep_agent(
             "dependencies": list(source.dependencies),
             "memory_mib": source.memory_mib,
             "disk_mib": source.disk_mib,
+            "keep": source.keep,
+            "image": image,
             "default": template.default,
         },
         now=time.time(),

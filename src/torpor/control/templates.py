@@ -155,6 +155,7 @@ def source_from(agent: AgentRow, tar: bytes) -> AgentSource:
             dependencies=tuple(agent.spec["dependencies"]),
             memory_mib=agent.spec["memory_mib"],
             disk_mib=agent.spec["disk_mib"],
+            keep=agent.spec["keep"],
         )
 
 

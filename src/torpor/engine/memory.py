@@ -59,12 +59,23 @@ def mapping_of(pid: int, path: str, length: int) -> int:
 
 def changed_pages(pid: int, address: int, length: int) -> PageNumbers:
     """Numbers of the pages of the mapping that were written, ascending."""
+    flags = _flags(pid, address, length)
+    held = (flags & (_PRESENT | _SWAPPED)) != 0
+    return np.flatnonzero(held & ((flags & _FILE_OR_SHARED) == 0)).astype(np.int64)
+
+
+def touched_pages(pid: int, address: int, length: int) -> PageNumbers:
+    """Numbers of the pages that were read or written, ascending. Pages that were in the page
+    cache near one that was touched may be among them: the kernel maps up to 64 KiB at once."""
+    flags = _flags(pid, address, length)
+    return np.flatnonzero((flags & (_PRESENT | _SWAPPED)) != 0).astype(np.int64)
+
+
+def _flags(pid: int, address: int, length: int) -> npt.NDArray[np.uint8]:
     pagemap = np.fromfile(
         f"/proc/{pid}/pagemap", dtype="<u8", count=length // PAGE, offset=address // PAGE * 8
     )
-    flags = (pagemap >> np.uint64(61)).astype(np.uint8)
-    held = (flags & (_PRESENT | _SWAPPED)) != 0
-    return np.flatnonzero(held & ((flags & _FILE_OR_SHARED) == 0)).astype(np.int64)
+    return (pagemap >> np.uint64(61)).astype(np.uint8)
 
 
 def runs_of(numbers: PageNumbers) -> tuple[PageNumbers, PageNumbers]:

@@ -95,6 +95,9 @@ class Machine(Protocol):
     def changed_memory(self, buffer: CopyBuffer) -> tuple[PageNumbers, Pages]:
         """Pages written since the start, copied into `buffer`. It must be paused (rule 7)."""
 
+    def touched_memory(self) -> PageNumbers:
+        """Pages read or written since the start, perhaps with some of their neighbours."""
+
     def cpu_s(self) -> float:
         """CPU time the machine has used, in seconds."""
 

@@ -9,8 +9,10 @@ machines, pages in a browser) is a reader or asks here. Which function is where:
     entries    append, append_output, read_entries, journal
     waits      create_wait, get_wait, list_waits, complete_wait, cancel_waits, due_waits,
                end_due, next_due
-    snapshots  record_snapshot, get_snapshot, newest_snapshot, list_snapshots
-    agents     put_agent, set_template, get_agent, agent_source, list_agents
+    snapshots  record_snapshot, get_snapshot, newest_snapshot, list_snapshots, live_snapshots,
+               set_pinned, reclaim
+    agents     put_agent, deployed_again, set_template, get_agent, agent_source, list_agents
+    keys       put_key, find_key, any_key, destroy_key, destroy_unused_keys
     schema     the tables
 
 All but the store's methods are plain functions over a SQLAlchemy `Connection`, so that any of

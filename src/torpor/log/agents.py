@@ -29,6 +29,7 @@ class AgentRow:
     boot_ms: float | None
     template_bytes: int | None
     first_at: float
+    used_at: float
 
     def to_json(self) -> dict[str, Any]:
         keys = ("version", "name", "agents", "template_bytes", "boot_ms", "first_at")
@@ -63,9 +64,17 @@ def put_agent(
                     "spec": spec,
                     "agents": list(agents),
                     "first_at": now,
+                    "used_at": now,
                 }
             ],
         )
+    return get_agent(c, version)
+
+
+def deployed_again(c: Connection, version: AgentVersion, *, keep: str, now: float) -> AgentRow:
+    """Note that the version was deployed once more, with this rule of keeping its snapshots."""
+    spec = get_agent(c, version).spec | {"keep": keep}
+    c.execute(update(_agents).where(_agents.c.version == version).values(spec=spec, used_at=now))
     return get_agent(c, version)
 
 

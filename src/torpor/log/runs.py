@@ -105,7 +105,8 @@ def create_run(
         made = c.execute(select(_runs).where(_runs.c.id_key == id_key)).first()
         if made is not None:
             return _same(_row(made), version, agent, input)
-    if c.scalar(select(schema.agents.c.version).filter_by(version=version)) is None:
+    used = update(schema.agents).where(schema.agents.c.version == version).values(used_at=now)
+    if c.execute(used).rowcount == 0:
         raise NotFound(f"there is no agent version {version!r}", hint="Deploy the agent first.")
     run = RunId(new_id("run"))
     c.execute(
@@ -233,9 +234,9 @@ def request_cancel(c: Connection, run: RunId) -> RunRow:
 
 def _check_move(row: RunRow, to: RunState) -> None:
     if row.state in FINAL:
-        raise Conflict(f"run {row.id} is {row.state.value} already")
+        raise Conflict(f"{row.id} is {row.state.value} already")
     if not may_follow(row.state, to):
-        raise Conflict(f"run {row.id} is {row.state.value} and cannot become {to.value}")
+        raise Conflict(f"{row.id} is {row.state.value} and cannot become {to.value}")
 
 
 def _moved(row: RunRow, to: RunState, now: float) -> dict[str, Any]:

@@ -170,6 +170,13 @@ snapshots = Table(
     Index("snapshots_by_run", "run", "epoch", "seq"),
 )
 
+run_keys = Table(
+    "run_keys",
+    metadata,
+    Column("run", _Id, ForeignKey("runs.id"), primary_key=True),
+    Column("wrapped", LargeBinary, nullable=False),
+)
+
 
 def prepare(c: Connection) -> None:
     """Make the tables if they are not there. Raises HostError for a newer database."""

@@ -160,9 +160,7 @@ def reclaim(c: Connection, snapshots: Collection[SnapshotId], now: float) -> Non
     agents, at = schema.agents.c, _snapshots.c
     for snapshot in snapshots:
         c.execute(update(_snapshots).where(at.id == snapshot).values(reclaimed_at=now))
-        c.execute(
-            update(schema.agents).where(agents.template == snapshot).values(template=None)
-        )
+        c.execute(update(schema.agents).where(agents.template == snapshot).values(template=None))
 
 
 def _newest_first(run: RunId, *, reclaimed: bool = False) -> Any:

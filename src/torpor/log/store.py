@@ -111,6 +111,15 @@ class LogStore:
         """Run `fn` in a thread, on a connection that sees one moment and cannot write."""
         return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._read, fn)
 
+    async def scrub(self) -> None:
+        """Bring all writes into the database file and empty the one they were kept in, which still
+        holds what was deleted. Where readers are in the way, that is left to the next time."""
+        await asyncio.to_thread(self._scrub)
+
+    def _scrub(self) -> None:
+        with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_MS / 1000)) as c:
+            c.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def subscribe(self, run: RunId) -> Subscription:
         """Be told of every write to `run` from now on, in the running event loop."""
         subscription = Subscription(self, run)
@@ -290,6 +299,7 @@ def make_engine(path: Path, *, connections: int, begin: str, read_only: bool = F
         "journal_mode = WAL",
         "synchronous = FULL",  # WAL's default leaves commits to the page cache: rule 1
         "foreign_keys = ON",
+        "secure_delete = ON",  # a key that is deleted must be gone from the file
         *(["query_only = ON"] if read_only else []),
     ]
 

@@ -206,7 +206,7 @@ def _came_late(c: Connection, wait: WaitId, status: str) -> bool:
     at = datetime.fromtimestamp(ended.completed_at, UTC).isoformat(" ", "seconds")
     how = {COMPLETED: "answered", TIMEOUT: "timed out", CANCELLED: "cancelled"}[ended.state]
     raise Conflict(
-        f"wait {wait} was {how} already, at {at}" + (f" by {ended.by}" if ended.by else ""),
+        f"{wait} was {how} already, at {at}" + (f" by {ended.by}" if ended.by else ""),
         hint="What ended it first stands.",
     )
 

@@ -7,6 +7,7 @@
     images/  deps/        guest images and dependency layers, by content
     run/                  sockets, locks, mounts, machines: nothing here outlives the processes
     cache/                answers worth keeping (engine probe)
+    host.key              what wraps the keys that runs' snapshots are sealed with
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class Home:
     @property
     def database(self) -> Path:
         return self.root / "torpor.db"
+
+    @property
+    def host_key(self) -> Path:
+        return self.root / "host.key"
 
     @property
     def blobs(self) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from torpor.model import errors
 from torpor.model.errors import InternalError, Missing, TorporError
+from torpor.snapshot.seal import Key
 
 # A fragmented disk's `dirty` is long: two numbers for every other page at worst.
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -43,12 +44,15 @@ class PagerClient:
         """A new, empty slot with files of these sizes in bytes. Raises Conflict, Invalid."""
         await self._ask(op="create", slot=slot, memory=memory, disk=disk)
 
-    async def bind(self, slot: str, manifest: str, *, hot: bool = True) -> dict[str, Any]:
-        """Give a slot the content of a snapshot; with `hot`, its hot pages are in the kernel's
-        cache when this returns. → {pushed, push_ms}.
+    async def bind(
+        self, slot: str, manifest: str, *, hot: bool = True, key: Key | None = None
+    ) -> dict[str, Any]:
+        """Give a slot the content of a snapshot, which `key` opens if it is sealed; with `hot`, its
+        hot pages are in the kernel's cache when this returns. → {pushed, push_ms}.
 
         Raises NotFound, Conflict, Invalid, Damaged."""
-        return await self._ask(op="bind", slot=slot, manifest=manifest, hot=hot)
+        opening = {"key": key.secret.hex()} if key else {}
+        return await self._ask(op="bind", slot=slot, manifest=manifest, hot=hot, **opening)
 
     async def dirty(self, slot: str) -> dict[str, Any]:
         """→ {pages: [[start, count], …], overlay: path}: disk pages written since the bind, and

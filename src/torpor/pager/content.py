@@ -8,7 +8,7 @@ zstd, and goes to a few worker threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from torpor.pager.runs import Numbers, bridged
 from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages
 from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.reader import FrameCache, PageReader
+from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
 
 # One push of a run costs more than the pages of a small gap: between two hot pages at most this
@@ -75,7 +76,7 @@ class Content:
         # count pages in a frame, the middle ones frames in a layer, the high ones layers.
         refs = whole.refs[pages].tolist() + whole.bases[pages].tolist()
         for number, frame in (divmod(f, _LAYER_FRAMES) for f in {r // FRAME_PAGES for r in refs}):
-            if number and not self._frames.has(self._manifest.layers[number - 1].digest, frame):
+            if number and not self._frames.has(self._reader.names[number - 1], frame):
                 return False
         return True
 
@@ -92,14 +93,17 @@ class Contents:
 
         store = SnapshotStore(home.blobs, image)
 
-        def open_(manifest: str) -> Content:
-            return Content(store.reader(store.load(manifest), self._frames), self._frames, cold)
+        def open_(manifest: str, key: Key | None) -> Content:
+            reader = store.reader(store.load(manifest, key), self._frames, key)
+            return Content(reader, self._frames, cold)
 
-        self._open = lru_cache(SNAPSHOTS_KEPT)(open_)
+        self._open_sealed = open_
+        self._open = lru_cache(SNAPSHOTS_KEPT)(partial(open_, key=None))
 
-    def open(self, manifest: str) -> Content:
-        """Raises NotFound, Damaged. Blocking, for worker threads."""
-        return self._open(manifest)
+    def open(self, manifest: str, key: Key | None = None) -> Content:
+        """Raises NotFound, Damaged. Blocking, for worker threads. What a key opened is not kept
+        for others, or the key would outlive its slot."""
+        return self._open(manifest) if key is None else self._open_sealed(manifest, key)
 
     def clear(self) -> None:
         """Forget all that is only there to be faster."""

@@ -9,6 +9,9 @@
 
 `FIELDS` is the whole list of operations. A request that is not in it, has a field too many or too
 few or of another type, or is longer than LINE_BYTES_MAX is refused, and the rest goes on (rule 13).
+
+The bind of a sealed snapshot also has a "key", 64 hex digits. It is a secret (rule 9): it is kept
+with the slot's content, goes with it, and no request is ever logged or repeated in an answer.
 """
 
 from __future__ import annotations
@@ -29,16 +32,18 @@ from torpor.model.errors import InternalError, Invalid, TorporError
 from torpor.pager.content import Contents
 from torpor.pager.files import Files
 from torpor.pager.slots import Slot, Slots
+from torpor.snapshot.seal import KEY_BYTES, Key
 
 log = logging.getLogger(__name__)
 
 LINE_BYTES_MAX = 64 * 1024
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_KEY = re.compile(rf"[0-9a-f]{{{2 * KEY_BYTES}}}")
 
 # operation → its fields and their types; all are required but those of OPTIONAL.
 FIELDS: dict[str, dict[str, type]] = {
     "create": {"slot": str, "memory": int, "disk": int},
-    "bind": {"slot": str, "manifest": str, "hot": bool},
+    "bind": {"slot": str, "manifest": str, "hot": bool, "key": str},
     "dirty": {"slot": str},
     "stats": {"slot": str},
     "drop": {"slot": str},
@@ -47,7 +52,7 @@ FIELDS: dict[str, dict[str, type]] = {
     "ping": {},
     "shutdown": {},
 }
-OPTIONAL = {("stats", "slot")}
+OPTIONAL = {("stats", "slot"), ("bind", "key")}
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -152,11 +157,16 @@ class Control:
                 }
         return {}
 
-    async def _bind(self, slot: str, manifest: str, hot: bool) -> dict[str, Any]:
+    async def _bind(
+        self, slot: str, manifest: str, hot: bool, key: str | None = None
+    ) -> dict[str, Any]:
         bound: Slot = self._slots.get(slot)
         if not _DIGEST.fullmatch(manifest):
             raise Invalid(f"{manifest!r} is not the digest of a manifest: 64 hex digits")
-        content = await trio.to_thread.run_sync(self._contents.open, manifest)
+        if key is not None and not _KEY.fullmatch(key):
+            raise Invalid(f"the key is not {2 * KEY_BYTES} hex digits")
+        opening = None if key is None else Key(bytes.fromhex(key))
+        content = await trio.to_thread.run_sync(self._contents.open, manifest, opening)
         await bound.bind(content, self._files.push if hot else None)
         stats = bound.stats()
         return {"pushed": stats["pushed"], "push_ms": stats["push_ms"]}

@@ -57,11 +57,13 @@ async def ensure_pager(home: Home) -> PagerClient:
 def require_fuse() -> None:
     """Raises Missing, naming what this host lacks."""
     if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
-        state = "may not be opened by this user" if FUSE_DEVICE.exists() else "does not exist"
-        raise Missing(
-            f"{FUSE_DEVICE} {state}: machines' memory cannot be served",
-            hint="Load the kernel module `fuse`, and give containers --device /dev/fuse.",
-        )
+        if FUSE_DEVICE.exists():
+            state = "may not be opened by this user"
+            hint = f"Everywhere else all users may: chmod 666 {FUSE_DEVICE}"
+        else:
+            state = "does not exist"
+            hint = f"Load the kernel module `fuse`, and give containers --device {FUSE_DEVICE}."
+        raise Missing(f"{FUSE_DEVICE} {state}: machines' memory cannot be served", hint=hint)
     if shutil.which("fusermount3") is None:
         raise Missing(
             "the program fusermount3 is absent: machines' memory cannot be served",

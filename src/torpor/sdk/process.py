@@ -109,7 +109,7 @@ def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str,
         value = asyncio.run(_attached(runtime, call)) if asynchronous else call()
         if runtime.diverged is not None:
             raise runtime.diverged
-        packed = values.pack(value)
+        packed = values.pack_result(value)
         messages.encode("done", value=packed)
         return {"t": "done", "value": packed}
     except values.NotJson as error:

@@ -2,6 +2,7 @@
 
     layer       one immutable file of pages, compressed by frames of 64 KiB
     manifest    one flat map per snapshot: every page of every region to its place in a layer
+    seal        encryption of what is stored of a run
     reader      pages of a snapshot, by region and number, through a shared cache of frames
     build       parent + pages that may have changed -> new manifest and layer; pure
     store       both kinds of file in `blobs`, written durably, verified when read

@@ -45,6 +45,7 @@ from torpor.snapshot.manifest import (
     renumber,
 )
 from torpor.snapshot.reader import PageReader
+from torpor.snapshot.seal import Key
 
 # A page is stored as an XOR when at most one in so many of its words that are not zero differs.
 # Words, not bytes: a changed pointer or counter changes one word; and XORs of unlike text
@@ -153,11 +154,12 @@ def build(
     facts: Mapping[str, Any],
     dedup: ImageIndex | None = None,
     level: int = 1,
+    key: Key | None = None,
 ) -> Built:
     """The snapshot that is `parent` with `changed`, and with `hot` and `facts` as its own.
 
     Regions not in `changed` are the parent's. `dedup` is for templates: what they refer to in
-    the image, their descendants inherit. `level` is zstd's.
+    the image, their descendants inherit. `level` is zstd's. With a `key`, the layer is sealed.
     """
     layers = list(parent.layers) if parent else []
     regions = dict(parent.regions) if parent else {}
@@ -186,8 +188,8 @@ def build(
     layer = None
     if len(stored):
         pages = [fresh.xors[i] if bases[i] else fresh.views[i] for i in stored.tolist()]
-        layer = write_layer(pages, level=level)
-        layers.append(LayerRef("zstd", layer.digest, layer.pages))
+        layer = write_layer(pages, level=level, key=key)
+        layers.append(LayerRef("sealed" if key else "zstd", layer.digest, layer.pages))
 
     refs, bases = refs[first], bases[first]
     regions |= _completed(differences, refs, bases)

@@ -85,7 +85,7 @@ def _named_by(
     problems = []
     for digest in manifests:
         try:
-            named.update(layer.digest for layer in store.layers(digest) if layer.kind == "zstd")
+            named.update(layer.digest for layer in store.layers(digest) if layer.kind != "raw")
         except TorporError as error:
             if isinstance(error, NotFound) and digest not in roots:
                 continue  # a draft, deleted meanwhile by who made it

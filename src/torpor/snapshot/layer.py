@@ -5,6 +5,10 @@ that decompress on their own, each holding `FRAME_PAGES` pages (the last may hol
 table of their sizes and checksums in a skippable frame, which plain `zstd -dc` passes over. The
 file's name is the BLAKE3 of all its bytes. docs/formats/layer.md has it byte by byte.
 
+A *sealed* layer has the same frames, each sealed with a key (`torpor.snapshot.seal`), and the same
+table in the clear but for the checksums: those would tell of the content, and a seal is one. Runs'
+layers are sealed; those of templates are not, as all runs of an agent share them.
+
 Frames of 64 KiB were measured: 4 KiB cost 13-18 % in size, 2 MiB cost read amplification.
 Every frame is checked against the table when it is read (rule 13); the whole file against its
 name only by `SnapshotStore.verify`, as hashing it at each restore would cost more than the
@@ -13,6 +17,7 @@ restore. Reads use pread rather than mmap: a disk error is then an exception, no
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import threading
@@ -26,8 +31,10 @@ import numpy.typing as npt
 import xxhash
 import zstandard
 from blake3 import blake3
+from cryptography.exceptions import InvalidTag
 
 from torpor.model.errors import Damaged, InternalError
+from torpor.snapshot.seal import SALT_BYTES, Key, new_salt
 from torpor.snapshot.workers import map_batches
 
 PAGE = 4096
@@ -41,7 +48,11 @@ _SEEKABLE_MAGIC = 0x8F92EAB1
 _CHECKSUMS = 0x80  # the descriptor's only bit in use: the table has checksums
 _HEADER = struct.Struct("<II")  # magic, length of what follows
 _FOOTER = struct.Struct("<IBI")  # number of frames, descriptor, magic
-_ENTRY = np.dtype([("stored", "<u4"), ("length", "<u4"), ("checksum", "<u4")])
+_SEALED_ENTRY = np.dtype([("stored", "<u4"), ("length", "<u4")])
+_ENTRY = np.dtype([*_SEALED_ENTRY.descr, ("checksum", "<u4")])
+_SEALED_MAGIC = b"TORPORL1"
+_SEALED_HEAD_BYTES = len(_SEALED_MAGIC) + SALT_BYTES
+_PURPOSE = b"torpor layer 1"
 _FRAMES_PER_TASK = 4
 
 
@@ -80,19 +91,27 @@ def checksum(data: bytes) -> int:
     return xxhash.xxh64_intdigest(data) & 0xFFFFFFFF
 
 
-def write_layer(pages: Sequence[bytes | memoryview] | Pages, *, level: int = 1) -> EncodedLayer:
-    """Encode pages (each PAGE bytes) as a layer, page k at position k."""
+def write_layer(
+    pages: Sequence[bytes | memoryview] | Pages, *, level: int = 1, key: Key | None = None
+) -> EncodedLayer:
+    """Encode pages (each PAGE bytes) as a layer, page k at position k; sealed if there is a key."""
+    salt = new_salt()
+    sealer = key.sealer(_PURPOSE, salt) if key else None
 
     def encode(starts: Sequence[int]) -> list[tuple[bytes, int, int]]:
         compress = _codecs.compressor(level).compress
         frames = []
         for start in starts:
             data = b"".join(pages[start : start + FRAME_PAGES])
-            frames.append((compress(data), len(data), checksum(data)))
+            stored = compress(data)
+            if sealer is None:
+                frames.append((stored, len(data), checksum(data)))
+            else:
+                frames.append((sealer.seal(start // FRAME_PAGES, stored), len(data), 0))
         return frames
 
-    digest = blake3()
-    chunks: list[bytes] = []
+    chunks: list[bytes] = [_SEALED_MAGIC + salt] if sealer else []
+    digest = blake3(b"".join(chunks))
     table: list[tuple[int, int, int]] = []
     for done in map_batches(encode, range(0, len(pages), FRAME_PAGES), batch=_FRAMES_PER_TASK):
         for stored, length, check in done:
@@ -101,18 +120,21 @@ def write_layer(pages: Sequence[bytes | memoryview] | Pages, *, level: int = 1) 
             table.append((len(stored), length, check))
     if sum(length for _, length, _ in table) != len(pages) * PAGE:
         raise InternalError(f"a layer takes pages of {PAGE} bytes only")
-    chunks.append(_seek_table(table))
+    entries = np.array(table, dtype=_ENTRY)
+    if sealer is None:
+        chunks.append(_seek_table(entries, _CHECKSUMS))
+    else:
+        chunks.append(_seek_table(entries[["stored", "length"]].astype(_SEALED_ENTRY), 0))
     digest.update(chunks[-1])
     return EncodedLayer(tuple(chunks), digest.hexdigest(), len(pages))
 
 
-def _seek_table(table: list[tuple[int, int, int]]) -> bytes:
-    entries = np.array(table, dtype=_ENTRY).tobytes()
+def _seek_table(entries: npt.NDArray[np.void], descriptor: int) -> bytes:
     return b"".join(
         (
-            _HEADER.pack(_SKIPPABLE_MAGIC, len(entries) + _FOOTER.size),
-            entries,
-            _FOOTER.pack(len(table), _CHECKSUMS, _SEEKABLE_MAGIC),
+            _HEADER.pack(_SKIPPABLE_MAGIC, entries.nbytes + _FOOTER.size),
+            entries.tobytes(),
+            _FOOTER.pack(len(entries), descriptor, _SEEKABLE_MAGIC),
         )
     )
 
@@ -152,56 +174,99 @@ class _PageFile:
         return data
 
 
-class LayerReader(_PageFile):
-    """A layer in a file. Raises Damaged, naming the layer, for whatever is not as written."""
+class _FrameFile(_PageFile):
+    """Compressed frames from byte `head` on, and the table of them at the end."""
 
     pages: int
     frames: int
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, head: int, entry: np.dtype[np.void], descriptor: int) -> None:
         super().__init__(path)
-        self._lengths, self._stored, self._offsets, self._checksums = self._table()
+        self._entries = self._table(head, entry, descriptor)
+        # Plain ints: single frames are looked up often, and numpy scalars cost more to use.
+        self._lengths: list[int] = self._entries["length"].tolist()
+        self._stored: list[int] = self._entries["stored"].tolist()
+        self._offsets = list(itertools.accumulate(self._stored, initial=head))
         self.frames = len(self._lengths)
         self.pages = sum(self._lengths) // PAGE
 
-    def frame(self, number: int) -> bytes:
-        """The pages of one frame, decompressed and checked: FRAME bytes, fewer for the last."""
+    def _read_frame(self, number: int) -> bytes:
+        return self._read(self._offsets[number], self._stored[number])
+
+    def _decompress(self, number: int, stored: bytes) -> bytes:
         length = self._lengths[number]
-        stored = self._read(self._offsets[number], self._stored[number])
         try:
             # Asked first, because the decompressor allocates what the header says.
             if zstandard.frame_content_size(stored) != length:
                 raise self._damaged(f"frame {number} has a wrong length")
-            data = _codecs.decompressor.decompress(stored, allow_extra_data=False)
+            data: bytes = _codecs.decompressor.decompress(stored, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise self._damaged(f"frame {number} does not decompress ({error})") from error
-        if len(data) != length or checksum(data) != self._checksums[number]:
-            raise self._damaged(f"frame {number} fails its checksum")
+        if len(data) != length:
+            raise self._damaged(f"frame {number} is shorter than it says")
         return data
 
-    def _table(self) -> tuple[list[int], list[int], list[int], list[int]]:
-        if self.size < _HEADER.size + _FOOTER.size:
+    def _table(self, head: int, entry: np.dtype[np.void], descriptor: int) -> npt.NDArray[np.void]:
+        if self.size < head + _HEADER.size + _FOOTER.size:
             raise self._damaged(f"{self.size} bytes are too few")
         footer = self._read(self.size - _FOOTER.size, _FOOTER.size)
-        count, descriptor, magic = _FOOTER.unpack(footer)
-        if (descriptor, magic) != (_CHECKSUMS, _SEEKABLE_MAGIC):
+        count, *ending = _FOOTER.unpack(footer)
+        if ending != [descriptor, _SEEKABLE_MAGIC]:
             raise self._damaged("it does not end in a seek table")
-        length = count * _ENTRY.itemsize + _FOOTER.size
+        length = count * entry.itemsize + _FOOTER.size
         start = self.size - length - _HEADER.size
         if start < 0 or self._read(start, _HEADER.size) != _HEADER.pack(_SKIPPABLE_MAGIC, length):
             raise self._damaged("its seek table has no beginning")
-        raw = self._read(start + _HEADER.size, count * _ENTRY.itemsize)
-        table = np.frombuffer(raw, dtype=_ENTRY)
-        lengths, stored = table["length"], table["stored"].astype(np.int64)
-        if stored.sum() != start:
+        table = np.frombuffer(self._read(start + _HEADER.size, count * entry.itemsize), entry)
+        lengths = table["length"]
+        if head + table["stored"].sum(dtype=np.int64) != start:
             raise self._damaged("its seek table does not add up to its size")
         if count and (
             (lengths[:-1] != FRAME).any() or not 0 < lengths[-1] <= FRAME or lengths[-1] % PAGE
         ):
             raise self._damaged("its seek table has frames that are no pages")
-        offsets = np.concatenate(([0], stored.cumsum()[:-1])) if count else stored
-        # Plain ints: single frames are looked up often, and numpy scalars cost more to use.
-        return lengths.tolist(), stored.tolist(), offsets.tolist(), table["checksum"].tolist()
+        return table
+
+
+class LayerReader(_FrameFile):
+    """A layer in a file. Raises Damaged, naming the layer, for whatever is not as written."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, head=0, entry=_ENTRY, descriptor=_CHECKSUMS)
+        self._checksums: list[int] = self._entries["checksum"].tolist()
+
+    def frame(self, number: int) -> bytes:
+        """The pages of one frame, decompressed and checked: FRAME bytes, fewer for the last."""
+        data = self._decompress(number, self._read_frame(number))
+        if checksum(data) != self._checksums[number]:
+            raise self._damaged(f"frame {number} fails its checksum")
+        return data
+
+
+class SealedReader(_FrameFile):
+    """A sealed layer, with the key that it was written with. Raises as `LayerReader`, for another
+    key too: that cannot be told from damage. Without one, its pages can only be counted."""
+
+    def __init__(self, path: Path, key: Key | None) -> None:
+        super().__init__(path, head=_SEALED_HEAD_BYTES, entry=_SEALED_ENTRY, descriptor=0)
+        head = self._read(0, _SEALED_HEAD_BYTES)
+        if not head.startswith(_SEALED_MAGIC):
+            raise self._damaged(f"it begins with {head[:8]!r}, not {_SEALED_MAGIC!r}")
+        self._sealer = key.sealer(_PURPOSE, head[len(_SEALED_MAGIC) :]) if key else None
+
+    def frame(self, number: int) -> bytes:
+        if self._sealer is None:
+            raise Damaged(
+                f"layer {self.name} is sealed, and there is no key for it",
+                hint="Its run's key was destroyed or is kept elsewhere.",
+            )
+        try:
+            stored = self._sealer.open(number, self._read_frame(number))
+        except InvalidTag as error:
+            raise self._damaged(
+                f"frame {number} does not open: it was changed, or its run has another key"
+            ) from error
+        return self._decompress(number, stored)
 
 
 class RawReader(_PageFile):

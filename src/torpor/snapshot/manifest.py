@@ -9,6 +9,9 @@ is at most two reads away, however many ancestors its snapshot has.
 In memory there is one ref and one base per page, in numpy arrays; in a file, runs of pages that
 lie side by side in a layer. docs/formats/manifest.md has it byte by byte. `encode` and `decode`
 are inverse; a manifest's name is the BLAKE3 of the encoded bytes.
+
+The manifest of a run's snapshot is sealed (`torpor.snapshot.seal`), all but the list of its layers:
+garbage collection and copying have to know that list, and must work where no key is.
 """
 
 from __future__ import annotations
@@ -25,18 +28,23 @@ import numpy.typing as npt
 import xxhash
 import zstandard
 from blake3 import blake3
+from cryptography.exceptions import InvalidTag
 
 from torpor.model.errors import Damaged, InternalError
 from torpor.snapshot.layer import PAGE
+from torpor.snapshot.seal import SALT_BYTES, Key, new_salt
 
 Refs = npt.NDArray[np.uint64]
-Kind = Literal["zstd", "raw"]
+Kind = Literal["zstd", "sealed", "raw"]
 
 MAGIC = b"TORPORM1"
+SEALED_MAGIC = b"TORPORS1"
 # No machine needs more: 64 GiB of memory or disk in runs of one page come to half of it.
 BODY_BYTES_MAX = 1 << 30
 _HEADER = struct.Struct("<8sQQ")  # magic, length and XXH64 of the body
 _JSON_LENGTH = struct.Struct("<I")
+_SEALED_HEADER = struct.Struct(f"<8s{SALT_BYTES}sI")  # magic, salt, length of the list of layers
+_PURPOSE = b"torpor snapshot 1"
 _LEVEL = 1  # 3 saves 5 % and takes twice as long, at each snapshot
 _COLUMNS = 6
 _POSITION = np.uint64(0xFFFFFFFF)
@@ -49,8 +57,8 @@ _DIGEST = re.compile(r"[0-9a-f]{16,128}")
 
 @dataclass(frozen=True)
 class LayerRef:
-    """A file of pages. `zstd`: a layer of the store; `raw`: the root file system of the image
-    `digest`, uncompressed, with `pages` pages."""
+    """A file of `pages` pages. `zstd`: a layer of the store; `sealed`: one that its run's key
+    opens; `raw`: the root file system of the image `digest`, uncompressed."""
 
     kind: Kind
     digest: str
@@ -86,11 +94,13 @@ class Manifest:
         if not _are_hot(self.hot, self.regions):
             raise InternalError("hot pages are not sorted, or not pages of the memory")
 
-    def encode(self) -> bytes:
+    def encode(self, key: Key | None = None) -> bytes:
+        """The bytes of its file; sealed if there is a key."""
         columns = {name: _to_runs(region) for name, region in self.regions.items()}
+        layers = [[layer.kind, layer.digest, layer.pages] for layer in self.layers]
         head = json.dumps(
             {
-                "layers": [[layer.kind, layer.digest, layer.pages] for layer in self.layers],
+                "layers": layers,
                 "regions": [
                     [name, self.regions[name].length, runs.shape[1]]
                     for name, runs in columns.items()
@@ -111,19 +121,29 @@ class Manifest:
             )
         )
         header = _HEADER.pack(MAGIC, len(body), xxhash.xxh64_intdigest(body))
-        return header + zstandard.ZstdCompressor(level=_LEVEL).compress(body)
+        encoded = header + zstandard.ZstdCompressor(level=_LEVEL).compress(body)
+        return encoded if key is None else _seal(encoded, layers, key)
 
     @classmethod
-    def decode(cls, data: bytes) -> Manifest:
-        """The manifest in `data`, every ref of it checked to lie within a layer. Raises Damaged."""
+    def decode(cls, data: bytes, key: Key | None = None) -> Manifest:
+        """The manifest in `data`, every ref of it checked to lie within a layer. `key` opens it if
+        it is sealed. Raises Damaged."""
         digest = blake3(data).hexdigest()
-        return _Decoder(digest, _body(data, digest)).manifest()
+        encoded = _open(data, digest, key) if is_sealed(data) else data
+        return _Decoder(digest, _body(encoded, digest)).manifest()
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether the manifest in `data` needs a key to be decoded."""
+    return data.startswith(SEALED_MAGIC)
 
 
 def read_layers(data: bytes) -> tuple[LayerRef, ...]:
-    """The layers that the manifest in `data` names, and no more than that decoded. Raises
-    Damaged."""
+    """The layers that the manifest in `data`, sealed or not, names, and no more than that decoded.
+    Raises Damaged."""
     digest = blake3(data).hexdigest()
+    if is_sealed(data):
+        return _Decoder(digest, _in_the_clear(data, digest)[_SEALED_HEADER.size :]).bare_layers()
     return _Decoder(digest, _body(data, digest)).layers()
 
 
@@ -220,6 +240,38 @@ def _damaged(digest: str, what: str) -> Damaged:
     )
 
 
+def _seal(encoded: bytes, layers: list[list[Any]], key: Key) -> bytes:
+    listed = json.dumps(layers, separators=(",", ":")).encode()
+    salt = new_salt()
+    clear = _SEALED_HEADER.pack(SEALED_MAGIC, salt, len(listed)) + listed
+    return clear + key.sealer(_PURPOSE, salt).seal(0, encoded, clear)
+
+
+def _open(data: bytes, digest: str, key: Key | None) -> bytes:
+    if key is None:
+        raise Damaged(
+            f"manifest {digest} is sealed, and there is no key for it",
+            hint="Its run's key was destroyed or is kept elsewhere.",
+        )
+    clear = _in_the_clear(data, digest)
+    _, salt, _ = _SEALED_HEADER.unpack_from(clear)
+    try:
+        return key.sealer(_PURPOSE, salt).open(0, data[len(clear) :], clear)
+    except InvalidTag as error:
+        what = "it does not open: it was changed, or its run has another key"
+        raise _damaged(digest, what) from error
+
+
+def _in_the_clear(data: bytes, digest: str) -> bytes:
+    """What a sealed manifest begins with: its header and the list of its layers."""
+    if len(data) < _SEALED_HEADER.size:
+        raise _damaged(digest, f"{len(data)} bytes are too few")
+    _, _, length = _SEALED_HEADER.unpack_from(data)
+    if length > len(data) - _SEALED_HEADER.size:
+        raise _damaged(digest, "it is shorter than its list of layers")
+    return data[: _SEALED_HEADER.size + length]
+
+
 def _body(data: bytes, digest: str) -> bytes:
     if len(data) < _HEADER.size:
         raise _damaged(digest, f"{len(data)} bytes are too few")
@@ -240,7 +292,8 @@ def _body(data: bytes, digest: str) -> bytes:
 
 
 class _Decoder:
-    """Reads a body that passed its checksum, trusting nothing in it still (rule 13)."""
+    """Reads a body that passed its checksum, trusting nothing in it still (rule 13). Or, as
+    `bare_layers`, no more than a list of layers."""
 
     def __init__(self, digest: str, body: bytes) -> None:
         self._digest = digest
@@ -249,6 +302,9 @@ class _Decoder:
 
     def layers(self) -> tuple[LayerRef, ...]:
         return self._layers(self._head())
+
+    def bare_layers(self) -> tuple[LayerRef, ...]:
+        return self._layers({"layers": self._json(self._body)})
 
     def manifest(self) -> Manifest:
         head = self._head()
@@ -269,20 +325,25 @@ class _Decoder:
 
     def _head(self) -> dict[str, Any]:
         (length,) = _JSON_LENGTH.unpack(self._take(_JSON_LENGTH.size))
-        try:
-            head = json.loads(self._take(length))
-        except (ValueError, RecursionError) as error:
-            raise _damaged(self._digest, f"its head is not JSON ({error})") from error
+        head = self._json(self._take(length))
         if not isinstance(head, dict):
             self._refuse("its head is not a JSON object")
         return head
+
+    def _json(self, text: bytes) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _damaged(self._digest, f"its head is not JSON ({error})") from error
 
     def _layers(self, head: dict[str, Any]) -> tuple[LayerRef, ...]:
         return tuple(self._layer(entry) for entry in self._list(head, "layers"))
 
     def _layer(self, entry: Any) -> LayerRef:
         match entry:
-            case [("zstd" | "raw") as kind, str(digest), pages] if _DIGEST.fullmatch(digest):
+            case [("zstd" | "sealed" | "raw") as kind, str(digest), pages] if _DIGEST.fullmatch(
+                digest
+            ):
                 return LayerRef(kind, digest, self._natural(pages))
         raise _damaged(self._digest, f"layer {entry!r} is malformed")
 

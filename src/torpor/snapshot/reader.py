@@ -4,6 +4,9 @@
 request needs once, on several threads when there are many, and copies the pages out. Frames
 stay in a `FrameCache`, shared by all readers of a process: clones of a snapshot, and a snapshot
 and its ancestors, have most layers in common.
+
+The cache knows a layer by its digest, a sealed one by a name that only who has the key can tell:
+a reader without it, or with another, meets neither its frames nor the open file.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -20,15 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from torpor.model.errors import Damaged
-from torpor.snapshot.layer import FRAME_PAGES, PAGE, LayerReader, Pages, RawReader
-from torpor.snapshot.manifest import Kind, LayerRef, Manifest, Refs
+from torpor.snapshot.layer import FRAME_PAGES, PAGE, LayerReader, Pages, RawReader, SealedReader
+from torpor.snapshot.manifest import LayerRef, Manifest, Refs
+from torpor.snapshot.seal import Key
 from torpor.snapshot.workers import map_batches
 
-_Layer = LayerReader | RawReader
-_READERS: Mapping[Kind, type[LayerReader] | type[RawReader]] = {
-    "zstd": LayerReader,
-    "raw": RawReader,
-}
+_Layer = LayerReader | SealedReader | RawReader
 _FRAMES_PER_TASK = 8
 
 
@@ -62,12 +62,12 @@ class FrameCache:
             while self._bytes > self.max_bytes:
                 self._bytes -= len(self._frames.popitem(last=False)[1])
 
-    def layer(self, ref: LayerRef, resolve: Callable[[LayerRef], Path]) -> _Layer:
+    def layer(self, name: str, open_: Callable[[], _Layer]) -> _Layer:
         """The layer, opened if no reader that shares this cache has it open."""
         with self._lock:
-            layer = self._layers.get(ref.digest)
+            layer = self._layers.get(name)
             if layer is None:
-                layer = self._layers[ref.digest] = _READERS[ref.kind](resolve(ref))
+                layer = self._layers[name] = open_()
             return layer
 
     def clear(self) -> None:
@@ -78,17 +78,28 @@ class FrameCache:
 
 
 class PageReader:
-    """Reads the pages of one snapshot. Thread-safe. `resolve` says where a layer's file is.
+    """Reads the pages of one snapshot. Thread-safe. `resolve` says where a layer's file is, `key`
+    opens the sealed ones. `names` are those by which the cache knows the manifest's layers.
 
     Every method raises Damaged, naming the layer, when a file is not what was written.
     """
 
     def __init__(
-        self, manifest: Manifest, resolve: Callable[[LayerRef], Path], *, cache: FrameCache
+        self,
+        manifest: Manifest,
+        resolve: Callable[[LayerRef], Path],
+        *,
+        cache: FrameCache,
+        key: Key | None = None,
     ) -> None:
         self.manifest = manifest
+        self.names = tuple(
+            key.alias(ref.digest) if key and ref.kind == "sealed" else ref.digest
+            for ref in manifest.layers
+        )
         self._resolve = resolve
         self._cache = cache
+        self._key = key
         self._layers: dict[int, _Layer] = {}
 
     def read(self, region: str, offset: int, length: int) -> bytes:
@@ -142,18 +153,18 @@ class PageReader:
     def _frame(self, frame: int) -> bytes:
         """The frame that refs // FRAME_PAGES name by `frame`."""
         number, index = divmod(frame, (1 << 32) // FRAME_PAGES)
-        ref = self.manifest.layers[number - 1]
-        data = self._cache.get(ref.digest, index)
+        name = self.names[number - 1]
+        data = self._cache.get(name, index)
         if data is None:
             data = self._layer(number - 1).frame(index)
-            self._cache.put(ref.digest, index, data)
+            self._cache.put(name, index, data)
         return data
 
     def _layer(self, index: int) -> _Layer:
         layer = self._layers.get(index)
         if layer is None:
             ref = self.manifest.layers[index]
-            layer = self._cache.layer(ref, self._resolve)
+            layer = self._cache.layer(self.names[index], lambda: self._open(ref))
             if layer.pages != ref.pages:
                 raise Damaged(
                     f"layer {ref.digest} is damaged: it has {layer.pages} pages, not {ref.pages}",
@@ -161,3 +172,13 @@ class PageReader:
                 )
             self._layers[index] = layer
         return layer
+
+    def _open(self, ref: LayerRef) -> _Layer:
+        path = self._resolve(ref)
+        match ref.kind:
+            case "zstd":
+                return LayerReader(path)
+            case "raw":
+                return RawReader(path)
+            case "sealed":
+                return SealedReader(path, self._key)

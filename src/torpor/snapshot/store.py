@@ -1,4 +1,8 @@
-"""Snapshots on the disk: layers and manifests, each under the BLAKE3 of its bytes."""
+"""Snapshots on the disk: layers and manifests, each under the BLAKE3 of its bytes.
+
+Snapshots of runs are sealed: a `key` is needed to put and to read them, not to list, size or
+collect them, nor to tell whether their bytes are those that were written.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,10 @@ from blake3 import blake3
 from torpor.blobs.local import Blob, LocalBlobs
 from torpor.model.errors import Damaged, TorporError
 from torpor.snapshot.build import Built
-from torpor.snapshot.layer import LayerReader, RawReader
-from torpor.snapshot.manifest import LayerRef, Manifest, read_layers
+from torpor.snapshot.layer import LayerReader, RawReader, SealedReader
+from torpor.snapshot.manifest import LayerRef, Manifest, is_sealed, read_layers
 from torpor.snapshot.reader import FrameCache, PageReader
+from torpor.snapshot.seal import Key
 
 LAYERS = "layers"
 MANIFESTS = "manifests"
@@ -39,8 +44,9 @@ class SnapshotStore:
         self.blobs = LocalBlobs(home_blobs)
         self._resolve_image = resolve_image
 
-    def put(self, built: Built) -> Stored:
+    def put(self, built: Built, key: Key | None = None) -> Stored:
         """Store a snapshot durably: rule 5's first half, to be done before it is recorded.
+        `key` is the one that it was built with; it seals the manifest.
 
         The layer is being written while the manifest is encoded, both are fsynced side by side,
         and the manifest gets its name last. Raises Exhausted if the disk is full, and then
@@ -52,7 +58,7 @@ class SnapshotStore:
             if built.layer is not None:
                 stored.append(Blob(LAYERS, built.layer.digest, built.layer.chunks))
                 yield stored[-1]
-            encoded = built.manifest.encode()
+            encoded = built.manifest.encode(key)
             stored.append(Blob(MANIFESTS, blake3(encoded).hexdigest(), (encoded,)))
             yield stored[-1]
 
@@ -63,9 +69,9 @@ class SnapshotStore:
             bytes=sum(blob.size for blob in stored),
         )
 
-    def load(self, manifest_digest: str) -> Manifest:
+    def load(self, manifest_digest: str, key: Key | None = None) -> Manifest:
         """The manifest, verified. Raises NotFound or Damaged."""
-        return Manifest.decode(self.manifest_bytes(manifest_digest))
+        return Manifest.decode(self.manifest_bytes(manifest_digest), key)
 
     def layers(self, manifest_digest: str) -> tuple[LayerRef, ...]:
         """The layers of a manifest, quicker than `load`. Raises NotFound or Damaged."""
@@ -81,12 +87,16 @@ class SnapshotStore:
             )
         return data
 
+    def manifests(self) -> list[str]:
+        """The digests of all manifests there are."""
+        return [blob.name for blob in self.blobs.present(MANIFESTS)]
+
     def held(self, manifest_digest: str) -> AbstractContextManager[None]:
         """Inside, garbage collection leaves the snapshot and all it reaches alone (rule 12)."""
         return self.blobs.held(MANIFESTS, [manifest_digest])
 
-    def reader(self, manifest: Manifest, cache: FrameCache) -> PageReader:
-        return PageReader(manifest, self.layer_path, cache=cache)
+    def reader(self, manifest: Manifest, cache: FrameCache, key: Key | None = None) -> PageReader:
+        return PageReader(manifest, self.layer_path, cache=cache, key=key)
 
     def layer_path(self, layer: LayerRef) -> Path:
         """Where the file of a manifest's layer is."""
@@ -94,14 +104,18 @@ class SnapshotStore:
             return self._resolve_image(layer.digest)
         return self.blobs.path(LAYERS, layer.digest)
 
-    def verify(self, manifest_digest: str) -> list[str]:
+    def verify(self, manifest_digest: str, key: Key | None = None) -> list[str]:
         """Read all that a snapshot needs; what is wrong with it, a line each. Slow: every byte
-        of its layers is hashed. Images are only looked at for size."""
+        of its layers is hashed. Images are only looked at for size. Of a sealed one without its
+        key, the bytes are still verified, but not that anybody can open them."""
         try:
-            manifest = self.load(manifest_digest)
+            data = self.manifest_bytes(manifest_digest)
+            layers = read_layers(data)
+            if key is not None or not is_sealed(data):
+                Manifest.decode(data, key)
         except TorporError as error:
             return [error.message]
-        problems = (self.verify_layer(layer) for layer in manifest.layers)
+        problems = (self.verify_layer(layer, key) for layer in layers)
         return [problem for problem in problems if problem]
 
     def delete_layer(self, digest: str) -> None:
@@ -114,23 +128,25 @@ class SnapshotStore:
         """Bytes on the disk of a snapshot's manifest and all its layers, which it may share with
         others; images are not counted. Raises NotFound or Damaged."""
         layers = self.layers(manifest_digest)
-        paths = {self.layer_path(layer) for layer in layers if layer.kind == "zstd"}
+        paths = {self.layer_path(layer) for layer in layers if layer.kind != "raw"}
         paths.add(self.blobs.path(MANIFESTS, manifest_digest))
         return sum(path.stat().st_size for path in paths if path.is_file())
 
-    def verify_layer(self, layer: LayerRef) -> str | None:
+    def verify_layer(self, layer: LayerRef, key: Key | None = None) -> str | None:
         """What is wrong with a layer's file, with its frames if some of them are it."""
         path = self.layer_path(layer)
         try:
             if layer.kind == "raw":
                 pages = RawReader(path).pages
             else:
-                reader = LayerReader(path)
+                sealed = layer.kind == "sealed"
+                reader = SealedReader(path, key) if sealed else LayerReader(path)
                 pages = reader.pages
                 with path.open("rb") as file:
                     digest = hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
                 if digest != layer.digest:
-                    return f"layer {layer.digest} is damaged: {_where(reader, digest)}"
+                    bad = [] if sealed and key is None else _bad_frames(reader)
+                    return f"layer {layer.digest} is damaged: {_told(reader, bad, digest)}"
         except TorporError as error:
             return error.message
         except OSError as error:
@@ -140,15 +156,19 @@ class SnapshotStore:
         return None
 
 
-def _where(reader: LayerReader, digest: str) -> str:
-    """Which frames of a layer whose bytes have this other digest cannot be read."""
+def _bad_frames(reader: LayerReader | SealedReader) -> list[int]:
     bad = []
     for number in range(reader.frames):
         try:
             reader.frame(number)
         except Damaged:
             bad.append(number)
-    if not bad:  # a byte that no frame's content depends on
+    return bad
+
+
+def _told(reader: LayerReader | SealedReader, bad: list[int], digest: str) -> str:
+    """What is wrong with a layer whose bytes have this other digest."""
+    if not bad:  # a byte that no frame's content depends on, or nobody can tell
         return f"its bytes have digest {digest}"
     shown = ", ".join(map(str, bad[:_FRAMES_SHOWN])) + " …" * (len(bad) > _FRAMES_SHOWN)
     return f"{len(bad)} of its {reader.frames} frames cannot be read ({shown})"

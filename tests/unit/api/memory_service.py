@@ -16,7 +16,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from torpor.model.states import FINAL, RunState
 Object = dict[str, Any]
 VERSION = "0123456789abcdef0123456789abcdef"
 SNAPSHOT_BYTES = 1_200_000
+# More than a body may have that is not streamed.
+EXPORT_BYTES = 3 << 20
 
 
 class MemoryService:
@@ -41,6 +43,7 @@ class MemoryService:
         self._waits: dict[str, Object] = {}
         self._positions: dict[str, int] = {}
         self._deployed: list[Object] = []
+        self._pinned: set[str] = set()
         self._appended: dict[str, list[asyncio.Future[None]]] = {}
         self._answered: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -201,10 +204,57 @@ class MemoryService:
                 "freeze_ms": 120.0,
                 "created_at": e["at"],
                 "detail": {},
+                "pinned": e["data"]["snapshot"] in self._pinned,
+                "reclaimed_at": None,
             }
             for e in self._logs[run["id"]]
             if e["kind"] == "snapshot"
         ]
+
+    async def verify(self, ref: str) -> Object:
+        taken = await self.snapshots(ref)
+        run = self._find(self._runs, ref, "run")
+        bad = ["layer 00 is damaged"] if run["input"].get("damaged") else []
+        return {
+            "run": run["id"],
+            "snapshots": [{"id": s["id"], "template": False, "problems": bad} for s in taken],
+            "problems": [{"problem": said, "runs": [run["id"]]} for said in bad],
+        }
+
+    async def pin(self, ref: str, snapshot: str, pinned: bool) -> Object:
+        taken = {s["id"]: s for s in await self.snapshots(ref)}
+        found = self._find(taken, snapshot, "snapshot")
+        (self._pinned.add if pinned else self._pinned.discard)(found["id"])
+        return found | {"pinned": pinned}
+
+    async def gc(self, dry_run: bool) -> Object:
+        return {
+            "dry_run": dry_run,
+            "reclaimed": [{"id": "snap_1", "run": "run_1"}, {"id": "snap_2", "run": None}],
+            "manifests": 1,
+            "layers": 2,
+            "bytes": 3_400_000,
+            "young_bytes": 1000,
+            "kept_bytes": 16_100_000,
+            "kept_snapshots": 1,
+            "kept_templates": [{"version": VERSION, "why": "1 unfinished run"}],
+            "problems": [],
+        }
+
+    async def export(self, ref: str, snapshot: str | None) -> Iterator[bytes]:
+        run = self._find(self._runs, ref, "run")
+        if run["state"] == "running":
+            raise Conflict(f"{run['id']} is running")
+        return iter([b"export of ", json.dumps(run).encode(), b"x" * EXPORT_BYTES])
+
+    async def import_run(self, chunks: AsyncIterator[bytes]) -> Object:
+        data = b"".join([chunk async for chunk in chunks])
+        if not data.startswith(b"export of ") or not data.endswith(b"x" * EXPORT_BYTES):
+            raise Invalid("this is no export")
+        run: Object = json.loads(data.removeprefix(b"export of ")[:-EXPORT_BYTES])
+        if run["id"] in self._runs:
+            raise Conflict(f"run {run['id']} is here already")
+        return run
 
     async def waits(self, run: str | None, all: bool) -> list[Object]:
         only = None if run is None else self._find(self._runs, run, "run")["id"]

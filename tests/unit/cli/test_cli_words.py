@@ -63,7 +63,8 @@ def test_a_value_is_json_or_itself(text: str) -> None:
 
 
 def wait(**more: Any) -> dict[str, Any]:
-    return {"run": "run_1", "prompt": "Send?", "data": None, "approve": True} | more
+    asked = {"run": "run_1", "op": "wait:send#1", "prompt": "Send?", "data": None, "approve": True}
+    return asked | more
 
 
 def typed(question: Question, keys: str) -> Any:
@@ -164,3 +165,11 @@ def test_a_timeline_of_a_run_that_slept() -> None:
 )
 def test_what_is_asked_about_reads_as_text(value: Any, text: str) -> None:
     assert words.shown(value) == text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "op", "text"),
+    [("Send?", "wait:a#1", "Send?"), (None, "wait:a#1", "a"), (None, "wait:a b#2", "a b#2")],
+)
+def test_a_wait_is_called_by_its_prompt_or_name(prompt: str | None, op: str, text: str) -> None:
+    assert words.asked({"prompt": prompt, "op": op}) == text

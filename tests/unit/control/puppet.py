@@ -4,8 +4,9 @@ What the script has come to is plain JSON, so that a snapshot can hold it and an
 on from it, as a real one does. An agent is a list of threads, a thread is a list of lines:
 
     ["step", NAME]  ["wait", NAME]  ["sleep", UNTIL]  ["model", NAME]  ["checkpoint", NAME]
-    ["print", TEXT]  ["emit", VALUE]  ["value", CHARACTERS]   a step whose result is that long
-    ["raw", MESSAGE]   says this instead of anything sensible; null: bytes that are no message
+    ["print", TEXT]  ["emit", VALUE]
+    ["value", N]       a step; its result, as a TEXT or VALUE that is a number, is that many letters
+    ["raw", MESSAGE]   says this instead of anything sensible; null: something that is no message
     ["exit", CODE]  ["fail", TYPE]
 
 When all threads are through, the agent's result is what each operation gave.
@@ -22,7 +23,7 @@ from torpor.wire import messages
 from torpor.wire.link import CONTROL, STDOUT, Link, LinkState
 
 Object = dict[str, Any]
-_WAITS = ("wait", "sleep", "checkpoint")
+_WAITS = ("wait", "sleep")
 DIGEST = "0" * 32
 
 
@@ -55,17 +56,16 @@ class State:
 
 
 class Puppet:
-    """`did(op)` is told of each body of a step that ran; `refuses(t)` may make it not do what a
-    message of type `t` asks: "prepare" is refused, "cancel" and "thaw" are ignored."""
+    """`told(what, op)` hears of each body of a step that "ran", and that its end was "recorded";
+    `refuses(t)` may make it not do what a message of type `t` asks: "prepare" is refused, "cancel"
+    and "thaw" are ignored."""
 
     def __init__(
-        self, state: State, did: Callable[[str], None], refuses: Callable[[str], bool]
+        self, state: State, told: Callable[[str, str], None], refuses: Callable[[str], bool]
     ) -> None:
         self.state = state
         self.link = Link.from_state(LinkState.from_json(state.link))
-        self.garbage = b""  # to be written as it is
-        self.epoch = 0
-        self._did, self._refuses = did, refuses
+        self._told, self._refuses = told, refuses
 
     def to_json(self) -> Object:
         self.state.link = self.link.state().to_json()
@@ -88,9 +88,8 @@ class Puppet:
             case "thaw":
                 if not state.prepared or self._refuses("thaw"):
                     return
-                self.epoch = message["epoch"]
                 self._learn(message["journal"])
-                self.say("thawed", epoch=self.epoch, at=time.time())
+                self.say("thawed", epoch=message["epoch"], at=time.time())
                 self._go_on()
             case "start":
                 state.started = True
@@ -110,11 +109,14 @@ class Puppet:
                 self._settle(message["op"], message.get("value", message.get("error")))
                 self._play()
             case "recorded":
+                self._told("recorded", message["op"])
                 self._settle(message["op"], state.pending.get(message["op"], {}).get("own"))
                 self._play()
             case "cancel":
                 if not self._refuses("cancel"):
-                    self._end("failed", type="Cancelled", message="", traceback=None, cancelled=True)
+                    self._end(
+                        "failed", type="Cancelled", message="", traceback=None, cancelled=True
+                    )
 
     def _learn(self, records: list[Object]) -> None:
         for record in records:
@@ -155,11 +157,10 @@ class Puppet:
     def _do(self, thread: Thread, verb: str, argument: Any) -> None:
         match verb:
             case "print":
-                self.link.send(STDOUT, argument.encode())
+                self.link.send(STDOUT, _text(argument).encode())
             case "emit":
-                self.say("note", kind="emit", data=argument)
+                self.say("note", kind="emit", data=_text(argument))
             case "raw" if argument is None:
-                self.garbage += self.link.data_to_send()
                 self.link.send(CONTROL, b"nonsense")
             case "raw":
                 self.say(**argument)
@@ -176,13 +177,15 @@ class Puppet:
         if op in state.journal:
             record = state.journal[op]
             state.results[op] = record.get("value", record.get("error"))
+            if kind == "step":
+                self.say("replayed", op=op)
             return
         thread.op = op
         state.pending[op] = {"kind": kind, "until": argument if kind == "sleep" else None}
         self.say("begin", op=op, kind=kind, name=name, digest=DIGEST, data=_data(kind, argument))
         if kind == "step":
-            self._did(op)
-            value = f"did {name}" if isinstance(argument, str) else "x" * argument
+            self._told("ran", op)
+            value = _text(f"did {name}" if isinstance(argument, str) else argument)
             state.pending[op]["own"] = value
             self.say("end", op=op, ok=True, value=value)
 
@@ -190,7 +193,8 @@ class Puppet:
         pending = self.state.pending.values()
         waits = [each for each in pending if each["kind"] in _WAITS]
         until = min((each["until"] for each in waits if each["until"] is not None), default=None)
-        status = [len(waits), len(pending) - len(waits), until]
+        busy = sum(each["kind"] in ("step", "model") for each in pending)
+        status = [len(waits), busy, until]
         if status != self.state.status and (status[0] or self.state.status[0]):
             self.state.status = status
             self.say("status", waiting=status[0], busy=status[1], until=until)
@@ -198,6 +202,10 @@ class Puppet:
     def _end(self, t: str, **fields: Any) -> None:
         self.state.over = True
         self.say(t, **fields)
+
+
+def _text(argument: Any) -> Any:
+    return "x" * argument if isinstance(argument, int) else argument
 
 
 def _data(kind: str, argument: Any) -> Object:

@@ -3,8 +3,6 @@ that are played by a `Puppet` each, and a hand on everything that happens.
 
 Whatever waits for something outside the driver passes a *point* (`World.at`): there a test may
 answer, kill, cancel, or make it fail.
-
-    thaw  write  written  pause  paused  device  keep  kept  resume  kill  dropped  load  model
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ import numpy as np
 from sqlalchemy import Connection
 from tests.unit.control.puppet import Object, Puppet, State
 
+from torpor.control.keys import Keys
 from torpor.control.machines import Captured, Live, Machines, Taken, _whole
 from torpor.control.scheduler import Scheduler
 from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages
@@ -34,11 +33,13 @@ from torpor.log.entries import EntryRow
 from torpor.log.runs import RunRow
 from torpor.log.store import LogStore
 from torpor.log.waits import WaitRow
-from torpor.model.errors import HostError
+from torpor.model.errors import HostError, NotFound
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.states import FINAL, RunState
 from torpor.snapshot.build import Changed, build
+from torpor.snapshot.seal import Key
+from torpor.snapshot.store import SnapshotStore
 from torpor.wire.link import Link
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ Act = Callable[[], Awaitable[None]]
 
 VERSION = AgentVersion("a" * 32)
 STUCK_S = 10.0
+FREEZING = ("pause", "paused", "device", "keep", "kept", "kill", "dropped")
+POINTS = ("load", "resume", "model", *FREEZING, "write", "written")
 _MEMORY_PAGES = 256
 
 
@@ -70,7 +73,7 @@ class PlayedMachine:
     async def load(self, device_state: bytes) -> None:
         await self._at("load")
         state = State.from_json(json.loads(device_state))
-        self.puppet = Puppet(state, self.world.did, self.world.refuses)
+        self.puppet = Puppet(state, self.world.told, self.world.refuses)
 
     async def resume(self) -> None:
         await self._at("resume")
@@ -92,6 +95,9 @@ class PlayedMachine:
         pages = buffer.room(1)
         pages[:] = self.pid % 256
         return np.array([self.pid % _MEMORY_PAGES], dtype=np.int64), pages
+
+    def touched_memory(self) -> PageNumbers:
+        return np.empty(0, dtype=np.int64)
 
     def cpu_s(self) -> float:
         return 0.0
@@ -136,8 +142,7 @@ class PlayedMachine:
 
     def _write(self) -> None:
         assert self.puppet is not None
-        self._unwritten += self.puppet.garbage + self.puppet.link.data_to_send()
-        self.puppet.garbage = b""
+        self._unwritten += self.puppet.link.data_to_send()
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             while self._unwritten:
                 self._unwritten = self._unwritten[self._inside.send(self._unwritten) :]
@@ -184,7 +189,9 @@ class PlayedPager:
         self._ask()
         self.slots.add(slot)
 
-    async def bind(self, slot: str, manifest: str, *, hot: bool = True) -> Object:
+    async def bind(
+        self, slot: str, manifest: str, *, hot: bool = True, key: Key | None = None
+    ) -> Object:
         self._ask()
         return {"pushed": 0, "push_ms": 0.0}
 
@@ -194,7 +201,7 @@ class PlayedPager:
 
     async def stats(self, slot: str | None = None) -> Object:
         self._ask()
-        return {"faults": []}
+        return {"faults": [], "damage": None}
 
     async def drop(self, slot: str) -> None:
         self._ask()
@@ -209,8 +216,8 @@ class PlayedPager:
             raise self.failure
 
 
-class PlayedBroker:
-    """What drivers ask of a `BrokerClient`."""
+class PlayedModel:
+    """What drivers ask of a `torpor.control.model.Model`."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -267,20 +274,24 @@ class World:
     def __init__(self, home: Home) -> None:
         self.home = home.create()
         self.effects: Counter[str] = Counter()  # bodies of steps that ran
+        self.recorded: set[str] = set()  # steps whose agent was told that their end is in the log
         self.refused: Counter[str] = Counter()  # messages to be refused, and how often yet
         self.machines_made: list[PlayedMachine] = []
         self.acts: dict[str, deque[Act | None]] = {}
         self.passed: Counter[str] = Counter()
         self.anywhere: Callable[[str], Awaitable[None]] | None = None
         self.pager = PlayedPager(home)
-        self.broker = PlayedBroker(self)
+        self.model = PlayedModel(self)
         self.store = WatchedStore.open(home.database)
         self.scheduler: Scheduler
 
     async def __aenter__(self) -> World:
         await self.pager.serve()
         image = Image("i" * 32, self.home.images / "i")
-        machines: Any = WatchedMachines(self.home, PlayedEngine(self), image, self.pager)  # type: ignore[arg-type]
+        blobs = SnapshotStore(
+            self.home.blobs, lambda image: self.home.images / image / "root.erofs"
+        )
+        machines: Any = WatchedMachines(self.home, blobs, PlayedEngine(self), image, self.pager)  # type: ignore[arg-type]
         machines.world = self
         self.machines: WatchedMachines = machines
         await self._deploy()
@@ -298,7 +309,8 @@ class World:
     async def start(self) -> None:
         """A server starts."""
         self.machines.pool._closed = False
-        self.scheduler = Scheduler(self.machines, self.store, self.broker)  # type: ignore[arg-type]
+        keys = Keys(self.home, self.store, on=True)
+        self.scheduler = Scheduler(self.machines, self.store, self.model, keys)  # type: ignore[arg-type]
         self.scheduler.drivers = Drivers()
         await self.scheduler.start()
 
@@ -319,8 +331,12 @@ class World:
         """Do these, one a time, when `point` is passed from now on; None does nothing."""
         self.acts.setdefault(point, deque()).extend(acts)
 
-    def did(self, op: str) -> None:
-        self.effects[op] += 1
+    def told(self, what: str, op: str) -> None:
+        if what == "recorded":
+            self.recorded.add(op)
+        else:
+            assert op not in self.recorded, f"{op} ran again though its result was recorded"
+            self.effects[op] += 1
 
     def refuses(self, t: str) -> bool:
         if not self.refused[t]:
@@ -331,6 +347,8 @@ class World:
     # What people do.
 
     async def run(self, *threads: Sequence[Sequence[Any]]) -> RunId:
+        self.effects.clear()
+        self.recorded.clear()
         made = await self.store.write(
             lambda c: runs.create_run(
                 c, version=VERSION, agent=None, input={"threads": threads}, now=time.time()
@@ -343,7 +361,9 @@ class World:
         """As `Service.complete` does."""
 
         def write(c: Connection) -> WaitRow:
-            wait = next(wait for wait in waits.list_waits(c) if wait.op == op)
+            wait = next((wait for wait in waits.list_waits(c) if wait.op == op), None)
+            if wait is None:
+                raise NotFound(f"there is no wait for {op}")
             waits.complete_wait(c, wait.id, value={"data": data}, now=time.time())
             return waits.get_wait(c, wait.id)
 
@@ -376,10 +396,36 @@ class World:
             except TimeoutError as error:
                 log = [(e.seq, e.kind, e.op, e.data) for e in await self.entries(run)]
                 text = "\n".join(map(str, log[-40:]))
-                raise AssertionError(f"the run is stuck as {await self.row(run)}\n{text}") from error
+                raise AssertionError(
+                    f"the run is stuck as {await self.row(run)}\n{text}"
+                ) from error
 
     async def ended(self, run: RunId) -> RunRow:
-        return await self.until(run, lambda row: row.state in FINAL)
+        """As it ended; its log is checked."""
+        row = await self.until(run, lambda row: row.state in FINAL)
+        await self.gone(run)
+        await self._check_log(run)
+        return row
+
+    async def gone(self, run: RunId) -> None:
+        """Its driver."""
+        drivers = self.scheduler.drivers
+        assert isinstance(drivers, Drivers)
+        async with asyncio.timeout(STUCK_S):
+            while run in drivers:
+                drivers.went.clear()
+                await drivers.went.wait()
+
+    async def _check_log(self, run: RunId) -> None:
+        log = await self.entries(run)
+        assert [entry.seq for entry in log] == list(range(1, len(log) + 1))
+        epochs = [entry.epoch for entry in log if entry.epoch is not None]
+        assert epochs == sorted(epochs)  # rule 4
+        for kind in ("op.begin", "op.end"):  # rule 2
+            ops = [entry.op for entry in log if entry.kind == kind]
+            assert len(ops) == len(set(ops)), ops
+        assert log[-1].kind in ("run.completed", "run.failed", "run.cancelled")
+        assert not await self.store.read(lambda c: waits.list_waits(c, run))  # rule 11
 
     async def asleep(self, run: RunId) -> None:
         """Suspended, its machine gone, with nothing left to do."""
@@ -387,13 +433,8 @@ class World:
         def seen(row: RunRow) -> bool:
             return row.state is RunState.SUSPENDED and not row.ready
 
-        drivers = self.scheduler.drivers
-        assert isinstance(drivers, Drivers)
         await self.until(run, seen)
-        async with asyncio.timeout(STUCK_S):
-            while run in drivers:
-                drivers.went.clear()
-                await drivers.went.wait()
+        await self.gone(run)
         assert seen(await self.row(run))
 
     async def open_waits(self, run: RunId, count: int = 1) -> list[WaitRow]:

@@ -168,7 +168,7 @@ def test_snapshots_are_ordered_by_epoch_and_place(commit: Any) -> None:
     assert commit(lambda c: list_snapshots(c, run)) == [b, a]
     assert set(b.to_json()) == {
         *("id", "run", "epoch", "seq", "parent", "manifest", "bytes"),
-        *("pause_ms", "freeze_ms", "created_at", "detail"),
+        *("pause_ms", "freeze_ms", "created_at", "detail", "pinned", "reclaimed_at"),
     }
     told = commit(lambda c: read_entries(c, run, kinds=["snapshot"]))
     assert [e.data["snapshot"] for e in told] == [a.id, b.id]

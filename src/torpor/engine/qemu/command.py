@@ -29,7 +29,8 @@ SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=de
 
 KERNEL_ARGUMENTS = (
     "reboot=t panic=-1 mitigations=off audit=0 random.trust_cpu=on cryptomgr.notests quiet "
-    "init_on_free=1 nokaslr psi=0 tsc=reliable nowatchdog transparent_hugepage=never torpor.disk=vdb"
+    "init_on_free=1 nokaslr psi=0 tsc=reliable nowatchdog transparent_hugepage=never "
+    "torpor.disk=vdb"
 )
 
 

@@ -26,6 +26,7 @@ from torpor.engine.memory import (
     changed_pages,
     mapping_of,
     read_pages,
+    touched_pages,
 )
 from torpor.model.errors import HostError, InternalError
 
@@ -178,6 +179,9 @@ class QemuMachine:
         pages = buffer.room(len(numbers))
         read_pages(self.pid, self._address, numbers, pages)
         return numbers, pages
+
+    def touched_memory(self) -> PageNumbers:
+        return touched_pages(self.pid, self._address, self._memory_bytes)
 
     def cpu_s(self) -> float:
         # CPU-time clock of another process: clock_getcpuclockid(3), CPUCLOCK_SCHED.

@@ -1,0 +1,180 @@
+"""snapshots, gc, export, import: what runs take on the disk, and runs as files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from torpor.cli import words
+from torpor.cli.host import Json, connect
+from torpor.cli.screen import err, say, show, show_json, table
+from torpor.client import Client
+from torpor.model.errors import HostError
+from torpor.model.home import Home
+
+RunArg = Annotated[
+    str,
+    typer.Argument(metavar="RUN", show_default=False, help="A run's id, or the start of one."),
+]
+FAILED = 1
+_CHUNK = 1 << 20
+
+Object = dict[str, Any]
+
+
+def snapshots(
+    run: RunArg,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every byte they need; exit 1 if any is wrong.")
+    ] = False,
+    pin: Annotated[
+        str | None, typer.Option(metavar="SNAPSHOT", help="Keep it until it is unpinned.")
+    ] = None,
+    unpin: Annotated[
+        str | None, typer.Option(metavar="SNAPSHOT", help="Keep it no longer.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The snapshots of a run."""
+    if sum((verify, pin is not None, unpin is not None)) > 1:
+        raise typer.BadParameter("--verify, --pin and --unpin exclude each other")
+    client = Client(Home.find())
+    if verify:
+        _verify(client, run, as_json=as_json)
+    elif (snapshot := pin or unpin) is not None:
+        changed = client.pin(run, snapshot, pin is not None)
+        if as_json:
+            show_json(changed)
+        else:
+            say(f"{changed['id']} is {'' if changed['pinned'] else 'not '}pinned")
+    else:
+        found = client.snapshots(run)
+        if as_json:
+            show_json(found)
+        elif not found:
+            say("no snapshots yet")
+        else:
+            show(snapshot_table(found, time.time()))
+
+
+def snapshot_table(found: list[Object], now: float) -> Table:
+    heads = ("SNAPSHOT", "EPOCH", "SEQ", "SIZE", "PAUSED", "FROZEN IN", "TAKEN", "")
+    rows = [
+        (
+            s["id"],
+            str(s["epoch"]),
+            str(s["seq"]),
+            words.size(s["bytes"]),
+            "" if s["pause_ms"] is None else words.duration(s["pause_ms"] / 1000),
+            "" if s["freeze_ms"] is None else words.duration(s["freeze_ms"] / 1000),
+            words.ago(s["created_at"], now),
+            "reclaimed" if s["reclaimed_at"] is not None else "pinned" if s["pinned"] else "",
+        )
+        for s in found
+    ]
+    return table(heads, rows)
+
+
+def _verify(client: Client, run: str, *, as_json: bool) -> None:
+    with err.status("reading every byte"):
+        found = client.verify(run)
+    if as_json:
+        show_json(found)
+    elif not found["snapshots"]:
+        say("no snapshots, and no template")
+    else:
+        rows = [
+            (
+                s["id"],
+                "template" if s["template"] else "snapshot",
+                words.count(len(s["problems"]), "problem") if s["problems"] else "ok",
+            )
+            for s in found["snapshots"]
+        ]
+        show(table(("", "", ""), rows))
+        for each in found["problems"]:
+            say(f"{each['problem']}\n  touches {', '.join(each['runs']) or 'no run'}", "red")
+    if found["problems"]:
+        raise typer.Exit(FAILED)
+
+
+def gc(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove what no run needs any more. The server does it by itself now and then."""
+    done = connect().gc(dry_run=dry_run)
+    if as_json:
+        show_json(done)
+        return
+    would = "would be " * dry_run
+    runs = len({each["run"] for each in done["reclaimed"]} - {None})
+    templates = sum(each["run"] is None for each in done["reclaimed"])
+    ended = words.count(len(done["reclaimed"]) - templates, "snapshot")
+    say(f"{ended} of {words.count(runs, 'run')} and {words.count(templates, 'template')} ", "dim")
+    files = words.count(done["manifests"] + done["layers"], "file")
+    say(f"{files}, {words.size(done['bytes'])}, {would}removed")
+    if done["young_bytes"]:
+        say(f"{words.size(done['young_bytes'])} more in a while: in use, or put there just now")
+    kept = words.count(done["kept_snapshots"], "snapshot")
+    say(f"{words.size(done['kept_bytes'])} kept: {kept}, and of templates:")
+    for each in done["kept_templates"]:
+        say(f"  {each['version'][:12]}  {each['why']}")
+    for problem in done["problems"]:
+        say(problem, "red")
+
+
+def export(
+    run: RunArg,
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    snapshot: Annotated[
+        str | None, typer.Option(metavar="SNAPSHOT", help="Instead of its newest.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run into one file, to go on from it on another torpor. The run stays here too."""
+    part = file.with_name(f"{file.name}.part")
+    chunks = Client(Home.find()).export(run, snapshot)
+    first = next(chunks)  # before the file is made: the run may be refused
+    part.touch(mode=0o600)
+    try:
+        with part.open("wb") as out:
+            out.write(first)
+            out.writelines(chunks)
+        part.replace(file)
+    except OSError as error:
+        raise HostError(f"cannot write {file}: {error.strerror}") from error
+    finally:
+        part.unlink(missing_ok=True)
+    size = file.stat().st_size
+    if as_json:
+        show_json({"file": str(file), "bytes": size})
+    else:
+        say(f"{file}: {words.size(size)}. It holds all that the machine's memory held")
+
+
+def import_run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Take in a run that another torpor exported; it goes on here."""
+    if not file.is_file():
+        raise typer.BadParameter(f"there is no file {file}")
+    taken = connect().import_run(_chunks(file))
+    if as_json:
+        show_json(taken)
+    else:
+        say(f"{taken['id']}: {taken['state']}")
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            yield chunk

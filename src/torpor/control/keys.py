@@ -1,0 +1,161 @@
+"""The keys that runs' snapshots are sealed with, and the host's, which wraps them.
+
+    host.key   32 random bytes in the data directory, made once. Lost: all sealed snapshots are.
+    run_keys   a key a run (`torpor.log.keys`): 32 random bytes, made for its first snapshot
+
+A wrapped key is a salt, then the key sealed with what `torpor.snapshot.seal` derives from the
+host's key and that salt; the run's id is authenticated along, so no row passes for another's.
+
+This is the only place where keys are unwrapped. From here they go to the code that builds and
+reads snapshots in this process, and over the pager's socket, which only its owner may open;
+never into the log, an error or an output (rule 9).
+
+`TORPOR_ENCRYPT=off` in the server's environment leaves the snapshots of new runs in the clear;
+runs that have a key go on using it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+
+from torpor.log import keys
+from torpor.log.store import LogStore
+from torpor.model.errors import Damaged, HostError, Invalid, Missing
+from torpor.model.home import Home
+from torpor.model.ids import RunId
+from torpor.snapshot.seal import KEY_BYTES, SALT_BYTES, Key, new_salt
+
+SWITCH = "TORPOR_ENCRYPT"
+_PURPOSE = b"torpor run key 1"
+
+
+@dataclass(frozen=True)
+class RunKey:
+    key: Key
+    wrapped: bytes  # to be recorded with the first snapshot that needs it
+
+
+def switched_on(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether new runs are to have keys. Raises Invalid."""
+    match environment.get(SWITCH, "on"):
+        case "on":
+            return True
+        case "off":
+            return False
+        case other:
+            raise Invalid(f"{SWITCH}={other} means nothing", hint="It is on or off; on if unset.")
+
+
+def wrap(host: Key, run: RunId, key: Key) -> bytes:
+    salt = new_salt()
+    return salt + host.sealer(_PURPOSE, salt).seal(0, key.secret, run.encode())
+
+
+def unwrap(host: Key, run: RunId, wrapped: bytes) -> Key:
+    """Raises Damaged."""
+    salt, sealed = wrapped[:SALT_BYTES], wrapped[SALT_BYTES:]
+    try:
+        return Key(host.sealer(_PURPOSE, salt).open(0, sealed, run.encode()))
+    except InvalidTag as error:
+        raise Damaged(
+            f"the key of {run} does not open: it was changed, or wrapped by another host's key",
+            hint="Its sealed snapshots cannot be read; restore the database from a copy.",
+        ) from error
+
+
+class Keys:
+    def __init__(self, home: Home, store: LogStore, *, on: bool) -> None:
+        """`on`: runs that have no key yet get one."""
+        self.path = home.host_key
+        self._store = store
+        self._on = on
+        self._host: Key | None = None
+
+    async def check(self) -> None:
+        """Open the host's key; make it if nothing needs one yet. Raises Missing when it is gone,
+        HostError when it is not the one that is needed."""
+        if self._on or await self._store.read(keys.any_key) is not None:
+            await self._open_host()
+
+    async def find(self, run: RunId) -> Key | None:
+        """The key that the run has; None for one whose snapshots are in the clear, if it has any.
+        Raises as `check`, and Damaged."""
+        wrapped = await self._store.read(lambda c: keys.find_key(c, run))
+        return None if wrapped is None else unwrap(await self._open_host(), run, wrapped)
+
+    async def of(self, run: RunId) -> RunKey | None:
+        """What the run's next snapshots are to be sealed with: its key, or a new one if it has
+        none; None for in the clear. Raises as `find`."""
+        wrapped = await self._store.read(lambda c: keys.find_key(c, run))
+        if wrapped is not None:
+            return RunKey(unwrap(await self._open_host(), run, wrapped), wrapped)
+        if not self._on:
+            return None
+        key = Key.new()
+        return RunKey(key, wrap(await self._open_host(), run, key))
+
+    async def wrapped(self, run: RunId, key: Key) -> bytes:
+        """The key of a run that comes from elsewhere, to be recorded with it. Raises as `find`."""
+        return wrap(await self._open_host(), run, key)
+
+    async def _open_host(self) -> Key:
+        if self._host is None:
+            wrapped = await self._store.read(keys.any_key)
+            self._host = await asyncio.to_thread(self._read_host, wrapped)
+        return self._host
+
+    def _read_host(self, wrapped: tuple[RunId, bytes] | None) -> Key:
+        if wrapped is None:
+            _make(self.path)
+        try:
+            secret = self.path.read_bytes()
+        except FileNotFoundError as error:
+            raise Missing(
+                f"{self.path} is gone, and no sealed snapshot can be read without it",
+                hint="Put it back from a copy. Nothing else opens them.",
+            ) from error
+        if len(secret) != KEY_BYTES:
+            raise HostError(
+                f"{self.path} holds {len(secret)} bytes, not the {KEY_BYTES} of a key",
+                hint="Put it back from a copy.",
+            )
+        host = Key(secret)
+        if wrapped is not None:
+            try:
+                unwrap(host, *wrapped)
+            except Damaged as error:
+                raise HostError(
+                    f"{self.path} is not the key that wrapped those in the database",
+                    hint="Put back the one that belongs to this data directory.",
+                ) from error
+        return host
+
+
+def _make(path: Path) -> None:
+    """A new host key, whole and durable or not there; nothing happens if there is one."""
+    if path.exists():
+        return
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    temporary.touch(0o600, exist_ok=False)
+    try:
+        with temporary.open("wb") as file:
+            file.write(Key.new().secret)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another was quicker: then that is it
+            path.hardlink_to(temporary)
+    finally:
+        temporary.unlink()
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,232 @@
+"""What snapshots take on the disk: what is kept, what goes, whether it is whole.
+
+Two steps, so that nothing is removed that may still be wanted. *Reclaim* is a transaction:
+what the policy does not keep (`torpor.policy.retention`) is marked in the log, and no run is
+restored from it any more; the key of an ended run that keeps nothing is destroyed. *Collect*
+(`torpor.snapshot.gc`) then removes the files that nothing live reaches, after a grace period.
+
+That happens now and then, some time after runs have ended, and when somebody asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection
+
+from torpor.control.keys import Keys
+from torpor.log import agents, runs, snapshots
+from torpor.log.keys import destroy_unused_keys
+from torpor.log.snapshots import LiveRow, SnapshotRow
+from torpor.log.store import LogStore
+from torpor.model.errors import TorporError
+from torpor.model.ids import AgentVersion, RunId
+from torpor.model.keep import parse_keep
+from torpor.model.states import FINAL, RunState
+from torpor.policy import retention
+from torpor.policy.retention import Deployed, Taken
+from torpor.snapshot import gc
+from torpor.snapshot.manifest import LayerRef
+from torpor.snapshot.seal import Key
+from torpor.snapshot.store import SnapshotStore
+
+log = logging.getLogger(__name__)
+
+# What was put later than this before a collection is left alone: far more than a snapshot needs
+# from its first byte on the disk to its record, where nothing holds it meanwhile.
+GRACE_S = 600.0
+# Runs that end together are cleaned up after together; and one collection an hour at least.
+AFTER_END_S = 60.0
+SAFETY_NET_S = 3600.0
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the policy says of all that is live."""
+
+    reclaimed: list[LiveRow]
+    roots: frozenset[str]  # manifests of what stays
+    templates: dict[AgentVersion, str]  # those that stay, and why
+    kept: int  # snapshots of runs that stay
+
+
+class Storage:
+    def __init__(self, store: LogStore, blobs: SnapshotStore, keys: Keys) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._keys = keys
+        self._collecting = asyncio.Lock()
+        self._ended = asyncio.Event()
+
+    def run_ended(self) -> None:
+        """There may be something to collect soon."""
+        self._ended.set()
+
+    async def tend(self) -> None:
+        """Collect now and then, for ever."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SAFETY_NET_S):
+                    await self._ended.wait()
+                    await asyncio.sleep(AFTER_END_S)
+            self._ended.clear()
+            try:
+                report = await self.collect(dry_run=False)
+            except TorporError as error:
+                log.warning("garbage was not collected: %s", error.message)
+                continue
+            for problem in report["problems"]:
+                log.warning("garbage collection: %s", problem)
+            if report["bytes"]:
+                log.info("garbage collection freed %d bytes", report["bytes"])
+            if report["young_bytes"]:
+                self._ended.set()
+
+    async def collect(self, *, dry_run: bool) -> Object:
+        """Reclaim and collect, or only say what that would do. Raises HostError."""
+        async with self._collecting:
+            now = time.time()
+            if dry_run:
+                plan = await self._store.read(lambda c: _plan(c, now))
+            else:
+                plan, destroyed = await self._store.write(lambda c: _reclaim(c, now))
+                if destroyed:
+                    await self._store.scrub()
+            swept = await asyncio.to_thread(
+                gc.collect, self._blobs, plan.roots, before=now - GRACE_S, dry_run=dry_run
+            )
+        return {
+            "dry_run": dry_run,
+            "reclaimed": [{"id": row.id, "run": row.run} for row in plan.reclaimed],
+            "manifests": len(swept.manifests),
+            "layers": len(swept.layers),
+            "bytes": swept.bytes,
+            "young_bytes": swept.young_bytes,
+            "kept_bytes": swept.kept_bytes,
+            "kept_snapshots": plan.kept,
+            "kept_templates": [{"version": v, "why": why} for v, why in plan.templates.items()],
+            "problems": list(swept.problems),
+        }
+
+    async def verify(self, ref: str) -> Object:
+        """Read all bytes that the run's snapshots and its template need. What is damaged or
+        missing, and which other runs need it too."""
+
+        def read(c: Connection) -> tuple[RunId, list[SnapshotRow]]:
+            run = runs.get_run(c, ref)
+            template = agents.get_agent(c, run.version).template
+            mine = snapshots.list_snapshots(c, run.id)
+            return run.id, mine + ([snapshots.get_snapshot(c, template)] if template else [])
+
+        run, rows = await self._store.read(read)
+        key = await self._keys.find(run)
+        problems = await asyncio.to_thread(self._problems, [row.manifest for row in rows], key)
+        users = await self._users() if problems else {}
+        return {
+            "run": run,
+            "snapshots": [
+                {
+                    "id": row.id,
+                    "template": row.run is None,
+                    "problems": sorted({said for said, where in problems if row.manifest in where}),
+                }
+                for row in rows
+            ],
+            "problems": [
+                {"problem": said, "runs": sorted({r for m in where for r in users.get(m, ())})}
+                for said, where in problems
+            ],
+        }
+
+    def _problems(self, manifests: list[str], key: Key | None) -> list[tuple[str, set[str]]]:
+        """What is wrong, and with the manifests of which live snapshots: of all, not only these.
+        Every layer is read once."""
+        found: list[tuple[str, set[str]]] = []
+        layers: dict[LayerRef, set[str]] = defaultdict(set)
+        for manifest in dict.fromkeys(manifests):
+            try:
+                for layer in self._blobs.load(manifest, key).layers:
+                    layers[layer].add(manifest)
+            except TorporError as error:
+                found.append((error.message, {manifest}))
+        bad = {layer: said for layer in layers if (said := self._blobs.verify_layer(layer, key))}
+        return found + [(said, self._naming(layer)) for layer, said in bad.items()]
+
+    def _naming(self, layer: LayerRef) -> set[str]:
+        """All manifests there are that name the layer."""
+        naming = set()
+        for blob in self._blobs.manifests():
+            with suppress(TorporError):
+                if layer in self._blobs.layers(blob):
+                    naming.add(blob)
+        return naming
+
+    async def _users(self) -> dict[str, set[RunId]]:
+        """Manifest → the runs that have a snapshot or a template of it and may yet need it."""
+
+        def read(c: Connection) -> dict[str, set[RunId]]:
+            users: dict[str, set[RunId]] = defaultdict(set)
+            unfinished = defaultdict(set)
+            for run in runs.runs_in(c, [s for s in RunState if s not in FINAL]):
+                unfinished[run.version].add(run.id)
+            for row in snapshots.live_snapshots(c):
+                users[row.manifest] |= unfinished[row.version] if row.run is None else {row.run}
+            return users
+
+        return await self._store.read(read)
+
+
+def _reclaim(c: Connection, now: float) -> tuple[_Plan, list[RunId]]:
+    """What was planned, and the runs whose keys were destroyed, as nothing is left to open."""
+    plan = _plan(c, now)
+    snapshots.reclaim(c, [row.id for row in plan.reclaimed], now)
+    return plan, destroy_unused_keys(c)
+
+
+def _plan(c: Connection, now: float) -> _Plan:
+    live = snapshots.live_snapshots(c)
+    known = {agent.version: agent for agent in agents.list_agents(c)}
+    unfinished = {run.id: run for run in runs.runs_in(c, [s for s in RunState if s not in FINAL])}
+    using = Counter(run.version for run in unfinished.values())
+    kept = retention.templates_kept(
+        [
+            Deployed(agent.version, agent.entry, agent.used_at, using[agent.version])
+            for agent in known.values()
+            if agent.template is not None
+        ],
+        now=now,
+    )
+    current = {known[version].template for version in kept}
+    doomed = {row.id for row in live if row.run is None and row.id not in current}
+    for run, rows in groupby((row for row in live if row.run is not None), lambda row: row.run):
+        taken = list(rows)
+        keep = parse_keep(known[taken[0].version].spec.get("keep", ""), "keep")
+        doomed |= set(
+            retention.reclaimable(
+                [Taken(row.id, row.created_at, row.pinned) for row in taken],
+                keep,
+                finished=run not in unfinished,
+                now=now,
+            )
+        )
+    stay = [row for row in live if row.id not in doomed]
+    return _Plan(
+        reclaimed=[row for row in live if row.id in doomed],
+        roots=frozenset(row.manifest for row in stay),
+        templates=kept,
+        kept=_of_runs(stay),
+    )
+
+
+def _of_runs(rows: Iterable[LiveRow]) -> int:
+    return sum(row.run is not None for row in rows)

@@ -1,0 +1,142 @@
+"""A run's rows as JSON objects: out of this database, and into another.
+
+An object has a key for each column of its table and no other. What comes in was written by
+others (rule 13): types and ranges are checked here, and that the log has no gap; what the rows
+mean is the database's to check (an operation ends once) and the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import JSON, Boolean, Connection, Double, Integer, String, Table, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from torpor.log import schema
+from torpor.log.entries import check_object
+from torpor.log.store import touched
+from torpor.model.errors import Conflict, Invalid
+from torpor.model.ids import RunId
+from torpor.model.states import RunState
+
+Row = dict[str, Any]
+
+_INT_MAX = 2**63 - 1
+# Column types, the more special ones first, and what a value of them may be.
+_VALUES: tuple[tuple[type, tuple[type, ...]], ...] = (
+    (Boolean, (bool,)),
+    (Integer, (int,)),
+    (Double, (int, float)),
+    (String, (str,)),
+)
+
+
+@dataclass(frozen=True)
+class RunRows:
+    """All that the log has of a run but its entries, which are many."""
+
+    run: Row
+    waits: list[Row]
+
+
+def read_run(c: Connection, run: RunId) -> RunRows:
+    row = c.execute(select(schema.runs).where(schema.runs.c.id == run)).one()
+    waits = c.execute(select(schema.waits).where(schema.waits.c.run == run))
+    return RunRows(dict(row._mapping), [dict(wait._mapping) for wait in waits])
+
+
+def read_snapshot(c: Connection, snapshot: str) -> Row:
+    found = select(schema.snapshots).where(schema.snapshots.c.id == snapshot)
+    return dict(c.execute(found).one()._mapping)
+
+
+def stream_entries(c: Connection, run: RunId) -> Iterator[Row]:
+    """The run's log, not all at once in memory."""
+    at = schema.entries.c
+    query = select(schema.entries).where(at.run == run).order_by(at.seq)
+    for row in c.execute(query.execution_options(yield_per=500)):
+        yield dict(row._mapping)
+
+
+def write_run(
+    c: Connection, rows: RunRows, entries: Sequence[Row], snapshots: Iterable[Row]
+) -> None:
+    """Add a run that another torpor had, whole. Its agent's version must be here.
+
+    Raises Conflict (the run is here already, or its id key is taken), Invalid.
+    """
+    run = checked(schema.runs, rows.run, "the run")
+    _check_run(run, entries)
+    refuse_known(c, run)
+    try:
+        c.execute(insert(schema.runs), [run])
+        for table, several in (
+            (schema.waits, rows.waits),
+            (schema.entries, entries),
+            (schema.snapshots, list(snapshots)),
+        ):
+            ready = [_of(run, checked(table, row, f"a row of {table.name}")) for row in several]
+            if ready:
+                c.execute(insert(table), ready)
+    except IntegrityError as error:
+        raise Invalid(f"the run's rows do not fit together: {error.orig}") from error
+    touched(c, run["id"])
+
+
+def refuse_known(c: Connection, run: Mapping[str, Any]) -> None:
+    """Raise Conflict if a run of this id, or one made with its id key, is here."""
+    at = schema.runs.c
+    if c.scalar(select(at.id).where(at.id == run["id"])) is not None:
+        raise Conflict(
+            f"run {run['id']} is here already",
+            hint="A run is imported into another data directory, or once its own has none of it.",
+        )
+    made = select(at.id).where(at.id_key == run["id_key"])
+    if run["id_key"] is not None and (other := c.scalar(made)) is not None:
+        raise Conflict(f"the run's id key {run['id_key']!r} has made run {other} here")
+
+
+def checked(table: Table, row: Any, what: str) -> Row:
+    """`row` if it is an object with just the table's columns, each of its type. Raises Invalid."""
+    names = {column.name for column in table.c}
+    if not isinstance(row, dict) or set(row) != names:
+        odd = sorted(names ^ set(row)) if isinstance(row, dict) else [type(row).__name__]
+        raise Invalid(f"{what} is not as this version of torpor writes it: {', '.join(odd)}")
+    for column in table.c:
+        value = row[column.name]
+        if value is None and column.nullable:
+            continue
+        if not _fits(column.type, value):
+            raise Invalid(f"{what} is malformed: {column.name} is {str(value)[:80]!r}")
+    return row
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    if isinstance(kind, JSON):
+        return True
+    allowed = next(types for base, types in _VALUES if isinstance(kind, base))
+    if type(value) not in allowed:
+        return False
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    return bool(abs(value) <= _INT_MAX)  # of NaN, too
+
+
+def _check_run(run: Row, entries: Sequence[Row]) -> None:
+    if run["state"] not in {state.value for state in RunState}:
+        raise Invalid(f"there is no state {run['state']!r}")
+    if run["state"] == RunState.RUNNING:
+        raise Invalid("the run was running when it was exported")
+    if [entry.get("seq") for entry in entries] != list(range(1, run["last_seq"] + 1)):
+        raise Invalid(f"the run's log is not its entries 1 to {run['last_seq']}")
+    check_object(run["input"], "the run's input")
+    for entry in entries:
+        check_object(entry.get("data"), f"the data of entry {entry['seq']}")
+
+
+def _of(run: Row, row: Row) -> Row:
+    if row["run"] != run["id"]:
+        raise Invalid(f"a row of run {row['run']} is in the export of run {run['id']}")
+    return row

@@ -1,0 +1,105 @@
+"""Cancelling a run, whatever it is doing just then."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.unit.control.world import POINTS, World
+
+from torpor.control import driver as driving
+from torpor.control.service import Service
+from torpor.model.errors import Conflict, HostError
+from torpor.model.states import RunState
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def service(world: World) -> Service:
+    service = Service(world.home, world.store)
+    service._scheduler = world.scheduler
+    return service
+
+
+async def test_queued(world: World, service: Service) -> None:
+    world.scheduler._room = 0
+    run = await world.run([["step", "a"]])
+    assert (await service.cancel(run))["state"] == "cancelled"
+    with pytest.raises(Conflict, match="is cancelled already"):
+        await service.cancel(run)
+
+
+async def test_suspended(world: World, service: Service) -> None:
+    run = await world.run([["wait", "q"], ["step", "a"]])
+    await world.asleep(run)
+    assert (await service.cancel(run))["state"] == "cancelled"
+    assert not world.effects
+    with pytest.raises(Conflict, match="is cancelled already"):
+        await service.cancel(run)
+    assert len(await world.entries(run, "run.resumed")) == 0  # it was not woken for that
+
+
+@pytest.mark.parametrize("heeds", [True, False], ids=["heeded", "unheeded"])
+async def test_running(
+    world: World, service: Service, heeds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driving, "CANCEL_GRACE_S", 0.05)
+    world.refused["cancel"] = 0 if heeds else 1
+    asked = asyncio.Event()
+
+    async def hold() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    world.on("model", hold)
+    run = await world.run([["model", "m"]])
+    await asked.wait()
+    assert (await service.cancel(run))["state"] == "cancelled"
+    row = await world.ended(run)
+    assert row.error == driving.CANCELLED
+
+
+async def test_waiting_for_the_host(
+    world: World, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled = asyncio.Event()
+
+    async def fail() -> None:
+        await cancelled.wait()
+        raise HostError("no memory left")
+
+    world.on("load", fail)
+    run = await world.run([["step", "a"]])
+    await world.until(run, lambda row: row.state is RunState.RUNNING)
+    cancelling = asyncio.create_task(service.cancel(run))
+    await world.until(run, lambda row: row.cancel_requested)
+    cancelled.set()
+    assert (await cancelling)["state"] == "cancelled"
+    assert not world.effects
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_at_any_point(world: World, service: Service, point: str) -> None:
+    for n in range(1, 100):
+        cancelling: list[asyncio.Task[object]] = []
+
+        async def cancel() -> None:
+            # It ends only once the run has, which is what stands still here.
+            cancelling.append(asyncio.create_task(service.cancel(run)))
+            await world.until(run, lambda row: row.cancel_requested or row.ended_at is not None)
+
+        world.acts.clear()
+        world.scheduler._room, room = 0, world.scheduler._room
+        run = await world.run([["step", "a"], ["checkpoint", "c"], ["model", "m"], ["wait", "q"]])
+        world.on(point, *[None] * (n - 1), cancel)
+        world.scheduler._room = room
+        world.scheduler.run_created()
+        await world.until(run, lambda row: row.state.value in ("suspended", "cancelled"))
+        await world.gone(run)
+        if not cancelling:
+            assert n > 1
+            return
+        await asyncio.gather(*cancelling)
+        assert (await world.ended(run)).state is RunState.CANCELLED
+    raise AssertionError("the points never end")
