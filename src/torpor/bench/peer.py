@@ -36,6 +36,7 @@ from torpor.log.snapshots import SnapshotRow
 from torpor.model.errors import GuestError, HostError
 from torpor.model.ids import Epoch, RunId
 from torpor.policy.freeze import GRACE_S
+from torpor.snapshot.seal import Key
 from torpor.wire.link import Link, LinkState
 
 COMPRESS = ("zstd", "-1", "-T2", "-q", "-f")
@@ -76,15 +77,17 @@ async def measure(
     machines: Machines,
     run: RunId,
     newest: SnapshotRow,
+    key: Key | None,
     cycles: int,
     directory: Path,
     progress: Callable[[int], None],
 ) -> Samples:
-    """Freeze and resume the guest of `newest` `cycles` times, every other time cold. The run itself
-    is not touched. Raises HostError, GuestError."""
+    """Freeze and resume the guest of `newest`, which `key` opens, `cycles` times, every other time
+    cold. The run itself is not touched. Raises HostError, GuestError."""
     samples = Samples()
     epochs = itertools.count(newest.epoch + 1)
-    on_slot = await machines.restore(newest.manifest, LinkState.from_json(newest.link or {}))
+    link = LinkState.from_json(newest.link or {})
+    on_slot = await machines.restore(newest.manifest, link, key=key)
     try:
         await thaw(on_slot, run, Epoch(next(epochs)), started=True, journal=[])
         # Once for nothing: its memory is the pager's file, which a peer would not have.

@@ -29,10 +29,12 @@ from typing import Any
 from rich.status import Status
 from sqlalchemy import Connection
 
-from torpor.bench import cold, peer
+from torpor.bench import cold, peer, sealing
+from torpor.bench.sealing import Cost
 from torpor.bench.stats import Figures, Samples, ratios
 from torpor.cli import words
 from torpor.cli.screen import err, say, show, show_json, table
+from torpor.control.keys import SWITCH, Keys
 from torpor.control.service import Service
 from torpor.engine.protocol import Shape
 from torpor.log import agents, entries, runs, snapshots
@@ -64,6 +66,7 @@ class Report:
     peer_cycles: int
     ours: Figures
     peer: Figures
+    sealing: Cost
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -74,6 +77,7 @@ class Report:
             **self.ours.to_json(),
             "peer": self.peer.to_json(),
             "ratio": ratios(self.ours, self.peer),
+            "sealing": self.sealing.to_json(),
         }
 
 
@@ -145,11 +149,15 @@ async def _measure(home: Home, memory_mib: int, cycles: int, tell: Tell) -> Repo
             service.machines,
             run,
             newest,
+            await Keys(home, store, on=False).find(run),
             peer_cycles,
             home.run,
             lambda cycle: tell(f"QEMU's own migration, {cycle + 1} of {peer_cycles}"),
         )
         theirs_template = await peer.template_bytes(service.machines, template, home.run)
+        tell("what sealing costs")
+        memory = sealing.memory_of(service.machines.store, template.manifest)
+        sealed = await asyncio.to_thread(sealing.measure, memory, home.run)
         await _check(service, store, run, drafts=cycles + 1)
         shape = _shape(service, source.disk_mib, memory_mib)
     finally:
@@ -166,6 +174,7 @@ async def _measure(home: Home, memory_mib: int, cycles: int, tell: Tell) -> Repo
         ours=Figures.of(ours, boot_ms=boot_ms, template_bytes=deployed["template_bytes"]),
         # The peer's machine was booted by the same boot.
         peer=Figures.of(theirs, boot_ms=boot_ms, template_bytes=theirs_template),
+        sealing=sealed,
     )
 
 
@@ -329,6 +338,13 @@ def _remarks(report: Report) -> Iterator[str]:
     yield (
         "QEMU: stop, migrate to a file through zstd -1 -T2, fsync; then zstd -dc into a new one. "
         "The boot is the same. Ratio: torpor's p50 over QEMU's."
+    )
+    cost = report.sealing
+    yield (
+        f"Sealing, p50: {words.size(cost.bytes)} of the guest's pages become a layer in "
+        f"{cost.write_ms.p50:.0f} ms, a sealed one in {cost.write_sealed_ms.p50:.0f} ms; a frame "
+        f"is read in {cost.frame_us.p50:.0f} µs, a sealed one in {cost.frame_sealed_us.p50:.0f} µs "
+        f"({sealing.TURNS} layers and all frames, in turns). {SWITCH}=off measures all without."
     )
 
 

@@ -165,6 +165,8 @@ class LocalBlobs:
         """All blobs of a kind, in no order."""
         found = []
         for path in (self.root / kind).glob("??/*"):
+            if not path.name.isalnum():  # no blob: none of ours
+                continue
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 stat = path.stat()
                 found.append(Present(path.name, stat.st_size, stat.st_mtime))

@@ -11,8 +11,8 @@ What comes in was written by others: every byte is compared with its digest, eve
 and the agent's version must be the digest of the source that comes with it. The record is the
 last thing written (rule 5); before that, what was stored is garbage at worst.
 
-An export of sealed snapshots carries the key that opens them: it is as confidential as the machine's
-memory was.
+An export of sealed snapshots carries the key that opens them: it is as confidential as what
+was in the machine.
 """
 
 from __future__ import annotations

@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from torpor.model.errors import InternalError
+from torpor.model.errors import HostError, InternalError
 
 PageNumbers = npt.NDArray[np.int64]  # ascending
 Pages = npt.NDArray[np.uint8]  # shape (n, 4096)
 
 PAGE = 4096
 _IOV_MAX = 1024
+_CALL_PAGES_MAX = 1 << 18  # 1 GiB: the kernel copies at most 2 GiB in a call
 _FILE_OR_SHARED, _SWAPPED, _PRESENT = 1, 2, 4  # bits 61, 62, 63, shifted down
 
 
@@ -75,6 +76,8 @@ def _flags(pid: int, address: int, length: int) -> npt.NDArray[np.uint8]:
     pagemap = np.fromfile(
         f"/proc/{pid}/pagemap", dtype="<u8", count=length // PAGE, offset=address // PAGE * 8
     )
+    if len(pagemap) < length // PAGE:  # of a process that has just ended the kernel gives nothing
+        raise HostError(f"process {pid} ended while its memory was looked at")
     return (pagemap >> np.uint64(61)).astype(np.uint8)
 
 
@@ -111,19 +114,24 @@ class CopyBuffer:
 
 def read_pages(pid: int, address: int, numbers: PageNumbers, into: Pages) -> None:
     """Copy pages `numbers` of the mapping at `address` of process `pid` into `into`, in order."""
-    firsts, counts = runs_of(numbers)
-    remote: npt.NDArray[np.uint64] = np.empty((len(firsts), 2), dtype=np.uint64)
-    remote[:, 0] = address + firsts * PAGE
-    remote[:, 1] = counts * PAGE
     target = into.ctypes.data
-    for start in range(0, len(remote), _IOV_MAX):
-        part = remote[start : start + _IOV_MAX]
-        length = int(part[:, 1].sum())
-        local = _IoVec(target, length)
-        copied = _libc.process_vm_readv(pid, ctypes.byref(local), 1, part.ctypes.data, len(part), 0)
-        if copied < 0:
-            error = ctypes.get_errno()
-            raise OSError(error, f"process_vm_readv of {pid}: {os.strerror(error)}")
-        if copied != length:
-            raise InternalError(f"process_vm_readv of {pid} gave {copied} of {length} bytes")
-        target += length
+    for begin in range(0, len(numbers), _CALL_PAGES_MAX):
+        firsts, counts = runs_of(numbers[begin : begin + _CALL_PAGES_MAX])
+        remote: npt.NDArray[np.uint64] = np.empty((len(firsts), 2), dtype=np.uint64)
+        remote[:, 0] = address + firsts * PAGE
+        remote[:, 1] = counts * PAGE
+        for start in range(0, len(remote), _IOV_MAX):
+            part = remote[start : start + _IOV_MAX]
+            length = int(part[:, 1].sum())
+            _read_runs(pid, part, target, length)
+            target += length
+
+
+def _read_runs(pid: int, remote: npt.NDArray[np.uint64], target: int, length: int) -> None:
+    local = _IoVec(target, length)
+    copied = _libc.process_vm_readv(pid, ctypes.byref(local), 1, remote.ctypes.data, len(remote), 0)
+    if copied < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"process_vm_readv of {pid}: {os.strerror(error)}")
+    if copied != length:
+        raise InternalError(f"process_vm_readv of {pid} gave {copied} of {length} bytes")

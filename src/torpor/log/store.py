@@ -250,6 +250,8 @@ def _attempt(c: Connection, fn: Callable[[Connection], Any]) -> _Outcome:
     try:
         with c.begin_nested():
             value = fn(c)
+    except StopIteration as error:  # which no future can hold
+        return _Outcome(error=InternalError(f"a write raised {error!r}"))
     except BaseException as error:
         if _code(error) in _TROUBLES:
             raise

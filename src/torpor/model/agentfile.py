@@ -23,7 +23,7 @@ from torpor.model.ids import AgentVersion
 from torpor.model.keep import parse_keep
 
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
-_SIZE = re.compile(r"^\s*(\d+)\s*([KMG])(?:i?B)?\s*$", re.IGNORECASE)
+_SIZE = re.compile(r"^\s*([0-9]{1,12})\s*([KMG])(?:i?B)?\s*$", re.IGNORECASE)
 _MIB = {"K": 1 / 1024, "M": 1, "G": 1024}
 
 MEMORY_MIB_MIN, MEMORY_MIB_MAX = 192, 16384
@@ -84,7 +84,7 @@ def pep723(text: str, where: str) -> dict[str, Any]:
         for line in blocks[0].group("content").splitlines(keepends=True)
     )
     try:
-        return tomllib.loads(content)
+        return _toml(content)
     except tomllib.TOMLDecodeError as error:
         first = text[: blocks[0].start()].count("\n") + 1
         raise Invalid(
@@ -108,10 +108,11 @@ def read_agent(path: Path) -> AgentSource:
     facts = _facts(meta, path.name, tool=_table(meta, "tool", path.name).get("torpor", {}))
     files = {path.name: text.encode()}
     for pattern in facts.include:
-        matched = [p for p in sorted(path.parent.glob(pattern)) if p.is_file()]
+        matched = _matching(path.parent, pattern, path.name)
         if not matched:
             raise Invalid(f"{path.name}: include = [{pattern!r}] matches no file")
-        files.update((p.relative_to(path.parent).as_posix(), p.read_bytes()) for p in matched)
+        for p in matched:
+            _add(files, p.relative_to(path.parent).as_posix(), p)
     return _source(path.name, files, facts)
 
 
@@ -127,13 +128,6 @@ class _Facts:
 
 
 def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSource:
-    total = sum(map(len, files.values()))
-    if len(files) > FILES_MAX or total > FILES_BYTES_MAX:
-        raise Invalid(
-            f"the agent has {len(files)} files of {total:,} bytes together; "
-            f"at most {FILES_MAX} files and {FILES_BYTES_MAX:,} bytes are taken",
-            hint="Narrow `include`, or give large data as input.",
-        )
     for name, body in files.items():
         if name.endswith(".py"):
             _check_syntax(body, name)
@@ -156,7 +150,7 @@ def _read_directory(path: Path) -> AgentSource:
             hint="Give the agent's file, or add a pyproject.toml with [tool.torpor] entry = ….",
         )
     try:
-        meta = tomllib.loads(project.read_text(encoding="utf-8"))
+        meta = _toml(project.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"{project}: not valid TOML: {error}") from error
     facts = _facts(
@@ -167,11 +161,10 @@ def _read_directory(path: Path) -> AgentSource:
     patterns = facts.include or ("**/*",)
     files: dict[str, bytes] = {}
     for pattern in patterns:
-        for p in sorted(path.glob(pattern)):
+        for p in _matching(path, pattern, str(project)):
             relative = p.relative_to(path)
-            hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
-            if p.is_file() and not hidden:
-                files[relative.as_posix()] = p.read_bytes()
+            if not any(part.startswith(".") or part == "__pycache__" for part in relative.parts):
+                _add(files, relative.as_posix(), p)
     entry = facts.entry or next((e for e in ("agent.py", "main.py") if e in files), None)
     if entry is None or entry not in files:
         raise Invalid(
@@ -179,6 +172,29 @@ def _read_directory(path: Path) -> AgentSource:
             hint='Name it in pyproject.toml: [tool.torpor] entry = "my_agent.py"',
         )
     return _source(entry, files, facts)
+
+
+def _matching(root: Path, pattern: str, where: str) -> list[Path]:
+    try:
+        return [path for path in sorted(root.glob(pattern)) if path.is_file()]
+    except ValueError as error:
+        raise Invalid(f"{where}: include = [{pattern!r}] is no pattern: {error}") from error
+
+
+def _add(files: dict[str, bytes], name: str, path: Path) -> None:
+    """Read a file, unless that would be too much: a pattern may match anything."""
+    count = len(files) + (name not in files)
+    try:
+        total = sum(map(len, files.values())) + path.stat().st_size
+        if count > FILES_MAX or total > FILES_BYTES_MAX:
+            raise Invalid(
+                f"the agent has {count} files of {total:,} bytes together, or more; "
+                f"at most {FILES_MAX} files and {FILES_BYTES_MAX:,} bytes are taken",
+                hint="Narrow `include`, or give large data as input.",
+            )
+        files[name] = path.read_bytes()
+    except OSError as error:
+        raise Invalid(f"{name} cannot be read: {error.strerror}") from error
 
 
 def _facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> _Facts:
@@ -224,7 +240,9 @@ def _relative(pattern: Any, where: str) -> str:
     pure = PurePosixPath(pattern)
     if pure.is_absolute() or ".." in pure.parts:
         raise Invalid(f"{where}: {pattern!r} must stay below the agent's own directory")
-    return pattern
+    if not pure.parts:
+        raise Invalid(f"{where}: {pattern!r} is the directory itself, not what is in it")
+    return str(pure)
 
 
 def _size(tool: Mapping[str, Any], key: str, default: int, low: int, high: int, where: str) -> int:
@@ -252,14 +270,25 @@ def size_mib(text: str, low: int, high: int, what: str) -> int:
 
 def _python_text(path: Path, where: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
     except UnicodeDecodeError as error:
         raise Invalid(f"{where}: not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise Invalid(f"{where} cannot be read: {error.strerror}") from error
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise tomllib.TOMLDecodeError("nested too deeply") from error
 
 
 def _check_syntax(body: bytes, where: str) -> None:
     try:
         ast.parse(body, filename=where)
+    except (RecursionError, MemoryError) as error:
+        raise Invalid(f"{where}: nested too deeply to be Python") from error
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
         text = (getattr(error, "text", None) or "").rstrip()

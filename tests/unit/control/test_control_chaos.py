@@ -88,7 +88,7 @@ def agent(draw: random.Random) -> list[list[list[Any]]]:
     return threads
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(16))
 async def test_each_run_ends_as_if_nothing_had_happened(
     world: World, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +130,3 @@ async def answer_all(world: World, run: RunId, chaos: Chaos) -> None:
             if row.state is RunState.SUSPENDED or chaos.draw.random() < 0.2:
                 await chaos.answer()
             await subscription.wait()
-
-    log = await world.entries(run)
-    ks=[e.kind for e in log]
-    open("/tmp/ct_stats","a").write(f"{ks.count('snapshot')} {ks.count('run.suspended')} {ks.count('run.recovered')} {ks.count('run.resumed')} {ks.count('freeze.failed')}\n")

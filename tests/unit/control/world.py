@@ -282,6 +282,7 @@ class World:
         self.anywhere: Callable[[str], Awaitable[None]] | None = None
         self.pager = PlayedPager(home)
         self.model = PlayedModel(self)
+        self.sealing = True  # what a server that starts is told of new runs
         self.store = WatchedStore.open(home.database)
         self.scheduler: Scheduler
 
@@ -309,7 +310,7 @@ class World:
     async def start(self) -> None:
         """A server starts."""
         self.machines.pool._closed = False
-        keys = Keys(self.home, self.store, on=True)
+        keys = Keys(self.home, self.store, on=self.sealing)
         self.scheduler = Scheduler(self.machines, self.store, self.model, keys)  # type: ignore[arg-type]
         self.scheduler.drivers = Drivers()
         await self.scheduler.start()

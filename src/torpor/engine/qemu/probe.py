@@ -47,11 +47,15 @@ def find_qemu() -> tuple[str, str]:
             f"{BINARY} is not installed",
             hint="apt-get install qemu-system-x86 (or run `make demo`).",
         )
-    printed = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20)
-    found = re.search(r"version (\d+(?:\.\d+)+)", printed.stdout)
+    try:
+        printed = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20)
+        said = (printed.stdout + printed.stderr).strip()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said = str(error)
+    found = re.search(r"version (\d+(?:\.\d+)+)", said)
     if found is None:
         raise Missing(
-            f"{binary} --version said {(printed.stdout + printed.stderr).strip()[:200]!r}",
+            f"{binary} --version said {said[:200]!r}",
             hint="apt-get install --reinstall qemu-system-x86",
         )
     return binary, found.group(1)

@@ -1,0 +1,303 @@
+"""What is read of an agent without running it."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from torpor.model import agentfile
+from torpor.model.agentfile import AgentSource, pep723, read_agent, size_mib
+from torpor.model.errors import Invalid, NotFound, TorporError
+
+LINES = st.text(
+    st.characters(exclude_characters="\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", codec="utf-8")
+)
+
+
+def block(toml: str) -> str:
+    lines = [f"# {line}" if line else "#" for line in toml.splitlines()]
+    return "\n".join(["# /// script", *lines, "# ///", ""])
+
+
+def write(directory: Path, name: str, text: str | bytes) -> Path:
+    path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def read(directory: Path, toml: str, files: Mapping[str, str] = {}) -> AgentSource:  # noqa: B006
+    for name, text in files.items():
+        write(directory, name, text)
+    return read_agent(write(directory, "agent.py", block(toml)))
+
+
+# The block.
+
+
+@given(st.lists(st.text("abc é=\"'", max_size=20), max_size=5), LINES)
+def test_a_block_gives_its_dependencies_wherever_it_stands(names: list[str], other: str) -> None:
+    listed = ", ".join(f"{tomlstring(name)}" for name in names)
+    text = f"import os\n{block(f'dependencies = [{listed}]')}print({other!r})\n"
+    assert pep723(text, "a.py") == {"dependencies": names}
+
+
+def tomlstring(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@given(st.text())
+def test_any_text_has_a_block_or_none_or_is_refused(text: str) -> None:
+    for each in (text, f"# /// script\n{text}\n# ///\n", block(text)):
+        try:
+            assert isinstance(pep723(each, "a.py"), dict)
+        except Invalid as error:
+            assert error.message.startswith("a.py: ")
+
+
+@given(st.text('# /script\n=[]"a', max_size=60))
+def test_a_block_is_the_toml_behind_the_signs(toml: str) -> None:
+    try:
+        expected = tomllib.loads(toml)
+    except tomllib.TOMLDecodeError:
+        return
+    if toml.strip("\n") and not any(line.startswith("///") for line in toml.splitlines()):
+        assert pep723(block(toml), "a.py") == expected
+
+
+def test_no_block() -> None:
+    assert pep723("# /// other\n# x = 1\n# ///\n", "a.py") == {}
+
+
+def test_two_blocks() -> None:
+    with pytest.raises(Invalid, match="a.py: more than one `# /// script` block"):
+        pep723(block("x = 1") + "\n" + block("y = 1"), "a.py")
+
+
+@pytest.mark.parametrize("text", ["# /// script\n# x = 1\n", "# /// script\nx = 1\n# ///\n"])
+def test_a_block_that_is_not_closed(text: str) -> None:
+    with pytest.raises(Invalid, match="not closed, or a line of it lacks"):
+        pep723(text, "a.py")
+
+
+@pytest.mark.parametrize("toml", ["x = ", "a = " + "[" * 5000], ids=["wrong", "deep"])
+def test_a_block_that_is_no_toml(toml: str) -> None:
+    with pytest.raises(Invalid, match="a.py: the .* block that starts at line 3 is not valid TOML"):
+        pep723("import os\n\n" + block(toml), "a.py")
+
+
+# One file.
+
+
+def test_defaults(tmp_path: Path) -> None:
+    source = read_agent(write(tmp_path, "agent.py", "x = 1\n"))
+    assert source == AgentSource("agent.py", {"agent.py": b"x = 1\n"})
+
+
+def test_all_facts(tmp_path: Path) -> None:
+    source = read(
+        tmp_path,
+        'requires-python = ">=3.11"\ndependencies = ["b", "a>=1"]\n[tool.torpor]\n'
+        'memory = "1G"\ndisk = "512MiB"\ninclude = ["data/*.txt"]\nkeep = "last 3"',
+        {"data/one.txt": "1"},
+    )
+    assert source.requires_python == ">=3.11"
+    assert source.dependencies == ("a>=1", "b")
+    assert (source.memory_mib, source.disk_mib) == (1024, 512)
+    assert set(source.files) == {"agent.py", "data/one.txt"}
+    assert source.keep == "last 3"
+
+
+@pytest.mark.parametrize("begin", ["\ufeff", ""], ids=["marked", "plain"])
+@pytest.mark.parametrize("end", ["\r\n", "\n"], ids=["crlf", "lf"])
+def test_editors_habits(tmp_path: Path, begin: str, end: str) -> None:
+    text = begin + block('[tool.torpor]\nmemory = "256M"').replace("\n", end)
+    source = read_agent(write(tmp_path, "agent.py", text))
+    assert source.memory_mib == 256
+
+
+def test_included_files(tmp_path: Path) -> None:
+    for name in ("data/one.txt", "data/deep/two.txt", "data/three.bin", "other.py"):
+        write(tmp_path, name, name)
+    write(tmp_path, "other.py", "y = 1")
+    toml = '[tool.torpor]\ninclude = ["./data/**/*.txt", "other.py", "data/one.txt"]'
+    source = read(tmp_path, toml)
+    assert set(source.files) == {"agent.py", "data/one.txt", "data/deep/two.txt", "other.py"}
+    assert source.files["data/one.txt"] == b"data/one.txt"
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("tool = 1", "agent.py: tool must be a table"),
+        ("tool.torpor = 1", "agent.py: tool.torpor must be a table"),
+        ("[tool.torpor]\nmemroy = '1G'", r"\[tool.torpor\] does not know memroy"),
+        ("requires-python = 3.11", "requires-python must be a string"),
+        ("dependencies = 'a'", "dependencies must be a list of strings"),
+        ("dependencies = ['a', 1]", "dependencies must be a list of strings"),
+        ("dependencies = [' ']", "dependencies must be a list of strings"),
+        ("[tool.torpor]\ninclude = 'a'", "include must be a list of strings"),
+        ("[tool.torpor]\ninclude = ['/etc/passwd']", "must stay below the agent's own directory"),
+        ("[tool.torpor]\ninclude = ['a/../../b']", "must stay below the agent's own directory"),
+        ("[tool.torpor]\ninclude = ['.']", "'.' is the directory itself"),
+        ("[tool.torpor]\ninclude = ['**a']", r"include = \['\*\*a'\] is no pattern"),
+        ("[tool.torpor]\ninclude = ['*.txt']", r"include = \['\*.txt'\] matches no file"),
+        ("[tool.torpor]\nentry = 1", "1 is not a path"),
+        ("[tool.torpor]\nmemory = 512", "memory = 512 is not a size"),
+        ("[tool.torpor]\nmemory = '190M'", "even MiB from 192M to 16384M are taken"),
+        ("[tool.torpor]\nmemory = '193M'", "even MiB from 192M to 16384M are taken"),
+        ("[tool.torpor]\ndisk = '65G'", "even MiB from 64M to 65536M are taken"),
+        (f"[tool.torpor]\ndisk = '{'9' * 5000}M'", "is not a size"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, toml: str, words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        read(tmp_path, toml)
+
+
+def test_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no agent file at"):
+        read_agent(tmp_path / "absent.py")
+
+
+def test_what_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="agent.py: not UTF-8 text"):
+        read_agent(write(tmp_path, "agent.py", b"\xff\xfe"))
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("x = 1\ndef f(:\n", r"agent.py, line 2: .*\n    def f\(:"),
+        ("x\0", "null bytes"),
+        ("-" * 100_000 + "1", "nested too deeply"),
+        ("a" + ".b" * 100_000, "nested too deeply"),
+    ],
+    ids=["wrong", "nul", "signs", "names"],
+)
+def test_what_is_no_python(tmp_path: Path, code: str, words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        read_agent(write(tmp_path, "agent.py", code))
+
+
+def test_an_included_module_that_is_no_python(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="lib/m.py, line 1"):
+        read(tmp_path, '[tool.torpor]\ninclude = ["lib/*"]', {"lib/m.py": "def"})
+
+
+def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agentfile, "FILES_MAX", 3)
+    monkeypatch.setattr(agentfile, "FILES_BYTES_MAX", 1000)
+    toml = '[tool.torpor]\ninclude = ["*.txt"]'
+    files = {"a.txt": "", "b.txt": ""}
+    assert len(read(tmp_path, toml, files).files) == 3
+    with pytest.raises(Invalid, match="the agent has 4 files of .* at most 3 files"):
+        read(tmp_path, toml, files | {"c.txt": ""})
+    (tmp_path / "c.txt").unlink()
+    # It is refused by its size, before it is read.
+    with (tmp_path / "b.txt").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(Invalid, match="1,099,511,627,.* bytes together, or more; .* 1,000 bytes"):
+        read(tmp_path, toml)
+
+
+# Directories.
+
+
+def project(directory: Path, toml: str = "") -> Path:
+    write(directory, "pyproject.toml", toml)
+    return directory
+
+
+def test_a_directory(tmp_path: Path) -> None:
+    project(tmp_path, '[project]\nrequires-python = ">=3.11"\ndependencies = ["b", "a"]\n')
+    for name in ("agent.py", "lib/m.py", ".git/config", "__pycache__/x.pyc", "lib/.hidden"):
+        write(tmp_path, name, "")
+    source = read_agent(tmp_path)
+    assert source.entry == "agent.py"
+    assert set(source.files) == {"agent.py", "lib/m.py", "pyproject.toml"}
+    assert (source.requires_python, source.dependencies) == (">=3.11", ("a", "b"))
+
+
+@pytest.mark.parametrize("entry", ["lib/m.py", "./lib/m.py"])
+def test_a_directory_names_its_entry_and_files(tmp_path: Path, entry: str) -> None:
+    project(tmp_path, f'[tool.torpor]\nentry = "{entry}"\ninclude = ["lib/*.py"]\n')
+    for name in ("main.py", "lib/m.py", "lib/n.txt"):
+        write(tmp_path, name, "")
+    source = read_agent(tmp_path)
+    assert (source.entry, set(source.files)) == ("lib/m.py", {"lib/m.py"})
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        (None, "is a directory without a pyproject.toml"),
+        ("x = ", "pyproject.toml: not valid TOML"),
+        ("", r"no entry file \(agent.py or main.py\)"),
+        ("[tool.torpor]\nentry = 'x.py'", "no entry file 'x.py'"),
+        ("project = 1", "project must be a table"),
+    ],
+)
+def test_directories_that_are_refused(tmp_path: Path, toml: str | None, words: str) -> None:
+    if toml is not None:
+        project(tmp_path, toml)
+    with pytest.raises(Invalid, match=words) as refused:
+        read_agent(tmp_path)
+    assert refused.value.hint or "TOML" in words or "table" in words
+
+
+# Versions.
+
+SOURCE = AgentSource("a.py", {"a.py": b"x", "b": b"y"}, dependencies=("d",))
+CHANGES: list[dict[str, Any]] = [
+    {"entry": "b"},
+    {"files": {"a.py": b"x", "b": b"z"}},
+    {"files": {"a.py": b"x", "c": b"y"}},
+    {"files": {"a.py": b"x"}},
+    {"dependencies": ()},
+    {"dependencies": ("d", "e")},
+    {"memory_mib": 514},
+    {"disk_mib": 2050},
+]
+
+
+def test_each_fact_makes_another_version() -> None:
+    versions = [dataclasses.replace(SOURCE, **change).version("i") for change in CHANGES]
+    versions += [SOURCE.version("i"), SOURCE.version("j")]
+    assert len(set(versions)) == len(versions)
+    assert all(len(version) == 32 for version in versions)
+
+
+def test_order_makes_no_other_version() -> None:
+    turned = dataclasses.replace(SOURCE, files=dict(reversed(SOURCE.files.items())))
+    assert turned.version("i") == SOURCE.version("i")
+
+
+def test_how_long_snapshots_are_kept_makes_no_other_version() -> None:
+    assert dataclasses.replace(SOURCE, keep="all").version("i") == SOURCE.version("i")
+
+
+# Sizes.
+
+
+@given(st.text(max_size=30))
+def test_any_size_is_taken_or_refused(text: str) -> None:
+    try:
+        mib = size_mib(text, 64, 4096, "memory")
+    except TorporError as error:
+        assert isinstance(error, Invalid) and error.message.startswith("memory")
+    else:
+        assert 64 <= mib <= 4096 and mib % 2 == 0
+
+
+@given(st.integers(32, 2048).map(lambda half: half * 2), st.sampled_from(["", "B", "iB"]))
+def test_sizes(mib: int, unit: str) -> None:
+    assert size_mib(f"{mib}M{unit}", 64, 4096, "m") == mib
+    assert size_mib(f" {mib * 1024} k{unit} ", 64, 4096, "m") == mib
