@@ -12,6 +12,7 @@ from tests.e2e.stage import Model, Stage, Watch, wait_gone
 
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.home import Home
+from torpor.snapshot.store import SnapshotStore
 
 
 @pytest.fixture
@@ -86,8 +87,9 @@ def test_a_damaged_layer_is_named_with_the_runs_it_touches(stage: Stage, start: 
     assert any(newest["manifest"] in said for said in collected["problems"])
     manifest.write_bytes(good)
 
-    layers = stage.home.blobs / "layers"
-    (largest,) = sorted(layers.glob("*/*"), key=lambda path: path.stat().st_size)[-1:]
+    store = SnapshotStore(stage.home.blobs, lambda image: Path(image))
+    layers = [each for each in store.layers(newest["manifest"]) if each.kind != "raw"]
+    largest = max(map(store.layer_path, layers), key=lambda path: path.stat().st_size)
     data = largest.read_bytes()
     largest.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
     (problem,) = stage.client.verify(watch.run)["problems"]
@@ -119,7 +121,7 @@ def test_what_ended_runs_kept_is_reclaimed_but_for_what_is_pinned(
     assert all(each["reclaimed_at"] is None for each in stage.client.snapshots(watch.run))
     done = stage.client.gc(dry_run=False)
     assert ids <= {each["id"] for each in done["reclaimed"]}
-    assert not {"run": sleeping.run} in [{"run": each["run"]} for each in done["reclaimed"]]
+    assert sleeping.run not in [each["run"] for each in done["reclaimed"]]
     left = {s["id"] for s in stage.client.snapshots(watch.run) if s["reclaimed_at"] is None}
     assert left == {pinned}
     assert stage.client.gc(dry_run=False)["reclaimed"] == []

@@ -9,6 +9,8 @@ moved from file to file, each time by a new QEMU with ordinary, anonymous memory
 QEMU gets what torpor gives itself and more: the QEMU that will resume has been started before, so
 has the zstd that compresses; no bandwidth limit; the preparation of the guest is not counted; and
 its disk is not part of the file, but stays where it is, a slot of the pager.
+
+`PLAIN` leaves zstd out: QEMU writes the file itself.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO
 
 from torpor.bench import cold
 from torpor.bench.stats import Samples
@@ -39,13 +42,23 @@ from torpor.policy.freeze import GRACE_S
 from torpor.snapshot.seal import Key
 from torpor.wire.link import Link, LinkState
 
-COMPRESS = ("zstd", "-1", "-T2", "-q", "-f")
-DECOMPRESS = ("zstd", "-dc", "-q")
 PREPARE_LIMIT_S = 30.0
 MIGRATE_LIMIT_S = 600.0
 PIPE_BYTES = 1 << 20
 # A private mapping of it is anonymous memory, without a file to be found and copied from first.
 ANONYMOUS = Path("/dev/zero")
+
+
+@dataclass(frozen=True)
+class Way:
+    """The programs between QEMU and the file, which is their last argument; empty: none."""
+
+    compress: tuple[str, ...] = ()
+    decompress: tuple[str, ...] = ()
+
+
+ZSTD = Way(("zstd", "-1", "-T2", "-q", "-f", "-o"), ("zstd", "-dc", "-q"))
+PLAIN = Way()
 
 
 @dataclass(frozen=True)
@@ -61,14 +74,16 @@ class Saved:
 
 def require_zstd() -> None:
     """Raises Missing."""
-    require(COMPRESS[0])
+    require(ZSTD.compress[0])
 
 
-async def template_bytes(machines: Machines, template: SnapshotRow, directory: Path) -> int:
+async def template_bytes(
+    machines: Machines, template: SnapshotRow, directory: Path, way: Way = ZSTD
+) -> int:
     """Size of QEMU's file of a template's machine."""
     live = await machines.restore(template.manifest, LinkState.from_json(template.link or {}))
     try:
-        return (await _save(live, directory / "template.zst")).bytes
+        return (await _save(live, directory / "template.peer", way)).bytes
     finally:
         await machines.discard(live)
 
@@ -81,6 +96,7 @@ async def measure(
     cycles: int,
     directory: Path,
     progress: Callable[[int], None],
+    way: Way = ZSTD,
 ) -> Samples:
     """Freeze and resume the guest of `newest`, which `key` opens, `cycles` times, every other time
     cold. The run itself is not touched. Raises HostError, GuestError."""
@@ -91,19 +107,19 @@ async def measure(
     try:
         await thaw(on_slot, run, Epoch(next(epochs)), started=True, journal=[])
         # Once for nothing: its memory is the pager's file, which a peer would not have.
-        saved = await _freeze(on_slot, directory)
+        saved = await _freeze(on_slot, directory, way)
         await on_slot.machine.kill()
-        async with _resumed(machines, on_slot, saved, run, Epoch(next(epochs))) as (live, _):
-            saved = await _freeze(live, directory)
+        async with _resumed(machines, on_slot, saved, run, Epoch(next(epochs)), way) as (live, _):
+            saved = await _freeze(live, directory, way)
         for cycle in range(cycles):
             progress(cycle)
             is_cold = bool(cycle % 2)
             if is_cold:
                 await asyncio.to_thread(cold.forget, [saved.file, machines.image.root])
             epoch = Epoch(next(epochs))
-            async with _resumed(machines, on_slot, saved, run, epoch) as (live, resume_ms):
+            async with _resumed(machines, on_slot, saved, run, epoch, way) as (live, resume_ms):
                 samples.woke(resume_ms, cold=is_cold)
-                saved = await _freeze(live, directory)
+                saved = await _freeze(live, directory, way)
             samples.fell_asleep(saved.pause_ms, saved.freeze_ms, saved.bytes)
     finally:
         await machines.discard(on_slot)
@@ -112,20 +128,18 @@ async def measure(
 
 @contextlib.asynccontextmanager
 async def _resumed(
-    machines: Machines, on_slot: Live, saved: Saved, run: RunId, epoch: Epoch
+    machines: Machines, on_slot: Live, saved: Saved, run: RunId, epoch: Epoch, way: Way
 ) -> AsyncIterator[tuple[Live, float]]:
     """The machine of `saved` on the slot's disk, awake, and how many ms that took."""
     machine = await _empty(machines, on_slot)
     try:
-        out, into = _wide_pipe()
-        with os.fdopen(out, "rb") as from_zstd:
-            started = time.perf_counter()
-            async with _program(*DECOMPRESS, str(saved.file), stdout=into):
-                await machine.load_from(from_zstd.fileno(), MIGRATE_LIMIT_S)
-                guest = Guest(machine, Link.from_state(saved.link))
-                live = replace(on_slot, machine=machine, guest=guest, snapshot=None)
-                await thaw(live, run, epoch, started=True, journal=[])
-                resume_ms = (time.perf_counter() - started) * 1000
+        started = time.perf_counter()
+        async with _source(saved.file, way) as source:
+            await machine.load_from(source.fileno(), MIGRATE_LIMIT_S)
+            guest = Guest(machine, Link.from_state(saved.link))
+            live = replace(on_slot, machine=machine, guest=guest, snapshot=None)
+            await thaw(live, run, epoch, started=True, journal=[])
+            resume_ms = (time.perf_counter() - started) * 1000
         try:
             yield live, resume_ms
         finally:
@@ -145,31 +159,55 @@ def _qemu(machine: Machine) -> QemuMachine:
     return machine
 
 
-async def _freeze(live: Live, directory: Path) -> Saved:
+async def _freeze(live: Live, directory: Path, way: Way) -> Saved:
     """Once the agent has been asleep for a moment, as when torpor freezes it."""
     await asyncio.sleep(GRACE_S)
     live.guest.say("prepare")
     answer = await live.guest.hear("prepared", "unprepared", within_s=PREPARE_LIMIT_S)
     if answer["t"] != "prepared":
         raise GuestError(f"the machine could not prepare to be frozen: {answer['reason']}")
-    return await _save(live, directory / "guest.zst")
+    return await _save(live, directory / "guest.peer", way)
 
 
-async def _save(live: Live, file: Path) -> Saved:
+async def _save(live: Live, file: Path, way: Way) -> Saved:
     machine = _qemu(live.machine)
     await live.guest.stop_pumping()
-    out, into = _wide_pipe()
-    with os.fdopen(into, "wb") as to_zstd:
-        async with _program(*COMPRESS, "-o", str(file), stdin=out):
-            started = time.perf_counter()
-            await machine.pause()
-            live.guest.drain()
-            await machine.save_to(to_zstd.fileno(), MIGRATE_LIMIT_S)
-            pause_ms = (time.perf_counter() - started) * 1000
-            to_zstd.close()
+    async with _sink(file, way) as sink:
+        started = time.perf_counter()
+        await machine.pause()
+        live.guest.drain()
+        await machine.save_to(sink.fileno(), MIGRATE_LIMIT_S)
+        pause_ms = (time.perf_counter() - started) * 1000
     await asyncio.to_thread(_sync, file)
     freeze_ms = (time.perf_counter() - started) * 1000
     return Saved(file, live.guest.link.state(), pause_ms, freeze_ms, file.stat().st_size)
+
+
+@contextlib.asynccontextmanager
+async def _sink(file: Path, way: Way) -> AsyncIterator[IO[bytes]]:
+    """What to write to that it gets into the file; at the end all of it is there."""
+    if not way.compress:
+        with file.open("wb") as sink:
+            yield sink
+        return
+    out, into = _wide_pipe()
+    with os.fdopen(into, "wb") as sink:
+        async with _program(*way.compress, str(file), stdin=out):
+            yield sink
+            sink.close()
+
+
+@contextlib.asynccontextmanager
+async def _source(file: Path, way: Way) -> AsyncIterator[IO[bytes]]:
+    """What to read from that gives what was written to `_sink`."""
+    if not way.decompress:
+        with file.open("rb") as source:
+            yield source
+        return
+    out, into = _wide_pipe()
+    with os.fdopen(out, "rb") as source:
+        async with _program(*way.decompress, str(file), stdout=into):
+            yield source
 
 
 def _wide_pipe() -> tuple[int, int]:

@@ -16,16 +16,15 @@ class Spread:
 
 
 def spread(samples: Sequence[float]) -> Spread:
-    """Percentiles by nearest rank: each is a sample, none is made up. Raises ValueError if there
-    is no sample."""
+    """Raises ValueError if there is no sample."""
+    return Spread(*(percentile(samples, share) for share in (0.5, 0.9, 1)))
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """By nearest rank: it is a sample, none is made up. Raises ValueError if there is none."""
     if not samples:
         raise ValueError("no sample was taken")
-    ordered = sorted(samples)
-
-    def rank(share: float) -> float:
-        return ordered[math.ceil(share * len(ordered)) - 1]
-
-    return Spread(rank(0.5), rank(0.9), ordered[-1])
+    return sorted(samples)[max(0, math.ceil(share * len(samples)) - 1)]
 
 
 @dataclass

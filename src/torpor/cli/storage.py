@@ -12,7 +12,7 @@ from rich.table import Table
 
 from torpor.cli import words
 from torpor.cli.host import Json, connect
-from torpor.cli.screen import err, say, show, show_json, table
+from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import Client
 from torpor.model.errors import HostError
 from torpor.model.home import Home
@@ -114,19 +114,23 @@ def gc(
     if as_json:
         show_json(done)
         return
-    would = "would be " * dry_run
-    runs = len({each["run"] for each in done["reclaimed"]} - {None})
-    templates = sum(each["run"] is None for each in done["reclaimed"])
-    ended = words.count(len(done["reclaimed"]) - templates, "snapshot")
-    say(f"{ended} of {words.count(runs, 'run')} and {words.count(templates, 'template')} ", "dim")
+    runs = {each["run"] for each in done["reclaimed"]} - {None}
+    templates = [each for each in done["reclaimed"] if each["run"] is None]
+    ended = words.count(len(done["reclaimed"]) - len(templates), "snapshot")
     files = words.count(done["manifests"] + done["layers"], "file")
-    say(f"{files}, {words.size(done['bytes'])}, {would}removed")
-    if done["young_bytes"]:
-        say(f"{words.size(done['young_bytes'])} more in a while: in use, or put there just now")
     kept = words.count(done["kept_snapshots"], "snapshot")
-    say(f"{words.size(done['kept_bytes'])} kept: {kept}, and of templates:")
-    for each in done["kept_templates"]:
-        say(f"  {each['version'][:12]}  {each['why']}")
+    rows = [
+        (
+            "would be reclaimed" if dry_run else "reclaimed",
+            f"{ended} of {words.count(len(runs), 'run')}, "
+            f"{words.count(len(templates), 'template')}",
+        ),
+        ("would be removed" if dry_run else "removed", f"{words.size(done['bytes'])}, {files}"),
+        ("later", f"{words.size(done['young_bytes'])}, in use or put there just now"),
+        ("kept", f"{words.size(done['kept_bytes'])}, {kept} and the templates"),
+        *(("", f"{each['version'][:12]}  {each['why']}") for each in done["kept_templates"]),
+    ]
+    show(facts(rows))
     for problem in done["problems"]:
         say(problem, "red")
 
@@ -143,8 +147,8 @@ def export(
     part = file.with_name(f"{file.name}.part")
     chunks = Client(Home.find()).export(run, snapshot)
     first = next(chunks)  # before the file is made: the run may be refused
-    part.touch(mode=0o600)
     try:
+        part.touch(mode=0o600)
         with part.open("wb") as out:
             out.write(first)
             out.writelines(chunks)

@@ -36,6 +36,7 @@ def checks(home: Home) -> list[Check]:
         *_builders(),
         *_accelerator(home),
         _disk(home),
+        *_host_key(home),
         Check("cores and memory", None, f"{os.cpu_count()} cores, {_memory_gib():.1f} GiB"),
     ]
 
@@ -97,6 +98,12 @@ def _disk(home: Home) -> Check:
     detail = f"{free / (1 << 30):.1f} GiB free at {home.root}"
     hint = "" if free >= FREE_DISK_MIN else "Building the image takes about 1 GiB for a while."
     return Check("disk", free >= FREE_DISK_MIN, detail, hint)
+
+
+def _host_key(home: Home) -> Iterator[Check]:
+    if home.host_key.exists():
+        detail = f"all snapshots of runs need {home.host_key}: keep a copy apart from them"
+        yield Check("encryption", None, detail)
 
 
 def _age(path: Path) -> float:

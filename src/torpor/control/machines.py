@@ -296,7 +296,7 @@ class Machines:
     def delete_alone(self, captured: Captured) -> None:
         """Delete a snapshot that has no parent and was never recorded."""
         for layer in self.store.load(captured.manifest).layers:
-            if layer.kind == "zstd":
+            if layer.kind != "raw":
                 self.store.delete_layer(layer.digest)
         self.store.delete_manifest(captured.manifest)
 

@@ -15,6 +15,8 @@ An XOR is always against a plain page (a page that is itself an XOR passes on it
 page takes two reads at most, at any depth. Hashes (XXH3) only propose equal pages; bytes are
 compared before anything is shared, as a guest could construct collisions.
 
+Hot pages that lie scattered over many frames are stored again (`torpor.snapshot.gather`).
+
 In the layer, plain pages come before XORs (unlike data compresses badly together), and in each
 kind the hot pages come first: a restore pushes them, and decompresses 64 KiB for each 64 KiB
 of them. To lay out a template anew once its hot pages are known, build it again from nothing
@@ -33,6 +35,7 @@ import numpy.typing as npt
 import xxhash
 
 from torpor.model.errors import InternalError, Invalid
+from torpor.snapshot.gather import scattered
 from torpor.snapshot.layer import PAGE, EncodedLayer, Pages, write_layer
 from torpor.snapshot.manifest import (
     LayerRef,
@@ -163,8 +166,14 @@ def build(
     """
     layers = list(parent.layers) if parent else []
     regions = dict(parent.regions) if parent else {}
+    again = np.empty(0, np.int64)
+    if parent is not None and parent_pages is not None and "memory" in changed:
+        again = scattered(parent, hot)
+        changed = {**changed, "memory": _with(changed["memory"], again, parent_pages)}
     differences = {
-        name: _compare(name, change, regions.get(name), parent_pages)
+        name: _compare(
+            name, change, regions.get(name), parent_pages, again if name == "memory" else ()
+        )
         for name, change in changed.items()
     }
     fresh = _Fresh.gather(differences, hot)
@@ -228,9 +237,25 @@ class _Difference:
     same: int
 
 
+def _with(change: Changed, numbers: npt.NDArray[np.int64], parent: PageReader) -> Changed:
+    """`change` and the parent's pages `numbers`."""
+    more = np.setdiff1d(numbers, change.numbers, assume_unique=True)
+    if not len(more):
+        return change
+    all_numbers = np.concatenate((change.numbers, more))
+    order = all_numbers.argsort()
+    pages = np.concatenate((change.pages, parent.pages("memory", more)))
+    return Changed(change.length, all_numbers[order], np.ascontiguousarray(pages[order]))
+
+
 def _compare(
-    name: str, change: Changed, before: Region | None, parent: PageReader | None
+    name: str,
+    change: Changed,
+    before: Region | None,
+    parent: PageReader | None,
+    again: npt.ArrayLike,
 ) -> _Difference:
+    """`again`: pages to be stored whatever the parent has."""
     refs = _resized(before.refs if before else None, change.length)
     bases = _resized(before.bases if before else None, change.length)
     old_refs, old_bases = refs[change.numbers], bases[change.numbers]
@@ -242,7 +267,7 @@ def _compare(
     similar = np.zeros(len(change.numbers), np.uint64)
     xors: dict[int, bytes] = {}
     roots = np.where(old_bases != 0, old_bases, old_refs)
-    comparable = np.flatnonzero(not_zero & (old_refs != 0))
+    comparable = np.flatnonzero(not_zero & (old_refs != 0) & ~np.isin(change.numbers, again))
     comparable = comparable[roots[comparable].argsort(kind="stable")]  # each frame once
     for start in range(0, len(comparable), _COMPARE_PAGES):
         some = comparable[start : start + _COMPARE_PAGES]

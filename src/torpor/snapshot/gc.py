@@ -29,7 +29,7 @@ from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
 
 @dataclass(frozen=True)
 class Swept:
-    """What was removed, or would be. `bytes` are its size, `young_bytes` the size of what nobody
+    """What was removed, or would be. `bytes` are its size, `young_bytes` the size of what no root
     reaches but was put lately or is in use, `kept_bytes` that of all else."""
 
     manifests: tuple[str, ...]
@@ -60,34 +60,43 @@ def collect(
     there = [b for b in store.blobs.present(MANIFESTS) if not (dry_run and b.name in gone)]
     named, problems = _named_by(store, {*roots, *(blob.name for blob in there)}, roots)
     layers = store.blobs.present(LAYERS)
-    lost = [] if problems else unreached(layers, named)
-    removed = sweep(LAYERS, lost)
+    removed = {} if problems else sweep(LAYERS, unreached(layers, _all(named.values())))
 
-    freed = sum(blob.size for blob in (*gone.values(), *removed.values()))
-    young = sum(blob.size for blob in (*dead, *lost)) - freed
+    left = [*there, *(blob for blob in layers if blob.name not in removed)]
+    needed = {*roots, *_all(named[root] for root in roots if root in named)}
+    young = [] if problems else unreached(left, needed)
     return Swept(
         manifests=tuple(gone),
         layers=tuple(removed),
-        bytes=freed,
-        young_bytes=young,
-        kept_bytes=sum(blob.size for blob in (*there, *layers))
-        - sum(blob.size for blob in removed.values())
-        - young,
+        bytes=_bytes(gone.values()) + _bytes(removed.values()),
+        young_bytes=_bytes(young),
+        kept_bytes=_bytes(left) - _bytes(young),
         problems=tuple(problems),
     )
 
 
 def _named_by(
     store: SnapshotStore, manifests: Collection[str], roots: Collection[str]
-) -> tuple[set[str], list[str]]:
-    """All layers that these manifests name, and which manifests could not be read."""
-    named: set[str] = set()
+) -> tuple[dict[str, set[str]], list[str]]:
+    """The layers that each of these manifests names, and what is wrong with those that could not
+    be read."""
+    named: dict[str, set[str]] = {}
     problems = []
     for digest in manifests:
         try:
-            named.update(layer.digest for layer in store.layers(digest) if layer.kind != "raw")
+            layers = store.layers(digest)
         except TorporError as error:
             if isinstance(error, NotFound) and digest not in roots:
                 continue  # a draft, deleted meanwhile by who made it
             problems.append(f"{error.message}: no layer is removed, for it may name any")
+        else:
+            named[digest] = {layer.digest for layer in layers if layer.kind != "raw"}
     return named, problems
+
+
+def _all(sets: Iterable[set[str]]) -> set[str]:
+    return set().union(*sets)
+
+
+def _bytes(blobs: Iterable[Present]) -> int:
+    return sum(blob.size for blob in blobs)

@@ -243,3 +243,52 @@ def test_the_api_describes_itself(home: Home) -> None:
     described = create_app(MemoryService(home)).openapi()
     assert "/v1/waits/{ref}/complete" in described["paths"]
     assert "Problem" in described["components"]["schemas"]
+
+
+def test_snapshots_are_pinned_and_verified_and_garbage_collected(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        run = await played(http, ["approve", "Send?", None])
+        path = f"/runs/{run['id']}"
+        while not (taken := (await http.get(f"{path}/snapshots")).json()):
+            pass
+        one = f"{path}/snapshots/{taken[0]['id']}"
+        assert (await http.patch(one, json={"pinned": True})).json()["pinned"]
+        assert (await http.get(f"{path}/snapshots")).json()[0]["pinned"]
+        assert (await http.patch(one, json={"pinned": "yes", "x": 1})).status_code == 422
+        assert (
+            await http.patch(f"{path}/snapshots/none", json={"pinned": True})
+        ).status_code == 404
+        assert (await http.get(f"{path}/verify")).json()["problems"] == []
+        assert (await http.post("/gc", json={"dry_run": True})).json()["dry_run"] is True
+
+    ask(home, talk)
+
+
+def test_a_run_goes_out_and_comes_in_as_a_stream(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        run = await played(http, ["return", 1])
+        events(await http.get(f"/runs/{run['id']}/log", params={"follow": "true"}))
+        gone = await http.get(f"/runs/{run['id']}/export")
+        assert gone.headers["content-type"] == "application/x-tar"
+        assert len(gone.content) > limits.BODY_BYTES_MAX
+        again = await http.post("/imports", content=gone.content)
+        assert (again.status_code, again.json()["code"]) == (409, "conflict")
+        assert (await http.post("/imports", content=b"no")).status_code == 422
+        assert (await http.get("/runs/none/export")).status_code == 404
+        other = gone.content.replace(run["id"].encode(), b"run_another")
+        taken = await http.post("/imports", content=other)
+        assert (taken.status_code, taken.json()["id"]) == (201, "run_another")
+
+    ask(home, talk)
+
+
+def test_a_rule_of_keeping_is_checked(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        assert events(await http.post("/agents", json=DEPLOY | {"keep": "last 3"}))[-1][0] == (
+            "deployed"
+        )
+        refused = await http.post("/agents", json=DEPLOY | {"keep": "for ever"})
+        assert refused.status_code == 422
+        assert "does not say how long" in refused.json()["detail"]
+
+    ask(home, talk)

@@ -219,3 +219,39 @@ def test_a_full_disk(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["[]", "True"]
+
+
+def test_a_stream_is_stored_whole_or_not_at_all(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+
+    def breaks_off() -> Iterator[bytes]:
+        yield b"one"
+        raise RuntimeError("gone")
+
+    with pytest.raises(RuntimeError):
+        blobs.put_stream("layers", NAMES[0], 6, breaks_off())
+    assert files(tmp_path) == {}
+    for _ in range(2):
+        chunks = iter([b"one", b"", b"two"])
+        blobs.put_stream("layers", NAMES[0], 6, chunks)
+        assert list(chunks) == [], "read to its end, also when the name is there"
+        assert blobs.get("layers", NAMES[0]) == b"onetwo"
+
+
+def test_only_what_is_old_and_not_held_is_unused(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path)
+    blobs.put("layers", NAMES[0], [b"one"])
+    (one,) = blobs.present("layers")
+    assert (one.name, one.size) == (NAMES[0], 3)
+    assert blobs.present("manifests") == []
+    later = one.touched_at + 1
+    assert not blobs.delete_unused("layers", NAMES[0], before=one.touched_at)
+    with blobs.held("layers", NAMES), blobs.held("layers", [NAMES[0]]):
+        assert not blobs.delete_unused("layers", NAMES[0], before=later)
+    os.utime(blobs.path("layers", NAMES[0]), (1.0, 1.0))
+    blobs.put("layers", NAMES[0], [b"one"])
+    assert not blobs.is_unused("layers", NAMES[0], before=later - 100), "a put makes it young"
+    assert blobs.is_unused("layers", NAMES[0], before=later + 100)
+    assert blobs.delete_unused("layers", NAMES[0], before=later + 100)
+    assert not blobs.delete_unused("layers", NAMES[0], before=later + 100)
+    assert files(tmp_path) == {}

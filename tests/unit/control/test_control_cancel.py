@@ -10,7 +10,8 @@ from tests.unit.control.world import POINTS, World
 from torpor.control import driver as driving
 from torpor.control.service import Service
 from torpor.model.errors import Conflict, HostError
-from torpor.model.states import RunState
+from torpor.model.ids import RunId
+from torpor.model.states import FINAL, RunState
 
 pytestmark = pytest.mark.anyio
 
@@ -79,27 +80,36 @@ async def test_waiting_for_the_host(
     assert not world.effects
 
 
+class Cancelling:
+    """Cancels a run when it is called, without waiting for its end."""
+
+    def __init__(self, world: World, service: Service) -> None:
+        self.world, self.service = world, service
+        self.run = RunId("")
+        self.task: asyncio.Task[object] | None = None
+
+    async def __call__(self) -> None:
+        # It ends only once the run has, which is what stands still here.
+        self.task = asyncio.create_task(self.service.cancel(self.run))
+        await self.world.until(self.run, lambda row: row.cancel_requested or row.state in FINAL)
+
+
 @pytest.mark.parametrize("point", POINTS)
 async def test_at_any_point(world: World, service: Service, point: str) -> None:
     for n in range(1, 100):
-        cancelling: list[asyncio.Task[object]] = []
-
-        async def cancel() -> None:
-            # It ends only once the run has, which is what stands still here.
-            cancelling.append(asyncio.create_task(service.cancel(run)))
-            await world.until(run, lambda row: row.cancel_requested or row.ended_at is not None)
-
-        world.acts.clear()
-        world.scheduler._room, room = 0, world.scheduler._room
+        cancelling = Cancelling(world, service)
+        room, world.scheduler._room = world.scheduler._room, 0
         run = await world.run([["step", "a"], ["checkpoint", "c"], ["model", "m"], ["wait", "q"]])
-        world.on(point, *[None] * (n - 1), cancel)
+        cancelling.run = run
+        world.acts.clear()
+        world.on(point, *[None] * (n - 1), cancelling)
         world.scheduler._room = room
         world.scheduler.run_created()
         await world.until(run, lambda row: row.state.value in ("suspended", "cancelled"))
         await world.gone(run)
-        if not cancelling:
+        if cancelling.task is None:
             assert n > 1
             return
-        await asyncio.gather(*cancelling)
+        await cancelling.task
         assert (await world.ended(run)).state is RunState.CANCELLED
     raise AssertionError("the points never end")

@@ -68,7 +68,7 @@ class Chaos:
             if runs.get_run(c, self.run).state is RunState.RUNNING:
                 runs.claim(c, self.run, time.time())
 
-        await super(type(self.world.store), self.world.store).write(claim)
+        await self.world.store.write_unseen(claim)
 
 
 def agent(draw: random.Random) -> list[list[list[Any]]]:

@@ -205,9 +205,14 @@ def damage(world: World, manifest: str, kind: str, how: str) -> None:
     world.machines._cache.clear()
 
 
-@pytest.mark.parametrize("how", ["deleted", "empty", "flipped"])
-@pytest.mark.parametrize("kind", ["manifest", "layer"])
-@pytest.mark.parametrize("older", [True, False], ids=["older", "template"])
+@pytest.mark.parametrize(
+    ("kind", "how", "older"),
+    [
+        *(("manifest", how, True) for how in ("deleted", "empty", "flipped")),
+        *(("layer", how, True) for how in ("deleted", "empty", "flipped")),
+        ("layer", "flipped", False),
+    ],
+)
 async def test_a_damaged_snapshot(world: World, kind: str, how: str, older: bool) -> None:
     script = [["print", "one "], ["step", "a"], *[["checkpoint", "c"]] * older]
     run = await world.run([*script, ["wait", "q"], ["print", "two"]])
@@ -225,19 +230,21 @@ async def test_a_damaged_snapshot(world: World, kind: str, how: str, older: bool
     assert newest.id in failed.data["reason"]
 
 
-@pytest.mark.parametrize("point", ["pause", "device", "keep"])
+FULL = OSError(errno.ENOSPC, "No space left on device")
+CHECKPOINT: Script = [["checkpoint", "c"], ["wait", "q"]]
+
+
 @pytest.mark.parametrize(
-    "error",
+    ("point", "error", "lines"),
     [
-        OSError(errno.ENOSPC, "No space left on device"),
-        Exhausted("the disk is full"),
-        HostError("QEMU did not do it"),
-        Damaged("its parent is damaged"),
-        NotFound("its parent is gone"),
+        *((point, FULL, [["wait", "q"]]) for point in ("pause", "device", "keep")),
+        *((point, FULL, CHECKPOINT) for point in ("pause", "device", "keep")),
+        ("keep", Exhausted("the disk is full"), [["wait", "q"]]),
+        ("device", HostError("QEMU did not do it"), [["wait", "q"]]),
+        ("keep", Damaged("its parent is damaged"), [["wait", "q"]]),
+        ("keep", NotFound("its parent is gone"), CHECKPOINT),
     ],
-    ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("lines", [[["wait", "q"]], [["checkpoint", "c"], ["wait", "q"]]])
 async def test_a_freeze_that_fails_harms_nothing(
     world: World, point: str, error: Exception, lines: Script
 ) -> None:
@@ -272,7 +279,7 @@ async def test_a_machine_that_lost_its_run(world: World) -> None:
     """Rule 4."""
 
     async def steal() -> None:
-        await super(type(world.store), world.store).write(lambda c: runs.claim(c, run, time.time()))
+        await world.store.write_unseen(lambda c: runs.claim(c, run, time.time()))
 
     world.on("kept", steal)
     run = await world.run([["wait", "q"], ["step", "b"]])

@@ -244,6 +244,9 @@ class WatchedStore(LogStore):
             if self.world is not None:
                 await self.world.at("written")
 
+    async def write_unseen(self, fn: Callable[[Connection], T]) -> T:
+        return await super().write(fn)
+
 
 class WatchedMachines(Machines):
     world: World
@@ -283,7 +286,9 @@ class World:
         self.pager = PlayedPager(home)
         self.model = PlayedModel(self)
         self.sealing = True  # what a server that starts is told of new runs
-        self.store = WatchedStore.open(home.database)
+        store = WatchedStore.open(home.database)
+        assert isinstance(store, WatchedStore)
+        self.store = store
         self.scheduler: Scheduler
 
     async def __aenter__(self) -> World:
@@ -368,7 +373,7 @@ class World:
             waits.complete_wait(c, wait.id, value={"data": data}, now=time.time())
             return waits.get_wait(c, wait.id)
 
-        self.scheduler.answered(await super(WatchedStore, self.store).write(write))
+        self.scheduler.answered(await self.store.write_unseen(write))
 
     async def kill(self) -> None:
         """The newest machine that runs, or is being captured, is gone."""

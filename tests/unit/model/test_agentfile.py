@@ -33,7 +33,7 @@ def write(directory: Path, name: str, text: str | bytes) -> Path:
     return path
 
 
-def read(directory: Path, toml: str, files: Mapping[str, str] = {}) -> AgentSource:  # noqa: B006
+def read(directory: Path, toml: str, files: Mapping[str, str] = {}) -> AgentSource:
     for name, text in files.items():
         write(directory, name, text)
     return read_agent(write(directory, "agent.py", block(toml)))
@@ -77,7 +77,7 @@ def test_no_block() -> None:
 
 
 def test_two_blocks() -> None:
-    with pytest.raises(Invalid, match="a.py: more than one `# /// script` block"):
+    with pytest.raises(Invalid, match=r"a\.py: more than one `# /// script` block"):
         pep723(block("x = 1") + "\n" + block("y = 1"), "a.py")
 
 
@@ -89,7 +89,9 @@ def test_a_block_that_is_not_closed(text: str) -> None:
 
 @pytest.mark.parametrize("toml", ["x = ", "a = " + "[" * 5000], ids=["wrong", "deep"])
 def test_a_block_that_is_no_toml(toml: str) -> None:
-    with pytest.raises(Invalid, match="a.py: the .* block that starts at line 3 is not valid TOML"):
+    with pytest.raises(
+        Invalid, match=r"a\.py: the .* block that starts at line 3 is not valid TOML"
+    ):
         pep723("import os\n\n" + block(toml), "a.py")
 
 
@@ -168,7 +170,7 @@ def test_where_there_is_none(tmp_path: Path) -> None:
 
 
 def test_what_is_no_text(tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match="agent.py: not UTF-8 text"):
+    with pytest.raises(Invalid, match=r"agent\.py: not UTF-8 text"):
         read_agent(write(tmp_path, "agent.py", b"\xff\xfe"))
 
 
@@ -188,7 +190,7 @@ def test_what_is_no_python(tmp_path: Path, code: str, words: str) -> None:
 
 
 def test_an_included_module_that_is_no_python(tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match="lib/m.py, line 1"):
+    with pytest.raises(Invalid, match=r"lib/m\.py, line 1"):
         read(tmp_path, '[tool.torpor]\ninclude = ["lib/*"]', {"lib/m.py": "def"})
 
 
@@ -198,13 +200,13 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toml = '[tool.torpor]\ninclude = ["*.txt"]'
     files = {"a.txt": "", "b.txt": ""}
     assert len(read(tmp_path, toml, files).files) == 3
-    with pytest.raises(Invalid, match="the agent has 4 files of .* at most 3 files"):
+    with pytest.raises(Invalid, match=r"the agent has 4 files of .* at most 3 files"):
         read(tmp_path, toml, files | {"c.txt": ""})
     (tmp_path / "c.txt").unlink()
     # It is refused by its size, before it is read.
     with (tmp_path / "b.txt").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(Invalid, match="1,099,511,627,.* bytes together, or more; .* 1,000 bytes"):
+    with pytest.raises(Invalid, match=r"1,099,511,627,.* bytes together, or more; .* 1,000 bytes"):
         read(tmp_path, toml)
 
 
@@ -276,7 +278,7 @@ def test_each_fact_makes_another_version() -> None:
 
 
 def test_order_makes_no_other_version() -> None:
-    turned = dataclasses.replace(SOURCE, files=dict(reversed(SOURCE.files.items())))
+    turned = dataclasses.replace(SOURCE, files=dict(reversed(list(SOURCE.files.items()))))
     assert turned.version("i") == SOURCE.version("i")
 
 

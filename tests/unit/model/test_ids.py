@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.model import ids
 from torpor.model.ids import new_id, op_id
 
 TIMES_MS = st.integers(0, 32**9 - 1)
@@ -16,7 +16,7 @@ TIMES_MS = st.integers(0, 32**9 - 1)
 
 def made_at(ms: int, draw: int, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(time, "time_ns", lambda: ms * 1_000_000)
-    monkeypatch.setattr(ids.secrets, "randbits", lambda bits: draw)
+    monkeypatch.setattr(secrets, "randbits", lambda bits: draw)
     return new_id("run")
 
 

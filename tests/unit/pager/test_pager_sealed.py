@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from tests.unit.pager.test_pager_control import answers, connected
 
 from torpor.model.errors import Damaged
+from torpor.pager.content import Contents
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.seal import Key
@@ -89,3 +92,15 @@ def test_keys_are_in_no_answer_and_no_log(pager: Any) -> None:
     logged = Path(pager.home.socket("pager").with_suffix(".log")).read_text()
     for text in (shown, logged):
         assert secret[:16].lower() not in text.lower()
+
+
+def test_nothing_keeps_a_key_but_who_reads_with_it(pager: Any) -> None:
+    """The frames that it opened stay in the cache, where only the key can name them."""
+    key, contents = Key.new(), Contents(pager.home, 1 << 24)
+    digest = sealed(pager, key, hot=(1, 2))
+    content = contents.open(digest, key)
+    assert len(content.hot_pages().numbers) == 2
+    known = weakref.ref(key)
+    del content, key
+    gc.collect()
+    assert known() is None

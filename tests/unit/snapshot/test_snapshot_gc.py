@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.unit.snapshot.gc_world import Crash, age, freeze, names, open_store, reach
 
-from torpor.blobs.local import LocalBlobs
+from torpor.blobs.local import LocalBlobs, Present
 from torpor.snapshot import gc
 from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
 
@@ -113,13 +114,39 @@ class Interrupted(LocalBlobs):
         if self.meanwhile is not None:
             self.meanwhile()
 
-    def present(self, kind: str) -> list[gc.Present]:
+    def present(self, kind: str) -> list[Present]:
         self._interrupt()
         return super().present(kind)
 
     def delete_unused(self, kind: str, name: str, *, before: float) -> bool:
         self._interrupt()
         return super().delete_unused(kind, name, before=before)
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_a_machine_freezes_and_dies_while_its_parent_is_collected(
+    tmp_path: Path, step: int
+) -> None:
+    """The parent was reclaimed and is held by the machine alone; the child inherits its layers."""
+    store = open_store(tmp_path)
+    blobs = store.blobs = Interrupted(tmp_path)
+    parent = freeze(store, None, 1).manifest_digest
+    age(store, LONG_S)
+    left = [step]
+    child: list[str] = []
+    with ExitStack() as machine:
+        machine.enter_context(store.held(parent))
+
+        def freeze_and_die() -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                child.append(freeze(store, parent, 2).manifest_digest)
+                machine.close()
+
+        blobs.meanwhile = freeze_and_die
+        collect(store)
+        blobs.meanwhile = None
+    assert all(store.verify(each) == [] for each in child)
 
 
 @dataclass

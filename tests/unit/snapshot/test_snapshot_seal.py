@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -302,14 +302,15 @@ def test_only_what_was_sealed_opens(data: bytes, part: int, clear: bytes) -> Non
     sealed = sealer.seal(part, data, clear)
     assert len(sealed) == len(data) + seal.TAG_BYTES
     assert sealer.open(part, sealed, clear) == data
-    for wrong in (
+    wrong_ones: tuple[Callable[[], bytes], ...] = (
         lambda: sealer.open(part + 1, sealed, clear),
         lambda: sealer.open(part, sealed, clear + b"x"),
         lambda: sealer.open(part, sealed[:-1], clear),
         lambda: KEY.sealer(b"other", b"s" * 32).open(part, sealed, clear),
         lambda: KEY.sealer(b"purpose", b"t" * 32).open(part, sealed, clear),
         lambda: OTHER.sealer(b"purpose", b"s" * 32).open(part, sealed, clear),
-    ):
+    )
+    for wrong in wrong_ones:
         with pytest.raises(InvalidTag):
             wrong()
 

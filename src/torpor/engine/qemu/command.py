@@ -18,6 +18,8 @@ Why what is here is here (all tried on QEMU 7.2):
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torpor.engine.protocol import Files, Shape
 
 MACHINE = "microvm,suppress-vmdesc=on,pit=off,pic=off,rtc=off,isa-serial=off"
@@ -57,16 +59,17 @@ def command(
     argv += ["-cpu", shape.cpu, "-smp", "1", "-m", str(shape.memory_mib)]
     argv += [
         "-object",
-        f"memory-backend-file,id=m0,size={shape.memory_mib}M,mem-path={files.memory},share=off",
+        f"memory-backend-file,id=m0,size={shape.memory_mib}M,"
+        f"mem-path={_escaped(files.memory)},share=off",
     ]
     argv += ["-chardev", f"socket,id=mon,fd={monitor_fd}", "-mon", "chardev=mon,mode=control"]
     argv += ["-device", "virtio-serial-device,id=vs"]
     argv += ["-chardev", f"socket,id=link,fd={link_fd}"]
     argv += ["-device", "virtserialport,chardev=link,name=torpor,nr=1"]
-    argv += _disk("root", str(files.root), readonly=True)
-    argv += _disk("disk", str(files.disk), readonly=False)
+    argv += _disk("root", files.root, readonly=True)
+    argv += _disk("disk", files.disk, readonly=False)
     if files.deps is not None:
-        argv += _disk("deps", str(files.deps), readonly=True)
+        argv += _disk("deps", files.deps, readonly=True)
     if boots:
         arguments = KERNEL_ARGUMENTS
         if tsc_khz is not None:
@@ -83,14 +86,19 @@ def command(
     return argv
 
 
-def _disk(name: str, path: str, *, readonly: bool) -> list[str]:
+def _disk(name: str, path: Path, *, readonly: bool) -> list[str]:
     # cache=unsafe: a guest's flush need not reach this host's disk, since only a snapshot makes
     # anything durable, and it has its own fsync. Geometry is fixed so that it is never guessed
     # by reading a disk whose content is bound later.
     mode = "readonly=on" if readonly else "readonly=off,cache=unsafe"
     return [
         "-drive",
-        f"if=none,id={name},file={path.replace(',', ',,')},format=raw,{mode}",
+        f"if=none,id={name},file={_escaped(path)},format=raw,{mode}",
         "-device",
         f"virtio-blk-device,drive={name},cyls=1024,heads=16,secs=63",
     ]
+
+
+def _escaped(path: Path) -> str:
+    """A path within an option whose parts commas divide."""
+    return str(path).replace(",", ",,")

@@ -118,7 +118,7 @@ class QemuMachine:
                 return await self._monitor.execute(command, arguments or None)
         except (QMPError, OSError, EOFError, TimeoutError) as error:
             raise HostError(
-                f"QEMU (pid {self.pid}) did not do {command!r}: {error or type(error).__name__}; "
+                f"QEMU (pid {self.pid}) did not do {command!r}: {str(error) or type(error).__name__}; "
                 f"{self.last_words()}"
             ) from error
 

@@ -1,0 +1,79 @@
+"""Snapshots verified and pinned, garbage, runs as files; on a service in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from typer.testing import Result
+
+from torpor.client import Client
+
+Torpor = Callable[..., Result]
+
+
+def asleep(torpor: Torpor, agent: str, client: Client, **more: Any) -> str:
+    script = json.dumps({"script": [["approve", "Go on?", None]], **more})
+    run = torpor("run", agent, "--detach", "--input", script).stdout.strip()
+    while client.run(run)["state"] != "suspended":
+        pass
+    return str(run)
+
+
+def test_verifying(torpor: Torpor, agent: str, client: Client) -> None:
+    run = asleep(torpor, agent, client)
+    done = torpor("snapshots", run, "--verify")
+    assert (done.exit_code, "ok" in done.stdout) == (0, True)
+    bad = asleep(torpor, agent, client, damaged=True)
+    done = torpor("snapshots", bad, "--verify")
+    assert done.exit_code == 1
+    assert "layer 00 is damaged" in done.stderr
+    assert f"touches {bad}" in done.stderr
+    done = torpor("snapshots", bad, "--verify", "--json")
+    assert (done.exit_code, json.loads(done.stdout)["problems"][0]["runs"]) == (1, [bad])
+
+
+def test_pinning(torpor: Torpor, agent: str, client: Client) -> None:
+    run = asleep(torpor, agent, client)
+    snapshot = client.snapshots(run)[0]["id"]
+    assert f"{snapshot} is pinned" in torpor("snapshots", run, "--pin", snapshot).stderr
+    assert "pinned" in torpor("snapshots", run).stdout
+    done = torpor("snapshots", run, "--unpin", snapshot, "--json")
+    assert json.loads(done.stdout)["pinned"] is False
+    assert torpor("snapshots", run, "--pin", "snap_none").exit_code == 1
+    assert torpor("snapshots", run, "--pin", snapshot, "--verify").exit_code == 2
+
+
+def test_collecting(torpor: Torpor) -> None:
+    done = torpor("gc", "--dry-run")
+    assert done.exit_code == 0
+    for said in ("would be removed", "3.4 MB, 3 files", "16.1 MB, 1 snapshot", "1 unfinished run"):
+        assert said in done.stdout
+    assert "would" not in torpor("gc").stdout
+    assert json.loads(torpor("gc", "--json").stdout)["bytes"] == 3_400_000
+
+
+def test_a_run_as_a_file(torpor: Torpor, agent: str, client: Client, tmp_path: Path) -> None:
+    run = asleep(torpor, agent, client)
+    file = tmp_path / "run.torpor"
+    done = torpor("export", run, str(file))
+    assert done.exit_code == 0, done.stderr
+    assert file.stat().st_mode & 0o077 == 0, "it holds a machine's memory"
+    assert file.stat().st_size > 3 << 20
+    done = torpor("import", str(file))
+    assert (done.exit_code, "is here already" in done.stderr) == (1, True)
+    file.write_bytes(file.read_bytes().replace(run.encode(), b"run_another"))
+    assert json.loads(torpor("import", str(file), "--json").stdout)["id"] == "run_another"
+    assert torpor("import", str(tmp_path / "none")).exit_code == 2
+
+
+def test_an_export_that_fails_leaves_no_file(
+    torpor: Torpor, agent: str, client: Client, tmp_path: Path
+) -> None:
+    assert torpor("export", "run_none", str(tmp_path / "run.torpor")).exit_code == 1
+    run = asleep(torpor, agent, client)
+    done = torpor("export", run, str(tmp_path / "none" / "run.torpor"))
+    assert (done.exit_code, "cannot write" in done.stderr) == (1, True)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,416 @@
+"""What is reclaimed, in a real log and a real store; and runs that leave and come as files."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import tarfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Connection
+from tests.unit.snapshot.gc_world import age
+
+from torpor.control import transfer
+from torpor.control.keys import Keys
+from torpor.control.storage import Storage
+from torpor.control.templates import tar_of
+from torpor.engine.protocol import Shape
+from torpor.log import agents, entries, keys, runs, snapshots, waits
+from torpor.log.store import LogStore
+from torpor.model.agentfile import AgentSource
+from torpor.model.errors import Conflict, Damaged, Invalid
+from torpor.model.home import Home
+from torpor.model.ids import AgentVersion, Epoch, OpId, RunId
+from torpor.model.states import RunState
+from torpor.snapshot.build import Changed, build
+from torpor.snapshot.layer import PAGE
+from torpor.snapshot.store import SnapshotStore
+from torpor.wire.link import LinkState
+
+IMAGE = "e" * 32
+LINK = LinkState(0, 0, (), None, b"").to_json()
+SHAPE = Shape("qemu", "7", "tcg", "cpu", "microvm", 512, 2048, IMAGE, "")
+LONG_S = 3600.0
+FIGURES: dict[str, Any] = {"pause_ms": 1.0, "freeze_ms": 2.0, "link": LINK}
+
+
+@dataclass
+class Place:
+    """A data directory without machines."""
+
+    home: Home
+    log: LogStore
+    blobs: SnapshotStore
+    keys: Keys
+    storage: Storage
+
+    async def commit(self, fn: Callable[[Connection], Any]) -> Any:
+        return await self.log.write(fn)
+
+    async def deploy(self, text: str, keep: str = "", now: float = 1.0) -> AgentVersion:
+        source = AgentSource("agent.py", {"agent.py": text.encode()}, keep=keep)
+        version = source.version(IMAGE)
+        manifest, size = self.freeze(None, int(text))
+
+        def write(c: Connection) -> None:
+            offered = [{"name": "a", "params": [], "open": False}]
+            spec = {"dependencies": [], "memory_mib": 512, "disk_mib": 2048}
+            agents.put_agent(
+                c,
+                version=version,
+                name="agent",
+                entry="agent.py",
+                source=tar_of(source),
+                spec=spec | {"keep": keep, "image": IMAGE, "default": "a"},
+                now=now,
+                agents=offered,
+            )
+            taken = snapshots.record_snapshot(
+                c, version=version, manifest=manifest, bytes=size, now=now, **FIGURES
+            )
+            agents.set_template(c, version, taken.id, boot_ms=1.0, template_bytes=size)
+
+        await self.commit(write)
+        return version
+
+    def freeze(self, parent: str | None, seed: int, key: Any = None) -> tuple[str, int]:
+        numbers = np.arange(20) if parent is None else np.arange(seed % 20, 20)
+        pages = np.random.default_rng(seed).integers(0, 9, (len(numbers), PAGE)).astype(np.uint8)
+        changed = {"memory": Changed(20 * PAGE, numbers, pages)}
+        before = self.blobs.load(parent, None) if parent else None
+        reader = self.blobs.reader(before, _cache()) if before else None
+        hot = np.empty(0, np.int64)
+        facts = {"shape": SHAPE.facts()}
+        stored = self.blobs.put(build(before, reader, changed, hot=hot, facts=facts, key=key), key)
+        return stored.manifest_digest, stored.bytes
+
+    async def run(self, version: AgentVersion, frozen: int, now: float = 100.0) -> RunId:
+        """A run that was frozen so often, and waits."""
+        row = await self.commit(
+            lambda c: runs.create_run(c, version=version, agent="a", input={"n": 1}, now=now)
+        )
+        run: RunId = row.id
+        template = await self.log.read(
+            lambda c: snapshots.get_snapshot(c, str(agents.get_agent(c, version).template))
+        )
+        key = await self.keys.of(run)
+        for n in range(frozen):
+            epoch: Epoch = await self.commit(lambda c: runs.claim(c, run, now))
+            manifest, size = self.freeze(template.manifest, n + 1, key and key.key)
+
+            def write(
+                c: Connection,
+                n: int = n,
+                epoch: Epoch = epoch,
+                manifest: str = manifest,
+                size: int = size,
+            ) -> None:
+                named: dict[str, Any] = {"name": "w", "digest": "d", "kind": "wait"}
+                op = OpId(f"wait:w#{n}")
+                waits.create_wait(c, run, epoch, op=op, prompt="go?", now=now, **named)
+                snapshots.record_snapshot(
+                    c,
+                    run=run,
+                    epoch=epoch,
+                    seq=runs.get_run(c, run).last_seq,
+                    version=version,
+                    manifest=manifest,
+                    bytes=size,
+                    now=now + n,
+                    **FIGURES,
+                )
+                if key is not None:
+                    keys.put_key(c, run, key.wrapped)
+                runs.transition(c, run, epoch, RunState.SUSPENDED, now)
+
+            await self.commit(write)
+        return run
+
+    async def end(self, run: RunId) -> None:
+        await self.commit(lambda c: runs.transition(c, run, None, RunState.CANCELLED, 200.0))
+
+    async def left(self, run: RunId) -> int:
+        return len(await self.log.read(lambda c: snapshots.list_snapshots(c, run)))
+
+    async def export(self, run: RunId, snapshot: str | None = None) -> bytes:
+        spool: Any = io.BytesIO()
+        told = await self.log.read(lambda c: transfer.read_told(c, run, snapshot, spool))
+        key = await self.keys.find(run)
+        return b"".join(transfer.export(self.home, self.blobs, told, key))
+
+    async def take(self, data: bytes) -> runs.RunRow:
+        taken = transfer.Import(self.home, self.blobs)
+        try:
+            await asyncio.to_thread(taken.begin, transfer.arriving(_pieces(data)))
+            await asyncio.to_thread(taken.store)
+            run, key = RunId(taken.run["id"]), taken.key
+            wrapped = None if key is None else await self.keys.wrapped(run, key)
+            row: runs.RunRow = await self.commit(lambda c: taken.record(c, wrapped))
+            return row
+        finally:
+            taken.close()
+
+
+def _cache() -> Any:
+    from torpor.snapshot.reader import FrameCache
+
+    return FrameCache(1 << 20)
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 10_000):
+        yield data[start : start + 10_000]
+
+
+@asynccontextmanager
+async def place(root: Path, *, sealed: bool = True) -> AsyncIterator[Place]:
+    home = Home(root).create()
+    log = LogStore.open(home.database)
+    blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
+    held = Keys(home, log, on=sealed)
+    try:
+        yield Place(home, log, blobs, held, Storage(log, blobs, held))
+    finally:
+        log.close()
+
+
+def in_a_place(tmp_path: Path, story: Callable[[Place], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with place(tmp_path / "one") as here:
+            await story(here)
+
+    asyncio.run(main())
+
+
+def test_reclaiming_follows_the_agents_rule(tmp_path: Path) -> None:
+    async def story(here: Place) -> None:
+        plain, three = await here.deploy("1"), await here.deploy("2", keep="last 3")
+        going, gone = await here.run(plain, 4), await here.run(plain, 4)
+        kept = await here.run(three, 5)
+        await here.end(gone)
+        await here.end(kept)
+        pinned = (await here.log.read(lambda c: snapshots.list_snapshots(c, gone)))[2]
+        await here.commit(lambda c: snapshots.set_pinned(c, pinned.id, True))
+
+        wanted = await here.storage.collect(dry_run=True)
+        of_runs = [each for each in wanted["reclaimed"] if each["run"] is not None]
+        assert len(of_runs) == 2 + 3 + 2
+        assert await here.left(going) == 4
+        done = await here.storage.collect(dry_run=False)
+        assert [r["id"] for r in done["reclaimed"]] == [r["id"] for r in wanted["reclaimed"]]
+        assert (await here.left(going), await here.left(gone), await here.left(kept)) == (2, 1, 3)
+        assert (done["bytes"], done["young_bytes"] > 0) == (0, True), "within the grace period"
+        age(here.blobs, LONG_S)
+        assert (await here.storage.collect(dry_run=False))["bytes"] == done["young_bytes"]
+        for run in (going, gone, kept):
+            verified = await here.storage.verify(run)
+            assert verified["problems"] == []
+        newest = await here.log.read(lambda c: snapshots.newest_snapshot(c, going))
+        assert newest is not None and newest.created_at == 103.0
+        all_of = await here.log.read(lambda c: snapshots.list_snapshots(c, gone, reclaimed=True))
+        assert len(all_of) == 4, "records stay"
+        with pytest.raises(Conflict, match="reclaimed already"):
+            await here.commit(lambda c: snapshots.set_pinned(c, all_of[0].id, True))
+
+    in_a_place(tmp_path, story)
+
+
+def test_a_template_goes_when_a_newer_version_is_used_and_no_run_needs_it(tmp_path: Path) -> None:
+    async def story(here: Place) -> None:
+        old, new = await here.deploy("1", now=1.0), await here.deploy("2", now=2.0)
+        run = await here.run(old, 0, now=1.5)
+        reasons = {
+            each["version"]: each["why"]
+            for each in (await here.storage.collect(dry_run=False))["kept_templates"]
+        }
+        assert reasons == {old: "1 unfinished run", new: "the version of agent.py used last"}
+        await here.end(run)
+        done = await here.storage.collect(dry_run=False)
+        assert [each["version"] for each in done["kept_templates"]] == [new]
+        row = await here.log.read(lambda c: agents.get_agent(c, old))
+        assert row.template is None, "deploying it again makes another"
+        await here.commit(lambda c: agents.deployed_again(c, new, keep="7d", now=9.0))
+        assert (await here.log.read(lambda c: agents.get_agent(c, new))).spec["keep"] == "7d"
+
+    in_a_place(tmp_path, story)
+
+
+def test_damage_is_told_once_with_all_it_touches(tmp_path: Path) -> None:
+    async def story(here: Place) -> None:
+        version = await here.deploy("1")
+        one, two = await here.run(version, 1), await here.run(version, 1)
+        ended = await here.run(version, 1)
+        template = await here.log.read(
+            lambda c: snapshots.get_snapshot(c, str(agents.get_agent(c, version).template))
+        )
+        (layer,) = here.blobs.layers(template.manifest)
+        here.blobs.delete_layer(layer.digest)
+        await here.end(ended)
+        await here.storage.collect(dry_run=False)
+        verified = await here.storage.verify(one)
+        (problem,) = verified["problems"]
+        assert layer.digest in problem["problem"]
+        assert problem["runs"] == sorted([one, two])
+        assert all(each["problems"] for each in verified["snapshots"])
+
+    in_a_place(tmp_path, story)
+
+
+async def _answerable(there: Place, run: RunId) -> None:
+    (wait,) = await there.log.read(lambda c: waits.list_waits(c, run))
+    await there.commit(lambda c: waits.complete_wait(c, wait.id, value={"data": 1}, now=300.0))
+    (ready,) = await there.log.read(runs.claimable)
+    assert ready.id == run
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_run_leaves_and_comes_whole(tmp_path: Path, sealed: bool) -> None:
+    async def main() -> None:
+        async with (
+            place(tmp_path / "one", sealed=sealed) as here,
+            place(tmp_path / "two", sealed=not sealed) as there,
+        ):
+            run = await here.run(await here.deploy("1"), 1)
+            data = await here.export(run)
+            row = await there.take(data)
+            assert row == await here.log.read(lambda c: runs.get_run(c, run))
+            assert await there.log.read(
+                lambda c: entries.read_entries(c, run)
+            ) == await here.log.read(lambda c: entries.read_entries(c, run))
+            assert (await there.keys.find(run)) == (await here.keys.find(run))
+            assert ((await there.keys.find(run)) is not None) == sealed
+            verified = await there.storage.verify(run)
+            assert len(verified["snapshots"]) == 2 and verified["problems"] == []
+            with pytest.raises(Conflict, match="is here already"):
+                await there.take(data)
+            # A second run of the same template brings no second template.
+            other = await here.run(row.version, 1)
+            first = (await there.log.read(lambda c: agents.get_agent(c, row.version))).template
+            await there.take(await here.export(other))
+            again = (await there.log.read(lambda c: agents.get_agent(c, row.version))).template
+            assert again == first
+            await _answerable(there, run)
+            await here.end(run)
+            log = await here.export(run)
+            assert [m.name for m in tarfile.open(fileobj=io.BytesIO(log))] == [  # noqa: SIM115
+                *("header.json", "source.tar", "waits.jsonl", "entries.jsonl")
+            ]
+
+    asyncio.run(main())
+
+
+def _changed(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
+    """The export with another header."""
+    from torpor.control import archive
+
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        read: dict[str, bytes] = {}
+        for member in tar:
+            opened = tar.extractfile(member)
+            assert opened is not None
+            read[member.name] = opened.read()
+    head = json.loads(read.pop(archive.HEADER))
+    change(head)
+    listed = [archive.Member(*each) for each in head.pop("members")]
+
+    def source(member: archive.Member) -> archive.Source:
+        return archive.Source(member, lambda: iter([read[member.name]]))
+
+    head.pop("format"), head.pop("version")
+    return b"".join(archive.pack(head, [source(member) for member in listed]))
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception]]] = {
+    "a column more": (lambda head: head["run"].update(x=1), Invalid),
+    "a column of another type": (lambda head: head["run"].update(epoch="1"), Invalid),
+    "a number too large": (lambda head: head["run"].update(out_offset=1 << 80), Invalid),
+    "running": (lambda head: head["run"].update(state="running"), Invalid),
+    "no state": (lambda head: head["run"].update(state="flying"), Invalid),
+    "a log with a gap": (lambda head: head["run"].update(last_seq=99), Invalid),
+    "another run's rows": (lambda head: head["run"].update(id="run_other"), Invalid),
+    "another version": (lambda head: head["run"].update(version="0" * 32), Invalid),
+    "another size": (lambda head: head["agent"]["spec"].update(memory_mib=1024), Invalid),
+    "no agent": (lambda head: head.update(agent=None), Invalid),
+    "another machine": (lambda head: head["needs"].update(cpu="z"), Invalid),
+    "no needs": (lambda head: head.update(needs=None), Invalid),
+    "odd needs": (lambda head: head["needs"].update(x=1), Invalid),
+    "a member less": (lambda head: head["members"].pop(), Invalid),
+    "an odd member": (lambda head: head["members"].append(["../x", 0, "0" * 64]), KeyError),
+    "an odd key": (lambda head: head.update(key="00"), Invalid),
+    "no key": (lambda head: head.update(key=None), Damaged),
+    "another key": (lambda head: head.update(key="00" * 32), Damaged),
+    "a reclaimed snapshot": (lambda head: head["snapshots"][0].update(reclaimed_at=1.0), Invalid),
+    "no link": (lambda head: head["snapshots"][0].update(link={}), Damaged),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_was_tampered_with_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    change, error = CHANGES[name]
+
+    async def main() -> None:
+        async with place(tmp_path / "one") as here, place(tmp_path / "two") as there:
+            run = await here.run(await here.deploy("1"), 1)
+            data = await here.export(run)
+            assert _changed(data, lambda head: None) == data
+            with pytest.raises(error):
+                await there.take(_changed(data, change))
+            assert await there.log.read(runs.list_runs) == []
+            assert await there.log.read(agents.list_agents) == []
+            age(there.blobs, LONG_S)
+            swept = await there.storage.collect(dry_run=False)
+            assert (swept["kept_bytes"], swept["young_bytes"], swept["problems"]) == (0, 0, [])
+            assert (await there.take(data)).id == run
+
+    asyncio.run(main())
+
+
+def broken(data: bytes) -> Iterator[bytes]:
+    for at in range(0, len(data), len(data) // 40):
+        yield data[:at]
+        yield data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :]
+
+
+def test_a_file_broken_anywhere_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with place(tmp_path / "one") as here, place(tmp_path / "two") as there:
+            run = await here.run(await here.deploy("1"), 1)
+            data = await here.export(run)
+            for bad in broken(data):
+                with pytest.raises((Invalid, Damaged)):
+                    await there.take(bad)
+            assert await there.log.read(runs.list_runs) == []
+            assert not list((there.home.blobs / "tmp").iterdir())
+            assert (await there.take(data)).id == run
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_exported(tmp_path: Path) -> None:
+    async def story(here: Place) -> None:
+        version = await here.deploy("1")
+        run, other = await here.run(version, 3), await here.run(version, 1)
+        mine = (await here.log.read(lambda c: snapshots.list_snapshots(c, run)))[0]
+        (theirs,) = await here.log.read(lambda c: snapshots.list_snapshots(c, other))
+        with pytest.raises(Conflict, match="is no snapshot of"):
+            await here.export(run, theirs.id)
+        await here.commit(lambda c: snapshots.reclaim(c, [mine.id], 1.0))
+        with pytest.raises(Conflict, match="was reclaimed"):
+            await here.export(run, mine.id)
+        await here.commit(lambda c: runs.claim(c, run, 400.0))
+        with pytest.raises(Conflict, match="is running"):
+            await here.export(run)
+
+    in_a_place(tmp_path, story)
+
+
+def test_a_machine_of_another_kind_is_named(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="cpu: snapshot has 'other', this host offers 'cpu'"):
+        SHAPE.require_equal(replace(SHAPE, cpu="other").facts())

@@ -1,0 +1,202 @@
+"""Real QEMU processes, of machines without a kernel."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from torpor.engine.memory import CopyBuffer
+from torpor.engine.protocol import Files, Shape
+from torpor.engine.qemu import machine as machines
+from torpor.engine.qemu.command import CPU, MACHINE, command
+from torpor.engine.qemu.engine import QemuEngine
+from torpor.engine.qemu.machine import ArgvFor, QemuMachine
+from torpor.engine.qemu.probe import Probe, find_qemu
+from torpor.model.errors import HostError, InternalError, Missing
+
+pytestmark = pytest.mark.anyio
+MIB = 64
+
+try:
+    BINARY, VERSION = find_qemu()
+except Missing as missing:
+    pytest.skip(missing.message, allow_module_level=True)
+
+SHAPE = Shape("qemu", VERSION, "tcg", CPU["tcg"], MACHINE, MIB, 1, "", "")
+
+
+class Stand:
+    """Files a machine can stand on, in a directory whose name QEMU could misread."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory / "a, b=c"
+        self.directory.mkdir()
+        memory, disk, root = (self.directory / name for name in ("memory", "disk", "root"))
+        self.files = Files(memory, disk, root, None)
+        for path, size in ((self.files.memory, MIB << 20), (self.files.disk, 1 << 20)):
+            with path.open("wb") as file:
+                file.truncate(size)
+        self.files.root.write_bytes(bytes(1 << 20))
+        self.started: list[QemuMachine] = []
+
+    def argv(self, *words: str, without: tuple[str, ...] = ()) -> ArgvFor:
+        def argv_for(monitor_fd: int, link_fd: int) -> list[str]:
+            argv = command(
+                BINARY, SHAPE, self.files, monitor_fd=monitor_fd, link_fd=link_fd, tsc_khz=None
+            )
+            return [word for word in argv if word not in without] + list(words)
+
+        return argv_for
+
+    async def start(self, argv_for: ArgvFor) -> QemuMachine:
+        machine = await QemuMachine.start(
+            argv_for, self.directory, self.files.memory, SHAPE.memory_mib << 20
+        )
+        self.started.append(machine)
+        return machine
+
+    async def empty(self) -> QemuMachine:
+        return await self.start(self.argv())
+
+    async def paused(self) -> QemuMachine:
+        """One that has a state, of before its first instruction."""
+        return await self.start(self.argv(without=("-incoming", "defer")))
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+async def stand(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Stand]:
+    stand = Stand(tmp_path)
+    yield stand
+    for machine in stand.started:
+        await machine.kill()
+
+
+def is_gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+async def test_an_empty_machine_is_killed(stand: Stand) -> None:
+    probe = Probe(BINARY, VERSION, "tcg", "", None)
+    engine = QemuEngine(probe)
+    shape = engine.shape(memory_mib=MIB, disk_mib=1, image="", deps="")
+    assert shape == SHAPE
+    machine = await engine.start(shape, stand.files, stand.directory)
+    assert machine.alive and machine.cpu_s() > 0
+    assert Path(f"/proc/{machine.pid}/environ").read_bytes().startswith(b"PATH=")
+    assert b"\0TORPOR" not in Path(f"/proc/{machine.pid}/environ").read_bytes()
+    await machine.kill()
+    assert not machine.alive and is_gone(machine.pid)
+    assert machine.cpu_s() == 0.0
+    assert await machine.ended() == "QEMU ended with signal 9: it printed nothing"
+    await machine.kill()
+
+
+async def test_state_goes_from_one_machine_to_another(stand: Stand) -> None:
+    first = await stand.paused()
+    await first.pause()
+    state = await first.device_state()
+    assert 1000 < len(state) < 1_000_000
+    numbers, pages = first.changed_memory(CopyBuffer(0))
+    assert len(numbers) == len(pages)
+    await first.kill()
+    second = await stand.empty()
+    await second.load(state)
+    await second.resume()
+    await second.pause()
+    again = await second.device_state()
+    assert len(again) == len(state)
+
+
+@pytest.mark.parametrize("state", [b"", b"QEVM nonsense", os.urandom(20_000)])
+async def test_a_state_that_is_none(stand: Stand, state: bytes) -> None:
+    machine = await stand.empty()
+    with pytest.raises(HostError, match=r"migrate-incoming|QEMU"):
+        await machine.load(state)
+
+
+async def test_changed_memory_is_what_differs_from_the_file(stand: Stand) -> None:
+    machine = await stand.paused()
+    numbers, pages = machine.changed_memory(CopyBuffer(0))
+    file = np.memmap(stand.files.memory, dtype=np.uint8, mode="r").reshape(-1, 4096)
+    assert not file[numbers].any()
+    memory = np.zeros_like(file)
+    memory[numbers] = pages
+    with Path(f"/proc/{machine.pid}/mem").open("rb", buffering=0) as held:
+        held.seek(machine._address)
+        assert held.read(MIB << 20) == memory.tobytes()
+
+
+async def test_wrong_options_are_told_in_qemus_words(stand: Stand) -> None:
+    with pytest.raises(HostError, match="QEMU did not start: .*-nonsense: invalid option") as e:
+        await stand.start(stand.argv("-nonsense"))
+    assert e.value.hint == "Run `torpor doctor`."
+
+
+async def test_a_file_that_is_not_there(stand: Stand) -> None:
+    stand.files = replace(stand.files, root=stand.directory / "absent")
+    with pytest.raises(HostError, match="Could not open .*absent"):
+        await stand.empty()
+
+
+async def test_a_program_that_is_not_there(stand: Stand) -> None:
+    with pytest.raises(HostError, match="No such file or directory"):
+        await stand.start(lambda monitor_fd, link_fd: ["/absent"])
+
+
+async def test_a_monitor_that_never_answers(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machines, "_MONITOR_TIMEOUT_S", 0.3)
+    tell_pid = f"echo $$ > '{stand.directory}/pid'; exec sleep 1000"
+    with pytest.raises(HostError, match="QEMU did not start: it printed nothing"):
+        await stand.start(lambda monitor_fd, link_fd: ["/bin/sh", "-c", tell_pid])
+    told = stand.directory / "pid"
+    if told.exists():  # it may have been given up before it came to that
+        assert is_gone(int(told.read_text()))
+
+
+async def test_a_qemu_that_has_not_our_memory_is_not_left_behind(stand: Stand) -> None:
+    def argv_for(monitor_fd: int, link_fd: int) -> list[str]:
+        argv = [BINARY, "-M", "none", "-nodefaults", "-nographic", "-S"]
+        argv += ["-pidfile", str(stand.directory / "pid")]
+        return [*argv, "-chardev", f"socket,id=m,fd={monitor_fd}", "-mon", "m,mode=control"]
+
+    with pytest.raises(InternalError, match="does not map"):
+        await stand.start(argv_for)
+    assert not (stand.directory / "pid").exists() or is_gone(
+        int((stand.directory / "pid").read_text())
+    )
+
+
+async def test_a_machine_that_dies_while_it_is_used(stand: Stand) -> None:
+    machine = await stand.paused()
+    os.kill(machine.pid, signal.SIGKILL)
+    assert await machine.ended() == "QEMU ended with signal 9: it printed nothing"
+    assert machine.link.recv(1) == b""
+    with pytest.raises(HostError, match=rf"QEMU \(pid {machine.pid}\) did not do 'stop'"):
+        await machine.pause()
+    with pytest.raises(HostError, match="did not do 'xen-save-devices-state'"):
+        await machine.device_state()
+    with pytest.raises(OSError):
+        machine.changed_memory(CopyBuffer(0))
+
+
+async def test_a_monitor_that_stops_answering(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = await stand.paused()
+    monkeypatch.setattr(machines, "_MONITOR_TIMEOUT_S", 0.1)
+    os.kill(machine.pid, signal.SIGSTOP)
+    with pytest.raises(HostError, match="did not do 'cont': TimeoutError"):
+        await machine.resume()
+    await machine.kill()
+    assert is_gone(machine.pid)
