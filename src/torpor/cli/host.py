@@ -91,7 +91,7 @@ def down(as_json: Json = False) -> None:
             raise
         going, stopped = 0, False
         if home.run.exists():  # one that was killed leaves its processes
-            from torpor.control.service import stop_processes  # loads the engines: only here
+            from torpor.control.processes import stop_processes  # only where there is no server
 
             asyncio.run(stop_processes(home))
     if as_json:

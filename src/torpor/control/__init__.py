@@ -9,5 +9,10 @@ keys.py        what runs' snapshots are sealed with
 pool.py        empty machines that wait to be given a snapshot
 guest.py       the conversation with one machine's supervisor
 model.py       the way to the model: the broker, started when it is not there
+storage.py     what is kept of snapshots; verification and garbage collection
+transfer.py    a run as one file, out and in; archive.py is the file itself
+storage.py     what the disk holds: verifying, reclaiming, pinning snapshots
+transfer.py    a run as one file: export, import
+processes.py   the end of the processes beside the server
 doctor.py      what this host can do
 """

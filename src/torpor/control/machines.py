@@ -156,9 +156,12 @@ class Machines:
         link: LinkState,
         heard: asyncio.Event | None = None,
         key: Key | None = None,
+        *,
+        push: bool = True,
     ) -> Live:
         """A paused machine with the content of snapshot `digest`, to be thawed (rule 8). `key`
         opens that, if it is sealed, and seals the snapshots that will be taken of the machine.
+        Without `push` it has to wait for every page: for measuring what learning them is worth.
 
         Raises Damaged, NotFound (its bytes are gone), Invalid (it does not fit this host),
         HostError.
@@ -168,7 +171,7 @@ class Machines:
             manifest = await asyncio.to_thread(self.store.load, digest, key)
             shape = self._shape_of(manifest)
             empty = await self.pool.take(shape)
-            live = await self._fill(empty, shape, digest, manifest, link, heard, key)
+            live = await self._fill(empty, shape, digest, manifest, link, heard, key, push=push)
             live.base = base.pop_all()
         return live
 

@@ -17,12 +17,12 @@ from typing import Any, BinaryIO, cast
 from sqlalchemy import Connection
 
 import torpor
-from torpor.broker.launch import stop_broker
 from torpor.control import transfer
 from torpor.control.driver import CANCELLED, ENDED
 from torpor.control.keys import Keys, switched_on
 from torpor.control.machines import Machines
 from torpor.control.model import Model
+from torpor.control.processes import stop_processes
 from torpor.control.scheduler import Scheduler
 from torpor.control.storage import Storage
 from torpor.control.templates import (
@@ -41,12 +41,11 @@ from torpor.log.runs import RunRow
 from torpor.log.store import LogStore
 from torpor.log.transfer import refuse_known
 from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Conflict, HostError, Invalid, Missing, NotFound, TorporError
+from torpor.model.errors import Conflict, HostError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.inputs import check_input
 from torpor.model.states import FINAL, RunState
-from torpor.pager.client import PagerClient
 from torpor.pager.launch import ensure_pager, require_fuse
 from torpor.snapshot.store import SnapshotStore
 
@@ -284,6 +283,7 @@ class Service:
                     f"{run} has not ended {CANCEL_WAIT_S:g} s after it was told to",
                     hint="The request stands; look again.",
                 ) from error
+        self._storage.run_ended()
         return row.to_json(time.time())
 
     async def snapshots(self, ref: str) -> list[dict[str, Any]]:
@@ -392,21 +392,6 @@ class Service:
 
 def _logged(stage: str, message: str, fraction: float | None) -> None:
     log.info("%s: %s", stage, message)
-
-
-async def stop_processes(home: Home) -> None:
-    """End the pager and the broker of `home`, should they run, also those that a server which
-    was killed has left."""
-    pager = PagerClient(home.socket("pager"))
-    try:
-        await pager.shutdown()
-    except Missing:  # none runs
-        pass
-    except TorporError as error:
-        log.warning("pager: %s", error.message)
-    finally:
-        await pager.close()
-    await stop_broker(home)
 
 
 def _keep_agent(

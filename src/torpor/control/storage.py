@@ -74,9 +74,10 @@ class Storage:
 
     async def tend(self) -> None:
         """Collect now and then, for ever."""
+        again_s = SAFETY_NET_S
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(SAFETY_NET_S):
+                async with asyncio.timeout(again_s):
                     await self._ended.wait()
                     await asyncio.sleep(AFTER_END_S)
             self._ended.clear()
@@ -85,12 +86,14 @@ class Storage:
             except TorporError as error:
                 log.warning("garbage was not collected: %s", error.message)
                 continue
+            except Exception:  # ours to mend; the next time may be another matter
+                log.exception("garbage collection failed")
+                continue
             for problem in report["problems"]:
                 log.warning("garbage collection: %s", problem)
             if report["bytes"]:
                 log.info("garbage collection freed %d bytes", report["bytes"])
-            if report["young_bytes"]:
-                self._ended.set()
+            again_s = GRACE_S if report["young_bytes"] else SAFETY_NET_S
 
     async def collect(self, *, dry_run: bool) -> Object:
         """Reclaim and collect, or only say what that would do. Raises HostError."""

@@ -13,6 +13,7 @@ machines, pages in a browser) is a reader or asks here. Which function is where:
                set_pinned, reclaim
     agents     put_agent, deployed_again, set_template, get_agent, agent_source, list_agents
     keys       put_key, find_key, any_key, destroy_key, destroy_unused_keys
+    transfer   a run's rows, out of this database and into another
     schema     the tables
 
 All but the store's methods are plain functions over a SQLAlchemy `Connection`, so that any of

@@ -6,6 +6,7 @@
     reader      pages of a snapshot, by region and number, through a shared cache of frames
     build       parent + pages that may have changed -> new manifest and layer; pure
     store       both kinds of file in `blobs`, written durably, verified when read
+    gc          what no live snapshot reaches goes
 
 Nothing here knows of machines, FUSE or runs. Formats: docs/formats/layer.md, manifest.md.
 """

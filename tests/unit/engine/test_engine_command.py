@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_kvm() -> None:
 def test_a_restored_machine_has_the_devices_of_the_booted_one_in_the_same_order() -> None:
     def devices(files: Files) -> list[str]:
         words = argv(replace(files, deps=Path("/d")))
-        return [word for option, word in zip(words, words[1:], strict=False) if option == "-device"]
+        return [word for option, word in itertools.pairwise(words) if option == "-device"]
 
     assert devices(RESTORED) == devices(BOOTED)
 

@@ -117,9 +117,9 @@ class QemuMachine:
             async with asyncio.timeout(_MONITOR_TIMEOUT_S):
                 return await self._monitor.execute(command, arguments or None)
         except (QMPError, OSError, EOFError, TimeoutError) as error:
+            why = str(error) or type(error).__name__
             raise HostError(
-                f"QEMU (pid {self.pid}) did not do {command!r}: {str(error) or type(error).__name__}; "
-                f"{self.last_words()}"
+                f"QEMU (pid {self.pid}) did not do {command!r}: {why}; {self.last_words()}"
             ) from error
 
     async def load(self, device_state: bytes) -> None:
