@@ -1,9 +1,14 @@
 """Measurements of torpor on the host it runs on, for `torpor bench`.
 
-sleep.py    how fast an agent falls asleep and wakes, by the real service, from its own log
-peer.py     the same of the same guest by QEMU's own migration to a file
-sealing.py  what it costs that snapshots of runs are encrypted
-stats.py    samples into p50, p90, max, and ratios
-cold.py     making files cold
-asleep.py   the agent that sleeps; runs in the machine, is never imported here
+sleep.py       how fast an agent falls asleep and wakes, by the real service, from its own log
+snapshots.py   what snapshots cost, from single steps to the whole store
+bars.py        its figures, beside a peer's, their bars and what bounds them
+throughput.py  bytes a second into a snapshot and out of one
+peer.py        freezing and resuming the same guest by QEMU's own migration to a file
+sealing.py     what it costs that snapshots of runs are encrypted
+stage.py       the service that is measured, on a data directory of its own
+stats.py       samples into p50, p90, max, and ratios
+cold.py        making files cold
+asleep.py      the agent of sleep.py, chores.py that of snapshots.py: they run in the machine and
+               are never imported here
 """

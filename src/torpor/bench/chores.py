@@ -72,6 +72,7 @@ CHORES: dict[str, Callable[[int], object]] = {
 @torpor.agent
 def chores() -> dict[str, object]:
     """Do chores until told to stop."""
+    Path("notes.txt").touch()
     while (told := torpor.waitpoint("chore").result().data)["chore"] != "stop":
         CHORES[told["chore"]](told["count"])
     kept = Path("notes.txt").read_text().splitlines()

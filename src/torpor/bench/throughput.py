@@ -37,7 +37,7 @@ def capture(pages: Pages, directory: Path, key: Key | None) -> Rates:
     """Compared, compressed, sealed if there is a key, and durable; the peer is zstd from a file in
     the page cache to one that is not synced. Blocks; leaves nothing in `directory`."""
     source, packed, blobs = (directory / name for name in ("pages", "pages.zst", "capture"))
-    source.write_bytes(pages)
+    source.write_bytes(pages.data)
     store = SnapshotStore(blobs, lambda image: directory / image)
     changed = {"memory": Changed(pages.nbytes, np.arange(len(pages)), pages)}
 

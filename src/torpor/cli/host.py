@@ -107,11 +107,14 @@ def down(as_json: Json = False) -> None:
 bench = typer.Typer(help="Measure torpor on this host.", no_args_is_help=True)
 
 
+Memory = Annotated[
+    str, typer.Option(metavar="SIZE", help="Memory of the machine, like 512M or 1G.")
+]
+
+
 @bench.command()
 def sleep(
-    memory: Annotated[
-        str, typer.Option(metavar="SIZE", help="Memory of the machine, like 512M or 1G.")
-    ] = "512M",
+    memory: Memory = "512M",
     cycles: Annotated[
         int,
         typer.Option(min=2, max=10_000, help="How often it sleeps; half of its wakes are cold."),
@@ -120,10 +123,30 @@ def sleep(
 ) -> None:
     """How fast a real agent falls asleep and wakes, what its sleep costs, and what QEMU's own
     migration to a file takes for the same."""
-    try:
-        memory_mib = size_mib(memory, MEMORY_MIB_MIN, MEMORY_MIB_MAX, f"{memory!r}")
-    except Invalid as error:
-        raise typer.BadParameter(error.message, param_hint="--memory") from error
+    memory_mib = _memory_mib(memory)
     from torpor.bench.sleep import main  # loads the engines: only here
 
     raise typer.Exit(main(memory_mib=memory_mib, cycles=cycles, as_json=as_json))
+
+
+@bench.command(name="snapshots")
+def bench_snapshots(
+    memory: Memory = "512M",
+    many: Annotated[
+        int,
+        typer.Option(min=10, max=10_000, help="How many snapshots of one run; half are collected."),
+    ] = 100,
+    as_json: Json = False,
+) -> None:
+    """What snapshots cost, beside QEMU's own migration to a file: figures, bars and bounds."""
+    memory_mib = _memory_mib(memory)
+    from torpor.bench.snapshots import main  # loads the engines: only here
+
+    raise typer.Exit(main(memory_mib=memory_mib, many=many, as_json=as_json))
+
+
+def _memory_mib(memory: str) -> int:
+    try:
+        return size_mib(memory, MEMORY_MIB_MIN, MEMORY_MIB_MAX, f"{memory!r}")
+    except Invalid as error:
+        raise typer.BadParameter(error.message, param_hint="--memory") from error

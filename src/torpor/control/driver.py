@@ -21,14 +21,11 @@ last moment lets the machine go on instead; one that comes after finds a suspend
 from __future__ import annotations
 
 import asyncio
-import codecs
-import json
 import logging
 import time
-from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any
@@ -38,10 +35,12 @@ from sqlalchemy import Connection
 from torpor.control.guest import Output, Said
 from torpor.control.keys import Keys, RunKey
 from torpor.control.machines import Captured, Live, Machines
-from torpor.control.model import Model
+from torpor.control.model import Model, no_answer
+from torpor.control.output import Streams
+from torpor.control.pen import Pen, Refused, Write
 from torpor.control.templates import exit_words
 from torpor.control.thaw import thaw
-from torpor.log import entries, runs, snapshots, waits
+from torpor.log import entries, runs, waits
 from torpor.log.entries import BEGIN, END, NewEntry
 from torpor.log.keys import put_key
 from torpor.log.runs import RunRow
@@ -49,15 +48,13 @@ from torpor.log.snapshots import SnapshotRow
 from torpor.log.store import LogStore
 from torpor.log.waits import WaitRow
 from torpor.model.errors import (
-    CallerError,
     Conflict,
-    Exhausted,
     GuestError,
     Invalid,
     StaleEpoch,
     TorporError,
 )
-from torpor.model.ids import OpId, RunId, Seq, SnapshotId
+from torpor.model.ids import Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
 from torpor.policy import freeze as policy
 from torpor.wire.link import LinkState
@@ -70,25 +67,11 @@ CANCEL_REASON = "cancelled on request"
 CANCELLED = {"type": "Cancelled", "message": CANCEL_REASON, "traceback": None}
 # After a freeze that failed, the run goes on awake for this long before the next try.
 FREEZE_RETRY_S = 15.0
-# A full disk stops a run's writes until there is room again; tried this often.
-DISK_FULL_RETRY_S = 1.0
 
 ENDED = "ended"  # what a driver is `doing` once its run has ended
 
-Write = Callable[[Connection], object]
-
-
-class _Refused(Exception):
-    """What the agent wants recorded cannot be (rule 13): too large, or against its own log. On
-    another machine it would want the same."""
-
-    def __init__(self, error: CallerError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
 # Raised during a freeze, these are the end of the machine or the run, not of the freeze alone.
-_NOT_OF_FREEZING = (GuestError, StaleEpoch, _Refused)
+_NOT_OF_FREEZING = (GuestError, StaleEpoch, Refused)
 
 
 class Outcome(Enum):
@@ -105,30 +88,6 @@ class Result:
     fields: dict[str, Any]  # ok, value | error
 
 
-@dataclass
-class _Stream:
-    """How far the agent's output was taken, in bytes; a character cut in two waits for its end."""
-
-    name: str
-    offset: int
-    decoder: codecs.IncrementalDecoder = field(
-        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
-    )
-
-    def to_json(self) -> dict[str, Any]:
-        return {"offset": self.offset, "held": b64encode(self.decoder.getstate()[0]).decode()}
-
-    def skip_to(self, offset: int) -> None:
-        """A step was replayed: its body, which printed up to `offset`, did not print again."""
-        if offset > self.offset:
-            self.offset = offset
-            self.decoder.reset()
-
-    def set(self, state: dict[str, Any]) -> None:
-        self.offset = state["offset"]
-        self.decoder.setstate((b64decode(state["held"]), 0))
-
-
 class Driver:
     def __init__(
         self,
@@ -141,7 +100,7 @@ class Driver:
     ) -> None:
         """For `row`; `epoch` is set when it was claimed. `on_wait` is told of each new wait."""
         self.run: RunId = row.id
-        self.epoch = row.epoch
+        self._pen = Pen(store, row.id, row.epoch)
         self.row = row
         self.live: Live | None = None
         self.doing = "starting"  # for people: `torpor show`
@@ -162,7 +121,7 @@ class Driver:
         self._checkpoints: list[str] = []
         self._calls: set[asyncio.Task[None]] = set()
         self._trouble: BaseException | None = None  # what ended one of them
-        self._streams = {1: _Stream("stdout", 0), 2: _Stream("stderr", 0)}
+        self._streams = Streams()
         # For each step that may be replayed, how much output the log held when it ended.
         self._printed: dict[str, dict[str, int]] = {}
         self._waiting, self._busy = 0, 0
@@ -171,6 +130,14 @@ class Driver:
         self._cpu: tuple[float, float] | None = None  # (when, CPU seconds) at the previous look
         self._not_before = 0.0  # monotonic: no freeze is tried before
         self._outcome: Outcome | None = None
+
+    @property
+    def epoch(self) -> Epoch:
+        return self._pen.epoch
+
+    @epoch.setter
+    def epoch(self, epoch: Epoch) -> None:
+        self._pen.epoch = epoch
 
     # What others may call.
 
@@ -205,7 +172,7 @@ class Driver:
             await self._wake(live, snapshot)
             try:
                 return await self._attend()
-            except _Refused as refused:
+            except Refused as refused:
                 await self._end(RunState.FAILED, error=_told(refused.error))
                 return Outcome.ENDED
         except (TorporError, OSError) as error:
@@ -231,8 +198,8 @@ class Driver:
         await thaw(live, self.run, self.epoch, started=started, journal=replayed)
         resume_ms = (time.perf_counter() - self._decided) * 1000
         self._machines.pool.refill(live.shape)
-        await self._write(
-            self._note("machine.up", resume_ms=round(resume_ms, 1), snapshot=snapshot.id)
+        await self._pen.write(
+            self._pen.note("machine.up", resume_ms=round(resume_ms, 1), snapshot=snapshot.id)
         )
         if not started:
             live.guest.say(
@@ -253,8 +220,7 @@ class Driver:
         self._unanswered = set(detail.get("unanswered", ())) - answered
         # As the guest said last: it only says what has changed since.
         self._waiting, self._busy, self._ends_at = detail.get("status", (0, 0, None))
-        for channel, state in detail.get("streams", {}).items():
-            self._streams[int(channel)].set(state)
+        self._streams.set(detail.get("streams", {}))
 
     async def _learn(self, live: Live) -> None:
         try:
@@ -323,23 +289,21 @@ class Driver:
                     continue
                 ending = self._on_message(item, writes, after)
                 if ending is not None:
-                    await self._write(*writes)
+                    await self._pen.write(*writes)
                     await self._end(*ending)
                     return
             if writes:
-                await self._write(*writes)
+                await self._pen.write(*writes)
             for follow in after:
                 follow()
 
     def _on_output(self, item: Output, writes: list[Write]) -> None:
-        stream = self._streams[item.channel]
-        text = stream.decoder.decode(item.data)
+        name, offset, text = self._streams.take(item.channel, item.data)
         if not text:
             return
-        offset, stream.offset = stream.offset, stream.offset + len(text.encode())
         writes.append(
             lambda c: entries.append_output(
-                c, self.run, self.epoch, stream.name, offset, text, time.time()
+                c, self.run, self.epoch, name, offset, text, time.time()
             )
         )
 
@@ -354,18 +318,16 @@ class Driver:
             case "end":
                 op = message["op"]
                 outcome = {k: v for k, v in message.items() if k in ("ok", "value", "error")}
-                outcome["printed"] = {s.name: s.offset for s in self._streams.values()}
-                writes.append(self._entry(NewEntry(END, op, outcome)))
+                outcome["printed"] = self._streams.offsets()
+                writes.append(self._pen.entry(NewEntry(END, op, outcome)))
                 self.progressed = True
                 after.append(lambda: self._live.guest.say("recorded", op=op))
             case "replayed":
-                printed = self._printed.get(message["op"], {})
-                for stream in self._streams.values():
-                    stream.skip_to(printed.get(stream.name, 0))
+                self._streams.skip_to(self._printed.get(message["op"], {}))
             case "note":
                 data = message["data"]
                 data = data if isinstance(data, dict) else {"value": data}
-                writes.append(self._entry(NewEntry(f"note.{message['kind']}", None, data)))
+                writes.append(self._pen.entry(NewEntry(f"note.{message['kind']}", None, data)))
             case "status":
                 self._waiting, self._busy = message["waiting"], message["busy"]
                 self._ends_at = message["until"]
@@ -403,38 +365,18 @@ class Driver:
             case "wait" | "sleep":
                 self._unanswered.add(op)
                 made: dict[str, WaitRow] = {}
-                writes.append(lambda c: made.update(wait=self._create_wait(c, message)))
+                writes.append(lambda c: made.update(wait=self._pen.create_wait(c, message)))
                 after.append(lambda: self._wait_made(made["wait"]))
             case "model":
                 self._unanswered.add(op)
-                writes.append(self._entry(begin))
+                writes.append(self._pen.entry(begin))
                 after.append(lambda: self._spawn(self._ask_model(op, data)))
             case "checkpoint":
                 self._unanswered.add(op)
-                writes.append(self._entry(begin))
+                writes.append(self._pen.entry(begin))
                 after.append(lambda: self._checkpoints.append(op))
             case _:
-                writes.append(self._entry(begin))
-
-    def _create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
-        now, data = time.time(), message["data"]
-        named = {key: message[key] for key in ("op", "kind", "name", "digest")}
-        if message["kind"] == "sleep":
-            until = data["until"]
-            return waits.create_wait(c, self.run, self.epoch, **named, now=now, due_at=until)
-        timeout_s = data["timeout_s"]
-        return waits.create_wait(
-            c,
-            self.run,
-            self.epoch,
-            **named,
-            now=now,
-            prompt=data["prompt"],
-            data=data["data"],
-            schema=data.get("schema"),
-            approve=data["approve"],
-            due_at=None if timeout_s is None else now + timeout_s,
-        )
+                writes.append(self._pen.entry(begin))
 
     def _wait_made(self, wait: WaitRow) -> None:
         if wait.state == waits.OPEN:
@@ -444,32 +386,20 @@ class Driver:
 
     async def _ask_model(self, op: OpId, asked: dict[str, Any]) -> None:
         """Do the model call, record its outcome, then deliver it."""
-        try:
-            body = asked["body"].encode() if "body" in asked else b64decode(asked["body_b64"])
-            status, headers, answer = await self._model.request(
-                asked["method"], asked["path"], asked["headers"], body
-            )
-        except (TorporError, ValueError) as error:
-            value = _no_answer(503, error)
-        else:
-            value = {"status": status, "headers": headers}
-            try:
-                value["body"] = answer.decode()
-            except UnicodeDecodeError:
-                value["body_b64"] = b64encode(answer).decode()
+        value = await self._model.answer(asked)
         try:
             await self._record_end(op, value)
-        except _Refused as refused:
+        except Refused as refused:
             if not isinstance(refused.error, Invalid):
                 raise
-            value = _no_answer(502, refused.error)  # too large to be kept
+            value = no_answer(502, refused.error)  # too large to be kept
             await self._record_end(op, value)
 
     async def _record_end(self, op: OpId, value: dict[str, Any]) -> None:
         """Record the outcome of a model call, then deliver it."""
         try:
-            await self._write(self._entry(NewEntry(END, op, {"ok": True, "value": value})))
-        except _Refused as refused:
+            await self._pen.write(self._pen.entry(NewEntry(END, op, {"ok": True, "value": value})))
+        except Refused as refused:
             if not isinstance(refused.error, Conflict):
                 raise
             # Begun again after a recovery, and recorded before it: that one stands.
@@ -540,7 +470,7 @@ class Driver:
         if answer["t"] == "prepared":
             return True
         self._not_before = time.monotonic() + FREEZE_RETRY_S
-        await self._write(self._note("freeze.failed", reason=answer["reason"]))
+        await self._pen.write(self._pen.note("freeze.failed", reason=answer["reason"]))
         return False
 
     async def _freeze(self) -> bool:
@@ -591,9 +521,11 @@ class Driver:
         await self._end_checkpoints(asked)
 
     async def _end_checkpoints(self, asked: Sequence[str]) -> None:
-        done = [self._entry(NewEntry(END, OpId(op), {"ok": True, "value": None})) for op in asked]
+        done = [
+            self._pen.entry(NewEntry(END, OpId(op), {"ok": True, "value": None})) for op in asked
+        ]
         if done:
-            await self._write(*done)
+            await self._pen.write(*done)
         for op in asked:
             self.deliver(op, ok=True, value=None)
 
@@ -602,7 +534,7 @@ class Driver:
         self._not_before = time.monotonic() + FREEZE_RETRY_S
         self._live.guest.say("resume")
         log.warning("run %s could not be frozen: %s", self.run, error)
-        await self._write(self._note("freeze.failed", reason=str(error)))
+        await self._pen.write(self._pen.note("freeze.failed", reason=str(error)))
 
     async def _place(self) -> tuple[Seq, dict[str, Any]]:
         """Where in the log a machine that was just taken stands, and what it waits for."""
@@ -615,9 +547,8 @@ class Driver:
         await self._take_inbox()
         unanswered = sorted(self._unanswered | set(acknowledged))
         seq = await self._store.read(lambda c: entries.seen_before(c, self.run, unanswered))
-        streams = {str(channel): s.to_json() for channel, s in self._streams.items()}
         status = [self._waiting, self._busy, self._ends_at]
-        return seq, {"unanswered": unanswered, "streams": streams, "status": status}
+        return seq, {"unanswered": unanswered, "streams": self._streams.to_json(), "status": status}
 
     async def _record(
         self,
@@ -626,31 +557,16 @@ class Driver:
         decided: float,
         to: RunState | None,
     ) -> None:
-        seq, detail = place
         freeze_ms = (time.perf_counter() - decided) * 1000
 
         def write(c: Connection) -> None:
-            now = time.time()
-            snapshots.record_snapshot(
-                c,
-                run=self.run,
-                version=self.row.version,
-                epoch=self.epoch,
-                seq=seq,
-                manifest=captured.manifest,
-                bytes=captured.bytes,
-                pause_ms=captured.pause_ms,
-                freeze_ms=freeze_ms,
-                now=now,
-                link=captured.link.to_json(),
-                detail=detail | {"pages": captured.pages},
-            )
+            self._pen.record_snapshot(c, self.row.version, captured, *place, freeze_ms)
             if self._key is not None:
                 put_key(c, self.run, self._key.wrapped)
             if to is not None:
-                runs.transition(c, self.run, self.epoch, to, now)
+                runs.transition(c, self.run, self.epoch, to, time.time())
 
-        await self._write(write)
+        await self._pen.write(write)
         self.progressed = True
 
     # Writing.
@@ -660,33 +576,10 @@ class Driver:
         assert self.live is not None
         return self.live
 
-    def _entry(self, entry: NewEntry) -> Write:
-        return lambda c: entries.append(c, self.run, self.epoch, [entry], time.time())
-
-    def _note(self, kind: str, **data: Any) -> Write:
-        return self._entry(NewEntry(kind, None, data))
-
-    async def _write(self, *writes: Write) -> None:
-        """All of `writes` in one transaction. A full disk is waited out: the agent only sees
-        that its operations take longer. Raises StaleEpoch, _Refused, HostError."""
-
-        def together(c: Connection) -> None:
-            for write in writes:
-                write(c)
-
-        while True:
-            try:
-                return await self._store.write(together)
-            except CallerError as error:
-                raise _Refused(error) from error
-            except Exhausted as error:
-                log.warning("run %s waits for room: %s", self.run, error)
-                await asyncio.sleep(DISK_FULL_RETRY_S)
-
     async def _end(
         self, state: RunState, result: Any = None, error: dict[str, Any] | None = None
     ) -> None:
-        await self._write(
+        await self._pen.write(
             lambda c: runs.transition(
                 c, self.run, self.epoch, state, time.time(), result=result, error=error
             )
@@ -718,13 +611,6 @@ async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
 
 def _kind(op: str) -> str:
     return op.partition(":")[0]
-
-
-def _no_answer(status: int, error: TorporError | ValueError) -> dict[str, Any]:
-    """What a model's client is told when there is no answer that it could be given."""
-    told = {"message": str(error), "type": getattr(error, "code", "invalid")}
-    headers = {"content-type": "application/json"}
-    return {"status": status, "headers": headers, "body": json.dumps({"error": told})}
 
 
 def _told(error: TorporError) -> dict[str, Any]:

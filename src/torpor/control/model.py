@@ -8,11 +8,14 @@ knows, and the caller is told so.
 from __future__ import annotations
 
 import asyncio
+import json
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from typing import Any
 
 from torpor.broker.client import BrokerClient
 from torpor.broker.launch import ensure_broker
-from torpor.model.errors import Missing
+from torpor.model.errors import Missing, TorporError
 from torpor.model.home import Home
 
 
@@ -40,5 +43,28 @@ class Model:
                 await (await ensure_broker(self._home)).close()
             return await self._client.request(method, path, headers, body)
 
+    async def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The outcome of a `model` operation, `asked` as in its begin message: an HTTP response,
+        made here where the broker has none."""
+        try:
+            body = asked["body"].encode() if "body" in asked else b64decode(asked["body_b64"])
+            status, headers, answer = await self.request(
+                asked["method"], asked["path"], asked["headers"], body
+            )
+        except (TorporError, ValueError) as error:
+            return no_answer(503, error)
+        try:
+            return {"status": status, "headers": headers, "body": answer.decode()}
+        except UnicodeDecodeError:
+            encoded = b64encode(answer).decode()
+            return {"status": status, "headers": headers, "body_b64": encoded}
+
     async def close(self) -> None:
         await self._client.close()
+
+
+def no_answer(status: int, error: TorporError | ValueError) -> dict[str, Any]:
+    """What a model's client is told when there is no answer that it could be given."""
+    told = {"message": str(error), "type": getattr(error, "code", "invalid")}
+    headers = {"content-type": "application/json"}
+    return {"status": status, "headers": headers, "body": json.dumps({"error": told})}

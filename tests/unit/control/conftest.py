@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.unit.control.world import World
 
-from torpor.control import driver, scheduler
+from torpor.control import driver, pen, scheduler
 from torpor.model.home import Home
 from torpor.policy import freeze
 
@@ -22,7 +22,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(freeze, "GRACE_S", 0.0)
     monkeypatch.setattr(freeze, "WORTH_S", 0.0)
     monkeypatch.setattr(driver, "FREEZE_RETRY_S", 0.0)
-    monkeypatch.setattr(driver, "DISK_FULL_RETRY_S", 0.0)
+    monkeypatch.setattr(pen, "DISK_FULL_RETRY_S", 0.0)
     monkeypatch.setattr(scheduler, "HOST_RETRY_S", (0.0,) * 3)
     monkeypatch.setattr(scheduler, "SAFETY_NET_S", 3600.0)
 

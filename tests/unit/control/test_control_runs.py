@@ -135,6 +135,33 @@ async def test_an_answer_at_any_point_of_a_freeze(world: World, point: str) -> N
     assert answers
 
 
+@pytest.mark.parametrize("point", ["pause", "device", "keep", "kept"])
+async def test_an_answer_during_a_freeze_keeps_the_machine(world: World, point: str) -> None:
+    world.on(point, lambda: world.answer("wait:q#1"))
+    row = await world.ended(await world.run([["wait", "q"], ["step", "b"]]))
+    assert row.state is RunState.COMPLETED and row.epoch == 1
+    assert row.slept_s == 0
+
+
+async def test_an_answer_that_a_lost_machine_never_heard(world: World) -> None:
+    """Its snapshot was taken before the answer and recorded after it."""
+    world.on("paused", lambda: world.answer("wait:q#1"))
+    world.on("kept", world.kill)
+    row = await world.ended(await world.run([["wait", "q"], ["step", "b"]]))
+    assert row.state is RunState.COMPLETED and row.epoch == 2
+    assert world.effects == {"step:b#1": 1}
+
+
+async def test_an_answer_before_the_wait_is_begun_again(world: World) -> None:
+    """After the recovered machine was given its journal, before it comes to the wait."""
+    world.on("pause", world.kill)
+    # The lost machine is told to go on; the next one thaws.
+    world.on("resume", None, None, lambda: world.answer("wait:q#1"))
+    row = await world.ended(await world.run([["wait", "q"], ["step", "b"]]))
+    assert row.state is RunState.COMPLETED and row.epoch == 2
+    assert row.result["wait:q#1"]["data"] == "yes"
+
+
 @pytest.mark.parametrize("point", [point for point in POINTS if point != "dropped"])
 async def test_a_machine_lost_at_any_point(world: World, point: str) -> None:
     for n in range(1, 100):
@@ -403,7 +430,7 @@ async def test_a_model_call_that_was_recorded_is_not_made_again(world: World) ->
     world.anywhere = lambda point: kill_when_recorded()
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED and row.epoch == 2
-    assert world.model.asked == ["m"]
+    assert world.broker.asked == ["m"]
 
 
 async def test_a_model_call_keeps_its_machine_awake(world: World) -> None:
@@ -416,7 +443,7 @@ async def test_a_model_call_keeps_its_machine_awake(world: World) -> None:
     await world.asleep(run)
     await world.answer("wait:q#1")
     assert (await world.ended(run)).state is RunState.COMPLETED
-    assert world.model.asked == ["m"]
+    assert world.broker.asked == ["m"]
 
 
 async def test_a_model_call_under_way_at_a_checkpoint_is_made_again_when_lost(
@@ -431,11 +458,11 @@ async def test_a_model_call_under_way_at_a_checkpoint_is_made_again_when_lost(
     await world.kill()
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED
-    assert world.model.asked == ["m", "m"]
+    assert world.broker.asked == ["m", "m"]
 
 
 async def test_an_answer_of_a_model_that_is_too_large(world: World) -> None:
-    world.model.answer = b"x" * (2 << 20)
+    world.broker.answer = b"x" * (2 << 20)
     row = await world.ended(await world.run([["model", "m"]]))
     assert row.state is RunState.COMPLETED
     assert row.result["model:m#1"]["status"] == 502

@@ -24,6 +24,7 @@ from tests.unit.control.puppet import Object, Puppet, State
 
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured, Live, Machines, Taken, _whole
+from torpor.control.model import Model
 from torpor.control.scheduler import Scheduler
 from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages
 from torpor.engine.protocol import Files, Shape
@@ -216,8 +217,8 @@ class PlayedPager:
             raise self.failure
 
 
-class PlayedModel:
-    """What drivers ask of a `torpor.control.model.Model`."""
+class PlayedBroker:
+    """What `Model` asks of a `BrokerClient`."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -284,7 +285,8 @@ class World:
         self.passed: Counter[str] = Counter()
         self.anywhere: Callable[[str], Awaitable[None]] | None = None
         self.pager = PlayedPager(home)
-        self.model = PlayedModel(self)
+        self.broker = PlayedBroker(self)
+        self.model = Model(home, self.broker, "played")  # type: ignore[arg-type]
         self.sealing = True  # what a server that starts is told of new runs
         store = WatchedStore.open(home.database)
         assert isinstance(store, WatchedStore)
@@ -316,7 +318,7 @@ class World:
         """A server starts."""
         self.machines.pool._closed = False
         keys = Keys(self.home, self.store, on=self.sealing)
-        self.scheduler = Scheduler(self.machines, self.store, self.model, keys)  # type: ignore[arg-type]
+        self.scheduler = Scheduler(self.machines, self.store, self.model, keys)
         self.scheduler.drivers = Drivers()
         await self.scheduler.start()
 

@@ -59,6 +59,13 @@ async def test_a_failing_write_is_rolled_back_alone(tmp_path: Path) -> None:
     store.close()
 
 
+async def test_what_no_future_can_hold_is_answered_too(tmp_path: Path) -> None:
+    store = LogStore.open(tmp_path / "torpor.db")
+    with pytest.raises(InternalError, match="a write raised StopIteration"):
+        await store.write(lambda c: next(iter(())))
+    store.close()
+
+
 async def test_queued_writes_share_a_transaction(tmp_path: Path) -> None:
     store = LogStore.open(tmp_path / "torpor.db")
     run = await store.write(make_run)

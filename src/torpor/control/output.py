@@ -1,0 +1,64 @@
+"""How far an agent's output was taken."""
+
+from __future__ import annotations
+
+import codecs
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torpor.wire.link import STDERR, STDOUT
+
+
+@dataclass
+class _Stream:
+    """How far the agent's output was taken, in bytes; a character cut in two waits for its end."""
+
+    name: str
+    offset: int
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
+    )
+
+
+class Streams:
+    """Stdout and stderr of an agent, by the link's channels."""
+
+    def __init__(self) -> None:
+        self._streams = {STDOUT: _Stream("stdout", 0), STDERR: _Stream("stderr", 0)}
+
+    def take(self, channel: int, data: bytes) -> tuple[str, int, str]:
+        """Take `data` in: the stream's name, and what text it completes, at which offset."""
+        stream = self._streams[channel]
+        text = stream.decoder.decode(data)
+        offset, stream.offset = stream.offset, stream.offset + len(text.encode())
+        return stream.name, offset, text
+
+    def offsets(self) -> dict[str, int]:
+        """How far each has come, by name."""
+        return {stream.name: stream.offset for stream in self._streams.values()}
+
+    def skip_to(self, offsets: Mapping[str, int]) -> None:
+        """A step was replayed: its body, which printed up to `offsets`, did not print again."""
+        for stream in self._streams.values():
+            offset = offsets.get(stream.name, 0)
+            if offset > stream.offset:
+                stream.offset = offset
+                stream.decoder.reset()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            str(channel): {
+                "offset": stream.offset,
+                "held": b64encode(stream.decoder.getstate()[0]).decode(),
+            }
+            for channel, stream in self._streams.items()
+        }
+
+    def set(self, state: Mapping[str, Any]) -> None:
+        """Go on from `to_json`."""
+        for channel, each in state.items():
+            stream = self._streams[int(channel)]
+            stream.offset = each["offset"]
+            stream.decoder.setstate((b64decode(each["held"]), 0))

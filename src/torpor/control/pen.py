@@ -1,0 +1,113 @@
+"""How a run's driver writes to its log: fenced by its machine's epoch (rule 4), never in part."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection
+
+from torpor.control.machines import Captured
+from torpor.log import entries, snapshots, waits
+from torpor.log.entries import NewEntry
+from torpor.log.store import LogStore
+from torpor.log.waits import WaitRow
+from torpor.model.errors import CallerError, Exhausted
+from torpor.model.ids import AgentVersion, Epoch, RunId, Seq
+
+log = logging.getLogger(__name__)
+
+# A full disk stops a run's writes until there is room again; tried this often.
+DISK_FULL_RETRY_S = 1.0
+
+Write = Callable[[Connection], object]
+
+
+class Refused(Exception):
+    """What the agent wants recorded cannot be (rule 13): too large, or against its own log. On
+    another machine it would want the same."""
+
+    def __init__(self, error: CallerError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Pen:
+    def __init__(self, store: LogStore, run: RunId, epoch: Epoch) -> None:
+        """`epoch` is the machine's, to be set anew when the run is claimed."""
+        self.epoch = epoch
+        self._store = store
+        self._run = run
+
+    def entry(self, entry: NewEntry) -> Write:
+        return lambda c: entries.append(c, self._run, self.epoch, [entry], time.time())
+
+    def note(self, kind: str, **data: Any) -> Write:
+        return self.entry(NewEntry(kind, None, data))
+
+    async def write(self, *writes: Write) -> None:
+        """All of `writes` in one transaction. A full disk is waited out: the agent only sees
+        that its operations take longer. Raises StaleEpoch, Refused, HostError."""
+
+        def together(c: Connection) -> None:
+            for write in writes:
+                write(c)
+
+        while True:
+            try:
+                return await self._store.write(together)
+            except CallerError as error:
+                raise Refused(error) from error
+            except Exhausted as error:
+                log.warning("run %s waits for room: %s", self._run, error)
+                await asyncio.sleep(DISK_FULL_RETRY_S)
+
+    def create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
+        """What a begin message of a wait or a sleep says, recorded."""
+        now, data = time.time(), message["data"]
+        named = {key: message[key] for key in ("op", "kind", "name", "digest")}
+        if message["kind"] == "sleep":
+            until = data["until"]
+            return waits.create_wait(c, self._run, self.epoch, **named, now=now, due_at=until)
+        timeout_s = data["timeout_s"]
+        return waits.create_wait(
+            c,
+            self._run,
+            self.epoch,
+            **named,
+            now=now,
+            prompt=data["prompt"],
+            data=data["data"],
+            schema=data.get("schema"),
+            approve=data["approve"],
+            due_at=None if timeout_s is None else now + timeout_s,
+        )
+
+    def record_snapshot(
+        self,
+        c: Connection,
+        version: AgentVersion,
+        captured: Captured,
+        seq: Seq,
+        detail: dict[str, Any],
+        freeze_ms: float,
+    ) -> None:
+        """Rule 5: `captured` is durable. `seq` is its place in the log, `detail` what the machine
+        in it waits for."""
+        snapshots.record_snapshot(
+            c,
+            run=self._run,
+            version=version,
+            epoch=self.epoch,
+            seq=seq,
+            manifest=captured.manifest,
+            bytes=captured.bytes,
+            pause_ms=captured.pause_ms,
+            freeze_ms=freeze_ms,
+            now=time.time(),
+            link=captured.link.to_json(),
+            detail=detail | {"pages": captured.pages},
+        )
