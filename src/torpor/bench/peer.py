@@ -29,13 +29,13 @@ from typing import IO
 
 from torpor.bench import cold
 from torpor.bench.stats import Samples
+from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.guest import Guest
 from torpor.control.machines import Live, Machines
 from torpor.control.thaw import thaw
 from torpor.engine.protocol import Files, Machine
 from torpor.engine.qemu.machine import QemuMachine
 from torpor.image.tools import require
-from torpor.log.snapshots import SnapshotRow
 from torpor.model.errors import GuestError, HostError
 from torpor.model.ids import Epoch, RunId
 from torpor.policy.freeze import GRACE_S

@@ -26,9 +26,9 @@ from torpor.bench.stage import Sleeper, Stage, make_cold, perform, processor
 from torpor.bench.stats import Figures, Samples, ratios
 from torpor.cli import words
 from torpor.cli.screen import show, show_json, table
+from torpor.contextlog import agents, snapshots
+from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.keys import SWITCH, Keys
-from torpor.log import agents, snapshots
-from torpor.log.snapshots import SnapshotRow
 from torpor.model.agentfile import read_agent
 from torpor.model.errors import InternalError
 from torpor.model.ids import AgentVersion, RunId

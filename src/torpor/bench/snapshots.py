@@ -32,12 +32,12 @@ from torpor.bench.stage import Sleeper, Slept, Stage, make_cold, perform, proces
 from torpor.bench.stats import Samples, percentile
 from torpor.cli import words
 from torpor.cli.screen import show, show_json, table
+from torpor.contextlog import agents, snapshots
+from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.keys import Keys
 from torpor.control.machines import Live
 from torpor.control.thaw import thaw
 from torpor.engine.memory import CopyBuffer
-from torpor.log import agents, snapshots
-from torpor.log.snapshots import SnapshotRow
 from torpor.model.agentfile import read_agent
 from torpor.model.errors import InternalError
 from torpor.model.ids import AgentVersion, Epoch, RunId

@@ -24,10 +24,10 @@ from rich.status import Status
 
 from torpor.bench import cold
 from torpor.cli.screen import err, say
+from torpor.contextlog import entries, runs
+from torpor.contextlog.entries import EntryRow
+from torpor.contextlog.store import LogStore
 from torpor.control.service import Service
-from torpor.log import entries, runs
-from torpor.log.entries import EntryRow
-from torpor.log.store import LogStore
 from torpor.model.errors import GuestError
 from torpor.model.home import Home
 from torpor.model.ids import RunId, Seq

@@ -32,6 +32,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from torpor.contextlog import entries, runs, waits
+from torpor.contextlog.entries import BEGIN, END, NewEntry
+from torpor.contextlog.keys import put_key
+from torpor.contextlog.runs import RunRow
+from torpor.contextlog.snapshots import SnapshotRow
+from torpor.contextlog.store import LogStore
+from torpor.contextlog.waits import WaitRow
 from torpor.control.guest import Output, Said
 from torpor.control.keys import Keys, RunKey
 from torpor.control.machines import Captured, Live, Machines
@@ -40,13 +47,6 @@ from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Write
 from torpor.control.templates import exit_words
 from torpor.control.thaw import thaw
-from torpor.log import entries, runs, waits
-from torpor.log.entries import BEGIN, END, NewEntry
-from torpor.log.keys import put_key
-from torpor.log.runs import RunRow
-from torpor.log.snapshots import SnapshotRow
-from torpor.log.store import LogStore
-from torpor.log.waits import WaitRow
 from torpor.model.errors import (
     Conflict,
     GuestError,
@@ -54,7 +54,7 @@ from torpor.model.errors import (
     StaleEpoch,
     TorporError,
 )
-from torpor.model.ids import Epoch, OpId, RunId, Seq, SnapshotId
+from torpor.model.ids import Epoch, OpId, RunId, Seq, SnapshotId, op_kind
 from torpor.model.states import RunState
 from torpor.policy import freeze as policy
 from torpor.wire.link import LinkState
@@ -173,7 +173,7 @@ class Driver:
             try:
                 return await self._attend()
             except Refused as refused:
-                await self._end(RunState.FAILED, error=_told(refused.error))
+                await self._end(RunState.FAILED, error=refused.told())
                 return Outcome.ENDED
         except (TorporError, OSError) as error:
             # Whatever it was, this driver heard things that the next machine will say again.
@@ -186,7 +186,7 @@ class Driver:
             await asyncio.gather(*self._calls, return_exceptions=True)
             self.live = None
             self.damage = await self._machines.damage_of(live)
-            await _to_the_end(self._machines.discard(live))
+            await self._machines.discard(live)
 
     async def _wake(self, live: Live, snapshot: SnapshotRow) -> None:
         """From the restored machine to an agent that goes on where it was, or starts."""
@@ -231,8 +231,8 @@ class Driver:
     async def _ask_again(self) -> None:
         """What the machine had asked for before its snapshot, and nobody is at any more."""
         # This machine is the proof that the checkpoint was made.
-        await self._end_checkpoints([op for op in self._unanswered if _kind(op) == "checkpoint"])
-        for op in [OpId(op) for op in self._unanswered if _kind(op) == "model"]:
+        await self._end_checkpoints([op for op in self._unanswered if op_kind(op) == "checkpoint"])
+        for op in [OpId(op) for op in self._unanswered if op_kind(op) == "model"]:
             begun = await self._store.read(partial(entries.read_op, run=self.run, op=op))
             self._spawn(self._ask_model(op, begun["data"]))
 
@@ -452,7 +452,7 @@ class Driver:
         )
 
     def _unanswered_of(self, *kinds: str) -> int:
-        return sum(_kind(op) in kinds for op in self._unanswered)
+        return sum(op_kind(op) in kinds for op in self._unanswered)
 
     def _only_waits(self) -> bool:
         """Whether a machine that stands still, all of whose words were heard, has nothing to go on
@@ -597,21 +597,3 @@ class Driver:
         if not call.cancelled() and (error := call.exception()) is not None:
             self._trouble = error
             self._heard.set()
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Do `work`, whole even when cancelled meanwhile: what is stopped next may be what it needs."""
-    task = asyncio.create_task(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
-
-
-def _kind(op: str) -> str:
-    return op.partition(":")[0]
-
-
-def _told(error: TorporError) -> dict[str, Any]:
-    return {"type": type(error).__name__, "message": error.message, "traceback": None}

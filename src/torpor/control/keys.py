@@ -1,7 +1,7 @@
 """The keys that runs' snapshots are sealed with, and the host's, which wraps them.
 
     host.key   32 random bytes in the data directory, made once. Lost: all sealed snapshots are.
-    run_keys   a key a run (`torpor.log.keys`): 32 random bytes, made for its first snapshot
+    run_keys   a key a run (`torpor.contextlog.keys`): 32 random bytes, made for its first snapshot
 
 A wrapped key is a salt, then the key sealed with what `torpor.snapshot.seal` derives from the
 host's key and that salt; the run's id is authenticated along, so no row passes for another's.
@@ -26,8 +26,8 @@ from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 
-from torpor.log import keys
-from torpor.log.store import LogStore
+from torpor.contextlog import keys
+from torpor.contextlog.store import LogStore
 from torpor.model.errors import Damaged, HostError, Invalid, Missing
 from torpor.model.home import Home
 from torpor.model.ids import RunId

@@ -321,7 +321,16 @@ class Machines:
         return None
 
     async def discard(self, live: Live) -> None:
-        """Kill the machine and forget its files."""
+        """Kill the machine and forget its files: all of that, even when cancelled meanwhile, since
+        what is stopped next may be what it needs."""
+        discarding = asyncio.create_task(self._discard(live))
+        try:
+            await asyncio.shield(discarding)
+        except asyncio.CancelledError:
+            await discarding
+            raise
+
+    async def _discard(self, live: Live) -> None:
         await live.guest.stop_pumping()
         await live.machine.kill()
         if live.restored:

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from torpor.contextlog import entries, snapshots, waits
+from torpor.contextlog.entries import NewEntry
+from torpor.contextlog.store import LogStore
+from torpor.contextlog.waits import WaitRow
 from torpor.control.machines import Captured
-from torpor.log import entries, snapshots, waits
-from torpor.log.entries import NewEntry
-from torpor.log.store import LogStore
-from torpor.log.waits import WaitRow
 from torpor.model.errors import CallerError, Exhausted
 from torpor.model.ids import AgentVersion, Epoch, RunId, Seq
 
@@ -33,6 +33,11 @@ class Refused(Exception):
     def __init__(self, error: CallerError) -> None:
         super().__init__(str(error))
         self.error = error
+
+    def told(self) -> dict[str, Any]:
+        """The error as a run that fails for it shows it."""
+        kind = type(self.error).__name__
+        return {"type": kind, "message": self.error.message, "traceback": None}
 
 
 class Pen:

@@ -17,17 +17,17 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from torpor.contextlog import agents, entries, runs, snapshots, waits
+from torpor.contextlog.entries import NewEntry
+from torpor.contextlog.runs import RunRow
+from torpor.contextlog.snapshots import SnapshotRow
+from torpor.contextlog.store import LogStore
+from torpor.contextlog.waits import WaitRow
 from torpor.control.driver import CANCELLED, Driver, Outcome
 from torpor.control.keys import Keys
 from torpor.control.machines import Machines
 from torpor.control.model import Model
 from torpor.control.templates import keep_template, make_template, source_from
-from torpor.log import agents, entries, runs, snapshots, waits
-from torpor.log.entries import NewEntry
-from torpor.log.runs import RunRow
-from torpor.log.snapshots import SnapshotRow
-from torpor.log.store import LogStore
-from torpor.log.waits import WaitRow
 from torpor.model.errors import (
     Conflict,
     Damaged,

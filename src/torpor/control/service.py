@@ -17,6 +17,11 @@ from typing import Any, BinaryIO, cast
 from sqlalchemy import Connection
 
 import torpor
+from torpor.contextlog import agents, entries, runs, snapshots, waits
+from torpor.contextlog.agents import AgentRow
+from torpor.contextlog.runs import RunRow
+from torpor.contextlog.store import LogStore
+from torpor.contextlog.transfer import refuse_known
 from torpor.control import transfer
 from torpor.control.driver import CANCELLED, ENDED
 from torpor.control.keys import Keys, switched_on
@@ -35,11 +40,6 @@ from torpor.control.templates import (
 from torpor.engine.qemu.engine import QemuEngine
 from torpor.engine.qemu.probe import Probe, find_qemu, probe
 from torpor.image.build import ensure_image
-from torpor.log import agents, entries, runs, snapshots, waits
-from torpor.log.agents import AgentRow
-from torpor.log.runs import RunRow
-from torpor.log.store import LogStore
-from torpor.log.transfer import refuse_known
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, HostError, Invalid, NotFound, TorporError
 from torpor.model.home import Home

@@ -22,11 +22,11 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from torpor.contextlog import agents, runs, snapshots
+from torpor.contextlog.keys import destroy_unused_keys
+from torpor.contextlog.snapshots import LiveRow, SnapshotRow
+from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys
-from torpor.log import agents, runs, snapshots
-from torpor.log.keys import destroy_unused_keys
-from torpor.log.snapshots import LiveRow, SnapshotRow
-from torpor.log.store import LogStore
 from torpor.model.errors import TorporError
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.keep import parse_keep

@@ -20,13 +20,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from torpor.contextlog import agents, snapshots
+from torpor.contextlog.agents import AgentRow
 from torpor.control.guest import Guest, Output
 from torpor.control.machines import Captured, Live, Machines
 from torpor.control.thaw import thaw
 from torpor.engine.memory import PageNumbers
 from torpor.image.deps import check_python, ensure_deps
-from torpor.log import agents, snapshots
-from torpor.log.agents import AgentRow
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import GuestError
 from torpor.model.ids import AgentVersion, Epoch, RunId

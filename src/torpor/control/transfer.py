@@ -34,14 +34,14 @@ from blake3 import blake3
 from sqlalchemy import Connection
 
 import torpor
+from torpor.contextlog import agents, keys, runs, schema, snapshots, transfer
+from torpor.contextlog.agents import AgentRow
+from torpor.contextlog.transfer import Row, RunRows
 from torpor.control.archive import CHUNK, Member, Source, Unpacker, pack
 from torpor.control.templates import source_from
 from torpor.engine.protocol import Shape
 from torpor.image.deps import layer_digest
 from torpor.image.publish import Workspace, build_once
-from torpor.log import agents, keys, runs, schema, snapshots, transfer
-from torpor.log.agents import AgentRow
-from torpor.log.transfer import Row, RunRows
 from torpor.model.errors import Conflict, Damaged, Invalid
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId, SnapshotId

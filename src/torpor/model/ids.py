@@ -30,6 +30,11 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{_base32(time.time_ns() // 1_000_000, 9)}{_base32(secrets.randbits(35), 7)}"
 
 
+def op_kind(op: str) -> str:
+    """The kind in an operation's id."""
+    return op.partition(":")[0]
+
+
 def op_id(kind: str, name: str, n: int) -> OpId:
     """The name of an operation: unique in its run; n counts uses of (kind, name) from 1."""
     return OpId(f"{kind}:{name}#{n}")

@@ -12,8 +12,8 @@ import pytest
 from tests.unit.control.puppet import Object
 from tests.unit.control.world import World
 
+from torpor.contextlog import runs, waits
 from torpor.control import scheduler as scheduling
-from torpor.log import runs, waits
 from torpor.model.errors import Exhausted, NotFound
 from torpor.model.ids import RunId
 from torpor.model.states import FINAL, RunState

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests.unit.control.world import World
 
+from torpor.contextlog import keys as key_rows
+from torpor.contextlog import snapshots
+from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys, switched_on, unwrap, wrap
 from torpor.control.storage import Storage
-from torpor.log import keys as key_rows
-from torpor.log import snapshots
-from torpor.log.store import LogStore
 from torpor.model.errors import Damaged, HostError, Invalid, Missing
 from torpor.model.home import Home
 from torpor.model.ids import RunId

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from tests.unit.control.world import FREEZING, POINTS, World
 
+from torpor.contextlog import runs, snapshots
 from torpor.control import driver as driving
 from torpor.control import thaw as thawing
-from torpor.log import runs, snapshots
 from torpor.model.errors import Damaged, Exhausted, HostError, NotFound
 from torpor.model.ids import RunId
 from torpor.model.states import RunState

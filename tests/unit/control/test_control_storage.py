@@ -17,13 +17,13 @@ import pytest
 from sqlalchemy import Connection
 from tests.unit.snapshot.gc_world import age
 
+from torpor.contextlog import agents, entries, keys, runs, snapshots, waits
+from torpor.contextlog.store import LogStore
 from torpor.control import transfer
 from torpor.control.keys import Keys
 from torpor.control.storage import Storage
 from torpor.control.templates import tar_of
 from torpor.engine.protocol import Shape
-from torpor.log import agents, entries, keys, runs, snapshots, waits
-from torpor.log.store import LogStore
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, Damaged, Invalid
 from torpor.model.home import Home

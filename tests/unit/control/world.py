@@ -22,6 +22,11 @@ import numpy as np
 from sqlalchemy import Connection
 from tests.unit.control.puppet import Object, Puppet, State
 
+from torpor.contextlog import agents, entries, runs, snapshots, waits
+from torpor.contextlog.entries import EntryRow
+from torpor.contextlog.runs import RunRow
+from torpor.contextlog.store import LogStore
+from torpor.contextlog.waits import WaitRow
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured, Live, Machines, Taken, _whole
 from torpor.control.model import Model
@@ -29,11 +34,6 @@ from torpor.control.scheduler import Scheduler
 from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages
 from torpor.engine.protocol import Files, Shape
 from torpor.image.build import Image
-from torpor.log import agents, entries, runs, snapshots, waits
-from torpor.log.entries import EntryRow
-from torpor.log.runs import RunRow
-from torpor.log.store import LogStore
-from torpor.log.waits import WaitRow
 from torpor.model.errors import HostError, NotFound
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId

@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import JSON, Boolean, Connection, Double, Integer, String, Table, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from torpor.log import schema
-from torpor.log.entries import check_object
-from torpor.log.store import touched
+from torpor.contextlog import schema
+from torpor.contextlog.entries import check_object
+from torpor.contextlog.store import touched
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.ids import RunId
 from torpor.model.states import RunState

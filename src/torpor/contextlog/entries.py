@@ -32,8 +32,8 @@ from sqlalchemy import (
     update,
 )
 
-from torpor.log import schema
-from torpor.log.store import touched
+from torpor.contextlog import schema
+from torpor.contextlog.store import touched
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq
 from torpor.model.states import FINAL

@@ -16,9 +16,9 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from torpor.log import schema
-from torpor.log.entries import NewEntry, append
-from torpor.log.refs import resolve
+from torpor.contextlog import schema
+from torpor.contextlog.entries import NewEntry, append
+from torpor.contextlog.refs import resolve
 from torpor.model.errors import Conflict
 from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
 

@@ -32,7 +32,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from torpor.log import schema
+from torpor.contextlog import schema
 from torpor.model.errors import Damaged, Exhausted, HostError, InternalError, TorporError
 from torpor.model.ids import RunId
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, delete, insert, select
 
-from torpor.log import schema
+from torpor.contextlog import schema
 from torpor.model.ids import RunId
 from torpor.model.states import FINAL
 

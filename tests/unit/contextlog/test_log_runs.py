@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from torpor.log.agents import agent_source, get_agent, list_agents, put_agent, set_template
-from torpor.log.entries import read_entries
-from torpor.log.runs import (
+from torpor.contextlog.agents import agent_source, get_agent, list_agents, put_agent, set_template
+from torpor.contextlog.entries import read_entries
+from torpor.contextlog.runs import (
     claim,
     claimable,
     create_run,
@@ -19,7 +19,7 @@ from torpor.log.runs import (
     runs_in,
     transition,
 )
-from torpor.log.snapshots import list_snapshots, newest_snapshot, record_snapshot
+from torpor.contextlog.snapshots import list_snapshots, newest_snapshot, record_snapshot
 from torpor.model.errors import Conflict, InternalError, Invalid, NotFound, StaleEpoch
 from torpor.model.ids import AgentVersion, Epoch
 from torpor.model.states import FINAL, RunState

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import Connection
 
-from torpor.log.agents import put_agent
-from torpor.log.entries import NewEntry, append, journal, read_entries
-from torpor.log.runs import claim, claimable, create_run, get_run, transition
-from torpor.log.schema import prepare
-from torpor.log.snapshots import newest_snapshot, record_snapshot
-from torpor.log.store import make_engine
-from torpor.log.waits import complete_wait, create_wait, end_due, list_waits
+from torpor.contextlog.agents import put_agent
+from torpor.contextlog.entries import NewEntry, append, journal, read_entries
+from torpor.contextlog.runs import claim, claimable, create_run, get_run, transition
+from torpor.contextlog.schema import prepare
+from torpor.contextlog.snapshots import newest_snapshot, record_snapshot
+from torpor.contextlog.store import make_engine
+from torpor.contextlog.waits import complete_wait, create_wait, end_due, list_waits
 from torpor.model.errors import Conflict, StaleEpoch, TorporError
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq
 from torpor.model.states import FINAL, RunState, may_follow

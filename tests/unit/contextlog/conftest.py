@@ -10,9 +10,9 @@ from typing import TypeVar
 import pytest
 from sqlalchemy import Connection
 
-from torpor.log.agents import put_agent
-from torpor.log.runs import claim, create_run
-from torpor.log.store import LogStore
+from torpor.contextlog.agents import put_agent
+from torpor.contextlog.runs import claim, create_run
+from torpor.contextlog.store import LogStore
 from torpor.model.ids import AgentVersion, Epoch, RunId
 
 T = TypeVar("T")

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from torpor.log import schema
-from torpor.log.entries import BEGIN, END, NewEntry, append, check_object, read_op
-from torpor.log.refs import resolve
+from torpor.contextlog import schema
+from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_op
+from torpor.contextlog.refs import resolve
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import Epoch, OpId, RunId, WaitId, new_id
 

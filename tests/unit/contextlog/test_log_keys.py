@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from torpor.log.keys import any_key, destroy_key, destroy_unused_keys, find_key, put_key
-from torpor.log.runs import transition
-from torpor.log.snapshots import reclaim, record_snapshot
-from torpor.log.store import LogStore
+from torpor.contextlog.keys import any_key, destroy_key, destroy_unused_keys, find_key, put_key
+from torpor.contextlog.runs import transition
+from torpor.contextlog.snapshots import reclaim, record_snapshot
+from torpor.contextlog.store import LogStore
 from torpor.model.ids import RunId
 from torpor.model.states import RunState
 

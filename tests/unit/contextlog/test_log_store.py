@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, func, insert, select, text
 
-from torpor.log import schema
-from torpor.log.agents import put_agent
-from torpor.log.entries import NewEntry, append, read_entries
-from torpor.log.runs import create_run
-from torpor.log.store import LogStore
+from torpor.contextlog import schema
+from torpor.contextlog.agents import put_agent
+from torpor.contextlog.entries import NewEntry, append, read_entries
+from torpor.contextlog.runs import create_run
+from torpor.contextlog.store import LogStore
 from torpor.model.errors import Damaged, Exhausted, HostError, InternalError
 from torpor.model.ids import AgentVersion, RunId
 
@@ -268,8 +268,8 @@ async def test_foreign_keys_hold(tmp_path: Path) -> None:
 _WRITES_FOR_EVER = """
 import asyncio, sys
 from pathlib import Path
-from torpor.log.entries import NewEntry, append
-from torpor.log.store import LogStore
+from torpor.contextlog.entries import NewEntry, append
+from torpor.contextlog.store import LogStore
 
 async def writer(store, run):
     while True:

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
 
-from torpor.log import schema
-from torpor.log.entries import NewEntry, append, check_object, journal_holds, refusal
-from torpor.log.refs import resolve
-from torpor.log.snapshots import newest_snapshot
-from torpor.log.store import touched
-from torpor.log.waits import cancel_waits
+from torpor.contextlog import schema
+from torpor.contextlog.entries import NewEntry, append, check_object, journal_holds, refusal
+from torpor.contextlog.refs import resolve
+from torpor.contextlog.snapshots import newest_snapshot
+from torpor.contextlog.store import touched
+from torpor.contextlog.waits import cancel_waits
 from torpor.model.errors import Conflict, InternalError, Invalid, NotFound
 from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, new_id
 from torpor.model.states import FINAL, RunState, may_follow

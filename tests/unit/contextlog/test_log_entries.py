@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torpor.log.entries import (
+from torpor.contextlog.entries import (
     ENTRY_BYTES_MAX,
     NewEntry,
     append,
@@ -17,7 +17,7 @@ from torpor.log.entries import (
     journal,
     read_entries,
 )
-from torpor.log.runs import claim, get_run, transition
+from torpor.contextlog.runs import claim, get_run, transition
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch
 from torpor.model.ids import Epoch, OpId, RunId
 from torpor.model.states import RunState
@@ -140,7 +140,7 @@ def test_the_journal_gives_results_after_a_place_joined_with_their_beginnings(co
 
 
 def test_the_journal_and_operations_are_found_by_index(commit: Any) -> None:
-    from torpor.log import entries
+    from torpor.contextlog import entries
 
     for statement, parameters in (
         (entries._JOURNAL, {"in_run": "r", "after": 0}),

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from torpor.log import schema
-from torpor.log.refs import resolve
+from torpor.contextlog import schema
+from torpor.contextlog.refs import resolve
 from torpor.model.errors import NotFound
 from torpor.model.ids import AgentVersion, SnapshotId
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from torpor.log.entries import journal, read_entries
-from torpor.log.runs import claim, claimable, get_run, request_cancel, transition
-from torpor.log.snapshots import record_snapshot
-from torpor.log.waits import (
+from torpor.contextlog.entries import journal, read_entries
+from torpor.contextlog.runs import claim, claimable, get_run, request_cancel, transition
+from torpor.contextlog.snapshots import record_snapshot
+from torpor.contextlog.waits import (
     WaitRow,
     cancel_waits,
     complete_wait,
