@@ -23,7 +23,7 @@ from torpor.control.guest import Guest
 from torpor.control.pool import Empty, Pool
 from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages, runs_of
 from torpor.engine.protocol import Engine, Files, Machine, Shape
-from torpor.image.build import Image
+from torpor.image.build import Image, open_image
 from torpor.image.publish import Workspace, build_once
 from torpor.model.errors import HostError, Invalid, TorporError
 from torpor.model.home import Home
@@ -101,6 +101,7 @@ class Machines:
         self.pool = Pool(home, engine, pager)
         self._cache = FrameCache(_CACHE_BYTES)
         self._buffer = CopyBuffer(_BUFFER_BYTES)
+        self._indexes: dict[str, ImageIndex] = {}  # by image
         # Capture and comparison of one machine at a time: they share the copy buffer, and two at
         # once would only make both slower.
         self._capturing = asyncio.Lock()
@@ -378,7 +379,7 @@ class Machines:
             {"memory": taken.memory, "disk": taken.disk, "device": _whole(taken.device)},
             hot=self._hot(live, parent, taken.memory.numbers) if hot is None else hot,
             facts={"shape": live.shape.facts()},
-            dedup=self._image_index() if live.snapshot is None else None,
+            dedup=self._image_index(live.shape.image),
             key=live.key,
         )
         stored = self.store.put(built, live.key)
@@ -392,16 +393,21 @@ class Machines:
             pages=asdict(built.stats),
         )
 
-    def _image_index(self) -> ImageIndex:
-        """Pages of the root file system, for a template: much of its memory is cache of that."""
+    def _image_index(self, digest: str) -> ImageIndex:
+        """Pages of a root file system: much of what appears in memory is cache of that."""
+        if digest in self._indexes:
+            return self._indexes[digest]
+        own = digest == self.image.digest
+        image = self.image if own else open_image(self.home, digest)
 
         def make(workspace: Workspace) -> Path:
             table = workspace.directory / "pages.npy"
-            np.save(table, build_index(self.image.root))
+            np.save(table, build_index(image.root))
             return table
 
-        table = build_once(self.image.directory / "pages.npy", make)
-        return ImageIndex.open(self.image.digest, self.image.root, table)
+        table = build_once(image.directory / "pages.npy", make)
+        self._indexes[digest] = ImageIndex.open(digest, image.root, table)
+        return self._indexes[digest]
 
     def _kernel_in_memory(self, memory: Changed) -> Manifest:
         """What a booted machine is compared with: memory that holds the kernel's file and else

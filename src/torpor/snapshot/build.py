@@ -161,8 +161,8 @@ def build(
 ) -> Built:
     """The snapshot that is `parent` with `changed`, and with `hot` and `facts` as its own.
 
-    Regions not in `changed` are the parent's. `dedup` is for templates: what they refer to in
-    the image, their descendants inherit. `level` is zstd's. With a `key`, the layer is sealed.
+    Regions not in `changed` are the parent's. `dedup` is the image that the machine runs on.
+    `level` is zstd's. With a `key`, the layer is sealed.
     """
     layers = list(parent.layers) if parent else []
     regions = dict(parent.regions) if parent else {}

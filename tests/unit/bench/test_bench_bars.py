@@ -121,7 +121,7 @@ def test_cells_show_what_stands_beside() -> None:
 
 
 def test_json_says_all_of_it() -> None:
-    full = replace(TIME, peers={PLAIN: 300.001}, bar=12.0, bound_value=4.02, samples=30)
+    full = replace(TIME, peers={PLAIN: 300.0001}, bar=12.0, bound_value=4.02, samples=30)
     assert full.to_json() == {
         "value": 8.04,
         "unit": "ms",

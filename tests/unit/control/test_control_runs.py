@@ -400,7 +400,7 @@ async def test_timers(world: World) -> None:
 
 
 async def test_a_wait_that_times_out_while_asleep(world: World) -> None:
-    run = await world.run([["sleep", time.time() + 0.3], ["step", "a"]])
+    run = await world.run([["sleep", time.time() + 2], ["step", "a"]])
     await world.until(run, lambda row: row.state is RunState.SUSPENDED)
     assert (await world.ended(run)).state is RunState.COMPLETED
 

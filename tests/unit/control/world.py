@@ -295,7 +295,9 @@ class World:
 
     async def __aenter__(self) -> World:
         await self.pager.serve()
-        image = Image("i" * 32, self.home.images / "i")
+        image = Image("i" * 32, self.home.images / ("i" * 32))
+        image.directory.mkdir(parents=True, exist_ok=True)
+        image.root.write_bytes(b"of the image".ljust(4096, b"."))
         blobs = SnapshotStore(
             self.home.blobs, lambda image: self.home.images / image / "root.erofs"
         )
