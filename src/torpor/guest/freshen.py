@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import hashlib
 import os
 import struct
 import time
@@ -29,8 +28,3 @@ def freshen_kernel(entropy: bytes, now_s: float) -> None:
 
 def set_clock(now_s: float) -> None:
     time.clock_settime(time.CLOCK_REALTIME, now_s)
-
-
-def seed_for(process: bytes, entropy: bytes) -> bytes:
-    """32 bytes for the generators of one process, unlike any other's."""
-    return hashlib.blake2b(entropy, digest_size=32, person=process).digest()

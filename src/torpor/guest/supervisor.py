@@ -37,9 +37,9 @@ from typing import Any
 
 from torpor.guest import boot
 from torpor.guest.agent import READ_BYTES, AgentProcess, describe_exit
-from torpor.guest.freshen import freshen_kernel, seed_for, set_clock
+from torpor.guest.freshen import freshen_kernel, set_clock
 from torpor.guest.gateway import Gateway
-from torpor.guest.held import FRESH, HELD
+from torpor.guest.held import FRESH, HELD, SEED_BYTES
 from torpor.guest.models import Models
 from torpor.guest.port import HostGone, Port
 from torpor.guest.settings import Settings
@@ -430,7 +430,7 @@ class Supervisor:
                 # A rehearsal, so that the first thaw does nothing for the first time.
                 if self._settings.machine:
                     freshen_kernel(os.urandom(64), time.time())
-                agent.release({"seeds": [seed_for(b"rehearsal", os.urandom(32))]})
+                agent.release({"seeds": [os.urandom(SEED_BYTES)]})
             elif self._phase is Phase.PREPARING:
                 self._agent_held(agent)
             else:
@@ -486,7 +486,9 @@ class Supervisor:
             raise Invalid(
                 f"thaw while {self._phase.name.lower()}: only what was prepared is thawed"
             )
+        # A part for the agent's process, the rest for the kernel: neither tells of the other.
         entropy = bytes.fromhex(message["entropy"])
+        seed, entropy = entropy[:SEED_BYTES], entropy[SEED_BYTES:]
         if self._settings.machine:
             freshen_kernel(entropy, message["time"])
         records = message["journal"]
@@ -499,7 +501,6 @@ class Supervisor:
             return
         if rest:
             self._agent.say_line(json.dumps({"t": "journal", "records": rest}).encode())
-        seed = seed_for(b"agent", entropy + os.urandom(32))
         self._release(
             {
                 "run": message["run"],
