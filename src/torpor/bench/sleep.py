@@ -11,7 +11,6 @@ start.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,15 +19,14 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.bench import peer, sealing
-from torpor.bench.sealing import Cost
+from torpor.bench import peer
 from torpor.bench.stage import Sleeper, Stage, make_cold, perform, processor
 from torpor.bench.stats import Figures, Samples, ratios
 from torpor.cli import words
 from torpor.cli.screen import show, show_json, table
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
-from torpor.control.keys import SWITCH, Keys
+from torpor.control.keys import Keys
 from torpor.model.agentfile import read_agent
 from torpor.model.errors import InternalError
 from torpor.model.ids import AgentVersion, RunId
@@ -47,7 +45,6 @@ class Report:
     peer_cycles: int
     ours: Figures
     peer: Figures
-    sealing: Cost
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,7 +55,6 @@ class Report:
             **self.ours.to_json(),
             "peer": self.peer.to_json(),
             "ratio": ratios(self.ours, self.peer),
-            "sealing": self.sealing.to_json(),
         }
 
 
@@ -99,9 +95,6 @@ async def _measure(stage: Stage, memory_mib: int, cycles: int) -> Report:
         lambda cycle: tell(f"QEMU's own migration, {cycle + 1} of {peer_cycles}"),
     )
     theirs_template = await peer.template_bytes(service.machines, template, home.run)
-    tell("what sealing costs")
-    memory = sealing.memory_of(service.machines.store, template.manifest)
-    sealed = await asyncio.to_thread(sealing.measure, memory, home.run)
     await _check(sleeper, drafts=cycles + 1)
     shape = service.machines.shape(memory_mib=memory_mib, disk_mib=source.disk_mib, deps="")
     boot_ms = deployed["boot_ms"]
@@ -115,7 +108,6 @@ async def _measure(stage: Stage, memory_mib: int, cycles: int) -> Report:
         ours=Figures.of(ours, boot_ms=boot_ms, template_bytes=deployed["template_bytes"]),
         # The peer's machine was booted by the same boot.
         peer=Figures.of(theirs, boot_ms=boot_ms, template_bytes=theirs_template),
-        sealing=sealed,
     )
 
 
@@ -210,11 +202,4 @@ def _remarks(report: Report) -> Iterator[str]:
     yield (
         "QEMU: stop, migrate to a file through zstd -1 -T2, fsync; then zstd -dc into a new one. "
         "The boot is the same. Ratio: torpor's p50 over QEMU's."
-    )
-    cost = report.sealing
-    yield (
-        f"Sealing, p50: {words.size(cost.bytes)} of the guest's pages become a layer in "
-        f"{cost.write_ms.p50:.0f} ms, a sealed one in {cost.write_sealed_ms.p50:.0f} ms; a frame "
-        f"is read in {cost.frame_us.p50:.0f} µs, a sealed one in {cost.frame_sealed_us.p50:.0f} µs "
-        f"({sealing.TURNS} layers and all frames, in turns). {SWITCH}=off measures all without."
     )
