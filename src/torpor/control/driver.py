@@ -46,7 +46,7 @@ from torpor.control.model import Model, no_answer
 from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Write
 from torpor.control.templates import exit_words
-from torpor.control.thaw import thaw
+from torpor.control.thaw import say_journal, thaw
 from torpor.model.errors import (
     Conflict,
     GuestError,
@@ -208,7 +208,7 @@ class Driver:
                 epoch=self.epoch,
                 agent=self.row.agent,
                 input=self.row.input,
-                journal=journal,
+                journal=say_journal(live.guest, journal),
             )
         await self._ask_again()
         self._spawn(self._learn(live))

@@ -7,18 +7,39 @@ before anything else; one that does not is killed.
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from torpor.control.guest import Guest
 from torpor.control.machines import Live
 from torpor.model.errors import GuestError
 from torpor.model.ids import Epoch, RunId
 
 THAW_LIMIT_S = 30.0
+# An emulated machine takes this long at worst to take in a record of the journal: one of 1 MiB.
+THAW_RECORD_S = 1.0
+# One message takes no more than `torpor.wire.messages.SIZE_MAX`; a longer journal comes in parts.
+JOURNAL_PART_BYTES = 4 << 20
 # Beyond this the clock is set a second time: the first answer after a restore is slow to come.
 CLOCK_ERROR_MAX_S = 0.01
+
+
+def say_journal(guest: Guest, journal: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Say all of `journal` but its last part, which is returned: it belongs into the message that
+    makes use of the journal, `thaw` or `start`. Usually it is all there is."""
+    part: list[dict[str, Any]] = []
+    size = 0
+    for record in journal:
+        record_size = len(json.dumps(record))
+        if part and size + record_size > JOURNAL_PART_BYTES:
+            guest.say("journal", records=part)
+            part, size = [], 0
+        part.append(record)
+        size += record_size
+    return part
 
 
 async def thaw(
@@ -30,6 +51,7 @@ async def thaw(
     the machine is to be discarded then.
     """
     live.guest.synchronise()
+    rest = say_journal(live.guest, journal)
     live.guest.say(
         "thaw",
         epoch=epoch,
@@ -37,10 +59,11 @@ async def thaw(
         time=time.time(),
         entropy=secrets.token_hex(64),
         started=started,
-        journal=list(journal),
+        journal=rest,
     )
     await live.machine.resume()
-    answer = await live.guest.hear("thawed", within_s=THAW_LIMIT_S)
+    limit_s = THAW_LIMIT_S + len(journal) * THAW_RECORD_S
+    answer = await live.guest.hear("thawed", within_s=limit_s)
     error_s = answer["at"] - time.time()
     if answer["epoch"] != epoch:
         raise GuestError(f"the machine thawed as epoch {answer['epoch']}, not {epoch}")

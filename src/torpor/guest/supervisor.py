@@ -93,11 +93,13 @@ class Supervisor:
         self._frozen = False
         self._deferred: list[dict[str, Any]] = []  # came while PREPARED or THAWING
         self._thaw_epoch = 0
+        self._journal: list[Any] = []  # parts of one that came before the last
         self._status: dict[str, Any] = {"waiting": 0, "busy": 0, "until": None}  # as sent
         self._agent_status = self._status
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "load": self._load,
             "start": self._start,
+            "journal": self._take_journal,
             "thaw": self._thaw,
             "clock": self._clock,
             "prepare": self._prepare,
@@ -205,6 +207,7 @@ class Supervisor:
         try:
             message = messages.decode(received.message, messages.FROM_HOST)
             if self._phase in (Phase.RUNNING, Phase.PREPARING) or message["t"] in (
+                "journal",
                 "thaw",
                 "resume",
             ):
@@ -244,11 +247,21 @@ class Supervisor:
             self._selector.register(fd, selectors.EVENT_READ, callback)
         self._selector.register(agent.hold, selectors.EVENT_READ, self._hear_hold)
 
-    def _start(self, message: dict[str, Any]) -> None:
-        records = message["journal"]
+    def _take_journal(self, message: dict[str, Any]) -> None:
+        """A part of a journal too long for one message; `start` or `thaw` brings the last."""
+        self._journal += message["records"]
+
+    def _journal_for_agent(self, last: list[Any]) -> list[Any]:
+        """Use the whole journal: model calls are answered here, the rest by the agent."""
+        records, self._journal = self._journal + last, []
         self._models.extend_journal(each for each in records if each["kind"] == "model")
-        message["journal"] = [each for each in records if each["kind"] != "model"]
-        self._to_agent(message)
+        return [each for each in records if each["kind"] != "model"]
+
+    def _start(self, message: dict[str, Any]) -> None:
+        message["journal"] = self._journal_for_agent(message["journal"])
+        if self._agent is not None:
+            # Not as a message: it was checked in parts, and may be longer than one.
+            self._agent.say_line(json.dumps(message).encode())
 
     def _result(self, message: dict[str, Any]) -> None:
         if not self._models.result(message):
@@ -491,9 +504,7 @@ class Supervisor:
         seed, entropy = entropy[:SEED_BYTES], entropy[SEED_BYTES:]
         if self._settings.machine:
             freshen_kernel(entropy, message["time"])
-        records = message["journal"]
-        self._models.extend_journal(each for each in records if each["kind"] == "model")
-        rest = [each for each in records if each["kind"] != "model"]
+        rest = self._journal_for_agent(message["journal"])
         self._phase = Phase.THAWING
         self._thaw_epoch = message["epoch"]
         if self._agent is None or self._ended:

@@ -292,6 +292,7 @@ FROM_HOST: dict[str, Check] = {
             "journal": _JOURNAL,
         }
     ),
+    "journal": _record({"records": _JOURNAL}),
     "clock": _record({"time": _TIME}),
     "prepare": _record({}),
     "resume": _record({}),

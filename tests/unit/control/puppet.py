@@ -85,6 +85,8 @@ class Puppet:
     def _hear(self, message: Object) -> None:
         state = self.state
         match message["t"]:
+            case "journal":
+                self._learn(message["records"])
             case "thaw":
                 if not state.prepared or self._refuses("thaw"):
                     return

@@ -513,3 +513,27 @@ def test_a_forked_process_is_no_run(driver: Driver) -> None:
             return queue.get()
     """
     assert "only inside a run" in driver.value(source)
+
+
+def test_a_journal_longer_than_a_message_comes_in_parts(drive: Callable[[], Driver]) -> None:
+    source = """
+        import torpor
+
+        @torpor.step
+        def large(n):
+            return str(n % 10) * 1_000_000
+
+        @torpor.agent
+        def agent():
+            return [large(n)[0] for n in range(20)]
+    """
+    live = drive()
+    assert live.value(source) == [str(n % 10) for n in range(20)]
+    records = live.journal()
+    replayed = drive()
+    assert replayed.load(source)["t"] == "loaded"
+    for record in records[:-1]:
+        replayed.say("journal", records=[record])
+    replayed.start(journal=records[-1:])
+    assert replayed.hear("done", "failed")["value"] == [str(n % 10) for n in range(20)]
+    assert not replayed.said("begin")

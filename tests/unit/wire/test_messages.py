@@ -68,6 +68,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("failed", {"type": "E", "message": "m", "traceback": None, "cancelled": False}),
     ("exited", {"code": None, "signal": 9, "oom": True}),
     ("crashed", {"traceback": "Traceback …"}),
+    ("journal", {"records": []}),
     ("clock", {"time": 1.7e9}),
     ("load", {"entry": "agent.py", "deps": True, "version": DIGEST}),
     ("start", {"run": "run_1", "epoch": 1, "agent": None, "input": {"x": 1}, "journal": []}),
