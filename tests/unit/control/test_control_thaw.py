@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torpor.control import thaw
 from torpor.control.guest import Guest
 
-
 PART = 4000  # small, so that lists of small records have several
 
 
