@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -123,6 +124,29 @@ async def test_a_state_that_is_none(stand: Stand, state: bytes) -> None:
     machine = await stand.empty()
     with pytest.raises(HostError, match=r"migrate-incoming|QEMU"):
         await machine.load(state)
+
+
+async def test_an_end_during_a_load_is_noticed_at_once(stand: Stand) -> None:
+    machine = await stand.empty()
+    read, write = os.pipe()  # nothing ever comes out of it
+    try:
+        loading = asyncio.create_task(machine.load_from(read, limit_s=600))
+        # Another process's descriptors send no event.
+        while not loading.done() and not _has_open(machine.pid, read):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        os.kill(machine.pid, signal.SIGKILL)
+        with pytest.raises(HostError, match="QEMU"):
+            async with asyncio.timeout(60):
+                await loading
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def _has_open(pid: int, fd: int) -> bool:
+    """Whether process `pid` has what is our `fd` open too."""
+    pipe = Path(f"/proc/self/fd/{fd}").readlink()
+    return pipe in [each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir()]
 
 
 async def test_changed_memory_is_what_differs_from_the_file(stand: Stand) -> None:

@@ -152,14 +152,19 @@ class QemuMachine:
         await self._execute("getfd", fdname="state")
         with self._monitor.listen(listener):
             await self._execute(command, uri="fd:state")
-            try:
-                async with asyncio.timeout(limit_s):
-                    event = await listener.get()
-            except TimeoutError as error:
-                raise HostError(
-                    f"QEMU did not end {command!r} within {limit_s:g} s: {self.last_words()}"
-                ) from error
-        data = event["data"]
+            event = asyncio.ensure_future(listener.get())
+            ended = asyncio.ensure_future(self._process.wait())
+            first = (event, ended)
+            await asyncio.wait(first, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in first:
+                task.cancel()
+        if ended.done() and not event.done():
+            raise HostError(f"QEMU ended while it was to {command!r}: {self.last_words()}")
+        if not event.done():
+            raise HostError(
+                f"QEMU did not end {command!r} within {limit_s:g} s: {self.last_words()}"
+            )
+        data = event.result()["data"]
         if not (isinstance(data, dict) and data.get("status") == "completed"):
             raise HostError(f"QEMU failed to {command!r}: {self.last_words()}")
 
