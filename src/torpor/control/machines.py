@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,6 @@ class Captured:
     """A snapshot that is durable and verifies (rule 5), not yet recorded."""
 
     manifest: str
-    parent: str | None
     bytes: int
     link: LinkState
     pause_ms: float  # the guest stood still for this
@@ -234,22 +234,15 @@ class Machines:
                 hint="Use the version of torpor that made it, or copy that image's directory "
                 f"to {self.home.images}.",
             )
-        mine = self.engine.shape(
-            memory_mib=shape.memory_mib,
-            disk_mib=shape.disk_mib,
-            image=shape.image,
-            deps=shape.deps,
-        )
-        mine.require_equal(shape.facts())
+        self._like(shape.facts())
 
     def _shape_of(self, manifest: Manifest) -> Shape:
-        facts = manifest.facts["shape"]
-        shape = self.engine.shape(
-            memory_mib=facts["memory_mib"],
-            disk_mib=facts["disk_mib"],
-            image=facts["image"],
-            deps=facts["deps"],
-        )
+        return self._like(manifest.facts["shape"])
+
+    def _like(self, facts: dict[str, Any]) -> Shape:
+        """The shape that this host's engine gives what `facts` ask for, if that is all of them."""
+        asked = ("memory_mib", "disk_mib", "image", "deps")
+        shape = self.engine.shape(**{name: facts[name] for name in asked})
         shape.require_equal(facts)
         return shape
 
@@ -385,7 +378,6 @@ class Machines:
         stored = self.store.put(built, live.key)
         return Captured(
             manifest=stored.manifest_digest,
-            parent=live.snapshot,
             bytes=stored.bytes,
             link=taken.link,
             pause_ms=taken.pause_ms,

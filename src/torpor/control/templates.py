@@ -47,7 +47,6 @@ class Template:
     agents: list[dict[str, Any]]
     default: str | None
     boot_ms: float
-    load_ms: float
 
 
 async def make_template(
@@ -67,16 +66,13 @@ async def make_template(
     try:
         hello = await live.guest.hear("hello", within_s=BOOT_LIMIT_S)
         boot_ms = (time.perf_counter() - started) * 1000
-        # It has no clock of its own and believes in 1970; what is imported should not.
-        live.guest.say("clock", time=time.time())
         progress("load", f"importing {source.entry} (Python {hello['python']})", None)
         loaded = await _load(live.guest, source, version, deps)
-        load_ms = (time.perf_counter() - started) * 1000 - boot_ms
         captured = await _freeze(machines, live, progress)
     finally:
         await machines.discard(live)
     machines.pool.refill(shape)
-    return Template(captured, loaded["agents"], loaded["default"], boot_ms, load_ms)
+    return Template(captured, loaded["agents"], loaded["default"], boot_ms)
 
 
 async def _load(
