@@ -38,7 +38,7 @@ from torpor.engine.qemu.machine import QemuMachine
 from torpor.image.tools import require
 from torpor.model.errors import GuestError, HostError
 from torpor.model.ids import Epoch, RunId
-from torpor.policy.freeze import GRACE_S
+from torpor.policy.freeze import MACHINE
 from torpor.snapshot.seal import Key
 from torpor.wire.link import Link, LinkState
 
@@ -161,7 +161,7 @@ def _qemu(machine: Machine) -> QemuMachine:
 
 async def _freeze(live: Live, directory: Path, way: Way) -> Saved:
     """Once the agent has been asleep for a moment, as when torpor freezes it."""
-    await asyncio.sleep(GRACE_S)
+    await asyncio.sleep(MACHINE.grace_s)
     live.guest.say("prepare")
     answer = await live.guest.hear("prepared", "unprepared", within_s=PREPARE_LIMIT_S)
     if answer["t"] != "prepared":

@@ -41,7 +41,7 @@ from torpor.engine.memory import CopyBuffer
 from torpor.model.agentfile import read_agent
 from torpor.model.errors import InternalError
 from torpor.model.ids import AgentVersion, Epoch, RunId
-from torpor.policy.freeze import GRACE_S
+from torpor.policy.freeze import MACHINE
 from torpor.snapshot import gc
 from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages
 from torpor.snapshot.manifest import Manifest, layer_numbers
@@ -307,7 +307,7 @@ async def _least_of_a_freeze(worker: _Worker) -> tuple[float, float]:
     prepared, taken = [], []
     async with worker.awake(await worker.newest()) as (live, _, _):
         for _ in range(PREPARES):
-            await asyncio.sleep(GRACE_S)
+            await asyncio.sleep(MACHINE.grace_s)
             started = time.perf_counter()
             live.guest.say("prepare")
             await live.guest.hear("prepared", within_s=peer.PREPARE_LIMIT_S)

@@ -192,8 +192,11 @@ def transition(
     *,
     result: Any = None,
     error: Mapping[str, Any] | None = None,
+    seen: Seq | None = None,
 ) -> RunRow:
     """Suspend the run or end it; `result` goes with completed, `error` with failed or cancelled.
+    `seen` is how far a run that is suspended has seen its log, by default as far as its newest
+    snapshot has.
 
     Ending it cancels its open waits (rule 11). Suspending it in the write that records its
     snapshot makes the two one (rules 5, 6). `epoch` is that of the machine, None when the host
@@ -210,7 +213,9 @@ def transition(
     if to is RunState.SUSPENDED:
         newest = newest_snapshot(c, run)
         data: dict[str, Any] = {"snapshot": newest.id if newest else None}
-        unseen = journal_holds(c, run, newest.seq if newest else 0)
+        if seen is None:
+            seen = newest.seq if newest else Seq(0)
+        unseen = journal_holds(c, run, seen)
         values["ready"] = row.ready and (row.cancel_requested or unseen)
     else:
         data = {"result": result} if to is RunState.COMPLETED else {"error": error}

@@ -1,4 +1,5 @@
-"""One running run: its machine's only master, from restore to freeze or end.
+"""One running run: the only master of its machine, or of whatever else carries its agent
+(`torpor.control.carrier`), from restore to freeze or end.
 
     claim ─► restore ─► thaw ─► [start] ─► hear / decide ─┬─► SUSPENDED  frozen, machine gone
                                    ▲                      ├─► ENDED      a result, error, cancel
@@ -27,7 +28,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -39,25 +39,23 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
-from torpor.control.guest import Output, Said
+from torpor.control.calls import Calls
+from torpor.control.carrier import Carrier, Carriers, Freezer, Origin
+from torpor.control.conversation import Output, Said
 from torpor.control.keys import Keys, RunKey
-from torpor.control.machines import Captured, Live, Machines
-from torpor.control.model import Model, no_answer
+from torpor.control.machines import Captured
+from torpor.control.model import Model
 from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Write
 from torpor.control.templates import exit_words
-from torpor.control.thaw import say_journal, thaw
 from torpor.model.errors import (
-    Conflict,
     GuestError,
-    Invalid,
     StaleEpoch,
     TorporError,
 )
 from torpor.model.ids import Epoch, OpId, RunId, Seq, SnapshotId, op_kind
 from torpor.model.states import RunState
 from torpor.policy import freeze as policy
-from torpor.wire.link import LinkState
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +89,7 @@ class Result:
 class Driver:
     def __init__(
         self,
-        machines: Machines,
+        carriers: Carriers,
         store: LogStore,
         model: Model,
         keys: Keys,
@@ -102,14 +100,15 @@ class Driver:
         self.run: RunId = row.id
         self._pen = Pen(store, row.id, row.epoch)
         self.row = row
-        self.live: Live | None = None
+        self.live: Carrier | None = None
         self.doing = "starting"  # for people: `torpor show`
         self.snapshot: SnapshotId | None = None  # what its machine was restored from
         self.damage: str | None = None  # what the machine could not read of its snapshot
         self.progressed = False  # something durable came of this machine
         self.loss = ""  # why the machine was lost, where that is known
         self._decided = time.perf_counter()  # before the claim, which is part of a resume
-        self._machines, self._store, self._model, self._keys = machines, store, model, keys
+        self._carriers, self._store, self._keys = carriers, store, keys
+        self._calls_to_model = Calls(row.id, store, model, self._pen)
         self._key: RunKey | None = None
         self._on_wait = on_wait
         self._arrived: deque[Result] = deque()
@@ -161,12 +160,8 @@ class Driver:
         """From `snapshot` (of the run, or its template) to the end of this machine."""
         self.snapshot = snapshot.id
         self._key = await self._keys.of(self.run)
-        live = await self._machines.restore(
-            snapshot.manifest,
-            LinkState.from_json(snapshot.link or {}),
-            self._heard,
-            self._key.key if self._key else None,
-        )
+        origin = Origin(self.row, snapshot, self._key.key if self._key else None)
+        live = await self._carriers.restore(origin, self._heard)
         try:
             self.live = live
             await self._wake(live, snapshot)
@@ -185,31 +180,23 @@ class Driver:
                 call.cancel()
             await asyncio.gather(*self._calls, return_exceptions=True)
             self.live = None
-            self.damage = await self._machines.damage_of(live)
-            await self._machines.discard(live)
+            self.damage = await live.damage()
+            await live.discard()
 
-    async def _wake(self, live: Live, snapshot: SnapshotRow) -> None:
+    async def _wake(self, live: Carrier, snapshot: SnapshotRow) -> None:
         """From the restored machine to an agent that goes on where it was, or starts."""
         started = snapshot.run is not None
         journal = await self._store.read(lambda c: entries.journal(c, self.run, snapshot.seq))
-        self._printed = {r["op"]: r.pop("printed") for r in journal if "printed" in r}
+        self._printed = {r["op"]: r["printed"] for r in journal if "printed" in r}
         self._take_up(snapshot, {record["op"] for record in journal})
         replayed = journal if started else []
-        await thaw(live, self.run, self.epoch, started=started, journal=replayed)
+        await live.thaw(self.run, self.epoch, started=started, journal=replayed)
         resume_ms = (time.perf_counter() - self._decided) * 1000
-        self._machines.pool.refill(live.shape)
         await self._pen.write(
             self._pen.note("machine.up", resume_ms=round(resume_ms, 1), snapshot=snapshot.id)
         )
         if not started:
-            live.guest.say(
-                "start",
-                run=self.run,
-                epoch=self.epoch,
-                agent=self.row.agent,
-                input=self.row.input,
-                journal=say_journal(live.guest, journal),
-            )
+            live.start(self.epoch, self.row, journal)
         await self._ask_again()
         self._spawn(self._learn(live))
         self.doing = "running"
@@ -222,9 +209,9 @@ class Driver:
         self._waiting, self._busy, self._ends_at = detail.get("status", (0, 0, None))
         self._streams.set(detail.get("streams", {}))
 
-    async def _learn(self, live: Live) -> None:
+    async def _learn(self, live: Carrier) -> None:
         try:
-            await self._machines.learn_faults(live)
+            await live.woken()
         except (TorporError, OSError) as error:  # the next resume is slower, that is all
             log.info("run %s: %s", self.run, error)
 
@@ -233,8 +220,7 @@ class Driver:
         # This machine is the proof that the checkpoint was made.
         await self._end_checkpoints([op for op in self._unanswered if op_kind(op) == "checkpoint"])
         for op in [OpId(op) for op in self._unanswered if op_kind(op) == "model"]:
-            begun = await self._store.read(partial(entries.read_op, run=self.run, op=op))
-            self._spawn(self._ask_model(op, begun["data"]))
+            self._spawn(self._ask_model(op))
 
     async def _attend(self) -> Outcome:
         """Hear the guest, pass on what arrives, decide about freezing, until it is over."""
@@ -257,7 +243,7 @@ class Driver:
                 continue
             decision = self._decide()
             if isinstance(decision, policy.Freeze):
-                if await self._freeze():
+                if await self._suspend():
                     return Outcome.SUSPENDED
                 continue
             await self._sleep(decision.again_s)
@@ -342,8 +328,8 @@ class Driver:
             case "exited":
                 kind = "OutOfMemory" if message["oom"] else "AgentExited"
                 words = f"the agent's process ended: {exit_words(message)}"
-                if message["oom"]:
-                    words += f" (the machine has {self._live.shape.memory_mib} MiB)"
+                if message["oom"] and self._live.memory_mib is not None:
+                    words += f" (the machine has {self._live.memory_mib} MiB)"
                 return RunState.FAILED, None, {"type": kind, "message": words, "traceback": None}
             case "unprepared":
                 self._not_before = time.monotonic() + FREEZE_RETRY_S
@@ -384,30 +370,8 @@ class Driver:
         else:  # a recovered machine begins again a wait that was answered meanwhile
             self.deliver(wait.op, ok=True, value=wait.value)
 
-    async def _ask_model(self, op: OpId, asked: dict[str, Any]) -> None:
-        """Do the model call, record its outcome, then deliver it."""
-        value = await self._model.answer(asked)
-        try:
-            await self._record_end(op, value)
-        except Refused as refused:
-            if not isinstance(refused.error, Invalid):
-                raise
-            value = no_answer(502, refused.error)  # too large to be kept
-            await self._record_end(op, value)
-
-    async def _record_end(self, op: OpId, value: dict[str, Any]) -> None:
-        """Record the outcome of a model call, then deliver it."""
-        try:
-            await self._pen.write(self._pen.entry(NewEntry(END, op, {"ok": True, "value": value})))
-        except Refused as refused:
-            if not isinstance(refused.error, Conflict):
-                raise
-            # Begun again after a recovery, and recorded before it: that one stands.
-            found = await self._store.read(lambda c: entries.read_end(c, self.run, op))
-            assert found is not None
-            self.deliver(op, **found)
-        else:
-            self.deliver(op, ok=True, value=value)
+    async def _ask_model(self, op: OpId, asked: dict[str, Any] | None = None) -> None:
+        self.deliver(op, **await self._calls_to_model.outcome(op, asked))
 
     # What the guest is told.
 
@@ -433,7 +397,7 @@ class Driver:
             return policy.Stay("it is being cancelled", None)
         if self._waiting and now < self._not_before:
             return policy.Stay("the last freeze failed", self._not_before - now)
-        cpu_s = self._live.machine.cpu_s()
+        cpu_s = self._live.cpu_s()
         share = 0.0
         if self._cpu is not None and now > self._cpu[0]:
             share = (cpu_s - self._cpu[1]) / (now - self._cpu[0])
@@ -448,7 +412,8 @@ class Driver:
                 waited_s=waited_s,
                 cpu_share=share,
                 ends_in_s=None if self._ends_at is None else self._ends_at - time.time(),
-            )
+            ),
+            self._carriers.terms,
         )
 
     def _unanswered_of(self, *kinds: str) -> int:
@@ -473,44 +438,68 @@ class Driver:
         await self._pen.write(self._pen.note("freeze.failed", reason=answer["reason"]))
         return False
 
-    async def _freeze(self) -> bool:
-        """True once the run is suspended; the machine may be killed then."""
-        decided = time.perf_counter()
+    async def _suspend(self) -> bool:
+        """True once the run is suspended; what carried it may be discarded then."""
         self.doing = "freezing"
+        freezer = self._live.freezer
+        suspended = await (self._leave() if freezer is None else self._freeze(freezer))
+        if not suspended and self._outcome is None:
+            self._changed_at = time.monotonic()
+            self.doing = "running"
+        return suspended
+
+    async def _leave(self) -> bool:
+        """Suspend the run without a snapshot: the log is all that its next carrier needs."""
+        if await self._prepare():
+            seen, _ = await self._place()
+            if self._outcome is not None:  # among the last things heard was its end
+                return False
+            if self._only_waits():
+                await self._pen.write(
+                    lambda c: runs.transition(
+                        c, self.run, self.epoch, RunState.SUSPENDED, time.time(), seen=seen
+                    )
+                )
+                return True
+            self._live.guest.say("resume")
+        return False
+
+    async def _freeze(self, freezer: Freezer) -> bool:
+        decided = time.perf_counter()
         if await self._prepare():
             try:
-                async with self._machines.capturing(self._live) as taken:
+                async with freezer.capturing() as taken:
                     place = await self._place()
                     if self._outcome is not None:  # among the last things heard was its end
                         return False
-                    captured = await self._machines.keep(self._live, taken)
+                    captured = await freezer.keep(taken)
                     if self._only_waits():
                         await self._record(captured, place, decided, RunState.SUSPENDED)
                         return True
                     # It has something to do. What was stored is a good snapshot all the same.
-                    await self._machines.carry_on(self._live)
+                    await freezer.carry_on()
                     self._live.guest.say("resume")
                     await self._record(captured, place, decided, None)
             except _NOT_OF_FREEZING:
                 raise
             except (TorporError, OSError) as error:
                 await self._freeze_failed(error)
-        self._changed_at = time.monotonic()
-        self.doing = "running"
         return False
 
     async def _checkpoint(self) -> None:
-        """A snapshot of a machine that goes on; its pause is the copy alone."""
+        """A snapshot of a machine that goes on; its pause is the copy alone. Where nothing can be
+        frozen, the log is what a crash does not go back behind."""
         decided = time.perf_counter()
-        if await self._prepare():
+        freezer = self._live.freezer
+        if freezer is not None and await self._prepare():
             try:
-                async with self._machines.capturing(self._live) as taken:
+                async with freezer.capturing() as taken:
                     place = await self._place()
                     if self._outcome is not None:  # among the last things heard was its end
                         return
-                    await self._machines.carry_on(self._live)
+                    await freezer.carry_on()
                     self._live.guest.say("resume")
-                    captured = await self._machines.keep(self._live, taken)
+                    captured = await freezer.keep(taken)
                 await self._record(captured, place, decided, None)
             except _NOT_OF_FREEZING:
                 raise
@@ -572,7 +561,7 @@ class Driver:
     # Writing.
 
     @property
-    def _live(self) -> Live:
+    def _live(self) -> Carrier:
         assert self.live is not None
         return self.live
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
+from torpor.control.conversation import Conversation, Output, Said
 from torpor.engine.protocol import Machine
 from torpor.model.errors import GuestError, Invalid
 from torpor.wire import messages
@@ -22,36 +20,14 @@ CONTROL, STDOUT, STDERR, FILES = 0, 1, 2, 3
 _READ_BYTES = 256 * 1024
 
 
-@dataclass(frozen=True)
-class Said:
-    """A message on the control channel, checked."""
-
-    message: dict[str, Any]
-
-    @property
-    def t(self) -> str:
-        return str(self.message["t"])
-
-
-@dataclass(frozen=True)
-class Output:
-    """Bytes that the agent wrote to stdout (channel 1) or stderr (channel 2)."""
-
-    channel: int
-    data: bytes
-
-
-class Guest:
+class Guest(Conversation):
     """Owns the machine's link socket. One task reads it, one writes it."""
 
     def __init__(self, machine: Machine, link: Link, heard: asyncio.Event | None = None) -> None:
-        """`link` is fresh, or the one of the snapshot that `machine` was restored from. `heard`
-        is set when `inbox` or `broken` changed."""
+        """`link` is fresh, or the one of the snapshot that `machine` was restored from."""
+        super().__init__(heard)
         self.machine = machine
         self.link = link
-        self.inbox: deque[Said | Output] = deque()
-        self.heard = heard or asyncio.Event()
-        self.broken: GuestError | None = None  # the conversation is over, and why
         self._to_write = asyncio.Event()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
 
@@ -67,32 +43,6 @@ class Guest:
         """Begin (again) over a byte stream that may have lost or cut anything."""
         self.link.sync()
         self._to_write.set()
-
-    async def hear(self, *types: str, within_s: float) -> dict[str, Any]:
-        """The next message, which must be one of `types`; output on the way stays in `inbox`.
-
-        For the moments when nothing else may be said. Raises GuestError.
-        """
-        deadline = time.monotonic() + within_s
-        kept: list[Said | Output] = []
-        try:
-            while True:
-                while self.inbox:
-                    item = self.inbox.popleft()
-                    if isinstance(item, Said) and item.t in types:
-                        return item.message
-                    kept.append(item)
-                if self.broken is not None:
-                    raise self.broken
-                self.heard.clear()
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                    await self.heard.wait()
-        except TimeoutError as error:
-            raise GuestError(
-                f"the machine did not say {' or '.join(types)} within {within_s:g} s"
-            ) from error
-        finally:
-            self.inbox.extendleft(reversed(kept))
 
     async def stop_pumping(self) -> None:
         """No more is read or written in the background. `drain` still can."""
@@ -162,7 +112,3 @@ class Guest:
                 self._to_write.clear()
                 if data := self.link.data_to_send():
                     await loop.sock_sendall(self.machine.link, data)
-
-    def _break(self, error: GuestError) -> None:
-        self.broken = self.broken or error
-        self.heard.set()

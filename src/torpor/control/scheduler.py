@@ -27,6 +27,7 @@ from torpor.control.driver import CANCELLED, Driver, Outcome
 from torpor.control.keys import Keys
 from torpor.control.machines import Machines
 from torpor.control.model import Model
+from torpor.control.onmachines import MachineCarriers
 from torpor.control.templates import keep_template, make_template, source_from
 from torpor.model.errors import (
     Conflict,
@@ -65,6 +66,7 @@ class Scheduler:
     ) -> None:
         """`on_end` is told when a run was frozen or has ended."""
         self.machines = machines
+        self._carriers = MachineCarriers(machines)
         self.drivers: dict[RunId, Driver] = {}
         self._store = store
         self._model = model
@@ -129,7 +131,9 @@ class Scheduler:
         self._spawn(self._drive(self._new_driver(row)))
 
     def _new_driver(self, row: RunRow) -> Driver:
-        driver = Driver(self.machines, self._store, self._model, self._keys, row, self.wait_created)
+        driver = Driver(
+            self._carriers, self._store, self._model, self._keys, row, self.wait_created
+        )
         self.drivers[row.id] = driver
         return driver
 
@@ -259,7 +263,7 @@ class Scheduler:
             except OSError as error:
                 log.warning("pager: %s", error)
             log.warning("the pager is gone; its machines are ended and recovered")
-            doomed = [d.live.machine.kill() for d in self.drivers.values() if d.live is not None]
+            doomed = [d.live.kill() for d in self.drivers.values() if d.live is not None]
             await asyncio.gather(*doomed, self.machines.pool.forget())
             await self.machines.pager.close()
             try:

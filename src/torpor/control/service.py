@@ -242,7 +242,7 @@ class Service:
         driver = self._scheduler.drivers.get(run) if self._scheduler else None
         if driver is None or driver.doing == ENDED:
             return None
-        pid = driver.live.machine.pid if driver.live is not None else None
+        pid = driver.live.pid if driver.live is not None else None
         return {"pid": pid, "epoch": driver.epoch, "state": driver.doing}
 
     async def entries(

@@ -22,7 +22,8 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.agents import AgentRow
-from torpor.control.guest import Guest, Output
+from torpor.control.conversation import Output
+from torpor.control.guest import Guest
 from torpor.control.machines import Captured, Live, Machines
 from torpor.control.thaw import thaw
 from torpor.engine.memory import PageNumbers

@@ -32,7 +32,8 @@ def say_journal(guest: Guest, journal: Sequence[dict[str, Any]]) -> list[dict[st
     makes use of the journal, `thaw` or `start`. Usually it is all there is."""
     part: list[dict[str, Any]] = []
     size = 0
-    for record in journal:
+    for each in journal:
+        record = {key: value for key, value in each.items() if key != "printed"}
         record_size = len(json.dumps(record))
         if part and size + record_size > JOURNAL_PART_BYTES:
             guest.say("journal", records=part)

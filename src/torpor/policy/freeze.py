@@ -1,22 +1,31 @@
-"""When is a machine frozen?
+"""When is a run suspended?
 
-When its agent waits for something outside, nothing it does is in flight, the machine is quiet,
-and the wait is worth it. A program may keep threads that never rest (a ticker, a poller): they
-do not hold a machine awake for ever, only for PATIENCE_S.
+When its agent waits for something outside, nothing it does is in flight, its machine is quiet,
+and the wait is worth it: what that means differs with what suspending takes (`Terms`). A program
+may keep threads that never rest (a ticker, a poller): they do not hold a machine awake for ever,
+only as long as there is patience with them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# The machine must have been waiting this long: answers that come at once cost no freeze.
-GRACE_S = 0.1
-# A vCPU busier than this share during the grace is at work on something.
+# A vCPU busier than this share between two looks is at work on something.
 QUIET_CPU_SHARE = 0.25
-# After this long a wait counts, however busy background threads are.
-PATIENCE_S = 3.0
-# A wait known to end sooner is slept through awake: a freeze and a resume cost about as much.
-WORTH_S = 1.0
+BUSY_AGAIN_S = 0.1
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a wait must be to be worth suspending its run."""
+
+    grace_s: float  # it must have lasted this long: answers that come at once cost nothing
+    worth_s: float  # one known to end sooner is slept through awake
+    patience_s: float  # after this long it counts, however busy background threads are
+
+
+# A freeze and a resume cost about as much CPU as a second awake.
+MACHINE = Terms(grace_s=0.1, worth_s=1.0, patience_s=3.0)
 
 
 @dataclass(frozen=True)
@@ -44,15 +53,15 @@ class Stay:
     again_s: float | None
 
 
-def decide(facts: Facts) -> Freeze | Stay:
+def decide(facts: Facts, terms: Terms) -> Freeze | Stay:
     if not facts.waiting:
         return Stay("the agent is at work", None)
     if facts.busy or facts.in_flight:
         return Stay("operations are in flight", None)
-    if facts.ends_in_s is not None and facts.ends_in_s < WORTH_S:
+    if facts.ends_in_s is not None and facts.ends_in_s < terms.worth_s:
         return Stay("the wait is nearly over", None)
-    if facts.waited_s < GRACE_S:
-        return Stay("it has only begun to wait", GRACE_S - facts.waited_s)
-    if facts.cpu_share > QUIET_CPU_SHARE and facts.waited_s < PATIENCE_S:
-        return Stay("the machine is busy", GRACE_S)
+    if facts.waited_s < terms.grace_s:
+        return Stay("it has only begun to wait", terms.grace_s - facts.waited_s)
+    if facts.cpu_share > QUIET_CPU_SHARE and facts.waited_s < terms.patience_s:
+        return Stay("the machine is busy", BUSY_AGAIN_S)
     return Freeze()

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.unit.control.world import World
 
 from torpor.control import driver, pen, scheduler
+from torpor.control.onmachines import MachineCarriers
 from torpor.model.home import Home
 from torpor.policy import freeze
 
@@ -19,8 +21,8 @@ def anyio_backend() -> str:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is waited for that is only there to be patient, and nothing is found by chance."""
-    monkeypatch.setattr(freeze, "GRACE_S", 0.0)
-    monkeypatch.setattr(freeze, "WORTH_S", 0.0)
+    terms = replace(freeze.MACHINE, grace_s=0.0, worth_s=0.0)
+    monkeypatch.setattr(MachineCarriers, "terms", terms)
     monkeypatch.setattr(driver, "FREEZE_RETRY_S", 0.0)
     monkeypatch.setattr(pen, "DISK_FULL_RETRY_S", 0.0)
     monkeypatch.setattr(scheduler, "HOST_RETRY_S", (0.0,) * 3)

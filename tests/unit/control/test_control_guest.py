@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from torpor.control.guest import Guest, Output, Said
+from torpor.control.conversation import Output, Said
+from torpor.control.guest import Guest
 from torpor.model.errors import GuestError
 from torpor.wire import messages
 from torpor.wire.link import CONTROL, STDERR, STDOUT, Link, Received

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle, islice
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from torpor.policy.freeze import (
-    GRACE_S,
-    PATIENCE_S,
+    BUSY_AGAIN_S,
     QUIET_CPU_SHARE,
-    WORTH_S,
     Facts,
     Freeze,
     Stay,
+    Terms,
     decide,
 )
 
@@ -28,48 +28,65 @@ FACTS = st.builds(
     cpu_share=st.floats(0, 1.5),
     ends_in_s=st.none() | st.floats(-10, 1000),
 )
+TERMS = st.builds(
+    Terms,
+    grace_s=st.floats(0.01, 10),
+    worth_s=st.floats(0, 100),
+    patience_s=st.floats(0, 10),
+)
 ASLEEP = Facts(waiting=1, busy=0, in_flight=0, waited_s=60.0, cpu_share=0.0, ends_in_s=None)
 
 
-@given(FACTS)
-def test_only_what_waits_alone_long_enough_and_for_long_is_frozen(facts: Facts) -> None:
-    frozen = isinstance(decide(facts), Freeze)
+@given(FACTS, TERMS)
+def test_only_what_waits_alone_long_enough_and_for_long_is_frozen(
+    facts: Facts, terms: Terms
+) -> None:
+    frozen = isinstance(decide(facts, terms), Freeze)
     waits = facts.waiting > 0 and not facts.busy and not facts.in_flight
-    worth = facts.ends_in_s is None or facts.ends_in_s >= WORTH_S
-    quiet = facts.cpu_share <= QUIET_CPU_SHARE or facts.waited_s >= PATIENCE_S
-    assert frozen == (waits and worth and quiet and facts.waited_s >= GRACE_S)
+    worth = facts.ends_in_s is None or facts.ends_in_s >= terms.worth_s
+    quiet = facts.cpu_share <= QUIET_CPU_SHARE or facts.waited_s >= terms.patience_s
+    assert frozen == (waits and worth and quiet and facts.waited_s >= terms.grace_s)
 
 
-@given(FACTS)
-def test_who_stays_says_why_and_looks_again_when_time_may_change_it(facts: Facts) -> None:
-    match decide(facts):
+@given(FACTS, TERMS)
+def test_who_stays_says_why_and_looks_again_when_time_may_change_it(
+    facts: Facts, terms: Terms
+) -> None:
+    match decide(facts, terms):
         case Stay(why, again_s):
             assert why
-            later = replace(facts, waited_s=facts.waited_s + PATIENCE_S)
+            later = replace(facts, waited_s=facts.waited_s + terms.grace_s + terms.patience_s)
             if again_s is None:
                 # Time alone changes nothing: some message will.
-                assert isinstance(decide(later), Stay)
+                assert isinstance(decide(later, terms), Stay)
             else:
-                assert 0 < again_s <= GRACE_S
-                assert isinstance(decide(later), Freeze)
+                assert 0 < again_s <= max(terms.grace_s, BUSY_AGAIN_S)
+                assert isinstance(decide(later, terms), Freeze)
 
 
-@given(FACTS, st.floats(0, 100))
-def test_waiting_longer_never_wakes_a_machine(facts: Facts, more_s: float) -> None:
-    if isinstance(decide(facts), Freeze):
-        assert isinstance(decide(replace(facts, waited_s=facts.waited_s + more_s)), Freeze)
+@given(FACTS, TERMS, st.floats(0, 100))
+def test_waiting_longer_never_wakes_a_machine(facts: Facts, terms: Terms, more_s: float) -> None:
+    if isinstance(decide(facts, terms), Freeze):
+        assert isinstance(decide(replace(facts, waited_s=facts.waited_s + more_s), terms), Freeze)
 
 
-@given(st.lists(st.floats(0, 1.5), min_size=100, max_size=100), st.none() | st.floats(WORTH_S, 1e6))
+@given(
+    st.lists(st.floats(0, 1.5), min_size=1, max_size=20),
+    TERMS,
+    st.none() | st.floats(100, 1e6),
+)
 def test_a_machine_that_waits_is_frozen_whatever_its_threads_do(
-    shares: list[float], ends_in_s: float | None
+    shares: list[float], terms: Terms, ends_in_s: float | None
 ) -> None:
     """A model of the driver: it looks when it was told to, and sees some other CPU share."""
     waited_s = 0.0
-    for share in shares:
-        match decide(replace(ASLEEP, waited_s=waited_s, cpu_share=share, ends_in_s=ends_in_s)):
+    looks_max = int((terms.grace_s + terms.patience_s) / BUSY_AGAIN_S) + 3
+    for share in islice(cycle(shares), looks_max):
+        facts = replace(ASLEEP, waited_s=waited_s, cpu_share=share, ends_in_s=ends_in_s)
+        match decide(facts, terms):
             case Freeze():
-                assert GRACE_S <= waited_s <= PATIENCE_S + GRACE_S
+                longest_s = max(terms.grace_s, terms.patience_s) + BUSY_AGAIN_S
+                assert terms.grace_s <= waited_s <= longest_s
                 return
             case Stay(_, again_s):
                 assert again_s is not None

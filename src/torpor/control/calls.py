@@ -1,0 +1,46 @@
+"""Model calls of a run: made, recorded, and only then given to the agent (rule 2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torpor.contextlog import entries
+from torpor.contextlog.entries import END, NewEntry
+from torpor.contextlog.store import LogStore
+from torpor.control.model import Model, no_answer
+from torpor.control.pen import Pen, Refused
+from torpor.model.errors import Conflict, Invalid
+from torpor.model.ids import OpId, RunId
+
+
+class Calls:
+    def __init__(self, run: RunId, store: LogStore, model: Model, pen: Pen) -> None:
+        self._run, self._store, self._model, self._pen = run, store, model, pen
+
+    async def outcome(self, op: OpId, asked: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Make the call that `op` began with `asked`, by default as the log has it. Its outcome,
+        recorded: {ok, value | error}."""
+        if asked is None:
+            begun = await self._store.read(lambda c: entries.read_op(c, self._run, op))
+            asked = begun["data"]
+        value = await self._model.answer(asked)
+        try:
+            return await self._record(op, value)
+        except Refused as refused:
+            if not isinstance(refused.error, Invalid):
+                raise
+            # Too large to be kept.
+            return await self._record(op, no_answer(502, refused.error))
+
+    async def _record(self, op: OpId, value: dict[str, Any]) -> dict[str, Any]:
+        outcome = {"ok": True, "value": value}
+        try:
+            await self._pen.write(self._pen.entry(NewEntry(END, op, outcome)))
+        except Refused as refused:
+            if not isinstance(refused.error, Conflict):
+                raise
+            # Begun again after a recovery, and recorded before it: that one stands.
+            found = await self._store.read(lambda c: entries.read_end(c, self._run, op))
+            assert found is not None
+            return found
+        return outcome

@@ -1,0 +1,78 @@
+"""What is said between a driver and what carries its agent. Nothing is decided here.
+
+What was heard is in `inbox`, in order, messages and output alike: what an agent printed before it
+said something stands before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from torpor.model.errors import GuestError
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message, checked."""
+
+    message: dict[str, Any]
+
+    @property
+    def t(self) -> str:
+        return str(self.message["t"])
+
+
+@dataclass(frozen=True)
+class Output:
+    """Bytes that the agent wrote to stdout (channel 1) or stderr (channel 2)."""
+
+    channel: int
+    data: bytes
+
+
+class Conversation:
+    """The driver's side. How bytes come and go is its subclasses' business."""
+
+    def __init__(self, heard: asyncio.Event | None = None) -> None:
+        """`heard` is set when `inbox` or `broken` changed."""
+        self.inbox: deque[Said | Output] = deque()
+        self.heard = heard or asyncio.Event()
+        self.broken: GuestError | None = None  # the conversation is over, and why
+
+    def say(self, t: str, **fields: Any) -> None:
+        """Queue a message; it goes out as it is taken."""
+        raise NotImplementedError
+
+    async def hear(self, *types: str, within_s: float) -> dict[str, Any]:
+        """The next message, which must be one of `types`; output on the way stays in `inbox`.
+
+        For the moments when nothing else may be said. Raises GuestError.
+        """
+        deadline = time.monotonic() + within_s
+        kept: list[Said | Output] = []
+        try:
+            while True:
+                while self.inbox:
+                    item = self.inbox.popleft()
+                    if isinstance(item, Said) and item.t in types:
+                        return item.message
+                    kept.append(item)
+                if self.broken is not None:
+                    raise self.broken
+                self.heard.clear()
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    await self.heard.wait()
+        except TimeoutError as error:
+            raise GuestError(
+                f"the machine did not say {' or '.join(types)} within {within_s:g} s"
+            ) from error
+        finally:
+            self.inbox.extendleft(reversed(kept))
+
+    def _break(self, error: GuestError) -> None:
+        self.broken = self.broken or error
+        self.heard.set()

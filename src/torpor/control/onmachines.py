@@ -1,0 +1,88 @@
+"""Machines as carriers: the driver's view of `torpor.control.machines`."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+
+from torpor.contextlog.runs import RunRow
+from torpor.control.carrier import Journal, Origin
+from torpor.control.conversation import Conversation
+from torpor.control.machines import Captured, Live, Machines, Taken
+from torpor.control.thaw import say_journal, thaw
+from torpor.model.ids import Epoch, RunId
+from torpor.policy import freeze
+from torpor.wire.link import LinkState
+
+
+class MachineCarriers:
+    """See `torpor.control.carrier.Carriers`. Origins have snapshots."""
+
+    terms = freeze.MACHINE
+
+    def __init__(self, machines: Machines) -> None:
+        self._machines = machines
+
+    async def restore(self, origin: Origin, heard: asyncio.Event) -> MachineCarrier:
+        snapshot = origin.snapshot
+        assert snapshot is not None
+        link = LinkState.from_json(snapshot.link or {})
+        live = await self._machines.restore(snapshot.manifest, link, heard, origin.key)
+        return MachineCarrier(self._machines, live)
+
+
+class MachineCarrier:
+    """See `torpor.control.carrier.Carrier` and `Freezer`."""
+
+    def __init__(self, machines: Machines, live: Live) -> None:
+        self._machines = machines
+        self.live = live
+
+    @property
+    def guest(self) -> Conversation:
+        return self.live.guest
+
+    @property
+    def pid(self) -> int:
+        return self.live.machine.pid
+
+    @property
+    def memory_mib(self) -> int:
+        return self.live.shape.memory_mib
+
+    @property
+    def freezer(self) -> MachineCarrier:
+        return self
+
+    def cpu_s(self) -> float:
+        return self.live.machine.cpu_s()
+
+    async def thaw(self, run: RunId, epoch: Epoch, *, started: bool, journal: Journal) -> None:
+        await thaw(self.live, run, epoch, started=started, journal=journal)
+        self._machines.pool.refill(self.live.shape)
+
+    def start(self, epoch: Epoch, row: RunRow, journal: Journal) -> None:
+        guest = self.live.guest
+        last = say_journal(guest, journal)
+        guest.say("start", run=row.id, epoch=epoch, agent=row.agent, input=row.input, journal=last)
+
+    async def woken(self) -> None:
+        await self._machines.learn_faults(self.live)
+
+    async def damage(self) -> str | None:
+        return await self._machines.damage_of(self.live)
+
+    async def kill(self) -> None:
+        await self.live.machine.kill()
+
+    async def discard(self) -> None:
+        await self._machines.discard(self.live)
+
+    def capturing(self) -> AbstractAsyncContextManager[Taken]:
+        return self._machines.capturing(self.live)
+
+    async def keep(self, taken: Taken) -> Captured:
+        return await self._machines.keep(self.live, taken)
+
+    async def carry_on(self) -> None:
+        await self._machines.carry_on(self.live)
