@@ -5,7 +5,9 @@ the fence (rule 4) and, on PostgreSQL, the lock, and one INSERT. Appending opera
 up first (rule 2), after the fence.
 
 Data of operation entries:
-    op.begin   {kind, name, digest, …}
+    op.begin   {kind, name, digest, at?, side?, …}; `at` is its place in the agent's source, `side`
+               is true if another thread or task than the agent's own began it
+    op.again   {}: it was in doubt (rule 3) and is done again
     op.end     {ok: true, value} | {ok: false, error}; a step's also has printed: {stdout, stderr},
                how many bytes of each the log held then
 """
@@ -15,9 +17,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     Connection,
     Select,
     Update,
@@ -40,7 +44,11 @@ from torpor.model.states import FINAL
 
 ENTRY_BYTES_MAX = 1024 * 1024
 
-BEGIN, END = "op.begin", "op.end"
+BEGIN, END, AGAIN = "op.begin", "op.end", "op.again"
+IDENTITY = ("kind", "name", "digest", "at", "side")
+_OUTCOME = ("ok", "value", "error")
+# Begun again they happen again; a wait or a checkpoint that is asked for twice is one.
+DONE_AGAIN = ("step", "model", "read")
 _OFFSETS = {"stdout": "out_offset", "stderr": "err_offset"}
 
 _entries, _runs = schema.entries, schema.runs
@@ -88,8 +96,8 @@ def append(
     """Append `entries` to the run's log; their positions.
 
     `epoch` is the writing machine's, None where the host itself writes. An op.begin that is
-    there already, with the same digest, is not repeated: its position is given (a recovered
-    machine begins again what was in doubt, rule 3).
+    there already, with the same digest, is not repeated: its position is given. A recovered machine
+    begins again what was in doubt (rule 3); for what is then done again, op.again is appended.
 
     A result (op.end) makes the run ready: if it is suspended, somebody must wake it.
 
@@ -102,7 +110,7 @@ def append(
     ops = {entry.op for entry in entries if entry.kind in (BEGIN, END)}
     if ops:
         _advance(c, run, epoch, 0, wakes=False)
-        places = _places(entries, _known(c, run, ops))
+        entries, places = _placed(entries, _known(c, run, ops))
     else:
         places = [None] * len(entries)
     fresh = [entry for entry, place in zip(entries, places, strict=True) if place is None]
@@ -171,19 +179,39 @@ def read_entries(
 
 
 def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
-    """The results recorded after `after_seq`, oldest first, as a machine replays them.
+    """The operations that ended after `after_seq`, and those that began after it and have not
+    ended, in the order in which they began, as a machine replays them (`replay.journal.Recorded`).
 
-    Each is {op, kind, name, digest, ok, value | error}, a step's also has `printed`.
+    Each is {op, kind, name, digest, at?, side?}. One that has ended also has {seq, ok,
+    value | error}, a step's `printed`; one that has not, `again`: how often it was begun again.
     """
-    rows = c.execute(_JOURNAL, {"in_run": run, "after": after_seq})
-    return [
-        {
-            "op": op,
-            **{key: begin[key] for key in ("kind", "name", "digest")},
-            **{key: end[key] for key in ("ok", "value", "error", "printed") if key in end},
-        }
-        for op, begin, end in rows
+    since = {"in_run": run, "after": after_seq}
+    found = [
+        (began, _identity(op, begin) | {"seq": seq} | _known_of(end, *_OUTCOME, "printed"))
+        for op, began, begin, seq, end in c.execute(_ENDED, since)
     ]
+    found += [
+        (began, _identity(op, begin) | {"again": again})
+        for op, began, begin, again in c.execute(_IN_DOUBT, since)
+    ]
+    return [record for _, record in sorted(found, key=itemgetter(0))]
+
+
+def in_doubt(c: Connection, run: RunId) -> list[dict[str, Any]]:
+    """All operations of the run that have begun and not ended, as in `journal`, with `began_at`
+    and `seq`, where they began."""
+    rows = c.execute(_IN_DOUBT, {"in_run": run, "after": 0})
+    return [
+        _identity(op, begin) | {"again": again, "seq": began} for op, began, begin, again in rows
+    ]
+
+
+def _identity(op: str, begin: Mapping[str, Any]) -> dict[str, Any]:
+    return {"op": op, **_known_of(begin, *IDENTITY)}
+
+
+def _known_of(data: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: data[key] for key in keys if key in data}
 
 
 def journal_holds(c: Connection, run: RunId, after_seq: int) -> bool:
@@ -203,7 +231,7 @@ def read_end(c: Connection, run: RunId, op: OpId) -> dict[str, Any] | None:
     """The outcome of an operation: {ok, value | error}, None while it has none."""
     ended = and_(_entries.c.run == run, _entries.c.op == op, _entries.c.kind == _kind(END))
     data: dict[str, Any] | None = c.scalars(select(_entries.c.data).where(ended)).first()
-    return data and {key: data[key] for key in ("ok", "value", "error") if key in data}
+    return data and _known_of(data, *_OUTCOME)
 
 
 def seen_before(c: Connection, run: RunId, unseen: Collection[str]) -> Seq:
@@ -236,20 +264,31 @@ def _kind(kind: str) -> Any:
     return literal(kind, literal_execute=True)
 
 
-def _statements() -> tuple[Select[Any], Select[Any]]:
+def _statements() -> tuple[Select[Any], Select[Any], Select[Any]]:
     begin, end = _entries.alias("begun"), _entries.alias("ended")
-    begun = and_(begin.c.run == end.c.run, begin.c.op == end.c.op, begin.c.kind == _kind(BEGIN))
-    journal = (
-        select(end.c.op, begin.c.data, end.c.data)
-        .join_from(end, begin, begun)
-        .where(
-            end.c.run == bindparam("in_run"),
-            end.c.seq > bindparam("after"),
-            end.c.kind == _kind(END),
-        )
-        .order_by(end.c.seq)
+    again = _entries.alias("again")
+    in_run: BindParameter[str] = bindparam("in_run")
+    both = and_(begin.c.run == end.c.run, begin.c.op == end.c.op)
+    is_begin, is_end = begin.c.kind == _kind(BEGIN), end.c.kind == _kind(END)
+    has_ended = (
+        select(begin.c.op, begin.c.seq, begin.c.data, end.c.seq, end.c.data)
+        .join_from(end, begin, and_(both, is_begin))
+        .where(end.c.run == in_run, end.c.seq > bindparam("after"), is_end)
     )
-    ended = and_(end.c.run == begin.c.run, end.c.op == begin.c.op, end.c.kind == _kind(END))
+    repeats = and_(
+        again.c.run == begin.c.run, again.c.op == begin.c.op, again.c.kind == _kind(AGAIN)
+    )
+    in_doubt = (
+        select(
+            begin.c.op,
+            begin.c.seq,
+            begin.c.data,
+            select(func.count()).where(repeats).scalar_subquery(),
+        )
+        .where(begin.c.run == in_run, begin.c.seq > bindparam("after"), begin.c.kind == BEGIN)
+        .where(~exists().where(both, is_end))
+        .order_by(begin.c.seq)
+    )
     known = (
         select(
             begin.c.op,
@@ -257,14 +296,10 @@ def _statements() -> tuple[Select[Any], Select[Any]]:
             begin.c.data["digest"].as_string(),
             end.c.seq,
         )
-        .join_from(begin, end, ended, isouter=True)
-        .where(
-            begin.c.run == bindparam("in_run"),
-            begin.c.op.in_(bindparam("ops", expanding=True)),
-            begin.c.kind == _kind(BEGIN),
-        )
+        .join_from(begin, end, and_(both, is_end), isouter=True)
+        .where(begin.c.run == in_run, begin.c.op.in_(bindparam("ops", expanding=True)), is_begin)
     )
-    return journal, known
+    return has_ended, in_doubt, known
 
 
 def _advance_statement(*, fenced: bool, wakes: bool) -> Update:
@@ -282,7 +317,7 @@ def _advance_statement(*, fenced: bool, wakes: bool) -> Update:
 
 
 # Built once: building costs more than running them.
-_JOURNAL, _KNOWN = _statements()
+_ENDED, _IN_DOUBT, _KNOWN = _statements()
 _ADVANCE = {
     (fenced, wakes): _advance_statement(fenced=fenced, wakes=wakes)
     for fenced in (False, True)
@@ -323,10 +358,13 @@ def _known(c: Connection, run: RunId, ops: set[OpId | None]) -> dict[OpId | None
     return {op: _Known(*rest) for op, *rest in rows}
 
 
-def _places(entries: Sequence[NewEntry], known: Mapping[OpId | None, _Known]) -> list[Seq | None]:
-    """Of each entry its position in the log, or None if it is new. Raises for rule 2."""
+def _placed(
+    entries: Sequence[NewEntry], known: Mapping[OpId | None, _Known]
+) -> tuple[list[NewEntry], list[Seq | None]]:
+    """What is to be appended, and of each its position if it is in the log. Raises for rule 2."""
     begun = {op: k.digest for op, k in known.items()}
     ended = {op for op, k in known.items() if k.end is not None}
+    wanted: list[NewEntry] = []
     places: list[Seq | None] = []
     for entry in entries:
         place = None
@@ -334,6 +372,8 @@ def _places(entries: Sequence[NewEntry], known: Mapping[OpId | None, _Known]) ->
             raise Invalid(f"an {entry.kind} entry names no operation")
         if entry.kind == BEGIN:
             place = _begin(entry, begun, known)
+            if place is not None and entry.op not in ended and entry.data["kind"] in DONE_AGAIN:
+                entry, place = NewEntry(AGAIN, entry.op, {}), None
         elif entry.kind == END:
             if entry.op not in begun:
                 raise Invalid(f"operation {entry.op} ended without having begun")
@@ -343,8 +383,9 @@ def _places(entries: Sequence[NewEntry], known: Mapping[OpId | None, _Known]) ->
                     hint="The recorded result stands.",
                 )
             ended.add(entry.op)
+        wanted.append(entry)
         places.append(place)
-    return places
+    return wanted, places
 
 
 def _begin(

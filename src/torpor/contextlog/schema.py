@@ -116,6 +116,9 @@ def _once(kind: str, name: str) -> None:
 _once("op.begin", "entries_one_begin")
 _once("op.end", "entries_one_end")
 
+_again = entries.c.kind == "op.again"
+Index("entries_again", entries.c.run, entries.c.op, sqlite_where=_again, postgresql_where=_again)
+
 for _verb in ("UPDATE", "DELETE"):
     event.listen(
         entries,

@@ -67,6 +67,8 @@ def create_wait(
     digest: str,
     kind: str,
     now: float,
+    at: str | None = None,
+    side: bool | None = None,
     prompt: str = "",
     data: Any = None,
     schema: Mapping[str, Any] | None = None,
@@ -75,12 +77,14 @@ def create_wait(
 ) -> WaitRow:
     """Begin operation `op` as a wait of `kind` "wait" or "sleep"; the one there is if it began.
 
-    `due_at` is when it ends by itself. Raises as `entries.append` does.
+    `due_at` is when it ends by itself; `at` and `side` are as in `entries`. Raises as
+    `entries.append` does.
     """
     if kind not in _DUE:
         raise Invalid(f"there is no kind of wait {kind!r}: it is one of {', '.join(_DUE)}")
     asked = {"prompt": prompt, "data": data, "schema": schema, "approve": approve}
-    begin = {"kind": kind, "name": name, "digest": digest, "due_at": due_at}
+    place = {key: value for key, value in (("at", at), ("side", side)) if value is not None}
+    begin = {"kind": kind, "name": name, "digest": digest, **place, "due_at": due_at}
     append(c, run, epoch, [NewEntry(BEGIN, op, begin | asked)], now)
     there = c.execute(select(_waits).filter_by(run=run, op=op)).first()
     if there is not None:

@@ -188,7 +188,9 @@ class Driver:
         started = snapshot.run is not None
         journal = await self._store.read(lambda c: entries.journal(c, self.run, snapshot.seq))
         self._printed = {r["op"]: r["printed"] for r in journal if "printed" in r}
-        self._take_up(snapshot, {record["op"] for record in journal})
+        self._take_up(snapshot, {record["op"] for record in journal if "ok" in record})
+        if self._busy:
+            await self._pen.write(lambda c: self._pen.repeat(c, snapshot.seq))
         replayed = journal if started else []
         await live.thaw(self.run, self.epoch, started=started, journal=replayed)
         resume_ms = (time.perf_counter() - self._decided) * 1000
@@ -344,7 +346,7 @@ class Driver:
         begin = NewEntry(
             BEGIN,
             op,
-            {key: message[key] for key in ("kind", "name", "digest")}
+            {key: message[key] for key in entries.IDENTITY if key in message}
             | ({"data": data} if data else {}),
         )
         match kind:

@@ -73,7 +73,7 @@ class Pen:
     def create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
         """What a begin message of a wait or a sleep says, recorded."""
         now, data = time.time(), message["data"]
-        named = {key: message[key] for key in ("op", "kind", "name", "digest")}
+        named = {key: message[key] for key in ("op", *entries.IDENTITY) if key in message}
         if message["kind"] == "sleep":
             until = data["until"]
             return waits.create_wait(c, self._run, self.epoch, **named, now=now, due_at=until)
@@ -90,6 +90,16 @@ class Pen:
             approve=data["approve"],
             due_at=None if timeout_s is None else now + timeout_s,
         )
+
+    def repeat(self, c: Connection, seq: Seq) -> None:
+        """A machine goes on from place `seq` in the log, in the middle of steps and model calls:
+        what they did after that is done again (rule 3)."""
+        again = [
+            NewEntry(entries.AGAIN, record["op"], {})
+            for record in entries.in_doubt(c, self._run)
+            if record["kind"] in entries.DONE_AGAIN and record["seq"] <= seq
+        ]
+        entries.append(c, self._run, self.epoch, again, time.time())
 
     def record_snapshot(
         self,

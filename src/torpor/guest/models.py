@@ -11,14 +11,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torpor.guest.http1 import Request, error_response, response
 from torpor.model.errors import TorporError
-from torpor.model.ids import op_id
-from torpor.replay.journal import Divergence, Journal, Recorded
+from torpor.replay.journal import Asked, Journal, Recorded
 from torpor.wire import messages
 
 Respond = Callable[[bytes], None]
@@ -47,7 +45,6 @@ class Models:
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send
         self._journal = Journal()
-        self._counts: Counter[str] = Counter()
         self._pending: dict[str, _Call] = {}
 
     @property
@@ -56,13 +53,13 @@ class Models:
 
     def extend_journal(self, records: Iterable[Recorded]) -> None:
         """Results that came into the log while the machine slept, or before it was restored."""
-        self._journal = Journal((*self._journal.unused, *records))
-        known = {record["op"] for record in self._journal.unused}
-        for op in [each for each in self._pending if each in known]:
-            call = self._pending[op]
-            recorded = self._journal.match(op, "model", call.name, call.digest)
-            if recorded is not None:
-                self.result(recorded)
+        rest = []
+        for record in records:
+            if record["op"] not in self._pending:
+                rest.append(record)
+            elif "ok" in record:
+                self.result(record)
+        self._journal.extend(rest)
 
     def request(self, request: Request, respond: Respond) -> None:
         """Start the operation for `request`; `respond` gets the whole response, now or later."""
@@ -71,16 +68,12 @@ class Models:
             b"\n".join((request.method.encode(), request.path.encode(), body))
         ).hexdigest()[:32]
         name = f"{request.path.partition('?')[0][:_NAME_PATH_MAX]}@{digest[:8]}"
-        op = op_id("model", name, self._counts[name] + 1)
         call = _Call(name, digest, request, respond)
-        try:
-            recorded = self._journal.match(op, "model", name, digest)
-        except Divergence as error:  # two requests whose digests begin alike
-            respond(error_response(409, "divergence", error.message))
-            return
-        if recorded is not None:
-            self._counts[name] += 1
-            respond(_response(call, recorded))
+        asked = Asked("model", name, digest, side=True)
+        op, record = match = self._journal.find(asked)
+        if record is not None and "ok" in record:
+            self._journal.take(asked, match)
+            respond(_response(call, record))
             return
         data: dict[str, Any] = {
             "method": request.method,
@@ -93,12 +86,21 @@ class Models:
             data["body_b64"] = base64.b64encode(body).decode()
         try:
             self._send(
-                messages.encode("begin", op=op, kind="model", name=name, digest=digest, data=data)
+                messages.encode(
+                    "begin",
+                    op=op,
+                    kind="model",
+                    name=name,
+                    digest=digest,
+                    data=data,
+                    at="",
+                    side=True,
+                )
             )
         except TorporError as error:  # too large once it is JSON, or the host is far behind
             respond(error_response(413, "invalid", f"{error.message}. {error.hint}"))
             return
-        self._counts[name] += 1
+        self._journal.take(asked, match)
         self._pending[op] = call
 
     def result(self, message: Mapping[str, Any]) -> bool:

@@ -35,6 +35,11 @@ def op_kind(op: str) -> str:
     return op.partition(":")[0]
 
 
+def op_number(op: str) -> int:
+    """The n in an operation's id."""
+    return int(op.rpartition("#")[2])
+
+
 def op_id(kind: str, name: str, n: int) -> OpId:
     """The name of an operation: unique in its run; n counts uses of (kind, name) from 1."""
     return OpId(f"{kind}:{name}#{n}")

@@ -1,23 +1,56 @@
 """What the log holds past the snapshot, matched to what the restored agent asks for again.
 
-A restored agent runs on from its snapshot. Each operation it starts is looked up here: `match`
-gives the recorded outcome (the operation does not happen again), or None (live: the log ends
-before it), or raises `Divergence`. It never guesses.
+A restored agent runs on from its snapshot. For each operation that it starts, `find` gives the
+record that it is, or none (live: it is new), or raises `Divergence`; `take` uses that up. A record
+has an outcome, and then the operation does not happen again; or it has none, because a crash came
+first: it is *in doubt* (rule 3). `finish` is asked when the agent ends.
 
-An operation is found by its id `kind:name#n`, and the digest of its arguments must be the
-recorded one. Concurrent code may start the same operations in another order, so that `n` falls on
-another call: then the first unused record of the same kind, name and digest is the one. Every
-record is used at most once (rule 2). A call that raises changes nothing.
+**Lines.** A line is a thread or an asyncio task. The *main line* is the one that runs the agent
+itself: its main thread, or the task of an async agent. All others are *side lines*: threads of a
+pool, tasks under `asyncio.gather`, a loop that a plain agent starts. The log says for each
+operation whether a side line began it. A program is taken to do the same each time, given the same
+results, but for what depends on which line is quicker. So what may differ between two executions?
 
-Pure; standard library only, because it runs in the machine, beside the agent.
+1.  What the main line does before the first operation of any side line does not depend on who was
+    quicker. There the next record of the main line must be what it asks for: same kind, name and
+    digest of the arguments. An agent without side lines is like that from end to end, so a changed
+    name, changed arguments, another kind, another order, a step more or fewer is noticed at once.
+2.  Side lines may come in any order, and trade places (which worker takes which job is chance).
+    After them so may operations of the main line (it may take results as they come). There an
+    operation is matched by kind, name and digest: of equal ones, those of its own kind of line
+    first, in the order of the log.
+3.  But an operation that no record matches is new, and new is only what comes after all that is
+    recorded. The main line may begin nothing new while a record of its own is unused: only it could
+    ask for that, and before the crash it did so without the new one. If no other line is alive, nor
+    may anything recorded by a side line be left.
+4.  When the agent ends, no record is left.
+
+A cancellation falls wherever the agent happens to be. After one (`interrupt`) only rule 2 holds.
+
+Why nothing is silently mismatched: a record is only ever given to an operation of its kind, name
+and digest, and only once (rule 2); equal operations are interchangeable, as the program itself
+cannot tell which of them another line asks for. What has no record is either new by 3, or reported.
+
+Not reported: a side line's operation in doubt that is not asked for again. This time it may just
+not have come so far, and there is no result to be lost.
+Reported, though some would call it the same program: a main line that begins operations in the
+order in which side lines ended, where a crash fell into the middle of that.
+
+**Names.** An operation is `kind:name#n`. A matched one has its record's, so that what is in doubt
+keeps its idempotency key; a new one has the number after all that the log or this agent has used.
+
+A call that raises changes nothing. Pure; standard library only: it runs in the machine, beside
+the agent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, TypedDict
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypedDict
 
 from torpor.model.errors import GuestError
+from torpor.model.ids import OpId, op_id, op_number
 
 
 class _Identified(TypedDict):
@@ -25,78 +58,190 @@ class _Identified(TypedDict):
     kind: str
     name: str
     digest: str
-    ok: bool
 
 
 class Recorded(_Identified, total=False):
-    """The outcome of one operation: `value` if ok, else `error` (type, message, traceback)."""
+    """One operation of the log, in the order in which they began. With `ok` it has ended: with
+    `value` if true, else `error` (type, message, traceback); `seq` is where in the log that stands.
+    Without, it is in doubt, and was `again` times begun again. `at` is its place in the agent's
+    source; `side` is true if a side line began it."""
 
+    ok: bool
     value: Any
     error: dict[str, Any]
+    seq: int
+    again: int
+    at: str
+    side: bool
+
+
+class Asked(NamedTuple):
+    """What the agent asks for, `at` which place in its source."""
+
+    kind: str
+    name: str
+    digest: str
+    at: str = ""
+    side: bool = False
+
+
+class Match(NamedTuple):
+    """`op` is the operation's id. `record` is None if it is new."""
+
+    op: OpId
+    record: Recorded | None
 
 
 class Divergence(GuestError):
-    """The agent does something else than it did when the log was written."""
+    """The agent does something else than it did when the log was written. `recorded` is the
+    operation of the log that it did not ask for, `asked` what it does instead (None: it ends)."""
 
     code = "divergence"
+
+    def __init__(self, recorded: Recorded, asked: Asked | None) -> None:
+        if asked is None:
+            now = "the agent ends"
+        else:
+            now = _words(f"{asked.kind} {asked.name}", asked.digest, asked.at)
+        was = _words(recorded["op"], recorded["digest"], recorded.get("at", ""))
+        if "ok" not in recorded:
+            was += ", which had no result yet"
+        super().__init__(
+            f"the agent does not do what its log says\n  recorded: {was}\n  now:      {now}",
+            hint="Code between operations must do the same each time: put what varies (time, "
+            "randomness, the network) into a step, or use torpor.now, torpor.random and "
+            "torpor.uuid4; start what depends on several results in a settled order.",
+        )
+        self.recorded = recorded
+        self.asked = asked
+
+
+def _words(operation: str, digest: str, at: str) -> str:
+    return f"{operation} (arguments {digest[:8]})" + (f" at {at}" if at else "")
+
+
+class _Numbers:
+    """The numbers of one kind and name: which this agent has begun, and the highest in use."""
+
+    __slots__ = ("_above", "_all_to", "highest")
+
+    def __init__(self) -> None:
+        self.highest = 0
+        self._all_to = 0  # all up to here are begun, and those
+        self._above: set[int] = set()
+
+    def begin(self, n: int) -> None:
+        self.highest = max(self.highest, n)
+        self._above.add(n)
+        while self._all_to + 1 in self._above:
+            self._all_to += 1
+            self._above.remove(self._all_to)
+
+    def begun(self, n: int) -> bool:
+        return n <= self._all_to or n in self._above
 
 
 class Journal:
     def __init__(self, records: Iterable[Recorded] = ()) -> None:
-        self._unused: dict[str, Recorded] = {}
-        self._used: set[str] = set()
-        # (kind, name, digest) → the ids of its records, in the log's order.
-        self._alike: dict[tuple[str, str, str], list[str]] = {}
-        for record in records:
-            self._unused[record["op"]] = record
-            key = (record["kind"], record["name"], record["digest"])
-            self._alike.setdefault(key, []).append(record["op"])
+        self._numbers: dict[tuple[str, str], _Numbers] = {}
+        # Unused, in the order in which they began, by who began them.
+        self._main: dict[str, Recorded] = {}
+        self._side: dict[str, Recorded] = {}
+        self._ordered: deque[str] = deque()  # those of the main line that must come in order
+        # The others, by what they are and whether of a side line.
+        self._alike: dict[tuple[str, str, str, bool], dict[str, None]] = {}
+        self._met = False  # a side line has begun something, here or in the log
+        self._interrupted = False
+        self.extend(records)
 
     @property
     def unused(self) -> tuple[Recorded, ...]:
-        """The records that no operation has asked for yet, in the log's order."""
-        return tuple(self._unused.values())
+        """The records that no operation has asked for yet."""
+        return (*self._main.values(), *self._side.values())
 
-    def match(
-        self, op: str, kind: str, name: str, digest: str, *, where: str = ""
-    ) -> Recorded | None:
-        """The recorded outcome of this operation, now used up, or None if it is live.
+    @property
+    def used_up(self) -> bool:
+        """Nothing is left that must be asked for."""
+        return not self._main and not any("ok" in record for record in self._side.values())
 
-        `where` is the place in the agent's source, for the message of Divergence.
-        """
-        alike = self._alike.get((kind, name, digest), ())
-        # Its own number first, then any other of the same arguments.
-        preferred = (op, *alike) if op in alike else alike
-        found = next((each for each in preferred if each in self._unused), None)
-        if found is not None:
-            self._used.add(found)
-            return self._unused.pop(found)
-        if op in self._unused:
-            record = self._unused[op]
-            raise _divergence(
-                f"{op} with {record['kind']} {record['name']}, arguments {record['digest']}",
-                kind,
-                name,
-                digest,
-                where,
-            )
-        if op in self._used:
-            # Its number is taken: it cannot go into the log as a new operation either.
-            raise _divergence(
-                f"{op} as a call that was already matched by its arguments",
-                kind,
-                name,
-                digest,
-                where,
-            )
-        return None
+    def extend(self, records: Iterable[Recorded]) -> None:
+        """Add what the log has got since. What this agent has begun itself is left out; of what
+        was here and in doubt, the newer record counts."""
+        for record in records:
+            op, kind, name = record["op"], record["kind"], record["name"]
+            numbers = self._numbers_of(kind, name)
+            numbers.highest = max(numbers.highest, op_number(op))
+            side = record.get("side", False)
+            line = self._side if side else self._main
+            if numbers.begun(op_number(op)):
+                continue
+            if op not in line:
+                self._met = self._met or side
+                if self._met:
+                    self._alike.setdefault((kind, name, record["digest"], side), {})[op] = None
+                else:
+                    self._ordered.append(op)
+            line[op] = record
 
+    def find(self, asked: Asked, alone: Callable[[], bool] = lambda: False) -> Match:
+        """What `asked` is. `alone` says whether no line but the asking one is alive. Raises
+        Divergence. Changes nothing: `take` what is found."""
+        if self._ordered and not asked.side:
+            record = self._main[self._ordered[0]]
+            if (record["kind"], record["name"], record["digest"]) != asked[:3]:
+                raise Divergence(record, asked)
+            return Match(OpId(record["op"]), record)
+        for side in (asked.side, not asked.side):
+            for op in self._alike.get((*asked[:3], side), ()):
+                return Match(OpId(op), (self._side if side else self._main)[op])
+        if (left := self._left(asked, alone)) is not None:
+            raise Divergence(left, asked)
+        numbers = self._numbers.get((asked.kind, asked.name))
+        n = 1 if numbers is None else numbers.highest + 1
+        return Match(op_id(asked.kind, asked.name, n), None)
 
-def _divergence(recorded: str, kind: str, name: str, digest: str, where: str) -> Divergence:
-    place = f" at {where}" if where else ""
-    return Divergence(
-        f"the agent diverged from its log{place}: the log holds {recorded}; "
-        f"the agent now asks for {kind} {name}, arguments {digest}",
-        hint="Code between operations must do the same each time: put what varies (time, "
-        "randomness, the network) into a step, and start equal steps in a settled order.",
-    )
+    def take(self, asked: Asked, match: Match) -> None:
+        """`match`, which `find` gave for `asked`, has begun."""
+        self._numbers_of(asked.kind, asked.name).begin(op_number(match.op))
+        if match.record is None:
+            self._met = self._met or asked.side
+        elif self._ordered and self._ordered[0] == match.op:
+            self._ordered.popleft()
+            del self._main[match.op]
+        else:
+            side = match.record.get("side", False)
+            key = (*asked[:3], side)
+            del (self._side if side else self._main)[match.op]
+            del self._alike[key][match.op]
+            if not self._alike[key]:
+                del self._alike[key]
+
+    def interrupt(self) -> None:
+        """The agent is being cancelled."""
+        self._interrupted = self._met = True
+        for op in self._ordered:
+            record = self._main[op]
+            key = (record["kind"], record["name"], record["digest"], False)
+            self._alike.setdefault(key, {})[op] = None
+        self._ordered.clear()
+
+    def finish(self) -> None:
+        """The agent ends. Raises Divergence if something recorded was not asked for."""
+        if (left := self._left(None, lambda: True)) is not None:
+            raise Divergence(left, None)
+
+    def _left(self, asked: Asked | None, alone: Callable[[], bool]) -> Recorded | None:
+        """The first record that should have come before `asked`, which is new."""
+        if self._interrupted:
+            return None
+        main = next(iter(self._main.values()), None)
+        if main is not None and (asked is None or not asked.side or alone()):
+            return main
+        side = next((record for record in self._side.values() if "ok" in record), None)
+        return side if side is not None and alone() else None
+
+    def _numbers_of(self, kind: str, name: str) -> _Numbers:
+        numbers = self._numbers.get((kind, name))
+        if numbers is None:
+            numbers = self._numbers[kind, name] = _Numbers()
+        return numbers

@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
     for fd in (control_fd, hold_fd):
         os.set_inheritable(int(fd), False)
     runtime = Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd))
+    runtime.app = os.path.join(app, "")  # noqa: PTH118
     install(runtime)
     # A forked copy of this process is no run: its words would get mixed with ours.
     os.register_at_fork(after_in_child=lambda: install(None))
@@ -107,15 +108,14 @@ def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str,
         call = chosen.bind(given)
         asynchronous = inspect.iscoroutinefunction(chosen.fn)
         value = asyncio.run(_attached(runtime, call)) if asynchronous else call()
-        if runtime.diverged is not None:
-            raise runtime.diverged
+        runtime.finish()
         packed = values.pack_result(value)
         messages.encode("done", value=packed)
         return {"t": "done", "value": packed}
     except values.NotJson as error:
         return _failed("TypeError", f"the agent's result cannot be recorded: {error}", None)
     except BaseException as error:
-        return _failure(runtime, runtime.diverged or error)
+        return _failure(runtime, error)
 
 
 async def _attached(runtime: Runtime, call: Callable[[], Any]) -> Any:
@@ -126,9 +126,13 @@ async def _attached(runtime: Runtime, call: Callable[[], Any]) -> Any:
 
 
 def _failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
+    try:
+        runtime.finish()
+    except Divergence as divergence:
+        # It may have failed for that, or that may be because it failed.
+        trace = None if isinstance(error, Divergence) else notes.trace(error)
+        return _failed("Divergence", f"{divergence.message}\n{divergence.hint}", trace)
     match error:
-        case Divergence():
-            return _failed("Divergence", f"{error.message}. {error.hint}", None)
         case Invalid():
             return _failed("Invalid", f"{error.message}. {error.hint}".strip(), None)
         case SystemExit():

@@ -26,15 +26,13 @@ import socket
 import sys
 import threading
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NamedTuple
 
-from torpor.model.ids import op_id
-from torpor.replay.journal import Divergence, Journal, Recorded
+from torpor.replay.journal import Asked, Divergence, Journal, Recorded
 from torpor.sdk import freezing
 from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.wire import messages
@@ -123,12 +121,12 @@ class Runtime:
         self.diverged: Divergence | None = None
         self.cancel_reason: str | None = None
         self.starts: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.app = ""  # the directory of the agent's files, ending in a separator
         self._control = control
         self._reader = control.makefile("rb")
         self._hold_fd = hold_fd
         self._critical = _Critical()
         self._journal = Journal()
-        self._counts: Counter[tuple[str, str]] = Counter()
         self._pending: dict[str, Operation] = {}
         self._notes: list[bytes] = []  # of a replay: perhaps in the log already
         self._status: tuple[int, int, float | None] = (0, 0, None)
@@ -160,8 +158,10 @@ class Runtime:
         data: Mapping[str, Any],
         *,
         until: float | None = None,
+        at: str = "",
     ) -> Operation:
-        """Start an operation; it may be settled already. Does not wait for the host.
+        """Start an operation; it may be settled already. Does not wait for the host. `at` is its
+        place in the agent's source where none of the agent's own code calls it.
 
         Raises Divergence, Cancelled, or Invalid when `data` cannot be sent."""
         if threading.get_ident() == self._thread.ident:
@@ -171,30 +171,27 @@ class Runtime:
                 raise self.diverged
             if self.cancel_reason is not None and kind in _WAITS:
                 raise Cancelled(self.cancel_reason)
-            n = self._counts[kind, name] + 1
-            operation = Operation(op_id(kind, name, n), kind, name, digest, until)
-            message = messages.encode(
-                "begin", op=operation.op, kind=kind, name=name, digest=digest, data=data
-            )
+            asked = Asked(kind, name, digest, self._caller() or at, self._is_side_line())
             try:
-                recorded = self._journal.match(operation.op, kind, name, digest, where=_caller())
+                match = self._journal.find(asked, self._is_alone)
             except Divergence as error:
                 self.diverged = error
                 raise
-            self._counts[kind, name] = n
-            if recorded is not None:
-                self._notes.clear()  # what was noted before this is in the log before it
-                if kind == "step":
-                    # Its body printed, and will not again: the host must know where in the
-                    # agent's output it was left out. Settled once what was printed so far is taken.
-                    operation.own = _outcome(recorded)
-                    self._pending[operation.op] = operation
-                    self._send(messages.encode("replayed", op=operation.op))
-                else:
-                    operation.future.set_result(_outcome(recorded))
+            op, record = match
+            operation = Operation(op, kind, name, digest, until)
+            if record is not None and "ok" in record:
+                self._journal.take(asked, match)
+                self._replay(operation, record)
                 return operation
+            line = {"side": True} if asked.side else {}
+            message = messages.encode(
+                "begin", op=op, kind=kind, name=name, digest=digest, data=data, at=asked.at, **line
+            )
+            self._journal.take(asked, match)
+            if record is not None:
+                self._notes.clear()
             self._flush_notes()
-            self._pending[operation.op] = operation
+            self._pending[op] = operation
             self._send(message)
             self._update_status()
         return operation
@@ -219,11 +216,11 @@ class Runtime:
         """Add to the log without an answer. Raises Invalid."""
         message = messages.encode("note", kind=kind, data=data)
         with self._critical:
-            if self._journal.unused:
-                self._notes.append(message)
-            else:
+            if self._journal.used_up:
                 self._flush_notes()
                 self._send(message)
+            else:
+                self._notes.append(message)
 
     def say(self, t: str, **fields: Any) -> None:
         message = messages.encode(t, **fields)
@@ -231,11 +228,59 @@ class Runtime:
             self._flush_notes()
             self._send(message)
 
+    def place(self, file: str, line: int) -> str:
+        """A place in the agent's source as it is written in the log."""
+        shown = file[len(self.app) :] if self.app and file.startswith(self.app) else file
+        return f"{shown}:{line}"[-messages.PLACE_MAX :]
+
     def attach(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         """The agent is `task`: a cancellation goes there instead of to the main thread."""
         self._main_task, self._loop = task, loop
 
+    def finish(self) -> None:
+        """The agent has ended. Raises Divergence if the log holds operations that it should have
+        asked for."""
+        with self._critical:
+            if self.diverged is not None:
+                raise self.diverged
+            self._journal.finish()
+
     # ---- under the lock ----
+
+    def _replay(self, operation: Operation, record: Recorded) -> None:
+        self._notes.clear()  # what was noted before this is in the log before it
+        if operation.kind == "step":
+            # Its body printed, and will not again: the host must know where in the agent's output
+            # it was left out. Settled once what was printed so far is taken.
+            operation.own = _outcome(record)
+            self._pending[operation.op] = operation
+            self._send(messages.encode("replayed", op=operation.op))
+        else:
+            operation.future.set_result(_outcome(record))
+
+    def _is_side_line(self) -> bool:
+        """Whether another than the agent's main line (`torpor.replay.journal`) is running."""
+        task = _current_task()
+        if self._main_task is not None:
+            return task is not self._main_task
+        return task is not None or threading.get_ident() != threading.main_thread().ident
+
+    def _is_alone(self) -> bool:
+        """Whether no other line is alive than that which is running."""
+        ours = (threading.current_thread(), self._thread)
+        if any(thread not in ours for thread in threading.enumerate()):
+            return False
+        task = _current_task()
+        return task is None or asyncio.all_tasks() == {task}
+
+    def _caller(self) -> str:
+        """Where in the agent's own source the operation was called; "" if a library calls it."""
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+            frame = frame.f_back
+        if frame is None or frame.f_code.co_filename.startswith((_STDLIB, "<frozen ")):
+            return ""
+        return self.place(frame.f_code.co_filename, frame.f_lineno)
 
     def _send(self, message: bytes) -> None:
         self._control.sendall(message + b"\n")
@@ -259,16 +304,15 @@ class Runtime:
     def _extend_journal(self, records: Iterable[Recorded]) -> list[Operation]:
         """Put what the log got while this machine slept behind what is still unused; the pending
         operations among it are returned, to be settled."""
-        self._journal = Journal((*self._journal.unused, *records))
-        known = {record["op"] for record in self._journal.unused}
-        settled = []
-        for operation in [each for each in self._pending.values() if each.op in known]:
-            recorded = self._journal.match(
-                operation.op, operation.kind, operation.name, operation.digest
-            )
-            if recorded is not None:
-                operation.own = _outcome(recorded)
-                settled.append(self._pending.pop(operation.op))
+        settled, rest = [], []
+        for record in records:
+            if record["op"] not in self._pending:
+                rest.append(record)
+            elif "ok" in record:
+                operation = self._pending.pop(record["op"])
+                operation.own = _outcome(record)
+                settled.append(operation)
+        self._journal.extend(rest)
         self._update_status()
         return settled
 
@@ -287,7 +331,7 @@ class Runtime:
         with self._critical:
             self.identity.update(run=message["run"], epoch=message["epoch"])
             self.input = message["input"]
-            self._journal = Journal(message["journal"])
+            self._journal.extend(message["journal"])
             self.running = True
         self.starts.put(message)
 
@@ -314,6 +358,7 @@ class Runtime:
             if not self.running or self.cancel_reason is not None:
                 return
             self.cancel_reason = message["reason"] or "the run was cancelled"
+            self._journal.interrupt()
             waits = [each for each in self._pending.values() if each.kind in _WAITS]
             for operation in waits:
                 del self._pending[operation.op]
@@ -379,11 +424,11 @@ def _set(future: Future[Outcome], outcome: Outcome) -> None:
 
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
+_STDLIB = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120
 
 
-def _caller() -> str:
-    """Where in the agent's own source the operation was called."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

@@ -57,6 +57,7 @@ class _Spec:
     retries: int
     backoff_s: float
     timeout_s: float | None
+    source: tuple[str, int] | None  # file and line of the function
 
     def delay_s(self, attempt: int, error: Exception) -> float | None:
         """How long to wait after the failed `attempt` (from 1); None: no more."""
@@ -102,7 +103,7 @@ def step(
     timeout_s = None if timeout is None else seconds(timeout)
 
     def decorate(fn: _F) -> _F:
-        spec = _Spec(_name(fn, name), retries, backoff_s, timeout_s)
+        spec = _Spec(_name(fn, name), retries, backoff_s, timeout_s, _source(fn))
         wrapped = _async_step(fn, spec) if inspect.iscoroutinefunction(fn) else _step(fn, spec)
         return cast(_F, wrapped)
 
@@ -113,6 +114,12 @@ def _name(fn: Callable[..., Any], name: str | None) -> str:
     inner = fn.func if isinstance(fn, functools.partial) else fn
     found = str(name or getattr(inner, "__qualname__", type(inner).__name__))
     return found.rpartition("<locals>.")[2].strip("<>")[: messages.NAME_MAX]
+
+
+def _source(fn: Callable[..., Any]) -> tuple[str, int] | None:
+    inner = inspect.unwrap(fn.func if isinstance(fn, functools.partial) else fn)
+    code = getattr(inner, "__code__", None)
+    return None if code is None else (code.co_filename, code.co_firstlineno)
 
 
 def _step(fn: Callable[..., Any], spec: _Spec) -> Callable[..., Any]:
@@ -152,7 +159,8 @@ def _begin(spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operat
     runtime = current(f"step ({spec.name})")
     digest = values.digest(args, kwargs)
     freezing.flush_output()
-    return runtime.begin("step", spec.name, digest, values.preview(args, kwargs))
+    at = "" if spec.source is None else runtime.place(*spec.source)
+    return runtime.begin("step", spec.name, digest, values.preview(args, kwargs), at=at)
 
 
 def _attempts(

@@ -23,10 +23,11 @@ from torpor.model.errors import Invalid
 PROTOCOL = 1
 # One message, encoded. Parsed JSON can take twenty times its text's size, hence not more.
 SIZE_MAX = 16 * 1024 * 1024
-OP_KINDS = ("step", "wait", "sleep", "model", "checkpoint", "log-less")
+OP_KINDS = ("step", "wait", "sleep", "model", "checkpoint")
 DEPTH_MAX = 64  # nesting; what passes here must not break the recursion of a later reader
 NOTE_KINDS = ("log", "emit", "context")
 NAME_MAX = 256
+PLACE_MAX = 512
 TEXT_MAX = 64 * 1024
 BODY_MAX = SIZE_MAX
 COUNT_MAX = 2**53 - 1  # the largest integer that every JSON reader keeps exact
@@ -167,17 +168,28 @@ def _outcome(value: Mapping[str, Any]) -> str:
     return " has a value though ok is false" if "value" in value and not value["ok"] else ""
 
 
+def _perhaps_outcome(value: Mapping[str, Any]) -> str:
+    """An operation in doubt has none of it."""
+    if "ok" in value:
+        return _outcome(value)
+    return " has an outcome without ok" if "value" in value or "error" in value else ""
+
+
+_PLACE = {"at?": _text(PLACE_MAX), "side?": _flag}
 _RECORDED = _record(
     {
         "op": _OP,
         "kind": _one_of(*OP_KINDS),
         "name": _NAME,
         "digest": _DIGEST,
-        "ok": _flag,
+        **_PLACE,
+        "ok?": _flag,
         "value?": _any,
         "error?": _ERROR,
+        "seq?": _integer(1),
+        "again?": _integer(0),
     },
-    _outcome,
+    _perhaps_outcome,
 )
 _JOURNAL = _list(_RECORDED, 1_000_000)
 
@@ -189,7 +201,6 @@ def _one_body(value: Mapping[str, Any]) -> str:
 # What `begin` carries as data, by the kind of operation.
 _BEGIN_DATA: dict[str, Check] = {
     "step": _OBJECT,
-    "log-less": _OBJECT,
     "checkpoint": _record({}),
     "sleep": _record({"until": _TIME}),
     "wait": _record(
@@ -243,6 +254,7 @@ FROM_GUEST: dict[str, Check] = {
             "name": _NAME,
             "digest": _DIGEST,
             "data": _OBJECT,
+            **_PLACE,
         },
         _begin,
     ),

@@ -14,6 +14,7 @@ from torpor.contextlog.entries import (
     append,
     append_output,
     check_object,
+    in_doubt,
     journal,
     read_entries,
 )
@@ -95,9 +96,14 @@ def test_an_operation_begins_once_and_ends_once(commit: Any) -> None:
 
     assert write(begin("step:a#1"), begin("step:b#1")) == [3, 4]
     # Begun again after a recovery: the same place, and what is new beside it has no gap.
-    assert write(note("x"), begin("step:b#1"), note("y"), begin("step:c#1")) == [5, 4, 6, 7]
-    assert write(end("step:b#1", 1)) == [8]
+    again = NewEntry("op.begin", OpId("wait:w#1"), {"kind": "wait", "name": "w", "digest": "d"})
+    assert write(again) == [5]
+    assert write(note("x"), again, note("y"), begin("step:c#1")) == [6, 5, 7, 8]
+    # What is done again says so (rule 3); what has its result is not.
+    assert write(begin("step:b#1"), end("step:b#1", 1)) == [9, 10]
     assert write(begin("step:b#1")) == [4]
+    (marked,) = commit(lambda c: read_entries(c, run, kinds=["op.again"]))
+    assert (marked.op, marked.data) == ("step:b#1", {})
     before = commit(lambda c: read_entries(c, run))
     illegal = [
         (Conflict, [note("z"), end("step:b#1", 2)]),
@@ -117,33 +123,42 @@ def test_an_operation_begins_once_and_ends_once(commit: Any) -> None:
 
         commit(caught)
     assert commit(lambda c: read_entries(c, run)) == before
-    assert write(end("step:a#1", 3)) == [9]
+    assert write(end("step:a#1", 3)) == [11]
 
 
-def test_the_journal_gives_results_after_a_place_joined_with_their_beginnings(commit: Any) -> None:
+def test_the_journal_gives_what_ended_or_is_in_doubt_after_a_place(commit: Any) -> None:
     run, epoch = commit.claimed()
     failed = NewEntry("op.end", OpId("step:b#1"), {"ok": False, "error": {"type": "E"}})
     entries = [begin("step:a#1"), begin("step:b#1", "d2"), begin("step:c#1"), end("step:a#1", [1])]
     commit(lambda c: append(c, run, epoch, entries, 12.0))
     commit(lambda c: append(c, run, epoch, [failed, end("step:c#1", None)], 12.0))
+    place = {"at": "a.py:3", "side": True}
+    doubt = {"kind": "step", "name": "step:d", "digest": "d", **place, "data": {}}
+    begun = NewEntry("op.begin", OpId("step:d#1"), doubt)
+    for _ in range(3):
+        commit(lambda c: append(c, run, epoch, [begun], 12.0))
     want = [
         {"op": "step:a#1", "kind": "step", "name": "step:a", "digest": "d", "ok": True}
-        | {"value": [1]},
+        | {"value": [1], "seq": 6},
         {"op": "step:b#1", "kind": "step", "name": "step:b", "digest": "d2", "ok": False}
-        | {"error": {"type": "E"}},
+        | {"error": {"type": "E"}, "seq": 7},
         {"op": "step:c#1", "kind": "step", "name": "step:c", "digest": "d", "ok": True}
-        | {"value": None},
+        | {"value": None, "seq": 8},
+        {"op": "step:d#1", "kind": "step", "name": "step:d", "digest": "d", **place, "again": 2},
     ]
     assert commit(lambda c: journal(c, run, 0)) == want
     assert commit(lambda c: journal(c, run, 6)) == want[1:]
-    assert commit(lambda c: journal(c, run, 8)) == []
+    assert commit(lambda c: journal(c, run, 8)) == want[3:]
+    assert commit(lambda c: journal(c, run, 9)) == []
+    assert commit(lambda c: in_doubt(c, run)) == [{**want[3], "seq": 9}]
 
 
 def test_the_journal_and_operations_are_found_by_index(commit: Any) -> None:
     from torpor.contextlog import entries
 
     for statement, parameters in (
-        (entries._JOURNAL, {"in_run": "r", "after": 0}),
+        (entries._ENDED, {"in_run": "r", "after": 0}),
+        (entries._IN_DOUBT, {"in_run": "r", "after": 0}),
         (entries._KNOWN, {"in_run": "r", "ops": ["a"]}),
     ):
         plan: list[str] = []

@@ -66,7 +66,7 @@ def test_an_answer_ends_a_wait_wakes_the_run_and_is_replayed(commit: Any) -> Non
     assert [r.id for r in commit(claimable)] == [run]
     assert commit(lambda c: journal(c, run, suspended.last_seq - 2)) == [
         {"op": "wait:ok#1", "kind": "wait", "name": "ok", "digest": "d", "ok": True}
-        | {"value": value}
+        | {"value": value, "seq": suspended.last_seq + 2}
     ]
     told = [(e.kind, e.op) for e in commit(lambda c: read_entries(c, run, after=5))]
     assert told == [("wait.completed", "wait:ok#1"), ("op.end", "wait:ok#1")]

@@ -122,6 +122,8 @@ class Puppet:
 
     def _learn(self, records: list[Object]) -> None:
         for record in records:
+            if "ok" not in record:
+                continue
             self.state.journal[record["op"]] = record
             if record["op"] in self.state.pending:
                 self._settle(record["op"], record.get("value", record.get("error")))

@@ -186,18 +186,21 @@ class Driver:
 
     def journal(self) -> list[dict[str, Any]]:
         """What a log that got all this would hold, as records for a replay."""
-        begun = {each["op"]: each for each in self.said("begin")}
-        records = []
+        records = {each["op"]: identity(each) for each in self.said("begin")}
         for ended in self.said("end"):
-            begin = begun[ended["op"]]
-            outcome = {key: ended[key] for key in ("ok", "value", "error") if key in ended}
-            records.append({k: begin[k] for k in ("op", "kind", "name", "digest")} | outcome)
-        return records
+            outcome: dict[str, Any] = {k: ended[k] for k in ("ok", "value", "error") if k in ended}
+            records[ended["op"]] |= outcome
+        return list(records.values())
+
+
+def identity(begin: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("op", "kind", "name", "digest", "at", "side")
+    return {key: begin[key] for key in keys if key in begin}
 
 
 def record(begin: Mapping[str, Any], value: Any) -> dict[str, Any]:
     """The log's record of the operation that `begin` began, with its result."""
-    return {k: begin[k] for k in ("op", "kind", "name", "digest")} | {"ok": True, "value": value}
+    return identity(begin) | {"ok": True, "value": value}
 
 
 @pytest.fixture(name="record")

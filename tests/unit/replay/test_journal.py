@@ -1,121 +1,203 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from torpor.model.ids import op_id
-from torpor.replay.journal import Divergence, Journal, Recorded
+from torpor.replay.journal import Asked, Divergence, Journal, Recorded
 
 
-def record(name: str, n: int, digest: str, kind: str = "step") -> Recorded:
+def record(
+    name: str, n: int, digest: str, kind: str = "step", *, side: bool = False, doubt: bool = False
+) -> Recorded:
     op = op_id(kind, name, n)
-    return {
-        "op": op,
-        "kind": kind,
-        "name": name,
-        "digest": digest,
-        "ok": True,
-        "value": f"{op} {digest}",
-    }
+    made: Recorded = {"op": op, "kind": kind, "name": name, "digest": digest, "at": f"a.py:{n}"}
+    if side:
+        made["side"] = True
+    if not doubt:
+        made |= {"ok": True, "value": f"{op} {digest}"}
+    return made
+
+
+def ask(
+    journal: Journal,
+    name: str,
+    digest: str,
+    *,
+    kind: str = "step",
+    side: bool = False,
+    alone: bool = True,
+) -> tuple[str, Recorded | None]:
+    asked = Asked(kind, name, digest, "a.py:99", side)
+    match = journal.find(asked, lambda: alone)
+    journal.take(asked, match)
+    return match
+
+
+def refused(journal: Journal, call: Callable[[], object]) -> Divergence:
+    """What `call` raises; it must have changed nothing."""
+    before = journal.unused
+    with pytest.raises(Divergence) as caught:
+        call()
+    assert journal.unused == before
+    return caught.value
 
 
 def test_an_empty_journal_is_live() -> None:
-    assert Journal().match("step:a#1", "step", "a", "d") is None
-    assert Journal().unused == ()
+    journal = Journal()
+    assert journal.used_up
+    assert ask(journal, "a", "x") == ("step:a#1", None)
+    assert ask(journal, "a", "x") == ("step:a#2", None)
+    journal.finish()
 
 
 def test_a_recorded_operation_gives_its_outcome_once_and_what_follows_is_live() -> None:
-    first = record("a", 1, "d")
+    first = record("a", 1, "x")
     journal = Journal([first])
-    assert journal.match("step:a#1", "step", "a", "d") == first
-    assert journal.unused == ()
-    assert journal.match("step:a#2", "step", "a", "d") is None
+    assert not journal.used_up
+    assert ask(journal, "a", "x") == ("step:a#1", first)
+    assert journal.used_up
+    journal.finish()
+    assert ask(journal, "a", "x") == ("step:a#2", None)
 
 
-def test_operations_of_other_names_are_live_and_leave_the_records_unused() -> None:
-    records = [record("a", 1, "d"), record("a", 1, "d", kind="wait")]
-    journal = Journal(records)
-    assert journal.match("step:b#1", "step", "b", "d") is None
-    assert journal.match("sleep:a#1", "sleep", "a", "d") is None
-    assert journal.unused == tuple(records)
+# What the agent does instead of: step a(x), step a(y), wait w(z); and what it should have done.
+EDITS: dict[str, tuple[list[tuple[str, str, str]], str]] = {
+    "name": ([("step", "b", "x")], "step:a#1"),
+    "arguments": ([("step", "a", "x"), ("step", "a", "z")], "step:a#2"),
+    "order": ([("step", "a", "y")], "step:a#1"),
+    "kind": ([("step", "a", "x"), ("step", "a", "y"), ("sleep", "w", "z")], "wait:w#1"),
+    "more": ([("step", "a", "x"), ("step", "c", "x")], "step:a#2"),
+    "fewer": ([("step", "a", "x"), ("wait", "w", "z")], "step:a#2"),
+}
 
 
-def test_other_arguments_diverge_and_the_message_names_both_sides() -> None:
-    journal = Journal([record("search", 1, "aaaa")])
-    with pytest.raises(Divergence) as caught:
-        journal.match("step:search#1", "step", "search", "bbbb", where="agent.py:12")
-    for part in ("agent.py:12", "step:search#1", "step search", "aaaa", "bbbb"):
-        assert part in caught.value.message
-    assert caught.value.hint
-    # The refused call used nothing up.
-    assert journal.match("step:search#1", "step", "search", "aaaa") is not None
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("alone", [True, False])
+def test_the_main_line_alone_must_do_the_same_in_the_same_order(edit: str, alone: bool) -> None:
+    """Also when there are other threads, that have not asked for anything before."""
+    asks, missing = EDITS[edit]
+    journal = Journal([record("a", 1, "x"), record("a", 2, "y"), record("w", 1, "z", kind="wait")])
+    for kind, name, digest in asks[:-1]:
+        assert ask(journal, name, digest, kind=kind, alone=alone)[1] is not None
+    kind, name, digest = asks[-1]
+    error = refused(journal, lambda: ask(journal, name, digest, kind=kind, alone=alone))
+    assert error.recorded["op"] == missing
+    assert error.asked is not None and error.asked[:3] == (kind, name, digest)
+    assert f"{missing} (arguments {error.recorded['digest']}) at a.py:" in error.message
+    assert f"{kind} {name} (arguments {digest}) at a.py:99" in error.message
+    assert error.hint
 
 
-def test_another_kind_under_the_same_id_diverges() -> None:
-    journal = Journal([{**record("a", 1, "d"), "kind": "wait"}])
-    with pytest.raises(Divergence, match=r"wait a, arguments d.* asks for step a"):
-        journal.match("step:a#1", "step", "a", "d")
-
-
-def test_a_number_whose_record_went_to_another_call_cannot_be_live() -> None:
+def test_an_agent_that_ends_early_diverges() -> None:
     journal = Journal([record("a", 1, "x"), record("a", 2, "y")])
-    assert journal.match("step:a#1", "step", "a", "y") == record("a", 2, "y")
-    with pytest.raises(Divergence, match="already matched"):
-        journal.match("step:a#2", "step", "a", "z")
-    assert journal.match("step:a#2", "step", "a", "x") == record("a", 1, "x")
+    ask(journal, "a", "x")
+    error = refused(journal, journal.finish)
+    assert (error.recorded["op"], error.asked) == ("step:a#2", None)
+    assert "the agent ends" in error.message
 
 
-calls = st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz")), max_size=8)
+def test_what_is_in_doubt_keeps_its_name_and_its_place() -> None:
+    doubt = record("a", 1, "x", doubt=True)
+    journal = Journal([doubt, record("b", 1, "y")])
+    error = refused(journal, lambda: ask(journal, "b", "y"))
+    assert "step:a#1" in error.message and "no result yet" in error.message
+    assert ask(journal, "a", "x") == ("step:a#1", doubt)
+    assert ask(journal, "b", "y")[0] == "step:b#1"
+    journal = Journal([doubt])
+    refused(journal, journal.finish)
 
 
-def numbered(order: Sequence[tuple[str, str]]) -> list[Recorded]:
-    counts: dict[str, int] = {}
-    records = []
-    for name, digest in order:
-        counts[name] = counts.get(name, 0) + 1
-        records.append(record(name, counts[name], digest))
-    return records
+def sides() -> list[Recorded]:
+    """Main a(x), then two side lines a(y) and a(z), then main b(x)."""
+    two = [record("a", 2, "y", side=True), record("a", 3, "z", side=True)]
+    return [record("a", 1, "x"), *two, record("b", 1, "x")]
 
 
-@given(calls, st.data())
-def test_the_same_calls_in_any_order_use_every_record_once(
-    order: list[tuple[str, str]], data: st.DataObject
-) -> None:
-    log = numbered(order)
-    journal = Journal(log)
-    asked = numbered(data.draw(st.permutations(order)))
-    found = [journal.match(a["op"], a["kind"], a["name"], a["digest"]) for a in asked]
-    assert all(
-        f is not None and (f["name"], f["digest"]) == (a["name"], a["digest"])
-        for f, a in zip(found, asked, strict=True)
-    )
-    assert sorted(f["op"] for f in found if f) == sorted(r["op"] for r in log)
-    assert journal.unused == ()
-    assert journal.match(op_id("step", "a", len(order) + 1), "step", "a", "x") is None
+def test_side_lines_come_in_any_order_and_keep_their_records_names() -> None:
+    journal = Journal(sides())
+    assert ask(journal, "a", "z", side=True)[0] == "step:a#3"
+    assert ask(journal, "a", "x")[0] == "step:a#1"
+    assert ask(journal, "a", "y", side=True)[0] == "step:a#2"
+    assert ask(journal, "b", "x")[0] == "step:b#1"
+    journal.finish()
+    assert ask(journal, "a", "y", side=True) == ("step:a#4", None)
 
 
-@given(calls, calls)
-def test_a_result_is_never_given_to_other_arguments_nor_twice(
-    log: list[tuple[str, str]], asks: list[tuple[str, str]]
-) -> None:
-    records = numbered(log)
-    journal = Journal(records)
-    given_out: list[str] = []
-    for ask in numbered(asks):
-        before = journal.unused
-        try:
-            found = journal.match(ask["op"], ask["kind"], ask["name"], ask["digest"])
-        except Divergence:
-            assert journal.unused == before
-            continue
-        if found is None:
-            assert journal.unused == before
-            assert ask["op"] not in {r["op"] for r in records}
-        else:
-            assert (found["name"], found["digest"]) == (ask["name"], ask["digest"])
-            given_out.append(found["op"])
-    assert len(given_out) == len(set(given_out))
-    assert {r["op"] for r in journal.unused} == {r["op"] for r in records} - set(given_out)
+def test_a_side_line_may_begin_something_new_while_others_are_alive() -> None:
+    journal = Journal(sides())
+    ask(journal, "a", "x")
+    assert ask(journal, "c", "x", side=True, alone=False) == ("step:c#1", None)
+    error = refused(journal, lambda: ask(journal, "c", "x", side=True, alone=True))
+    assert error.recorded["op"] == "step:b#1"  # the main line's
+    assert ask(journal, "b", "x", alone=False)[1] is not None
+    error = refused(journal, lambda: ask(journal, "c", "x", side=True, alone=True))
+    assert error.recorded["op"] == "step:a#2"  # nobody is left to ask for it
+    refused(journal, journal.finish)
+
+
+def test_the_main_line_begins_nothing_new_before_what_it_had_begun() -> None:
+    journal = Journal(sides())
+    ask(journal, "a", "x")
+    error = refused(journal, lambda: ask(journal, "c", "x", alone=False))
+    assert error.recorded["op"] == "step:b#1"
+    assert ask(journal, "b", "x", alone=False)[1] is not None
+    assert ask(journal, "c", "x", alone=False) == ("step:c#1", None)
+    error = refused(journal, lambda: ask(journal, "c", "x", alone=True))
+    assert error.recorded["op"] == "step:a#2"
+
+
+def test_a_side_line_leaves_to_the_main_line_what_is_its_own() -> None:
+    journal = Journal([record("a", 1, "x"), record("b", 1, "y", side=True)])
+    assert ask(journal, "a", "x", side=True, alone=False) == ("step:a#2", None)
+    assert ask(journal, "a", "x")[0] == "step:a#1"
+
+
+def test_of_equal_operations_those_of_the_same_kind_of_line_come_first() -> None:
+    journal = Journal([record("a", 1, "x", side=True), record("a", 2, "x")])
+    assert ask(journal, "a", "x")[0] == "step:a#2"
+    assert ask(journal, "a", "x")[0] == "step:a#1"
+    journal.finish()
+
+
+def test_a_side_line_s_operation_in_doubt_need_not_come_again() -> None:
+    journal = Journal([record("a", 1, "x", side=True, doubt=True)])
+    assert journal.used_up
+    assert ask(journal, "b", "x") == ("step:b#1", None)
+    journal.finish()
+    assert ask(journal, "a", "y", side=True) == ("step:a#2", None)
+
+
+def test_what_the_agent_has_begun_itself_does_not_come_from_the_log() -> None:
+    journal = Journal()
+    for digest in "xyz":
+        ask(journal, "a", digest)
+    later = record("a", 4, "w")
+    journal.extend([record("a", 2, "y"), later])
+    assert journal.unused == (later,)
+    assert ask(journal, "a", "w") == ("step:a#4", later)
+
+
+def test_a_newer_journal_knows_the_results_of_what_was_in_doubt() -> None:
+    journal = Journal([record("a", 1, "x", doubt=True), record("b", 1, "y")])
+    journal.extend([record("a", 1, "x"), record("c", 1, "z")])
+    assert [each["op"] for each in journal.unused] == ["step:a#1", "step:b#1", "step:c#1"]
+    assert "ok" in journal.unused[0]
+
+
+def test_once_a_side_line_was_met_the_main_line_may_come_in_another_order() -> None:
+    journal = Journal([record("a", 1, "x", side=True)])
+    ask(journal, "a", "x", side=True)
+    journal.extend([record("b", 1, "x"), record("b", 2, "y")])
+    assert ask(journal, "b", "y")[0] == "step:b#2"
+    refused(journal, lambda: ask(journal, "b", "z"))
+    assert ask(journal, "b", "x")[0] == "step:b#1"
+
+
+def test_a_cancellation_falls_anywhere() -> None:
+    journal = Journal([record("a", 1, "x"), record("b", 1, "y")])
+    journal.interrupt()
+    assert ask(journal, "tidy", "x") == ("step:tidy#1", None)
+    assert ask(journal, "b", "y")[1] is not None
+    journal.finish()

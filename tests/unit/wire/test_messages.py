@@ -13,7 +13,8 @@ from torpor.wire.messages import FROM_GUEST, FROM_HOST, MESSAGES, decode, encode
 
 DIGEST = "0123456789abcdef" * 2
 ERROR = {"type": "ValueError", "message": "no", "traceback": "Traceback …"}
-RECORDED = {"op": "step:a#1", "kind": "step", "name": "a", "digest": DIGEST, "ok": True}
+DOUBT = {"op": "step:a#1", "kind": "step", "name": "a", "digest": DIGEST, "at": "a.py:3"}
+RECORDED = {**DOUBT, "ok": True, "seq": 7, "side": True}
 WAIT = {
     "prompt": "Send it?",
     "data": {"to": ["ann"]},
@@ -83,6 +84,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
             "journal": [
                 {**RECORDED, "value": 1},
                 {**RECORDED, "op": "step:a#2", "ok": False, "error": ERROR},
+                {**DOUBT, "op": "step:a#3", "again": 1},
             ],
         },
     ),
