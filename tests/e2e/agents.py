@@ -136,9 +136,11 @@ def crash(name: str) -> dict[str, Any]:
     verdict = torpor.approve("half way?")
     print("four")
     second = double(2)
-    torpor.emit({"drawn": drawn()})
+    numbers = drawn()
+    torpor.emit({"drawn": numbers})
     print("five")
     held_again = asked(f"hold {name} 2")
+    torpor.emit({"drawn": numbers})
     print("six")
     return {
         "first": first,

@@ -67,6 +67,10 @@ def test_a_run_survives_the_loss_of_its_machine(stage: Stage, start: Start, blow
     assert watch.count("run.recovered") == 2
     assert len(set(watch.ops("op.begin"))) == len(watch.ops("op.begin"))
     assert sorted(watch.ops("op.end")) == sorted(watch.ops("op.begin"))
+    # What was in doubt each time: the step, and the model call in it.
+    assert sorted(set(watch.ops("op.again"))) == sorted(
+        op for op in watch.ops("op.begin") if "asked" in op or op.startswith("model:")
+    )
     # Both lives after the wait began at the same snapshot, but did not draw the same numbers.
     first, second = (e["data"]["drawn"] for e in watch.entries if e["kind"] == "note.emit")
     assert not set(first) & set(second)
