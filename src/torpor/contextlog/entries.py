@@ -2,7 +2,8 @@
 
 `seq` counts 1, 2, … without gaps, from `runs.last_seq`: appending is one UPDATE, which is also
 the fence (rule 4) and, on PostgreSQL, the lock, and one INSERT. Appending operations looks them
-up first (rule 2), after the fence.
+up first (rule 2), after the fence. What is read is the whole log, a fork's shared beginning too
+(`torpor.contextlog.lineage`): an operation recorded there is recorded.
 
 Data of operation entries:
     op.begin   {kind, name, digest, at?, side?, …}; `at` is its place in the agent's source, `side`
@@ -51,7 +52,9 @@ _OUTCOME = ("ok", "value", "error")
 DONE_AGAIN = ("step", "model", "read")
 _OFFSETS = {"stdout": "out_offset", "stderr": "err_offset"}
 
-_entries, _runs = schema.entries, schema.runs
+_entries, _log, _runs = schema.entries, schema.log, schema.runs
+_COLUMNS = [_log.c[column.name] for column in _entries.c]
+_IN_ORDER = (_log.c.part, _log.c.seq)
 
 
 @dataclass(frozen=True)
@@ -171,10 +174,10 @@ def read_entries(
     limit: int = 1000,
 ) -> list[EntryRow]:
     """The run's entries with seq > `after`, in order, at most `limit`, of `kinds` if given."""
-    query = select(_entries).where(_entries.c.run == run, _entries.c.seq > after)
+    query = select(*_COLUMNS).where(_log.c.run == run, _log.c.seq > after)
     if kinds is not None:
-        query = query.where(_entries.c.kind.in_(kinds))
-    rows = c.execute(query.order_by(_entries.c.seq).limit(limit))
+        query = query.where(_log.c.kind.in_(kinds))
+    rows = c.execute(query.order_by(*_IN_ORDER).limit(limit))
     return [EntryRow(**row._mapping) for row in rows]
 
 
@@ -216,36 +219,36 @@ def _known_of(data: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 def journal_holds(c: Connection, run: RunId, after_seq: int) -> bool:
     """Whether any result was recorded after `after_seq`."""
-    ended = and_(_entries.c.run == run, _entries.c.seq > after_seq, _entries.c.kind == END)
+    ended = and_(_log.c.run == run, _log.c.seq > after_seq, _log.c.kind == END)
     return c.scalar(select(exists().where(ended))) is True
 
 
 def read_op(c: Connection, run: RunId, op: OpId) -> dict[str, Any]:
     """The data of the operation's op.begin entry, which must be there."""
-    began = and_(_entries.c.run == run, _entries.c.op == op, _entries.c.kind == _kind(BEGIN))
-    data: dict[str, Any] = c.scalars(select(_entries.c.data).where(began)).one()
+    began = and_(_log.c.run == run, _log.c.op == op, _log.c.kind == _kind(BEGIN))
+    data: dict[str, Any] = c.scalars(select(_log.c.data).where(began)).one()
     return data
 
 
 def read_end(c: Connection, run: RunId, op: OpId) -> dict[str, Any] | None:
     """The outcome of an operation: {ok, value | error}, None while it has none."""
-    ended = and_(_entries.c.run == run, _entries.c.op == op, _entries.c.kind == _kind(END))
-    data: dict[str, Any] | None = c.scalars(select(_entries.c.data).where(ended)).first()
+    ended = and_(_log.c.run == run, _log.c.op == op, _log.c.kind == _kind(END))
+    data: dict[str, Any] | None = c.scalars(select(_log.c.data).where(ended)).first()
     return data and _known_of(data, *_OUTCOME)
 
 
 def seen_before(c: Connection, run: RunId, unseen: Collection[str]) -> Seq:
     """The place of a machine that has seen all of the log so far but the results of `unseen`:
     the last entry before the first of these, or the last there is."""
-    ended = (_entries.c.run == run, _entries.c.kind == _kind(END), _entries.c.op.in_(unseen))
-    first = c.scalar(select(func.min(_entries.c.seq)).where(*ended)) if unseen else None
+    ended = (_log.c.run == run, _log.c.kind == _kind(END), _log.c.op.in_(unseen))
+    first = c.scalar(select(func.min(_log.c.seq)).where(*ended)) if unseen else None
     last = c.scalar(select(_runs.c.last_seq).where(_runs.c.id == run)) or 0
     return Seq(last if first is None else first - 1)
 
 
 def count_entries(c: Connection, run: RunId, kind: str) -> int:
     """How many entries of `kind` the run has."""
-    counted = select(func.count()).where(_entries.c.run == run, _entries.c.kind == kind)
+    counted = select(func.count()).where(_log.c.run == run, _log.c.kind == kind)
     return c.scalar(counted) or 0
 
 
@@ -265,8 +268,7 @@ def _kind(kind: str) -> Any:
 
 
 def _statements() -> tuple[Select[Any], Select[Any], Select[Any]]:
-    begin, end = _entries.alias("begun"), _entries.alias("ended")
-    again = _entries.alias("again")
+    begin, end, again = _log.alias("begun"), _log.alias("ended"), _log.alias("again")
     in_run: BindParameter[str] = bindparam("in_run")
     both = and_(begin.c.run == end.c.run, begin.c.op == end.c.op)
     is_begin, is_end = begin.c.kind == _kind(BEGIN), end.c.kind == _kind(END)
@@ -287,16 +289,12 @@ def _statements() -> tuple[Select[Any], Select[Any], Select[Any]]:
         )
         .where(begin.c.run == in_run, begin.c.seq > bindparam("after"), begin.c.kind == BEGIN)
         .where(~exists().where(both, is_end))
-        .order_by(begin.c.seq)
+        .order_by(begin.c.part, begin.c.seq)
     )
+    # A scalar, since SQLite would make a copy of the whole view to join it from the outside.
+    ended = select(end.c.seq).where(both, is_end).scalar_subquery()
     known = (
-        select(
-            begin.c.op,
-            begin.c.seq,
-            begin.c.data["digest"].as_string(),
-            end.c.seq,
-        )
-        .join_from(begin, end, and_(both, is_end), isouter=True)
+        select(begin.c.op, begin.c.seq, begin.c.data["digest"].as_string(), ended)
         .where(begin.c.run == in_run, begin.c.op.in_(bindparam("ops", expanding=True)), is_begin)
     )
     return has_ended, in_doubt, known

@@ -16,17 +16,18 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
 
-from torpor.contextlog import schema
+from torpor.contextlog import lineage, schema
 from torpor.contextlog.entries import NewEntry, append, check_object, journal_holds, refusal
 from torpor.contextlog.refs import resolve
 from torpor.contextlog.snapshots import newest_snapshot
 from torpor.contextlog.store import touched
 from torpor.contextlog.waits import cancel_waits
 from torpor.model.errors import Conflict, InternalError, Invalid, NotFound
-from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, new_id
+from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
 from torpor.model.states import FINAL, RunState, may_follow
 
 ID_KEY_MAX = 256
+CANCEL_REQUESTED = "run.cancel_requested"
 
 _runs = schema.runs
 
@@ -57,6 +58,9 @@ class RunRow:
     slept_s: float
     state_since: float
     id_key: str | None
+    origin: RunId | None
+    origin_seq: Seq | None
+    base: SnapshotId | None
     out_offset: int
     err_offset: int
     cancel_requested: bool
@@ -68,7 +72,7 @@ class RunRow:
         return shown | {"state": self.state.value} | figures._asdict()
 
 
-_INTERNAL = {"ready", "id_key", "out_offset", "err_offset", "cancel_requested"}
+_INTERNAL = {"ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested"}
 
 
 class Figures(NamedTuple):
@@ -124,6 +128,7 @@ def create_run(
             }
         ],
     )
+    lineage.start(c, run)
     created = {"version": version, "agent": agent, "input": input}
     append(c, run, None, [NewEntry("run.created", None, created)], now)
     return _exactly(c, run)
@@ -228,10 +233,12 @@ def transition(
     return _exactly(c, run)
 
 
-def request_cancel(c: Connection, run: RunId) -> RunRow:
+def request_cancel(c: Connection, run: RunId, now: float) -> RunRow:
     """Note that the run is to be cancelled, and wake it for that. Raises Conflict, NotFound."""
     row = _exactly(c, run, lock=True)
     _check_move(row, RunState.CANCELLED)
+    if not row.cancel_requested:  # what the agent does from here on is cleaning up
+        append(c, run, None, [NewEntry(CANCEL_REQUESTED, None, {})], now)
     c.execute(update(_runs).where(_runs.c.id == run).values(cancel_requested=True, ready=True))
     touched(c, run)
     return _exactly(c, run)

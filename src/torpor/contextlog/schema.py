@@ -6,6 +6,10 @@ unasked and PostgreSQL does under collation "C".
 
 `entries` is append-only, and the database itself says so (rule 1): triggers abort UPDATE and
 DELETE, also for people who open the file with another tool.
+
+A fork shares the beginning of its origin's log, so a run's log is not the entries with its id: it
+is what the view `log` gives, by way of `lineage` (`torpor.contextlog.lineage`). Whoever reads
+reads `log`; only who appends names `entries`.
 """
 
 from __future__ import annotations
@@ -87,10 +91,27 @@ runs = Table(
     Column("slept_s", Double, nullable=False, default=0.0),
     Column("state_since", Double, nullable=False),
     Column("id_key", String, unique=True),
+    # Of a fork: which run it began as, how much of that one's log it shares, and the snapshot that
+    # its first machine is restored from. No foreign keys: an imported fork's origin is elsewhere.
+    Column("origin", _Id),
+    Column("origin_seq", BigInteger),
+    Column("base", _Id),
     Column("out_offset", BigInteger, nullable=False, default=0),
     Column("err_offset", BigInteger, nullable=False, default=0),
     Column("cancel_requested", Boolean, nullable=False, default=False, server_default=false()),
     Index("runs_by_state", "state", "id"),
+    Index("runs_by_origin", "origin"),
+)
+
+# Run `run`'s log is, for each of these rows, the entries of `source` with
+# after_seq < seq <= upto_seq.
+lineage = Table(
+    "lineage",
+    metadata,
+    Column("run", _Id, ForeignKey("runs.id"), primary_key=True),
+    Column("after_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("upto_seq", BigInteger, nullable=False),
+    Column("source", _Id, ForeignKey("runs.id"), nullable=False),
 )
 
 entries = Table(
@@ -129,6 +150,25 @@ for _verb in ("UPDATE", "DELETE"):
         ).execute_if(dialect="sqlite"),
     )
 
+# Each run's log, whole: what it wrote and what it shares, which `source` wrote. Ordering by
+# (part, seq), which is by seq, costs no sorting.
+log = Table(
+    "log",
+    MetaData(),
+    *(Column(column.name, column.type) for column in entries.c),
+    Column("part", BigInteger),
+    Column("source", _Id),
+)
+event.listen(
+    metadata,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]
+        "CREATE VIEW log AS SELECT l.run, e.seq, e.at, e.epoch, e.kind, e.op, e.data, "
+        "l.after_seq AS part, l.source FROM lineage l JOIN entries e "
+        "ON e.run = l.source AND e.seq > l.after_seq AND e.seq <= l.upto_seq"
+    ),
+)
+
 waits = Table(
     "waits",
     metadata,
@@ -159,6 +199,8 @@ snapshots = Table(
     Column("version", _Id, nullable=False),
     Column("epoch", Integer, nullable=False),
     Column("seq", BigInteger, nullable=False),
+    # How long the log was when it was taken: what the machine in it did is all before that.
+    Column("heard_seq", BigInteger, nullable=False),
     Column("parent", _Id),
     Column("manifest", String, nullable=False),
     Column("bytes", BigInteger, nullable=False),

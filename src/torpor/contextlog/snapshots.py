@@ -2,7 +2,9 @@
 
 A record is written only when its layers and manifest are durable (rule 5): that is the caller's
 part. `seq` is the last entry whose effect the frozen machine has; what the log holds after it is
-replayed into the machine when it is restored.
+replayed into the machine when it is restored. `heard_seq` is the last entry there was when it was
+taken: mostly the same, but some results may have been on their way to the machine. What it did is
+all in the log up to there, so that a fork that shares that much may begin with it.
 
 A snapshot that is no longer kept is *reclaimed*: its record stays, its bytes go when the garbage
 is collected, and nothing restores from it any more. That is never taken back.
@@ -24,6 +26,8 @@ from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
 
 _snapshots = schema.snapshots
 
+_INTERNAL = {"link", "version", "heard_seq"}
+
 # A template belongs to no run: it stands before any epoch and any entry.
 _NO_EPOCH, _NO_SEQ = Epoch(0), Seq(0)
 
@@ -35,6 +39,7 @@ class SnapshotRow:
     version: AgentVersion
     epoch: Epoch
     seq: Seq
+    heard_seq: Seq
     parent: SnapshotId | None
     manifest: str
     bytes: int
@@ -48,7 +53,7 @@ class SnapshotRow:
 
     def to_json(self) -> dict[str, Any]:
         """As the API shows it: without what only a restore needs."""
-        return {key: value for key, value in vars(self).items() if key not in ("link", "version")}
+        return {key: value for key, value in vars(self).items() if key not in _INTERNAL}
 
 
 def record_snapshot(
@@ -63,13 +68,14 @@ def record_snapshot(
     run: RunId | None = None,
     epoch: Epoch = _NO_EPOCH,
     seq: Seq = _NO_SEQ,
+    heard: Seq | None = None,
     parent: SnapshotId | None = None,
     link: Mapping[str, Any] | None = None,
     detail: Mapping[str, Any] | None = None,
 ) -> SnapshotRow:
     """Record a snapshot of `run` by its machine of `epoch`; without a run it is a template.
 
-    Appends a `snapshot` entry. Raises StaleEpoch (rule 4), NotFound.
+    `heard` is how long the log was when it was taken, by default no longer than `seq`. Appends a `snapshot` entry. Raises StaleEpoch (rule 4), NotFound.
     """
     snapshot = SnapshotId(new_id("snap"))
     if run is not None:
@@ -91,6 +97,7 @@ def record_snapshot(
                 "version": version,
                 "epoch": epoch,
                 "seq": seq,
+                "heard_seq": seq if heard is None else heard,
                 "parent": parent,
                 "manifest": manifest,
                 "bytes": bytes,

@@ -263,7 +263,7 @@ class Service:
 
         def cancel(c: Connection) -> RunRow:
             if runs.get_run(c, run).state is RunState.RUNNING:
-                return runs.request_cancel(c, run)
+                return runs.request_cancel(c, run, time.time())
             return runs.transition(c, run, None, RunState.CANCELLED, time.time(), error=CANCELLED)
 
         with self._store.subscribe(run) as subscription:

@@ -52,6 +52,8 @@ def test_time_is_counted_by_state(commit: Any) -> None:
         "error": None,
         "epoch": 3,
         "last_seq": 6,
+        "origin": None,
+        "origin_seq": None,
         "created_at": 10.0,
         "started_at": 20.0,
         "ended_at": 128.0,
@@ -76,7 +78,7 @@ def test_an_ended_run_stays_ended(commit: Any, final: RunState) -> None:
     with pytest.raises(Conflict):
         commit(lambda c: claim(c, run, 13.0))
     with pytest.raises(Conflict):
-        commit(lambda c: request_cancel(c, run))
+        commit(lambda c: request_cancel(c, run, 12.0))
     assert commit(lambda c: get_run(c, run)) == ended
     (*_, last) = commit(lambda c: read_entries(c, run))
     assert last.kind == f"run.{final.value}"

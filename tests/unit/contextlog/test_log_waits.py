@@ -93,7 +93,7 @@ def test_an_answer_during_the_freeze_wakes_and_one_before_it_does_not(commit: An
     commit(lambda c: complete_wait(c, third.id, value={}, now=15.0))
     assert not suspend(commit, run, again).ready  # it had all of them when it was paused
     assert commit(claimable) == []
-    commit(lambda c: request_cancel(c, run))
+    commit(lambda c: request_cancel(c, run, 12.0))
     assert [r.id for r in commit(claimable)] == [run]
 
 
