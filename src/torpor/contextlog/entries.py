@@ -19,7 +19,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
@@ -230,20 +230,41 @@ def read_op(c: Connection, run: RunId, op: OpId) -> dict[str, Any]:
     return data
 
 
+class Ended(NamedTuple):
+    """Where in the log an operation's op.end entry stands, and its data."""
+
+    seq: Seq
+    data: dict[str, Any]
+
+
+def read_result(c: Connection, run: RunId, op: OpId) -> Ended | None:
+    """How an operation ended; None while it has not."""
+    ended = and_(_log.c.run == run, _log.c.op == op, _log.c.kind == _kind(END))
+    row = c.execute(select(_log.c.seq, _log.c.data).where(ended)).first()
+    return None if row is None else Ended(*row)
+
+
 def read_end(c: Connection, run: RunId, op: OpId) -> dict[str, Any] | None:
     """The outcome of an operation: {ok, value | error}, None while it has none."""
-    ended = and_(_log.c.run == run, _log.c.op == op, _log.c.kind == _kind(END))
-    data: dict[str, Any] | None = c.scalars(select(_log.c.data).where(ended)).first()
-    return data and _known_of(data, *_OUTCOME)
+    ended = read_result(c, run, op)
+    return ended and _known_of(ended.data, *_OUTCOME)
 
 
-def seen_before(c: Connection, run: RunId, unseen: Collection[str]) -> Seq:
+class Place(NamedTuple):
+    """Where a machine stands in its run's log: `seq` is the last entry that it is known to have
+    seen all before; `heard` is how much log there was, all that it did among that."""
+
+    seq: Seq
+    heard: Seq
+
+
+def seen_before(c: Connection, run: RunId, unseen: Collection[str]) -> Place:
     """The place of a machine that has seen all of the log so far but the results of `unseen`:
     the last entry before the first of these, or the last there is."""
     ended = (_log.c.run == run, _log.c.kind == _kind(END), _log.c.op.in_(unseen))
     first = c.scalar(select(func.min(_log.c.seq)).where(*ended)) if unseen else None
     last = c.scalar(select(_runs.c.last_seq).where(_runs.c.id == run)) or 0
-    return Seq(last if first is None else first - 1)
+    return Place(Seq(last if first is None else first - 1), Seq(last))
 
 
 def count_entries(c: Connection, run: RunId, kind: str) -> int:

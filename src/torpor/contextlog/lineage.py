@@ -38,14 +38,7 @@ class Part(NamedTuple):
 
 def start(c: Connection, run: RunId) -> None:
     """`run`, which was just made, has a log of its own."""
-    _write(c, run, [Part(0, OPEN_END, run)])
-
-
-def start_fork(
-    c: Connection, run: RunId, *, origin: RunId, at: int, replaced: Collection[int]
-) -> None:
-    """`run`, which was just made, shares `origin`'s log up to `at`, but for `replaced`."""
-    _write(c, run, fork_parts(parts(c, origin), run, at, replaced))
+    write(c, run, [Part(0, OPEN_END, run)])
 
 
 def parts(c: Connection, run: RunId) -> list[Part]:
@@ -77,7 +70,26 @@ def _without(part: Part, seq: int, run: RunId) -> list[Part]:
     return [piece for piece in pieces if piece.after < piece.upto]
 
 
-def _write(c: Connection, run: RunId, made: Sequence[Part]) -> None:
+def same_upto(one: Iterable[Part], other: Iterable[Part], seq: int) -> bool:
+    """Whether two logs of these parts are the same up to `seq`. Pure."""
+    return _joined(one, seq) == _joined(other, seq)
+
+
+def _joined(made: Iterable[Part], seq: int) -> list[Part]:
+    """The parts up to `seq`, neighbours of the same source as one."""
+    joined: list[Part] = []
+    for part in made:
+        if part.after >= seq:
+            continue
+        if joined and joined[-1].source == part.source:
+            joined[-1] = joined[-1]._replace(upto=min(part.upto, seq))
+        else:
+            joined.append(part._replace(upto=min(part.upto, seq)))
+    return joined
+
+
+def write(c: Connection, run: RunId, made: Sequence[Part]) -> None:
+    """`run`, which was just made, has a log of these parts."""
     c.execute(
         insert(_lineage),
         [{"run": run, "after_seq": p.after, "upto_seq": p.upto, "source": p.source} for p in made],

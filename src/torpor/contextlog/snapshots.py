@@ -75,7 +75,8 @@ def record_snapshot(
 ) -> SnapshotRow:
     """Record a snapshot of `run` by its machine of `epoch`; without a run it is a template.
 
-    `heard` is how long the log was when it was taken, by default no longer than `seq`. Appends a `snapshot` entry. Raises StaleEpoch (rule 4), NotFound.
+    `heard` is how long the log was when it was taken, by default no longer than `seq`. Appends a
+    `snapshot` entry. Raises StaleEpoch (rule 4), NotFound.
     """
     snapshot = SnapshotId(new_id("snap"))
     if run is not None:
@@ -127,6 +128,14 @@ def newest_snapshot(c: Connection, run: RunId) -> SnapshotRow | None:
 def list_snapshots(c: Connection, run: RunId, *, reclaimed: bool = False) -> list[SnapshotRow]:
     """Newest first: those it may be restored from, or all there ever were."""
     return [_row(row) for row in c.execute(_newest_first(run, reclaimed=reclaimed))]
+
+
+def base_of(c: Connection, run: RunId) -> SnapshotRow | None:
+    """What a fork begins from, unless that is its template; None once it was reclaimed."""
+    at = _snapshots.c
+    query = select(_snapshots).join(schema.runs, schema.runs.c.base == at.id)
+    row = c.execute(query.where(schema.runs.c.id == run, at.reclaimed_at.is_(None))).first()
+    return None if row is None else _row(row)
 
 
 def set_pinned(c: Connection, snapshot: SnapshotId, pinned: bool) -> SnapshotRow:

@@ -3,6 +3,8 @@
 An object has a key for each column of its table and no other. What comes in was written by
 others (rule 13): types and ranges are checked here, and that the log has no gap; what the rows
 mean is the database's to check (an operation ends once) and the caller's.
+
+A fork leaves whole: what it shares with others goes with it as if it were its own.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from typing import Any
 from sqlalchemy import JSON, Boolean, Connection, Double, Integer, String, Table, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from torpor.contextlog import schema
+from torpor.contextlog import lineage, schema
 from torpor.contextlog.entries import check_object
 from torpor.contextlog.store import touched
+from torpor.contextlog.waits import list_waits
 from torpor.model.errors import Conflict, Invalid
-from torpor.model.ids import RunId
+from torpor.model.ids import RunId, new_id
 from torpor.model.states import RunState
 
 Row = dict[str, Any]
@@ -43,19 +46,29 @@ class RunRows:
 
 def read_run(c: Connection, run: RunId) -> RunRows:
     row = c.execute(select(schema.runs).where(schema.runs.c.id == run)).one()
-    waits = c.execute(select(schema.waits).where(schema.waits.c.run == run))
-    return RunRows(dict(row._mapping), [dict(wait._mapping) for wait in waits])
+    waits = list_waits(c, run, open_only=False)
+    mine = [_own(wait.to_json(), run, "wait") for wait in waits]
+    return RunRows({**row._mapping, "base": None}, mine)
 
 
-def read_snapshot(c: Connection, snapshot: str) -> Row:
+def read_snapshot(c: Connection, snapshot: str, run: RunId) -> Row:
+    """A template, or a snapshot that `run` may be restored from."""
     found = select(schema.snapshots).where(schema.snapshots.c.id == snapshot)
-    return dict(c.execute(found).one()._mapping)
+    row = dict(c.execute(found).one()._mapping)
+    return row if row["run"] is None else _own(row, run, "snap")
+
+
+def _own(row: Row, run: RunId, prefix: str) -> Row:
+    """`row` as one of `run`, under another id if it is its origin's: where the fork goes, that one
+    may be, too."""
+    return row if row["run"] == run else row | {"id": new_id(prefix), "run": run}
 
 
 def stream_entries(c: Connection, run: RunId) -> Iterator[Row]:
     """The run's log, not all at once in memory."""
-    at = schema.entries.c
-    query = select(schema.entries).where(at.run == run).order_by(at.seq)
+    at = schema.log.c
+    columns = [at[column.name] for column in schema.entries.c]
+    query = select(*columns).where(at.run == run).order_by(at.part, at.seq)
     for row in c.execute(query.execution_options(yield_per=500)):
         yield dict(row._mapping)
 
@@ -72,6 +85,7 @@ def write_run(
     refuse_known(c, run)
     try:
         c.execute(insert(schema.runs), [run])
+        lineage.start(c, run["id"])
         for table, several in (
             (schema.waits, rows.waits),
             (schema.entries, entries),
@@ -129,6 +143,8 @@ def _check_run(run: Row, entries: Sequence[Row]) -> None:
         raise Invalid(f"there is no state {run['state']!r}")
     if run["state"] == RunState.RUNNING:
         raise Invalid("the run was running when it was exported")
+    if run["base"] is not None:
+        raise Invalid("the run would begin from a snapshot that is not its own")
     if [entry.get("seq") for entry in entries] != list(range(1, run["last_seq"] + 1)):
         raise Invalid(f"the run's log is not its entries 1 to {run['last_seq']}")
     check_object(run["input"], "the run's input")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, tuple_, update
 
 from torpor.contextlog import schema
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_op
@@ -108,6 +108,32 @@ def create_wait(
     return get_wait(c, wait)
 
 
+def inherit_wait(
+    c: Connection,
+    run: RunId,
+    op: OpId,
+    begun: Mapping[str, Any],
+    *,
+    now: float,
+    due_at: float | None = None,
+    value: Mapping[str, Any] | None = None,
+) -> None:
+    """Give a fork a wait of its own for `op`, which the log it shares says was `begun`: open, or
+    ended with `value`, which its log has."""
+    ended = {"state": value["status"], "value": value, "completed_at": now} if value else {}
+    kept = ("kind", "prompt", "data", "schema", "approve")
+    made = {
+        "id": WaitId(new_id("wait")),
+        "run": run,
+        "op": op,
+        "created_at": now,
+        "due_at": due_at,
+        "state": OPEN,
+        **{key: begun[key] for key in kept},
+    }
+    c.execute(insert(_waits), [made | ended])
+
+
 def get_wait(c: Connection, ref: str) -> WaitRow:
     """The wait whose id is `ref` or alone begins with it. Raises NotFound."""
     wait = resolve(c, _waits.c.id, ref, what="wait", prefix="wait_")
@@ -115,12 +141,14 @@ def get_wait(c: Connection, ref: str) -> WaitRow:
 
 
 def list_waits(c: Connection, run: RunId | None = None, open_only: bool = True) -> list[WaitRow]:
-    """Oldest first."""
+    """Oldest first. Of a fork, those that have ended in what it shares are among them: the same
+    rows as its origin's."""
     query = select(_waits).order_by(_waits.c.id)
-    if run is not None:
-        query = query.where(_waits.c.run == run)
     if open_only:
         query = query.where(_waits.c.state == OPEN)
+    if run is not None:
+        mine = _waits.c.run == run
+        query = query.where(mine if open_only else or_(mine, _ended_in(run)))
     return [_row(row) for row in c.execute(query)]
 
 
@@ -186,6 +214,13 @@ def next_due(c: Connection) -> float | None:
     """When the next open wait falls due; None if none does."""
     due: float | None = c.scalar(select(func.min(_waits.c.due_at)).where(_waits.c.state == OPEN))
     return due
+
+
+def _ended_in(run: RunId) -> ColumnElement[bool]:
+    """Whether a wait ended in the part of the run's log that others wrote."""
+    log = schema.log.c
+    ended = (log.run == run, log.kind == END, log.source != run)
+    return tuple_(_waits.c.run, _waits.c.op).in_(select(log.source, log.op).where(*ended))
 
 
 def _end(c: Connection, wait: WaitId, outcome: Mapping[str, Any], now: float) -> _Ended | None:

@@ -33,7 +33,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from torpor.contextlog import entries, runs, waits
-from torpor.contextlog.entries import BEGIN, END, NewEntry
+from torpor.contextlog.entries import BEGIN, END, NewEntry, Place
 from torpor.contextlog.keys import put_key
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
@@ -53,7 +53,7 @@ from torpor.model.errors import (
     StaleEpoch,
     TorporError,
 )
-from torpor.model.ids import Epoch, OpId, RunId, Seq, SnapshotId, op_kind
+from torpor.model.ids import Epoch, OpId, RunId, SnapshotId, op_kind
 from torpor.model.states import RunState
 from torpor.policy import freeze as policy
 
@@ -453,13 +453,13 @@ class Driver:
     async def _leave(self) -> bool:
         """Suspend the run without a snapshot: the log is all that its next carrier needs."""
         if await self._prepare():
-            seen, _ = await self._place()
+            place, _ = await self._place()
             if self._outcome is not None:  # among the last things heard was its end
                 return False
             if self._only_waits():
                 await self._pen.write(
                     lambda c: runs.transition(
-                        c, self.run, self.epoch, RunState.SUSPENDED, time.time(), seen=seen
+                        c, self.run, self.epoch, RunState.SUSPENDED, time.time(), seen=place.seq
                     )
                 )
                 return True
@@ -527,7 +527,7 @@ class Driver:
         log.warning("run %s could not be frozen: %s", self.run, error)
         await self._pen.write(self._pen.note("freeze.failed", reason=str(error)))
 
-    async def _place(self) -> tuple[Seq, dict[str, Any]]:
+    async def _place(self) -> tuple[Place, dict[str, Any]]:
         """Where in the log a machine that was just taken stands, and what it waits for."""
         # A step's end that is recorded only now: that it was is not in the machine that was taken.
         acknowledged = [
@@ -537,14 +537,15 @@ class Driver:
         ]
         await self._take_inbox()
         unanswered = sorted(self._unanswered | set(acknowledged))
-        seq = await self._store.read(lambda c: entries.seen_before(c, self.run, unanswered))
+        place = await self._store.read(lambda c: entries.seen_before(c, self.run, unanswered))
         status = [self._waiting, self._busy, self._ends_at]
-        return seq, {"unanswered": unanswered, "streams": self._streams.to_json(), "status": status}
+        streams = self._streams.to_json()
+        return place, {"unanswered": unanswered, "streams": streams, "status": status}
 
     async def _record(
         self,
         captured: Captured,
-        place: tuple[Seq, dict[str, Any]],
+        place: tuple[Place, dict[str, Any]],
         decided: float,
         to: RunState | None,
     ) -> None:

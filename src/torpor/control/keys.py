@@ -27,8 +27,9 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 
 from torpor.contextlog import keys
+from torpor.contextlog.forks import Rewrap
 from torpor.contextlog.store import LogStore
-from torpor.model.errors import Damaged, HostError, Invalid, Missing
+from torpor.model.errors import Conflict, Damaged, HostError, Invalid, Missing
 from torpor.model.home import Home
 from torpor.model.ids import RunId
 from torpor.snapshot.seal import KEY_BYTES, SALT_BYTES, Key, new_salt
@@ -106,6 +107,15 @@ class Keys:
         """The key of a run that comes from elsewhere, to be recorded with it. Raises as `find`."""
         return wrap(await self._open_host(), run, key)
 
+    async def rewrapper(self) -> Rewrap:
+        """What wraps a run's key for a fork of it, which then has it for itself: runs that share
+        layers share a key, and each destroys its own copy of that when it needs it no more. To
+        be called in the transaction that makes the fork. Raises as `check`."""
+        if not self._on and await self._store.read(keys.any_key) is None:
+            return _never
+        host = await self._open_host()
+        return lambda owner, wrapped, fork: wrap(host, fork, unwrap(host, owner, wrapped))
+
     async def _open_host(self) -> Key:
         if self._host is None:
             wrapped = await self._store.read(keys.any_key)
@@ -137,6 +147,10 @@ class Keys:
                     hint="Put back the one that belongs to this data directory.",
                 ) from error
         return host
+
+
+def _never(owner: RunId, wrapped: bytes, fork: RunId) -> bytes:
+    raise Conflict(f"{owner} has got the first key there is just now", hint="Fork it again.")
 
 
 def _make(path: Path) -> None:

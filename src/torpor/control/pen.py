@@ -11,12 +11,12 @@ from typing import Any
 from sqlalchemy import Connection
 
 from torpor.contextlog import entries, snapshots, waits
-from torpor.contextlog.entries import NewEntry
+from torpor.contextlog.entries import NewEntry, Place
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.machines import Captured
 from torpor.model.errors import CallerError, Exhausted
-from torpor.model.ids import AgentVersion, Epoch, RunId, Seq
+from torpor.model.ids import AgentVersion, Epoch, RunId
 
 log = logging.getLogger(__name__)
 
@@ -106,18 +106,19 @@ class Pen:
         c: Connection,
         version: AgentVersion,
         captured: Captured,
-        seq: Seq,
+        place: Place,
         detail: dict[str, Any],
         freeze_ms: float,
     ) -> None:
-        """Rule 5: `captured` is durable. `seq` is its place in the log, `detail` what the machine
-        in it waits for."""
+        """Rule 5: `captured` is durable. `place` is where it stands in the log, `detail` what
+        the machine in it waits for."""
         snapshots.record_snapshot(
             c,
             run=self._run,
             version=version,
             epoch=self.epoch,
-            seq=seq,
+            seq=place.seq,
+            heard=place.heard,
             manifest=captured.manifest,
             bytes=captured.bytes,
             pause_ms=captured.pause_ms,

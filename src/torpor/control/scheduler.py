@@ -213,7 +213,9 @@ class Scheduler:
         def read(c: Any) -> list[SnapshotRow]:
             agent = agents.get_agent(c, driver.row.version)
             mine = snapshots.list_snapshots(c, driver.run)
-            return mine + ([snapshots.get_snapshot(c, agent.template)] if agent.template else [])
+            base = snapshots.base_of(c, driver.run)
+            template = snapshots.get_snapshot(c, agent.template) if agent.template else None
+            return mine + [row for row in (base, template) if row is not None]
 
         return [row for row in await self._store.read(read) if row.id not in self._damaged]
 

@@ -17,13 +17,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Connection
 
 from torpor.contextlog import agents, runs, snapshots
 from torpor.contextlog.keys import destroy_unused_keys
+from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import LiveRow, SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys
@@ -129,7 +129,9 @@ class Storage:
             run = runs.get_run(c, ref)
             template = agents.get_agent(c, run.version).template
             mine = snapshots.list_snapshots(c, run.id)
-            return run.id, mine + ([snapshots.get_snapshot(c, template)] if template else [])
+            base = None if run.state in FINAL else snapshots.base_of(c, run.id)
+            shared = [base, snapshots.get_snapshot(c, template) if template else None]
+            return run.id, mine + [row for row in shared if row is not None]
 
         run, rows = await self._store.read(read)
         key = await self._keys.find(run)
@@ -179,11 +181,13 @@ class Storage:
 
         def read(c: Connection) -> dict[str, set[RunId]]:
             users: dict[str, set[RunId]] = defaultdict(set)
-            unfinished = defaultdict(set)
+            unfinished, based = defaultdict(set), defaultdict(set)
             for run in runs.runs_in(c, [s for s in RunState if s not in FINAL]):
                 unfinished[run.version].add(run.id)
+                based[run.base].add(run.id)
             for row in snapshots.live_snapshots(c):
-                users[row.manifest] |= unfinished[row.version] if row.run is None else {row.run}
+                mine = unfinished[row.version] if row.run is None else {row.run}
+                users[row.manifest] |= mine | based[row.id]
             return users
 
         return await self._store.read(read)
@@ -211,17 +215,17 @@ def _plan(c: Connection, now: float) -> _Plan:
     )
     current = {known[version].template for version in kept}
     doomed = {row.id for row in live if row.run is None and row.id not in current}
-    for run, rows in groupby((row for row in live if row.run is not None), lambda row: row.run):
-        taken = list(rows)
+    of_runs = {row.id: row for row in live if row.run is not None}
+    doomed |= set(of_runs)
+    for run, taken in _restorable(of_runs.values(), unfinished.values()).items():
         keep = parse_keep(known[taken[0].version].spec.get("keep", ""), "keep")
-        doomed |= set(
-            retention.reclaimable(
-                [Taken(row.id, row.created_at, row.pinned) for row in taken],
-                keep,
-                finished=run not in unfinished,
-                now=now,
-            )
+        going = retention.reclaimable(
+            [Taken(row.id, row.created_at, row.pinned) for row in taken],
+            keep,
+            finished=run not in unfinished,
+            now=now,
         )
+        doomed -= {row.id for row in taken} - set(going)
     stay = [row for row in live if row.id not in doomed]
     return _Plan(
         reclaimed=[row for row in live if row.id in doomed],
@@ -229,6 +233,21 @@ def _plan(c: Connection, now: float) -> _Plan:
         templates=kept,
         kept=_of_runs(stay),
     )
+
+
+def _restorable(
+    snapshots: Iterable[LiveRow], unfinished: Iterable[RunRow]
+) -> dict[RunId, list[LiveRow]]:
+    """What each run may be restored from, newest first: its own, and a fork's base after them."""
+    found: dict[RunId, list[LiveRow]] = defaultdict(list)
+    known = {row.id: row for row in snapshots}
+    for row in known.values():
+        if row.run is not None:
+            found[row.run].append(row)
+    for fork in unfinished:
+        if fork.base in known:
+            found[fork.id].append(known[fork.base])
+    return found
 
 
 def _of_runs(rows: Iterable[LiveRow]) -> int:

@@ -95,7 +95,7 @@ def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) ->
         rows=transfer.read_run(c, row.id),
         agent=agent,
         source=agents.agent_source(c, row.version),
-        snapshots=[transfer.read_snapshot(c, each) for each in wanted],
+        snapshots=[transfer.read_snapshot(c, each, row.id) for each in wanted],
         entries=spool,
         entries_count=count,
     )
@@ -104,11 +104,14 @@ def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) ->
 def _chosen(c: Connection, row: runs.RunRow, snapshot: str | None) -> SnapshotId | None:
     """The snapshot that travels: the one that was named, or the newest of an unfinished run."""
     if snapshot is None:
-        newest = None if row.state in FINAL else snapshots.newest_snapshot(c, row.id)
+        if row.state in FINAL:
+            return None
+        newest = snapshots.newest_snapshot(c, row.id) or snapshots.base_of(c, row.id)
         return None if newest is None else newest.id
     named = snapshots.get_snapshot(c, snapshot)
-    if named.run != row.id or named.reclaimed_at is not None:
-        why = "was reclaimed" if named.run == row.id else f"is no snapshot of {row.id}"
+    mine = named.run == row.id or named.id == row.base
+    if not mine or named.reclaimed_at is not None:
+        why = "was reclaimed" if mine else f"is no snapshot of {row.id}"
         raise Conflict(f"{named.id} {why}", hint=f"See: torpor snapshots {row.id}")
     return named.id
 

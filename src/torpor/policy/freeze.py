@@ -13,6 +13,8 @@ from dataclasses import dataclass
 # A vCPU busier than this share between two looks is at work on something.
 QUIET_CPU_SHARE = 0.25
 BUSY_AGAIN_S = 0.1
+# A wait that should have ended so long ago does not: nobody takes that long to end it.
+OVERDUE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Facts:
     in_flight: int  # things in flight outside for it (model calls), answers not yet delivered
     waited_s: float  # since the last change of any of the above
     cpu_share: float  # of one core, since the previous look
-    ends_in_s: float | None  # until a wait ends by itself, None if none does
+    # Until a wait ends by itself, as its agent has it, None if none does. It is behind us where
+    # the host ended the wait just now, or knows better: a fork's waits end later than its origin's.
+    ends_in_s: float | None
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,8 @@ def decide(facts: Facts, terms: Terms) -> Freeze | Stay:
         return Stay("the agent is at work", None)
     if facts.busy or facts.in_flight:
         return Stay("operations are in flight", None)
-    if facts.ends_in_s is not None and facts.ends_in_s < terms.worth_s:
-        return Stay("the wait is nearly over", None)
+    if facts.ends_in_s is not None and -OVERDUE_S < facts.ends_in_s < terms.worth_s:
+        return Stay("the wait is nearly over", facts.ends_in_s + OVERDUE_S)
     if facts.waited_s < terms.grace_s:
         return Stay("it has only begun to wait", terms.grace_s - facts.waited_s)
     if facts.cpu_share > QUIET_CPU_SHARE and facts.waited_s < terms.patience_s:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from torpor.policy.freeze import (
     BUSY_AGAIN_S,
+    OVERDUE_S,
     QUIET_CPU_SHARE,
     Facts,
     Freeze,
@@ -43,7 +44,8 @@ def test_only_what_waits_alone_long_enough_and_for_long_is_frozen(
 ) -> None:
     frozen = isinstance(decide(facts, terms), Freeze)
     waits = facts.waiting > 0 and not facts.busy and not facts.in_flight
-    worth = facts.ends_in_s is None or facts.ends_in_s >= terms.worth_s
+    ends_in_s = facts.ends_in_s
+    worth = ends_in_s is None or ends_in_s >= terms.worth_s or ends_in_s <= -OVERDUE_S
     quiet = facts.cpu_share <= QUIET_CPU_SHARE or facts.waited_s >= terms.patience_s
     assert frozen == (waits and worth and quiet and facts.waited_s >= terms.grace_s)
 
@@ -56,12 +58,18 @@ def test_who_stays_says_why_and_looks_again_when_time_may_change_it(
         case Stay(why, again_s):
             assert why
             later = replace(facts, waited_s=facts.waited_s + terms.grace_s + terms.patience_s)
+            if facts.ends_in_s is not None and again_s is not None:
+                later = replace(later, ends_in_s=facts.ends_in_s - again_s)
             if again_s is None:
                 # Time alone changes nothing: some message will.
                 assert isinstance(decide(later, terms), Stay)
             else:
-                assert 0 < again_s <= max(terms.grace_s, BUSY_AGAIN_S)
-                assert isinstance(decide(later, terms), Freeze)
+                assert 0 < again_s <= max(terms.grace_s, BUSY_AGAIN_S, terms.worth_s + OVERDUE_S)
+                assert isinstance(decide(later, terms), Freeze) or _nearly_over(later, terms)
+
+
+def _nearly_over(facts: Facts, terms: Terms) -> bool:
+    return facts.ends_in_s is not None and facts.ends_in_s < terms.worth_s
 
 
 @given(FACTS, TERMS, st.floats(0, 100))
