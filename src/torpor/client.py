@@ -166,6 +166,21 @@ class Client:
     def cancel(self, ref: str) -> Object:
         return self._object("POST", f"/runs/{_segment(ref)}/cancel")
 
+    def fork(
+        self,
+        ref: str,
+        *,
+        at: int | str | None = None,
+        input: Object | None = None,
+        version: str | None = None,
+        set: Object | None = None,
+    ) -> Object:
+        body = {"at": at, "input": input, "version": version, "set": set or {}}
+        return self._object("POST", f"/runs/{_segment(ref)}/fork", json=body)
+
+    def retry(self, ref: str, *, version: str | None = None) -> Object:
+        return self._object("POST", f"/runs/{_segment(ref)}/retry", json={"version": version})
+
     def snapshots(self, ref: str) -> list[Object]:
         return self._list("GET", f"/runs/{_segment(ref)}/snapshots")
 

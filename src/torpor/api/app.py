@@ -24,11 +24,13 @@ from torpor.api.shapes import (
     DeployRequest,
     Entry,
     ExportQuery,
+    ForkRequest,
     GcRequest,
     Health,
     LogQuery,
     PinRequest,
     Problem,
+    RetryRequest,
     Run,
     RunDetail,
     RunsQuery,
@@ -39,6 +41,7 @@ from torpor.api.shapes import (
     WaitsQuery,
     split,
 )
+from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
 from torpor.model.states import FINAL, RunState
 
@@ -80,6 +83,10 @@ class Service(Protocol):
         ...
 
     async def cancel(self, ref: str) -> Object: ...
+
+    async def fork(self, ref: str, wanted: Wanted) -> Object: ...
+
+    async def retry(self, ref: str, version: str | None) -> Object: ...
 
     async def snapshots(self, ref: str) -> list[Object]: ...
 
@@ -191,6 +198,20 @@ async def log(
 @router.post("/runs/{ref}/cancel", responses=_gives(Run))
 async def cancel(ref: str, service: Uses) -> Json:
     return Json(await service.cancel(ref))
+
+
+@router.post("/runs/{ref}/fork", status_code=201, responses=_gives(Run, 201))
+async def fork(ref: str, body: ForkRequest, service: Uses) -> Json:
+    """A new run that begins as this one was at a place of its log."""
+    wanted = Wanted(at=body.at, input=body.input, version=body.version, set=body.set)
+    return Json(await service.fork(ref, wanted), status_code=201)
+
+
+@router.post("/runs/{ref}/retry", status_code=201, responses=_gives(Run, 201))
+async def retry(ref: str, body: RetryRequest, service: Uses) -> Json:
+    """A fork of a run that has failed or was cancelled: all that it recorded is kept, but what it
+    failed for, which is tried again."""
+    return Json(await service.retry(ref, body.version), status_code=201)
 
 
 @router.get("/runs/{ref}/snapshots", responses=_gives(list[Snapshot]))

@@ -134,6 +134,25 @@ class StartRequest(_Request):
     )
 
 
+class ForkRequest(_Request):
+    at: Annotated[int, Field(ge=0, le=2**53)] | ShortText | None = Field(
+        default=None,
+        description="a place in the run's log, or a snapshot; by default the end of the log, "
+        "or where the last of the results to set stands",
+    )
+    input: Annotated[dict[str, Any], AfterValidator(_sound)] | None = Field(
+        default=None, description="another input: then the fork begins at the beginning"
+    )
+    version: ShortText | None = Field(default=None, description="of the agent, if another")
+    set: dict[Annotated[str, Field(max_length=400)], AnyJson] = Field(
+        default={}, max_length=1000, description="operation → the result it is to have had"
+    )
+
+
+class RetryRequest(_Request):
+    version: ShortText | None = Field(default=None, description="of the agent, if another")
+
+
 class CompleteRequest(_Request):
     data: AnyJson = None
     approved: bool | None = None
@@ -221,6 +240,8 @@ class Run(BaseModel):
     slept_s: float
     state_since: float
     last_seq: int
+    origin: str | None = Field(description="of a fork: the run that it began as")
+    origin_seq: int | None = Field(description="how much of its origin's log it shares")
 
 
 class Wait(BaseModel):
@@ -246,6 +267,8 @@ class RunDetail(Run):
     bytes: int
     template_bytes: int | None
     cycles: int
+    forked: dict[str, Any] | None = Field(description="of a fork: how it was made")
+    family: list[Run] = Field(description="all runs of its tree, each after its origin")
     machine: dict[str, Any] | None
 
 

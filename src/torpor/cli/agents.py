@@ -28,7 +28,7 @@ def deploy(target: AgentArg, as_json: Json = False) -> None:
     """Make an agent's template now, so that its runs start from it at once."""
     path, _ = split_target(target)
     source = read_agent(path)
-    deployed = _deploy(connect(), source)
+    deployed = deploy_now(connect(), source)
     if as_json:
         show_json(deployed)
         return
@@ -70,7 +70,7 @@ def run(
     given = read_input(input, pairs or [])
     source = read_agent(path)
     client = connect()
-    deployed = _deploy(client, source)
+    deployed = deploy_now(client, source)
     started = client.start(deployed["version"], name, given, id_key)
     if detach:
         if as_json:
@@ -99,7 +99,7 @@ def read_input(whole: str | None, pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise typer.BadParameter(f"-i {pair!r} is not KEY=VALUE")
-        given[key] = _file(value[1:]) if value.startswith("@") else as_value(value)
+        given[key] = file_text(value[1:]) if value.startswith("@") else as_value(value)
     return given
 
 
@@ -108,7 +108,7 @@ def _object(whole: str) -> dict[str, Any]:
     if whole == "-":
         text = sys.stdin.read()
     elif whole.startswith("@"):
-        text = _file(whole[1:])
+        text = file_text(whole[1:])
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -118,14 +118,15 @@ def _object(whole: str) -> dict[str, Any]:
     return value
 
 
-def _file(name: str) -> str:
+def file_text(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"cannot read {name!r}: {error}") from error
 
 
-def _deploy(client: Client, source: AgentSource) -> dict[str, Any]:
+def deploy_now(client: Client, source: AgentSource) -> dict[str, Any]:
+    """Deploy, showing what that is at."""
     began = time.monotonic()
     with _progress() as tell:
         deployed = client.deploy(source, tell)

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import torpor
-from torpor.cli import agents, host, runs, storage, waits
+from torpor.cli import agents, forks, host, runs, storage, waits
 from torpor.cli.screen import complain, say
 from torpor.client import Unreachable
 from torpor.model.errors import Missing, TorporError
@@ -95,6 +95,8 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "trace": runs.trace,
         "snapshots": storage.snapshots,
         "cancel": runs.cancel,
+        "fork": forks.fork,
+        "retry": forks.retry,
         "export": storage.export,
         "import": storage.import_run,
     },

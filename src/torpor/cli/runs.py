@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from torpor.cli import timeline, words
+from torpor.cli import forks, timeline, words
 from torpor.cli.attach import error_line, how_to_answer
 from torpor.cli.host import Json
 from torpor.cli.screen import facts, say, show, show_json, state, table
@@ -59,17 +59,18 @@ def ps(
             waits.setdefault(wait["run"], []).append(wait)
         now = time.time()
         heads = ("RUN", "AGENT", "STATE", "STARTED", "RAN", "SLEPT", "")
-        show(table(heads, [_row(run, waits.get(run["id"], []), now) for run in found]))
+        rows = [_row(r, depth, waits.get(r["id"], []), now) for depth, r in forks.in_order(found)]
+        show(table(heads, rows))
 
 
-def _row(run: Object, waits: list[Object], now: float) -> tuple[str | Text, ...]:
+def _row(run: Object, depth: int, waits: list[Object], now: float) -> tuple[str | Text, ...]:
     about = ""
     if waits:
         about = f"waiting for {words.waiting_for(waits, now)}"
     elif run["error"]:
         about = words.line(error_line(run["error"]))
     return (
-        run["id"],
+        f"{'  ' * (depth - 1)}└ {run['id']}" if depth else run["id"],
         run["agent"] or "",
         state(run["state"]),
         words.ago(run["created_at"], now),
@@ -88,6 +89,8 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
         return
     now = time.time()
     parts: list[RenderableType] = [_facts(found, now)]
+    if len(found["family"]) > 1:
+        parts += [Text("\nforks", "bold"), forks.tree(found)]
     for wait in found["waits"]:
         parts.append(_wait(wait, now))
     if lines := _last_output(client, found["id"]):
@@ -111,6 +114,8 @@ def _facts(run: Object, now: float) -> Table:
         ("time", f"{words.times(run)}, {words.count(run['cycles'], 'awakening')}"),
         ("costs", _cost(run)),
     ]
+    if run["forked"]:
+        rows.insert(1, ("origin", forks.origin(run)))
     if run["machine"]:
         machine = run["machine"]
         process = "no process yet" if machine["pid"] is None else f"pid {machine['pid']}"
@@ -203,7 +208,10 @@ def entry_text(entry: Object) -> str:
         case "op.end" if isinstance(data.get("error"), dict):
             return f"{op}  {error_line(data['error'])}"
         case "op.end":
-            return f"{op}  {words.compact(data.get('value'))}"
+            by_hand = "  (set by hand)" if "set" in data else ""
+            return f"{op}  {words.compact(data.get('value'))}{by_hand}"
+        case "op.retried":
+            return f"{op}  its failure is taken back"
         case _ if op:
             told = {k: v for k, v in data.items() if k not in _IN_OP and v is not None}
             return f"{op}  {words.compact(told) if told else ''}".rstrip()
@@ -249,6 +257,8 @@ def _item(item: timeline.Operation | timeline.Freeze, until: float, *, ended: bo
     else:
         mark = Text("ok", "green") if item.ok else Text("failed", "red")
     shown = Text.assemble(item.op, f"  {took}  ", mark)
+    if item.changed:
+        shown.append(f"  {item.changed}", "yellow")
     return shown.append(f"  {words.line(item.outcome)}") if item.outcome else shown
 
 

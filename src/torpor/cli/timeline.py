@@ -20,13 +20,15 @@ Object = dict[str, Any]
 
 @dataclass
 class Operation:
-    """`ended_at` is None while it has no result; `ok` says what the result was."""
+    """`ended_at` is None while it has no result; `ok` says what the result was. `changed`: what a
+    fork made of what its origin had recorded."""
 
     op: str
     began_at: float
     ended_at: float | None = None
     ok: bool | None = None
     outcome: str = ""
+    changed: str = ""
 
 
 @dataclass
@@ -58,10 +60,12 @@ def read(entries: Iterable[Object]) -> Timeline:
     operations: dict[str, Operation] = {}
     snapshot: Object = {}
     frozen: Freeze | None = None
+    forked = ""
     for entry in entries:
         kind, at, data = entry["kind"], entry["at"], entry["data"]
         if kind in _BEGINS:
-            timeline.machines.append(Machine(entry["epoch"], _BEGINS[kind], at))
+            timeline.machines.append(Machine(entry["epoch"], forked or _BEGINS[kind], at))
+            forked = ""
             if frozen is not None:
                 frozen.until, frozen = at, None
         elif kind == "op.begin":
@@ -69,6 +73,10 @@ def read(entries: Iterable[Object]) -> Timeline:
             _current(timeline, entry).items.append(operation)
         elif (kind == "op.end" or kind.startswith("wait.")) and entry["op"] in operations:
             _conclude(operations[entry["op"]], entry)
+        elif kind == "op.retried":
+            operations[entry["op"]].changed = "tried again"
+        elif kind == "run.forked":
+            forked = f"{data['how']} of {data['origin']} at {data['seq']}, started"
         elif kind == "snapshot":
             snapshot = data
         elif kind == "run.suspended":
@@ -91,6 +99,8 @@ def _conclude(operation: Operation, entry: Object) -> None:
     if operation.ended_at is None:
         operation.ended_at = entry["at"]
         operation.ok = bool(data.get("ok", True))
+    if "set" in data:
+        operation.changed = "set by hand"
     value = data.get("value")
     if isinstance(value, dict) and isinstance(value.get("approved"), bool):
         operation.outcome = "approved" if value["approved"] else "denied"

@@ -314,9 +314,8 @@ def _statements() -> tuple[Select[Any], Select[Any], Select[Any]]:
     )
     # A scalar, since SQLite would make a copy of the whole view to join it from the outside.
     ended = select(end.c.seq).where(both, is_end).scalar_subquery()
-    known = (
-        select(begin.c.op, begin.c.seq, begin.c.data["digest"].as_string(), ended)
-        .where(begin.c.run == in_run, begin.c.op.in_(bindparam("ops", expanding=True)), is_begin)
+    known = select(begin.c.op, begin.c.seq, begin.c.data["digest"].as_string(), ended).where(
+        begin.c.run == in_run, begin.c.op.in_(bindparam("ops", expanding=True)), is_begin
     )
     return has_ended, in_doubt, known
 

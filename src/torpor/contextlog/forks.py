@@ -165,6 +165,15 @@ def failures(c: Connection, run: RunRow) -> frozenset[OpId]:
     return frozenset(each.op for each in (*again, *refused))
 
 
+def forked(c: Connection, run: RunRow) -> dict[str, Any] | None:
+    """What its `run.forked` entry says of a fork."""
+    if run.origin_seq is None:
+        return None
+    mine = (_log.c.run == run.id, _log.c.seq == run.origin_seq + 1)
+    data: dict[str, Any] = c.scalars(select(_log.c.data).where(*mine)).one()
+    return data
+
+
 def forks_of(c: Connection, run: RunId) -> list[RunRow]:
     """Those made of this very run, oldest first."""
     query = select(_runs.c.id).where(_runs.c.origin == run).order_by(_runs.c.id)

@@ -138,7 +138,14 @@ _once("op.begin", "entries_one_begin")
 _once("op.end", "entries_one_end")
 
 _again = entries.c.kind == "op.again"
-Index("entries_again", entries.c.run, entries.c.op, sqlite_where=_again, postgresql_where=_again)
+Index(
+    "entries_again",
+    entries.c.run,
+    entries.c.op,
+    entries.c.seq,
+    sqlite_where=_again,
+    postgresql_where=_again,
+)
 
 for _verb in ("UPDATE", "DELETE"):
     event.listen(

@@ -16,7 +16,7 @@ from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.machines import Captured
 from torpor.model.errors import CallerError, Exhausted
-from torpor.model.ids import AgentVersion, Epoch, RunId
+from torpor.model.ids import AgentVersion, Epoch, RunId, Seq
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,14 @@ from typing import Any, BinaryIO, cast
 from sqlalchemy import Connection
 
 import torpor
-from torpor.contextlog import agents, entries, runs, snapshots, waits
+from torpor.contextlog import agents, entries, forks, runs, snapshots, waits
 from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.transfer import refuse_known
 from torpor.control import transfer
 from torpor.control.driver import CANCELLED, ENDED
+from torpor.control.forking import Forking, Wanted
 from torpor.control.keys import Keys, switched_on
 from torpor.control.machines import Machines
 from torpor.control.model import Model
@@ -61,6 +62,7 @@ class Service:
         self._blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
         self._keys = Keys(home, store, on=switched_on())
         self._storage = Storage(store, self._blobs, self._keys)
+        self._forking = Forking(store, self._keys)
         self._tending: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self._readying = asyncio.Lock()
@@ -203,8 +205,19 @@ class Service:
                 now=time.time(),
             )
         )
+        return self._made(row)
+
+    async def fork(self, ref: str, wanted: Wanted) -> dict[str, Any]:
+        return self._made(await self._forking.fork(ref, wanted))
+
+    async def retry(self, ref: str, version: str | None) -> dict[str, Any]:
+        return self._made(await self._forking.retry(ref, version))
+
+    def _made(self, row: RunRow) -> dict[str, Any]:
+        """There is a new run, perhaps with waits: it is claimed soon."""
         if self._scheduler is not None:
             self._scheduler.run_created()
+            self._scheduler.wait_created()
         else:
             self._get_ready_soon()
         return row.to_json(time.time())
@@ -222,15 +235,19 @@ class Service:
         return [row.to_json(now) for row in await self._store.read(read)]
 
     async def run(self, ref: str) -> dict[str, Any]:
+        now = time.time()
+
         def read(c: Connection) -> dict[str, Any]:
             row = runs.get_run(c, ref)
             taken = snapshots.list_snapshots(c, row.id, reclaimed=True)
-            return row.to_json(time.time()) | {
+            return row.to_json(now) | {
                 "waits": [wait.to_json() for wait in waits.list_waits(c, row.id)],
                 "snapshots_count": len(taken),
                 "bytes": sum(snapshot.bytes for snapshot in taken),
                 "template_bytes": agents.get_agent(c, row.version).template_bytes,
                 "cycles": entries.count_entries(c, row.id, "run.resumed"),
+                "forked": forks.forked(c, row),
+                "family": [member.to_json(now) for member in forks.family(c, row)],
             }
 
         shown = await self._store.read(read)
@@ -339,12 +356,7 @@ class Service:
             row = await self._store.write(lambda c: taken.record(c, wrapped))
         finally:
             taken.close()
-        if self._scheduler is not None:
-            self._scheduler.run_created()
-            self._scheduler.wait_created()
-        else:
-            self._get_ready_soon()
-        return row.to_json(time.time())
+        return self._made(row)
 
     # Waits.
 

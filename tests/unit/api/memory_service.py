@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from torpor.api.server import serve
+from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
@@ -140,10 +141,34 @@ class MemoryService:
             "slept_s": 0.0,
             "state_since": now,
             "last_seq": 0,
+            "origin": None,
+            "origin_seq": None,
         }
         self._runs[run["id"]], self._logs[run["id"]] = run, []
         self._append(run, "run.created", None, {})
         self._play(run)
+        return run
+
+    async def fork(self, ref: str, wanted: Wanted) -> Object:
+        """Plays from the beginning, whatever was wanted: what that was is in its log."""
+        origin = self._find(self._runs, ref, "run")
+        if isinstance(wanted.at, int) and wanted.at > origin["last_seq"]:
+            raise Conflict(f"{origin['id']} has no place {wanted.at}", hint="See its log.")
+        given = origin["input"] if wanted.input is None else dict(wanted.input)
+        run = await self.start(VERSION, origin["agent"], given, None)
+        run |= {"origin": origin["id"], "origin_seq": 1}
+        told = {"how": wanted.how, "set": sorted(wanted.set), "retried": [], "base": None}
+        asked = {"at": wanted.at, "version": wanted.version, "values": dict(wanted.set)}
+        run["forked"] = told | asked
+        self._append(run, "run.forked", None, told | asked)
+        return run
+
+    async def retry(self, ref: str, version: str | None) -> Object:
+        origin = self._find(self._runs, ref, "run")
+        if origin["state"] not in ("failed", "cancelled"):
+            raise Conflict(f"{origin['id']} is {origin['state']}")
+        run = await self.fork(ref, Wanted(how="retry", version=version))
+        run["forked"]["retried"] = ["step:charge#1"]
         return run
 
     async def runs(self, states: list[str] | None, limit: int, before: str | None) -> list[Object]:
@@ -163,10 +188,20 @@ class MemoryService:
             "bytes": SNAPSHOT_BYTES * len(frozen),
             "template_bytes": 16_100_000,
             "cycles": len(frozen),
+            "forked": run.get("forked"),
+            "family": self._family(run),
             "machine": {"pid": 7, "epoch": run["epoch"], "state": "running"}
             if run["state"] == "running"
             else None,
         }
+
+    def _family(self, run: Object) -> list[Object]:
+        while run["origin"] is not None:
+            run = self._runs[run["origin"]]
+        members = [run]
+        for member in members:
+            members += [each for each in self._runs.values() if each["origin"] == member["id"]]
+        return members
 
     async def entries(
         self, ref: str, after: int, limit: int, kinds: list[str] | None

@@ -1,0 +1,153 @@
+"""fork, retry: new runs that begin as others were; and the tree that makes of them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+from rich.tree import Tree
+
+from torpor.cli import words
+from torpor.cli.agents import deploy_now, file_text, read_input, split_target
+from torpor.cli.attach import attach
+from torpor.cli.host import Json, connect
+from torpor.cli.question import as_value
+from torpor.cli.screen import say, show_json, state
+from torpor.cli.storage import RunArg
+from torpor.client import Client
+from torpor.model.agentfile import read_agent
+
+_SET = re.compile(r"(.+?:.+?#[0-9]+)=(.*)", re.DOTALL)
+
+Object = dict[str, Any]
+
+New = Annotated[
+    str | None,
+    typer.Option("--agent", metavar="NEW.py", help="Other code: it replays what is shared."),
+]
+Follow = Annotated[
+    bool, typer.Option("--follow", "-f", help="Follow it until it ends, as run does.")
+]
+
+
+def fork(
+    run: RunArg,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="SEQ", help="A place in its log, or a snapshot. Default: its end."),
+    ] = None,
+    input: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="Another input: the fork begins at the beginning."),
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("-i", metavar="KEY=VALUE", help="The same input, but for this parameter."),
+    ] = None,
+    agent: New = None,
+    results: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OP=VALUE",
+            help="A recorded result as it should have been: JSON, or else text; @FILE is a "
+            "file's text. The fork begins there, unless --at says where.",
+        ),
+    ] = None,
+    follow: Follow = False,
+    as_json: Json = False,
+) -> None:
+    """Make a run that begins as RUN was at some place of its log."""
+    client = connect()
+    given = None
+    if input is not None or pairs:
+        given = read_input(input, pairs or [])
+        if input is None:
+            given = client.run(run)["input"] | given
+    made = client.fork(
+        run,
+        at=int(at) if at is not None and at.isdecimal() else at,
+        input=given,
+        version=_version(client, agent),
+        set=dict(_result(each) for each in results or ()),
+    )
+    _made(client, made, follow=follow, as_json=as_json)
+
+
+def retry(run: RunArg, agent: New = None, follow: Follow = False, as_json: Json = False) -> None:
+    """Make a run that goes on from where RUN failed or was cancelled."""
+    client = connect()
+    made = client.retry(run, version=_version(client, agent))
+    _made(client, made, follow=follow, as_json=as_json)
+
+
+def _version(client: Client, agent: str | None) -> str | None:
+    if agent is None:
+        return None
+    path, name = split_target(agent)
+    if name is not None:
+        raise typer.BadParameter("--agent names a file; the run's agent is looked for in it")
+    return str(deploy_now(client, read_agent(path))["version"])
+
+
+def _result(text: str) -> tuple[str, Any]:
+    found = _SET.fullmatch(text)
+    if found is None:
+        raise typer.BadParameter(f"--set {text!r} is not OP=VALUE, such as step:search#1=[]")
+    op, value = found.groups()
+    return op, file_text(value[1:]) if value.startswith("@") else as_value(value)
+
+
+def _made(client: Client, made: Object, *, follow: bool, as_json: bool) -> None:
+    if not as_json or follow:
+        say(origin(client.run(made["id"])), "dim")
+    if follow:
+        say(made["id"], "dim")
+        raise typer.Exit(attach(client, made, as_json=as_json))
+    if as_json:
+        show_json(made)
+    else:
+        sys.stdout.write(made["id"] + "\n")
+
+
+def origin(run: Object) -> str:
+    """How a fork was made, on one line."""
+    told = run["forked"]
+    parts = [f"{told['how']} of {run['origin']} at {run['origin_seq']}"]
+    if told["retried"]:
+        parts.append(f"tries again {words.line(', '.join(told['retried']))}")
+    if told["set"]:
+        parts.append(f"sets {words.line(', '.join(told['set']))}")
+    return ", ".join(parts)
+
+
+def tree(run: Object) -> Tree:
+    """The family of a run, which is marked in it."""
+    drawn: dict[str, Tree] = {}
+    for member in run["family"]:
+        name = Text(member["id"], "bold" if member["id"] == run["id"] else "")
+        told = "" if member["origin"] is None else f"  from {member['origin_seq']}"
+        text = Text.assemble(name, (told, "dim"), "  ", state(member["state"]))
+        above = drawn.get(member["origin"] or "")
+        drawn[member["id"]] = Tree(text, guide_style="dim") if above is None else above.add(text)
+    return next(iter(drawn.values()))
+
+
+def in_order(found: Sequence[Object]) -> list[tuple[int, Object]]:
+    """Runs as they were given, but each fork below its origin where that is among them; with how
+    deep it is."""
+    known = {run["id"] for run in found}
+    below: dict[str | None, list[Object]] = {}
+    for run in found:
+        below.setdefault(run["origin"] if run["origin"] in known else None, []).append(run)
+    ordered = []
+    waiting = [(0, run) for run in reversed(below.get(None, []))]
+    while waiting:
+        depth, run = waiting.pop()
+        ordered.append((depth, run))
+        waiting += [(depth + 1, fork) for fork in reversed(below.get(run["id"], []))]
+    return ordered
