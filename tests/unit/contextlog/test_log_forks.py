@@ -94,6 +94,10 @@ class Story:
     def log(self, run: RunId | None = None) -> list[EntryRow]:
         return self.commit(lambda c: read_entries(c, run or self.run))  # type: ignore[no-any-return]
 
+    def results(self, run: RunId, after: int) -> list[dict[str, Any]]:
+        found = self.commit(lambda c: journal(c, run, after))
+        return [record for record in found if "ok" in record]
+
     def end(self, state: RunState, **outcome: Any) -> None:
         self.commit(lambda c: transition(c, self.run, self.epoch, state, self.now, **outcome))
 
@@ -171,10 +175,10 @@ def test_a_fork_shares_the_beginning_and_goes_on_by_itself(story: Story) -> None
         lambda c: append(c, fork.id, epoch, [begin("step:a#1"), begin("step:b#1")], 32.0)
     )
     assert places == [3, 7]
-    assert [r["op"] for r in story.commit(lambda c: journal(c, fork.id, 0))] == ["step:a#1"]
-    assert story.commit(lambda c: journal(c, fork.id, 4)) == []
+    assert [r["op"] for r in story.results(fork.id, 0)] == ["step:a#1"]
+    assert story.results(fork.id, 4) == []
     story.commit(lambda c: append(c, fork.id, epoch, [end("step:b#1", "mine")], 33.0))
-    values = [r["value"] for r in story.commit(lambda c: journal(c, fork.id, 0))]
+    values = [r["value"] for r in story.results(fork.id, 0)]
     assert values == ["step:a#1", "mine"]
     assert story.log()[5].data["value"] == "step:b#1", "the origin's is its own"
     some = story.commit(lambda c: read_entries(c, fork.id, 3, ["op.end", "op.begin"], 2))
@@ -266,7 +270,7 @@ def test_an_open_wait_is_opened_anew_and_answered_once_for_each(story: Story) ->
     story.commit(lambda c: complete_wait(c, theirs.id, value={"data": "theirs"}, now=501.0))
     assert [w.state for w in story.commit(lambda c: list_waits(c, fork.id))] == ["open"] * 2
     story.commit(lambda c: complete_wait(c, mine[theirs.op].id, value={"data": "mine"}, now=502.0))
-    values = [r["value"]["data"] for r in story.commit(lambda c: journal(c, fork.id, 0))]
+    values = [r["value"]["data"] for r in story.results(fork.id, 0)]
     assert values == [0, "mine"]
     # Asked again by the agent, it is the one that there is.
     epoch = story.commit(lambda c: claim(c, fork.id, 503.0))
@@ -288,7 +292,7 @@ def test_a_result_is_set_where_it_stood(story: Story) -> None:
     assert [(e.seq, e.kind, e.op) for e in log[:-1]] == [(e.seq, e.kind, e.op) for e in theirs]
     assert log[3].data == {"ok": True, "value": [7], "set": {"was": theirs[3].data}}
     assert log[-1].data["set"] == ["step:a#1", wait.op]
-    values = {r["op"]: r["value"] for r in story.commit(lambda c: journal(c, fork.id, 0))}
+    values = {r["op"]: r["value"] for r in story.results(fork.id, 0)}
     assert values["step:a#1"] == [7] and values["step:b#1"] == "step:b#1"
     assert values[wait.op]["data"] == 2
     (mine,) = story.commit(lambda c: list_waits(c, fork.id, open_only=False))
@@ -342,12 +346,13 @@ def test_a_retry_tries_again_what_the_run_failed_for(story: Story) -> None:
     log = story.log(fork.id)
     assert log[8].kind == "op.retried" and log[8].data["was"]["error"]["message"] == "fatal"
     assert [e.kind for e in log[-2:]] == ["op.begin", "run.forked"]
-    recorded = {r["op"]: r["ok"] for r in story.commit(lambda c: journal(c, fork.id, 0))}
+    recorded = {r["op"]: r["ok"] for r in story.results(fork.id, 0)}
     assert recorded == {"step:handled#1": False, "step:fallback#1": True, "step:beside#1": True}
     epoch = story.commit(lambda c: claim(c, fork.id, 40.0))
     # In doubt until it ends, this time otherwise.
     entries = [begin("step:bad#1"), end("step:bad#1", "well")]
-    assert story.commit(lambda c: append(c, fork.id, epoch, entries, 41.0)) == [7, 14]
+    assert story.commit(lambda c: append(c, fork.id, epoch, entries, 41.0)) == [14, 15]
+    assert [e.kind for e in story.log(fork.id)][-2:] == ["op.again", "op.end"]
     assert [w.state for w in story.commit(lambda c: list_waits(c, fork.id))] == ["open"]
     assert story.row().state is RunState.FAILED
 
