@@ -34,6 +34,7 @@ def test_a_suspended_run_goes_on_elsewhere(
     stage: Stage, start: Start, elsewhere: Stage, tmp_path: Path
 ) -> None:
     watch = start("keeper", mib=2)
+    watch.until("run.started")
     with pytest.raises(Conflict, match="is running"):
         list(stage.client.export(watch.run, None))
     watch.until("run.suspended")
