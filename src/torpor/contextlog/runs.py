@@ -3,9 +3,10 @@
 Each move appends the entry that tells of it, in the same transaction.
 
 `ready` means: since the run was last claimed, something happened that its machine may not have
-seen (a result was recorded, a cancellation was asked for). A suspended run that is ready is to
-be claimed. On suspension it is put right against the snapshot: results that the snapshot was
-taken after do not wake it; one that came between the pause and the record does (rule 11).
+seen (a result was recorded, a cancellation was asked for), or that it was handed over in the middle
+of its work. A suspended run that is ready is to be claimed. On suspension it is put right against
+the snapshot: results that the snapshot was taken after do not wake it; one that came between the
+pause and the record does (rule 11).
 """
 
 from __future__ import annotations
@@ -198,10 +199,11 @@ def transition(
     result: Any = None,
     error: Mapping[str, Any] | None = None,
     seen: Seq | None = None,
+    handed_over: bool = False,
 ) -> RunRow:
     """Suspend the run or end it; `result` goes with completed, `error` with failed or cancelled.
     `seen` is how far a run that is suspended has seen its log, by default as far as its newest
-    snapshot has.
+    snapshot has. One that is `handed_over` was suspended at work: it is ready at once.
 
     Ending it cancels its open waits (rule 11). Suspending it in the write that records its
     snapshot makes the two one (rules 5, 6). `epoch` is that of the machine, None when the host
@@ -221,7 +223,9 @@ def transition(
         if seen is None:
             seen = newest.seq if newest else Seq(0)
         unseen = journal_holds(c, run, seen)
-        values["ready"] = row.ready and (row.cancel_requested or unseen)
+        values["ready"] = handed_over or (row.ready and (row.cancel_requested or unseen))
+        if handed_over:
+            data["handed_over"] = True
     else:
         data = {"result": result} if to is RunState.COMPLETED else {"error": error}
         # Before anything is written: what raises has changed nothing.

@@ -17,6 +17,11 @@ A freeze is three moments. *Prepare*: the supervisor holds the agent. *Take*: on
 what changed (rule 7). *Keep*: it is stored, recorded together with the run's new state in one
 transaction, and only then is the machine killed (rules 5, 6). An answer that comes before the
 last moment lets the machine go on instead; one that comes after finds a suspended run (rule 11).
+
+A server that is told to stop *hands over* its runs: each machine is frozen wherever it is, be it in
+the middle of a computation, and its run is claimable at once, for the next server. Model calls
+that are under way then are not cut off with the machine but waited for: their answers go into
+the log, where the next machine finds them.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -53,7 +59,7 @@ from torpor.model.errors import (
     StaleEpoch,
     TorporError,
 )
-from torpor.model.ids import Epoch, OpId, RunId, SnapshotId, op_kind
+from torpor.model.ids import Epoch, OpId, RunId, Seq, SnapshotId, op_kind
 from torpor.model.states import RunState
 from torpor.policy import freeze as policy
 
@@ -65,6 +71,7 @@ CANCEL_REASON = "cancelled on request"
 CANCELLED = {"type": "Cancelled", "message": CANCEL_REASON, "traceback": None}
 # After a freeze that failed, the run goes on awake for this long before the next try.
 FREEZE_RETRY_S = 15.0
+HAND_OVER_RETRY_S = 1.0
 
 ENDED = "ended"  # what a driver is `doing` once its run has ended
 
@@ -76,6 +83,9 @@ class Outcome(Enum):
     SUSPENDED = "suspended"
     ENDED = "ended"
     LOST = "lost"
+
+
+Tell = Callable[[str], None]  # what happens, in words for people
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,7 @@ class Driver:
         self.live: Carrier | None = None
         self.doing = "starting"  # for people: `torpor show`
         self.snapshot: SnapshotId | None = None  # what its machine was restored from
+        self._newest: SnapshotId | None = None  # what its next snapshot is compared with
         self.damage: str | None = None  # what the machine could not read of its snapshot
         self.progressed = False  # something durable came of this machine
         self.loss = ""  # why the machine was lost, where that is known
@@ -118,7 +129,9 @@ class Driver:
         # Operations the guest has begun that the host answers, and has not answered yet.
         self._unanswered: set[str] = set()
         self._checkpoints: list[str] = []
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[None]] = set()  # model calls under way
+        self._learning: set[asyncio.Task[None]] = set()
+        self._hand_over: Tell | None = None  # it is to be handed over, and who wants to know how
         self._trouble: BaseException | None = None  # what ended one of them
         self._streams = Streams()
         # For each step that may be replayed, how much output the log held when it ended.
@@ -154,43 +167,52 @@ class Driver:
         self._cancel = CANCEL_REASON
         self._heard.set()
 
+    def hand_over(self, tell: Tell) -> None:
+        """Suspend the run wherever it is, as soon as that can be done, and begin no model call."""
+        self._hand_over = tell
+        self._heard.set()
+
     # The life of the machine.
 
     async def drive(self, snapshot: SnapshotRow) -> Outcome:
         """From `snapshot` (of the run, or its template) to the end of this machine."""
-        self.snapshot = snapshot.id
+        self.snapshot = self._newest = snapshot.id
         self._key = await self._keys.of(self.run)
         origin = Origin(self.row, snapshot, self._key.key if self._key else None)
         live = await self._carriers.restore(origin, self._heard)
+        outcome = Outcome.LOST
         try:
             self.live = live
             await self._wake(live, snapshot)
             try:
-                return await self._attend()
+                outcome = await self._attend()
             except Refused as refused:
                 await self._end(RunState.FAILED, error=refused.told())
-                return Outcome.ENDED
+                outcome = Outcome.ENDED
         except (TorporError, OSError) as error:
             # Whatever it was, this driver heard things that the next machine will say again.
             self.loss = str(error)
             log.info("run %s lost its machine: %s", self.run, error)
-            return Outcome.LOST
+            self._tell_hand_over(f"lost its machine, goes on from the log: {error}")
         finally:
-            for call in self._calls:
-                call.cancel()
-            await asyncio.gather(*self._calls, return_exceptions=True)
+            doomed = [] if outcome is Outcome.SUSPENDED else [*self._calls]
+            await _cut_off([*doomed, *self._learning])
             self.live = None
             self.damage = await live.damage()
             await live.discard()
+            await self._finish_calls()
+        return outcome
 
     async def _wake(self, live: Carrier, snapshot: SnapshotRow) -> None:
         """From the restored machine to an agent that goes on where it was, or starts."""
         started = snapshot.run is not None
         journal = await self._store.read(lambda c: entries.journal(c, self.run, snapshot.seq))
-        self._printed = {r["op"]: r["printed"] for r in journal if "printed" in r}
+        printed = {r["op"]: r["printed"] for r in journal if "printed" in r}
+        self._printed = snapshot.detail.get("printed", {}) | printed
         self._take_up(snapshot, {record["op"] for record in journal if "ok" in record})
-        if self._busy:
-            await self._pen.write(lambda c: self._pen.repeat(c, snapshot.seq))
+        if snapshot.detail.get("at_work"):
+            went_on = self.row.state is RunState.RUNNING
+            await self._pen.write(lambda c: self._pen.repeat(c, snapshot, went_on))
         replayed = journal if started else []
         await live.thaw(self.run, self.epoch, started=started, journal=replayed)
         resume_ms = (time.perf_counter() - self._decided) * 1000
@@ -200,7 +222,7 @@ class Driver:
         if not started:
             live.start(self.epoch, self.row, journal)
         await self._ask_again()
-        self._spawn(self._learn(live))
+        self._spawn(self._learn(live), self._learning)
         self.doing = "running"
 
     def _take_up(self, snapshot: SnapshotRow, answered: set[str]) -> None:
@@ -222,7 +244,7 @@ class Driver:
         # This machine is the proof that the checkpoint was made.
         await self._end_checkpoints([op for op in self._unanswered if op_kind(op) == "checkpoint"])
         for op in [OpId(op) for op in self._unanswered if op_kind(op) == "model"]:
-            self._spawn(self._ask_model(op))
+            self._call_model(op)
 
     async def _attend(self) -> Outcome:
         """Hear the guest, pass on what arrives, decide about freezing, until it is over."""
@@ -240,6 +262,12 @@ class Driver:
             if self._cancel_deadline is not None and time.monotonic() > self._cancel_deadline:
                 await self._end(RunState.CANCELLED, error=CANCELLED)
                 return Outcome.ENDED
+            if self._hand_over is not None and self._cancel is None:
+                if await self._suspend():
+                    return Outcome.SUSPENDED
+                if self._outcome is None:
+                    await asyncio.sleep(HAND_OVER_RETRY_S)
+                continue
             if self._checkpoints:
                 await self._checkpoint()
                 continue
@@ -311,7 +339,7 @@ class Driver:
                 self.progressed = True
                 after.append(lambda: self._live.guest.say("recorded", op=op))
             case "replayed":
-                self._streams.skip_to(self._printed.get(message["op"], {}))
+                self._streams.skip_to(self._printed.pop(message["op"], {}))
             case "note":
                 data = message["data"]
                 data = data if isinstance(data, dict) else {"value": data}
@@ -358,7 +386,7 @@ class Driver:
             case "model":
                 self._unanswered.add(op)
                 writes.append(self._pen.entry(begin))
-                after.append(lambda: self._spawn(self._ask_model(op, data)))
+                after.append(lambda: self._call_model(op, data))
             case "checkpoint":
                 self._unanswered.add(op)
                 writes.append(self._pen.entry(begin))
@@ -372,8 +400,23 @@ class Driver:
         else:  # a recovered machine begins again a wait that was answered meanwhile
             self.deliver(wait.op, ok=True, value=wait.value)
 
-    async def _ask_model(self, op: OpId, asked: dict[str, Any] | None = None) -> None:
-        self.deliver(op, **await self._calls_to_model.outcome(op, asked))
+    def _call_model(self, op: OpId, asked: dict[str, Any] | None = None) -> None:
+        if self._hand_over is not None:
+            return  # it was not made yet: the next server makes it
+
+        async def call() -> None:
+            self.deliver(op, **await self._calls_to_model.outcome(op, asked))
+
+        self._spawn(call(), self._calls)
+
+    async def _finish_calls(self) -> None:
+        """What the model was asked is paid for: recorded, though no machine hears it now."""
+        if self._calls:
+            self.doing = "waiting for the model's answer"
+            self._tell_hand_over(self.doing)
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        if self._trouble is not None:  # the next server asks again
+            log.warning("run %s: an answer was not recorded: %s", self.run, self._trouble)
 
     # What the guest is told.
 
@@ -430,6 +473,10 @@ class Driver:
             in_flight or self._cancel is not None
         )
 
+    def _may_go(self) -> bool:
+        """Whether a machine that stands still may be discarded, once it is recorded where it is."""
+        return self._hand_over is not None or self._only_waits()
+
     async def _prepare(self) -> bool:
         """The supervisor holds the agent, or says why it cannot; then False."""
         self._live.guest.say("prepare")
@@ -437,6 +484,7 @@ class Driver:
         if answer["t"] == "prepared":
             return True
         self._not_before = time.monotonic() + FREEZE_RETRY_S
+        self._tell_hand_over(f"cannot be frozen yet: {answer['reason']}")
         await self._pen.write(self._pen.note("freeze.failed", reason=answer["reason"]))
         return False
 
@@ -456,12 +504,9 @@ class Driver:
             place, _ = await self._place()
             if self._outcome is not None:  # among the last things heard was its end
                 return False
-            if self._only_waits():
-                await self._pen.write(
-                    lambda c: runs.transition(
-                        c, self.run, self.epoch, RunState.SUSPENDED, time.time(), seen=place.seq
-                    )
-                )
+            if self._may_go():
+                await self._pen.write(self._suspension(place.seq))
+                self._tell_hand_over("ended; it goes on from the log")
                 return True
             self._live.guest.say("resume")
         return False
@@ -475,13 +520,13 @@ class Driver:
                     if self._outcome is not None:  # among the last things heard was its end
                         return False
                     captured = await freezer.keep(taken)
-                    if self._only_waits():
-                        await self._record(captured, place, decided, RunState.SUSPENDED)
+                    if self._may_go():
+                        await self._record(captured, place, decided, self._suspension())
                         return True
                     # It has something to do. What was stored is a good snapshot all the same.
                     await freezer.carry_on()
                     self._live.guest.say("resume")
-                    await self._record(captured, place, decided, None)
+                    await self._record(captured, place, decided)
             except _NOT_OF_FREEZING:
                 raise
             except (TorporError, OSError) as error:
@@ -502,7 +547,7 @@ class Driver:
                     await freezer.carry_on()
                     self._live.guest.say("resume")
                     captured = await freezer.keep(taken)
-                await self._record(captured, place, decided, None)
+                await self._record(captured, place, decided)
             except _NOT_OF_FREEZING:
                 raise
             except (TorporError, OSError) as error:
@@ -525,6 +570,7 @@ class Driver:
         self._not_before = time.monotonic() + FREEZE_RETRY_S
         self._live.guest.say("resume")
         log.warning("run %s could not be frozen: %s", self.run, error)
+        self._tell_hand_over(f"cannot be frozen yet: {error}")
         await self._pen.write(self._pen.note("freeze.failed", reason=str(error)))
 
     async def _place(self) -> tuple[Place, dict[str, Any]]:
@@ -538,28 +584,50 @@ class Driver:
         await self._take_inbox()
         unanswered = sorted(self._unanswered | set(acknowledged))
         place = await self._store.read(lambda c: entries.seen_before(c, self.run, unanswered))
-        status = [self._waiting, self._busy, self._ends_at]
-        streams = self._streams.to_json()
-        return place, {"unanswered": unanswered, "streams": streams, "status": status}
+        return place, {
+            "unanswered": unanswered,
+            "streams": self._streams.to_json(),
+            "status": [self._waiting, self._busy, self._ends_at],
+            "at_work": not self._only_waits(),
+            "printed": self._printed,  # of what the machine has in its journal and may yet replay
+        }
 
     async def _record(
         self,
         captured: Captured,
         place: tuple[Place, dict[str, Any]],
         decided: float,
-        to: RunState | None,
+        *also: Write,
     ) -> None:
+        """Record a snapshot, and what goes with it into one transaction."""
         freeze_ms = (time.perf_counter() - decided) * 1000
+        made: list[SnapshotId] = []
 
         def write(c: Connection) -> None:
-            self._pen.record_snapshot(c, self.row.version, captured, *place, freeze_ms)
+            version, parent = self.row.version, self._newest
+            row = self._pen.record_snapshot(c, version, parent, captured, *place, freeze_ms)
+            made.append(row.id)
             if self._key is not None:
                 put_key(c, self.run, self._key.wrapped)
-            if to is not None:
-                runs.transition(c, self.run, self.epoch, to, time.time())
 
-        await self._pen.write(write)
+        await self._pen.write(write, *also)
+        self._newest = made[-1]
         self.progressed = True
+        self._tell_hand_over(f"frozen where it was, in {freeze_ms:.0f} ms")
+
+    def _suspension(self, seen: Seq | None = None) -> Write:
+        """Of a run that waits, or that is handed over in the middle of its work."""
+        run, epoch, handed_over = self.run, self.epoch, not self._only_waits()
+
+        def write(c: Connection) -> None:
+            to = RunState.SUSPENDED
+            runs.transition(c, run, epoch, to, time.time(), seen=seen, handed_over=handed_over)
+
+        return write
+
+    def _tell_hand_over(self, how: str) -> None:
+        if self._hand_over is not None:
+            self._hand_over(how)
 
     # Writing.
 
@@ -579,13 +647,19 @@ class Driver:
         self._outcome = Outcome.ENDED
         self.doing = ENDED
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        call = asyncio.create_task(work)
-        self._calls.add(call)
-        call.add_done_callback(self._done)
+    def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
+        task = asyncio.create_task(work)
+        among.add(task)
+        task.add_done_callback(partial(self._done, among))
 
-    def _done(self, call: asyncio.Task[None]) -> None:
-        self._calls.discard(call)
-        if not call.cancelled() and (error := call.exception()) is not None:
+    def _done(self, among: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+        among.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._trouble = error
             self._heard.set()
+
+
+async def _cut_off(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

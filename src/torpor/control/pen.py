@@ -12,11 +12,12 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import entries, snapshots, waits
 from torpor.contextlog.entries import NewEntry, Place
+from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.machines import Captured
 from torpor.model.errors import CallerError, Exhausted
-from torpor.model.ids import AgentVersion, Epoch, RunId, Seq
+from torpor.model.ids import AgentVersion, Epoch, RunId, SnapshotId
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +92,17 @@ class Pen:
             due_at=None if timeout_s is None else now + timeout_s,
         )
 
-    def repeat(self, c: Connection, seq: Seq) -> None:
-        """A machine goes on from place `seq` in the log, in the middle of steps and model calls:
-        what they did after that is done again (rule 3)."""
+    def repeat(self, c: Connection, snapshot: SnapshotRow, went_on: bool) -> None:
+        """A machine goes on from `snapshot`, in the middle of steps and model calls: what they did
+        after that is done again (rule 3). If the machine in it never `went_on`, because it was
+        handed over there, only model calls are: the answers are not in it."""
+        newest = snapshots.newest_snapshot(c, self._run)
+        went_on = went_on or newest is None or newest.id != snapshot.id
         again = [
             NewEntry(entries.AGAIN, record["op"], {})
             for record in entries.in_doubt(c, self._run)
-            if record["kind"] in entries.DONE_AGAIN and record["seq"] <= seq
+            if record["kind"] in (entries.DONE_AGAIN if went_on else ("model",))
+            and record["seq"] <= snapshot.seq
         ]
         entries.append(c, self._run, self.epoch, again, time.time())
 
@@ -105,20 +110,23 @@ class Pen:
         self,
         c: Connection,
         version: AgentVersion,
+        parent: SnapshotId | None,
         captured: Captured,
         place: Place,
         detail: dict[str, Any],
         freeze_ms: float,
-    ) -> None:
-        """Rule 5: `captured` is durable. `place` is where it stands in the log, `detail` what
-        the machine in it waits for."""
-        snapshots.record_snapshot(
+    ) -> SnapshotRow:
+        """Rule 5: `captured` is durable. `parent` is what its machine was restored from, or its
+        own snapshot before; `place` is where it stands in the log, `detail` what the machine in it
+        waits for."""
+        return snapshots.record_snapshot(
             c,
             run=self._run,
             version=version,
             epoch=self.epoch,
             seq=place.seq,
             heard=place.heard,
+            parent=parent,
             manifest=captured.manifest,
             bytes=captured.bytes,
             pause_ms=captured.pause_ms,

@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from torpor.contextlog import agents, entries, runs, snapshots, waits
@@ -50,6 +51,8 @@ T = TypeVar("T")
 # Machines lost in a row, none of which got anything durable done.
 LOSSES_MAX = 3
 HOST_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+# A server that stops gives its machines and their model calls this long.
+HAND_OVER_S = 30.0
 # Everything is pushed by events; this finds what an event that never came would have told.
 SAFETY_NET_S = 30.0
 TYPICAL_MACHINE_MIB = 512
@@ -77,6 +80,8 @@ class Scheduler:
         self._claimable = asyncio.Event()
         self._timers = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._driving: dict[RunId, asyncio.Task[None]] = {}
+        self._handing_over = False
         self._room = machines_max(os.cpu_count() or 1, _memory_mib(), TYPICAL_MACHINE_MIB)
 
     async def start(self) -> None:
@@ -86,6 +91,23 @@ class Scheduler:
             self._take(row)
         for work in (self._claim_runs(), self._fire_timers(), self._watch_pager()):
             self._spawn(work)
+
+    async def hand_over(self, tell: Callable[[str], None]) -> None:
+        """Leave all runs to the next server as they are now: no run is claimed any more, and those
+        that have a machine are frozen wherever they are. What cannot be done within HAND_OVER_S
+        is left to recovery. `tell` hears, in words, what becomes of each run."""
+        self._handing_over = True
+        driving = dict(self._driving)
+        for run, task in driving.items():
+            driver = self.drivers[run]
+            if driver.live is None:
+                task.cancel()  # it has done nothing yet
+            else:
+                driver.hand_over(partial(_tell_of, run, tell))
+        if driving:
+            await asyncio.wait(driving.values(), timeout=HAND_OVER_S)
+        for run, driver in self.drivers.items():
+            tell(f"{run}: {driver.doing} for too long, cut off; it goes on from the log")
 
     async def stop(self) -> None:
         """End all machines. Their runs stay as they are and are recovered by the next server."""
@@ -116,10 +138,12 @@ class Scheduler:
         while True:
             self._claimable.clear()
             self.machines.pool.drop_idle()
+            if self._handing_over:
+                return
             for row in await _when_possible(lambda: self._store.read(runs.claimable)):
                 if len(self.drivers) >= self._room:
                     break
-                if row.id not in self.drivers:
+                if row.id not in self.drivers and not self._handing_over:
                     self._take(row)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SAFETY_NET_S):
@@ -128,7 +152,7 @@ class Scheduler:
     def _take(self, row: RunRow) -> None:
         # Registered before the claim: an answer from now on finds the driver, one from before is
         # in the journal that the driver reads.
-        self._spawn(self._drive(self._new_driver(row)))
+        self._driving[row.id] = self._spawn(self._drive(self._new_driver(row)))
 
     def _new_driver(self, row: RunRow) -> Driver:
         driver = Driver(
@@ -148,7 +172,7 @@ class Scheduler:
                     )
                 except Conflict:  # cancelled meanwhile
                     return
-                if await self._with_a_machine(driver) is not Outcome.LOST:
+                if await self._with_a_machine(driver) is not Outcome.LOST or self._handing_over:
                     return
                 if driver.damage is not None and driver.snapshot is not None:
                     self._damaged.add(driver.snapshot)
@@ -161,6 +185,7 @@ class Scheduler:
             await self._fail(driver, "MachineLost", f"{words}: {loss}" if loss else words)
         finally:
             self.drivers.pop(run, None)
+            self._driving.pop(run, None)
             self._claimable.set()  # there is room, and it may itself be ready again
             self._on_end()
 
@@ -274,15 +299,20 @@ class Scheduler:
                 log.error("the pager cannot be started: %s", error.message)
                 await asyncio.sleep(HOST_RETRY_S[0])
 
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the scheduler failed", exc_info=error)
+
+
+def _tell_of(run: RunId, tell: Callable[[str], None], how: str) -> None:
+    tell(f"{run}: {how}")
 
 
 def _unseen(stage: str, message: str, fraction: float | None) -> None:

@@ -1,16 +1,17 @@
 """A run's life, as a table.
 
                  ┌──────────────────────────────┐
-                 ▼                              │ resume: a wait completed, or recovery
-    queued ──► running ──► suspended ───────────┘
+                 ▼                              │ resume: a wait completed, or the run was
+    queued ──► running ──► suspended ───────────┘         handed over and a server is back
                  │  ▲          │
                  │  └ recover ─┤
                  ▼             ▼
         completed | failed | cancelled
 
 `queued`: waiting for a machine. `running`: a machine of its newest epoch exists or is being
-started. `suspended`: frozen; no process of the run exists; it is claimable again once `ready`
-(a wait of it has completed). The last three are final.
+started. `suspended`: frozen; no process of the run exists; it is claimable again once `ready`:
+a wait of it has completed, or it was frozen at work, by a server that stopped (handed over). The
+last three are final.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class RunState(StrEnum):
 FINAL = frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED})
 
 # from → what may follow. RUNNING → RUNNING is a recovery: the machine was lost, a new epoch began.
+# RUNNING → SUSPENDED is a freeze, while the run waits or when it is handed over.
 TRANSITIONS: dict[RunState, frozenset[RunState]] = {
     RunState.QUEUED: frozenset({RunState.RUNNING, RunState.CANCELLED, RunState.FAILED}),
     RunState.RUNNING: frozenset({RunState.RUNNING, RunState.SUSPENDED}) | FINAL,

@@ -5,6 +5,8 @@ on from it, as a real one does. An agent is a list of threads, a thread is a lis
 
     ["step", NAME]  ["wait", NAME]  ["sleep", UNTIL]  ["model", NAME]  ["checkpoint", NAME]
     ["print", TEXT]  ["emit", VALUE]
+    ["work", NAME]     a step; its body prints its name, and ends when the test lets it
+    ["compute", NAME]  no operation; ends when the test lets it
     ["value", N]       a step; its result, as a TEXT or VALUE that is a number, is that many letters
     ["raw", MESSAGE]   says this instead of anything sensible; null: something that is no message
     ["exit", CODE]  ["fail", TYPE]
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from torpor.model.ids import op_kind
 from torpor.wire import messages
 from torpor.wire.link import CONTROL, STDOUT, Link, LinkState
 
@@ -57,15 +60,19 @@ class State:
 
 class Puppet:
     """`told(what, op)` hears of each body of a step that "ran", and that its end was "recorded";
-    `refuses(t)` may make it not do what a message of type `t` asks: "prepare" is refused, "cancel"
-    and "thaw" are ignored."""
+    `lets(op)` says whether what is at work may end; `refuses(t)` may make it not do what a message
+    of type `t` asks: "prepare" is refused, "cancel" and "thaw" are ignored."""
 
     def __init__(
-        self, state: State, told: Callable[[str, str], None], refuses: Callable[[str], bool]
+        self,
+        state: State,
+        told: Callable[[str, str], None],
+        refuses: Callable[[str], bool],
+        lets: Callable[[str], bool],
     ) -> None:
         self.state = state
         self.link = Link.from_state(LinkState.from_json(state.link))
-        self._told, self._refuses = told, refuses
+        self._told, self._refuses, self._lets = told, refuses, lets
 
     def to_json(self) -> Object:
         self.state.link = self.link.state().to_json()
@@ -97,7 +104,7 @@ class Puppet:
                 state.started = True
                 state.threads = [Thread(lines) for lines in message["input"]["threads"]]
                 self._learn(message["journal"])
-                self._play()
+                self.play()
             case "prepare":
                 if self._refuses("prepare"):
                     self.say("unprepared", reason="refused")
@@ -109,11 +116,11 @@ class Puppet:
                     self._go_on()
             case "result":
                 self._settle(message["op"], message.get("value", message.get("error")))
-                self._play()
+                self.play()
             case "recorded":
                 self._told("recorded", message["op"])
                 self._settle(message["op"], state.pending.get(message["op"], {}).get("own"))
-                self._play()
+                self.play()
             case "cancel":
                 if not self._refuses("cancel"):
                     self._end(
@@ -133,7 +140,7 @@ class Puppet:
         deferred, self.state.deferred = self.state.deferred, []
         for message in deferred:
             self._hear(message)
-        self._play()
+        self.play()
 
     def _settle(self, op: str, value: Any) -> None:
         if self.state.pending.pop(op, None) is None:
@@ -143,11 +150,18 @@ class Puppet:
             if thread.op == op:
                 thread.op = None
 
-    def _play(self) -> None:
+    def play(self) -> None:
         """Each thread as far as it comes."""
         state = self.state
         if not state.started or state.over or state.prepared:
             return
+        for thread in state.threads:
+            if thread.op is not None and op_kind(thread.op) == "compute" and self._lets(thread.op):
+                thread.op = None
+        for op, each in state.pending.items():
+            if each.get("works") and self._lets(op):
+                each["works"] = False
+                self.say("end", op=op, ok=True, value=each["own"])
         for thread in state.threads:
             while thread.op is None and thread.at < len(thread.lines) and not state.over:
                 verb, argument = thread.lines[thread.at]
@@ -162,6 +176,8 @@ class Puppet:
         match verb:
             case "print":
                 self.link.send(STDOUT, _text(argument).encode())
+            case "compute":
+                thread.op = None if self._lets(f"compute:{argument}#1") else f"compute:{argument}#1"
             case "emit":
                 self.say("note", kind="emit", data=_text(argument))
             case "raw" if argument is None:
@@ -173,10 +189,11 @@ class Puppet:
             case "fail":
                 self._end("failed", type=argument, message="", traceback=None, cancelled=False)
             case _:
-                self._operate(thread, "step" if verb == "value" else verb, argument)
+                self._operate(thread, verb, argument)
 
-    def _operate(self, thread: Thread, kind: str, argument: Any) -> None:
+    def _operate(self, thread: Thread, verb: str, argument: Any) -> None:
         state, name = self.state, str(argument)
+        kind = "step" if verb in ("value", "work") else verb
         op = f"{kind}:{name}#1"
         if op in state.journal:
             record = state.journal[op]
@@ -190,8 +207,12 @@ class Puppet:
         if kind == "step":
             self._told("ran", op)
             value = _text(f"did {name}" if isinstance(argument, str) else argument)
-            state.pending[op]["own"] = value
-            self.say("end", op=op, ok=True, value=value)
+            if verb == "work":
+                self.link.send(STDOUT, name.encode())
+            works = verb == "work" and not self._lets(op)
+            state.pending[op] |= {"own": value, "works": works}
+            if not works:
+                self.say("end", op=op, ok=True, value=value)
 
     def _tell_status(self) -> None:
         pending = self.state.pending.values()

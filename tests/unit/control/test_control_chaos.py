@@ -104,7 +104,7 @@ async def test_each_run_ends_as_if_nothing_had_happened(
         answering = asyncio.create_task(answer_all(world, run, chaos))
         if draw.random() < 0.3:
             await world.until(run, lambda row: row.epoch > 0)
-            await world.stop()
+            await (world.hand_over() if draw.random() < 0.5 else world.stop())
             await world.start()
         row = await world.ended(run)
         await answering

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.unit.control.world import FREEZING, POINTS, World
+from tests.unit.control.world import FREEZING, POINTS, Calls, Nth, World
 
 from torpor.contextlog import runs, snapshots
 from torpor.control import driver as driving
@@ -35,23 +34,6 @@ LIFE: Script = (
 
 def kinds(entries: Sequence[Any]) -> list[str]:
     return [entry.kind for entry in entries]
-
-
-class Nth:
-    """Does something when `point` is passed the nth time; `reached` says whether it was."""
-
-    def __init__(
-        self, world: World, point: str, n: int, act: Callable[[], Awaitable[None]]
-    ) -> None:
-        self.point, self.left, self.act, self.reached = point, n, act, False
-        world.anywhere = self
-
-    async def __call__(self, point: str) -> None:
-        if point == self.point:
-            self.left -= 1
-            if self.left == 0:
-                self.reached = True
-                await self.act()
 
 
 async def live_through(world: World, run: RunId) -> Any:
@@ -403,19 +385,6 @@ async def test_a_wait_that_times_out_while_asleep(world: World) -> None:
     run = await world.run([["sleep", time.time() + 2], ["step", "a"]])
     await world.until(run, lambda row: row.state is RunState.SUSPENDED)
     assert (await world.ended(run)).state is RunState.COMPLETED
-
-
-class Calls:
-    """Model calls that are held until they are let go."""
-
-    def __init__(self, world: World) -> None:
-        self.asked, self.go = asyncio.Event(), asyncio.Event()
-
-        async def hold() -> None:
-            self.asked.set()
-            await self.go.wait()
-
-        world.on("model", hold)
 
 
 async def test_a_model_call_that_was_recorded_is_not_made_again(world: World) -> None:

@@ -74,13 +74,20 @@ class PlayedMachine:
     async def load(self, device_state: bytes) -> None:
         await self._at("load")
         state = State.from_json(json.loads(device_state))
-        self.puppet = Puppet(state, self.world.told, self.world.refuses)
+        world = self.world
+        self.puppet = Puppet(state, world.told, world.refuses, world.let.__contains__)
 
     async def resume(self) -> None:
         await self._at("resume")
         self.running = True
         asyncio.get_running_loop().add_reader(self._inside, self._read)
         self._write()
+
+    def play(self) -> None:
+        """Something that the agent waits for inside the machine may have come."""
+        if self.running and self.puppet is not None:
+            self.puppet.play()
+            self._write()
 
     async def pause(self) -> None:
         await self._at("pause")
@@ -279,6 +286,7 @@ class World:
         self.home = home.create()
         self.effects: Counter[str] = Counter()  # bodies of steps that ran
         self.recorded: set[str] = set()  # steps whose agent was told that their end is in the log
+        self.let: set[str] = set()  # steps at work that may end
         self.refused: Counter[str] = Counter()  # messages to be refused, and how often yet
         self.machines_made: list[PlayedMachine] = []
         self.acts: dict[str, deque[Act | None]] = {}
@@ -326,6 +334,14 @@ class World:
 
     async def stop(self) -> None:
         await self.scheduler.stop()
+
+    async def hand_over(self) -> list[str]:
+        """A server stops as it is told to; what was told of that."""
+        told: list[str] = []
+        await self.scheduler.hand_over(told.append)
+        await self.stop()
+        assert not any(machine.alive for machine in self.machines_made)
+        return told
 
     # What machines and store pass.
 
@@ -378,6 +394,12 @@ class World:
             return waits.get_wait(c, wait.id)
 
         self.scheduler.answered(await self.store.write_unseen(write))
+
+    def let_end(self, op: str) -> None:
+        """The body of a step that is at work ends."""
+        self.let.add(op)
+        for machine in self.machines_made:
+            machine.play()
 
     async def kill(self) -> None:
         """The newest machine that runs, or is being captured, is gone."""
@@ -447,6 +469,24 @@ class World:
         await self.gone(run)
         assert seen(await self.row(run))
 
+    async def begun(self, run: RunId, op: str) -> None:
+        """Once the log has that `op` began."""
+
+        async def seen() -> bool:
+            return any(entry.op == op for entry in await self.entries(run, "op.begin"))
+
+        with self.store.subscribe(run) as subscription:
+            async with asyncio.timeout(STUCK_S):
+                while not await seen():
+                    await subscription.wait()
+
+    async def up(self, run: RunId, count: int) -> None:
+        """Once its machine is up, the `count`th."""
+        with self.store.subscribe(run) as subscription:
+            async with asyncio.timeout(STUCK_S):
+                while len(await self.entries(run, "machine.up")) < count:
+                    await subscription.wait()
+
     async def open_waits(self, run: RunId, count: int = 1) -> list[WaitRow]:
         """Once it has so many."""
         found: list[WaitRow] = []
@@ -494,3 +534,33 @@ class World:
             agents.set_template(c, VERSION, template.id, boot_ms=1.0, template_bytes=1)
 
         await self.store.write(write)
+
+
+class Nth:
+    """Does something when `point` is passed the nth time; `reached` says whether it was."""
+
+    def __init__(
+        self, world: World, point: str, n: int, act: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.point, self.left, self.act, self.reached = point, n, act, False
+        world.anywhere = self
+
+    async def __call__(self, point: str) -> None:
+        if point == self.point:
+            self.left -= 1
+            if self.left == 0:
+                self.reached = True
+                await self.act()
+
+
+class Calls:
+    """Model calls that are held until they are let go."""
+
+    def __init__(self, world: World) -> None:
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+        async def hold() -> None:
+            self.asked.set()
+            await self.go.wait()
+
+        world.on("model", hold)

@@ -1,0 +1,235 @@
+"""A server that stops as it is told to hands its runs over: they go on where they were."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from tests.unit.control.world import POINTS, Calls, Nth, World
+
+from torpor.contextlog import snapshots
+from torpor.control import driver as driving
+from torpor.control import scheduler as scheduling
+from torpor.control.onmachines import MachineCarriers
+from torpor.model.ids import RunId
+from torpor.model.states import RunState
+
+pytestmark = pytest.mark.anyio
+
+WORK = [["print", "one "], ["step", "a"], ["work", "w"], ["print", " two"], ["step", "b"]]
+LIFE = [["step", "a"], ["model", "m"], ["checkpoint", "c"], ["work", "w"], ["wait", "q"]]
+
+
+async def up_to_work(world: World, *threads: list[list[str]]) -> RunId:
+    run = await world.run(WORK, *threads)
+    await world.begun(run, "step:w#1")
+    return run
+
+
+async def told_by(world: World, run: RunId) -> list[str]:
+    return [entry.kind for entry in await world.entries(run)]
+
+
+async def test_it_goes_on_in_the_middle_of_a_step(world: World) -> None:
+    run = await up_to_work(world)
+    (told,) = await world.hand_over()
+    assert told.startswith(f"{run}: frozen where it was")
+    row = await world.row(run)
+    assert row.state is RunState.SUSPENDED and row.ready
+    (suspended,) = await world.entries(run, "run.suspended")
+    assert suspended.data["handed_over"] is True
+    await world.start()
+    await world.until(run, lambda row: row.state is RunState.RUNNING)
+    world.let_end("step:w#1")
+    await world.up(run, 2)
+    world.let_end("step:w#1")
+    row = await world.ended(run)
+    assert row.state is RunState.COMPLETED and row.epoch == 2
+    assert world.effects == {"step:a#1": 1, "step:w#1": 1, "step:b#1": 1}
+    assert await world.output(run) == "one w two"
+    kinds = await told_by(world, run)
+    assert kinds.count("run.resumed") == 1 and "run.recovered" not in kinds
+
+
+async def test_again_and_again(world: World) -> None:
+    run = await up_to_work(world)
+    for up in range(2, 5):
+        await world.hand_over()
+        await world.start()
+        await world.up(run, up)
+    taken = await world.store.read(lambda c: snapshots.list_snapshots(c, run))
+    assert len(taken) == 3
+    assert [each.parent for each in taken[:-1]] == [each.id for each in taken[1:]]
+    template = await world.store.read(lambda c: snapshots.get_snapshot(c, taken[-1].parent or ""))
+    assert template.run is None
+    world.let_end("step:w#1")
+    assert (await world.ended(run)).state is RunState.COMPLETED
+    assert world.effects == {"step:a#1": 1, "step:w#1": 1, "step:b#1": 1}
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_at_any_point(world: World, point: str) -> None:
+    handing: list[asyncio.Task[list[str]]] = []
+    reached = asyncio.Event()
+
+    async def hand_over() -> None:
+        world.anywhere = None
+        handing.append(asyncio.create_task(world.hand_over()))
+        reached.set()
+        await asyncio.sleep(0)  # it has begun
+
+    for n in range(1, 100):
+        Nth(world, point, n, hand_over)
+        reached.clear()
+        world.let = {"step:w#1"}
+        world.broker.asked.clear()
+        run = await world.run(LIFE)
+        ends = [asyncio.create_task(end) for end in (reached.wait(), world.asleep(run))]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        world.anywhere = None
+        if handing:
+            await handing.pop()
+            await world.start()
+        await world.open_waits(run)
+        await world.answer("wait:q#1")
+        row = await world.ended(run)
+        assert row.state is RunState.COMPLETED, row.error
+        assert world.effects == {"step:a#1": 1, "step:w#1": 1}
+        assert world.broker.asked == ["m"]
+        assert await world.output(run) == "w"
+        if not reached.is_set():
+            return
+    raise AssertionError("the point was passed again and again")
+
+
+async def test_the_model_is_waited_for_and_paid_once(world: World) -> None:
+    calls = Calls(world)
+    run = await up_to_work(world, [["model", "m"]])
+    await calls.asked.wait()
+    handing = asyncio.create_task(world.hand_over())
+    await world.until(run, lambda row: row.state is RunState.SUSPENDED)
+    calls.go.set()
+    frozen, waits = await handing
+    assert "frozen" in frozen and waits == f"{run}: waiting for the model's answer"
+    assert [e.op for e in await world.entries(run, "op.end")] == ["step:a#1", "model:m#1"]
+    await world.start()
+    await world.up(run, 2)
+    world.let_end("step:w#1")
+    row = await world.ended(run)
+    assert row.state is RunState.COMPLETED and row.result["model:m#1"]["body"] == "{}"
+    assert world.broker.asked == ["m"]
+
+
+async def test_a_model_that_takes_too_long_is_asked_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "HAND_OVER_S", 0.3)
+    calls = Calls(world)
+    run = await up_to_work(world, [["model", "m"]])
+    await calls.asked.wait()
+    assert "cut off" in (await world.hand_over())[-1]
+    assert (await world.row(run)).state is RunState.SUSPENDED
+    await world.start()
+    await world.up(run, 2)
+    world.let_end("step:w#1")
+    assert (await world.ended(run)).state is RunState.COMPLETED
+    assert world.broker.asked == ["m", "m"]
+
+
+async def test_what_cannot_be_frozen_in_time_is_recovered(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "HAND_OVER_S", 0.1)
+    monkeypatch.setattr(driving, "HAND_OVER_RETRY_S", 0.01)
+    run = await up_to_work(world)
+    world.refused["prepare"] = 10**6
+    told = await world.hand_over()
+    assert told[0] == f"{run}: cannot be frozen yet: refused"
+    assert told[-1].endswith("cut off; it goes on from the log")
+    assert (await world.row(run)).state is RunState.RUNNING
+    world.refused.clear()
+    await world.start()
+    await world.up(run, 2)
+    world.let_end("step:w#1")
+    assert (await world.ended(run)).state is RunState.COMPLETED
+    # In doubt (rule 3), as after any loss.
+    assert world.effects == {"step:a#1": 1, "step:w#1": 2, "step:b#1": 1}
+
+
+async def test_a_machine_that_is_lost_meanwhile_is_recovered(world: World) -> None:
+    run = await up_to_work(world)
+    world.on("device", world.kill)
+    told = await world.hand_over()
+    assert "goes on from the log" in told[-1]
+    await world.start()
+    await world.up(run, 2)
+    world.let_end("step:w#1")
+    assert (await world.ended(run)).state is RunState.COMPLETED
+    assert await world.output(run) == "one w two"
+
+
+async def test_what_was_to_be_replayed_still_is(world: World) -> None:
+    """Frozen between a recovery and what the log holds: output is neither lost nor repeated."""
+    script = [["compute", "c"], ["work", "w"], ["print", " two "], ["work", "v"], ["print", "."]]
+    world.let = {"compute:c#1", "step:w#1"}
+    run = await world.run(script)
+    await world.begun(run, "step:v#1")
+    world.let.clear()
+    await world.kill()
+    await world.up(run, 2)
+    await world.hand_over()
+    await world.start()
+    await world.up(run, 3)
+    for op in ("compute:c#1", "step:v#1"):
+        world.let_end(op)
+    assert (await world.ended(run)).state is RunState.COMPLETED
+    assert await world.output(run) == "w two v."
+    assert world.effects == {"step:w#1": 1, "step:v#1": 2}  # the latter was in doubt
+
+
+async def test_one_that_only_waits_sleeps_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MachineCarriers, "terms", replace(MachineCarriers.terms, grace_s=1000.0))
+    run = await world.run([["wait", "q"], ["step", "b"]])
+    await world.open_waits(run)
+    driver = world.scheduler.drivers[run]
+    await world.until(run, lambda row: driver._waiting > 0)
+    await world.hand_over()
+    (suspended,) = await world.entries(run, "run.suspended")
+    assert "handed_over" not in suspended.data
+    await world.start()
+    await world.asleep(run)
+    await world.answer("wait:q#1")
+    assert (await world.ended(run)).epoch == 2
+
+
+async def test_nothing_is_claimed_any_more(world: World) -> None:
+    run = await up_to_work(world)
+    queued: list[RunId] = []
+
+    async def create() -> None:
+        effects, recorded = world.effects.copy(), world.recorded.copy()
+        queued.append(await world.run([["step", "late"]]))
+        world.effects, world.recorded = effects, recorded
+
+    world.on("keep", create)
+    await world.hand_over()
+    assert (await world.row(queued[0])).state is RunState.QUEUED
+    await world.start()
+    assert (await world.ended(queued[0])).state is RunState.COMPLETED
+    await world.up(run, 2)
+    world.let_end("step:w#1")
+    assert (await world.ended(run)).state is RunState.COMPLETED
+
+
+async def test_one_that_is_being_cancelled_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driving, "CANCEL_GRACE_S", 0.05)
+    world.refused["cancel"] = 1
+    run = await up_to_work(world)
+    world.scheduler.drivers[run].cancel()
+    await world.hand_over()
+    assert (await world.row(run)).state is RunState.CANCELLED
