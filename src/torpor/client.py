@@ -232,8 +232,17 @@ class Client:
         body = {"data": data, "approved": approved, "note": note, "by": by}
         return self._object("POST", f"/waits/{_segment(ref)}/complete", json=body)
 
-    def shutdown(self) -> None:
-        self._object("POST", "/shutdown")
+    def shutdown(self, on_progress: OnProgress) -> None:
+        """Returns when the server has handed its runs over, or has gone."""
+        asked = False
+        try:
+            for name, data in self._events("POST", "/shutdown"):
+                asked = True
+                if name == "progress":
+                    on_progress(data["stage"], data["message"], data["fraction"])
+        except Unreachable:
+            if not asked:
+                raise
 
     def _object(self, method: str, path: str, **options: Any) -> Object:
         found: Object = self._json(method, path, **options)
@@ -377,9 +386,15 @@ def ensure_server(home: Home, *, deadline_s: float = START_S) -> Client:
     raise HostError(f"the server did not answer within {deadline_s:.0f} s", hint=_tail(path, began))
 
 
-def stop_server(home: Home, *, deadline_s: float = STOP_S) -> None:
+def _unheard(stage: str, message: str, fraction: float | None) -> None:
+    pass
+
+
+def stop_server(
+    home: Home, on_progress: OnProgress = _unheard, *, deadline_s: float = STOP_S
+) -> None:
     """Ask the server to stop and wait until its process is gone. Raises Unreachable, HostError."""
-    Client(home).shutdown()
+    Client(home).shutdown(on_progress)
     until = time.monotonic() + deadline_s
     while running(home):
         if time.monotonic() > until:

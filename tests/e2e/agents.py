@@ -16,6 +16,7 @@ import random
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -190,6 +191,39 @@ def tidy(name: str) -> None:
     finally:
         print("tidied up")
         double(21)
+
+
+@torpor.step
+def long_work(name: str) -> dict[str, Any]:
+    """Computes until it does so on another machine, beside a process and a file that are open."""
+    print("body", flush=True)
+    epoch, rounds = torpor.run.epoch, 0
+    number = int.from_bytes(os.urandom(8), "big")
+    kept = Path("kept").open("w+")  # noqa: SIM115
+    kept.write(str(number))
+    echo = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert echo.stdin is not None and echo.stdout is not None
+    torpor.emit({"at": "work"})
+    while torpor.run.epoch == epoch:
+        rounds += 1
+    print(number, file=echo.stdin, flush=True)
+    assert int(echo.stdout.readline()) == number
+    kept.seek(0)
+    assert int(kept.read()) == number
+    echo.stdin.close()
+    return {"epoch": epoch, "rounds": rounds, "echo": echo.wait()}
+
+
+@torpor.agent
+def handed_over(name: str) -> dict[str, Any]:
+    answers: list[str] = []
+    asking = threading.Thread(target=lambda: answers.append(ask(f"hold {name}")))
+    asking.start()
+    print("before")
+    worked = long_work(name)
+    asking.join()
+    print("after")
+    return {**worked, "answers": answers}
 
 
 IMPORTED_AT = time.time()

@@ -22,7 +22,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from torpor.client import Appended, Client, Ended, Unreachable, server_command
+from torpor.client import (
+    Appended,
+    Client,
+    Ended,
+    OnProgress,
+    Unreachable,
+    server_command,
+    stop_server,
+)
 from torpor.model.home import Home
 
 Entry = dict[str, Any]
@@ -130,6 +138,12 @@ class Stage:
         if self._server.poll() is None:
             self._server.terminate()
             assert self._server.wait(60) == 0, self.log_end("server")
+
+    def down(self, hear: OnProgress) -> None:
+        """As `torpor down` does."""
+        assert self._server is not None
+        stop_server(self.home, hear)
+        assert self._server.wait(60) == 0, self.log_end("server")
 
     def clear(self) -> None:
         """Leave nothing behind, whatever has failed."""

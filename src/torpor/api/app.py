@@ -1,7 +1,7 @@
 """The endpoints, one line of the service each. Described for people at /docs.
 
-`create_app(service)` gives the application; its `state.closing` is set when the server is to
-stop: streams end, and the process (`torpor.api.server`) follows.
+`create_app(service)` gives the application; its `state.stop` is how the server comes to its end
+(`torpor.api.stopping`).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from torpor.api.shapes import (
     WaitsQuery,
     split,
 )
+from torpor.api.stopping import Stop
 from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
 from torpor.model.states import FINAL, RunState
@@ -110,6 +111,10 @@ class Service(Protocol):
         self, ref: str, data: Any, approved: bool | None, note: str | None, by: str | None
     ) -> Object: ...
 
+    async def hand_over(self, tell: Callable[[str], None]) -> None:
+        """Leave all runs to the next server as they are now; `tell` hears what becomes of each."""
+        ...
+
     async def stop(self) -> None: ...
 
 
@@ -118,12 +123,17 @@ def _service(request: Request) -> Service:
     return service
 
 
+def _stop(request: Request) -> Stop:
+    stop: Stop = request.app.state.stop
+    return stop
+
+
 def _closing(request: Request) -> asyncio.Event:
-    closing: asyncio.Event = request.app.state.closing
-    return closing
+    return _stop(request).closing
 
 
 Uses = Annotated[Service, Depends(_service)]
+Stopping = Annotated[Stop, Depends(_stop)]
 Closing = Annotated[asyncio.Event, Depends(_closing)]
 
 router = APIRouter(
@@ -136,10 +146,9 @@ def _gives(model: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": model}}
 
 
-def _events(lines: AsyncIterator[str]) -> StreamingResponse:
-    return StreamingResponse(
-        lines, media_type="text/event-stream", headers={"cache-control": "no-store"}
-    )
+def _events(lines: AsyncIterator[str], status_code: int = 200) -> StreamingResponse:
+    headers = {"cache-control": "no-store"}
+    return StreamingResponse(lines, status_code, headers, "text/event-stream")
 
 
 @router.get("/health", responses=_gives(Health))
@@ -150,7 +159,7 @@ async def health(service: Uses) -> Json:
 @router.post("/agents", response_class=StreamingResponse)
 async def deploy(body: DeployRequest, service: Uses, closing: Closing) -> StreamingResponse:
     """Make the agent's template. Events: `progress`…, then `deployed` or `error`."""
-    return _events(stream.progress(partial(service.deploy, body.source()), closing))
+    return _events(stream.progress(partial(service.deploy, body.source()), "deployed", closing))
 
 
 @router.get("/agents", responses=_gives(list[Agent]))
@@ -269,12 +278,16 @@ async def complete(ref: str, body: CompleteRequest, service: Uses) -> Json:
     return Json(await service.complete(ref, body.data, body.approved, body.note, body.by))
 
 
-@router.post("/shutdown", status_code=202)
-async def shutdown(closing: Closing) -> Json:
-    """Stop the server, the machines and the processes that serve them. Runs go on at the next
-    start, from their newest snapshot and the log after it."""
-    closing.set()
-    return Json({"stopping": True}, status_code=202)
+@router.post("/shutdown", status_code=202, response_class=StreamingResponse)
+async def shutdown(stop: Stopping) -> StreamingResponse:
+    """Stop the server, the machines and the processes that serve them. Each machine is frozen
+    where it is, and goes on there at the next start. Events: `progress`…, then `stopped`."""
+
+    async def work(tell: Callable[[str, str, float | None], None]) -> Object:
+        await stop.ask(lambda words: tell("stop", words, None))
+        return {}
+
+    return _events(stream.progress(work, "stopped", stop.closing), status_code=202)
 
 
 def create_app(service: Service) -> FastAPI:
@@ -284,7 +297,7 @@ def create_app(service: Service) -> FastAPI:
         description="Durable AI agents that sleep for free.",
     )
     app.state.service = service
-    app.state.closing = asyncio.Event()
+    app.state.stop = Stop(service.hand_over)
     app.add_middleware(limits.BodyLimit)
     problems.install(app)
     app.include_router(router)

@@ -2,8 +2,9 @@
 
 Order of things: the lock (run/server.lock, held for life: whoever has it is the server), the
 service, the socket, then run/server.json. A socket file that is there before is a dead server's,
-as the lock was free. SIGTERM, SIGINT and POST /v1/shutdown all set `closing`: streams end,
-requests in flight finish, the service stops its machines.
+as the lock was free. SIGTERM, SIGINT and POST /v1/shutdown all ask for the same end
+(`torpor.api.stopping`): runs are handed over, streams end, requests in flight finish, the service
+stops. A second signal cuts the first part short.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import uvicorn
 
 import torpor
 from torpor.api.app import Service, create_app
+from torpor.api.stopping import Stop
 from torpor.model.errors import Conflict, Invalid, TorporError
 from torpor.model.home import Home
 
@@ -74,10 +76,17 @@ async def serve(home: Home, open_service: Callable[[Home], Awaitable[Service]]) 
 
 async def _listen(home: Home, service: Service) -> None:
     app = create_app(service)
-    closing: asyncio.Event = app.state.closing
+    stop: Stop = app.state.stop
+    asking: list[asyncio.Task[None]] = []
+
+    def signalled() -> None:
+        if asking:
+            stop.closing.set()
+        asking.append(asyncio.create_task(stop.ask()))
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, closing.set)
+        loop.add_signal_handler(number, signalled)
     facts = home.run / "server.json"
     path = home.socket("server")
     config = uvicorn.Config(
@@ -91,11 +100,11 @@ async def _listen(home: Home, service: Service) -> None:
     )
     server = _Uvicorn(config)
 
-    async def stop() -> None:
-        await closing.wait()
+    async def close() -> None:
+        await stop.closing.wait()
         server.should_exit = True
 
-    stopper = asyncio.create_task(stop())
+    closer = asyncio.create_task(close())
     bound = _bind(path)
     try:
         _write(
@@ -104,7 +113,7 @@ async def _listen(home: Home, service: Service) -> None:
         log.info("serving %s", path)
         await server.serve(sockets=[bound])
     finally:
-        stopper.cancel()
+        closer.cancel()
         path.unlink(missing_ok=True)
         facts.unlink(missing_ok=True)
 

@@ -32,7 +32,7 @@ class _Progressing(Protocol):
     def __call__(self, stage: str, message: str, fraction: float | None) -> None: ...
 
 
-Deploy = Callable[[_Progressing], Coroutine[Any, Any, dict[str, Any]]]
+Work = Callable[[_Progressing], Coroutine[Any, Any, dict[str, Any]]]
 
 
 def event(name: str, data: Any, *, id: int | None = None) -> str:
@@ -41,8 +41,8 @@ def event(name: str, data: Any, *, id: int | None = None) -> str:
     return f"{head}event: {name}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
 
 
-async def progress(deploy: Deploy, closing: asyncio.Event) -> AsyncIterator[str]:
-    """Run `deploy`, telling its progress, then `deployed` or `error`.
+async def progress(work: Work, done: str, closing: asyncio.Event) -> AsyncIterator[str]:
+    """Do `work`, telling its progress, then `done` or `error`.
 
     A client that leaves does not stop it: a template is shared, and whoever asks next finds it.
     """
@@ -53,7 +53,7 @@ async def progress(deploy: Deploy, closing: asyncio.Event) -> AsyncIterator[str]
         line = event("progress", {"stage": stage, "message": message, "fraction": fraction})
         loop.call_soon_threadsafe(told.put_nowait, line)  # work may report from a thread
 
-    task = asyncio.ensure_future(deploy(tell))
+    task = asyncio.ensure_future(work(tell))
     # After the work's last report, which came through the loop as well.
     task.add_done_callback(lambda _: loop.call_soon(told.put_nowait, None))
     _unfinished.add(task)
@@ -63,7 +63,7 @@ async def progress(deploy: Deploy, closing: asyncio.Event) -> AsyncIterator[str]
     if not task.done():
         return
     try:
-        yield event("deployed", task.result())
+        yield event(done, task.result())
     except Exception as error:
         yield _failure(error)
 

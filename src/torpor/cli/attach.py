@@ -189,6 +189,8 @@ class _Follower:
                 self._remark(words.note(data))
             case "snapshot":
                 self._frozen_bytes = data.get("bytes")
+            case "run.suspended" if data.get("handed_over"):
+                self._remark("its server stops; frozen where it was until the next (torpor up)")
             case "run.suspended":
                 cost = "" if self._frozen_bytes is None else f" · {words.size(self._frozen_bytes)}"
                 reason = words.waiting_for(list(self._awaited.values()), time.time())

@@ -80,11 +80,17 @@ def connect(home: Home | None = None) -> Client:
 
 
 def down(as_json: Json = False) -> None:
-    """Stop the server, its machines and processes. Unfinished runs go on at the next start."""
+    """Stop the server, its machines and processes. Runs go on where they are at the next start."""
     home = Home.find()
+
+    def told(stage: str, message: str, fraction: float | None) -> None:
+        if not as_json:
+            say(message, "dim")
+
     try:
         going = len(Client(home).runs(("running", "queued"), limit=1000))
-        stop_server(home)
+        with err.status("stopping the server"):
+            stop_server(home, told)
         stopped = True
     except Unreachable:
         if running(home):  # it lives but does not answer: stopping it is not done
@@ -101,7 +107,7 @@ def down(as_json: Json = False) -> None:
     else:
         say("server stopped")
         if going:
-            say(f"{words.count(going, 'run')} under way: torpor up goes on from the log")
+            say(f"{words.count(going, 'run')} under way: torpor up goes on where they were")
 
 
 bench = typer.Typer(help="Measure torpor on this host.", no_args_is_help=True)

@@ -66,6 +66,7 @@ class Service:
         self._tending: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self._readying = asyncio.Lock()
+        self._leaving = False
         self._scheduler: Scheduler | None = None
         self._model: Model | None = None
         self._probe: Probe | None = None
@@ -83,6 +84,12 @@ class Service:
             service._get_ready_soon()
         service._tending = asyncio.create_task(service._storage.tend())
         return service
+
+    async def hand_over(self, tell: Callable[[str], None]) -> None:
+        """Leave all runs to the next server as they are now; `tell` hears what becomes of each."""
+        self._leaving = True
+        if self._scheduler is not None:
+            await self._scheduler.hand_over(tell)
 
     async def stop(self) -> None:
         for task in (self._background, self._tending):
@@ -103,6 +110,8 @@ class Service:
         async with self._readying:
             if self._scheduler is not None:
                 return self._scheduler
+            if self._leaving:
+                raise HostError("the server is about to stop", hint="torpor up, then again.")
             find_qemu()
             require_fuse()
             await self._keys.check()

@@ -5,8 +5,9 @@
     print TEXT | log MESSAGE | approve PROMPT DATA | wait PROMPT DATA | fail TYPE MESSAGE
     return VALUE
 
-A run that waits is frozen at once. The state is kept in memory.json when it stops, so that a
-server on it can be restarted. As a program it serves: `python memory_service.py HOME`.
+A run that waits is frozen at once. A file `hold` in the home holds up the handing over. The state
+is kept in memory.json when it stops, so that a server on it can be restarted. As a program it
+serves: `python memory_service.py HOME`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,13 @@ class MemoryService:
                 if RunState(run["state"]) not in FINAL:
                     service._play(run)
         return service
+
+    async def hand_over(self, tell: Callable[[str], None]) -> None:
+        for run in self._runs.values():
+            if RunState(run["state"]) not in FINAL:
+                tell(f"{run['id']}: frozen where it was")
+        if (self.home.root / "hold").exists():
+            await asyncio.Event().wait()
 
     async def stop(self) -> None:
         self.stopped = True

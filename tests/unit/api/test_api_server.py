@@ -85,19 +85,47 @@ def test_one_server_on_a_private_socket(home: Home) -> None:
         client.health()
 
 
-def test_a_signal_stops_it_though_somebody_follows(home: Home) -> None:
+def start(home: Home) -> tuple[subprocess.Popen[bytes], Client]:
     home.create()
     process = subprocess.Popen(command(home))
     until = time.monotonic() + LIMIT_S
     while not running(home) and time.monotonic() < until:
         assert process.poll() is None
-    client = ensure_server(home, deadline_s=LIMIT_S)
+    return process, ensure_server(home, deadline_s=LIMIT_S)
+
+
+def test_a_signal_stops_it_though_somebody_follows(home: Home) -> None:
+    process, client = start(home)
     run = client.start(VERSION, None, {"script": [["approve", "Go?", None]]}, None)
     events = client.follow(run["id"])
     assert isinstance(next(events), Appended)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(LIMIT_S) == 0
     assert (home.root / "memory.json").exists()  # the service was stopped in order
+    assert any(isinstance(event, Lost) for event in events)
+
+
+def test_who_asks_for_the_end_hears_how_it_goes_and_a_second_signal_hurries_it(
+    home: Home,
+) -> None:
+    (home.root / "hold").touch()
+    process, client = start(home)
+    run = client.start(VERSION, None, {"script": [["approve", "Go?", None]]}, None)
+    events = client.follow(run["id"])
+    assert isinstance(next(events), Appended)
+    os.kill(process.pid, signal.SIGTERM)
+    told: list[str] = []
+
+    def hear(stage: str, message: str, fraction: float | None) -> None:
+        # It was told to stop before this asked; until it is done it answers.
+        told.append(message)
+        assert client.run(run["id"])["id"] == run["id"]
+        os.kill(process.pid, signal.SIGTERM)
+
+    client_module.stop_server(home, hear, deadline_s=LIMIT_S)
+    assert told == [f"{run['id']}: frozen where it was"]
+    assert process.wait(LIMIT_S) == 0
+    assert (home.root / "memory.json").exists()
     assert any(isinstance(event, Lost) for event in events)
 
 
