@@ -49,7 +49,23 @@ async def test_it_goes_on_in_the_middle_of_a_step(world: World) -> None:
     assert world.effects == {"step:a#1": 1, "step:w#1": 1, "step:b#1": 1}
     assert await world.output(run) == "one w two"
     kinds = await told_by(world, run)
-    assert kinds.count("run.resumed") == 1 and "run.recovered" not in kinds
+    assert kinds.count("run.resumed") == 1
+    assert not {"run.recovered", "op.again"} & set(kinds)
+
+
+async def test_one_that_is_lost_later_goes_on_from_there(world: World) -> None:
+    run = await up_to_work(world)
+    await world.hand_over()
+    await world.start()
+    await world.up(run, 2)
+    await world.kill()
+    await world.up(run, 3)
+    world.let_end("step:w#1")
+    assert (await world.ended(run)).state is RunState.COMPLETED
+    # From the middle of the step on, it is done again (rule 3).
+    assert [entry.op for entry in await world.entries(run, "op.again")] == ["step:w#1"]
+    assert world.effects == {"step:a#1": 1, "step:w#1": 1, "step:b#1": 1}
+    assert await world.output(run) == "one w two"
 
 
 async def test_again_and_again(world: World) -> None:
@@ -137,6 +153,7 @@ async def test_a_model_that_takes_too_long_is_asked_again(
     world.let_end("step:w#1")
     assert (await world.ended(run)).state is RunState.COMPLETED
     assert world.broker.asked == ["m", "m"]
+    assert [entry.op for entry in await world.entries(run, "op.again")] == ["model:m#1"]
 
 
 async def test_what_cannot_be_frozen_in_time_is_recovered(
