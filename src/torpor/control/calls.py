@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torpor.contextlog import entries
@@ -9,17 +10,28 @@ from torpor.contextlog.entries import END, NewEntry
 from torpor.contextlog.store import LogStore
 from torpor.control.model import Model, no_answer
 from torpor.control.pen import Pen, Refused
+from torpor.control.tasks import Tasks
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.ids import OpId, RunId
 
 
 class Calls:
-    def __init__(self, run: RunId, store: LogStore, model: Model, pen: Pen) -> None:
+    def __init__(
+        self, run: RunId, store: LogStore, model: Model, pen: Pen, under_way: Tasks
+    ) -> None:
+        self.under_way = under_way
         self._run, self._store, self._model, self._pen = run, store, model, pen
 
-    async def outcome(self, op: OpId, asked: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Make the call that `op` began with `asked`, by default as the log has it. Its outcome,
-        recorded: {ok, value | error}."""
+    def make(self, op: OpId, asked: dict[str, Any] | None, deliver: Callable[..., None]) -> None:
+        """Make the call that `op` began with `asked`, by default as the log has it. `deliver` gets
+        its outcome once that is recorded: op, ok=…, value=… or error=…."""
+
+        async def make() -> None:
+            deliver(op, **await self._outcome(op, asked))
+
+        self.under_way.spawn(make())
+
+    async def _outcome(self, op: OpId, asked: dict[str, Any] | None) -> dict[str, Any]:
         if asked is None:
             begun = await self._store.read(lambda c: entries.read_op(c, self._run, op))
             asked = begun["data"]

@@ -29,11 +29,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from enum import Enum
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -53,13 +50,15 @@ from torpor.control.machines import Captured
 from torpor.control.model import Model
 from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Write
+from torpor.control.standing import Result, Standing
+from torpor.control.tasks import Tasks
 from torpor.control.templates import exit_words
 from torpor.model.errors import (
     GuestError,
     StaleEpoch,
     TorporError,
 )
-from torpor.model.ids import Epoch, OpId, RunId, Seq, SnapshotId, op_kind
+from torpor.model.ids import Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
 from torpor.policy import freeze as policy
 
@@ -88,14 +87,6 @@ class Outcome(Enum):
 Tell = Callable[[str], None]  # what happens, in words for people
 
 
-@dataclass(frozen=True)
-class Result:
-    """What came from outside for an operation of this run. It is in the log already."""
-
-    op: str
-    fields: dict[str, Any]  # ok, value | error
-
-
 class Driver:
     def __init__(
         self,
@@ -119,27 +110,19 @@ class Driver:
         self.loss = ""  # why the machine was lost, where that is known
         self._decided = time.perf_counter()  # before the claim, which is part of a resume
         self._carriers, self._store, self._keys = carriers, store, keys
-        self._calls_to_model = Calls(row.id, store, model, self._pen)
+        self._calls = Calls(row.id, store, model, self._pen, Tasks(self._failed))
+        self._learning = Tasks(self._failed)
+        self._trouble: BaseException | None = None  # what ended one of these
         self._key: RunKey | None = None
         self._on_wait = on_wait
-        self._arrived: deque[Result] = deque()
+        self._standing = Standing()
         self._heard = asyncio.Event()
         self._cancel = CANCEL_REASON if row.cancel_requested else None
         self._cancel_deadline: float | None = None
-        # Operations the guest has begun that the host answers, and has not answered yet.
-        self._unanswered: set[str] = set()
-        self._checkpoints: list[str] = []
-        self._calls: set[asyncio.Task[None]] = set()  # model calls under way
-        self._learning: set[asyncio.Task[None]] = set()
         self._hand_over: Tell | None = None  # it is to be handed over, and who wants to know how
-        self._trouble: BaseException | None = None  # what ended one of them
         self._streams = Streams()
         # For each step that may be replayed, how much output the log held when it ended.
         self._printed: dict[str, dict[str, int]] = {}
-        self._waiting, self._busy = 0, 0
-        self._ends_at: float | None = None
-        self._changed_at = time.monotonic()
-        self._cpu: tuple[float, float] | None = None  # (when, CPU seconds) at the previous look
         self._not_before = 0.0  # monotonic: no freeze is tried before
         self._outcome: Outcome | None = None
 
@@ -155,7 +138,7 @@ class Driver:
 
     def deliver(self, op: str, **fields: Any) -> None:
         """An answer for `op` was recorded: tell the guest if it waits for it."""
-        self._arrived.append(Result(op, fields))
+        self._standing.arrived.append(Result(op, fields))
         self._heard.set()
 
     @property
@@ -195,8 +178,9 @@ class Driver:
             log.info("run %s lost its machine: %s", self.run, error)
             self._tell_hand_over(f"lost its machine, goes on from the log: {error}")
         finally:
-            doomed = [] if outcome is Outcome.SUSPENDED else [*self._calls]
-            await _cut_off([*doomed, *self._learning])
+            if outcome is not Outcome.SUSPENDED:
+                await self._calls.under_way.cut_off()
+            await self._learning.cut_off()
             self.live = None
             self.damage = await live.damage()
             await live.discard()
@@ -209,7 +193,9 @@ class Driver:
         journal = await self._store.read(lambda c: entries.journal(c, self.run, snapshot.seq))
         printed = {r["op"]: r["printed"] for r in journal if "printed" in r}
         self._printed = snapshot.detail.get("printed", {}) | printed
-        self._take_up(snapshot, {record["op"] for record in journal if "ok" in record})
+        answered = {record["op"] for record in journal if "ok" in record}
+        self._standing.take_up(snapshot.detail, answered)
+        self._streams.set(snapshot.detail.get("streams", {}))
         if snapshot.detail.get("at_work"):
             went_on = self.row.state is RunState.RUNNING
             await self._pen.write(lambda c: self._pen.repeat(c, snapshot, went_on))
@@ -222,16 +208,8 @@ class Driver:
         if not started:
             live.start(self.epoch, self.row, journal)
         await self._ask_again()
-        self._spawn(self._learn(live), self._learning)
+        self._learning.spawn(self._learn(live))
         self.doing = "running"
-
-    def _take_up(self, snapshot: SnapshotRow, answered: set[str]) -> None:
-        """Continue where the machine in `snapshot` was."""
-        detail = snapshot.detail
-        self._unanswered = set(detail.get("unanswered", ())) - answered
-        # As the guest said last: it only says what has changed since.
-        self._waiting, self._busy, self._ends_at = detail.get("status", (0, 0, None))
-        self._streams.set(detail.get("streams", {}))
 
     async def _learn(self, live: Carrier) -> None:
         try:
@@ -242,8 +220,8 @@ class Driver:
     async def _ask_again(self) -> None:
         """What the machine had asked for before its snapshot, and nobody is at any more."""
         # This machine is the proof that the checkpoint was made.
-        await self._end_checkpoints([op for op in self._unanswered if op_kind(op) == "checkpoint"])
-        for op in [OpId(op) for op in self._unanswered if op_kind(op) == "model"]:
+        await self._end_checkpoints(self._standing.of("checkpoint"))
+        for op in self._standing.of("model"):
             self._call_model(op)
 
     async def _attend(self) -> Outcome:
@@ -268,7 +246,7 @@ class Driver:
                 if self._outcome is None:
                     await asyncio.sleep(HAND_OVER_RETRY_S)
                 continue
-            if self._checkpoints:
+            if self._standing.checkpoints:
                 await self._checkpoint()
                 continue
             decision = self._decide()
@@ -345,9 +323,7 @@ class Driver:
                 data = data if isinstance(data, dict) else {"value": data}
                 writes.append(self._pen.entry(NewEntry(f"note.{message['kind']}", None, data)))
             case "status":
-                self._waiting, self._busy = message["waiting"], message["busy"]
-                self._ends_at = message["until"]
-                self._changed_at = time.monotonic()
+                self._standing.said(message)
             case "done":
                 return RunState.COMPLETED, message["value"], None
             case "failed":
@@ -379,18 +355,18 @@ class Driver:
         )
         match kind:
             case "wait" | "sleep":
-                self._unanswered.add(op)
+                self._standing.unanswered.add(op)
                 made: dict[str, WaitRow] = {}
                 writes.append(lambda c: made.update(wait=self._pen.create_wait(c, message)))
                 after.append(lambda: self._wait_made(made["wait"]))
             case "model":
-                self._unanswered.add(op)
+                self._standing.unanswered.add(op)
                 writes.append(self._pen.entry(begin))
                 after.append(lambda: self._call_model(op, data))
             case "checkpoint":
-                self._unanswered.add(op)
+                self._standing.unanswered.add(op)
                 writes.append(self._pen.entry(begin))
-                after.append(lambda: self._checkpoints.append(op))
+                after.append(lambda: self._standing.checkpoints.append(op))
             case _:
                 writes.append(self._pen.entry(begin))
 
@@ -401,32 +377,23 @@ class Driver:
             self.deliver(wait.op, ok=True, value=wait.value)
 
     def _call_model(self, op: OpId, asked: dict[str, Any] | None = None) -> None:
-        if self._hand_over is not None:
-            return  # it was not made yet: the next server makes it
-
-        async def call() -> None:
-            self.deliver(op, **await self._calls_to_model.outcome(op, asked))
-
-        self._spawn(call(), self._calls)
+        if self._hand_over is None:  # else the next server makes it
+            self._calls.make(op, asked, self.deliver)
 
     async def _finish_calls(self) -> None:
         """What the model was asked is paid for: recorded, though no machine hears it now."""
-        if self._calls:
+        if self._calls.under_way:
             self.doing = "waiting for the model's answer"
             self._tell_hand_over(self.doing)
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await self._calls.under_way.finish()
         if self._trouble is not None:  # the next server asks again
             log.warning("run %s: an answer was not recorded: %s", self.run, self._trouble)
 
     # What the guest is told.
 
     def _answer(self) -> None:
-        while self._arrived:
-            result = self._arrived.popleft()
-            if result.op in self._unanswered:
-                self._unanswered.discard(result.op)
-                self._live.guest.say("result", op=result.op, **result.fields)
-                self._changed_at = time.monotonic()
+        while (result := self._standing.next_answer()) is not None:
+            self._live.guest.say("result", op=result.op, **result.fields)
 
     def _say_cancel(self) -> None:
         if self._cancel is not None and self._cancel_deadline is None:
@@ -437,41 +404,14 @@ class Driver:
 
     def _decide(self) -> policy.Freeze | policy.Stay:
         now = time.monotonic()
-        waited_s = now - self._changed_at
         if self._cancel is not None:
             return policy.Stay("it is being cancelled", None)
-        if self._waiting and now < self._not_before:
+        if self._standing.waiting and now < self._not_before:
             return policy.Stay("the last freeze failed", self._not_before - now)
-        cpu_s = self._live.cpu_s()
-        share = 0.0
-        if self._cpu is not None and now > self._cpu[0]:
-            share = (cpu_s - self._cpu[1]) / (now - self._cpu[0])
-        self._cpu = (now, cpu_s)
-        return policy.decide(
-            policy.Facts(
-                # Each knows first of what it ends: the agent of a wait that it gave up, the
-                # host of one that was answered.
-                waiting=min(self._waiting, self._unanswered_of("wait", "sleep")),
-                busy=self._busy,
-                in_flight=len(self._arrived) + self._unanswered_of("model"),
-                waited_s=waited_s,
-                cpu_share=share,
-                ends_in_s=None if self._ends_at is None else self._ends_at - time.time(),
-            ),
-            self._carriers.terms,
-        )
-
-    def _unanswered_of(self, *kinds: str) -> int:
-        return sum(op_kind(op) in kinds for op in self._unanswered)
+        return policy.decide(self._standing.facts(self._live.cpu_s()), self._carriers.terms)
 
     def _only_waits(self) -> bool:
-        """Whether a machine that stands still, all of whose words were heard, has nothing to go on
-        with. Since the freeze was decided it may have begun something, or been answered."""
-        idle = self._waiting and not self._busy and not self._checkpoints
-        in_flight = self._arrived or self._unanswered_of("model")
-        return bool(idle and self._unanswered_of("wait", "sleep")) and not (
-            in_flight or self._cancel is not None
-        )
+        return self._cancel is None and self._standing.only_waits
 
     def _may_go(self) -> bool:
         """Whether a machine that stands still may be discarded, once it is recorded where it is."""
@@ -494,7 +434,7 @@ class Driver:
         freezer = self._live.freezer
         suspended = await (self._leave() if freezer is None else self._freeze(freezer))
         if not suspended and self._outcome is None:
-            self._changed_at = time.monotonic()
+            self._standing.changed()
             self.doing = "running"
         return suspended
 
@@ -553,7 +493,7 @@ class Driver:
             except (TorporError, OSError) as error:
                 await self._freeze_failed(error)
         # One that failed is answered as well: the agent loses no more than a later snapshot.
-        asked, self._checkpoints = self._checkpoints, []
+        asked, self._standing.checkpoints = self._standing.checkpoints, []
         await self._end_checkpoints(asked)
 
     async def _end_checkpoints(self, asked: Sequence[str]) -> None:
@@ -582,12 +522,12 @@ class Driver:
             if isinstance(item, Said) and item.t == "end"
         ]
         await self._take_inbox()
-        unanswered = sorted(self._unanswered | set(acknowledged))
-        place = await self._store.read(lambda c: entries.seen_before(c, self.run, unanswered))
+        standing = self._standing.to_json(acknowledged)
+        unseen = standing["unanswered"]
+        place = await self._store.read(lambda c: entries.seen_before(c, self.run, unseen))
         return place, {
-            "unanswered": unanswered,
+            **standing,
             "streams": self._streams.to_json(),
-            "status": [self._waiting, self._busy, self._ends_at],
             "at_work": not self._only_waits(),
             "printed": self._printed,  # of what the machine has in its journal and may yet replay
         }
@@ -647,19 +587,7 @@ class Driver:
         self._outcome = Outcome.ENDED
         self.doing = ENDED
 
-    def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
-        task = asyncio.create_task(work)
-        among.add(task)
-        task.add_done_callback(partial(self._done, among))
-
-    def _done(self, among: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
-        among.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._trouble = error
-            self._heard.set()
-
-
-async def _cut_off(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    def _failed(self, error: BaseException) -> None:
+        """Something that goes on beside the conversation with the guest has ended badly."""
+        self._trouble = error
+        self._heard.set()

@@ -29,6 +29,7 @@ from torpor.control.keys import Keys
 from torpor.control.machines import Machines
 from torpor.control.model import Model
 from torpor.control.onmachines import MachineCarriers
+from torpor.control.tasks import Tasks
 from torpor.control.templates import keep_template, make_template, source_from
 from torpor.model.errors import (
     Conflict,
@@ -79,7 +80,7 @@ class Scheduler:
         self._damaged: set[SnapshotId] = set()
         self._claimable = asyncio.Event()
         self._timers = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(_log_failure)
         self._driving: dict[RunId, asyncio.Task[None]] = {}
         self._handing_over = False
         self._room = machines_max(os.cpu_count() or 1, _memory_mib(), TYPICAL_MACHINE_MIB)
@@ -90,7 +91,7 @@ class Scheduler:
         for row in lost:
             self._take(row)
         for work in (self._claim_runs(), self._fire_timers(), self._watch_pager()):
-            self._spawn(work)
+            self._tasks.spawn(work)
 
     async def hand_over(self, tell: Callable[[str], None]) -> None:
         """Leave all runs to the next server as they are now: no run is claimed any more, and those
@@ -111,9 +112,7 @@ class Scheduler:
 
     async def stop(self) -> None:
         """End all machines. Their runs stay as they are and are recovered by the next server."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cut_off()
         await self.machines.pool.close()
 
     # What others tell it.
@@ -152,7 +151,7 @@ class Scheduler:
     def _take(self, row: RunRow) -> None:
         # Registered before the claim: an answer from now on finds the driver, one from before is
         # in the journal that the driver reads.
-        self._driving[row.id] = self._spawn(self._drive(self._new_driver(row)))
+        self._driving[row.id] = self._tasks.spawn(self._drive(self._new_driver(row)))
 
     def _new_driver(self, row: RunRow) -> Driver:
         driver = Driver(
@@ -299,16 +298,9 @@ class Scheduler:
                 log.error("the pager cannot be started: %s", error.message)
                 await asyncio.sleep(HOST_RETRY_S[0])
 
-    def _spawn(self, work: Any) -> asyncio.Task[None]:
-        task: asyncio.Task[None] = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a task of the scheduler failed", exc_info=error)
+def _log_failure(error: BaseException) -> None:
+    log.error("a task of the scheduler failed", exc_info=error)
 
 
 def _tell_of(run: RunId, tell: Callable[[str], None], how: str) -> None:
