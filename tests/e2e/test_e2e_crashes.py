@@ -33,10 +33,12 @@ def kill_pager(stage: Stage, run: str) -> None:
 
 
 def kill_server(stage: Stage, run: str) -> None:
-    machine = stage.machine(run)
+    machine, pagers = stage.machine(run), stage.processes("torpor.pager")
     stage.kill()
     wait_gone(machine)  # none outlives its server, where it could still write
     stage.start()
+    # The pager does, and serves the next server's machines too.
+    assert len(pagers) == 1 and stage.processes("torpor.pager") == pagers
 
 
 @pytest.mark.parametrize("blow", [kill_machine, kill_pager, kill_server])
