@@ -6,7 +6,8 @@ A `Machine` is one microVM of one epoch. Its life:
         │ load(device state)          only a restored machine
         ▼
       paused ──resume()──► running ──pause()──► paused ──resume()──► …
-        └───────────── kill() at any time, idempotent ─────────────┘
+        │ └─────────── kill() at any time, idempotent ─────────────┘
+        └─── forget(pages), become(another snapshot) ──► paused         at most once
 
 Memory and disk come from files that somebody else serves (`Backing`); the engine tells which
 pages of memory changed against that file. Nothing here assumes how an engine finds that out.
@@ -84,6 +85,15 @@ class Machine(Protocol):
     async def load(self, device_state: bytes) -> None:
         """Give an empty machine the state of its devices. It is paused then."""
 
+    async def forget(self, numbers: PageNumbers) -> None:
+        """Pages of a paused machine are about to change: whatever the engine has derived from
+        them goes. What is in them until then has no meaning."""
+
+    async def become(self, numbers: PageNumbers, pages: Pages, device_state: bytes) -> None:
+        """Turn a paused machine, or an empty one, into another: these pages, which it was told to
+        forget, and this state of its devices. All other pages are the same in both. Raises
+        Damaged (the state does not allow it), HostError; the machine is to be killed then."""
+
     async def resume(self) -> None: ...
 
     async def pause(self) -> None:
@@ -108,6 +118,11 @@ class Machine(Protocol):
 
 
 class Engine(Protocol):
+    @property
+    def learns(self) -> bool:
+        """Whether a machine that has been through something once does it faster afterwards: one
+        that translates the guest's code, and keeps the translation, does."""
+
     def shape(self, *, memory_mib: int, disk_mib: int, image: str, deps: str) -> Shape: ...
 
     async def start(self, shape: Shape, files: Files, directory: Path) -> Machine:

@@ -13,6 +13,8 @@ Why what is here is here (all tried on QEMU 7.2):
 - A balloon device must never be added: it punches holes into the memory file or brings stale
   bytes of it back.
 - `-no-reboot`: ROM regions are not restored, a guest that resets would hang.
+- Under emulation, a restored machine has a `qtest` channel: a write to guest memory over it is the
+  one way to have QEMU drop what it has translated of single pages (`QemuMachine.forget`).
 - A restored machine has the same devices in the same order, without kernel and initramfs.
 """
 
@@ -43,12 +45,13 @@ def command(
     *,
     monitor_fd: int,
     link_fd: int,
+    memory_fd: int,
     tsc_khz: int | None,
     console: str | None = None,
 ) -> list[str]:
     """The argument vector. A boot when `files` has a kernel, else an empty machine that waits.
 
-    `monitor_fd` and `link_fd` are inherited sockets: no socket files, no polling, and the link
+    `monitor_fd`, `link_fd` and `memory_fd` are inherited sockets: no socket files, no polling, and the link
     is open from the first instant. `console` is a file for the kernel's own output: for finding
     faults in an image only, the machine type differs then.
     """
@@ -82,6 +85,9 @@ def command(
         argv += ["-kernel", str(files.kernel), "-initrd", str(files.initramfs)]
         argv += ["-append", arguments]
     else:
+        if shape.accel == "tcg":
+            argv += ["-chardev", f"socket,id=memory,fd={memory_fd}"]
+            argv += ["-object", "qtest,id=qtest,chardev=memory,log=none"]
         argv += ["-S", "-incoming", "defer", "-global", "migration.send-configuration=off"]
     return argv
 

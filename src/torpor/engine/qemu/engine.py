@@ -17,6 +17,10 @@ class QemuEngine:
 
     probe: Probe
 
+    @property
+    def learns(self) -> bool:
+        return self.probe.accel == "tcg"
+
     def shape(self, *, memory_mib: int, disk_mib: int, image: str, deps: str) -> Shape:
         return Shape(
             engine="qemu",
@@ -31,13 +35,14 @@ class QemuEngine:
         )
 
     async def start(self, shape: Shape, files: Files, directory: Path) -> QemuMachine:
-        def argv(monitor_fd: int, link_fd: int) -> list[str]:
+        def argv(monitor_fd: int, link_fd: int, memory_fd: int) -> list[str]:
             return command(
                 self.probe.binary,
                 shape,
                 files,
                 monitor_fd=monitor_fd,
                 link_fd=link_fd,
+                memory_fd=memory_fd,
                 tsc_khz=self.probe.tsc_khz,
             )
 

@@ -3,6 +3,9 @@
 The monitor speaks QMP through the `qemu.qmp` library. Device state goes in by an inherited
 memory file and comes out through a file of the machine's directory; neither needs to be durable
 here, since what is kept is stored by the snapshot store.
+
+A third channel writes guest memory (QEMU's qtest protocol: a line a command, a line an answer). It
+is only used to make QEMU forget what it translated; pages themselves are written in bulk, past QEMU.
 """
 
 from __future__ import annotations
@@ -16,25 +19,31 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from qemu.qmp import EventListener, QMPClient, QMPError
 
 from torpor.engine.memory import (
+    PAGE,
     CopyBuffer,
     PageNumbers,
     Pages,
     changed_pages,
     mapping_of,
     read_pages,
+    runs_of,
     touched_pages,
+    write_pages,
 )
+from torpor.engine.qemu import reload
 from torpor.model.errors import HostError, InternalError
 
-ArgvFor = Callable[[int, int], list[str]]
+ArgvFor = Callable[[int, int, int], list[str]]
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _MONITOR_TIMEOUT_S = 30
 _UNLIMITED = 1 << 50  # bytes a second
+_RELOADED = "reloaded"  # the name of the file, and of the job, of a `become`
 
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it reports each killed QEMU as an error
 
@@ -47,6 +56,7 @@ class QemuMachine:
         process: asyncio.subprocess.Process,
         monitor: QMPClient,
         link: socket.socket,
+        writing: socket.socket,
         directory: Path,
         memory: Path,
         memory_bytes: int,
@@ -54,6 +64,8 @@ class QemuMachine:
         self._process = process
         self._monitor = monitor
         self._link = link
+        self._writing = writing
+        self._loaded = False
         self._directory = directory
         self._memory_bytes = memory_bytes
         self._address = mapping_of(process.pid, str(memory), memory_bytes)
@@ -66,34 +78,40 @@ class QemuMachine:
         memory: Path,
         memory_bytes: int,
     ) -> QemuMachine:
-        """Start QEMU and shake hands with its monitor. `argv_for(monitor_fd, link_fd)` gives
-        the command. Raises HostError with QEMU's own words if it does not come up."""
-        monitor_ours, monitor_theirs = socket.socketpair()
-        link_ours, link_theirs = socket.socketpair()
+        """Start QEMU and shake hands with its monitor. `argv_for(monitor_fd, link_fd, memory_fd)`
+        gives the command. Raises HostError with QEMU's own words if it does not come up."""
+        ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
         log = directory / "qemu.log"
-        with monitor_theirs, link_theirs, log.open("wb") as output:
-            argv = argv_for(monitor_theirs.fileno(), link_theirs.fileno())
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), *argv),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(monitor_theirs.fileno(), link_theirs.fileno()),
-                start_new_session=True,
-                env={"PATH": os.defpath},  # nothing of ours: the server's may hold a secret
-            )
+        try:
+            with log.open("wb") as output:
+                inherited = [end.fileno() for end in theirs]
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid())),
+                    *argv_for(*inherited),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=inherited,
+                    start_new_session=True,
+                    env={"PATH": os.defpath},  # nothing of ours: the server's may hold a secret
+                )
+        finally:
+            for end in theirs:
+                end.close()
+        monitor_end, link, writing = ours
         monitor = QMPClient(f"qemu-{process.pid}")
         try:
             async with asyncio.timeout(_MONITOR_TIMEOUT_S):
-                await monitor.connect(monitor_ours)
-            link_ours.setblocking(False)
-            return cls(process, monitor, link_ours, directory, memory, memory_bytes)
+                await monitor.connect(monitor_end)
+            link.setblocking(False)
+            writing.setblocking(False)
+            return cls(process, monitor, link, writing, directory, memory, memory_bytes)
         except BaseException as error:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-            monitor_ours.close()
-            link_ours.close()
+            for end in ours:
+                end.close()
             if isinstance(error, QMPError | OSError | EOFError | TimeoutError):
                 raise HostError(
                     f"QEMU did not start: {_tail(log)}", hint="Run `torpor doctor`."
@@ -135,6 +153,74 @@ class QemuMachine:
         """Give an empty machine what a file or pipe holds: device state, or all that `save_to`
         wrote, memory too."""
         await self._migrate("migrate-incoming", fd, limit_s)
+        self._loaded = True
+
+    async def forget(self, numbers: PageNumbers) -> None:
+        if not self._loaded:
+            return  # nothing was translated yet
+        firsts, counts = runs_of(numbers)
+        asked = "".join(
+            f"memset {first * PAGE:#x} {count * PAGE:#x} 0x0\n"
+            for first, count in zip(firsts.tolist(), counts.tolist(), strict=True)
+        )
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_MONITOR_TIMEOUT_S):
+                await asyncio.gather(
+                    loop.sock_sendall(self._writing, asked.encode()), self._agreed(len(firsts))
+                )
+        except (OSError, EOFError, TimeoutError) as error:
+            why = str(error) or type(error).__name__
+            raise HostError(
+                f"QEMU (pid {self.pid}) did not forget pages: {why}; {self.last_words()}"
+            ) from error
+
+    async def _agreed(self, count: int) -> None:
+        """Hear so many times that a write was done."""
+        loop, heard = asyncio.get_running_loop(), b""
+        while heard.count(b"\n") < count:
+            more = await loop.sock_recv(self._writing, 1 << 16)
+            if not more:
+                raise EOFError("it is gone")
+            heard += more
+        if heard != b"OK\n" * count:
+            raise HostError(f"QEMU (pid {self.pid}) refused to write its guest's memory")
+
+    async def become(self, numbers: PageNumbers, pages: Pages, device_state: bytes) -> None:
+        await asyncio.to_thread(write_pages, self.pid, self._address, numbers, pages)
+        if not self._loaded:
+            await self.load(device_state)
+            return
+        path = self._directory / "device-state.qcow2"
+        await asyncio.to_thread(path.write_bytes, reload.for_snapshot_load(device_state))
+        await self._execute(
+            "blockdev-add",
+            **{
+                "driver": "qcow2",
+                "node-name": _RELOADED,
+                # Nothing of it outlives the process: QEMU need not sync what it notes in it.
+                "cache": {"no-flush": True},
+                "file": {"driver": "file", "filename": str(path)},
+            },
+        )
+        listener = EventListener("JOB_STATUS_CHANGE", _job_concluded)
+        with self._monitor.listen(listener):
+            await self._execute(
+                "snapshot-load",
+                **{"job-id": _RELOADED, "tag": reload.TAG},
+                vmstate=_RELOADED,
+                devices=[_RELOADED],
+            )
+            try:
+                async with asyncio.timeout(_MONITOR_TIMEOUT_S):
+                    await listener.get()
+            except TimeoutError as error:
+                raise HostError(
+                    f"QEMU (pid {self.pid}) did not take a device state: {self.last_words()}"
+                ) from error
+        (job,) = cast(list[dict[str, object]], await self._execute("query-jobs"))
+        if "error" in job:
+            raise HostError(f"QEMU (pid {self.pid}) did not take a device state: {job['error']}")
 
     async def save_to(self, fd: int, limit_s: float) -> None:
         """Write a paused machine, all its memory too, as QEMU itself migrates: what snapshots are
@@ -199,6 +285,7 @@ class QemuMachine:
             self._process.kill()
         await self._process.wait()
         self._link.close()
+        self._writing.close()
         with contextlib.suppress(QMPError, OSError, EOFError, asyncio.CancelledError):
             await self._monitor.disconnect()
 
@@ -213,6 +300,13 @@ class QemuMachine:
 def _migration_ended(event: object) -> bool:
     match event:
         case {"data": {"status": "completed" | "failed"}}:
+            return True
+    return False
+
+
+def _job_concluded(event: object) -> bool:
+    match event:
+        case {"data": {"status": "concluded"}}:
             return True
     return False
 
