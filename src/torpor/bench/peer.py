@@ -105,7 +105,7 @@ async def measure(
     link = LinkState.from_json(newest.link or {})
     on_slot = await machines.restore(newest.manifest, link, key=key)
     try:
-        await thaw(on_slot, run, Epoch(next(epochs)), started=True, journal=[])
+        await thaw(on_slot.guest, run, Epoch(next(epochs)), started=True, journal=[])
         # Once for nothing: its memory is the pager's file, which a peer would not have.
         saved = await _freeze(on_slot, directory, way)
         await on_slot.machine.kill()
@@ -138,7 +138,7 @@ async def _resumed(
             await machine.load_from(source.fileno(), MIGRATE_LIMIT_S)
             guest = Guest(machine, Link.from_state(saved.link))
             live = replace(on_slot, machine=machine, guest=guest, snapshot=None)
-            await thaw(live, run, epoch, started=True, journal=[])
+            await thaw(live.guest, run, epoch, started=True, journal=[])
             resume_ms = (time.perf_counter() - started) * 1000
         try:
             yield live, resume_ms

@@ -118,7 +118,7 @@ async def _sleep_and_wake(stage: Stage, sleeper: Sleeper, cycles: int) -> Sample
         samples.fell_asleep(slept.pause_ms, slept.freeze_ms, slept.bytes)
         is_cold = bool(cycle % 2)
         stage.tell(f"cycle {cycle + 1} of {cycles}, {'cold' if is_cold else 'warm'}")
-        await stage.service.machines.pool.settled()
+        await stage.service.machines.settled()
         if is_cold:
             await make_cold(stage.service)
         await sleeper.answer(approved=True)

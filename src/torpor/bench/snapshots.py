@@ -199,7 +199,7 @@ class _Worker:
     async def do(self, chore: str, count: int, *, cold: bool = False) -> Slept:
         """Wake it for a chore. As after a wait of seconds, a spare machine stands ready."""
         self.stage.tell(f"{chore} {count}{', cold' if cold else ''}")
-        await self.stage.service.machines.pool.settled()
+        await self.stage.service.machines.settled()
         if cold:
             await make_cold(self.stage.service)
         await self._sleeper.answer({"chore": chore, "count": count})
@@ -231,7 +231,7 @@ class _Worker:
         that its thaw."""
         machines = self.stage.service.machines
         link = LinkState.from_json(snapshot.link or {})
-        await machines.pool.settled()
+        await machines.settled()
         if cold:
             await make_cold(self.stage.service)
         started = time.perf_counter()
@@ -239,7 +239,7 @@ class _Worker:
         try:
             restored = time.perf_counter()
             epoch = Epoch(snapshot.epoch + 1)
-            await thaw(live, self.run, epoch, started=True, journal=[])
+            await thaw(live.guest, self.run, epoch, started=True, journal=[])
             thawed = time.perf_counter()
             machines.pool.refill(live.shape)
             yield live, (restored - started) * 1000, (thawed - restored) * 1000
@@ -330,7 +330,7 @@ async def _side_by_side(workers: list[_Worker]) -> tuple[float, int]:
         for worker in workers:
             live, _, _ = await all_awake.enter_async_context(worker.awake(await worker.newest()))
             lives.append(live)
-            await worker.stage.service.machines.pool.settled()
+            await worker.stage.service.machines.settled()
             taken = [await _memory_of(worker.stage, each) for each in lives]
             totals.append(sum(total for total, _ in taken))
             pushed = max(pushed for _, pushed in taken)

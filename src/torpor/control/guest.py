@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import struct
+import termios
+import time
 from typing import Any
 
 from torpor.control.conversation import Conversation, Output, Said
@@ -18,6 +22,8 @@ from torpor.wire.link import Link, LinkError, Received
 
 CONTROL, STDOUT, STDERR, FILES = 0, 1, 2, 3
 _READ_BYTES = 256 * 1024
+_SETTLE_S = 0.005
+_INT = struct.Struct("i")
 
 
 class Guest(Conversation):
@@ -29,6 +35,7 @@ class Guest(Conversation):
         self.machine = machine
         self.link = link
         self._to_write = asyncio.Event()
+        self._sending = False
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
 
     def say(self, t: str, **fields: Any) -> None:
@@ -69,6 +76,22 @@ class Guest(Conversation):
         with contextlib.suppress(OSError):
             while self.broken is None and (data := self.machine.link.recv(_READ_BYTES)):
                 self._take(data)
+
+    @property
+    def unread(self) -> bool:
+        """Whether anything that was written has not been read by the machine, or was only written
+        in part."""
+        answer = fcntl.ioctl(self.machine.link, termios.TIOCOUTQ, _INT.pack(0))
+        return self._sending or _INT.unpack(answer) != (0,)
+
+    async def settle(self, within_s: float) -> None:
+        """Until all that is to be said was said and read. Nothing tells of that: the channel is
+        asked. Raises GuestError."""
+        deadline = time.monotonic() + within_s
+        while self._to_write.is_set() or self.unread:
+            if time.monotonic() > deadline:
+                raise GuestError(f"the machine leaves something unread for {within_s:g} s")
+            await asyncio.sleep(_SETTLE_S)
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
@@ -111,4 +134,6 @@ class Guest(Conversation):
                 await self._to_write.wait()
                 self._to_write.clear()
                 if data := self.link.data_to_send():
+                    self._sending = True
                     await loop.sock_sendall(self.machine.link, data)
+                    self._sending = False

@@ -1,15 +1,17 @@
 """Machines on this host: boot, restore, capture, discard. Knows no run and no log.
 
 A machine that was booted stands on files of its own. One that was restored stands on a slot of
-the pager, which serves its snapshot lazily. Capturing is the same for both: in one pause
-(rule 7) device state, changed memory and changed disk are taken; what follows, comparing,
-compressing and storing, needs the machine no more.
+the pager, which serves its snapshot lazily; or was a warm machine (`torpor.control.warm`), whose
+memory is its agent's template with all overwritten that differs, and only its disk is on a slot.
+Capturing is the same for all: in one pause (rule 7) device state, changed memory and changed disk
+are taken; what follows, comparing, compressing and storing, needs the machine no more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import time
@@ -20,21 +22,28 @@ from typing import Any
 
 import numpy as np
 
+from torpor.control.flat import Flats
 from torpor.control.guest import Guest
-from torpor.control.pool import Empty, Pool
+from torpor.control.pool import Empty, Pool, Spares
+from torpor.control.warm import OVERWRITTEN_PAGES_MAX, Base, Warm, warm_up
 from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages, runs_of
 from torpor.engine.protocol import Engine, Files, Machine, Shape
 from torpor.image.build import Image, open_image
 from torpor.image.publish import Workspace, build_once
 from torpor.model.errors import HostError, Invalid, TorporError
 from torpor.model.home import Home
+from torpor.model.ids import AgentVersion
 from torpor.pager.client import PagerClient
 from torpor.snapshot.build import Changed, ImageIndex, build, build_index
 from torpor.snapshot.manifest import LayerRef, Manifest, Region, make_refs
 from torpor.snapshot.reader import FrameCache
 from torpor.snapshot.seal import Key
+from torpor.snapshot.seen import Seen, page_hashes
 from torpor.snapshot.store import SnapshotStore
+from torpor.snapshot.upon import Upon
 from torpor.wire.link import Link, LinkState
+
+log = logging.getLogger(__name__)
 
 # More pages than this changed in one go are work, not the way back from a freeze: only the
 # latter is worth pushing ahead of the next resume.
@@ -57,6 +66,8 @@ class Live:
     restored: bool  # it stands on a slot of the pager; else on files of its own
     snapshot: str | None  # manifest of its newest snapshot
     key: Key | None = None  # opens its snapshots and seals the next; None: they are in the clear
+    flat: bool = False  # it was a warm machine: its memory is a template's, and what was written
+    seen: Seen = field(default_factory=Seen)  # what is known of its memory in that snapshot
     # Memory pages that the way back had to wait for, and all that it touched.
     faults: PageNumbers | None = None
     touched: PageNumbers | None = None
@@ -99,6 +110,8 @@ class Machines:
         self.pager = pager
         self.store = store
         self.pool = Pool(home, engine, pager)
+        self.warm: Spares[AgentVersion, Warm] = Spares()
+        self._flats = Flats(home.run / "flat", store)
         self._cache = FrameCache(_CACHE_BYTES)
         self._buffer = CopyBuffer(_BUFFER_BYTES)
         self._indexes: dict[str, ImageIndex] = {}  # by image
@@ -116,7 +129,8 @@ class Machines:
         To be called before the first machine is started."""
         for slot in (await self.pager.ping())["slots"]:
             await self.pager.drop(slot)
-        await asyncio.to_thread(shutil.rmtree, self.home.machines, ignore_errors=True)
+        for left in (self.home.machines, self._flats.directory):
+            await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
         await asyncio.to_thread(self.store.blobs.sweep)
 
     def shape(self, *, memory_mib: int, disk_mib: int, deps: str) -> Shape:
@@ -158,10 +172,12 @@ class Machines:
         heard: asyncio.Event | None = None,
         key: Key | None = None,
         *,
+        version: AgentVersion | None = None,
         push: bool = True,
     ) -> Live:
         """A paused machine with the content of snapshot `digest`, to be thawed (rule 8). `key`
         opens that, if it is sealed, and seals the snapshots that will be taken of the machine.
+        A warm machine of `version`, the agent's, becomes it if there is one and that is quicker.
         Without `push` it has to wait for every page: for measuring what learning them is worth.
 
         Raises Damaged, NotFound (its bytes are gone), Invalid (it does not fit this host),
@@ -171,10 +187,116 @@ class Machines:
             base.enter_context(self.store.held(digest))
             manifest = await asyncio.to_thread(self.store.load, digest, key)
             shape = self._shape_of(manifest)
-            empty = await self.pool.take(shape)
-            live = await self._fill(empty, shape, digest, manifest, link, heard, key, push=push)
+            live = None
+            if version is not None:
+                live = await self._from_warm(version, shape, digest, manifest, link, heard, key)
+            if live is None:
+                empty = await self.pool.take(shape)
+                live = await self._fill(empty, shape, digest, manifest, link, heard, key, push=push)
             live.base = base.pop_all()
         return live
+
+    async def _from_warm(
+        self,
+        version: AgentVersion,
+        shape: Shape,
+        digest: str,
+        manifest: Manifest,
+        link: LinkState,
+        heard: asyncio.Event | None,
+        key: Key | None,
+    ) -> Live | None:
+        """A warm machine of the version that has become the snapshot; None where there is none, or
+        it would not be quicker."""
+        warm = await self.warm.take(version, wait=False)
+        if warm is None:
+            return None
+        if warm.template.facts["shape"] != shape.facts():
+            await warm.discard()
+            return None
+        upon = await asyncio.to_thread(Upon, "memory", warm.template, manifest)
+        numbers = warm.overwritten(upon)
+        if len(numbers) > OVERWRITTEN_PAGES_MAX:
+            self.warm.put_back(version, warm)
+            return None
+        machine, name = warm.machine, warm.empty.name
+        reader = self.store.reader(manifest, self._cache, key)
+        try:
+            pages, state, _, _ = await asyncio.gather(
+                asyncio.to_thread(upon.pages, numbers, warm.memory, reader),
+                asyncio.to_thread(self._device_state, manifest, key),
+                machine.forget(numbers),
+                self.pager.bind(name, digest, hot=False, key=key),
+            )
+            await machine.become(numbers, pages, state)
+        except (TorporError, OSError) as error:
+            # Nothing is lost: what is damaged is found again, and told, by who restores it lazily.
+            log.info("a warm machine did not become %s: %s", digest, error)
+            await warm.discard()
+            return None
+        except BaseException:
+            await warm.discard()
+            raise
+        warm.held.close()
+        live = Live(
+            name,
+            shape,
+            machine,
+            Guest(machine, Link.from_state(link), heard),
+            warm.empty.directory,
+            restored=True,
+            snapshot=digest,
+            key=key,
+            flat=True,
+        )
+        live.seen.note(shape.memory_mib << 20, numbers, page_hashes(pages))
+        return live
+
+    async def get_ready(self, live: Live, version: AgentVersion, template: Base) -> None:
+        """Have ready, soon, what the next machine like `live` is best made from."""
+        if live.flat or await asyncio.to_thread(self._suits_warm, live, template):
+            self.warm_up(version, template)
+        else:
+            self.pool.refill(live.shape)
+
+    def _suits_warm(self, live: Live, template: Base) -> bool:
+        """Whether a warm machine would become the machine's snapshot, were there one."""
+        assert live.snapshot is not None
+        below, above = self.store.load(template.digest), self.store.load(live.snapshot, live.key)
+        return len(Upon("memory", below, above).differing) < OVERWRITTEN_PAGES_MAX // 2
+
+    def warm_up(self, version: AgentVersion, template: Base) -> None:
+        """Have a warm machine of the agent's version ready soon."""
+        self.warm.refill(version, lambda: self._warm(template))
+
+    async def _warm(self, template: Base) -> Warm:
+        manifest = await asyncio.to_thread(self.store.load, template.digest)
+        state = await asyncio.to_thread(self._device_state, manifest, None)
+        return await warm_up(
+            self.pool,
+            self._flats,
+            self.store,
+            self._shape_of(manifest),
+            template,
+            state if self.engine.learns else None,
+        )
+
+    def drop_idle(self) -> None:
+        """End spare machines that nobody asked for lately."""
+        self.pool.empties.drop_idle()
+        self.warm.drop_idle()
+
+    async def settled(self) -> None:
+        """Wait until no spare machine is being made."""
+        await self.pool.empties.settled()
+        await self.warm.settled()
+
+    async def forget_spares(self) -> None:
+        await asyncio.gather(self.pool.empties.forget(), self.warm.forget())
+
+    async def close(self) -> None:
+        """End the spare machines, for good."""
+        await asyncio.gather(self.pool.empties.close(), self.warm.close())
 
     async def rehearse(self, digest: str, link: LinkState) -> Live:
         """As `restore`, with nothing pushed ahead and, where the pager may set that, read page by
@@ -212,7 +334,7 @@ class Machines:
             )
             await empty.machine.load(state)
         except BaseException:
-            await self.pool.discard(empty)
+            await empty.discard()
             raise
         return Live(
             empty.name,
@@ -253,6 +375,8 @@ class Machines:
     async def learn_faults(self, live: Live) -> None:
         """Note, once the machine is back, which pages that took: those it had to wait for, and
         of those it got ahead the ones that it touched. The next resume gets these ahead."""
+        if live.flat:
+            return  # it waited for nothing; and of a plain file the kernel maps more than it touches
         live.touched = await asyncio.to_thread(live.machine.touched_memory)
         live.faults = _pages_of((await self.pager.stats(live.name))["faults"])
 
@@ -365,17 +489,21 @@ class Machines:
             parent = self.store.load(live.snapshot, live.key)
         else:
             parent = self._kernel_in_memory(taken.memory)
+            live.seen = Seen()
+        hashes = page_hashes(taken.memory.pages)
+        memory = live.seen.without_known(taken.memory, hashes)
         reader = self.store.reader(parent, self._cache, live.key)
         built = build(
             parent,
             reader,
-            {"memory": taken.memory, "disk": taken.disk, "device": _whole(taken.device)},
-            hot=self._hot(live, parent, taken.memory.numbers) if hot is None else hot,
+            {"memory": memory, "disk": taken.disk, "device": _whole(taken.device)},
+            hot=self._hot(live, parent, memory.numbers) if hot is None else hot,
             facts={"shape": live.shape.facts()},
             dedup=self._image_index(live.shape.image),
             key=live.key,
         )
         stored = self.store.put(built, live.key)
+        live.seen.note(taken.memory.length, taken.memory.numbers, hashes)
         return Captured(
             manifest=stored.manifest_digest,
             bytes=stored.bytes,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
+from sqlalchemy import Connection
+
+from torpor.contextlog import agents, snapshots
 from torpor.contextlog.runs import RunRow
+from torpor.contextlog.store import LogStore
 from torpor.control.carrier import Journal, Origin
 from torpor.control.conversation import Conversation
 from torpor.control.machines import Captured, Live, Machines, Taken
 from torpor.control.thaw import say_journal, thaw
-from torpor.model.ids import Epoch, RunId
+from torpor.control.warm import Base
+from torpor.model.ids import AgentVersion, Epoch, RunId
 from torpor.policy import freeze
 from torpor.wire.link import LinkState
 
@@ -20,22 +26,35 @@ class MachineCarriers:
 
     terms = freeze.MACHINE
 
-    def __init__(self, machines: Machines) -> None:
+    def __init__(self, machines: Machines, store: LogStore) -> None:
         self._machines = machines
+        self._store = store
 
     async def restore(self, origin: Origin, heard: asyncio.Event) -> MachineCarrier:
         snapshot = origin.snapshot
         assert snapshot is not None
         link = LinkState.from_json(snapshot.link or {})
-        live = await self._machines.restore(snapshot.manifest, link, heard, origin.key)
-        return MachineCarrier(self._machines, live)
+        version = origin.row.version
+        live = await self._machines.restore(
+            snapshot.manifest, link, heard, origin.key, version=version
+        )
+        return MachineCarrier(self._machines, live, lambda: self._get_ready(live, version))
+
+    async def _get_ready(self, live: Live, version: AgentVersion) -> None:
+        """Have ready what the next machine of the agent is best made from."""
+        template = await self._store.read(lambda c: _template(c, version))
+        if template is not None:
+            await self._machines.get_ready(live, version, template)
 
 
 class MachineCarrier:
     """See `torpor.control.carrier.Carrier` and `Freezer`."""
 
-    def __init__(self, machines: Machines, live: Live) -> None:
+    def __init__(
+        self, machines: Machines, live: Live, get_ready: Callable[[], Awaitable[None]]
+    ) -> None:
         self._machines = machines
+        self._get_ready = get_ready
         self.live = live
 
     @property
@@ -58,8 +77,7 @@ class MachineCarrier:
         return self.live.machine.cpu_s()
 
     async def thaw(self, run: RunId, epoch: Epoch, *, started: bool, journal: Journal) -> None:
-        await thaw(self.live, run, epoch, started=started, journal=journal)
-        self._machines.pool.refill(self.live.shape)
+        await thaw(self.live.guest, run, epoch, started=started, journal=journal)
 
     def start(self, epoch: Epoch, row: RunRow, journal: Journal) -> None:
         guest = self.live.guest
@@ -68,6 +86,7 @@ class MachineCarrier:
 
     async def woken(self) -> None:
         await self._machines.learn_faults(self.live)
+        await self._get_ready()
 
     async def damage(self) -> str | None:
         return await self._machines.damage_of(self.live)
@@ -86,3 +105,11 @@ class MachineCarrier:
 
     async def carry_on(self) -> None:
         await self._machines.carry_on(self.live)
+
+
+def _template(c: Connection, version: AgentVersion) -> Base | None:
+    template = agents.get_agent(c, version).template
+    if template is None:
+        return None
+    row = snapshots.get_snapshot(c, template)
+    return Base(row.manifest, LinkState.from_json(row.link or {}))

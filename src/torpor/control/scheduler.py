@@ -70,7 +70,7 @@ class Scheduler:
     ) -> None:
         """`on_end` is told when a run was frozen or has ended."""
         self.machines = machines
-        self._carriers = MachineCarriers(machines)
+        self._carriers = MachineCarriers(machines, store)
         self.drivers: dict[RunId, Driver] = {}
         self._store = store
         self._model = model
@@ -113,7 +113,7 @@ class Scheduler:
     async def stop(self) -> None:
         """End all machines. Their runs stay as they are and are recovered by the next server."""
         await self._tasks.cut_off()
-        await self.machines.pool.close()
+        await self.machines.close()
 
     # What others tell it.
 
@@ -136,7 +136,7 @@ class Scheduler:
     async def _claim_runs(self) -> None:
         while True:
             self._claimable.clear()
-            self.machines.pool.drop_idle()
+            self.machines.drop_idle()
             if self._handing_over:
                 return
             for row in await _when_possible(lambda: self._store.read(runs.claimable)):
@@ -290,7 +290,7 @@ class Scheduler:
                 log.warning("pager: %s", error)
             log.warning("the pager is gone; its machines are ended and recovered")
             doomed = [d.live.kill() for d in self.drivers.values() if d.live is not None]
-            await asyncio.gather(*doomed, self.machines.pool.forget())
+            await asyncio.gather(*doomed, self.machines.forget_spares())
             await self.machines.pager.close()
             try:
                 await ensure_pager(self.machines.home)

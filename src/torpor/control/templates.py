@@ -26,6 +26,7 @@ from torpor.control.conversation import Output
 from torpor.control.guest import Guest
 from torpor.control.machines import Captured, Live, Machines
 from torpor.control.thaw import thaw
+from torpor.control.warm import Base
 from torpor.engine.memory import PageNumbers
 from torpor.image.deps import check_python, ensure_deps
 from torpor.model.agentfile import AgentSource
@@ -72,7 +73,7 @@ async def make_template(
         captured = await _freeze(machines, live, progress)
     finally:
         await machines.discard(live)
-    machines.pool.refill(shape)
+    machines.warm_up(version, Base(captured.manifest, captured.link))
     return Template(captured, loaded["agents"], loaded["default"], boot_ms)
 
 
@@ -115,7 +116,7 @@ async def _freeze(machines: Machines, live: Live, progress: Progress) -> Capture
 async def _rehearse(machines: Machines, captured: Captured) -> PageNumbers:
     live = await machines.rehearse(captured.manifest, captured.link)
     try:
-        await thaw(live, _REHEARSAL, Epoch(1), started=False, journal=[])
+        await thaw(live.guest, _REHEARSAL, Epoch(1), started=False, journal=[])
         await machines.learn_faults(live)
     finally:
         await machines.discard(live)

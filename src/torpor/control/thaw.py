@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from torpor.control.guest import Guest
-from torpor.control.machines import Live
 from torpor.model.errors import GuestError
 from torpor.model.ids import Epoch, RunId
 
@@ -44,16 +43,16 @@ def say_journal(guest: Guest, journal: Sequence[dict[str, Any]]) -> list[dict[st
 
 
 async def thaw(
-    live: Live, run: RunId, epoch: Epoch, *, started: bool, journal: Sequence[dict[str, Any]]
+    guest: Guest, run: RunId, epoch: Epoch, *, started: bool, journal: Sequence[dict[str, Any]]
 ) -> None:
     """Resume a restored machine. When this returns it has confirmed; its agent goes on.
 
     `journal` are the results that the log holds and the snapshot does not. Raises GuestError;
     the machine is to be discarded then.
     """
-    live.guest.synchronise()
-    rest = say_journal(live.guest, journal)
-    live.guest.say(
+    guest.synchronise()
+    rest = say_journal(guest, journal)
+    guest.say(
         "thaw",
         epoch=epoch,
         run=run,
@@ -62,11 +61,11 @@ async def thaw(
         started=started,
         journal=rest,
     )
-    await live.machine.resume()
+    await guest.machine.resume()
     limit_s = THAW_LIMIT_S + len(journal) * THAW_RECORD_S
-    answer = await live.guest.hear("thawed", within_s=limit_s)
+    answer = await guest.hear("thawed", within_s=limit_s)
     error_s = answer["at"] - time.time()
     if answer["epoch"] != epoch:
         raise GuestError(f"the machine thawed as epoch {answer['epoch']}, not {epoch}")
     if abs(error_s) > CLOCK_ERROR_MAX_S:
-        live.guest.say("clock", time=time.time())
+        guest.say("clock", time=time.time())

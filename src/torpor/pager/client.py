@@ -41,14 +41,17 @@ class PagerClient:
         self._idle: list[_Connection] = []
 
     async def create(self, slot: str, memory: int, disk: int) -> None:
-        """A new, empty slot with files of these sizes in bytes. Raises Conflict, Invalid."""
+        """A new, empty slot with files of these sizes in bytes; no memory if that is 0.
+
+        Raises Conflict, Invalid."""
         await self._ask(op="create", slot=slot, memory=memory, disk=disk)
 
     async def bind(
         self, slot: str, manifest: str, *, hot: bool = True, key: Key | None = None
     ) -> dict[str, Any]:
         """Give a slot the content of a snapshot, which `key` opens if it is sealed; with `hot`, its
-        hot pages are in the kernel's cache when this returns. → {pushed, push_ms}.
+        hot pages are in the kernel's cache when this returns. A slot without memory may be bound
+        again: what was written to its disk is forgotten. → {pushed, push_ms}.
 
         Raises NotFound, Conflict, Invalid, Damaged."""
         opening = {"key": key.secret.hex()} if key else {}

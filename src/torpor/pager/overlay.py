@@ -55,6 +55,12 @@ class Overlay:
             rest, at = rest[done:], at + done
         self._written[offset // PAGE : -(-(offset + len(data)) // PAGE)] = True
 
+    def clear(self) -> None:
+        """Forget all that was written."""
+        self._written[:] = False
+        os.ftruncate(self._fd, 0)
+        os.ftruncate(self._fd, self.length)
+
     def unlink(self) -> None:
         """Take the name away; the pages stay readable until `close`."""
         self.path.unlink(missing_ok=True)

@@ -5,9 +5,10 @@
                ▼
              gone               no name any more; serves open files until the last is closed
 
-A slot is bound at most once. Content is set in one step, and before pages are pushed: a read that
-comes while the kernel's cache is being filled is answered like any other, so a push that waits for
-a page which a reader has locked cannot deadlock.
+A slot is bound at most once; one without memory, whose machine has that elsewhere, as often as its
+machine becomes another, since the kernel caches nothing of a disk. Content is set in one step, and
+before pages are pushed: a read that comes while the kernel's cache is being filled is answered like
+any other, so a push that waits for a page which a reader has locked cannot deadlock.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ class Slot:
         self._require_bindable(content)
         hot = await trio.to_thread.run_sync(content.hot_pages) if push else None
         self._require_bindable(content)  # another request may have come first meanwhile
+        if self._content is not None:
+            self.overlay.clear()
         self._content = content
         self._settled.set()
         if push and hot is not None:
@@ -83,11 +86,13 @@ class Slot:
     def _require_bindable(self, content: Content) -> None:
         if self.gone:
             raise Conflict(f"slot {self.name} was dropped before it was bound")
-        if self._content is not None:
+        if self._content is not None and self.sizes[Node.MEMORY]:
             raise Conflict(
                 f"slot {self.name} is bound already", hint="Create a new slot for each machine."
             )
         for what, node in (("memory", Node.MEMORY), ("disk", Node.DISK)):
+            if node is Node.MEMORY and not self.sizes[node]:
+                continue
             if content.length(what) != self.sizes[node]:
                 raise Invalid(
                     f"slot {self.name} has {self.sizes[node]:,} bytes of {what}, "
@@ -203,7 +208,7 @@ class Slots:
             )
         if name in self._named:
             raise Conflict(f"there is a slot {name} already", hint="Drop it first.")
-        _require_size("memory", memory, PAGE, MEMORY_BYTES_MAX)
+        _require_size("memory", memory, 0, MEMORY_BYTES_MAX)
         _require_size("disk", disk, 0, DISK_BYTES_MAX)
         path = self._machines / name / "disk.overlay"
         try:

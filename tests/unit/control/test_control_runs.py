@@ -60,7 +60,7 @@ async def test_a_run_to_its_end(world: World) -> None:
         *("run.created", "run.started", "machine.up", "output"),
         *("op.begin", "op.end", "note.emit", "op.begin", "op.end", "run.completed"),
     ]
-    assert not world.machines.pool._closed
+    assert not world.machines.pool.empties._closed
     assert sum(machine.alive for machine in world.machines_made) <= 1  # the pool's next
 
 

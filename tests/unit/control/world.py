@@ -326,7 +326,7 @@ class World:
 
     async def start(self) -> None:
         """A server starts."""
-        self.machines.pool._closed = False
+        self.machines.pool.empties._closed = self.machines.warm._closed = False
         keys = Keys(self.home, self.store, on=self.sealing)
         self.scheduler = Scheduler(self.machines, self.store, self.model, keys)
         self.scheduler.drivers = Drivers()

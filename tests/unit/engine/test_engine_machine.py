@@ -47,9 +47,15 @@ class Stand:
         self.started: list[QemuMachine] = []
 
     def argv(self, *words: str, without: tuple[str, ...] = ()) -> ArgvFor:
-        def argv_for(monitor_fd: int, link_fd: int) -> list[str]:
+        def argv_for(monitor_fd: int, link_fd: int, memory_fd: int) -> list[str]:
             argv = command(
-                BINARY, SHAPE, self.files, monitor_fd=monitor_fd, link_fd=link_fd, tsc_khz=None
+                BINARY,
+                SHAPE,
+                self.files,
+                monitor_fd=monitor_fd,
+                link_fd=link_fd,
+                memory_fd=memory_fd,
+                tsc_khz=None,
             )
             return [word for word in argv if word not in without] + list(words)
 
@@ -176,21 +182,21 @@ async def test_a_file_that_is_not_there(stand: Stand) -> None:
 
 async def test_a_program_that_is_not_there(stand: Stand) -> None:
     with pytest.raises(HostError, match="No such file or directory"):
-        await stand.start(lambda monitor_fd, link_fd: ["/absent"])
+        await stand.start(lambda *_: ["/absent"])
 
 
 async def test_a_monitor_that_never_answers(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "_MONITOR_TIMEOUT_S", 0.3)
     tell_pid = f"echo $$ > '{stand.directory}/pid'; exec sleep 1000"
     with pytest.raises(HostError, match="QEMU did not start: it printed nothing"):
-        await stand.start(lambda monitor_fd, link_fd: ["/bin/sh", "-c", tell_pid])
+        await stand.start(lambda *_: ["/bin/sh", "-c", tell_pid])
     told = stand.directory / "pid"
     if told.exists():  # it may have been given up before it came to that
         assert is_gone(int(told.read_text()))
 
 
 async def test_a_qemu_that_has_not_our_memory_is_not_left_behind(stand: Stand) -> None:
-    def argv_for(monitor_fd: int, link_fd: int) -> list[str]:
+    def argv_for(monitor_fd: int, link_fd: int, memory_fd: int) -> list[str]:
         argv = [BINARY, "-M", "none", "-nodefaults", "-nographic", "-S"]
         argv += ["-pidfile", str(stand.directory / "pid")]
         return [*argv, "-chardev", f"socket,id=m,fd={monitor_fd}", "-mon", "m,mode=control"]

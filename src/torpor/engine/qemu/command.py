@@ -51,9 +51,9 @@ def command(
 ) -> list[str]:
     """The argument vector. A boot when `files` has a kernel, else an empty machine that waits.
 
-    `monitor_fd`, `link_fd` and `memory_fd` are inherited sockets: no socket files, no polling, and the link
-    is open from the first instant. `console` is a file for the kernel's own output: for finding
-    faults in an image only, the machine type differs then.
+    `monitor_fd`, `link_fd` and `memory_fd` are inherited sockets: no socket files, no polling, and
+    the link is open from the first instant. `console` is a file for the kernel's own output: for
+    finding faults in an image only, the machine type differs then.
     """
     boots = files.kernel is not None
     argv = [binary, "-nodefaults", "-no-user-config", "-nographic", "-display", "none"]

@@ -5,7 +5,7 @@ memory file and comes out through a file of the machine's directory; neither nee
 here, since what is kept is stored by the snapshot store.
 
 A third channel writes guest memory (QEMU's qtest protocol: a line a command, a line an answer). It
-is only used to make QEMU forget what it translated; pages themselves are written in bulk, past QEMU.
+is only used to make QEMU forget what it translated; pages themselves are written in bulk, past it.
 """
 
 from __future__ import annotations

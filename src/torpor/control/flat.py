@@ -1,0 +1,85 @@
+"""The memory of templates in use, as plain files: what warm machines stand on.
+
+A page of a file that is mapped privately by many is in the host's memory once, and reading it is a
+matter of the kernel alone. That is worth an uncompressed copy for the few templates that runs
+start from just now: sparse, some 100 MB each, made in a third of a second from frames that were
+verified. The files live as long as the server: it removes what an earlier one left, so that
+nothing has to be verified again.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from torpor.engine.memory import runs_of
+from torpor.snapshot.layer import PAGE, Pages
+from torpor.snapshot.manifest import Manifest
+from torpor.snapshot.reader import FrameCache, PageReader
+from torpor.snapshot.store import SnapshotStore
+
+FLATS_MAX = 4
+_PAGES_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """A template's memory: the file, and its pages. Both stay usable when the name is gone."""
+
+    path: Path
+    pages: Pages
+
+
+class Flats:
+    """The templates used last. Thread-safe."""
+
+    def __init__(self, directory: Path, store: SnapshotStore) -> None:
+        self.directory = directory
+        self._store = store
+        self._flats: OrderedDict[str, Flat] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, digest: str, manifest: Manifest) -> Flat:
+        """The memory of the template whose manifest that is. Blocks while it is made. Raises
+        Damaged, OSError (a full disk)."""
+        with self._lock:
+            flat = self._flats.get(digest)
+            if flat is None:
+                flat = self._flats[digest] = self._make(digest, manifest)
+            self._flats.move_to_end(digest)
+            while len(self._flats) > FLATS_MAX:
+                _, oldest = self._flats.popitem(last=False)
+                oldest.path.unlink()  # who has it mapped keeps it
+            return flat
+
+    def _make(self, digest: str, manifest: Manifest) -> Flat:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.directory / digest
+        memory = manifest.regions["memory"]
+        # A cache of its own: whole layers pass through it, once.
+        reader = self._store.reader(manifest, FrameCache(_PAGES_AT_ONCE * PAGE))
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                os.ftruncate(fd, memory.length)
+                _fill(fd, np.flatnonzero(memory.refs).astype(np.int64), reader)
+            finally:
+                os.close(fd)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        return Flat(path, np.memmap(path, np.uint8, mode="r").reshape(-1, PAGE))
+
+
+def _fill(fd: int, numbers: np.ndarray[tuple[int], np.dtype[np.int64]], reader: PageReader) -> None:
+    for begin in range(0, len(numbers), _PAGES_AT_ONCE):
+        some = numbers[begin : begin + _PAGES_AT_ONCE]
+        pages, at = reader.pages("memory", some), 0
+        for first, count in zip(*runs_of(some), strict=True):
+            os.pwrite(fd, pages[at : at + count].data, int(first) * PAGE)
+            at += int(count)
