@@ -10,12 +10,15 @@
 answers when the test lets it.
 """
 
+import ctypes
 import json
+import mmap
 import os
 import random
 import secrets
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -250,3 +253,30 @@ def goes_wrong(how: str) -> Any:
         case "result":
             return {1, 2}
     return IMPORTED_AT
+
+
+# A function that is written as machine code, at the same address in all machines of the template.
+CODE = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+run_code = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(CODE)))
+
+
+def write_code(answer: int) -> None:
+    """mov eax, answer; ret"""
+    CODE[:6] = b"\xb8" + struct.pack("<i", answer) + b"\xc3"
+
+
+write_code(-1)
+# So that whatever gets a machine of the template ready has run it.
+torpor.on_thaw(run_code)
+torpor.on_freeze(run_code)
+
+
+@torpor.agent
+def rewrites_itself(rounds: int) -> list[int]:
+    """Write other code to where there was some, sleep, run it."""
+    answers = []
+    for turn in range(rounds):
+        write_code(turn)
+        torpor.approve(f"turn {turn}")
+        answers.append(run_code())
+    return answers

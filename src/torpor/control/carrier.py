@@ -60,6 +60,10 @@ class Carrier(Protocol):
         """All that the agent can use; None where nothing limits it."""
 
     @property
+    def warm(self) -> bool:
+        """It had been got ready with its agent loaded, before anybody asked for it."""
+
+    @property
     def freezer(self) -> Freezer | None: ...
 
     def cpu_s(self) -> float:

@@ -203,7 +203,12 @@ class Driver:
         await live.thaw(self.run, self.epoch, started=started, journal=replayed)
         resume_ms = (time.perf_counter() - self._decided) * 1000
         await self._pen.write(
-            self._pen.note("machine.up", resume_ms=round(resume_ms, 1), snapshot=snapshot.id)
+            self._pen.note(
+                "machine.up",
+                resume_ms=round(resume_ms, 1),
+                snapshot=snapshot.id,
+                warm=live.warm,
+            )
         )
         if not started:
             live.start(self.epoch, self.row, journal)

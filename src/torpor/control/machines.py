@@ -376,7 +376,7 @@ class Machines:
         """Note, once the machine is back, which pages that took: those it had to wait for, and
         of those it got ahead the ones that it touched. The next resume gets these ahead."""
         if live.flat:
-            return  # it waited for nothing; and of a plain file the kernel maps more than it touches
+            return  # it waited for nothing, and of a plain file more is mapped than it touches
         live.touched = await asyncio.to_thread(live.machine.touched_memory)
         live.faults = _pages_of((await self.pager.stats(live.name))["faults"])
 

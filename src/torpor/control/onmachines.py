@@ -70,6 +70,10 @@ class MachineCarrier:
         return self.live.shape.memory_mib
 
     @property
+    def warm(self) -> bool:
+        return self.live.flat
+
+    @property
     def freezer(self) -> MachineCarrier:
         return self
 

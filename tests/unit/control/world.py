@@ -49,7 +49,7 @@ Act = Callable[[], Awaitable[None]]
 VERSION = AgentVersion("a" * 32)
 STUCK_S = 10.0
 FREEZING = ("pause", "paused", "device", "keep", "kept", "kill", "dropped")
-POINTS = ("load", "resume", "model", *FREEZING, "write", "written")
+POINTS = ("load", "forget", "become", "resume", "model", *FREEZING, "write", "written")
 _MEMORY_PAGES = 256
 
 
@@ -64,6 +64,7 @@ class PlayedMachine:
         self.pid = next(self._pids)
         self.alive = True
         self.running = False
+        self.spare = False  # a warm machine of no run: what it does is no point to act at
         self.puppet: Puppet | None = None
         self.link, self._inside = socket.socketpair()
         self.link.setblocking(False)
@@ -71,11 +72,28 @@ class PlayedMachine:
         self._unwritten = b""
         self._gone = asyncio.Event()
 
+    @property
+    def carries(self) -> bool:
+        """It is a run's."""
+        return self.alive and self.puppet is not None and not self.spare
+
     async def load(self, device_state: bytes) -> None:
         await self._at("load")
         state = State.from_json(json.loads(device_state))
-        world = self.world
-        self.puppet = Puppet(state, world.told, world.refuses, world.let.__contains__)
+        if self.spare:
+            self.puppet = Puppet(state, lambda *_: None, lambda t: False, lambda name: False)
+        else:
+            world = self.world
+            self.puppet = Puppet(state, world.told, world.refuses, world.let.__contains__)
+
+    async def forget(self, numbers: PageNumbers) -> None:
+        self.spare = False
+        await self._at("forget")
+
+    async def become(self, numbers: PageNumbers, pages: Pages, device_state: bytes) -> None:
+        await self._at("become")
+        assert len(numbers) == len(pages) and not self.running
+        await self.load(device_state)
 
     async def resume(self) -> None:
         await self._at("resume")
@@ -111,7 +129,8 @@ class PlayedMachine:
         return 0.0
 
     async def kill(self) -> None:
-        await self.world.at("kill")
+        if not self.spare:
+            await self.world.at("kill")
         self.die()
         self.link.close()
 
@@ -134,7 +153,8 @@ class PlayedMachine:
             asyncio.get_running_loop().remove_writer(self._inside)
 
     async def _at(self, point: str) -> None:
-        await self.world.at(point)
+        if not self.spare:
+            await self.world.at(point)
         if not self.alive:
             raise HostError(f"the machine did not do {point!r}: it is gone")
 
@@ -162,7 +182,9 @@ class PlayedMachine:
 
 
 class PlayedEngine:
-    """See `torpor.engine.protocol.Engine`."""
+    """See `torpor.engine.protocol.Engine`. Machines are warmed up."""
+
+    learns = True
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -173,6 +195,7 @@ class PlayedEngine:
 
     async def start(self, shape: Shape, files: Files, directory: Path) -> PlayedMachine:
         machine = PlayedMachine(self._world)
+        machine.spare = files.memory.parent.name == "flat"
         self._world.machines_made.append(machine)
         return machine
 
@@ -373,6 +396,7 @@ class World:
     # What people do.
 
     async def run(self, *threads: Sequence[Sequence[Any]]) -> RunId:
+        await self.machines.settled()
         self.effects.clear()
         self.recorded.clear()
         made = await self.store.write(
@@ -404,7 +428,7 @@ class World:
     async def kill(self) -> None:
         """The newest machine that runs, or is being captured, is gone."""
         for machine in reversed(self.machines_made):
-            if machine.alive and machine.puppet is not None:
+            if machine.carries:
                 machine.die()
                 return
 
@@ -460,13 +484,14 @@ class World:
         assert not await self.store.read(lambda c: waits.list_waits(c, run))  # rule 11
 
     async def asleep(self, run: RunId) -> None:
-        """Suspended, its machine gone, with nothing left to do."""
+        """Suspended, its machine gone, the next ready, with nothing left to do."""
 
         def seen(row: RunRow) -> bool:
             return row.state is RunState.SUSPENDED and not row.ready
 
         await self.until(run, seen)
         await self.gone(run)
+        await self.machines.settled()
         assert seen(await self.row(run))
 
     async def begun(self, run: RunId, op: str) -> None:

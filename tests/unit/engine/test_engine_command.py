@@ -32,7 +32,10 @@ COMMON = [
     *("-drive", "if=none,id=disk,file=/m/disk,format=raw,readonly=off,cache=unsafe"),
     *("-device", "virtio-blk-device,drive=disk,cyls=1024,heads=16,secs=63"),
 ]
-WAITS = ["-S", "-incoming", "defer", "-global", "migration.send-configuration=off"]
+MEMORY = ["-chardev", "socket,id=memory,fd=9"]
+MEMORY += ["-object", "qtest,id=qtest,chardev=memory,log=none"]
+STANDS = ["-S", "-incoming", "defer", "-global", "migration.send-configuration=off"]
+WAITS = MEMORY + STANDS
 DEPS = [
     *("-drive", "if=none,id=deps,file=/d/deps.erofs,format=raw,readonly=on"),
     *("-device", "virtio-blk-device,drive=deps,cyls=1024,heads=16,secs=63"),
@@ -44,7 +47,7 @@ def boots(arguments: str) -> list[str]:
 
 
 def argv(files: Files, shape: Shape = SHAPE, **options: Any) -> list[str]:
-    options = {"monitor_fd": 7, "link_fd": 8, "tsc_khz": None} | options
+    options = {"monitor_fd": 7, "link_fd": 8, "memory_fd": 9, "tsc_khz": None} | options
     return command("/usr/bin/qemu", shape, files, **options)
 
 
@@ -76,6 +79,7 @@ def test_kvm() -> None:
     kvm = argv(RESTORED, replace(SHAPE, accel="kvm", cpu=CPU["kvm"]))
     assert kvm[kvm.index("-accel") + 1] == "kvm"
     assert kvm[kvm.index("-cpu") + 1] == "host,migratable=on"
+    assert kvm[-len(STANDS) :] == STANDS and not [word for word in kvm if "qtest" in word]
 
 
 def test_a_restored_machine_has_the_devices_of_the_booted_one_in_the_same_order() -> None:

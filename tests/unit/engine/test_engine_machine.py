@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torpor.engine.memory import CopyBuffer
+from torpor.engine.memory import PAGE, CopyBuffer
 from torpor.engine.protocol import Files, Shape
 from torpor.engine.qemu import machine as machines
 from torpor.engine.qemu.command import CPU, MACHINE, command
 from torpor.engine.qemu.engine import QemuEngine
 from torpor.engine.qemu.machine import ArgvFor, QemuMachine
 from torpor.engine.qemu.probe import Probe, find_qemu
-from torpor.model.errors import HostError, InternalError, Missing
+from torpor.model.errors import Damaged, HostError, InternalError, Missing
 
 pytestmark = pytest.mark.anyio
 MIB = 64
@@ -123,6 +123,54 @@ async def test_state_goes_from_one_machine_to_another(stand: Stand) -> None:
     await second.pause()
     again = await second.device_state()
     assert len(again) == len(state)
+
+
+async def test_a_machine_becomes_another(stand: Stand) -> None:
+    first = await stand.paused()
+    await first.resume()
+    await first.pause()
+    state = await first.device_state()
+    await first.kill()
+    rng = np.random.default_rng(3)
+    numbers = np.array([3, 4, 5, 900, MIB * 256 - 1])
+    pages = rng.integers(0, 256, (len(numbers), PAGE)).astype(np.uint8)
+    for loaded in (True, False):
+        machine = await stand.empty()
+        if loaded:
+            await machine.load(state)
+        await machine.forget(numbers)
+        await machine.become(numbers, pages, state)
+        changed, content = machine.changed_memory(CopyBuffer(0))
+        assert set(numbers) <= set(changed)
+        assert (content[np.isin(changed, numbers)] == pages).all()
+        assert len(await machine.device_state()) == len(state)
+        await machine.resume()
+        await machine.pause()
+        await machine.kill()
+
+
+async def test_a_state_that_a_machine_cannot_become(stand: Stand) -> None:
+    first = await stand.paused()
+    await first.pause()
+    state = await first.device_state()
+    machine = await stand.empty()
+    await machine.load(state)
+    nothing = np.empty(0, np.int64), np.empty((0, PAGE), np.uint8)
+    with pytest.raises(Damaged, match="without a plain section of its processor"):
+        await machine.become(*nothing, b"QEVM nonsense")
+    at = state.index(b"apic")
+    with pytest.raises(HostError, match="did not take a device state"):
+        await machine.become(*nothing, state[:at] + b"cipa" + state[at + 4 :])
+
+
+async def test_pages_that_a_machine_has_not(stand: Stand) -> None:
+    first = await stand.paused()
+    await first.pause()
+    machine = await stand.empty()
+    await machine.load(await first.device_state())
+    await machine.kill()
+    with pytest.raises(HostError, match="did not forget pages"):
+        await machine.forget(np.array([1, 2]))
 
 
 @pytest.mark.parametrize("state", [b"", b"QEVM nonsense", os.urandom(20_000)])

@@ -106,7 +106,6 @@ def test_many_slots_at_once_each_have_their_own_bytes(pager: Any) -> None:
         ("n" * 65, PAGE, PAGE),
         ("odd", PAGE + 1, PAGE),
         ("odd", PAGE, 5),
-        ("none", 0, PAGE),
         ("negative", PAGE, -PAGE),
         ("huge", 1 << 50, PAGE),
     ],
@@ -139,3 +138,24 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(pager: Any) -> None:
     with pytest.raises(Conflict, match="bound already"):
         pager.ask("bind", "strict", digest)
     assert pager.path("strict").read_bytes() == MEMORY
+
+
+def test_a_slot_without_memory_becomes_another(pager: Any) -> None:
+    """The disk of a warm machine: its memory is elsewhere."""
+    other = b"o" * len(DISK)
+    pager.ask("create", "warm", 0, len(DISK))
+    pager.ask("bind", "warm", pager.snapshot(MEMORY, DISK), hot=False)
+    disk = os.open(pager.path("warm", "disk"), os.O_RDWR)
+    os.pwrite(disk, b"written", 3)
+    assert os.pread(disk, 10, 0) == b"dddwritten"
+    pager.ask("bind", "warm", pager.snapshot(MEMORY[::-1], other), hot=False)
+    assert pager.ask("dirty", "warm")["pages"] == []
+    assert os.pread(disk, len(DISK), 0) == other
+    os.pwrite(disk, b"again", PAGE)
+    assert pager.ask("dirty", "warm")["pages"] == [[1, 1]]
+    assert os.pread(disk, 6, PAGE) == b"againo"
+    assert pager.path("warm").stat().st_size == 0
+    with pytest.raises(Invalid):
+        pager.ask("bind", "warm", pager.snapshot(MEMORY, DISK[PAGE:]), hot=False)
+    os.close(disk)
+    pager.ask("drop", "warm")
