@@ -37,6 +37,7 @@ from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.keys import Keys
 from torpor.control.machines import Live
 from torpor.control.thaw import thaw
+from torpor.control.warm import Base
 from torpor.engine.memory import CopyBuffer
 from torpor.model.agentfile import read_agent
 from torpor.model.errors import InternalError
@@ -183,8 +184,10 @@ async def _measure(stage: Stage, memory_mib: int, many: int) -> Report:
 class _Worker:
     """A run of chores.py, asleep whenever nothing here awaits it."""
 
-    def __init__(self, stage: Stage, run: RunId, key: Key | None, sleeper: Sleeper) -> None:
-        self.stage, self.run, self.key = stage, run, key
+    def __init__(
+        self, stage: Stage, version: AgentVersion, run: RunId, key: Key | None, sleeper: Sleeper
+    ) -> None:
+        self.stage, self.version, self.run, self.key = stage, version, run, key
         self._sleeper = sleeper
         self._notes = 0
 
@@ -194,7 +197,7 @@ class _Worker:
         sleeper = Sleeper(stage, run)
         await sleeper.fall_asleep()
         key = await Keys(stage.home, stage.store, on=False).find(run)
-        return cls(stage, run, key, sleeper)
+        return cls(stage, AgentVersion(version), run, key, sleeper)
 
     async def do(self, chore: str, count: int, *, cold: bool = False) -> Slept:
         """Wake it for a chore. As after a wait of seconds, a spare machine stands ready."""
@@ -225,23 +228,36 @@ class _Worker:
 
     @asynccontextmanager
     async def awake(
-        self, snapshot: SnapshotRow, *, cold: bool = False, push: bool = True
+        self,
+        snapshot: SnapshotRow,
+        *,
+        cold: bool = False,
+        lazily: bool = False,
+        push: bool = True,
     ) -> AsyncIterator[tuple[Live, float, float]]:
         """A machine of a snapshot that no run knows of; how many ms its restore took, and after
-        that its thaw."""
+        that its thaw. `lazily`: from the pager, as where no warm machine is; `push` is of that."""
         machines = self.stage.service.machines
         link = LinkState.from_json(snapshot.link or {})
         await machines.settled()
         if cold:
             await make_cold(self.stage.service)
         started = time.perf_counter()
-        live = await machines.restore(snapshot.manifest, link, key=self.key, push=push)
+        version = None if lazily else self.version
+        live = await machines.restore(
+            snapshot.manifest, link, key=self.key, version=version, push=push
+        )
         try:
             restored = time.perf_counter()
             epoch = Epoch(snapshot.epoch + 1)
             await thaw(live.guest, self.run, epoch, started=True, journal=[])
             thawed = time.perf_counter()
-            machines.pool.refill(live.shape)
+            if lazily:
+                machines.pool.refill(live.shape)
+            else:
+                template = await self.stage.store.read(lambda c: _template(c, self.version))
+                base = Base(template.manifest, LinkState.from_json(template.link or {}))
+                await machines.get_ready(live, self.version, base)
             yield live, (restored - started) * 1000, (thawed - restored) * 1000
         finally:
             await machines.discard(live)
@@ -286,15 +302,19 @@ def _fresh_pages(snapshot: SnapshotRow) -> int:
 
 
 async def _restored_cold(worker: _Worker) -> tuple[list[float], list[float], float]:
-    """Ms of cold restores with and without their working set pushed, in turns; and the least that
-    the guest's own part of it took."""
+    """Ms of cold, lazy restores with and without their working set pushed, in turns; and the least
+    that the guest's own part took in a warm machine."""
     newest = await worker.newest()
     totals: dict[bool, list[float]] = {True: [], False: []}
     thaws = []
     for turn in range(2 * RESTORES):
         push = not turn % 2
         worker.stage.tell(f"cold restore {turn + 1} of {2 * RESTORES}")
-        async with worker.awake(newest, cold=True, push=push) as (_, restore_ms, thaw_ms):
+        async with worker.awake(newest, cold=True, lazily=True, push=push) as (
+            _,
+            restore_ms,
+            thaw_ms,
+        ):
             totals[push].append(restore_ms + thaw_ms)
         async with worker.awake(newest) as (_, _, thaw_ms):
             thaws.append(thaw_ms)

@@ -6,7 +6,10 @@ driver.py      one task per running machine: hears it, freezes it, ends it
 templates.py   an agent's version becomes a frozen machine that has loaded it
 machines.py    machines on this host: start, restore, capture, discard; no run, no log
 keys.py        what runs' snapshots are sealed with
-pool.py        empty machines that wait to be given a snapshot
+pool.py        machines that wait to be given a snapshot
+warm.py        those that wait with their agent's template, its code translated
+sparse.py      files as pages: a machine's disk, and what it holds
+flat.py        what they stand on: the memory of templates as plain files
 guest.py       the conversation with one machine's supervisor
 model.py       the way to the model: the broker, started when it is not there
 storage.py     what is kept of snapshots; verification and garbage collection

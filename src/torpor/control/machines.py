@@ -12,10 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ import numpy as np
 from torpor.control.flat import Flats
 from torpor.control.guest import Guest
 from torpor.control.pool import Empty, Pool, Spares
+from torpor.control.sparse import copy_sparse, data_pages, pages_of, read_runs, whole
 from torpor.control.warm import OVERWRITTEN_PAGES_MAX, Base, Warm, warm_up
-from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages, runs_of
+from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers
 from torpor.engine.protocol import Engine, Files, Machine, Shape
 from torpor.image.build import Image, open_image
 from torpor.image.publish import Workspace, build_once
@@ -148,7 +148,7 @@ class Machines:
             with memory.open("wb") as file:
                 file.truncate(shape.memory_mib << 20)
             pristine = await asyncio.to_thread(self.image.disk, shape.disk_mib)
-            await _copy_sparse(pristine, disk)
+            await copy_sparse(pristine, disk)
             files = Files(
                 memory,
                 disk,
@@ -378,7 +378,7 @@ class Machines:
         if live.flat:
             return  # it waited for nothing, and of a plain file more is mapped than it touches
         live.touched = await asyncio.to_thread(live.machine.touched_memory)
-        live.faults = _pages_of((await self.pager.stats(live.name))["faults"])
+        live.faults = pages_of((await self.pager.stats(live.name))["faults"])
 
     @contextlib.asynccontextmanager
     async def capturing(self, live: Live) -> AsyncIterator[Taken]:
@@ -477,11 +477,11 @@ class Machines:
         length = live.shape.disk_mib << 20
         if live.restored:
             answer = await self.pager.dirty(live.name)
-            path, numbers = Path(answer["overlay"]), _pages_of(answer["pages"])
+            path, numbers = Path(answer["overlay"]), pages_of(answer["pages"])
         else:
             path = live.directory / "disk"
-            numbers = await asyncio.to_thread(_data_pages, path, length)
-        return Changed(length, numbers, await asyncio.to_thread(_read_runs, path, numbers))
+            numbers = await asyncio.to_thread(data_pages, path, length)
+        return Changed(length, numbers, await asyncio.to_thread(read_runs, path, numbers))
 
     def _build_and_store(self, live: Live, taken: Taken, hot: PageNumbers | None) -> Captured:
         started = time.perf_counter()
@@ -496,7 +496,7 @@ class Machines:
         built = build(
             parent,
             reader,
-            {"memory": memory, "disk": taken.disk, "device": _whole(taken.device)},
+            {"memory": memory, "disk": taken.disk, "device": whole(taken.device)},
             hot=self._hot(live, parent, memory.numbers) if hot is None else hot,
             facts={"shape": live.shape.facts()},
             dedup=self._image_index(live.shape.image),
@@ -553,70 +553,3 @@ class Machines:
         if len(changed) <= _HOT_CHANGED_MAX:
             parts.append(changed)
         return np.unique(np.concatenate(parts))
-
-
-def _whole(data: bytes) -> Changed:
-    pages = -(-len(data) // PAGE)
-    padded = np.zeros((pages, PAGE), dtype=np.uint8)
-    padded.reshape(-1)[: len(data)] = np.frombuffer(data, dtype=np.uint8)
-    return Changed(len(data), np.arange(pages, dtype=np.int64), padded)
-
-
-def _pages_of(runs: list[list[int]]) -> PageNumbers:
-    parts = [np.arange(start, start + count, dtype=np.int64) for start, count in runs]
-    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
-
-
-def _data_pages(path: Path, length: int) -> PageNumbers:
-    """Pages of a sparse file that are not in a hole."""
-    parts = [
-        np.arange(start // PAGE, -(-end // PAGE), dtype=np.int64)
-        for start, end in _data_extents(path, length)
-    ]
-    return np.unique(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
-
-
-def _data_extents(path: Path, length: int) -> Iterator[tuple[int, int]]:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        end = 0
-        while end < length:
-            try:
-                start = os.lseek(fd, end, os.SEEK_DATA)
-            except OSError:  # ENXIO: only a hole is left
-                return
-            end = os.lseek(fd, start, os.SEEK_HOLE)
-            yield start, end
-    finally:
-        os.close(fd)
-
-
-def _read_runs(path: Path, numbers: PageNumbers) -> Pages:
-    pages = np.empty((len(numbers), PAGE), dtype=np.uint8)
-    if not len(numbers):  # a memoryview of no pages cannot be cast
-        return pages
-    flat = memoryview(pages.data).cast("B")
-    position = 0
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        for first, count in zip(*runs_of(numbers), strict=True):
-            offset, end = int(first) * PAGE, position + int(count) * PAGE
-            while position < end:
-                got = os.preadv(fd, [flat[position:end]], offset)
-                if not got:  # beyond the end of a sparse file: zeros
-                    flat[position:end] = bytes(end - position)
-                    got = end - position
-                position, offset = position + got, offset + got
-    finally:
-        os.close(fd)
-    return pages
-
-
-async def _copy_sparse(source: Path, target: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *("cp", "--sparse=always", "--reflink=auto", str(source), str(target)),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, said = await process.communicate()
-    if process.returncode:
-        raise HostError(f"cannot make a disk: {said.decode(errors='replace').strip()}")

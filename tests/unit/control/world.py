@@ -28,9 +28,10 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.keys import Keys
-from torpor.control.machines import Captured, Live, Machines, Taken, _whole
+from torpor.control.machines import Captured, Live, Machines, Taken
 from torpor.control.model import Model
 from torpor.control.scheduler import Scheduler
+from torpor.control.sparse import whole
 from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages
 from torpor.engine.protocol import Files, Shape
 from torpor.image.build import Image
@@ -535,7 +536,7 @@ class World:
         built = build(
             None,
             None,
-            {"memory": empty, "disk": empty, "device": _whole(state)},
+            {"memory": empty, "disk": empty, "device": whole(state)},
             hot=np.empty(0, dtype=np.int64),
             facts={"shape": shape.facts()},
             dedup=None,

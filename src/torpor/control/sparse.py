@@ -1,0 +1,81 @@
+"""Files as pages: which of a disk hold data, their bytes, and copies that keep the holes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from torpor.engine.memory import PAGE, PageNumbers, Pages, runs_of
+from torpor.model.errors import HostError
+from torpor.snapshot.build import Changed
+
+
+def whole(data: bytes) -> Changed:
+    pages = -(-len(data) // PAGE)
+    padded = np.zeros((pages, PAGE), dtype=np.uint8)
+    padded.reshape(-1)[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+    return Changed(len(data), np.arange(pages, dtype=np.int64), padded)
+
+
+def pages_of(runs: list[list[int]]) -> PageNumbers:
+    parts = [np.arange(start, start + count, dtype=np.int64) for start, count in runs]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def data_pages(path: Path, length: int) -> PageNumbers:
+    """Pages of a sparse file that are not in a hole."""
+    parts = [
+        np.arange(start // PAGE, -(-end // PAGE), dtype=np.int64)
+        for start, end in data_extents(path, length)
+    ]
+    return np.unique(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
+
+
+def data_extents(path: Path, length: int) -> Iterator[tuple[int, int]]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        end = 0
+        while end < length:
+            try:
+                start = os.lseek(fd, end, os.SEEK_DATA)
+            except OSError:  # ENXIO: only a hole is left
+                return
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+            yield start, end
+    finally:
+        os.close(fd)
+
+
+def read_runs(path: Path, numbers: PageNumbers) -> Pages:
+    pages = np.empty((len(numbers), PAGE), dtype=np.uint8)
+    if not len(numbers):  # a memoryview of no pages cannot be cast
+        return pages
+    flat = memoryview(pages.data).cast("B")
+    position = 0
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        for first, count in zip(*runs_of(numbers), strict=True):
+            offset, end = int(first) * PAGE, position + int(count) * PAGE
+            while position < end:
+                got = os.preadv(fd, [flat[position:end]], offset)
+                if not got:  # beyond the end of a sparse file: zeros
+                    flat[position:end] = bytes(end - position)
+                    got = end - position
+                position, offset = position + got, offset + got
+    finally:
+        os.close(fd)
+    return pages
+
+
+async def copy_sparse(source: Path, target: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *("cp", "--sparse=always", "--reflink=auto", str(source), str(target)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    if process.returncode:
+        raise HostError(f"cannot make a disk: {said.decode(errors='replace').strip()}")
