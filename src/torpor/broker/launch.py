@@ -109,6 +109,9 @@ async def _wait_ready(client: BrokerClient, process: subprocess.Popen[bytes], ho
                 await asyncio.sleep(POLL_S)
     except TimeoutError as error:
         raise _not_started(home, f"it does not answer after {START_S_MAX} s") from error
+    except asyncio.CancelledError:  # a server that is stopped as it starts: nobody would end it
+        process.terminate()
+        raise
 
 
 def _not_started(home: Home, why: str) -> HostError:

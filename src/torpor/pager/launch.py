@@ -30,28 +30,33 @@ async def ensure_pager(home: Home) -> PagerClient:
     client = PagerClient(home.socket("pager"))
     deadline = asyncio.get_running_loop().time() + START_SECONDS_MAX
     child: subprocess.Popen[bytes] | None = None
-    while True:
-        try:
-            serving = await client.ping()
-        except Missing:
-            pass
-        else:
-            if child is not None and child.pid != serving["pid"]:
-                child.terminate()  # else it might take over much later, when nobody wants one
-            return client
-        if child is not None and child.returncode:
-            raise HostError(
-                f"the pager ended with status {child.returncode}:\n{_log_end(home)}",
-                hint=f"All it said is in {_log(home)}.",
-            )
-        if asyncio.get_running_loop().time() > deadline:
-            raise HostError(
-                f"the pager did not answer within {START_SECONDS_MAX:.0f} s:\n{_log_end(home)}",
-                hint=f"All it said is in {_log(home)}.",
-            )
-        if child is None or child.returncode == 0:
-            child = _start(home)
-        await asyncio.sleep(_POLL_SECONDS)
+    try:
+        while True:
+            try:
+                serving = await client.ping()
+            except Missing:
+                pass
+            else:
+                if child is not None and child.pid != serving["pid"]:
+                    child.terminate()  # else it might take over much later, when nobody wants one
+                return client
+            if child is not None and child.returncode:
+                raise HostError(
+                    f"the pager ended with status {child.returncode}:\n{_log_end(home)}",
+                    hint=f"All it said is in {_log(home)}.",
+                )
+            if asyncio.get_running_loop().time() > deadline:
+                raise HostError(
+                    f"the pager did not answer within {START_SECONDS_MAX:.0f} s:\n{_log_end(home)}",
+                    hint=f"All it said is in {_log(home)}.",
+                )
+            if child is None or child.returncode == 0:
+                child = _start(home)
+            await asyncio.sleep(_POLL_SECONDS)
+    except asyncio.CancelledError:  # a server that is stopped as it starts: nobody would end it
+        if child is not None:
+            child.terminate()
+        raise
 
 
 def require_fuse() -> None:
