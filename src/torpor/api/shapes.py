@@ -263,6 +263,7 @@ class Wait(BaseModel):
 
 class RunDetail(Run):
     waits: list[Wait]
+    in_doubt: list[dict[str, Any]] = Field(description="begun, cut off, and not done again yet")
     snapshots_count: int
     bytes: int
     template_bytes: int | None

@@ -32,6 +32,7 @@ from torpor.cli import words
 from torpor.cli.question import Answer, Detach, Question, told
 from torpor.cli.screen import err, say, show_json
 from torpor.client import Appended, Back, Client, Ended, Followed, Lost, Unreachable
+from torpor.model import doubts
 from torpor.model.errors import CallerError
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like
@@ -89,6 +90,8 @@ def user() -> str | None:
 def how_to_answer(wait: Object) -> str:
     if wait["approve"]:
         return f"torpor approve {wait['id']}  or  torpor deny {wait['id']}"
+    if wait["kind"] == "doubt":
+        return f"torpor complete {wait['id']} --data JSON, which is {doubts.CHOICES}"
     return f"torpor complete {wait['id']} --data JSON"
 
 
@@ -179,7 +182,7 @@ class _Follower:
     def _show(self, entry: Object) -> None:
         data = entry["data"]
         match entry["kind"]:
-            case "op.begin" if data["kind"] in ("wait", "sleep"):
+            case "op.begin" if data["kind"] in ("wait", "sleep", "doubt"):
                 self._awaited[entry["op"]] = {**data, "op": entry["op"]}
             case "op.end":
                 self._awaited.pop(entry["op"], None)
@@ -238,7 +241,7 @@ class _Follower:
             waits = self._client.waits(self._run)
         except Unreachable:
             return  # the log's reader says so, and when it is back
-        asked = [wait for wait in waits if wait["kind"] == "wait"]
+        asked = [wait for wait in waits if wait["kind"] != "sleep"]
         if not self._interactive:
             for wait in asked:
                 if wait["id"] not in self._announced:

@@ -93,6 +93,7 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
         parts += [Text("\nforks", "bold"), forks.tree(found)]
     for wait in found["waits"]:
         parts.append(_wait(wait, now))
+    parts += [_doubt(each, now) for each in found["in_doubt"]]
     if lines := _last_output(client, found["id"]):
         parts += [Text("\nlast output", "bold"), Text(words.plain("\n".join(lines)))]
     if found["error"] and found["error"].get("traceback"):
@@ -141,11 +142,18 @@ def _cost(run: Object) -> str:
 def _wait(wait: Object, now: float) -> Text:
     since = words.ago(wait["created_at"], now)
     text = f"\nwaiting for {words.waiting_for([wait], now)} (asked {since})"
-    if wait["kind"] != "wait":
+    if wait["kind"] == "sleep":
         return Text(text)
     if wait["data"] is not None:
         text += "\n" + indent(words.plain(words.shown(wait["data"])), "  ")
     return Text(f"{text}\n  {how_to_answer(wait)}")
+
+
+def _doubt(operation: Object, now: float) -> Text:
+    at = f" at {operation['at']}" if operation.get("at") else ""
+    began = words.ago(operation["began_at"], now)
+    again = f", done again {words.count(operation['again'], 'time')}" * (operation["again"] > 0)
+    return Text(words.plain(f"\nin doubt: {operation['op']}{at}, begun {began}{again}"), "yellow")
 
 
 def _last_output(client: Client, run: str) -> list[str]:
@@ -259,6 +267,8 @@ def _item(item: timeline.Operation | timeline.Freeze, until: float, *, ended: bo
     shown = Text.assemble(item.op, f"  {took}  ", mark)
     if item.changed:
         shown.append(f"  {item.changed}", "yellow")
+    if item.again:
+        shown.append(f"  done again {words.count(item.again, 'time')}", "yellow")
     return shown.append(f"  {words.line(item.outcome)}") if item.outcome else shown
 
 

@@ -29,6 +29,7 @@ class Operation:
     ok: bool | None = None
     outcome: str = ""
     changed: str = ""
+    again: int = 0  # times it was in doubt and done again
 
 
 @dataclass
@@ -71,6 +72,8 @@ def read(entries: Iterable[Object]) -> Timeline:
         elif kind == "op.begin":
             operation = operations[entry["op"]] = Operation(entry["op"], at)
             _current(timeline, entry).items.append(operation)
+        elif kind == "op.again" and entry["op"] in operations:
+            operations[entry["op"]].again += 1
         elif (kind == "op.end" or kind.startswith("wait.")) and entry["op"] in operations:
             _conclude(operations[entry["op"]], entry)
         elif kind == "op.retried":

@@ -95,7 +95,7 @@ def find_wait(client: Client, ref: str) -> str:
     """The wait meant by `ref`; a run's id stands for its only open wait. Raises Conflict."""
     if not ref.startswith("run_"):
         return ref
-    asked = [wait for wait in client.waits(client.run(ref)["id"]) if wait["kind"] == "wait"]
+    asked = [wait for wait in client.waits(client.run(ref)["id"]) if wait["kind"] != "sleep"]
     match asked:
         case [only]:
             return str(only["id"])

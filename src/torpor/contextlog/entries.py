@@ -186,7 +186,8 @@ def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
     ended, in the order in which they began, as a machine replays them (`replay.journal.Recorded`).
 
     Each is {op, kind, name, digest, at?, side?}. One that has ended also has {seq, ok,
-    value | error}, a step's `printed`; one that has not, `again`: how often it was begun again.
+    value | error}, a step's `printed`; one that has not, `again`: how often it was begun again. For
+    a doubt that has ended, that of the step.
     """
     since = {"in_run": run, "after": after_seq}
     found = [
@@ -195,17 +196,31 @@ def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
     ]
     found += [
         (began, _identity(op, begin) | {"again": again})
-        for op, began, begin, again in c.execute(_IN_DOUBT, since)
+        for op, began, begin, again, *_ in c.execute(_IN_DOUBT, since)
     ]
-    return [record for _, record in sorted(found, key=itemgetter(0))]
+    records = [record for _, record in sorted(found, key=itemgetter(0))]
+    for record in records:
+        if record["kind"] == "doubt" and "ok" in record:
+            record["again"] = c.scalar(_REPEATS, {"in_run": run, "of": record["name"]})
+    return records
 
 
 def in_doubt(c: Connection, run: RunId) -> list[dict[str, Any]]:
-    """All operations of the run that have begun and not ended, as in `journal`, with `began_at`
-    and `seq`, where they began."""
-    rows = c.execute(_IN_DOUBT, {"in_run": run, "after": 0})
+    """All of the run that has begun, not ended, and would be done again: as in `journal`, with
+    `seq` and `began_at` (unix seconds), where and when it began, and the `epoch` that was last
+    at it."""
     return [
-        _identity(op, begin) | {"again": again, "seq": began} for op, began, begin, again in rows
+        {
+            **_identity(op, begin),
+            "seq": began,
+            "began_at": at,
+            "again": again,
+            "epoch": latest or epoch,
+        }
+        for op, began, begin, again, at, epoch, latest in c.execute(
+            _IN_DOUBT, {"in_run": run, "after": 0}
+        )
+        if begin["kind"] in DONE_AGAIN
     ]
 
 
@@ -224,9 +239,11 @@ def journal_holds(c: Connection, run: RunId, after_seq: int) -> bool:
 
 
 def read_op(c: Connection, run: RunId, op: OpId) -> dict[str, Any]:
-    """The data of the operation's op.begin entry, which must be there."""
+    """The data of the operation's op.begin entry. Raises NotFound."""
     began = and_(_log.c.run == run, _log.c.op == op, _log.c.kind == _kind(BEGIN))
-    data: dict[str, Any] = c.scalars(select(_log.c.data).where(began)).one()
+    data: dict[str, Any] | None = c.scalars(select(_log.c.data).where(began)).first()
+    if data is None:
+        raise NotFound(f"no operation {op} has begun in run {run}")
     return data
 
 
@@ -288,6 +305,13 @@ def _kind(kind: str) -> Any:
     return literal(kind, literal_execute=True)
 
 
+_REPEATS = select(func.count()).where(
+    _log.c.run == bindparam("in_run"),
+    _log.c.op == bindparam("of"),
+    _log.c.kind == literal("op.again", literal_execute=True),
+)
+
+
 def _statements() -> tuple[Select[Any], Select[Any], Select[Any]]:
     begin, end, again = _log.alias("begun"), _log.alias("ended"), _log.alias("again")
     in_run: BindParameter[str] = bindparam("in_run")
@@ -307,6 +331,9 @@ def _statements() -> tuple[Select[Any], Select[Any], Select[Any]]:
             begin.c.seq,
             begin.c.data,
             select(func.count()).where(repeats).scalar_subquery(),
+            begin.c.at,
+            begin.c.epoch,
+            select(func.max(again.c.epoch)).where(repeats).scalar_subquery(),
         )
         .where(begin.c.run == in_run, begin.c.seq > bindparam("after"), begin.c.kind == BEGIN)
         .where(~exists().where(both, is_end))

@@ -34,7 +34,7 @@ from torpor.contextlog.lineage import Part
 from torpor.contextlog.runs import CANCEL_REQUESTED, RunRow, get_run
 from torpor.contextlog.snapshots import SnapshotRow, list_snapshots
 from torpor.contextlog.store import touched
-from torpor.contextlog.waits import inherit_wait
+from torpor.contextlog.waits import WAITS, inherit_wait
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import AgentVersion, OpId, RunId, Seq, SnapshotId, new_id
 from torpor.model.states import FINAL, RunState
@@ -339,7 +339,7 @@ def _inherit_waits(c: Connection, run: RunId, fork: Fork, now: float) -> None:
     """Rows for the waits that are open at the fork's place, and for those whose answer was set."""
     frozen_at = c.scalar(select(_log.c.at).where(_log.c.run == run, _log.c.seq == fork.at)) or now
     for op, begun in c.execute(_begun(run, fork.at)):
-        if begun["kind"] not in ("wait", "sleep"):
+        if begun["kind"] not in WAITS:
             continue
         result = read_result(c, run, op)
         if result is None:

@@ -25,7 +25,8 @@ from torpor.model.ids import Epoch, OpId, RunId, WaitId, new_id
 OPEN, COMPLETED, TIMEOUT, CANCELLED = "open", "completed", "timeout", "cancelled"
 _ENDS = (COMPLETED, TIMEOUT, CANCELLED)
 # What falling due means: the time that was slept for has come, the answer has not.
-_DUE = {"wait": TIMEOUT, "sleep": COMPLETED}
+_DUE = {"wait": TIMEOUT, "sleep": COMPLETED, "doubt": TIMEOUT}
+WAITS = tuple(_DUE)  # the kinds of operations that are waits
 _ANSWER = ("data", "approved", "note")
 
 _waits = schema.waits
@@ -75,7 +76,8 @@ def create_wait(
     approve: bool = False,
     due_at: float | None = None,
 ) -> WaitRow:
-    """Begin operation `op` as a wait of `kind` "wait" or "sleep"; the one there is if it began.
+    """Begin operation `op` as a wait of `kind` "wait", "sleep" or "doubt" (about a step); the one
+    there is if it began.
 
     `due_at` is when it ends by itself; `at` and `side` are as in `entries`. Raises as
     `entries.append` does.

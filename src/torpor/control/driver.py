@@ -36,7 +36,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from torpor.contextlog import entries, runs, waits
-from torpor.contextlog.entries import BEGIN, END, NewEntry, Place
+from torpor.contextlog.entries import END, NewEntry, Place
 from torpor.contextlog.keys import put_key
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
@@ -352,28 +352,22 @@ class Driver:
         self, message: dict[str, Any], writes: list[Write], after: list[Callable[[], None]]
     ) -> None:
         op, kind, data = message["op"], message["kind"], message["data"]
-        begin = NewEntry(
-            BEGIN,
-            op,
-            {key: message[key] for key in entries.IDENTITY if key in message}
-            | ({"data": data} if data else {}),
-        )
         match kind:
-            case "wait" | "sleep":
+            case "wait" | "sleep" | "doubt":
                 self._standing.unanswered.add(op)
                 made: dict[str, WaitRow] = {}
                 writes.append(lambda c: made.update(wait=self._pen.create_wait(c, message)))
                 after.append(lambda: self._wait_made(made["wait"]))
             case "model":
                 self._standing.unanswered.add(op)
-                writes.append(self._pen.entry(begin))
+                writes.append(self._pen.begin(message))
                 after.append(lambda: self._call_model(op, data))
             case "checkpoint":
                 self._standing.unanswered.add(op)
-                writes.append(self._pen.entry(begin))
+                writes.append(self._pen.begin(message))
                 after.append(lambda: self._standing.checkpoints.append(op))
             case _:
-                writes.append(self._pen.entry(begin))
+                writes.append(self._pen.begin(message))
 
     def _wait_made(self, wait: WaitRow) -> None:
         if wait.state == waits.OPEN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -17,7 +17,7 @@ from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.machines import Captured
 from torpor.model.errors import CallerError, Exhausted
-from torpor.model.ids import AgentVersion, Epoch, RunId, SnapshotId
+from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, SnapshotId
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,12 @@ class Pen:
     def entry(self, entry: NewEntry) -> Write:
         return lambda c: entries.append(c, self._run, self.epoch, [entry], time.time())
 
+    def begin(self, message: Mapping[str, Any]) -> Write:
+        """What a begin message says."""
+        named = {key: message[key] for key in entries.IDENTITY if key in message}
+        data = {"data": message["data"]} if message["data"] else {}
+        return self.entry(NewEntry(entries.BEGIN, message["op"], named | data))
+
     def note(self, kind: str, **data: Any) -> Write:
         return self.entry(NewEntry(kind, None, data))
 
@@ -72,12 +78,20 @@ class Pen:
                 await asyncio.sleep(DISK_FULL_RETRY_S)
 
     def create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
-        """What a begin message of a wait or a sleep says, recorded."""
+        """What a begin message of a wait, a sleep or a doubt says, recorded."""
         now, data = time.time(), message["data"]
         named = {key: message[key] for key in ("op", *entries.IDENTITY) if key in message}
         if message["kind"] == "sleep":
             until = data["until"]
             return waits.create_wait(c, self._run, self.epoch, **named, now=now, due_at=until)
+        if message["kind"] == "doubt":
+            step = OpId(message["name"])
+            began = entries.read_op(c, self._run, step)
+            shown = {"step": step, "at": began.get("at"), "arguments": began.get("data")}
+            prompt = f"{step} was cut off, and may have happened. Was it done?"
+            return waits.create_wait(
+                c, self._run, self.epoch, **named, now=now, prompt=prompt, data=shown
+            )
         timeout_s = data["timeout_s"]
         return waits.create_wait(
             c,
@@ -101,8 +115,7 @@ class Pen:
         again = [
             NewEntry(entries.AGAIN, record["op"], {})
             for record in entries.in_doubt(c, self._run)
-            if record["kind"] in (entries.DONE_AGAIN if went_on else ("model",))
-            and record["seq"] <= snapshot.seq
+            if (went_on or record["kind"] == "model") and record["seq"] <= snapshot.seq
         ]
         entries.append(c, self._run, self.epoch, again, time.time())
 

@@ -41,6 +41,7 @@ from torpor.control.templates import (
 from torpor.engine.qemu.engine import QemuEngine
 from torpor.engine.qemu.probe import Probe, find_qemu, probe
 from torpor.image.build import ensure_image
+from torpor.model import doubts
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, HostError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
@@ -249,8 +250,12 @@ class Service:
         def read(c: Connection) -> dict[str, Any]:
             row = runs.get_run(c, ref)
             taken = snapshots.list_snapshots(c, row.id, reclaimed=True)
+            unended = entries.in_doubt(c, row.id)
+            # What the newest epoch was at is under way, or frozen in the middle.
+            at_work = None if row.state in FINAL else row.epoch
             return row.to_json(now) | {
                 "waits": [wait.to_json() for wait in waits.list_waits(c, row.id)],
+                "in_doubt": [each for each in unended if each["epoch"] != at_work],
                 "snapshots_count": len(taken),
                 "bytes": sum(snapshot.bytes for snapshot in taken),
                 "template_bytes": agents.get_agent(c, row.version).template_bytes,
@@ -386,7 +391,7 @@ class Service:
 
         def write(c: Connection) -> waits.WaitRow:
             wait = waits.get_wait(c, ref)
-            if wait.kind != "wait":
+            if wait.kind == "sleep":
                 raise Conflict(
                     f"{wait.id} is a sleep; it ends by itself", hint="A run can be cancelled."
                 )
@@ -400,6 +405,8 @@ class Service:
                     f"{wait.id} asks for an answer, not for approval",
                     hint=f"torpor complete {wait.id} --data JSON",
                 )
+            if wait.kind == "doubt" and wait.state == waits.OPEN:
+                value["data"] = doubts.settled(data)
             waits.complete_wait(c, wait.id, value=value, now=time.time(), by=by)
             return waits.get_wait(c, wait.id)
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torpor.contextlog.waits import WAITS
 from torpor.model.ids import OpId, op_kind
 from torpor.policy.freeze import Facts
 
@@ -78,7 +79,7 @@ class Standing:
         with. Since a freeze was decided it may have begun something, or been answered."""
         idle = self.waiting and not self.busy and not self.checkpoints
         in_flight = self.arrived or self.of("model")
-        return bool(idle and self.of("wait", "sleep")) and not in_flight
+        return bool(idle and self.of(*WAITS)) and not in_flight
 
     def facts(self, cpu_s: float) -> Facts:
         """At this moment; `cpu_s` is what the machine has used, from which its share is learned."""
@@ -89,7 +90,7 @@ class Standing:
         return Facts(
             # Each knows first of what it ends: the agent of a wait that it gave up, the host of
             # one that was answered.
-            waiting=min(self.waiting, len(self.of("wait", "sleep"))),
+            waiting=min(self.waiting, len(self.of(*WAITS))),
             busy=self.busy,
             in_flight=len(self.arrived) + len(self.of("model")),
             waited_s=now - self._changed_at,

@@ -36,6 +36,11 @@ not have come so far, and there is no result to be lost.
 Reported, though some would call it the same program: a main line that begins operations in the
 order in which side lines ended, where a crash fell into the middle of that.
 
+**Doubts.** A step that its author wants nobody to repeat unasked is asked about when it is found in
+doubt. The question is an operation too, `doubt:` and the step's name, but none of the program's: it
+comes only after a crash. Its records are `doubts`, and stand outside all of the above. The number
+in its name is how often the step had been repeated, and one more.
+
 **Names.** An operation is `kind:name#n`. A matched one has its record's, so that what is in doubt
 keeps its idempotency key; a new one has the number after all that the log or this agent has used.
 
@@ -150,6 +155,7 @@ class Journal:
         self._ordered: deque[str] = deque()  # those of the main line that must come in order
         # The others, by what they are and whether of a side line.
         self._alike: dict[tuple[str, str, str, bool], dict[str, None]] = {}
+        self.doubts: dict[str, Recorded] = {}
         self._met = False  # a side line has begun something, here or in the log
         self._interrupted = False
         self.extend(records)
@@ -169,6 +175,9 @@ class Journal:
         was here and in doubt, the newer record counts."""
         for record in records:
             op, kind, name = record["op"], record["kind"], record["name"]
+            if kind == "doubt":
+                self.doubts[op] = record
+                continue
             numbers = self._numbers_of(kind, name)
             numbers.highest = max(numbers.highest, op_number(op))
             side = record.get("side", False)

@@ -2,6 +2,7 @@
 
     agents      which functions a run can start        steps      what happens once
     waits       what a machine sleeps for              notes      what goes into the context log
+    reads       the time and chance, recorded
     identity    which run this is                      freezing   before and after a freeze
     runtime     the agent's side of every operation    process    the agent's process: its `main`
 
@@ -14,6 +15,7 @@ from torpor.sdk.errors import Cancelled, Divergence, NonRetryable, OutsideRun, S
 from torpor.sdk.freezing import on_freeze, on_thaw
 from torpor.sdk.identity import run
 from torpor.sdk.notes import context, emit, log
+from torpor.sdk.reads import now, random, uuid4
 from torpor.sdk.steps import step
 from torpor.sdk.waits import (
     Verdict,
@@ -43,12 +45,15 @@ __all__ = [
     "context",
     "emit",
     "log",
+    "now",
     "on_freeze",
     "on_thaw",
+    "random",
     "run",
     "sleep",
     "sleep_until",
     "step",
+    "uuid4",
     "wait_all",
     "wait_any",
     "waitpoint",

@@ -32,12 +32,13 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NamedTuple
 
+from torpor.model.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Journal, Recorded
 from torpor.sdk import freezing
 from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.wire import messages
 
-_WAITS = ("wait", "sleep")  # what a frozen machine can wait for
+_WAITS = ("wait", "sleep", "doubt")  # what a frozen machine can wait for
 
 
 class Outcome(NamedTuple):
@@ -58,6 +59,9 @@ class Operation:
     digest: str
     until: float | None = None  # when the host ends it by itself, unix seconds
     own: Outcome | None = None  # a step's outcome on its way to the log, or replayed from it
+    once: bool = False  # a step that is not to be repeated unasked
+    doubt: int = 0  # it is in doubt for the so manieth time, and has not begun: see `ask`
+    message: bytes = b""  # that begins it
     future: Future[Outcome] = field(default_factory=Future)
 
     def block(self) -> Outcome:
@@ -159,9 +163,11 @@ class Runtime:
         *,
         until: float | None = None,
         at: str = "",
+        once: bool = False,
     ) -> Operation:
         """Start an operation; it may be settled already. Does not wait for the host. `at` is its
-        place in the agent's source where none of the agent's own code calls it.
+        place in the agent's source where none of the agent's own code calls it. One that is to
+        happen only `once` does not begin if it is in doubt.
 
         Raises Divergence, Cancelled, or Invalid when `data` cannot be sent."""
         if threading.get_ident() == self._thread.ident:
@@ -178,23 +184,56 @@ class Runtime:
                 self.diverged = error
                 raise
             op, record = match
-            operation = Operation(op, kind, name, digest, until)
+            operation = Operation(op, kind, name, digest, until, once=once)
             if record is not None and "ok" in record:
                 self._journal.take(asked, match)
                 self._replay(operation, record)
                 return operation
             line = {"side": True} if asked.side else {}
-            message = messages.encode(
+            operation.message = messages.encode(
                 "begin", op=op, kind=kind, name=name, digest=digest, data=data, at=asked.at, **line
             )
             self._journal.take(asked, match)
             if record is not None:
                 self._notes.clear()
             self._flush_notes()
-            self._pending[op] = operation
-            self._send(message)
-            self._update_status()
+            if once and record is not None:
+                operation.doubt = record.get("again", 0) + 1
+            else:
+                self._start_now(operation)
         return operation
+
+    def ask(self, operation: Operation) -> Operation:
+        """The question what is to become of an `operation` in doubt. Its value is that of a wait
+        whose data is as in `torpor.model.doubts`; if its own `doubt` is higher after that, a
+        crash came after the answer, in the middle of the repeat. Raises Cancelled."""
+        op = op_id("doubt", operation.op, operation.doubt)
+        asked = Operation(op, "doubt", operation.op, operation.digest)
+        asked.message = messages.encode(
+            "begin", op=op, kind="doubt", name=operation.op, digest=operation.digest, data={}
+        )
+        with self._critical:
+            if self.cancel_reason is not None:
+                raise Cancelled(self.cancel_reason)
+            record = self._journal.doubts.pop(op, None)
+            if record is not None and "ok" in record:
+                asked.future.set_result(_outcome(record))
+            else:
+                self._start_now(asked)
+        return asked
+
+    def begin_again(self, operation: Operation) -> None:
+        """Begin an operation in doubt."""
+        with self._critical:
+            operation.doubt = 0
+            self._start_now(operation)
+
+    def conclude(self, operation: Operation, outcome: Outcome) -> None:
+        """Give an operation in doubt the outcome that it is said to have had."""
+        with self._critical:
+            operation.doubt = 0
+            self._pending[operation.op] = operation
+        self.end(operation, outcome)
 
     def end(self, operation: Operation, outcome: Outcome) -> None:
         """Send a step's outcome to the log; its future settles once it is there. Does nothing if
@@ -247,6 +286,12 @@ class Runtime:
 
     # ---- under the lock ----
 
+    def _start_now(self, operation: Operation) -> None:
+        self._pending[operation.op] = operation
+        self._send(operation.message)
+        operation.message = b""
+        self._update_status()
+
     def _replay(self, operation: Operation, record: Recorded) -> None:
         self._notes.clear()  # what was noted before this is in the log before it
         if operation.kind == "step":
@@ -294,7 +339,7 @@ class Runtime:
         """Tell the host what it needs to know to freeze. While nothing waits it never freezes,
         and how many steps are at work is not worth a message each."""
         waits = [each for each in self._pending.values() if each.kind in _WAITS]
-        busy = sum(each.kind == "step" for each in self._pending.values())
+        busy = sum(each.kind in ("step", "read") for each in self._pending.values())
         until = min((each.until for each in waits if each.until is not None), default=None)
         status = (len(waits), busy, until)
         if status != self._status and (waits or self._status[0]):
@@ -311,6 +356,8 @@ class Runtime:
             elif "ok" in record:
                 operation = self._pending.pop(record["op"])
                 operation.own = _outcome(record)
+                if operation.kind == "doubt":
+                    operation.doubt = record.get("again", 0) + 1
                 settled.append(operation)
         self._journal.extend(rest)
         self._update_status()
@@ -396,12 +443,17 @@ class Runtime:
             reason = f"an on_freeze hook raised {described['type']}: {described['message'][:2000]}"
             self.say("unprepared", reason=reason)
             return
+        settled: list[Operation] = []
         with self._critical:
-            freezing.hold(self._hold_fd, self.identity)
-            settled = []
-            if self.identity.pop("journal", False):
-                settled = self._extend_journal(json.loads(self._reader.readline())["records"])
+            # A machine restored in the middle of such a step would do the rest of it again.
+            once = next((each.op for each in self._pending.values() if each.once), None)
+            if once is None:
+                freezing.hold(self._hold_fd, self.identity)
+                if self.identity.pop("journal", False):
+                    settled = self._extend_journal(json.loads(self._reader.readline())["records"])
         freezing.after_freeze()
+        if once is not None:
+            self.say("unprepared", reason=f"{once} is at work, and not to be repeated unasked")
         for operation in settled:
             if operation.own is not None:
                 _set(operation.future, operation.own)

@@ -19,16 +19,18 @@ import time
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast, overload
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
 from torpor.model.errors import Invalid
 from torpor.sdk import freezing, notes, values
 from torpor.sdk.durations import Duration, seconds
-from torpor.sdk.errors import NonRetryable, OutsideRun, StepError, step_error, type_name
+from torpor.sdk.errors import Cancelled, NonRetryable, OutsideRun, StepError, step_error, type_name
 from torpor.sdk.runtime import Operation, Outcome, current
 from torpor.wire import messages
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+OnDoubt: TypeAlias = Literal["again", "ask"]
 
 RETRIES_MAX = 1000
 BACKOFF_S_MAX = 300.0
@@ -57,6 +59,7 @@ class _Spec:
     retries: int
     backoff_s: float
     timeout_s: float | None
+    ask: bool  # when it is in doubt
     source: tuple[str, int] | None  # file and line of the function
 
     def delay_s(self, attempt: int, error: Exception) -> float | None:
@@ -75,6 +78,7 @@ def step(
     retries: int = 0,
     backoff: Duration = 1.0,
     timeout: Duration | None = None,
+    on_doubt: OnDoubt = "again",
     name: str | None = None,
 ) -> Callable[[_F], _F]: ...
 def step(
@@ -84,13 +88,16 @@ def step(
     retries: int = 0,
     backoff: Duration = 1.0,
     timeout: Duration | None = None,
+    on_doubt: OnDoubt = "again",
     name: str | None = None,
 ) -> _F | Callable[[_F], _F]:
     """Make a function, plain or async, a step of the agent. Also inline: `torpor.step(fn)(x)`.
 
     `retries`: further attempts after a failed one, `backoff` before the first of them, twice as
     long before each next, with jitter, at most 300 s. `timeout` for each attempt; a plain function
-    that overruns it is given up, its thread goes on unheeded. `name` in the log, by default the
+    that overruns it is given up, its thread goes on unheeded. `on_doubt`: what to do when a crash
+    came while it ran: "again" runs it again; "ask" holds the run until a person has said whether
+    it is done (with which result), to be run again, or failed. `name` in the log, by default the
     function's.
 
     The result must be JSON (or bytes), and arrives as JSON gives it back: a tuple as a list. A
@@ -99,11 +106,14 @@ def step(
     """
     if not 0 <= retries <= RETRIES_MAX:
         raise ValueError(f"retries={retries!r}: 0 to {RETRIES_MAX} are taken")
+    if on_doubt not in get_args(OnDoubt):
+        raise ValueError(f"on_doubt={on_doubt!r}: one of {', '.join(get_args(OnDoubt))}")
     backoff_s = seconds(backoff)
     timeout_s = None if timeout is None else seconds(timeout)
 
     def decorate(fn: _F) -> _F:
-        spec = _Spec(_name(fn, name), retries, backoff_s, timeout_s, _source(fn))
+        ask = on_doubt == "ask"
+        spec = _Spec(_name(fn, name), retries, backoff_s, timeout_s, ask, _source(fn))
         wrapped = _async_step(fn, spec) if inspect.iscoroutinefunction(fn) else _step(fn, spec)
         return cast(_F, wrapped)
 
@@ -128,6 +138,9 @@ def _step(fn: Callable[..., Any], spec: _Spec) -> Callable[..., Any]:
         if _inside.get() is not None:
             return fn(*args, **kwargs)
         operation = _begin(spec, args, kwargs)
+        while operation.doubt:
+            question = current("step").ask(operation)
+            _settle_doubt(operation, question, question.block())
         if operation.own is not None:
             return _give(operation, operation.block())
         outcome, trace = _attempts(functools.partial(fn, *args, **kwargs), spec, operation)
@@ -145,6 +158,9 @@ def _async_step(
         if _inside.get() is not None:
             return await fn(*args, **kwargs)
         operation = _begin(spec, args, kwargs)
+        while operation.doubt:
+            question = current("step").ask(operation)
+            _settle_doubt(operation, question, await question.wait())
         if operation.own is not None:
             return _give(operation, await operation.wait())
         body = functools.partial(fn, *args, **kwargs)
@@ -160,7 +176,25 @@ def _begin(spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operat
     digest = values.digest(args, kwargs)
     freezing.flush_output()
     at = "" if spec.source is None else runtime.place(*spec.source)
-    return runtime.begin("step", spec.name, digest, values.preview(args, kwargs), at=at)
+    return runtime.begin(
+        "step", spec.name, digest, values.preview(args, kwargs), at=at, once=spec.ask
+    )
+
+
+def _settle_doubt(operation: Operation, question: Operation, said: Outcome) -> None:
+    """Do what a person said about a step in doubt: run it again, or end it."""
+    runtime, answer = current("step"), said.value
+    if answer["status"] != "completed":
+        raise Cancelled("nobody is left to settle a step in doubt")
+    told = answer["data"]
+    if told["do"] == "done":
+        runtime.conclude(operation, Outcome(True, value=told["result"]))
+    elif told["do"] == "fail":
+        runtime.conclude(operation, _failed(NonRetryable(told["message"])))
+    elif question.doubt > operation.doubt:
+        operation.doubt = question.doubt
+    else:
+        runtime.begin_again(operation)
 
 
 def _attempts(

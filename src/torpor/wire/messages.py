@@ -23,7 +23,7 @@ from torpor.model.errors import Invalid
 PROTOCOL = 1
 # One message, encoded. Parsed JSON can take twenty times its text's size, hence not more.
 SIZE_MAX = 16 * 1024 * 1024
-OP_KINDS = ("step", "wait", "sleep", "model", "checkpoint")
+OP_KINDS = ("step", "read", "wait", "sleep", "doubt", "model", "checkpoint")
 DEPTH_MAX = 64  # nesting; what passes here must not break the recursion of a later reader
 NOTE_KINDS = ("log", "emit", "context")
 NAME_MAX = 256
@@ -152,6 +152,7 @@ def _shown(value: Any) -> str:
 
 _OP = _text(NAME_MAX + 64, 1)
 _NAME = _text(NAME_MAX, 1)
+_OP_NAME = _text(NAME_MAX + 32, 1)  # a doubt is named after its step
 _DIGEST = _hex(32)
 _TEXT = _text(TEXT_MAX)
 _ID = _text(64, 1)
@@ -180,7 +181,7 @@ _RECORDED = _record(
     {
         "op": _OP,
         "kind": _one_of(*OP_KINDS),
-        "name": _NAME,
+        "name": _OP_NAME,
         "digest": _DIGEST,
         **_PLACE,
         "ok?": _flag,
@@ -201,7 +202,9 @@ def _one_body(value: Mapping[str, Any]) -> str:
 # What `begin` carries as data, by the kind of operation.
 _BEGIN_DATA: dict[str, Check] = {
     "step": _OBJECT,
+    "read": _record({}),
     "checkpoint": _record({}),
+    "doubt": _record({}),
     "sleep": _record({"until": _TIME}),
     "wait": _record(
         {
@@ -251,7 +254,7 @@ FROM_GUEST: dict[str, Check] = {
         {
             "op": _OP,
             "kind": _one_of(*OP_KINDS),
-            "name": _NAME,
+            "name": _OP_NAME,
             "digest": _DIGEST,
             "data": _OBJECT,
             **_PLACE,

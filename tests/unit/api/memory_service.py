@@ -192,6 +192,7 @@ class MemoryService:
         frozen = [e for e in self._logs[run["id"]] if e["kind"] == "snapshot"]
         return run | {
             "waits": await self.waits(run["id"], False),
+            "in_doubt": [],
             "snapshots_count": len(frozen),
             "bytes": SNAPSHOT_BYTES * len(frozen),
             "template_bytes": 16_100_000,

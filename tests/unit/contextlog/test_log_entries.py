@@ -150,7 +150,9 @@ def test_the_journal_gives_what_ended_or_is_in_doubt_after_a_place(commit: Any) 
     assert commit(lambda c: journal(c, run, 6)) == want[1:]
     assert commit(lambda c: journal(c, run, 8)) == want[3:]
     assert commit(lambda c: journal(c, run, 9)) == []
-    assert commit(lambda c: in_doubt(c, run)) == [{**want[3], "seq": 9}]
+    assert commit(lambda c: in_doubt(c, run)) == [
+        {**want[3], "seq": 9, "began_at": 12.0, "epoch": epoch}
+    ]
 
 
 def test_the_journal_and_operations_are_found_by_index(commit: Any) -> None:

@@ -4,6 +4,7 @@ What the script has come to is plain JSON, so that a snapshot can hold it and an
 on from it, as a real one does. An agent is a list of threads, a thread is a list of lines:
 
     ["step", NAME]  ["wait", NAME]  ["sleep", UNTIL]  ["model", NAME]  ["checkpoint", NAME]
+    ["once", NAME]     a step that is asked about when it is in doubt
     ["print", TEXT]  ["emit", VALUE]
     ["work", NAME]     a step; its body prints its name, and ends when the test lets it
     ["compute", NAME]  no operation; ends when the test lets it
@@ -26,7 +27,7 @@ from torpor.wire import messages
 from torpor.wire.link import CONTROL, STDOUT, Link, LinkState
 
 Object = dict[str, Any]
-_WAITS = ("wait", "sleep")
+_WAITS = ("wait", "sleep", "doubt")
 DIGEST = "0" * 32
 
 
@@ -44,6 +45,7 @@ class State:
     threads: list[Thread] = field(default_factory=list)
     results: Object = field(default_factory=dict)
     journal: Object = field(default_factory=dict)  # op → record
+    doubts: Object = field(default_factory=dict)  # op → how often it was begun again
     pending: Object = field(default_factory=dict)  # op → {kind, until}
     deferred: list[Object] = field(default_factory=list)
     status: list[Any] = field(default_factory=lambda: [0, 0, None])
@@ -61,7 +63,8 @@ class State:
 class Puppet:
     """`told(what, op)` hears of each body of a step that "ran", and that its end was "recorded";
     `lets(op)` says whether what is at work may end; `refuses(t)` may make it not do what a message
-    of type `t` asks: "prepare" is refused, "cancel" and "thaw" are ignored."""
+    of type `t` asks: "prepare" is refused, "cancel" and "thaw" are ignored; and not say
+    a step's "end"."""
 
     def __init__(
         self,
@@ -130,8 +133,11 @@ class Puppet:
     def _learn(self, records: list[Object]) -> None:
         for record in records:
             if "ok" not in record:
+                self.state.doubts[record["op"]] = record["again"]
                 continue
             self.state.journal[record["op"]] = record
+            if record["kind"] == "doubt":
+                self.state.doubts[record["name"]] = record["again"]
             if record["op"] in self.state.pending:
                 self._settle(record["op"], record.get("value", record.get("error")))
 
@@ -144,6 +150,10 @@ class Puppet:
 
     def _settle(self, op: str, value: Any) -> None:
         if self.state.pending.pop(op, None) is None:
+            return
+        if op.startswith("doubt:"):
+            step, _, number = op[6:].rpartition("#")
+            self._settle_doubt(step, int(number), value["data"])
             return
         self.state.results[op] = value
         for thread in self.state.threads:
@@ -193,7 +203,7 @@ class Puppet:
 
     def _operate(self, thread: Thread, verb: str, argument: Any) -> None:
         state, name = self.state, str(argument)
-        kind = "step" if verb in ("value", "work") else verb
+        kind = "step" if verb in ("value", "work", "once") else verb
         op = f"{kind}:{name}#1"
         if op in state.journal:
             record = state.journal[op]
@@ -202,6 +212,15 @@ class Puppet:
                 self.say("replayed", op=op)
             return
         thread.op = op
+        if verb == "once" and op in state.doubts:
+            asked = f"doubt:{op}#{state.doubts[op] + 1}"
+            record = state.journal.get(asked)
+            state.pending[asked] = {"kind": "doubt", "until": None}
+            if record is not None:
+                self._settle(asked, record["value"])
+            else:
+                self.say("begin", op=asked, kind="doubt", name=op, digest=DIGEST, data={})
+            return
         state.pending[op] = {"kind": kind, "until": argument if kind == "sleep" else None}
         self.say("begin", op=op, kind=kind, name=name, digest=DIGEST, data=_data(kind, argument))
         if kind == "step":
@@ -211,8 +230,22 @@ class Puppet:
                 self.link.send(STDOUT, name.encode())
             works = verb == "work" and not self._lets(op)
             state.pending[op] |= {"own": value, "works": works}
-            if not works:
+            if not works and not self._refuses("end"):
                 self.say("end", op=op, ok=True, value=value)
+
+    def _settle_doubt(self, op: str, number: int, said: Object) -> None:
+        thread = next(thread for thread in self.state.threads if thread.op == op)
+        if said["do"] == "again":
+            if self.state.doubts[op] < number:  # else a repeat was cut off
+                del self.state.doubts[op]
+            self._operate(thread, "once", op[5:].rpartition("#")[0])
+            return
+        self.state.pending[op] = {"kind": "step", "until": None, "own": said.get("result")}
+        if said["do"] == "done":
+            self.say("end", op=op, ok=True, value=said["result"])
+        else:
+            error = {"type": "E", "message": said["message"]}
+            self.say("end", op=op, ok=False, error=error)
 
     def _tell_status(self) -> None:
         pending = self.state.pending.values()

@@ -112,7 +112,8 @@ class Driver:
         self.log.append(message)
         if message["t"] == "end" and self.record:
             self.say("recorded", op=message["op"])
-        if message["t"] == "begin" and self.answer is not None and message["kind"] != "step":
+        asks = message["t"] == "begin" and message["kind"] not in ("step", "read")
+        if asks and self.answer is not None:
             value = self.answer(message)
             if isinstance(value, Exception):
                 error = messages.error(type(value).__name__, str(value))

@@ -52,6 +52,9 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("load_failed", {"error": "no such module", "traceback": ""}),
     ("begin", begin("step", {"args": [1]})),
     ("begin", begin("checkpoint", {})),
+    ("begin", begin("read", {})),
+    ("begin", begin("doubt", {})),
+    ("begin", {**begin("step", {}), "at": "agent.py:3", "side": True}),
     ("begin", begin("sleep", {"until": 1.7e9})),
     ("begin", begin("wait", WAIT)),
     ("begin", begin("wait", {**WAIT, "schema": {"type": "object"}, "timeout_s": 60})),
@@ -120,7 +123,7 @@ def test_an_unknown_key_and_a_missing_one_are_refused_both_ways(
     t: str, fields: dict[str, Any]
 ) -> None:
     variants = [{**fields, "extra": 1}]
-    optional = {"value"} if t in ("end", "result") else set()
+    optional = {"value"} if t in ("end", "result") else {"at", "side"}
     variants += [{k: v for k, v in fields.items() if k != gone} for gone in set(fields) - optional]
     for wrong in variants:
         with pytest.raises(Invalid, match=t):

@@ -1,0 +1,44 @@
+"""The time and chance, read once: `now`, `random` and `uuid4` are operations whose value is in
+the log, so that a replay reads the same. In a step's body they are not: the step is the operation.
+"""
+
+from __future__ import annotations
+
+import random as _random
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from torpor.sdk import steps, values
+from torpor.sdk.runtime import Outcome, current
+
+_SEED_BITS = 128
+
+
+def now() -> datetime:
+    """The time, with time zone UTC."""
+    return datetime.fromtimestamp(_read("now", time.time), UTC)
+
+
+def random() -> _random.Random:
+    """A generator of its own, whose seed is recorded: what it draws is the same on replay."""
+    # As text: not every reader of JSON keeps so large a number exact.
+    return _random.Random(int(_read("random", lambda: f"{secrets.randbits(_SEED_BITS):x}"), 16))
+
+
+def uuid4() -> uuid.UUID:
+    """A random UUID."""
+    return uuid.UUID(_read("uuid4", lambda: str(uuid.uuid4())))
+
+
+def _read(name: str, read: Callable[[], Any]) -> Any:
+    runtime = current(name)
+    if steps.inside() is not None:
+        return read()
+    operation = runtime.begin("read", name, values.digest(), {})
+    if not operation.future.done():
+        runtime.end(operation, Outcome(True, value=read()))
+    return operation.block().value
