@@ -110,8 +110,7 @@ def test_a_machine_is_not_frozen_in_the_middle_of_such_a_step(driver: Driver) ->
         """
     )
     driver.start()
-    driver.hear("note")
-    driver.hear("begin", kind="wait")
+    driver.until(lambda: bool(driver.said("note") and driver.said("begin", kind="wait")))
     driver.say("prepare")
     assert "step:pay#1 is at work" in driver.hear("unprepared")["reason"]
     driver.say("result", op="wait:w#1", ok=True, value=answered(None))
