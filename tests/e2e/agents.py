@@ -172,6 +172,25 @@ def chatter(rounds: int, lines: int) -> list[int]:
     return answers
 
 
+@torpor.step
+def my_key() -> str:
+    return torpor.run.idempotency_key
+
+
+@torpor.agent
+def twin() -> dict[str, Any]:
+    """Says who it is, before it slept and after."""
+    first, doubled = torpor.run.id, double(21)
+    verdict = torpor.approve("which one are you?")
+    now = {"id": torpor.run.id, "epoch": torpor.run.epoch, "key": my_key(), "drawn": drawn()}
+    return {"first": first, "doubled": doubled, "note": verdict.note, **now}
+
+
+@torpor.agent
+def stumbles(name: str) -> list[Any]:
+    return [double(1), asked(f"refuse {name}")]
+
+
 @torpor.agent
 def sleeper() -> bool:
     return torpor.approve("wake up?").approved

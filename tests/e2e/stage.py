@@ -40,7 +40,8 @@ DEADLINE_S = 120.0
 
 
 class Model:
-    """An OpenAI-like upstream. `say X` is answered at once, `hold X` once the test lets it."""
+    """An OpenAI-like upstream. `say X` is answered at once, `hold X` once the test lets it, and
+    `refuse X` is refused until the test lets it."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -68,10 +69,11 @@ class Model:
             self._changed.notify_all()
             if question.startswith("hold "):
                 self._changed.wait_for(lambda: question in self._let, DEADLINE_S)
+            refused = question.startswith("refuse ") and question not in self._let
         content = f"answer {number} to {question}"
         body = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
         try:
-            handler.send_response(200)
+            handler.send_response(503 if refused else 200)
             handler.send_header("content-type", "application/json")
             handler.send_header("content-length", str(len(body)))
             handler.end_headers()

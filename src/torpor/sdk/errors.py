@@ -78,7 +78,14 @@ def step_error(step: str, error: Mapping[str, Any]) -> StepError:
 
 
 def _both(original: type[Exception]) -> type[StepError]:
-    return type(original.__name__, (StepError, original), {"__module__": original.__module__})
+    inside = {"__module__": original.__module__, "__getattr__": _lacks}
+    return type(original.__name__, (StepError, original), inside)
+
+
+def _lacks(self: StepError, name: str) -> Any:
+    """What the log has not. The class's own way of finding it may need what only its __init__
+    makes, and end in anything: of urllib's HTTPError in a KeyError, when it is printed."""
+    raise AttributeError(f"{type(self).__name__} has no {name!r}: the log has type and message")
 
 
 def _find(name: str) -> type[Exception] | None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import builtins
+import traceback
+import urllib.error
 
 import pytest
 
@@ -23,6 +25,14 @@ def test_every_builtin_exception_can_be_caught_as_itself(cls: type[Exception]) -
     # A group cannot be made without its members, and MemoryError does not combine.
     if cls not in (ExceptionGroup, MemoryError):
         assert isinstance(made, cls)
+
+
+def test_an_exception_that_cannot_do_without_its_init_can_be_shown() -> None:
+    made = step_error("work", {"type": "urllib.error.HTTPError", "message": "HTTP Error 503"})
+    assert isinstance(made, urllib.error.HTTPError)
+    assert "HTTP Error 503" in "".join(traceback.format_exception(made))
+    with pytest.raises(AttributeError, match="'code': the log has type and message"):
+        print(made.code)
 
 
 @pytest.mark.parametrize(
