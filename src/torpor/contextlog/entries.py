@@ -8,6 +8,7 @@ up first (rule 2), after the fence. What is read is the whole log, a fork's shar
 Data of operation entries:
     op.begin   {kind, name, digest, at?, side?, …}; `at` is its place in the agent's source, `side`
                is true if another thread or task than the agent's own began it
+               A model call's `data` is stored folded (`contextlog.messages`), and given whole
     op.again   {}: it was in doubt (rule 3) and is done again
     op.end     {ok: true, value} | {ok: false, error}; a step's also has printed: {stdout, stderr},
                how many bytes of each the log held then
@@ -17,12 +18,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BindParameter,
+    ColumnElement,
     Connection,
     Select,
     Update,
@@ -37,13 +39,14 @@ from sqlalchemy import (
     update,
 )
 
-from torpor.contextlog import schema
+from torpor.contextlog import messages, schema
 from torpor.contextlog.store import touched
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq
 from torpor.model.states import FINAL
 
 ENTRY_BYTES_MAX = 1024 * 1024
+BODY_CHARS_MAX = 16 * 1024 * 1024
 
 BEGIN, END, AGAIN = "op.begin", "op.end", "op.again"
 IDENTITY = ("kind", "name", "digest", "at", "side")
@@ -52,7 +55,7 @@ _OUTCOME = ("ok", "value", "error")
 DONE_AGAIN = ("step", "model", "read")
 _OFFSETS = {"stdout": "out_offset", "stderr": "err_offset"}
 
-_entries, _log, _runs = schema.entries, schema.log, schema.runs
+_entries, _log, _ops, _runs = schema.entries, schema.log, schema.log_ops, schema.runs
 _COLUMNS = [_log.c[column.name] for column in _entries.c]
 _IN_ORDER = (_log.c.part, _log.c.seq)
 
@@ -93,6 +96,34 @@ def check_object(data: object, what: str) -> None:
         )
 
 
+def check_entry(kind: str, op: str | None, data: object) -> None:
+    """Raise Invalid unless `data` can be that of such an entry (rule 13). What is sent to a model
+    is text, and may be longer than an entry: it is stored apart."""
+    what = f"the data of {kind} entry {op or ''}".rstrip()
+    if isinstance(data, Mapping) and _is_call(kind, data):
+        asked = dict(data["data"])
+        body = asked.pop("body", None)
+        if isinstance(body, str) and len(body) > BODY_CHARS_MAX:
+            raise Invalid(f"{what} sends {len(body):,} characters; {BODY_CHARS_MAX:,} are taken")
+        data = {**data, "data": asked if isinstance(body, str) else data["data"]}
+    check_object(data, what)
+
+
+def folded(c: Connection, kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An entry's data as it is stored."""
+    return {**data, "data": messages.fold(c, data["data"])} if _is_call(kind, data) else data
+
+
+def unfolded(c: Connection, kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    """An entry's data as it was before it was stored."""
+    return {**data, "data": messages.unfold(c, data["data"])} if _is_call(kind, data) else data
+
+
+def _is_call(kind: str, data: Mapping[str, Any]) -> bool:
+    is_model = kind == BEGIN and data.get("kind") == "model"
+    return is_model and isinstance(data.get("data"), Mapping)
+
+
 def append(
     c: Connection, run: RunId, epoch: Epoch | None, entries: Sequence[NewEntry], now: float
 ) -> list[Seq]:
@@ -109,7 +140,7 @@ def append(
     began). Nothing is appended then.
     """
     for entry in entries:
-        check_object(entry.data, f"the data of {entry.kind} entry {entry.op or ''}".rstrip())
+        check_entry(entry.kind, entry.op, entry.data)
     ops = {entry.op for entry in entries if entry.kind in (BEGIN, END)}
     if ops:
         _advance(c, run, epoch, 0, wakes=False)
@@ -131,7 +162,7 @@ def append(
                     "epoch": epoch,
                     "kind": entry.kind,
                     "op": entry.op,
-                    "data": entry.data,
+                    "data": folded(c, entry.kind, entry.data),
                 }
                 for i, entry in enumerate(fresh)
             ],
@@ -178,7 +209,8 @@ def read_entries(
     if kinds is not None:
         query = query.where(_log.c.kind.in_(kinds))
     rows = c.execute(query.order_by(*_IN_ORDER).limit(limit))
-    return [EntryRow(**row._mapping) for row in rows]
+    found = [EntryRow(**row._mapping) for row in rows]
+    return [replace(row, data=unfolded(c, row.kind, row.data)) for row in found]
 
 
 def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
@@ -240,11 +272,11 @@ def journal_holds(c: Connection, run: RunId, after_seq: int) -> bool:
 
 def read_op(c: Connection, run: RunId, op: OpId) -> dict[str, Any]:
     """The data of the operation's op.begin entry. Raises NotFound."""
-    began = and_(_log.c.run == run, _log.c.op == op, _log.c.kind == _kind(BEGIN))
-    data: dict[str, Any] | None = c.scalars(select(_log.c.data).where(began)).first()
+    began = and_(_ops.c.run == run, _ops.c.op == op, _ops.c.kind == _kind(BEGIN))
+    data: dict[str, Any] | None = c.scalars(select(_ops.c.data).where(began)).first()
     if data is None:
         raise NotFound(f"no operation {op} has begun in run {run}")
-    return data
+    return unfolded(c, BEGIN, data)
 
 
 class Ended(NamedTuple):
@@ -256,8 +288,8 @@ class Ended(NamedTuple):
 
 def read_result(c: Connection, run: RunId, op: OpId) -> Ended | None:
     """How an operation ended; None while it has not."""
-    ended = and_(_log.c.run == run, _log.c.op == op, _log.c.kind == _kind(END))
-    row = c.execute(select(_log.c.seq, _log.c.data).where(ended)).first()
+    ended = and_(_ops.c.run == run, _ops.c.op == op, _ops.c.kind == _kind(END))
+    row = c.execute(select(_ops.c.seq, _ops.c.data).where(ended)).first()
     return None if row is None else Ended(*row)
 
 
@@ -278,8 +310,8 @@ class Place(NamedTuple):
 def seen_before(c: Connection, run: RunId, unseen: Collection[str]) -> Place:
     """The place of a machine that has seen all of the log so far but the results of `unseen`:
     the last entry before the first of these, or the last there is."""
-    ended = (_log.c.run == run, _log.c.kind == _kind(END), _log.c.op.in_(unseen))
-    first = c.scalar(select(func.min(_log.c.seq)).where(*ended)) if unseen else None
+    ended = (_ops.c.run == run, _ops.c.kind == _kind(END), _ops.c.op.in_(unseen))
+    first = c.scalar(select(func.min(_ops.c.seq)).where(*ended)) if unseen else None
     last = c.scalar(select(_runs.c.last_seq).where(_runs.c.id == run)) or 0
     return Place(Seq(last if first is None else first - 1), Seq(last))
 
@@ -306,43 +338,48 @@ def _kind(kind: str) -> Any:
 
 
 _REPEATS = select(func.count()).where(
-    _log.c.run == bindparam("in_run"),
-    _log.c.op == bindparam("of"),
-    _log.c.kind == literal("op.again", literal_execute=True),
+    _ops.c.run == bindparam("in_run"),
+    _ops.c.op == bindparam("of"),
+    _ops.c.kind == literal("op.again", literal_execute=True),
 )
 
 
 def _statements() -> tuple[Select[Any], Select[Any], Select[Any]]:
-    begin, end, again = _log.alias("begun"), _log.alias("ended"), _log.alias("again")
     in_run: BindParameter[str] = bindparam("in_run")
-    both = and_(begin.c.run == end.c.run, begin.c.op == end.c.op)
-    is_begin, is_end = begin.c.kind == _kind(BEGIN), end.c.kind == _kind(END)
+    # In the log's order, and looked up.
+    begin_in, end_in = _log.alias("begins"), _log.alias("ends")
+    begin, end, again = _ops.alias("begun"), _ops.alias("ended"), _ops.alias("again")
+
+    def of(one: Any, other: Any, kind: str) -> ColumnElement[bool]:
+        return and_(one.c.run == other.c.run, one.c.op == other.c.op, one.c.kind == _kind(kind))
+
     has_ended = (
-        select(begin.c.op, begin.c.seq, begin.c.data, end.c.seq, end.c.data)
-        .join_from(end, begin, and_(both, is_begin))
-        .where(end.c.run == in_run, end.c.seq > bindparam("after"), is_end)
+        select(begin.c.op, begin.c.seq, begin.c.data, end_in.c.seq, end_in.c.data)
+        .join_from(end_in, begin, of(begin, end_in, BEGIN))
+        .where(end_in.c.run == in_run, end_in.c.seq > bindparam("after"))
+        .where(end_in.c.kind == END)
     )
-    repeats = and_(
-        again.c.run == begin.c.run, again.c.op == begin.c.op, again.c.kind == _kind(AGAIN)
-    )
+    repeats = of(again, begin_in, AGAIN)
     in_doubt = (
         select(
-            begin.c.op,
-            begin.c.seq,
-            begin.c.data,
+            begin_in.c.op,
+            begin_in.c.seq,
+            begin_in.c.data,
             select(func.count()).where(repeats).scalar_subquery(),
-            begin.c.at,
-            begin.c.epoch,
+            begin_in.c.at,
+            begin_in.c.epoch,
             select(func.max(again.c.epoch)).where(repeats).scalar_subquery(),
         )
-        .where(begin.c.run == in_run, begin.c.seq > bindparam("after"), begin.c.kind == BEGIN)
-        .where(~exists().where(both, is_end))
-        .order_by(begin.c.part, begin.c.seq)
+        .where(begin_in.c.run == in_run, begin_in.c.seq > bindparam("after"))
+        .where(begin_in.c.kind == BEGIN, ~exists().where(of(end, begin_in, END)))
+        .order_by(begin_in.c.part, begin_in.c.seq)
     )
     # A scalar, since SQLite would make a copy of the whole view to join it from the outside.
-    ended = select(end.c.seq).where(both, is_end).scalar_subquery()
+    ended = select(end.c.seq).where(of(end, begin, END)).scalar_subquery()
     known = select(begin.c.op, begin.c.seq, begin.c.data["digest"].as_string(), ended).where(
-        begin.c.run == in_run, begin.c.op.in_(bindparam("ops", expanding=True)), is_begin
+        begin.c.run == in_run,
+        begin.c.op.in_(bindparam("ops", expanding=True)),
+        begin.c.kind == _kind(BEGIN),
     )
     return has_ended, in_doubt, known
 

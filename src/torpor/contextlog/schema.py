@@ -138,14 +138,7 @@ _once("op.begin", "entries_one_begin")
 _once("op.end", "entries_one_end")
 
 _again = entries.c.kind == "op.again"
-Index(
-    "entries_again",
-    entries.c.run,
-    entries.c.op,
-    entries.c.seq,
-    sqlite_where=_again,
-    postgresql_where=_again,
-)
+Index("entries_again", entries.c.run, entries.c.op, sqlite_where=_again, postgresql_where=_again)
 
 for _verb in ("UPDATE", "DELETE"):
     event.listen(
@@ -157,23 +150,48 @@ for _verb in ("UPDATE", "DELETE"):
         ).execute_if(dialect="sqlite"),
     )
 
+
+def _log_view(name: str, within: str) -> Table:
+    event.listen(
+        metadata,
+        "after_create",
+        DDL(  # type: ignore[no-untyped-call]
+            f"CREATE VIEW {name} AS SELECT l.run, e.seq, e.at, e.epoch, e.kind, e.op, e.data, "
+            f"l.after_seq AS part, l.source FROM lineage l JOIN entries e "
+            f"ON e.run = l.source AND {within}"
+        ),
+    )
+    return Table(
+        name,
+        MetaData(),
+        *(Column(column.name, column.type) for column in entries.c),
+        Column("part", BigInteger),
+        Column("source", _Id),
+    )
+
+
 # Each run's log, whole: what it wrote and what it shares, which `source` wrote. Ordering by
-# (part, seq), which is by seq, costs no sorting.
-log = Table(
-    "log",
-    MetaData(),
-    *(Column(column.name, column.type) for column in entries.c),
-    Column("part", BigInteger),
-    Column("source", _Id),
-)
-event.listen(
+# (part, seq), which is by seq, costs no sorting. Two views of the same: `log` to read in its order,
+# `log_ops` to look an operation up. A plus keeps a condition from being what is looked up. So does
+# an index find the reader's own lower bound, it serves only one; and the operation, not all
+# entries of its run.
+log = _log_view("log", "+e.seq > l.after_seq AND e.seq <= l.upto_seq")
+log_ops = _log_view("log_ops", "+e.seq > l.after_seq AND +e.seq <= l.upto_seq")
+
+# What is sent to models: see `torpor.contextlog.messages`.
+messages = Table(
+    "messages",
     metadata,
-    "after_create",
-    DDL(  # type: ignore[no-untyped-call]
-        "CREATE VIEW log AS SELECT l.run, e.seq, e.at, e.epoch, e.kind, e.op, e.data, "
-        "l.after_seq AS part, l.source FROM lineage l JOIN entries e "
-        "ON e.run = l.source AND e.seq > l.after_seq AND e.seq <= l.upto_seq"
-    ),
+    Column("digest", _Id, primary_key=True),
+    Column("text", Text, nullable=False),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("digest", _Id, primary_key=True),
+    Column("previous", _Id, nullable=False),  # empty: it is the first
+    Column("message", _Id, ForeignKey("messages.digest"), nullable=False),
 )
 
 waits = Table(

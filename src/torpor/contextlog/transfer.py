@@ -17,7 +17,7 @@ from sqlalchemy import JSON, Boolean, Connection, Double, Integer, String, Table
 from sqlalchemy.exc import IntegrityError
 
 from torpor.contextlog import lineage, schema
-from torpor.contextlog.entries import check_object
+from torpor.contextlog.entries import check_entry, check_object, folded, unfolded
 from torpor.contextlog.store import touched
 from torpor.contextlog.waits import list_waits
 from torpor.model.errors import Conflict, Invalid
@@ -70,7 +70,7 @@ def stream_entries(c: Connection, run: RunId) -> Iterator[Row]:
     columns = [at[column.name] for column in schema.entries.c]
     query = select(*columns).where(at.run == run).order_by(at.part, at.seq)
     for row in c.execute(query.execution_options(yield_per=500)):
-        yield dict(row._mapping)
+        yield {**row._mapping, "data": unfolded(c, row.kind, row.data)}
 
 
 def write_run(
@@ -92,6 +92,8 @@ def write_run(
             (schema.snapshots, list(snapshots)),
         ):
             ready = [_of(run, checked(table, row, f"a row of {table.name}")) for row in several]
+            if table is schema.entries:
+                ready = [row | {"data": folded(c, row["kind"], row["data"])} for row in ready]
             if ready:
                 c.execute(insert(table), ready)
     except IntegrityError as error:
@@ -149,7 +151,7 @@ def _check_run(run: Row, entries: Sequence[Row]) -> None:
         raise Invalid(f"the run's log is not its entries 1 to {run['last_seq']}")
     check_object(run["input"], "the run's input")
     for entry in entries:
-        check_object(entry.get("data"), f"the data of entry {entry['seq']}")
+        check_entry(str(entry.get("kind")), None, entry.get("data"))
 
 
 def _of(run: Row, row: Row) -> Row:

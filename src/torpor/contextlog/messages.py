@@ -1,0 +1,179 @@
+"""Requests to models, stored once by content.
+
+A conversation is sent whole with each call, a little longer every time: as it comes, a hundred
+calls would store its beginning a hundred times. So a request's body is cut where its JSON has
+arrays at the top (`messages`, `input`, `tools`), and put together again when it is read:
+
+    {"model": "m", "messages": [  A  , B  , C  ], "tools": [  T  ], "seed": 7}
+    └─────────── text ─────────┘└ conversation ┘└── text ──┘└ … ┘└── text ──┘
+
+    messages        digest → text: an item as it was written, with the comma before it
+    conversations   digest → the conversation before, and the message that it ends with
+
+An entry names the last of each conversation, however long that is; one more call costs one row a
+new message. Conversations whose beginnings differ (a window that slides) share messages still.
+Bodies come back byte by byte: what is cut is text, never parsed and written anew.
+
+Nothing of this is ever removed: no log is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from sqlalchemy import Connection, Table, bindparam, insert, literal, select
+
+from torpor.contextlog import schema
+
+# A shorter body is kept in its entry, and so is a shorter text between conversations.
+BODY_CHARS_MIN = 1024
+TEXT_CHARS_MIN = 200
+_ASKED_MAX = 500  # digests in one query
+_SPACE = " \t\n\r"
+
+_messages, _conversations = schema.messages, schema.conversations
+_scan = json.JSONDecoder().raw_decode
+
+Part = str | list[str]  # text; or the items of an array, as they are written
+
+
+def fold(c: Connection, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a model call with `parts` for its body: what `unfold` turns back."""
+    body = asked.get("body")
+    if not isinstance(body, str) or len(body) < BODY_CHARS_MIN or _surrogates(body):
+        return dict(asked)
+    parts: list[Any] = []
+    for part in cut(body):
+        if isinstance(part, list):
+            parts.append([_keep(c, part)])
+        elif len(part) < TEXT_CHARS_MIN:
+            parts.append(part)
+        else:
+            parts.append([_keep(c, [part])])
+    return {**{key: value for key, value in asked.items() if key != "body"}, "parts": parts}
+
+
+def unfold(c: Connection, kept: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a model call as it was folded."""
+    if "parts" not in kept:
+        return dict(kept)
+    texts = (p if isinstance(p, str) else "".join(_read(c, p[0])) for p in kept["parts"])
+    return {**{key: value for key, value in kept.items() if key != "parts"}, "body": "".join(texts)}
+
+
+def cut(body: str) -> list[Part]:
+    """`body`, in parts that joined give it again: if it is a JSON object, the items of its arrays
+    by themselves. Pure."""
+    parts: list[Part] = []
+    done = 0  # what is in `parts`
+    try:
+        for start, items, end in _arrays(body):
+            parts += [body[done:start], items]
+            done = end
+    except (ValueError, IndexError, RecursionError):  # no JSON, from here on
+        pass
+    return [part for part in [*parts, body[done:]] if part]
+
+
+def _arrays(body: str) -> Iterator[tuple[int, list[str], int]]:
+    """Of each array at the top: where it begins, its items with all that is between them, and
+    where these end. Raises ValueError or IndexError where it is no JSON object."""
+    at = _past_space(body, 0)
+    if body[at] != "{":
+        raise ValueError
+    at = _past_space(body, at + 1)
+    while body[at] != "}":
+        at = _past_space(body, _scan(body, at)[1])
+        at = _past_space(body, at + 1)  # the colon
+        if body[at] == "[":
+            items, end = _items(body, at + 1)
+            if items:
+                yield at + 1, items, end
+            at = _past_space(body, end) + 1
+        else:
+            at = _scan(body, at)[1]
+        at = _past_space(body, at)
+        if body[at] == ",":
+            at = _past_space(body, at + 1)
+
+
+def _items(body: str, start: int) -> tuple[list[str], int]:
+    items = []
+    done, at = start, _past_space(body, start)
+    while body[at] != "]":
+        end = _scan(body, at)[1]
+        items.append(body[done:end])
+        done = end
+        at = _past_space(body, end)
+        if body[at] == ",":
+            at = _past_space(body, at + 1)
+    return items, done
+
+
+def _past_space(body: str, at: int) -> int:
+    while body[at] in _SPACE:
+        at += 1
+    return at
+
+
+def _keep(c: Connection, items: Sequence[str]) -> str:
+    """Store what is new of a conversation; its digest."""
+    texts = {_digest(text): text for text in items}
+    rows: list[dict[str, str]] = []
+    for message in map(_digest, items):
+        previous = rows[-1]["digest"] if rows else ""
+        digest = _digest(f"{previous}\n{message}")
+        rows.append({"digest": digest, "previous": previous, "message": message})
+    new = _unknown(c, _messages, texts)
+    if new:
+        c.execute(insert(_messages), [{"digest": d, "text": texts[d]} for d in new])
+    unknown = set(_unknown(c, _conversations, [row["digest"] for row in rows]))
+    if unknown:
+        c.execute(insert(_conversations), [row for row in rows if row["digest"] in unknown])
+    return rows[-1]["digest"]
+
+
+def _unknown(c: Connection, table: Table, digests: Iterable[str]) -> list[str]:
+    wanted = list(dict.fromkeys(digests))
+    known: set[str] = set()
+    for start in range(0, len(wanted), _ASKED_MAX):
+        asked = table.c.digest.in_(wanted[start : start + _ASKED_MAX])
+        known.update(c.scalars(select(table.c.digest).where(asked)))
+    return [digest for digest in wanted if digest not in known]
+
+
+def _surrogates(text: str) -> bool:
+    """Halves of surrogate pairs: JSON can say them, a column of text cannot hold them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _back() -> Any:
+    at = _conversations.c
+    last = select(at.previous, at.message, literal(0).label("back")).where(
+        at.digest == bindparam("last")
+    )
+    back = last.cte("back", recursive=True)
+    before = select(at.previous, at.message, back.c.back + 1).join(
+        back, at.digest == back.c.previous
+    )
+    back = back.union_all(before)
+    texts = select(_messages.c.text).join(back, back.c.message == _messages.c.digest)
+    return texts.order_by(back.c.back.desc())
+
+
+_BACK = _back()
+
+
+def _read(c: Connection, conversation: str) -> list[str]:
+    return list(c.scalars(_BACK, {"last": conversation}))
