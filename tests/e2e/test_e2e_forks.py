@@ -65,8 +65,8 @@ def test_other_code_replays_the_log_or_says_where_it_cannot(
     source = read_agent(HERE / "agents.py")
     code = source.files["agents.py"]
     changed = code.replace(b"torpor.run.id, double(21)", b"torpor.run.id, double(22)")
-    changed = changed.replace(b'"note": verdict.note, **now', b'"note": "other code", **now')
-    assert changed.count(b"other code") == 1
+    changed = changed.replace(b'"note": verdict.note, **now', b'"note": "changed by hand", **now')
+    assert changed.count(b"changed by hand") == 1
     other = replace(source, files={**source.files, "agents.py": changed})
     newer = stage.client.deploy(other, lambda stage, message, fraction: None)["version"]
     assert newer != version
@@ -81,7 +81,7 @@ def test_other_code_replays_the_log_or_says_where_it_cannot(
     fine = Watch(stage.client, fork["id"])
     fine.until("run.suspended")
     told = answered(stage, fine, "")
-    assert (told["doubled"], told["note"]) == (44, "other code")
+    assert (told["doubled"], told["note"]) == (44, "changed by hand")
     # The run keeps its own version and its snapshots, whatever was deployed after it.
     stage.client.gc(dry_run=False)
     assert answered(stage, watch, "old")["note"] == "old"
