@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 import torpor
 from torpor.api import limits, problems, stream
@@ -56,6 +58,8 @@ class Service(Protocol):
     """
 
     async def health(self) -> Object: ...
+
+    async def metrics(self) -> Collector: ...
 
     async def deploy(
         self, source: AgentSource, progress: Callable[[str, str, float | None], None]
@@ -290,6 +294,11 @@ async def shutdown(stop: Stopping) -> StreamingResponse:
     return _events(stream.progress(work, "stopped", stop.closing), status_code=202)
 
 
+async def metrics(service: Uses) -> Response:
+    """For Prometheus, in its text format."""
+    return Response(generate_latest(await service.metrics()), media_type=CONTENT_TYPE_LATEST)
+
+
 def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="torpor",
@@ -301,4 +310,5 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(limits.BodyLimit)
     problems.install(app)
     app.include_router(router)
+    app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
     return app

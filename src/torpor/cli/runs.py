@@ -27,6 +27,7 @@ from torpor.model.states import FINAL, RunState
 _DAY_S = 86400
 _RECENT_MAX = 1000
 _OUTPUT_LINES = 10
+_SNAPSHOTS = 5
 _IN_OP = ("kind", "name", "digest")  # its id says the first two; the third is not for people
 _UNFINISHED = tuple(s.value for s in RunState if s not in FINAL)
 
@@ -100,7 +101,7 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
         trace = words.plain(found["error"]["traceback"]).rstrip()
         parts += [Text("\ntraceback", "bold"), Text(trace, "dim")]
     if found["snapshots_count"]:
-        newest = client.snapshots(found["id"])[-5:]
+        newest = client.snapshots(found["id"])[:_SNAPSHOTS]
         parts += [Text(), snapshot_table(newest, now)]
     show(Group(*parts))
 
@@ -121,6 +122,8 @@ def _facts(run: Object, now: float) -> Table:
         machine = run["machine"]
         process = "no process yet" if machine["pid"] is None else f"pid {machine['pid']}"
         rows.append(("machine", f"{process}, epoch {machine['epoch']}, {machine['state']}"))
+        if machine["pager"]:
+            rows.append(("pager", _served(machine["pager"])))
     else:
         rows.append(("machine", "none: 0 processes"))
     if run["result"] is not None:
@@ -128,6 +131,16 @@ def _facts(run: Object, now: float) -> Table:
     if run["error"]:
         rows.append(("error", Text(error_line(run["error"]), "red")))
     return facts(rows)
+
+
+def _served(stats: Object) -> str:
+    looked = stats["hits"] + stats["misses"]
+    hits = f", {100 * stats['hits'] // looked} % found in its cache" if looked else ""
+    return (
+        f"{words.count(stats['reads'], 'read')}, {words.size(stats['bytes'])}; "
+        f"{words.count(stats['frames'], 'frame')} decompressed{hits}; "
+        f"{words.count(stats['pushed'], 'page')} pushed in {stats['push_ms']:.0f} ms"
+    )
 
 
 def _cost(run: Object) -> str:

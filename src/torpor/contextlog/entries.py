@@ -40,7 +40,7 @@ from sqlalchemy import (
 )
 
 from torpor.contextlog import messages, schema
-from torpor.contextlog.store import touched
+from torpor.contextlog.store import count_appended, touched
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq
 from torpor.model.states import FINAL
@@ -168,6 +168,7 @@ def append(
             ],
         )
         touched(c, run)
+        count_appended(c, len(fresh))
     unused = iter(range(first, last + 1))
     return [Seq(next(unused)) if place is None else place for place in places]
 

@@ -42,7 +42,7 @@ BATCH_WRITES_MAX = 256
 READERS = 4
 BUSY_TIMEOUT_MS = 5000
 
-_TOUCHED = "torpor.touched"
+_TOUCHED, _APPENDED = "torpor.touched", "torpor.appended"
 
 # SQLite's primary result codes that concern the whole database, not one statement.
 _TROUBLES: dict[int, tuple[type[TorporError], str]] = {
@@ -61,11 +61,17 @@ def touched(c: Connection, run: RunId) -> None:
     c.info.setdefault(_TOUCHED, set()).add(run)
 
 
+def count_appended(c: Connection, entries: int) -> None:
+    """Say that this write appended so many entries: counted once it is committed."""
+    c.info[_APPENDED] = c.info.get(_APPENDED, 0) + entries
+
+
 class LogStore:
     """The open database. Make it with `open`; use it from any event loop or thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.appended = 0  # entries, since it was opened
         self._writer = make_engine(path, connections=1, begin="BEGIN IMMEDIATE")
         self._readers = make_engine(path, connections=READERS, begin="BEGIN", read_only=True)
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
@@ -173,6 +179,7 @@ class LogStore:
             # Nobody is left without an answer, whatever went wrong.
             trouble = _trouble(error, self.path) or error
             outcomes = [_Outcome(error=trouble) for _ in batch]
+        self.appended += sum(outcome.appended for outcome in outcomes)
         self._notify({run for outcome in outcomes for run in outcome.touched})
         for write, outcome in zip(batch, outcomes, strict=True):
             if outcome.error is None:
@@ -242,11 +249,12 @@ class _Outcome:
     value: Any = None
     error: BaseException | None = None
     touched: frozenset[RunId] = frozenset()
+    appended: int = 0
 
 
 def _attempt(c: Connection, fn: Callable[[Connection], Any]) -> _Outcome:
     """Run `fn` in a savepoint. Trouble of the whole database is raised, any other error kept."""
-    c.info[_TOUCHED] = set()
+    c.info[_TOUCHED], c.info[_APPENDED] = set(), 0
     try:
         with c.begin_nested():
             value = fn(c)
@@ -256,7 +264,7 @@ def _attempt(c: Connection, fn: Callable[[Connection], Any]) -> _Outcome:
         if _code(error) in _TROUBLES:
             raise
         return _Outcome(error=error)
-    return _Outcome(value=value, touched=frozenset(c.info[_TOUCHED]))
+    return _Outcome(value, None, frozenset(c.info[_TOUCHED]), c.info[_APPENDED])
 
 
 def _in_transaction(c: Connection) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from torpor.contextlog import entries
 from torpor.contextlog.entries import END, NewEntry
 from torpor.contextlog.store import LogStore
+from torpor.control.metrics import Metrics
 from torpor.control.model import Model, no_answer
 from torpor.control.pen import Pen, Refused
 from torpor.control.tasks import Tasks
@@ -17,9 +18,16 @@ from torpor.model.ids import OpId, RunId
 
 class Calls:
     def __init__(
-        self, run: RunId, store: LogStore, model: Model, pen: Pen, under_way: Tasks
+        self,
+        run: RunId,
+        store: LogStore,
+        model: Model,
+        pen: Pen,
+        under_way: Tasks,
+        metrics: Metrics,
     ) -> None:
         self.under_way = under_way
+        self._metrics = metrics
         self._run, self._store, self._model, self._pen = run, store, model, pen
 
     def make(self, op: OpId, asked: dict[str, Any] | None, deliver: Callable[..., None]) -> None:
@@ -36,6 +44,7 @@ class Calls:
             begun = await self._store.read(lambda c: entries.read_op(c, self._run, op))
             asked = begun["data"]
         value = await self._model.answer(asked)
+        self._metrics.model_called(value["status"])
         try:
             return await self._record(op, value)
         except Refused as refused:

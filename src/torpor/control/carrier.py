@@ -79,6 +79,10 @@ class Carrier(Protocol):
     async def woken(self) -> None:
         """The agent is at work: what can be learned or got ready for the next time, is now."""
 
+    async def served(self) -> dict[str, Any] | None:
+        """What a pager has done for it: {reads, bytes, frames, hits, misses, pushed, push_ms}; None
+        where there is none. Raises Missing, NotFound."""
+
     async def damage(self) -> str | None:
         """What of its origin it tried to read and could not, in words."""
 

@@ -47,6 +47,7 @@ from torpor.control.carrier import Carrier, Carriers, Freezer, Origin
 from torpor.control.conversation import Output, Said
 from torpor.control.keys import Keys, RunKey
 from torpor.control.machines import Captured
+from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Write
@@ -96,6 +97,7 @@ class Driver:
         keys: Keys,
         row: RunRow,
         on_wait: Callable[[], None],
+        metrics: Metrics,
     ) -> None:
         """For `row`; `epoch` is set when it was claimed. `on_wait` is told of each new wait."""
         self.run: RunId = row.id
@@ -110,7 +112,8 @@ class Driver:
         self.loss = ""  # why the machine was lost, where that is known
         self._decided = time.perf_counter()  # before the claim, which is part of a resume
         self._carriers, self._store, self._keys = carriers, store, keys
-        self._calls = Calls(row.id, store, model, self._pen, Tasks(self._failed))
+        self._metrics = metrics
+        self._calls = Calls(row.id, store, model, self._pen, Tasks(self._failed), metrics)
         self._learning = Tasks(self._failed)
         self._trouble: BaseException | None = None  # what ended one of these
         self._key: RunKey | None = None
@@ -202,6 +205,7 @@ class Driver:
         replayed = journal if started else []
         await live.thaw(self.run, self.epoch, started=started, journal=replayed)
         resume_ms = (time.perf_counter() - self._decided) * 1000
+        self._metrics.resumed(resume_ms)
         await self._pen.write(
             self._pen.note(
                 "machine.up",
@@ -551,6 +555,7 @@ class Driver:
 
         await self._pen.write(write, *also)
         self._newest = made[-1]
+        self._metrics.frozen(freeze_ms)
         self.progressed = True
         self._tell_hand_over(f"frozen where it was, in {freeze_ms:.0f} ms")
 

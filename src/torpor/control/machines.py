@@ -429,6 +429,11 @@ class Machines:
             await live.machine.resume()
         live.guest.go_on_pumping()
 
+    async def served(self, live: Live) -> dict[str, Any]:
+        """What the pager has done for the machine. Raises Missing, NotFound."""
+        stats = await self.pager.stats(live.name)
+        return {key: value for key, value in stats.items() if key not in ("faults", "damage")}
+
     async def damage_of(self, live: Live) -> str | None:
         """What of its snapshot the machine tried to read and could not, in words."""
         if not live.restored:

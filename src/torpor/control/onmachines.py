@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -91,6 +92,9 @@ class MachineCarrier:
     async def woken(self) -> None:
         await self._machines.learn_faults(self.live)
         await self._get_ready()
+
+    async def served(self) -> dict[str, Any]:
+        return await self._machines.served(self.live)
 
     async def damage(self) -> str | None:
         return await self._machines.damage_of(self.live)

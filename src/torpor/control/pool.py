@@ -99,6 +99,11 @@ class Spares(Generic[K, S]):
         while len(self._ready) > SPARES_MAX:
             self._drop(next(iter(self._ready)))
 
+    @property
+    def waiting(self) -> int:
+        """How many wait, or are being started for that."""
+        return len(self._ready)
+
     async def settled(self) -> None:
         """Wait until none is being made: each waits, or could not be made."""
         await asyncio.gather(*self._ready.values(), return_exceptions=True)

@@ -27,6 +27,7 @@ from torpor.contextlog.waits import WaitRow
 from torpor.control.driver import CANCELLED, Driver, Outcome
 from torpor.control.keys import Keys
 from torpor.control.machines import Machines
+from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.onmachines import MachineCarriers
 from torpor.control.tasks import Tasks
@@ -66,6 +67,7 @@ class Scheduler:
         store: LogStore,
         model: Model,
         keys: Keys,
+        metrics: Metrics,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_end` is told when a run was frozen or has ended."""
@@ -75,6 +77,7 @@ class Scheduler:
         self._store = store
         self._model = model
         self._keys = keys
+        self._metrics = metrics
         self._on_end = on_end
         # Found so while a machine ran on them. Files may be mended: the next server looks again.
         self._damaged: set[SnapshotId] = set()
@@ -155,7 +158,13 @@ class Scheduler:
 
     def _new_driver(self, row: RunRow) -> Driver:
         driver = Driver(
-            self._carriers, self._store, self._model, self._keys, row, self.wait_created
+            self._carriers,
+            self._store,
+            self._model,
+            self._keys,
+            row,
+            self.wait_created,
+            self._metrics,
         )
         self.drivers[row.id] = driver
         return driver

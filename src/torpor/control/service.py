@@ -7,6 +7,7 @@ because the first time that takes a minute and whoever waits should see why.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import tempfile
@@ -14,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, BinaryIO, cast
 
+from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
 import torpor
@@ -21,12 +23,14 @@ from torpor.contextlog import agents, entries, forks, runs, snapshots, waits
 from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
+from torpor.contextlog.totals import totals
 from torpor.contextlog.transfer import refuse_known
 from torpor.control import transfer
 from torpor.control.driver import CANCELLED, ENDED
 from torpor.control.forking import Forking, Wanted
 from torpor.control.keys import Keys, switched_on
 from torpor.control.machines import Machines
+from torpor.control.metrics import Metrics, Moment
 from torpor.control.model import Model
 from torpor.control.processes import stop_processes
 from torpor.control.scheduler import Scheduler
@@ -62,7 +66,8 @@ class Service:
         self._store = store
         self._blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
         self._keys = Keys(home, store, on=switched_on())
-        self._storage = Storage(store, self._blobs, self._keys)
+        self._metrics = Metrics()
+        self._storage = Storage(store, self._blobs, self._keys, self._metrics)
         self._forking = Forking(store, self._keys)
         self._tending: asyncio.Task[None] | None = None
         self._started_at = time.time()
@@ -125,7 +130,9 @@ class Service:
             self._model = model
             machines = Machines(self._home, self._blobs, QemuEngine(self._probe), image, pager)
             await machines.tidy()
-            scheduler = Scheduler(machines, self._store, model, self._keys, self._storage.run_ended)
+            scheduler = Scheduler(
+                machines, self._store, model, self._keys, self._metrics, self._storage.run_ended
+            )
             await scheduler.start()
             self._scheduler = scheduler
             return scheduler
@@ -156,6 +163,18 @@ class Service:
             "model": self._model.upstream if self._model else None,
             "started_at": self._started_at,
         }
+
+    async def metrics(self) -> Collector:
+        """All there is to measure, as it is now."""
+        log = await self._store.read(totals)
+        scheduler, machines, pooled = self._scheduler, 0, 0
+        pager: dict[str, Any] = {}
+        if scheduler is not None:
+            machines = sum(driver.live is not None for driver in scheduler.drivers.values())
+            pooled = scheduler.machines.pool.waiting
+            with contextlib.suppress(TorporError):  # it is just being started again
+                pager = await scheduler.machines.pager.stats()
+        return self._metrics.at(Moment(log, self._store.appended, machines, pooled, pager))
 
     # Agents.
 
@@ -249,7 +268,7 @@ class Service:
 
         def read(c: Connection) -> dict[str, Any]:
             row = runs.get_run(c, ref)
-            taken = snapshots.list_snapshots(c, row.id, reclaimed=True)
+            taken = snapshots.list_snapshots(c, row.id)
             unended = entries.in_doubt(c, row.id)
             # What the newest epoch was at is under way, or frozen in the middle.
             at_work = None if row.state in FINAL else row.epoch
@@ -267,14 +286,17 @@ class Service:
         shown = await self._store.read(read)
         # One that is just being killed, its run recorded as suspended, is nobody's any more.
         running = shown["state"] == RunState.RUNNING.value
-        return shown | {"machine": self._machine(RunId(shown["id"])) if running else None}
+        return shown | {"machine": await self._machine(RunId(shown["id"])) if running else None}
 
-    def _machine(self, run: RunId) -> dict[str, Any] | None:
+    async def _machine(self, run: RunId) -> dict[str, Any] | None:
         driver = self._scheduler.drivers.get(run) if self._scheduler else None
         if driver is None or driver.doing == ENDED:
             return None
-        pid = driver.live.pid if driver.live is not None else None
-        return {"pid": pid, "epoch": driver.epoch, "state": driver.doing}
+        live, served = driver.live, None
+        shown = {"pid": live.pid if live else None, "epoch": driver.epoch, "state": driver.doing}
+        with contextlib.suppress(TorporError):  # the machine, or the pager, ends just now
+            served = await live.served() if live else None
+        return shown | {"pager": served}
 
     async def entries(
         self, ref: str, after: int, limit: int, kinds: list[str] | None

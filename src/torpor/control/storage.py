@@ -27,6 +27,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import LiveRow, SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys
+from torpor.control.metrics import Metrics
 from torpor.model.errors import TorporError
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.keep import parse_keep
@@ -61,7 +62,8 @@ class _Plan:
 
 
 class Storage:
-    def __init__(self, store: LogStore, blobs: SnapshotStore, keys: Keys) -> None:
+    def __init__(self, store: LogStore, blobs: SnapshotStore, keys: Keys, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._store = store
         self._blobs = blobs
         self._keys = keys
@@ -108,6 +110,8 @@ class Storage:
             swept = await asyncio.to_thread(
                 gc.collect, self._blobs, plan.roots, before=now - GRACE_S, dry_run=dry_run
             )
+        if not dry_run:
+            self._metrics.freed(swept.bytes)
         return {
             "dry_run": dry_run,
             "reclaimed": [{"id": row.id, "run": row.run} for row in plan.reclaimed],

@@ -63,8 +63,9 @@ class PagerClient:
         return await self._ask(op="dirty", slot=slot)
 
     async def stats(self, slot: str | None = None) -> dict[str, Any]:
-        """→ {reads, bytes, frames, hits, misses, pushed, push_ms, faults: [[page, count], …],
-        damage}, of one slot or of all."""
+        """→ {reads, bytes, frames, hits, misses, pushed, push_ms}: of one slot, which also has
+        faults: [[page, count], …] and damage; or of all that there were since the pager's start,
+        with damaged: how many."""
         return await self._ask(op="stats", **({"slot": slot} if slot is not None else {}))
 
     async def drop(self, slot: str) -> None:

@@ -18,7 +18,7 @@ from torpor.model.home import Home
 from torpor.pager.runs import Numbers, bridged
 from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages
 from torpor.snapshot.manifest import Manifest
-from torpor.snapshot.reader import FrameCache, PageReader
+from torpor.snapshot.reader import FrameCache, PageReader, Tally
 from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
 
@@ -52,6 +52,14 @@ class Content:
         self._manifest: Manifest = reader.manifest
         self._frames = frames
         self._cold = cold
+
+    def counted_apart(self) -> Content:
+        """The same content with a tally of its own."""
+        return Content(self._reader.counted_apart(), self._frames, self._cold)
+
+    @property
+    def tally(self) -> Tally:
+        return self._reader.tally
 
     def length(self, region: str) -> int:
         known = self._manifest.regions.get(region)
@@ -103,7 +111,11 @@ class Contents:
     def open(self, manifest: str, key: Key | None = None) -> Content:
         """Raises NotFound, Damaged. Blocking, for worker threads. What a key opened is not kept
         for others, or the key would outlive its slot."""
-        return self._open(manifest) if key is None else self._open_sealed(manifest, key)
+        return (
+            self._open(manifest).counted_apart()
+            if key is None
+            else self._open_sealed(manifest, key)
+        )
 
     def clear(self) -> None:
         """Forget all that is only there to be faster."""
@@ -111,9 +123,10 @@ class Contents:
         self._open.cache_clear()
 
     def stats(self) -> dict[str, int]:
-        """`frames`: how many were decompressed."""
-        return {
-            "frames": self._frames.misses,
-            "hits": self._frames.hits,
-            "misses": self._frames.misses,
-        }
+        """Of all slots there ever were, and of what was read beside them."""
+        return stats_of(Tally(self._frames.hits, self._frames.misses))
+
+
+def stats_of(tally: Tally) -> dict[str, int]:
+    """`frames`: how many were decompressed."""
+    return {"frames": tally.misses, "hits": tally.hits, "misses": tally.misses}

@@ -172,14 +172,10 @@ class Control:
         return {"pushed": stats["pushed"], "push_ms": stats["push_ms"]}
 
     def _stats(self, name: str | None) -> dict[str, Any]:
-        """Of one slot, or sums over all slots; the frame counters are the cache's, which all
-        share, and page numbers mean something in one slot only."""
+        """Of one slot, or sums over all that there were since the start."""
         if name is not None:
-            return self._slots.get(name).stats() | self._contents.stats()
-        each = [slot.stats() for slot in self._slots]
-        sums = {key: sum(s[key] for s in each) for key in ("reads", "bytes", "pushed", "push_ms")}
-        damage = next((s["damage"] for s in each if s["damage"]), None)
-        return {**sums, "faults": [], "damage": damage} | self._contents.stats()
+            return self._slots.get(name).stats()
+        return self._slots.totals() | self._contents.stats()
 
 
 def _failure(error: TorporError) -> dict[str, Any]:

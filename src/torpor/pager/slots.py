@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from itertools import count
@@ -27,9 +28,10 @@ import trio
 
 from torpor.model.errors import Conflict, Exhausted, Invalid, NotFound, TorporError
 from torpor.pager import runs
-from torpor.pager.content import Content, HotPages
+from torpor.pager.content import Content, HotPages, stats_of
 from torpor.pager.overlay import Overlay
 from torpor.snapshot.layer import PAGE
+from torpor.snapshot.reader import Tally
 
 MEMORY_BYTES_MAX = DISK_BYTES_MAX = 1 << 40
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -177,7 +179,7 @@ class Slot:
         return over
 
     def stats(self) -> dict[str, Any]:
-        return {
+        return stats_of(self._content.tally if self._content else Tally()) | {
             "reads": self._reads,
             "bytes": self._bytes,
             "pushed": self._pushed,
@@ -195,6 +197,7 @@ class Slots:
         self._named: dict[str, Slot] = {}
         self._serials: dict[int, Slot] = {}
         self._next = count(1)
+        self._dropped: Counter[str] = Counter()  # sums over the slots there were
 
     def __iter__(self) -> Iterator[Slot]:
         """Slots that have a name, oldest first."""
@@ -227,6 +230,11 @@ class Slots:
             raise NotFound(f"there is no slot {name!r}")
         return slot
 
+    def totals(self) -> dict[str, Any]:
+        """Sums over all slots that there are and were; `damaged` is how many of them."""
+        each = [self._dropped, *map(_sums, self)]
+        return {key: sum(sums[key] for sums in each) for key in _SUMMED}
+
     def find(self, name: str) -> Slot | None:
         return self._named.get(name)
 
@@ -237,6 +245,7 @@ class Slots:
 
     def drop(self, name: str) -> Slot:
         slot = self.get(name)
+        self._dropped.update(_sums(slot))
         del self._named[name]
         if slot.drop():
             del self._serials[slot.serial]
@@ -246,6 +255,15 @@ class Slots:
         """A file of `slot` was closed."""
         if slot.closed():
             del self._serials[slot.serial]
+
+
+_SUMMED = ("reads", "bytes", "pushed", "push_ms", "damaged")
+
+
+def _sums(slot: Slot) -> dict[str, Any]:
+    stats = slot.stats()
+    stats["damaged"] = int(stats["damage"] is not None)
+    return {key: stats[key] for key in _SUMMED}
 
 
 def _pages(length: int) -> int:

@@ -11,10 +11,12 @@ a reader without it, or with another, meets neither its frames nor the open file
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -32,6 +34,14 @@ _Layer = LayerReader | SealedReader | RawReader
 _FRAMES_PER_TASK = 8
 
 
+@dataclass
+class Tally:
+    """How often a reader found a frame in the cache, and how often it had to decompress one."""
+
+    hits: int = 0
+    misses: int = 0
+
+
 class FrameCache:
     """The frames used last, decompressed, up to `max_bytes` of them, and the layers that readers
     have open, so that a thousand clones of a snapshot open its files once. Thread-safe."""
@@ -45,13 +55,15 @@ class FrameCache:
         self._layers: WeakValueDictionary[str, _Layer] = WeakValueDictionary()
         self._lock = threading.Lock()
 
-    def get(self, layer: str, frame: int) -> bytes | None:
+    def get(self, layer: str, frame: int, tally: Tally) -> bytes | None:
         with self._lock:
             data = self._frames.get((layer, frame))
             if data is None:
                 self.misses += 1
+                tally.misses += 1
                 return None
             self.hits += 1
+            tally.hits += 1
             self._frames.move_to_end((layer, frame))
             return data
 
@@ -97,10 +109,17 @@ class PageReader:
             key.alias(ref.digest) if key and ref.kind == "sealed" else ref.digest
             for ref in manifest.layers
         )
+        self.tally = Tally()
         self._resolve = resolve
         self._cache = cache
         self._key = key
         self._layers: dict[int, _Layer] = {}
+
+    def counted_apart(self) -> PageReader:
+        """The same reader with a tally of its own."""
+        twin = copy.copy(self)
+        twin.tally = Tally()
+        return twin
 
     def read(self, region: str, offset: int, length: int) -> bytes:
         """Bytes of a region; fewer than `length` at its end, as pread(2) does."""
@@ -154,7 +173,7 @@ class PageReader:
         """The frame that refs // FRAME_PAGES name by `frame`."""
         number, index = divmod(frame, (1 << 32) // FRAME_PAGES)
         name = self.names[number - 1]
-        data = self._cache.get(name, index)
+        data = self._cache.get(name, index, self.tally)
         if data is None:
             data = self._layer(number - 1).frame(index)
             self._cache.put(name, index, data)

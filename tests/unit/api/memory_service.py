@@ -21,6 +21,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.registry import Collector
+
 from torpor.api.server import serve
 from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
@@ -92,6 +95,11 @@ class MemoryService:
             "model": "none",
             "started_at": time.time(),
         }
+
+    async def metrics(self) -> Collector:
+        registry = CollectorRegistry()
+        Gauge("torpor_runs", "Runs", registry=registry).set(len(self._runs))
+        return registry
 
     async def deploy(
         self, source: AgentSource, progress: Callable[[str, str, float | None], None]
@@ -199,7 +207,7 @@ class MemoryService:
             "cycles": len(frozen),
             "forked": run.get("forked"),
             "family": self._family(run),
-            "machine": {"pid": 7, "epoch": run["epoch"], "state": "running"}
+            "machine": {"pid": 7, "epoch": run["epoch"], "state": "running", "pager": None}
             if run["state"] == "running"
             else None,
         }

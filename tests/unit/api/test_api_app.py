@@ -33,6 +33,16 @@ def ask(home: Home, talk: Callable[[httpx.AsyncClient], Awaitable[None]]) -> Non
     asyncio.run(main())
 
 
+def test_metrics_are_given_as_prometheus_reads_them(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        answer = await http.get("http://torpor/metrics")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/plain; version=")
+        assert "# TYPE torpor_runs gauge\ntorpor_runs 0.0\n" in answer.text
+
+    ask(home, talk)
+
+
 def events(response: httpx.Response) -> list[tuple[str, Any]]:
     assert response.headers["content-type"].startswith("text/event-stream")
     return list(parse_events(response.text.split("\n")))

@@ -181,7 +181,8 @@ async def test_what_a_fork_needs_outlives_its_origin(world: World, service: Serv
     copy = await fork(service, run)
     base = (await service.run(copy))["forked"]["base"]
     await service.cancel(run)
-    storage = Storage(world.store, world.machines.store, world.scheduler._keys)
+    keys = world.scheduler._keys
+    storage = Storage(world.store, world.machines.store, keys, world.metrics)
 
     async def collect() -> list[str]:
         age(world.machines.store, LONG_S)

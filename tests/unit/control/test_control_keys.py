@@ -152,7 +152,7 @@ async def test_a_run_lives_sealed_and_is_unreadable_once_its_key_is_destroyed(
         assert [p for p in kept if secret in p.read_bytes()] in ([], [world.home.host_key])
 
     # The run has ended, and its agent keeps nothing of ended runs.
-    storage = Storage(world.store, world.machines.store, keys)
+    storage = Storage(world.store, world.machines.store, keys, world.metrics)
     assert (await storage.verify(run))["problems"] == []
     report = await storage.collect(dry_run=True)
     assert await keys.find(run) == key

@@ -21,6 +21,7 @@ from torpor.contextlog import agents, entries, keys, runs, snapshots, waits
 from torpor.contextlog.store import LogStore
 from torpor.control import transfer
 from torpor.control.keys import Keys
+from torpor.control.metrics import Metrics
 from torpor.control.storage import Storage
 from torpor.control.templates import tar_of
 from torpor.engine.protocol import Shape
@@ -176,7 +177,7 @@ async def place(root: Path, *, sealed: bool = True) -> AsyncIterator[Place]:
     blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
     held = Keys(home, log, on=sealed)
     try:
-        yield Place(home, log, blobs, held, Storage(log, blobs, held))
+        yield Place(home, log, blobs, held, Storage(log, blobs, held, Metrics()))
     finally:
         log.close()
 

@@ -29,6 +29,7 @@ from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured, Live, Machines, Taken
+from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.scheduler import Scheduler
 from torpor.control.sparse import whole
@@ -208,6 +209,7 @@ class PlayedPager:
         self.socket = home.socket("pager")
         self.slots: set[str] = set()
         self.failure: Exception | None = None
+        self.reads = 42
         self._server: asyncio.Server | None = None
 
     async def serve(self) -> None:
@@ -233,7 +235,7 @@ class PlayedPager:
 
     async def stats(self, slot: str | None = None) -> Object:
         self._ask()
-        return {"faults": [], "damage": None}
+        return {"reads": self.reads, "faults": [], "damage": None}
 
     async def drop(self, slot: str) -> None:
         self._ask()
@@ -319,6 +321,7 @@ class World:
         self.pager = PlayedPager(home)
         self.broker = PlayedBroker(self)
         self.model = Model(home, self.broker, "played")  # type: ignore[arg-type]
+        self.metrics = Metrics()
         self.sealing = True  # what a server that starts is told of new runs
         store = WatchedStore.open(home.database)
         assert isinstance(store, WatchedStore)
@@ -352,7 +355,7 @@ class World:
         """A server starts."""
         self.machines.pool.empties._closed = self.machines.warm._closed = False
         keys = Keys(self.home, self.store, on=self.sealing)
-        self.scheduler = Scheduler(self.machines, self.store, self.model, keys)
+        self.scheduler = Scheduler(self.machines, self.store, self.model, keys, self.metrics)
         self.scheduler.drivers = Drivers()
         await self.scheduler.start()
 

@@ -49,7 +49,7 @@ def test_requests_of_a_connection_are_answered_in_order_whatever_they_are(pager:
         None,
     ]
     assert got[0]["mount"] == str(pager.home.mount)
-    assert got[-1].keys() >= {"reads", "bytes", "frames", "hits", "misses", "pushed", "faults"}
+    assert got[-1].keys() >= {"reads", "bytes", "frames", "hits", "misses", "pushed", "damaged"}
 
 
 def test_an_endless_line_ends_the_connection_and_nothing_else(pager: Any) -> None:

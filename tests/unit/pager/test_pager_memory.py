@@ -76,6 +76,26 @@ def test_hot_pages_are_read_without_a_fault_and_others_are_recorded(pager: Any) 
         pager.ask("readahead", 64)
 
 
+def test_each_slot_has_its_own_figures_and_the_sums_outlive_it(pager: Any) -> None:
+    memory = content(64, seed=70)
+    digest = pager.snapshot(memory)
+    before = pager.ask("stats")
+    pager.ask("drop_caches")
+    for name in ("first", "second"):  # of one snapshot, whose content is opened once
+        pager.ask("create", name, len(memory), 0)
+        pager.ask("bind", name, digest, hot=False)
+        assert pager.path(name).read_bytes() == memory
+    first, second = pager.ask("stats", "first"), pager.ask("stats", "second")
+    assert first["frames"] == first["misses"] > 0
+    assert (second["misses"], second["frames"]) == (0, 0) and second["hits"] > 0
+    for name in ("first", "second"):
+        pager.ask("drop", name)
+    after = pager.ask("stats")
+    for key in ("reads", "bytes", "hits", "misses", "frames", "pushed"):
+        assert after[key] - before[key] == first[key] + second[key], key
+    assert after["damaged"] >= before["damaged"]
+
+
 def test_private_writes_stay_with_the_writer(pager: Any) -> None:
     memory = content(8)
     pager.slot("private", memory, hot=(1, 2))

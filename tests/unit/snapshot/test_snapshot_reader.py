@@ -12,7 +12,7 @@ import pytest
 from torpor.model.errors import Damaged
 from torpor.snapshot.layer import FRAME, FRAME_PAGES, PAGE, Pages, write_layer
 from torpor.snapshot.manifest import LayerRef, Manifest, Region, make_refs
-from torpor.snapshot.reader import FrameCache, PageReader
+from torpor.snapshot.reader import FrameCache, PageReader, Tally
 
 COUNT = 300
 LENGTH = COUNT * PAGE - 100
@@ -153,18 +153,18 @@ def test_a_layer_of_another_length_is_damaged(
 
 
 def test_the_cache_keeps_what_was_used_last() -> None:
-    cache = FrameCache(3 * FRAME)
+    cache, tally = FrameCache(3 * FRAME), Tally()
     frames = {number: bytes([number]) * FRAME for number in range(4)}
     for number in (0, 1, 2):
         cache.put("layer", number, frames[number])
-    assert cache.get("layer", 0) == frames[0]
+    assert cache.get("layer", 0, tally) == frames[0]
     cache.put("layer", 3, frames[3])
-    assert cache.get("layer", 1) is None
-    assert cache.get("layer", 0) == frames[0]
-    assert cache.get("other", 0) is None
-    assert (cache.hits, cache.misses) == (2, 2)
+    assert cache.get("layer", 1, tally) is None
+    assert cache.get("layer", 0, tally) == frames[0]
+    assert cache.get("other", 0, tally) is None
+    assert (cache.hits, cache.misses) == (tally.hits, tally.misses) == (2, 2)
     cache.clear()
-    assert cache.get("layer", 3) is None
+    assert cache.get("layer", 3, tally) is None
 
 
 def test_a_frame_put_twice_counts_once() -> None:
@@ -172,4 +172,4 @@ def test_a_frame_put_twice_counts_once() -> None:
     cache.put("layer", 0, bytes(FRAME))
     for _ in range(5):
         cache.put("layer", 1, bytes(FRAME))
-    assert cache.get("layer", 0) is not None
+    assert cache.get("layer", 0, Tally()) is not None

@@ -1,0 +1,31 @@
+"""How much of everything there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from torpor.contextlog import schema
+from torpor.contextlog.waits import OPEN
+from torpor.model.states import RunState
+
+
+@dataclass(frozen=True)
+class Totals:
+    runs: dict[str, int]  # by state, every state
+    waits_open: int
+    snapshots: int  # that were not reclaimed, templates too
+    snapshot_bytes: int
+
+
+def totals(c: Connection) -> Totals:
+    state, taken = schema.runs.c.state, schema.snapshots.c
+    by_state = c.execute(select(state, func.count()).group_by(state)).tuples()
+    counted: dict[str, int] = dict(by_state.all())
+    is_open = schema.waits.c.state == OPEN
+    waits_open = c.scalar(select(func.count()).select_from(schema.waits).where(is_open)) or 0
+    kept = select(func.count(), func.coalesce(func.sum(taken.bytes), 0))
+    snapshots, snapshot_bytes = c.execute(kept.where(taken.reclaimed_at.is_(None))).one()
+    runs = {each.value: counted.get(each.value, 0) for each in RunState}
+    return Totals(runs, waits_open, snapshots, snapshot_bytes)

@@ -1,0 +1,78 @@
+"""What the server counts, as Prometheus reads it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Connection
+from tests.unit.control.world import VERSION, World
+
+from torpor.contextlog import runs
+from torpor.control.service import Service
+from torpor.model.errors import HostError
+
+pytestmark = pytest.mark.anyio
+
+
+async def samples(service: Service) -> dict[str, float]:
+    text = generate_latest(await service.metrics()).decode()
+    return {
+        sample.name + "".join(f" {value}" for value in sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if "le" not in sample.labels
+    }
+
+
+async def test_what_runs_do_is_counted(world: World) -> None:
+    service = Service(world.home, world.store)
+    service._metrics = world.metrics
+    before = await samples(service)
+    assert before["torpor_runs running"] == before["torpor_machines runs"] == 0
+    assert not any(name.startswith("torpor_pager") for name in before)
+    service._scheduler = world.scheduler
+
+    run = await world.run([["step", "a"], ["model", "m"], ["wait", "q"]])
+    await world.asleep(run)
+    asleep = await samples(service)
+    assert asleep["torpor_runs suspended"] == asleep["torpor_waits_open"] == 1
+    assert asleep["torpor_machines runs"] == 0 and asleep["torpor_machines pool"] == 1
+    assert asleep["torpor_resume_ms_count"] == asleep["torpor_freeze_ms_count"] == 1
+    assert asleep["torpor_model_calls_total 200"] == 1
+    assert asleep["torpor_snapshots"] == 2  # with the template
+    assert asleep["torpor_snapshot_bytes"] > before["torpor_snapshot_bytes"]
+    assert asleep["torpor_pager_reads_total"] == world.pager.reads
+    appended = asleep["torpor_log_entries_total"] - before["torpor_log_entries_total"]
+    assert appended == len(await world.entries(run))
+
+    await world.answer("wait:q#1")
+    await world.ended(run)
+    ended = await samples(service)
+    assert ended["torpor_runs completed"] == 1 and ended["torpor_waits_open"] == 0
+    assert ended["torpor_resume_ms_count"] == 2
+    assert ended["torpor_resume_ms_sum"] > asleep["torpor_resume_ms_sum"] > 0
+
+
+async def test_what_is_written_in_vain_is_not_counted(world: World) -> None:
+    service = Service(world.home, world.store)
+    before = (await samples(service))["torpor_log_entries_total"]
+    with pytest.raises(RuntimeError):
+        await world.store.write(_append_and_fail)
+    assert (await samples(service))["torpor_log_entries_total"] == before
+
+
+def _append_and_fail(c: Connection) -> None:
+    runs.create_run(c, version=VERSION, agent=None, input={}, now=time.time())
+    raise RuntimeError
+
+
+async def test_a_pager_that_does_not_answer_hides_nothing_else(world: World) -> None:
+    service = Service(world.home, world.store)
+    service._scheduler = world.scheduler
+    world.pager.failure = HostError("the pager does not answer")
+    found = await samples(service)
+    world.pager.failure = None
+    assert "torpor_runs queued" in found and "torpor_pager_reads_total" not in found
