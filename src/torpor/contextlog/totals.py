@@ -21,8 +21,8 @@ class Totals:
 
 def totals(c: Connection) -> Totals:
     state, taken = schema.runs.c.state, schema.snapshots.c
-    by_state = c.execute(select(state, func.count()).group_by(state)).tuples()
-    counted: dict[str, int] = dict(by_state.all())
+    by_state = c.execute(select(state, func.count().label("many")).group_by(state))
+    counted = {row.state: row.many for row in by_state}
     is_open = schema.waits.c.state == OPEN
     waits_open = c.scalar(select(func.count()).select_from(schema.waits).where(is_open)) or 0
     kept = select(func.count(), func.coalesce(func.sum(taken.bytes), 0))
