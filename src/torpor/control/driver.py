@@ -53,7 +53,7 @@ from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Write
 from torpor.control.standing import Result, Standing
 from torpor.control.tasks import Tasks
-from torpor.control.templates import exit_words
+from torpor.control.templates import exit_error
 from torpor.model.errors import (
     GuestError,
     StaleEpoch,
@@ -341,11 +341,7 @@ class Driver:
                     return RunState.CANCELLED, None, CANCELLED
                 return RunState.FAILED, None, error
             case "exited":
-                kind = "OutOfMemory" if message["oom"] else "AgentExited"
-                words = f"the agent's process ended: {exit_words(message)}"
-                if message["oom"] and self._live.memory_mib is not None:
-                    words += f" (the machine has {self._live.memory_mib} MiB)"
-                return RunState.FAILED, None, {"type": kind, "message": words, "traceback": None}
+                return RunState.FAILED, None, exit_error(message, self._live.memory_mib)
             case "unprepared":
                 self._not_before = time.monotonic() + FREEZE_RETRY_S
             case _:

@@ -119,6 +119,11 @@ class Machines:
         # once would only make both slower.
         self._capturing = asyncio.Lock()
 
+    @property
+    def waiting(self) -> int:
+        """How many machines wait for a run, empty or warm, or are being started for that."""
+        return self.pool.empties.waiting + self.warm.waiting
+
     async def drop_caches(self) -> None:
         """Forget what is only kept to be faster, but the kernel's own caches: for measuring."""
         self._cache.clear()

@@ -171,7 +171,7 @@ class Service:
         pager: dict[str, Any] = {}
         if scheduler is not None:
             machines = sum(driver.live is not None for driver in scheduler.drivers.values())
-            pooled = scheduler.machines.pool.waiting
+            pooled = scheduler.machines.waiting
             with contextlib.suppress(TorporError):  # it is just being started again
                 pager = await scheduler.machines.pager.stats()
         return self._metrics.at(Moment(log, self._store.appended, machines, pooled, pager))

@@ -166,6 +166,15 @@ def exit_words(exited: dict[str, Any]) -> str:
     return f"exit code {exited['code']}"
 
 
+def exit_error(exited: dict[str, Any], memory_mib: int | None) -> dict[str, Any]:
+    """The error of a run whose agent `exited`, in a machine of this size."""
+    words = f"the agent's process ended: {exit_words(exited)}"
+    if exited["oom"] and memory_mib is not None:
+        words += f" (the machine has {memory_mib} MiB)"
+    kind = "OutOfMemory" if exited["oom"] else "AgentExited"
+    return {"type": kind, "message": words, "traceback": None}
+
+
 def _signal_words(number: int) -> str:
     with contextlib.suppress(ValueError):  # a real-time signal has no name
         return signal.Signals(number).name
