@@ -13,7 +13,7 @@ def test_an_agent_works_sleeps_without_a_machine_and_goes_on(stage: Stage, start
     watch = start("main_job", number=3)
     stage.model.wait_asked("hold main")
     pid = stage.machine(watch.run)
-    slot = re.search(rf"{stage.home.mount}/([^/]+)/memory", command_of(pid))
+    slot = re.search(rf"{stage.home.mount}/([^/]+)/disk", command_of(pid))
     assert slot is not None
     stage.model.let("hold main")
 
