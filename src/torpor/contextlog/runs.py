@@ -237,6 +237,14 @@ def transition(
     return _exactly(c, run)
 
 
+def unbroken_since(c: Connection, run: RunId) -> Epoch:
+    """The first of the epochs that each went on where the one before was frozen, up to the newest:
+    since then no machine of the run was lost."""
+    at = schema.entries.c
+    recovered = (at.run == run, at.kind == _CLAIMED[RunState.RUNNING])
+    return Epoch(c.scalar(select(func.max(at.epoch)).where(*recovered)) or 1)
+
+
 def request_cancel(c: Connection, run: RunId, now: float) -> RunRow:
     """Note that the run is to be cancelled, and wake it for that. Raises Conflict, NotFound."""
     row = _exactly(c, run, lock=True)

@@ -270,11 +270,12 @@ class Service:
             row = runs.get_run(c, ref)
             taken = snapshots.list_snapshots(c, row.id)
             unended = entries.in_doubt(c, row.id)
-            # What the newest epoch was at is under way, or frozen in the middle.
-            at_work = None if row.state in FINAL else row.epoch
+            # What the newest epochs were at is under way, or frozen in the middle.
+            since = row.epoch + 1 if row.state in FINAL else runs.unbroken_since(c, row.id)
+            at_work = range(since, row.epoch + 1)
             return row.to_json(now) | {
                 "waits": [wait.to_json() for wait in waits.list_waits(c, row.id)],
-                "in_doubt": [each for each in unended if each["epoch"] != at_work],
+                "in_doubt": [each for each in unended if each["epoch"] not in at_work],
                 "snapshots_count": len(taken),
                 "bytes": sum(snapshot.bytes for snapshot in taken),
                 "template_bytes": agents.get_agent(c, row.version).template_bytes,
