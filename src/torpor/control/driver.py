@@ -87,6 +87,12 @@ class Outcome(Enum):
 
 Tell = Callable[[str], None]  # what happens, in words for people
 
+_OPERATING = {"begin", "end"}  # what is said of operations
+
+
+def _unheard(how: str) -> None:
+    pass
+
 
 class Driver:
     def __init__(
@@ -98,8 +104,11 @@ class Driver:
         row: RunRow,
         on_wait: Callable[[], None],
         metrics: Metrics,
+        *,
+        always_suspend: bool = False,
     ) -> None:
-        """For `row`; `epoch` is set when it was claimed. `on_wait` is told of each new wait."""
+        """For `row`; `epoch` is set when it was claimed. `on_wait` is told of each new wait. With
+        `always_suspend` the run is handed over to the next driver at each operation."""
         self.run: RunId = row.id
         self._pen = Pen(store, row.id, row.epoch)
         self.row = row
@@ -122,6 +131,7 @@ class Driver:
         self._heard = asyncio.Event()
         self._cancel = CANCEL_REASON if row.cancel_requested else None
         self._cancel_deadline: float | None = None
+        self._always_suspend = always_suspend
         self._hand_over: Tell | None = None  # it is to be handed over, and who wants to know how
         self._streams = Streams()
         # For each step that may be replayed, how much output the log held when it ended.
@@ -285,11 +295,13 @@ class Driver:
         while inbox and self._outcome is None:
             writes: list[Write] = []
             after: list[Callable[[], None]] = []
+            heard: set[str] = set()
             while inbox and len(writes) < 256:
                 item = inbox.popleft()
                 if isinstance(item, Output):
                     self._on_output(item, writes)
                     continue
+                heard.add(item.t)
                 ending = self._on_message(item, writes, after)
                 if ending is not None:
                     await self._pen.write(*writes)
@@ -297,6 +309,8 @@ class Driver:
                     return
             if writes:
                 await self._pen.write(*writes)
+            if self._always_suspend and heard & _OPERATING:
+                self.hand_over(_unheard)
             for follow in after:
                 follow()
 

@@ -72,6 +72,8 @@ class Scheduler:
     ) -> None:
         """`on_end` is told when a run was frozen or has ended."""
         self.machines = machines
+        # For tests: each operation ends its machine, and the run goes on in another.
+        self.always_suspend = os.environ.get("TORPOR_TEST_SUSPEND") == "always"
         self._carriers = MachineCarriers(machines, store)
         self.drivers: dict[RunId, Driver] = {}
         self._store = store
@@ -165,6 +167,7 @@ class Scheduler:
             row,
             self.wait_created,
             self._metrics,
+            always_suspend=self.always_suspend,
         )
         self.drivers[row.id] = driver
         return driver

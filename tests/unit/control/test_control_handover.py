@@ -251,3 +251,22 @@ async def test_one_that_is_being_cancelled_ends(
     world.scheduler.drivers[run].cancel()
     await world.hand_over()
     assert (await world.row(run)).state is RunState.CANCELLED
+
+
+async def test_a_machine_for_each_operation(world: World) -> None:
+    world.scheduler.always_suspend = True
+    life = [["print", "one "], ["step", "a"], ["model", "m"], ["checkpoint", "c"], ["wait", "q"]]
+    for _ in range(2):  # lazily, then warm
+        world.broker.asked.clear()
+        run = await world.run([*life, ["print", "two"], ["step", "b"]])
+        await world.open_waits(run)
+        await world.answer("wait:q#1")
+        row = await world.ended(run)
+        assert row.state is RunState.COMPLETED, row.error
+        assert row.result["wait:q#1"]["data"] == "yes"
+        assert world.effects == {"step:a#1": 1, "step:b#1": 1}
+        assert await world.output(run) == "one two"
+        assert world.broker.asked == ["m"]
+        log = [entry.kind for entry in await world.entries(run)]
+        assert log.count("machine.up") > 3  # what is heard together is handed over together
+        assert not {"run.recovered", "op.again"} & set(log)
