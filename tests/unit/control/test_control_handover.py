@@ -269,4 +269,4 @@ async def test_a_machine_for_each_operation(world: World) -> None:
         assert world.broker.asked == ["m"]
         log = [entry.kind for entry in await world.entries(run)]
         assert log.count("machine.up") > 3  # what is heard together is handed over together
-        assert not {"run.recovered", "op.again"} & set(log)
+        assert "run.recovered" not in log
