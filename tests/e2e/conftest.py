@@ -65,7 +65,7 @@ def session_stage(model: Model) -> Iterator[Stage]:
             stage.stop()
             assert not stage.processes(), list(map(command_of, stage.processes()))
             assert not stage.mounts()
-            assert not list(stage.home.machines.iterdir())
+            assert not list(stage.home.machines.glob("*"))
         finally:
             stage.clear()
     assert not root.exists()

@@ -87,12 +87,6 @@ class Outcome(Enum):
 
 Tell = Callable[[str], None]  # what happens, in words for people
 
-_OPERATING = {"begin", "end"}  # what is said of operations
-
-
-def _unheard(how: str) -> None:
-    pass
-
 
 class Driver:
     def __init__(
@@ -216,14 +210,8 @@ class Driver:
         await live.thaw(self.run, self.epoch, started=started, journal=replayed)
         resume_ms = (time.perf_counter() - self._decided) * 1000
         self._metrics.resumed(resume_ms)
-        await self._pen.write(
-            self._pen.note(
-                "machine.up",
-                resume_ms=round(resume_ms, 1),
-                snapshot=snapshot.id,
-                warm=live.warm,
-            )
-        )
+        up = {"resume_ms": round(resume_ms, 1), "snapshot": snapshot.id, "warm": live.warm}
+        await self._pen.write(self._pen.note("machine.up", **up))
         if not started:
             live.start(self.epoch, self.row, journal)
         await self._ask_again()
@@ -309,8 +297,8 @@ class Driver:
                     return
             if writes:
                 await self._pen.write(*writes)
-            if self._always_suspend and heard & _OPERATING:
-                self.hand_over(_unheard)
+            if self._always_suspend and heard & {"begin", "end"}:
+                self.hand_over(lambda how: None)
             for follow in after:
                 follow()
 
