@@ -195,6 +195,11 @@ class Client:
     def gc(self, *, dry_run: bool) -> Object:
         return self._object("POST", "/gc", json={"dry_run": dry_run}, timeout=None)
 
+    def backup(self, directory: str, *, key: bool) -> Object:
+        """`directory` is on the server's host."""
+        body = {"directory": directory, "key": key}
+        return self._object("POST", "/backups", json=body, timeout=None)
+
     def export(self, ref: str, snapshot: str | None) -> Iterator[bytes]:
         """The bytes of the run as a file. Raises Unreachable if they break off."""
         path = f"/runs/{_segment(ref)}/export"

@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.conftest import SHARED, Start
 from tests.e2e.stage import Model, Stage, Watch, wait_gone
 
+from torpor.control.backup import restore
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.home import Home
 from torpor.snapshot.store import SnapshotStore
@@ -68,6 +69,34 @@ def test_a_suspended_run_goes_on_elsewhere(
     # A run that has ended is its log.
     log = b"".join(elsewhere.client.export(watch.run, None))
     assert len(log) < len(data) / 4
+
+
+def test_a_sleeping_run_goes_on_from_a_backup(
+    stage: Stage, start: Start, model: Model, tmp_path: Path
+) -> None:
+    watch = start("twin")
+    watch.until("run.suspended")
+    kept = tmp_path / "kept"
+    made = stage.client.backup(str(kept), key=True)
+    assert made["problems"] == [] and made["key"]
+    stage.client.cancel(watch.run)
+    with tempfile.TemporaryDirectory(prefix="torpor-e2e-") as directory:
+        told = restore(Home(Path(directory)), kept)
+        assert told["runs"] == made["runs"] and told["key_there"]
+        other = Stage(Home(Path(directory)), model)
+        other.start()
+        try:
+            there = Watch(other.client, watch.run)
+            other.client.complete(other.open_wait(watch.run)["id"], approved=True, note="kept")
+            ended = there.ended()
+            assert (ended["state"], ended["result"]["note"]) == ("completed", "kept"), there
+            assert ended["result"]["doubled"] == 42
+            assert there.count("machine.failed") == there.count("run.recovered") == 0
+            assert other.client.verify(watch.run)["problems"] == []
+        finally:
+            other.stop()
+            for pid in other.processes():
+                wait_gone(pid)
 
 
 def test_a_damaged_layer_is_named_with_the_runs_it_touches(stage: Stage, start: Start) -> None:

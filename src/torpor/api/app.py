@@ -21,6 +21,8 @@ from torpor.api import limits, problems, stream
 from torpor.api.problems import Json
 from torpor.api.shapes import (
     Agent,
+    Backup,
+    BackupRequest,
     Collected,
     CompleteRequest,
     DeployRequest,
@@ -100,6 +102,8 @@ class Service(Protocol):
     async def pin(self, ref: str, snapshot: str, pinned: bool) -> Object: ...
 
     async def gc(self, dry_run: bool) -> Object: ...
+
+    async def backup(self, directory: str, with_key: bool) -> Object: ...
 
     async def export(self, ref: str, snapshot: str | None) -> Iterator[bytes]:
         """Reading what this gives blocks."""
@@ -264,6 +268,12 @@ async def import_run(request: Request, service: Uses) -> Json:
 async def gc(body: GcRequest, service: Uses) -> Json:
     """Reclaim the snapshots that are not kept any more, and remove what nothing needs."""
     return Json(await service.gc(body.dry_run))
+
+
+@router.post("/backups", status_code=201, responses=_gives(Backup, 201))
+async def backup(body: BackupRequest, service: Uses) -> Json:
+    """Copy all that there is to a new directory on the server's host, while it is in use."""
+    return Json(await service.backup(body.directory, body.key), status_code=201)
 
 
 @router.get("/waits", responses=_gives(list[Wait]))

@@ -190,6 +190,13 @@ class GcRequest(_Request):
     dry_run: bool = Field(default=False, description="only say what would be done")
 
 
+class BackupRequest(_Request):
+    directory: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
+        description="on the server's host: an absolute path of what is not there yet"
+    )
+    key: bool = Field(default=False, description="with host.key, which opens all the rest")
+
+
 class ExportQuery(_Request):
     snapshot: ShortText | None = Field(default=None, description="instead of the newest")
 
@@ -321,4 +328,21 @@ class Collected(BaseModel):
     kept_bytes: int
     kept_snapshots: int
     kept_templates: list[dict[str, Any]]
+    problems: list[str]
+
+
+class Backup(BaseModel):
+    """`problems`: what was missing or damaged, and so is not in it."""
+
+    directory: str
+    format: str
+    version: int
+    torpor: str
+    made_at: float
+    runs: int
+    unfinished: int
+    snapshots: int
+    key: bool
+    files: int
+    bytes: int
     problems: list[str]

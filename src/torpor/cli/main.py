@@ -106,7 +106,14 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "deny": waits.deny,
         "complete": waits.complete,
     },
-    _THIS_HOST: {"up": host.up, "down": host.down, "doctor": host.doctor, "gc": storage.gc},
+    _THIS_HOST: {
+        "up": host.up,
+        "down": host.down,
+        "doctor": host.doctor,
+        "gc": storage.gc,
+        "backup": storage.backup,
+        "restore": storage.restore,
+    },
 }
 for panel, commands in _COMMANDS.items():
     for name, command in commands.items():

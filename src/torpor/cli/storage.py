@@ -178,6 +178,54 @@ def import_run(
         say(f"{taken['id']}: {taken['state']}")
 
 
+def backup(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
+    with_key: Annotated[
+        bool,
+        typer.Option("--with-key", help="Put host.key in it, too: it opens all the rest."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy all that there is to a new directory, while it is in use."""
+    with err.status("copying"):
+        made = connect().backup(str(directory.absolute()), key=with_key)
+    if as_json:
+        show_json(made)
+    else:
+        _say_backup(made)
+        files = words.count(made["files"], "file")
+        say(f"{made['directory']}: {words.size(made['bytes'])} in {files}")
+        if not made["key"]:
+            say("without host.key: keep a copy of that elsewhere, nothing else opens its snapshots")
+    for problem in made["problems"]:
+        say(problem, "red")
+    if made["problems"]:
+        raise typer.Exit(FAILED)
+
+
+def restore(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Make a data directory (TORPOR_HOME) of a backup."""
+    from torpor.control.backup import restore as make  # there is no server yet
+
+    made = make(Home.find(), directory.absolute())
+    if as_json:
+        show_json(made)
+        return
+    _say_backup(made)
+    say(f"{made['home']}: restored; torpor up goes on with its runs")
+    if not made["key_there"]:
+        say(f"it needs host.key: put it at {Home.find().host_key} first", "yellow")
+
+
+def _say_backup(made: Object) -> None:
+    unfinished = f"{made['unfinished']} of them unfinished"
+    frozen = words.count(made["snapshots"], "snapshot")
+    say(f"{words.count(made['runs'], 'run')}, {unfinished}, {frozen}")
+
+
 def _chunks(file: Path) -> Iterator[bytes]:
     with file.open("rb") as opened:
         while chunk := opened.read(_CHUNK):

@@ -122,6 +122,22 @@ class LogStore:
         holds what was deleted. Where readers are in the way, that is left to the next time."""
         await asyncio.to_thread(self._scrub)
 
+    def copy_to(self, path: Path) -> None:
+        """Write the database as it is at one moment to `path`, one file that needs no other.
+        Blocks; writers and readers go on. Raises HostError, Damaged."""
+        try:
+            with (
+                contextlib.closing(sqlite3.connect(self.path)) as source,
+                contextlib.closing(sqlite3.connect(path)) as copy,
+            ):
+                source.backup(copy)
+                copy.execute("PRAGMA journal_mode = DELETE")
+                (found,) = copy.execute("PRAGMA integrity_check(1)").fetchone()
+        except sqlite3.Error as error:
+            raise HostError(f"cannot copy {self.path} to {path}: {error}") from error
+        if found != "ok":
+            raise Damaged(f"{self.path} is damaged: {found}", hint="Use an older backup.")
+
     def _scrub(self) -> None:
         with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_MS / 1000)) as c:
             c.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -300,13 +316,15 @@ def _trouble(error: BaseException, path: Path) -> TorporError | None:
     return trouble
 
 
-def make_engine(path: Path, *, connections: int, begin: str, read_only: bool = False) -> Engine:
+def make_engine(
+    path: Path, *, connections: int, begin: str, read_only: bool = False, wal: bool = True
+) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}", poolclass=QueuePool, pool_size=connections, max_overflow=0
     )
     pragmas = [
         f"busy_timeout = {BUSY_TIMEOUT_MS}",
-        "journal_mode = WAL",
+        *(["journal_mode = WAL"] if wal else []),
         "synchronous = FULL",  # WAL's default leaves commits to the page cache: rule 1
         "foreign_keys = ON",
         "secure_delete = ON",  # a key that is deleted must be gone from the file

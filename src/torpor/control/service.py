@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from prometheus_client.registry import Collector
@@ -26,6 +27,7 @@ from torpor.contextlog.store import LogStore
 from torpor.contextlog.totals import totals
 from torpor.contextlog.transfer import refuse_known
 from torpor.control import transfer
+from torpor.control.backup import back_up
 from torpor.control.driver import CANCELLED, ENDED
 from torpor.control.forking import Forking, Wanted
 from torpor.control.keys import Keys, switched_on
@@ -362,6 +364,19 @@ class Service:
 
     async def gc(self, dry_run: bool) -> dict[str, Any]:
         return await self._storage.collect(dry_run=dry_run)
+
+    async def backup(self, directory: str, with_key: bool) -> dict[str, Any]:
+        """Copy all that there is to a new directory on this host. Raises Conflict, Invalid,
+        HostError, Damaged."""
+        async with self._storage.undisturbed():
+            return await asyncio.to_thread(
+                back_up,
+                self._home,
+                self._blobs,
+                self._store.copy_to,
+                Path(directory),
+                with_key=with_key,
+            )
 
     # Runs as files.
 

@@ -14,8 +14,8 @@ import asyncio
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,12 @@ class Storage:
             "kept_templates": [{"version": v, "why": why} for v, why in plan.templates.items()],
             "problems": list(swept.problems),
         }
+
+    @asynccontextmanager
+    async def undisturbed(self) -> AsyncIterator[None]:
+        """Inside, no garbage is collected (rule 12)."""
+        async with self._collecting:
+            yield
 
     async def verify(self, ref: str) -> Object:
         """Read all bytes that the run's snapshots and its template need. What is damaged or

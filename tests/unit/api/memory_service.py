@@ -293,6 +293,14 @@ class MemoryService:
             "problems": [],
         }
 
+    async def backup(self, directory: str, with_key: bool) -> Object:
+        if directory.endswith("taken"):
+            raise Conflict(f"{directory} is there already")
+        counted = {"runs": 3, "unfinished": 1, "snapshots": 2, "files": 9, "bytes": 3_400_000}
+        told = {"format": "torpor-backup", "version": 1, "torpor": "0", "made_at": 1.0}
+        problems = ["layer 00 is missing"] if directory.endswith("damaged") else []
+        return told | counted | {"directory": directory, "key": with_key, "problems": problems}
+
     async def export(self, ref: str, snapshot: str | None) -> Iterator[bytes]:
         run = self._find(self._runs, ref, "run")
         if run["state"] == "running":

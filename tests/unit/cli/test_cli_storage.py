@@ -77,3 +77,18 @@ def test_an_export_that_fails_leaves_no_file(
     done = torpor("export", run, str(tmp_path / "none" / "run.torpor"))
     assert (done.exit_code, "cannot write" in done.stderr) == (1, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_backing_up(torpor: Torpor, tmp_path: Path) -> None:
+    done = torpor("backup", str(tmp_path / "kept"))
+    assert done.exit_code == 0
+    assert "3 runs, 1 of them unfinished, 2 snapshots" in done.stderr
+    assert "without host.key" in done.stderr
+    done = torpor("backup", str(tmp_path / "kept"), "--with-key", "--json")
+    assert json.loads(done.stdout)["key"] is True
+    done = torpor("backup", str(tmp_path / "damaged"))
+    assert (done.exit_code, "layer 00 is missing" in done.stderr) == (1, True)
+    done = torpor("backup", str(tmp_path / "taken"))
+    assert (done.exit_code, "is there already" in done.stderr) == (1, True)
+    done = torpor("restore", str(tmp_path))
+    assert (done.exit_code, "no backup of torpor" in done.stderr) == (1, True)
