@@ -4,6 +4,7 @@
     DIR/torpor.db          the database at one moment (SQLite's online backup)
     DIR/blobs/…            manifests and layers of all its live snapshots; all other blobs
     DIR/images/…  deps/…   what the machines in them stand on
+    DIR/cache/roots/…      what images are made of, so that a restore needs no network
     DIR/host.key           only if asked for: who has it can read all the rest
 
 The database comes first: what it names was durable before (rule 5). Nothing that it reaches goes
@@ -208,6 +209,7 @@ def _take(
     trees = [home.blobs / kind for kind in others]
     trees += [home.images / name for name in sorted(reached.images)]
     trees += [home.deps / name for name in sorted(reached.deps)]
+    trees += [home.roots / name for name in _names(home.roots) if not name.startswith(".")]
     for tree in trees:
         if not tree.exists():
             problems.append(f"{tree} is missing")

@@ -85,7 +85,7 @@ def ensure_image(home: Home, progress: Progress = lambda *_: None) -> Image:
     """
     waiting = _say_waiting(progress)
     root = build_once(
-        home.cache / "roots" / recipe.digest(),
+        home.roots / recipe.digest(),
         lambda workspace: _make_root(workspace, progress),
         waiting=waiting,
     )

@@ -6,7 +6,7 @@
     blobs/                layers and manifests, by content
     images/  deps/        guest images and dependency layers, by content
     run/                  sockets, locks, mounts, machines: nothing here outlives the processes
-    cache/                answers worth keeping (engine probe)
+    cache/                answers worth keeping (engine probe), what images are made of
     host.key              what wraps the keys that runs' snapshots are sealed with
 """
 
@@ -62,6 +62,11 @@ class Home:
     @property
     def cache(self) -> Path:
         return self.root / "cache"
+
+    @property
+    def roots(self) -> Path:
+        """Root file systems, by recipe, that images are made of."""
+        return self.cache / "roots"
 
     @property
     def mount(self) -> Path:

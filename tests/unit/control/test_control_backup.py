@@ -32,6 +32,8 @@ def image(here: Place) -> None:
     """As much of one as a backup looks at."""
     (here.home.images / IMAGE).mkdir()
     (here.home.images / IMAGE / "root.erofs").write_bytes(b"root")
+    (here.home.roots / "one").mkdir(parents=True)
+    (here.home.roots / "one" / "root.json").write_bytes(b"{}")
 
 
 async def sealed_run(here: Place) -> RunId:
@@ -90,6 +92,7 @@ def test_a_backup_costs_links_and_holds_nothing_else(tmp_path: Path) -> None:
         kept = {
             str(path.relative_to(tmp_path / "kept")) for path in backup._files(tmp_path / "kept")
         }
+        assert {"cache/roots/one/root.json", f"images/{IMAGE}/root.erofs"} < kept
         assert stray not in str(kept) and not any("tmp" in path for path in kept)
         facts = read_facts(tmp_path / "kept")
         assert {path for path, _, _ in facts["files"]} == kept - {"backup.json"}
