@@ -95,6 +95,7 @@ class Client:
             "memory_mib": source.memory_mib,
             "disk_mib": source.disk_mib,
             "keep": source.keep,
+            "on_divergence": source.on_divergence,
         }
         data: Object
         for name, data in self._events("POST", "/agents", json=body):

@@ -155,6 +155,14 @@ def crash(name: str) -> dict[str, Any]:
 
 
 @torpor.agent
+def fickle(name: str) -> list[Any]:
+    """What it does depends on which of its machines it is in."""
+    first = double(1)
+    torpor.step(name=f"in machine {torpor.run.epoch}")(double)(2)
+    return [first, asked(f"hold {name}"), torpor.run.id]
+
+
+@torpor.agent
 def model_once(name: str) -> list[str]:
     return [ask(f"say {name}"), ask(f"say {name}"), ask(f"hold {name}")]
 

@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -104,6 +104,7 @@ class DeployRequest(_Request):
     keep: Annotated[str, AfterValidator(_keep)] = Field(
         default="", description='how long snapshots are kept: "last 3", "7d", "all"'
     )
+    on_divergence: Literal["stop", "fork", "latest"] = "stop"
 
     @model_validator(mode="after")
     def _whole(self) -> DeployRequest:
@@ -122,6 +123,7 @@ class DeployRequest(_Request):
             memory_mib=self.memory_mib,
             disk_mib=self.disk_mib,
             keep=self.keep,
+            on_divergence=self.on_divergence,
         )
 
 

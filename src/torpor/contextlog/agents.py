@@ -71,9 +71,12 @@ def put_agent(
     return get_agent(c, version)
 
 
-def deployed_again(c: Connection, version: AgentVersion, *, keep: str, now: float) -> AgentRow:
-    """Note that the version was deployed once more, with this rule of keeping its snapshots."""
-    spec = get_agent(c, version).spec | {"keep": keep}
+def deployed_again(
+    c: Connection, version: AgentVersion, *, keep: str, on_divergence: str, now: float
+) -> AgentRow:
+    """Note that the version was deployed once more, with these rules."""
+    rules = {"keep": keep, "on_divergence": on_divergence}
+    spec = get_agent(c, version).spec | rules
     c.execute(update(_agents).where(_agents.c.version == version).values(spec=spec, used_at=now))
     return get_agent(c, version)
 

@@ -10,6 +10,7 @@ Data of operation entries:
                is true if another thread or task than the agent's own began it
                A model call's `data` is stored folded (`contextlog.messages`), and given whole
     op.again   {}: it was in doubt (rule 3) and is done again
+    log.superseded   {ops}: a run went on without these, which its agent did not ask for any more
     op.end     {ok: true, value} | {ok: false, error}; a step's also has printed: {stdout, stderr},
                how many bytes of each the log held then
 """
@@ -49,6 +50,7 @@ ENTRY_BYTES_MAX = 1024 * 1024
 BODY_CHARS_MAX = 16 * 1024 * 1024
 
 BEGIN, END, AGAIN = "op.begin", "op.end", "op.again"
+SUPERSEDED = "log.superseded"
 IDENTITY = ("kind", "name", "digest", "at", "side")
 _OUTCOME = ("ok", "value", "error")
 # Begun again they happen again; a wait or a checkpoint that is asked for twice is one.
@@ -231,7 +233,9 @@ def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
         (began, _identity(op, begin) | {"again": again})
         for op, began, begin, again, *_ in c.execute(_IN_DOUBT, since)
     ]
-    records = [record for _, record in sorted(found, key=itemgetter(0))]
+    given_up = _superseded(c, run)
+    ordered = sorted(found, key=itemgetter(0))
+    records = [record for _, record in ordered if record["op"] not in given_up]
     for record in records:
         if record["kind"] == "doubt" and "ok" in record:
             record["again"] = c.scalar(_REPEATS, {"in_run": run, "of": record["name"]})
@@ -242,6 +246,7 @@ def in_doubt(c: Connection, run: RunId) -> list[dict[str, Any]]:
     """All of the run that has begun, not ended, and would be done again: as in `journal`, with
     `seq` and `began_at` (unix seconds), where and when it began, and the `epoch` that was last
     at it."""
+    given_up = _superseded(c, run)
     return [
         {
             **_identity(op, begin),
@@ -253,8 +258,21 @@ def in_doubt(c: Connection, run: RunId) -> list[dict[str, Any]]:
         for op, began, begin, again, at, epoch, latest in c.execute(
             _IN_DOUBT, {"in_run": run, "after": 0}
         )
-        if begin["kind"] in DONE_AGAIN
+        if begin["kind"] in DONE_AGAIN and op not in given_up
     ]
+
+
+def _superseded(c: Connection, run: RunId) -> frozenset[str]:
+    given_up = and_(_ops.c.run == run, _ops.c.kind == _kind(SUPERSEDED))
+    return frozenset(
+        op for data in c.scalars(select(_ops.c.data).where(given_up)) for op in data["ops"]
+    )
+
+
+def began_at(c: Connection, run: RunId, op: OpId) -> Seq | None:
+    """Where the operation begins, None if it has not begun."""
+    began = and_(_ops.c.run == run, _ops.c.op == op, _ops.c.kind == _kind(BEGIN))
+    return c.scalars(select(_ops.c.seq).where(began)).first()
 
 
 def _identity(op: str, begin: Mapping[str, Any]) -> dict[str, Any]:

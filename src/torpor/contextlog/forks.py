@@ -184,7 +184,7 @@ def family(c: Connection, run: RunRow) -> list[RunRow]:
     """The run, the runs that it came from as far as they are here, and all that came from these:
     each after its origin."""
     root = run
-    while root.origin is not None and (known := _find(c, root.origin)) is not None:
+    while root.origin is not None and (known := find_run(c, root.origin)) is not None:
         root = known
     members = [root]
     for member in members:  # which grows
@@ -357,6 +357,7 @@ def _begun(run: RunId, upto: int) -> Select[Any]:
     return select(_log.c.op, _log.c.data).where(*began).order_by(_log.c.part, _log.c.seq)
 
 
-def _find(c: Connection, run: RunId) -> RunRow | None:
+def find_run(c: Connection, run: RunId) -> RunRow | None:
+    """The run; None if it is not here."""
     there = c.scalar(select(_runs.c.id).where(_runs.c.id == run))
     return None if there is None else get_run(c, run)

@@ -137,6 +137,9 @@ def _once(kind: str, name: str) -> None:
 _once("op.begin", "entries_one_begin")
 _once("op.end", "entries_one_end")
 
+_superseded = entries.c.kind == "log.superseded"
+Index("entries_superseded", entries.c.run, sqlite_where=_superseded, postgresql_where=_superseded)
+
 _again = entries.c.kind == "op.again"
 Index("entries_again", entries.c.run, entries.c.op, sqlite_where=_again, postgresql_where=_again)
 

@@ -338,7 +338,8 @@ class Driver:
             case "done":
                 return RunState.COMPLETED, message["value"], None
             case "failed":
-                error = {key: message[key] for key in ("type", "message", "traceback")}
+                told = ("type", "message", "traceback", "diverged")
+                error = {key: message[key] for key in told if key in message}
                 if message["cancelled"] and self._cancel is not None:
                     return RunState.CANCELLED, None, CANCELLED
                 return RunState.FAILED, None, error
@@ -360,6 +361,11 @@ class Driver:
                 made: dict[str, WaitRow] = {}
                 writes.append(lambda c: made.update(wait=self._pen.create_wait(c, message)))
                 after.append(lambda: self._wait_made(made["wait"]))
+            case "verdict":
+                self._standing.unanswered.add(op)
+                said: dict[str, Any] = {}
+                writes.append(lambda c: said.update(self._pen.judge(c, message)))
+                after.append(lambda: self.deliver(op, **said))
             case "model":
                 self._standing.unanswered.add(op)
                 writes.append(self._pen.begin(message))
@@ -581,11 +587,7 @@ class Driver:
     async def _end(
         self, state: RunState, result: Any = None, error: dict[str, Any] | None = None
     ) -> None:
-        await self._pen.write(
-            lambda c: runs.transition(
-                c, self.run, self.epoch, state, time.time(), result=result, error=error
-            )
-        )
+        await self._pen.end(self._keys, state, result, error)
         self._outcome = Outcome.ENDED
         self.doing = ENDED
 

@@ -10,14 +10,17 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import entries, snapshots, waits
+from torpor.contextlog import entries, runs, snapshots, waits
 from torpor.contextlog.entries import NewEntry, Place
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
+from torpor.control import verdicts
+from torpor.control.keys import Keys
 from torpor.control.machines import Captured
 from torpor.model.errors import CallerError, Exhausted
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, SnapshotId
+from torpor.model.states import RunState
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +108,26 @@ class Pen:
             approve=data["approve"],
             due_at=None if timeout_s is None else now + timeout_s,
         )
+
+    def judge(self, c: Connection, message: Mapping[str, Any]) -> dict[str, Any]:
+        """The outcome of the verdict that a begin message asks for, recorded."""
+        return verdicts.judge(c, self._run, self.epoch, message, time.time())
+
+    async def end(
+        self, keys: Keys, state: RunState, result: Any, error: Mapping[str, Any] | None
+    ) -> None:
+        """The run ends, with `result` or `error`. Where that says from which operation of the log
+        the agent has `diverged`, a fork may take over."""
+        recorded = OpId(error["diverged"]) if error is not None and "diverged" in error else None
+        rewrap = None if recorded is None else await keys.rewrapper()
+
+        def write(c: Connection) -> None:
+            told, now = error, time.time()
+            if error is not None and recorded is not None and rewrap is not None:
+                told = verdicts.told(c, self._run, error, recorded, rewrap, now)
+            runs.transition(c, self._run, self.epoch, state, now, result=result, error=told)
+
+        await self.write(write)
 
     def repeat(self, c: Connection, snapshot: SnapshotRow, went_on: bool) -> None:
         """A machine goes on from `snapshot`, in the middle of steps and model calls: what they did

@@ -195,7 +195,13 @@ class Service:
             known = await self._store.read(lambda c: agents.find_agent(c, version))
             if known is not None and known.template is not None:
                 known = await self._store.write(
-                    lambda c: agents.deployed_again(c, version, keep=source.keep, now=time.time())
+                    lambda c: agents.deployed_again(
+                        c,
+                        version,
+                        keep=source.keep,
+                        on_divergence=source.on_divergence,
+                        now=time.time(),
+                    )
                 )
             if known is not None and known.template is not None:
                 return _deployed(known, cached=True)
@@ -474,6 +480,7 @@ def _keep_agent(
             "memory_mib": source.memory_mib,
             "disk_mib": source.disk_mib,
             "keep": source.keep,
+            "on_divergence": source.on_divergence,
             "image": image,
             "default": template.default,
         },

@@ -154,6 +154,7 @@ def source_from(agent: AgentRow, tar: bytes) -> AgentSource:
             memory_mib=agent.spec["memory_mib"],
             disk_mib=agent.spec["disk_mib"],
             keep=agent.spec["keep"],
+            on_divergence=agent.spec["on_divergence"],
         )
 
 

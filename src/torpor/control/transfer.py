@@ -42,6 +42,7 @@ from torpor.control.templates import source_from
 from torpor.engine.protocol import Shape
 from torpor.image.deps import layer_digest
 from torpor.image.publish import Workspace, build_once
+from torpor.model.divergence import check_on_divergence
 from torpor.model.errors import Conflict, Damaged, Invalid
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId, SnapshotId
@@ -417,6 +418,7 @@ def _agent(given: Any, source: bytes, version: str) -> AgentRow:
         )
         made = source_from(row, source).version(row.spec["image"])
         parse_keep(row.spec["keep"], "keep")
+        check_on_divergence(row.spec["on_divergence"], "on_divergence")
         sound = all(
             isinstance(each["name"], str)
             and isinstance(each["open"], bool)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from torpor.model.divergence import STOP, check_on_divergence
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.ids import AgentVersion
 from torpor.model.keep import parse_keep
@@ -31,7 +32,7 @@ DISK_MIB_MIN, DISK_MIB_MAX = 64, 65536
 FILES_MAX = 2000
 FILES_BYTES_MAX = 64 * 1024 * 1024
 # The keys of [tool.torpor] this version knows; any other is refused rather than ignored.
-KEYS = ("memory", "disk", "include", "entry", "keep")
+KEYS = ("memory", "disk", "include", "entry", "keep", "on_divergence")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class AgentSource:
 
     `entry` is the path of the file that holds the agent, relative, POSIX style, and a key of
     `files`. `dependencies` are PEP 508 requirement strings, sorted. Sizes are in MiB. `keep` says
-    how long its snapshots are kept (`torpor.model.keep`); it makes no other version.
+    how long its snapshots are kept (`torpor.model.keep`), `on_divergence` what happens when it does
+    not do what its log says (`torpor.model.divergence`); these make no other version.
     """
 
     entry: str
@@ -50,6 +52,7 @@ class AgentSource:
     memory_mib: int = 512
     disk_mib: int = 2048
     keep: str = ""
+    on_divergence: str = STOP
 
     def version(self, image_digest: str) -> AgentVersion:
         """Digest of all that makes this agent what it is, with the image it runs on."""
@@ -125,6 +128,7 @@ class _Facts:
     include: tuple[str, ...]
     entry: str | None
     keep: str
+    on_divergence: str
 
 
 def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSource:
@@ -139,6 +143,7 @@ def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSourc
         memory_mib=facts.memory_mib,
         disk_mib=facts.disk_mib,
         keep=facts.keep,
+        on_divergence=facts.on_divergence,
     )
 
 
@@ -217,6 +222,9 @@ def _facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> _Facts:
         include=tuple(_relative(p, where) for p in _strings(tool, "include", where)),
         entry=_relative(tool["entry"], where) if "entry" in tool else None,
         keep=_keep(tool, where),
+        on_divergence=check_on_divergence(
+            tool.get("on_divergence", STOP), f"{where}: on_divergence"
+        ),
     )
 
 

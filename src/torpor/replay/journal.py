@@ -36,10 +36,11 @@ not have come so far, and there is no result to be lost.
 Reported, though some would call it the same program: a main line that begins operations in the
 order in which side lines ended, where a crash fell into the middle of that.
 
-**Doubts.** A step that its author wants nobody to repeat unasked is asked about when it is found in
-doubt. The question is an operation too, `doubt:` and the step's name, but none of the program's: it
-comes only after a crash. Its records are `doubts`, and stand outside all of the above. The number
-in its name is how often the step had been repeated, and one more.
+**Questions.** Two kinds of operations are none of the program's, and come only after a crash: their
+records are `questions`, and stand outside all of the above. A step that its author wants nobody to
+repeat unasked is asked about when it is found in doubt: `doubt:` and its name; the number is how
+often it had been repeated, and one more. And an agent that diverges asks whether it may go on:
+`verdict:` and the record that should have come. If so, all that is unused is superseded.
 
 **Names.** An operation is `kind:name#n`. A matched one has its record's, so that what is in doubt
 keeps its idempotency key; a new one has the number after all that the log or this agent has used.
@@ -155,7 +156,7 @@ class Journal:
         self._ordered: deque[str] = deque()  # those of the main line that must come in order
         # The others, by what they are and whether of a side line.
         self._alike: dict[tuple[str, str, str, bool], dict[str, None]] = {}
-        self.doubts: dict[str, Recorded] = {}
+        self.questions: dict[str, Recorded] = {}
         self._met = False  # a side line has begun something, here or in the log
         self._interrupted = False
         self.extend(records)
@@ -175,8 +176,8 @@ class Journal:
         was here and in doubt, the newer record counts."""
         for record in records:
             op, kind, name = record["op"], record["kind"], record["name"]
-            if kind == "doubt":
-                self.doubts[op] = record
+            if kind in ("doubt", "verdict"):
+                self.questions[op] = record
                 continue
             numbers = self._numbers_of(kind, name)
             numbers.highest = max(numbers.highest, op_number(op))
@@ -224,6 +225,12 @@ class Journal:
             del self._alike[key][match.op]
             if not self._alike[key]:
                 del self._alike[key]
+
+    def supersede(self) -> None:
+        """The agent goes on without what is unused. Its names stay taken."""
+        for each in (self._main, self._side, self._alike):
+            each.clear()
+        self._ordered.clear()
 
     def interrupt(self) -> None:
         """The agent is being cancelled."""

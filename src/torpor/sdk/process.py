@@ -131,7 +131,8 @@ def _failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
     except Divergence as divergence:
         # It may have failed for that, or that may be because it failed.
         trace = None if isinstance(error, Divergence) else notes.trace(error)
-        return _failed("Divergence", f"{divergence.message}\n{divergence.hint}", trace)
+        told = _failed("Divergence", f"{divergence.message}\n{divergence.hint}", trace)
+        return told | {"diverged": divergence.recorded["op"]}
     match error:
         case Invalid():
             return _failed("Invalid", f"{error.message}. {error.hint}".strip(), None)

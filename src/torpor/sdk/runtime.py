@@ -32,8 +32,9 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NamedTuple
 
+from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.ids import op_id
-from torpor.replay.journal import Asked, Divergence, Journal, Recorded
+from torpor.replay.journal import Asked, Divergence, Journal, Match, Recorded
 from torpor.sdk import freezing
 from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.wire import messages
@@ -72,6 +73,13 @@ class Operation:
         """Wait for the outcome in this event loop. Cancelling the wait leaves the operation be: it
         may be waited for again."""
         return await asyncio.shield(asyncio.wrap_future(self.future))
+
+
+class _Verdict(NamedTuple):
+    """Asked for because of `error`."""
+
+    error: Divergence
+    operation: Operation
 
 
 _runtime: Runtime | None = None
@@ -123,6 +131,7 @@ class Runtime:
         self.input: dict[str, Any] = {}
         self.running = False
         self.diverged: Divergence | None = None
+        self._verdict: _Verdict | None = None  # on a divergence, while it is not known
         self.cancel_reason: str | None = None
         self.starts: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.app = ""  # the directory of the agent's files, ending in a separator
@@ -172,36 +181,77 @@ class Runtime:
         Raises Divergence, Cancelled, or Invalid when `data` cannot be sent."""
         if threading.get_ident() == self._thread.ident:
             raise OutsideRun("an on_freeze or on_thaw hook cannot use operations")
-        with self._critical:
-            if self.diverged is not None:
-                raise self.diverged
-            if self.cancel_reason is not None and kind in _WAITS:
-                raise Cancelled(self.cancel_reason)
-            asked = Asked(kind, name, digest, self._caller() or at, self._is_side_line())
-            try:
-                match = self._journal.find(asked, self._is_alone)
-            except Divergence as error:
-                self.diverged = error
-                raise
-            op, record = match
-            operation = Operation(op, kind, name, digest, until, once=once)
-            if record is not None and "ok" in record:
-                self._journal.take(asked, match)
-                self._replay(operation, record)
-                return operation
-            line = {"side": True} if asked.side else {}
-            operation.message = messages.encode(
-                "begin", op=op, kind=kind, name=name, digest=digest, data=data, at=asked.at, **line
-            )
+        asked = Asked(kind, name, digest, self._caller() or at, self._is_side_line())
+        while True:
+            with self._critical:
+                if self.diverged is not None:
+                    raise self.diverged
+                if self.cancel_reason is not None and kind in _WAITS:
+                    raise Cancelled(self.cancel_reason)
+                try:
+                    match = self._journal.find(asked, self._is_alone)
+                except Divergence as error:
+                    verdict = self._ask_verdict(error)
+                else:
+                    return self._begin(asked, match, data, until, once)
+            self._heed(verdict)
+
+    def _begin(
+        self, asked: Asked, match: Match, data: Mapping[str, Any], until: float | None, once: bool
+    ) -> Operation:
+        op, record = match
+        operation = Operation(op, asked.kind, asked.name, asked.digest, until, once=once)
+        if record is not None and "ok" in record:
             self._journal.take(asked, match)
-            if record is not None:
-                self._notes.clear()
-            self._flush_notes()
-            if once and record is not None:
-                operation.doubt = record.get("again", 0) + 1
-            else:
-                self._start_now(operation)
+            self._replay(operation, record)
+            return operation
+        named = {"op": op, "kind": asked.kind, "name": asked.name, "digest": asked.digest}
+        line = {"side": True} if asked.side else {}
+        operation.message = messages.encode("begin", **named, data=data, at=asked.at, **line)
+        self._journal.take(asked, match)
+        if record is not None:
+            self._notes.clear()
+        self._flush_notes()
+        if once and record is not None:
+            operation.doubt = record.get("again", 0) + 1
+        else:
+            self._start_now(operation)
         return operation
+
+    def _ask_verdict(self, error: Divergence) -> _Verdict:
+        """Ask the host whether the agent may go on. Under the lock."""
+        if self._verdict is not None:
+            return self._verdict
+        op = op_id("verdict", error.recorded["op"], 1)
+        digest = error.recorded["digest"]
+        unused = [record["op"] for record in self._journal.unused]
+        if len(unused) > SUPERSEDED_MAX:
+            unused = []
+        data = {"message": error.message, "superseded": unused}
+        operation = Operation(op, "verdict", error.recorded["op"], digest)
+        operation.message = messages.encode(
+            "begin", op=op, kind="verdict", name=operation.name, digest=digest, data=data
+        )
+        self._verdict = _Verdict(error, operation)
+        record = self._journal.questions.pop(op, None)
+        if record is not None and "ok" in record:
+            operation.future.set_result(_outcome(record))
+        else:
+            self._start_now(operation)
+        return self._verdict
+
+    def _heed(self, verdict: _Verdict) -> None:
+        """Wait for the verdict. Raises the Divergence if the agent may not go on."""
+        go_on = verdict.operation.block().value["go_on"]
+        with self._critical:
+            if self._verdict is verdict:
+                self._verdict = None
+                if go_on:
+                    self._journal.supersede()
+                else:
+                    self.diverged = verdict.error
+        if not go_on:
+            raise verdict.error
 
     def ask(self, operation: Operation) -> Operation:
         """The question what is to become of an `operation` in doubt. Its value is that of a wait
@@ -215,7 +265,7 @@ class Runtime:
         with self._critical:
             if self.cancel_reason is not None:
                 raise Cancelled(self.cancel_reason)
-            record = self._journal.doubts.pop(op, None)
+            record = self._journal.questions.pop(op, None)
             if record is not None and "ok" in record:
                 asked.future.set_result(_outcome(record))
             else:
@@ -282,7 +332,13 @@ class Runtime:
         with self._critical:
             if self.diverged is not None:
                 raise self.diverged
-            self._journal.finish()
+            try:
+                self._journal.finish()
+            except Divergence as error:
+                verdict = self._ask_verdict(error)
+            else:
+                return
+        self._heed(verdict)
 
     # ---- under the lock ----
 

@@ -18,12 +18,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.errors import Invalid
 
 PROTOCOL = 1
 # One message, encoded. Parsed JSON can take twenty times its text's size, hence not more.
 SIZE_MAX = 16 * 1024 * 1024
-OP_KINDS = ("step", "read", "wait", "sleep", "doubt", "model", "checkpoint")
+OP_KINDS = ("step", "read", "wait", "sleep", "doubt", "verdict", "model", "checkpoint")
 DEPTH_MAX = 64  # nesting; what passes here must not break the recursion of a later reader
 NOTE_KINDS = ("log", "emit", "context")
 NAME_MAX = 256
@@ -205,6 +206,7 @@ _BEGIN_DATA: dict[str, Check] = {
     "read": _record({}),
     "checkpoint": _record({}),
     "doubt": _record({}),
+    "verdict": _record({"message": _TEXT, "superseded": _list(_OP, SUPERSEDED_MAX)}),
     "sleep": _record({"until": _TIME}),
     "wait": _record(
         {
@@ -275,6 +277,7 @@ FROM_GUEST: dict[str, Check] = {
             "message": _TEXT,
             "traceback": _or_null(_TEXT),
             "cancelled": _flag,
+            "diverged?": _OP,  # from this operation of the log
         }
     ),
     "exited": _record(

@@ -69,7 +69,7 @@ class Place:
                 name="agent",
                 entry="agent.py",
                 source=tar_of(source),
-                spec=spec | {"keep": keep, "image": IMAGE, "default": "a"},
+                spec=spec | {"keep": keep, "on_divergence": "stop", "image": IMAGE, "default": "a"},
                 now=now,
                 agents=offered,
             )
@@ -237,7 +237,9 @@ def test_a_template_goes_when_a_newer_version_is_used_and_no_run_needs_it(tmp_pa
         assert [each["version"] for each in done["kept_templates"]] == [new]
         row = await here.log.read(lambda c: agents.get_agent(c, old))
         assert row.template is None, "deploying it again makes another"
-        await here.commit(lambda c: agents.deployed_again(c, new, keep="7d", now=9.0))
+        await here.commit(
+            lambda c: agents.deployed_again(c, new, keep="7d", on_divergence="stop", now=9.0)
+        )
         assert (await here.log.read(lambda c: agents.get_agent(c, new))).spec["keep"] == "7d"
 
     in_a_place(tmp_path, story)

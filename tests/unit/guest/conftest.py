@@ -49,6 +49,7 @@ class Driver:
         self.err = b""
         self.answer: Callable[[dict[str, Any]], Any] | None = None
         self.record = True  # ends are confirmed with `recorded`
+        self.go_on = False  # the verdict on a divergence
         self.link = Link()
         self._heard = 0  # messages of the log that `hear` has passed
         self._errors = (directory / "supervisor.stderr").open("w+b")
@@ -112,6 +113,9 @@ class Driver:
         self.log.append(message)
         if message["t"] == "end" and self.record:
             self.say("recorded", op=message["op"])
+        if message["t"] == "begin" and message["kind"] == "verdict":
+            self.say("result", op=message["op"], ok=True, value={"go_on": self.go_on})
+            return
         asks = message["t"] == "begin" and message["kind"] not in ("step", "read")
         if asks and self.answer is not None:
             value = self.answer(message)
@@ -187,7 +191,9 @@ class Driver:
 
     def journal(self) -> list[dict[str, Any]]:
         """What a log that got all this would hold, as records for a replay."""
-        records = {each["op"]: identity(each) for each in self.said("begin")}
+        records = {
+            each["op"]: identity(each) for each in self.said("begin") if each["kind"] != "verdict"
+        }
         for ended in self.said("end"):
             outcome: dict[str, Any] = {k: ended[k] for k in ("ok", "value", "error") if k in ended}
             records[ended["op"]] |= outcome

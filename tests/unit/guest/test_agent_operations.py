@@ -266,9 +266,41 @@ def test_every_divergence_is_noticed_and_nothing_new_is_begun(drive: Callable[[]
         failed = second.run(source(expression), journal=journal)
         assert failed.get("type") == "Divergence", (expression, failed)
         assert f"recorded: {missed} " in failed["message"], expression
-        assert not second.said("begin"), expression
+        (verdict,) = second.said("begin")  # nothing but the question whether it may go on
+        assert (verdict["kind"], verdict["name"], failed["diverged"]) == ("verdict", missed, missed)
+        assert missed in verdict["data"]["superseded"]
         if "/ 0" in expression:
             assert "ZeroDivisionError" in failed["traceback"]
+
+
+def test_an_agent_that_may_goes_on_without_what_it_did_not_ask_for(
+    drive: Callable[[], Driver],
+) -> None:
+    source = """
+        import torpor
+        a = torpor.step(name="a")(lambda n: n)
+        @torpor.agent
+        def main(order):
+            return [a(n) for n in order]
+    """
+    first = drive()
+    first.value(source, order=[1, 2, 3, 4])
+    second = drive()
+    second.go_on = True
+    journal = first.journal()
+    assert second.value(source, journal=journal, order=[1, 3, 2]) == [1, 3, 2]
+    verdict, *new = second.said("begin")
+    assert verdict["data"]["superseded"] == [f"step:a#{n}" for n in (2, 3, 4)]
+    assert [each["op"] for each in new] == ["step:a#5", "step:a#6"]
+    # Another crash: the log has the verdict, and not what was given up.
+    third = drive()
+    journal = [journal[0], *(each for each in second.journal())]
+    assert third.value(source, journal=journal, order=[1, 3, 2]) == [1, 3, 2]
+    assert not third.said("begin")
+    # Also when it ends early.
+    fourth = drive()
+    fourth.go_on = True
+    assert fourth.value(source, journal=first.journal(), order=[1]) == [1]
 
 
 def test_a_step_in_doubt_runs_again_under_its_name(drive: Callable[[], Driver]) -> None:

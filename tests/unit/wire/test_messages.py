@@ -54,6 +54,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("begin", begin("checkpoint", {})),
     ("begin", begin("read", {})),
     ("begin", begin("doubt", {})),
+    ("begin", begin("verdict", {"message": "m", "superseded": ["step:a#1"]})),
     ("begin", {**begin("step", {}), "at": "agent.py:3", "side": True}),
     ("begin", begin("sleep", {"until": 1.7e9})),
     ("begin", begin("wait", WAIT)),
@@ -70,6 +71,16 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("thawed", {"epoch": 2, "at": 1.7e9}),
     ("done", {"value": None}),
     ("failed", {"type": "E", "message": "m", "traceback": None, "cancelled": False}),
+    (
+        "failed",
+        {
+            "type": "E",
+            "message": "m",
+            "traceback": None,
+            "cancelled": False,
+            "diverged": "step:a#1",
+        },
+    ),
     ("exited", {"code": None, "signal": 9, "oom": True}),
     ("crashed", {"traceback": "Traceback …"}),
     ("journal", {"records": []}),
@@ -123,7 +134,7 @@ def test_an_unknown_key_and_a_missing_one_are_refused_both_ways(
     t: str, fields: dict[str, Any]
 ) -> None:
     variants = [{**fields, "extra": 1}]
-    optional = {"value"} if t in ("end", "result") else {"at", "side"}
+    optional = {"value"} if t in ("end", "result") else {"at", "side", "diverged"}
     variants += [{k: v for k, v in fields.items() if k != gone} for gone in set(fields) - optional]
     for wrong in variants:
         with pytest.raises(Invalid, match=t):
