@@ -107,7 +107,7 @@ def down(as_json: Json = False) -> None:
     else:
         say("server stopped")
         if going:
-            say(f"{words.count(going, 'run')} under way: torpor up goes on where they were")
+            say(f"{words.count(going, 'run')} under way: torpor up goes on from there")
 
 
 bench = typer.Typer(help="Measure torpor on this host.", no_args_is_help=True)

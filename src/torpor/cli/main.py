@@ -18,12 +18,13 @@ from typer.exceptions import TyperException
 
 import torpor
 from torpor.cli import agents, forks, host, runs, storage, waits
+from torpor.cli.entry import INTERRUPTED
 from torpor.cli.screen import complain, say
 from torpor.client import Unreachable
 from torpor.model.errors import Missing, TorporError
 from torpor.model.home import Home
 
-FAILED, UNAVAILABLE, INTERRUPTED = 1, 3, 130
+FAILED, UNAVAILABLE = 1, 3
 
 
 class _Program(TyperGroup):

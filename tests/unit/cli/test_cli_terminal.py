@@ -10,10 +10,12 @@ import re
 import select
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from torpor.client import Client, Ended
@@ -173,3 +175,17 @@ def test_leaving_does_not_harm_the_run(
         [wait] = client.waits(run)
         client.complete(wait["id"], approved=True)
         assert list(client.follow(run))[-1] == Ended("completed")
+
+
+def test_ctrl_c_while_it_loads_is_no_crash(tmp_path: Path) -> None:
+    # Whatever is loaded first is interrupted.
+    (tmp_path / "typer.py").write_text("raise KeyboardInterrupt\n")
+    code = "from torpor.cli.entry import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
