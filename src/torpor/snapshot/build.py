@@ -15,7 +15,7 @@ An XOR is always against a plain page (a page that is itself an XOR passes on it
 page takes two reads at most, at any depth. Hashes (XXH3) only propose equal pages; bytes are
 compared before anything is shared, as a guest could construct collisions.
 
-Hot pages that lie scattered over many frames are stored again (`torpor.snapshot.gather`).
+Some pages that the parent has stored are stored again, as they are (`torpor.snapshot.gather`).
 
 In the layer, plain pages come before XORs (unlike data compresses badly together), and in each
 kind the hot pages come first: a restore pushes them, and decompresses 64 KiB for each 64 KiB
@@ -35,7 +35,7 @@ import numpy.typing as npt
 import xxhash
 
 from torpor.model.errors import InternalError, Invalid
-from torpor.snapshot.gather import scattered
+from torpor.snapshot.gather import to_move
 from torpor.snapshot.layer import PAGE, EncodedLayer, Pages, write_layer
 from torpor.snapshot.manifest import (
     LayerRef,
@@ -50,10 +50,11 @@ from torpor.snapshot.manifest import (
 from torpor.snapshot.reader import PageReader
 from torpor.snapshot.seal import Key
 
-# A page is stored as an XOR when at most one in so many of its words that are not zero differs.
-# Words, not bytes: a changed pointer or counter changes one word; and XORs of unlike text
-# compress worse than the text, so "a little" has to be little.
-_XOR_SHARE = 4
+# A page is stored as an XOR when at most this share of its words that are not zero differs. Words,
+# not bytes: a changed pointer or counter changes one word; and XORs of unlike text compress worse
+# than the text. Measured on pages of Python processes: compressing each both ways and taking the
+# smaller saves 1 % more than this, and takes longer than all the rest.
+_XOR_SHARE = 2 / 3
 # How many pages are compared with the parent's at a time: 4 MiB, to stay in the processor's cache
 # and to bound what a large difference takes.
 _COMPARE_PAGES = 1024
@@ -92,7 +93,8 @@ class Changed:
 
 @dataclass(frozen=True)
 class Stats:
-    """How many pages were handed in, what became of them, and the new layer's bytes."""
+    """How many pages were handed in, what became of them, how many of the parent's were stored
+    again, and the new layer's bytes."""
 
     changed: int = 0
     zero: int = 0
@@ -101,6 +103,7 @@ class Stats:
     image: int = 0
     xor: int = 0
     plain: int = 0
+    moved: int = 0
     stored_bytes: int = 0
 
 
@@ -166,14 +169,8 @@ def build(
     """
     layers = list(parent.layers) if parent else []
     regions = dict(parent.regions) if parent else {}
-    again = np.empty(0, np.int64)
-    if parent is not None and parent_pages is not None and "memory" in changed:
-        again = scattered(parent, hot)
-        changed = {**changed, "memory": _with(changed["memory"], again, parent_pages)}
     differences = {
-        name: _compare(
-            name, change, regions.get(name), parent_pages, again if name == "memory" else ()
-        )
+        name: _compare(name, change, regions.get(name), parent_pages)
         for name, change in changed.items()
     }
     fresh = _Fresh.gather(differences, hot)
@@ -191,17 +188,22 @@ def build(
         bases[found >= 0] = 0
     image = refs != 0
 
+    regions |= {name: difference.region for name, difference in differences.items()}
+    moved = _Moved.of(parent, parent_pages, regions, bases, hot)
     stored = np.flatnonzero(own & ~image)
-    stored = stored[np.lexsort((~fresh.hot[stored], bases[stored] != 0))]
-    refs[stored] = make_refs(len(layers), np.arange(len(stored)))
+    is_xor = np.concatenate((bases[stored] != 0, moved.xor))
+    order = np.lexsort((~np.concatenate((fresh.hot[stored], moved.hot)), is_xor))
+    places = make_refs(len(layers), order.argsort())
+    refs[stored] = places[: len(stored)]
     layer = None
-    if len(stored):
+    if len(order):
         pages = [fresh.xors[i] if bases[i] else fresh.views[i] for i in stored.tolist()]
-        layer = write_layer(pages, level=level, key=key)
+        pages += _views(moved.pages, np.arange(len(moved.refs)))
+        layer = write_layer([pages[i] for i in order.tolist()], level=level, key=key)
         layers.append(LayerRef("sealed" if key else "zstd", layer.digest, layer.pages))
 
-    refs, bases = refs[first], bases[first]
-    regions |= _completed(differences, refs, bases)
+    _complete(differences, refs[first], bases[first])
+    regions = moved.redirected(regions, places[len(stored) :])
     manifest = Manifest(
         *_without_unused(layers, regions),
         hot=np.unique(hot).astype(np.uint32),
@@ -217,6 +219,7 @@ def build(
         image=int(image.sum()),
         xor=xors,
         plain=len(stored) - xors,
+        moved=len(moved.refs),
         stored_bytes=layer.size if layer else 0,
     )
     return Built(manifest, layer, stats)
@@ -237,25 +240,12 @@ class _Difference:
     same: int
 
 
-def _with(change: Changed, numbers: npt.NDArray[np.int64], parent: PageReader) -> Changed:
-    """`change` and the parent's pages `numbers`."""
-    more = np.setdiff1d(numbers, change.numbers, assume_unique=True)
-    if not len(more):
-        return change
-    all_numbers = np.concatenate((change.numbers, more))
-    order = all_numbers.argsort()
-    pages = np.concatenate((change.pages, parent.pages("memory", more)))
-    return Changed(change.length, all_numbers[order], np.ascontiguousarray(pages[order]))
-
-
 def _compare(
     name: str,
     change: Changed,
     before: Region | None,
     parent: PageReader | None,
-    again: npt.ArrayLike,
 ) -> _Difference:
-    """`again`: pages to be stored whatever the parent has."""
     refs = _resized(before.refs if before else None, change.length)
     bases = _resized(before.bases if before else None, change.length)
     old_refs, old_bases = refs[change.numbers], bases[change.numbers]
@@ -267,7 +257,7 @@ def _compare(
     similar = np.zeros(len(change.numbers), np.uint64)
     xors: dict[int, bytes] = {}
     roots = np.where(old_bases != 0, old_bases, old_refs)
-    comparable = np.flatnonzero(not_zero & (old_refs != 0) & ~np.isin(change.numbers, again))
+    comparable = np.flatnonzero(not_zero & (old_refs != 0))
     comparable = comparable[roots[comparable].argsort(kind="stable")]  # each frame once
     for start in range(0, len(comparable), _COMPARE_PAGES):
         some = comparable[start : start + _COMPARE_PAGES]
@@ -285,12 +275,13 @@ def _compare(
         if len(based):
             kept = parent.at(old_refs[some[based]]).view(np.uint64)
             same[some[based]] |= (xor[based] == kept).all(axis=1)
-        little = ~same[some] & (differing * _XOR_SHARE <= np.count_nonzero(words, axis=1))
+        little = ~same[some] & (differing <= _XOR_SHARE * np.count_nonzero(words, axis=1))
         similar[some[little]] = roots[some[little]]
         for i in np.flatnonzero(little).tolist():
             xors[int(some[i])] = xor[i].tobytes()
 
     fresh = np.flatnonzero(not_zero & ~same)
+    refs[change.numbers[fresh]] = bases[change.numbers[fresh]] = 0
     return _Difference(
         region=Region(name, change.length, refs, bases),
         change=change,
@@ -350,10 +341,66 @@ def _in_image(
     return found
 
 
-def _completed(
-    differences: Mapping[str, _Difference], refs: Refs, bases: Refs
-) -> dict[str, Region]:
-    """The regions with their fresh pages at `refs` and `bases`, given in the order of `_Fresh`."""
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """Pages that the parent has stored and the new layer gets: where they were, as they were
+    stored, and for each whether it is an XOR and whether a hot page needs it."""
+
+    refs: Refs
+    pages: Pages
+    xor: npt.NDArray[np.bool_]
+    hot: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls,
+        parent: Manifest | None,
+        parent_pages: PageReader | None,
+        regions: Mapping[str, Region],
+        bases: Refs,
+        hot: npt.NDArray[np.integer[Any]],
+    ) -> _Moved:
+        """Those that should move, if the new snapshot needs them still: for `regions`, which are
+        complete but for their fresh pages, or as `bases` of those."""
+        refs = np.empty(0, np.uint64)
+        if parent is not None and parent_pages is not None:
+            refs = to_move(parent, hot)
+        if not len(refs) or parent_pages is None:
+            nothing = np.empty(0, bool)
+            return cls(refs, np.empty((0, PAGE), np.uint8), nothing, nothing)
+        columns = [column for r in regions.values() for column in (r.refs, r.bases)]
+        refs = refs[np.isin(refs, np.concatenate([*(c[c != 0] for c in columns), bases]))]
+        xors = [region.refs[region.bases != 0] for region in regions.values()]
+        hot_refs = [regions["memory"].refs[hot], regions["memory"].bases[hot]] if len(hot) else []
+        return cls(
+            refs,
+            parent_pages.at(refs),
+            np.isin(refs, np.concatenate(xors)),
+            np.isin(refs, np.concatenate([*hot_refs, bases])),
+        )
+
+    def redirected(self, regions: Mapping[str, Region], places: Refs) -> dict[str, Region]:
+        """`regions` with `places` for all refs to these pages."""
+        if not len(self.refs):
+            return dict(regions)
+
+        def column(refs: Refs) -> Refs:
+            (used,) = refs.nonzero()
+            at = self.refs.searchsorted(refs[used]).clip(max=len(self.refs) - 1)
+            found = self.refs[at] == refs[used]
+            new = refs.copy()
+            new[used[found]] = places[at[found]]
+            return new
+
+        return {
+            name: Region(name, region.length, column(region.refs), column(region.bases))
+            for name, region in regions.items()
+        }
+
+
+def _complete(differences: Mapping[str, _Difference], refs: Refs, bases: Refs) -> None:
+    """Give the regions their fresh pages, at `refs` and `bases`, which are in the order of
+    `_Fresh`."""
     start = 0
     for difference in differences.values():
         stop = start + len(difference.fresh)
@@ -361,7 +408,6 @@ def _completed(
         difference.region.refs[numbers] = refs[start:stop]
         difference.region.bases[numbers] = bases[start:stop]
         start = stop
-    return {name: difference.region for name, difference in differences.items()}
 
 
 def _without_unused(

@@ -1,10 +1,17 @@
-"""Which pages to store again although a reference would do: dedup that knows what a restore costs.
+"""Which stored pages to store again although a reference would do, so that what a snapshot needs
+does not grow with its ancestors.
 
-A resume decompresses every frame that holds one of its hot pages. After many snapshots these lie
-one here and one there in many small layers, and each lone page costs a frame of 64 KiB, and
-perhaps an open file. So once more than SPARSE_FRAMES_MAX frames are needed for a few pages each,
-those pages are stored once more, side by side. That costs their bytes, about once in
-SPARSE_FRAMES_MAX snapshots, and keeps the cost of a restore independent of depth.
+Two things would. *Frames*: a resume decompresses every frame that holds one of its hot pages, and
+after many snapshots these lie one here and one there in many small layers. *Layers*: one that a
+few pages still need is a file to open, a line in every manifest, and none of its bytes can be
+collected. So once there are more than SPARSE_FRAMES_MAX frames with a few hot pages each, or more
+than LAYERS_MAX layers, pages are moved: the next snapshot stores them side by side in its own
+layer. It costs their bytes, once in many snapshots.
+
+A page moves as it is stored, be it plain or an XOR, and all that refer to it refer to its new
+place: nothing is compared anew, and a page that is its base stays where it is unless it has to
+move itself. The first layer stays: it is the template's, which all runs of an agent share and warm
+machines have at hand, and no snapshot makes its part in a restore larger.
 """
 
 from __future__ import annotations
@@ -20,28 +27,53 @@ from torpor.snapshot.manifest import Manifest, Refs, layer_numbers, positions
 SPARSE_FRAMES_MAX = 24
 # A frame with at most so many hot pages is not worth decompressing for them.
 SPARSE_PAGES_MAX = 3
+LAYERS_MAX = 48
+# What is left of them when there were more: moving a few layers at a time costs less, as their
+# pages have had time to be written anew.
+LAYERS_LEFT = 32
+# The most pages that one snapshot moves for the sake of fewer layers.
+MOVED_PAGES_MAX = 2048
 
 
-def scattered(parent: Manifest, hot: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
-    """Numbers of the hot memory pages that the next snapshot should store again, ascending."""
+def to_move(parent: Manifest, hot: npt.NDArray[np.integer[Any]]) -> Refs:
+    """Refs of the stored pages that the next snapshot should store again, ascending."""
+    return np.union1d(_scattered(parent, hot), _stragglers(parent))
+
+
+def _scattered(parent: Manifest, hot: npt.NDArray[np.integer[Any]]) -> Refs:
     memory = parent.regions.get("memory")
     if memory is None:
-        return np.empty(0, np.int64)
+        return np.empty(0, np.uint64)
     pages: npt.NDArray[np.int64] = np.unique(hot).astype(np.int64)
-    pages = pages[(pages < len(memory.refs))]
-    pages = pages[memory.refs[pages] != 0]
-    # Two columns: the frame of the page, and of its base.
-    frames = np.stack([_frames(parent, memory.refs[pages]), _frames(parent, memory.bases[pages])])
-    known, counts = np.unique(frames[frames != 0], return_counts=True)
+    pages = pages[pages < len(memory.refs)]
+    needed = _movable(parent, memory.refs[pages], memory.bases[pages])
+    frames = (layer_numbers(needed) << 32) | (positions(needed) // FRAME_PAGES)
+    known, counts = np.unique(frames, return_counts=True)
     sparse = known[counts <= SPARSE_PAGES_MAX]
     if len(sparse) <= SPARSE_FRAMES_MAX:
-        return np.empty(0, np.int64)
-    return pages[np.isin(frames, sparse).any(axis=0)]
+        return np.empty(0, np.uint64)
+    return needed[np.isin(frames, sparse)]
 
 
-def _frames(parent: Manifest, refs: Refs) -> npt.NDArray[np.int64]:
-    """A number for the compressed frame that each ref needs; 0 where it needs none."""
-    numbers = layer_numbers(refs)
-    compressed = np.array([False, *(layer.kind != "raw" for layer in parent.layers)])
-    frame = (numbers << 32) | (positions(refs) // FRAME_PAGES)
-    return np.where(compressed[numbers], frame, 0)
+def _stragglers(parent: Manifest) -> Refs:
+    """The pages of the layers that are needed for the fewest, if there are too many layers."""
+    if sum(layer.kind != "raw" for layer in parent.layers) <= LAYERS_MAX:
+        return np.empty(0, np.uint64)
+    columns = [(region.refs, region.bases) for region in parent.regions.values()]
+    needed = _movable(parent, *(refs for pair in columns for refs in pair))
+    numbers = layer_numbers(needed)
+    known, counts = np.unique(numbers, return_counts=True)
+    fewest = counts.argsort(kind="stable")[: max(0, len(known) - LAYERS_LEFT)]
+    fewest = fewest[counts[fewest].cumsum() <= MOVED_PAGES_MAX]
+    return needed[np.isin(numbers, known[fewest])]
+
+
+def _movable(parent: Manifest, *columns: Refs) -> Refs:
+    """The stored pages that these name, each once, ascending; none of images or the first layer."""
+    compressed = [
+        number for number, layer in enumerate(parent.layers, start=1) if layer.kind != "raw"
+    ]
+    movable = np.zeros(len(parent.layers) + 1, bool)
+    movable[compressed[1:]] = True
+    found = [column[movable[layer_numbers(column)]] for column in columns]
+    return np.unique(np.concatenate(found))
