@@ -1,4 +1,4 @@
-"""Files of the first version of each snapshot format, kept to be read for ever.
+"""Files of each version of each snapshot format, kept to be read for ever.
 
 When a format changes, its old file stays here with the test that reads it; the new version gets
 a file of its own. Nothing in this directory is ever written again.
@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -18,13 +19,15 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from torpor.snapshot.layer import PAGE, LayerReader, Pages, SealedReader
-from torpor.snapshot.manifest import LayerRef, Manifest, Refs, Region, make_refs, read_layers
+from torpor.snapshot.manifest import LayerRef, Manifest, Region, read_layers
 from torpor.snapshot.reader import FrameCache, PageReader
+from torpor.snapshot.refs import Refs, make_refs
 from torpor.snapshot.seal import Key
 
 HERE = Path(__file__).parent
 LAYER = "ebbc8db8a43bc951be1c984f69830ced711bebf80b43007b4c95226a83b29fd6"
 MANIFEST = "aeb513397a809996f5db11ef1f59ec02a27054747e7e423f8c6138e3f03c37b9"
+MANIFEST_2 = "84ae3c9b03c3539ad347f657cd9c6c0b5225197ef40b57f006ef015cf8876868"
 SEALED_LAYER = "b016e79f74903084e55f5d543d409cdaae36743eadbab92f40b908414897144b"
 SEALED_MANIFEST = "fcc1838cab78cec88bf09c322cb69abe232268132940b9284b95aa4f89bb6a49"
 KEY = Key(bytes(range(32)))
@@ -77,10 +80,13 @@ def test_layer_1() -> None:
     assert reader.frame(0) + reader.frame(1) == layer_pages().tobytes()
 
 
-def test_manifest_1() -> None:
-    data = (HERE / "manifest-1.bin").read_bytes()
+@pytest.mark.parametrize(
+    ("name", "digest"), [("manifest-1.bin", MANIFEST), ("manifest-2.bin", MANIFEST_2)]
+)
+def test_manifests(name: str, digest: str) -> None:
+    data = (HERE / name).read_bytes()
     decoded, expected = Manifest.decode(data), manifest(LAYER)
-    assert decoded.digest == MANIFEST
+    assert decoded.digest == digest
     assert decoded.layers == expected.layers
     assert decoded.facts == expected.facts
     assert decoded.parent == expected.parent
@@ -92,11 +98,37 @@ def test_manifest_1() -> None:
         assert decoded.regions[name].bases.tolist() == region.bases.tolist()
 
 
-def test_manifest_1_is_what_is_written_today() -> None:
+def test_manifest_2_is_what_is_written_today() -> None:
     """The header and the body, that is: another zstd may compress the body otherwise."""
-    data, today = (HERE / "manifest-1.bin").read_bytes(), manifest(LAYER).encode()
+    data, today = (HERE / "manifest-2.bin").read_bytes(), manifest(LAYER).encode()
     assert data[:24] == today[:24]
     assert zstandard.decompress(data[24:]) == zstandard.decompress(today[24:])
+
+
+def column(body: bytes, at: int, count: int) -> list[int]:
+    """`count` numbers of manifest-2.bin, as docs/formats/manifest.md says."""
+    planes = [body[at + plane * count : at + (plane + 1) * count] for plane in range(4)]
+    return [sum(plane[i] << 8 * n for n, plane in enumerate(planes)) for i in range(count)]
+
+
+def signed(number: int) -> int:
+    return -(number + 1) // 2 if number % 2 else number // 2
+
+
+def test_the_documents_suffice_to_read_manifest_2() -> None:
+    """The memory of it, with nothing of ours."""
+    body = zstandard.decompress((HERE / "manifest-2.bin").read_bytes()[24:])
+    at = 4 + int.from_bytes(body[:4], "little")
+    (name, _, runs) = json.loads(body[4:at])["regions"][0]
+    assert (name, runs) == ("memory", 5)
+    columns = [column(body, at + 20 * n, runs) for n in range(5)]
+    gaps, lengths, layers, base_layers, places = columns
+    assert gaps == [5, 0, 0, 0, 5]
+    assert lengths == [2, 1, 1, 1, 1]
+    assert layers == [2] * 5
+    assert base_layers == [0, 2, 2, 0, 2]
+    assert [signed(place) for place in places] == [4, 0, 0, 2 - 8, 19 - 3]
+    assert [signed(place) for place in column(body, at + 100, 3)] == [1, 1 - 2, 3 - 2]
 
 
 def test_pages_of_manifest_1_in_layer_1() -> None:

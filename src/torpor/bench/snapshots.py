@@ -45,8 +45,9 @@ from torpor.model.ids import AgentVersion, Epoch, RunId
 from torpor.policy.freeze import MACHINE
 from torpor.snapshot import gc
 from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages
-from torpor.snapshot.manifest import Manifest, layer_numbers
+from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.reader import FrameCache
+from torpor.snapshot.refs import layer_numbers
 from torpor.snapshot.seal import Key
 from torpor.wire.link import LinkState
 

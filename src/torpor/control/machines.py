@@ -35,8 +35,9 @@ from torpor.model.home import Home
 from torpor.model.ids import AgentVersion
 from torpor.pager.client import PagerClient
 from torpor.snapshot.build import Changed, ImageIndex, build, build_index
-from torpor.snapshot.manifest import LayerRef, Manifest, Region, make_refs
+from torpor.snapshot.manifest import LayerRef, Manifest, Region
 from torpor.snapshot.reader import FrameCache
+from torpor.snapshot.refs import make_refs
 from torpor.snapshot.seal import Key
 from torpor.snapshot.seen import Seen, page_hashes
 from torpor.snapshot.store import SnapshotStore

@@ -37,17 +37,9 @@ import xxhash
 from torpor.model.errors import InternalError, Invalid
 from torpor.snapshot.gather import to_move
 from torpor.snapshot.layer import PAGE, EncodedLayer, Pages, write_layer
-from torpor.snapshot.manifest import (
-    LayerRef,
-    Manifest,
-    Refs,
-    Region,
-    layer_numbers,
-    make_refs,
-    page_count,
-    renumber,
-)
+from torpor.snapshot.manifest import LayerRef, Manifest, Region, page_count
 from torpor.snapshot.reader import PageReader
+from torpor.snapshot.refs import Refs, layer_numbers, make_refs, renumber
 from torpor.snapshot.seal import Key
 
 # A page is stored as an XOR when at most this share of its words that are not zero differs. Words,

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from torpor.snapshot.layer import FRAME_PAGES
-from torpor.snapshot.manifest import Manifest, Refs, layer_numbers, positions
+from torpor.snapshot.manifest import Manifest
+from torpor.snapshot.refs import Refs, layer_numbers, positions
 
 SPARSE_FRAMES_MAX = 24
 # A frame with at most so many hot pages is not worth decompressing for them.

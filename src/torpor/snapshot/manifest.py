@@ -1,14 +1,15 @@
 """Manifests: one flat map per snapshot, from every page to where its bytes are.
 
-A snapshot has *regions* ("memory", "disk", "device"), each an array of pages. A page's *ref* is
-0 for a page of zeros, else `((layer index + 1) << 32) | position`, naming a page of one of the
-manifest's layers. A page that differs little from an older one is stored as the XOR of both:
-its *base* is then the ref of the older page. A base is itself plain, never an XOR, so any page
-is at most two reads away, however many ancestors its snapshot has.
+A snapshot has *regions* ("memory", "disk", "device"), each an array of pages. A page's *ref*
+(`torpor.snapshot.refs`) names a page of one of the manifest's layers. A page that differs little
+from an older one is stored as the XOR of both: its *base* is then the ref of the older page. A
+base is itself plain, never an XOR, so any page is at most two reads away, however many ancestors
+its snapshot has.
 
 In memory there is one ref and one base per page, in numpy arrays; in a file, runs of pages that
-lie side by side in a layer. docs/formats/manifest.md has it byte by byte. `encode` and `decode`
-are inverse; a manifest's name is the BLAKE3 of the encoded bytes.
+lie side by side in a layer (`torpor.snapshot.columns`). docs/formats/manifest.md has it byte by
+byte. Version 2 is written, both are read. `encode` and `decode` are inverse; a manifest's name is
+the BLAKE3 of the encoded bytes.
 
 The manifest of a run's snapshot is sealed (`torpor.snapshot.seal`), all but the list of its layers:
 garbage collection and copying have to know that list, and must work where no key is.
@@ -31,13 +32,15 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 
 from torpor.model.errors import Damaged, InternalError
+from torpor.snapshot import columns
+from torpor.snapshot.columns import Runs
 from torpor.snapshot.layer import PAGE
+from torpor.snapshot.refs import POSITIONS, Refs
 from torpor.snapshot.seal import SALT_BYTES, Key, new_salt
 
-Refs = npt.NDArray[np.uint64]
 Kind = Literal["zstd", "sealed", "raw"]
 
-MAGIC = b"TORPORM1"
+MAGIC_1, MAGIC = b"TORPORM1", b"TORPORM2"
 SEALED_MAGIC = b"TORPORS1"
 # No machine needs more: 64 GiB of memory or disk in runs of one page come to half of it.
 BODY_BYTES_MAX = 1 << 30
@@ -46,10 +49,6 @@ _JSON_LENGTH = struct.Struct("<I")
 _SEALED_HEADER = struct.Struct(f"<8s{SALT_BYTES}sI")  # magic, salt, length of the list of layers
 _PURPOSE = b"torpor snapshot 1"
 _LEVEL = 1  # 3 saves 5 % and takes twice as long, at each snapshot
-_COLUMNS = 6
-_POSITION = np.uint64(0xFFFFFFFF)
-_LAYER_SHIFT = np.uint64(32)
-_POSITIONS = 1 << 32
 # What a manifest may say a region has: far more than any machine, far less than hurts.
 _REGION_BYTES_MAX = 1 << 38
 _DIGEST = re.compile(r"[0-9a-f]{16,128}")
@@ -96,14 +95,14 @@ class Manifest:
 
     def encode(self, key: Key | None = None) -> bytes:
         """The bytes of its file; sealed if there is a key."""
-        columns = {name: _to_runs(region) for name, region in self.regions.items()}
+        runs = {name: Runs.of(r.refs, r.bases) for name, r in self.regions.items()}
         layers = [[layer.kind, layer.digest, layer.pages] for layer in self.layers]
         head = json.dumps(
             {
                 "layers": layers,
                 "regions": [
-                    [name, self.regions[name].length, runs.shape[1]]
-                    for name, runs in columns.items()
+                    [name, region.length, len(runs[name].gaps)]
+                    for name, region in self.regions.items()
                 ],
                 "hot": len(self.hot),
                 "facts": self.facts,
@@ -111,13 +110,12 @@ class Manifest:
             },
             separators=(",", ":"),
         ).encode()
-        hot = np.diff(self.hot.astype("<u4"), prepend=np.uint32(0)).astype("<u4")
         body = b"".join(
             (
                 _JSON_LENGTH.pack(len(head)),
                 head,
-                *(runs.astype("<u4").tobytes() for runs in columns.values()),
-                hot.tobytes(),
+                *map(columns.encode, runs.values()),
+                columns.to_planes(np.diff(self.hot, prepend=np.uint32(0))),
             )
         )
         header = _HEADER.pack(MAGIC, len(body), xxhash.xxh64_intdigest(body))
@@ -130,7 +128,7 @@ class Manifest:
         it is sealed. Raises Damaged."""
         digest = blake3(data).hexdigest()
         encoded = _open(data, digest, key) if is_sealed(data) else data
-        return _Decoder(digest, _body(encoded, digest)).manifest()
+        return _Decoder(digest, _body(encoded, digest), encoded.startswith(MAGIC_1)).manifest()
 
 
 def is_sealed(data: bytes) -> bool:
@@ -152,85 +150,9 @@ def page_count(length: int) -> int:
     return -(-length // PAGE)
 
 
-def make_refs(layer: int, positions: npt.NDArray[np.integer[Any]]) -> Refs:
-    """Refs of pages at `positions` in the layer with index `layer`."""
-    return (np.uint64(layer + 1) << _LAYER_SHIFT) | positions.astype(np.uint64)
-
-
-def layer_numbers(refs: Refs) -> npt.NDArray[np.int64]:
-    """Each ref's layer index + 1; 0 for a page of zeros."""
-    return (refs >> _LAYER_SHIFT).astype(np.int64)
-
-
-def positions(refs: Refs) -> npt.NDArray[np.int64]:
-    """Each ref's page number within its layer."""
-    return (refs & _POSITION).astype(np.int64)
-
-
-def renumber(refs: Refs, numbers: npt.NDArray[np.int64]) -> Refs:
-    """Refs with layer number n replaced by `numbers[n]`."""
-    new = numbers[layer_numbers(refs)].astype(np.uint64)
-    return (new << _LAYER_SHIFT) | (refs & _POSITION)
-
-
 def _are_hot(hot: npt.NDArray[np.integer[Any]], regions: Mapping[str, Region]) -> bool:
     pages = len(regions["memory"].refs) if "memory" in regions else 0
     return not len(hot) or bool(hot[-1] < pages and (hot[1:] > hot[:-1]).all())
-
-
-def _to_runs(region: Region) -> npt.NDArray[np.uint32]:
-    """The region's pages that are not zero as runs, one a column of the (6, runs) array: gap,
-    pages, layer, position, base layer, base position, all but `pages` and the layers as
-    differences to what would follow the run before.
-
-    Zeros are most of a region, so all but one look at it goes to the rest of it.
-    """
-    at = np.flatnonzero(region.refs)
-    refs, bases = region.refs[at], region.bases[at]
-    follows = (np.diff(at) == 1) & (np.diff(refs) == 1)
-    follows &= bases[1:] == bases[:-1] + (bases[:-1] != 0)
-    starts = np.flatnonzero(np.concatenate((np.ones(min(1, len(at)), bool), ~follows)))
-    lengths = np.diff(starts, append=len(at))
-    return np.stack(
-        [
-            _to_differences(at[starts], lengths),
-            lengths,
-            layer_numbers(refs[starts]),
-            _to_differences(positions(refs[starts]), lengths),
-            layer_numbers(bases[starts]),
-            _to_differences(positions(bases[starts]), lengths),
-        ]
-    ).astype(np.uint32)
-
-
-def _from_runs(name: str, length: int, runs: npt.NDArray[np.int64]) -> Region:
-    gaps, lengths, layers, places, base_layers, base_places = runs
-    refs = np.zeros(page_count(length), np.uint64)
-    bases = np.zeros(page_count(length), np.uint64)
-    within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
-    at = np.repeat(_from_differences(gaps, lengths), lengths) + within
-    first = (layers << 32) | _from_differences(places, lengths)
-    refs[at] = (np.repeat(first, lengths) + within).astype(np.uint64)
-    if base_layers.any():
-        first = (base_layers << 32) | _from_differences(base_places, lengths)
-        based = np.repeat(base_layers != 0, lengths)
-        bases[at] = ((np.repeat(first, lengths) + within) * based).astype(np.uint64)
-    return Region(name, length, refs, bases)
-
-
-def _to_differences(
-    starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Each start less the end of the run before, modulo 2**32: small where runs are in order."""
-    ends = np.concatenate((np.zeros(1, np.int64), starts + lengths))[:-1]
-    return (starts - ends) & 0xFFFFFFFF
-
-
-def _from_differences(
-    differences: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    before = lengths.cumsum() - lengths
-    return np.bitwise_and(differences.cumsum() + before, 0xFFFFFFFF)
 
 
 def _damaged(digest: str, what: str) -> Damaged:
@@ -276,7 +198,7 @@ def _body(data: bytes, digest: str) -> bytes:
     if len(data) < _HEADER.size:
         raise _damaged(digest, f"{len(data)} bytes are too few")
     magic, length, check = _HEADER.unpack_from(data)
-    if magic != MAGIC:
+    if magic not in (MAGIC_1, MAGIC):
         raise _damaged(digest, f"it begins with {magic!r}, not {MAGIC!r}")
     packed = data[_HEADER.size :]
     try:
@@ -295,9 +217,10 @@ class _Decoder:
     """Reads a body that passed its checksum, trusting nothing in it still (rule 13). Or, as
     `bare_layers`, no more than a list of layers."""
 
-    def __init__(self, digest: str, body: bytes) -> None:
+    def __init__(self, digest: str, body: bytes, is_1: bool = False) -> None:
         self._digest = digest
         self._body = body
+        self._is_1 = is_1
         self._offset = 0
 
     def layers(self) -> tuple[LayerRef, ...]:
@@ -313,7 +236,7 @@ class _Decoder:
         for entry in self._list(head, "regions"):
             region = self._region(entry, layers)
             regions[region.name] = region
-        hot = self._u32(self._natural(head.get("hot"))).cumsum(dtype=np.int64)
+        hot = self._column(self._natural(head.get("hot"))).cumsum()
         facts, parent = head.get("facts"), head.get("parent")
         if not _are_hot(hot, regions):
             self._refuse("its hot pages are not sorted pages of its memory")
@@ -353,19 +276,21 @@ class _Decoder:
                 length, count = self._natural(length), self._natural(count)
             case _:
                 self._refuse(f"region {entry!r} is malformed")
-        runs = self._u32(count * _COLUMNS).reshape(_COLUMNS, count).astype(np.int64)
-        gaps, lengths, layer, places, base, base_places = runs
-        if (lengths < 1).any() or gaps.sum() + lengths.sum() > page_count(length):
+        read = columns.decode_1 if self._is_1 else columns.decode
+        runs = read(count, self._take)
+        pages = page_count(length)
+        if (runs.lengths < 1).any() or runs.gaps.sum() + runs.lengths.sum() > pages:
             self._refuse(f"the runs of region {name} leave it")
-        if (layer < 1).any():
+        if (runs.layers < 1).any():
             self._refuse(f"a run of region {name} has no layer")
-        sizes = np.array([_POSITIONS, *(one.pages for one in layers)])
-        for numbers, differences in ((layer, places), (base, base_places)):
-            if (numbers > len(layers)).any() or (
-                _from_differences(differences, lengths) + lengths > sizes[numbers]
-            ).any():
+        sizes = np.array([POSITIONS, *(one.pages for one in layers)])
+        for numbers, places in (
+            (runs.layers, runs.places),
+            (runs.base_layers, runs.base_places),
+        ):
+            if (numbers > len(layers)).any() or (places + runs.lengths > sizes[numbers]).any():
                 self._refuse(f"a run of region {name} leaves its layer")
-        return _from_runs(name, length, runs)
+        return Region(name, length, *runs.expand(pages))
 
     def _list(self, head: dict[str, Any], key: str) -> list[Any]:
         value = head.get(key)
@@ -378,8 +303,10 @@ class _Decoder:
             self._refuse(f"{value!r} is no size or count")
         return value
 
-    def _u32(self, count: int) -> npt.NDArray[np.uint32]:
-        return np.frombuffer(self._take(count * 4), "<u4")
+    def _column(self, count: int) -> npt.NDArray[np.int64]:
+        if self._is_1:
+            return np.frombuffer(self._take(count * 4), "<u4").astype(np.int64)
+        return columns.from_planes(count, self._take)
 
     def _take(self, count: int) -> bytes:
         start, self._offset = self._offset, self._offset + count

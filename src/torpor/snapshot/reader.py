@@ -26,7 +26,8 @@ import numpy.typing as npt
 
 from torpor.model.errors import Damaged
 from torpor.snapshot.layer import FRAME_PAGES, PAGE, LayerReader, Pages, RawReader, SealedReader
-from torpor.snapshot.manifest import LayerRef, Manifest, Refs
+from torpor.snapshot.manifest import LayerRef, Manifest
+from torpor.snapshot.refs import Refs
 from torpor.snapshot.seal import Key
 from torpor.snapshot.workers import map_batches
 

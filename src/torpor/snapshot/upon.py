@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from torpor.snapshot.layer import Pages
-from torpor.snapshot.manifest import Manifest, Refs, renumber
+from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.reader import PageReader
+from torpor.snapshot.refs import Refs, renumber
 
 PageNumbers = npt.NDArray[np.int64]
 

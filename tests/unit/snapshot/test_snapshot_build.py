@@ -14,8 +14,9 @@ from torpor.model.errors import InternalError, Invalid
 from torpor.snapshot import gather
 from torpor.snapshot.build import Built, Changed, ImageIndex, build, build_index
 from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages
-from torpor.snapshot.manifest import Manifest, Refs, layer_numbers, page_count, positions
+from torpor.snapshot.manifest import Manifest, page_count
 from torpor.snapshot.reader import FrameCache, PageReader
+from torpor.snapshot.refs import Refs, layer_numbers, positions
 from torpor.snapshot.store import SnapshotStore
 
 NO_HOT = np.zeros(0, np.uint32)

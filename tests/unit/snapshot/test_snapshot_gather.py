@@ -16,15 +16,9 @@ from torpor.snapshot.gather import (
     to_move,
 )
 from torpor.snapshot.layer import FRAME_PAGES, PAGE
-from torpor.snapshot.manifest import (
-    LayerRef,
-    Manifest,
-    Region,
-    layer_numbers,
-    make_refs,
-    positions,
-)
+from torpor.snapshot.manifest import LayerRef, Manifest, Region
 from torpor.snapshot.reader import FrameCache
+from torpor.snapshot.refs import layer_numbers, make_refs, positions
 from torpor.snapshot.store import SnapshotStore
 
 PAGES = 4096

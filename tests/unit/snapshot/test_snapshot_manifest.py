@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from torpor.model.errors import Damaged, InternalError
 from torpor.snapshot.layer import PAGE
-from torpor.snapshot.manifest import MAGIC, LayerRef, Manifest, Region, make_refs
+from torpor.snapshot.manifest import MAGIC, MAGIC_1, LayerRef, Manifest, Region
+from torpor.snapshot.refs import make_refs
 
 LAYERS = (
     LayerRef("raw", "aa" * 16, 1000),
@@ -112,14 +113,14 @@ def test_every_truncation_is_found() -> None:
 
 @given(st.binary(max_size=100))
 def test_garbage_is_refused(data: bytes) -> None:
-    for bad in (data, MAGIC + data):
+    for bad in (data, MAGIC + data, MAGIC_1 + data):
         with pytest.raises(Damaged):
             Manifest.decode(bad)
 
 
-def sealed(body: bytes) -> bytes:
+def sealed(body: bytes, magic: bytes = MAGIC) -> bytes:
     """A body as a file whose checksums are right: only its content can be refused."""
-    header = struct.pack("<8sQQ", MAGIC, len(body), xxhash.xxh64_intdigest(body))
+    header = struct.pack("<8sQQ", magic, len(body), xxhash.xxh64_intdigest(body))
     return header + zstandard.ZstdCompressor().compress(body)
 
 
@@ -138,12 +139,15 @@ def head(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-RUN = (2, 3, 1, 4, 0, 0)  # pages 2, 3, 4 are pages 4, 5, 6 of the layer
+# Pages 2, 3, 4 are pages 4, 5, 6 of the layer. One number in planes looks like one that is not.
+RUN = (2, 3, 1, 0, 2 * 4)
+RUN_1 = (2, 3, 1, 4, 0, 0)
 HOT = (2,)
 
 
-def test_the_body_that_the_refusals_start_from_is_taken() -> None:
-    manifest = Manifest.decode(sealed(body_of(head(), *RUN, *HOT)))
+@pytest.mark.parametrize(("magic", "run"), [(MAGIC, RUN), (MAGIC_1, RUN_1)], ids=["2", "1"])
+def test_the_body_that_the_refusals_start_from_is_taken(magic: bytes, run: tuple[int, ...]) -> None:
+    manifest = Manifest.decode(sealed(body_of(head(), *run, *HOT), magic))
     refs = [0, 0, *make_refs(0, np.arange(4, 7)).tolist(), 0, 0, 0]
     assert manifest.regions["memory"].refs.tolist() == refs
     assert manifest.hot.tolist() == [2]
@@ -157,13 +161,14 @@ def test_the_body_that_the_refusals_start_from_is_taken() -> None:
         (body_of(head(hot=2), *RUN, *HOT, 0), "hot pages"),
         (body_of(head(hot=-1), *RUN, *HOT), "no size or count"),
         (body_of(head(), *RUN, 8), "hot pages"),
-        (body_of(head(), 6, 3, 1, 4, 0, 0, *HOT), "leave it"),
-        (body_of(head(), 2, 0, 1, 4, 0, 0, *HOT), "leave it"),
-        (body_of(head(), 2, 3, 0, 4, 0, 0, *HOT), "no layer"),
-        (body_of(head(), 2, 3, 2, 4, 0, 0, *HOT), "leaves its layer"),
-        (body_of(head(), 2, 3, 1, 8, 0, 0, *HOT), "leaves its layer"),
-        (body_of(head(), 2, 3, 1, 4, 2, 0, *HOT), "leaves its layer"),
-        (body_of(head(), 2, 3, 1, 4, 1, 8, *HOT), "leaves its layer"),
+        (body_of(head(), 6, 3, 1, 0, 8, *HOT), "leave it"),
+        (body_of(head(), 2, 0, 1, 0, 8, *HOT), "leave it"),
+        (body_of(head(), 2, 3, 0, 0, 8, *HOT), "no layer"),
+        (body_of(head(), 2, 3, 2, 0, 8, *HOT), "leaves its layer"),
+        (body_of(head(), 2, 3, 1, 0, 16, *HOT), "leaves its layer"),
+        (body_of(head(), 2, 3, 1, 0, 1, *HOT), "leaves its layer"),
+        (body_of(head(), 2, 3, 1, 2, 8, 0, *HOT), "leaves its layer"),
+        (body_of(head(), 2, 3, 1, 1, 8, 16, *HOT), "leaves its layer"),
         (body_of(head(regions=[["memory", 1 << 60, 1]]), *RUN, *HOT), "no size or count"),
         (body_of(head(regions=[["memory", 8.5, 1]]), *RUN, *HOT), "no size or count"),
         (body_of(head(regions=[["memory"]]), *RUN, *HOT), "malformed"),
@@ -182,6 +187,26 @@ def test_the_body_that_the_refusals_start_from_is_taken() -> None:
 def test_a_body_that_makes_no_sense_is_refused(body: bytes, complaint: str) -> None:
     with pytest.raises(Damaged, match=complaint):
         Manifest.decode(sealed(body))
+
+
+@pytest.mark.parametrize(
+    ("columns", "complaint"),
+    [
+        (RUN_1, "shorter"),
+        ((6, 3, 1, 4, 0, 0, *HOT), "leave it"),
+        ((2, 0, 1, 4, 0, 0, *HOT), "leave it"),
+        ((2, 3, 0, 4, 0, 0, *HOT), "no layer"),
+        ((2, 3, 2, 4, 0, 0, *HOT), "leaves its layer"),
+        ((2, 3, 1, 8, 0, 0, *HOT), "leaves its layer"),
+        ((2, 3, 1, 4, 2, 0, *HOT), "leaves its layer"),
+        ((2, 3, 1, 4, 1, 8, *HOT), "leaves its layer"),
+    ],
+)
+def test_a_body_of_version_1_that_makes_no_sense_is_refused(
+    columns: tuple[int, ...], complaint: str
+) -> None:
+    with pytest.raises(Damaged, match=complaint):
+        Manifest.decode(sealed(body_of(head(), *columns), MAGIC_1))
 
 
 @pytest.mark.parametrize("hot", [[3, 2], [2, 2], [14]])

@@ -11,8 +11,9 @@ import pytest
 
 from torpor.model.errors import Damaged
 from torpor.snapshot.layer import FRAME, FRAME_PAGES, PAGE, Pages, write_layer
-from torpor.snapshot.manifest import LayerRef, Manifest, Region, make_refs
+from torpor.snapshot.manifest import LayerRef, Manifest, Region
 from torpor.snapshot.reader import FrameCache, PageReader, Tally
+from torpor.snapshot.refs import make_refs
 
 COUNT = 300
 LENGTH = COUNT * PAGE - 100
