@@ -86,8 +86,12 @@ class Client:
     def health(self) -> Object:
         return self._object("GET", "/health")
 
-    def deploy(self, source: AgentSource, on_progress: OnProgress) -> Object:
+    def deploy(
+        self, source: AgentSource, on_progress: OnProgress, engine: str | None = None
+    ) -> Object:
+        """`engine` is by default the server's choice."""
         body = {
+            "engine": engine,
             "entry": source.entry,
             "files": {p: base64.b64encode(b).decode() for p, b in source.files.items()},
             "requires_python": source.requires_python,

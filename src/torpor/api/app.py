@@ -64,9 +64,13 @@ class Service(Protocol):
     async def metrics(self) -> Collector: ...
 
     async def deploy(
-        self, source: AgentSource, progress: Callable[[str, str, float | None], None]
+        self,
+        source: AgentSource,
+        progress: Callable[[str, str, float | None], None],
+        engine: str | None = None,
     ) -> Object:
-        """Make (or find) the agent's template; `progress(stage, message, fraction)` on the way."""
+        """Make (or find) the agent's template for `engine`, by default the server's;
+        `progress(stage, message, fraction)` on the way."""
         ...
 
     async def agents(self) -> list[Object]: ...
@@ -167,7 +171,8 @@ async def health(service: Uses) -> Json:
 @router.post("/agents", response_class=StreamingResponse)
 async def deploy(body: DeployRequest, service: Uses, closing: Closing) -> StreamingResponse:
     """Make the agent's template. Events: `progress`…, then `deployed` or `error`."""
-    return _events(stream.progress(partial(service.deploy, body.source()), "deployed", closing))
+    work = partial(service.deploy, body.source(), engine=body.engine)
+    return _events(stream.progress(work, "deployed", closing))
 
 
 @router.get("/agents", responses=_gives(list[Agent]))

@@ -105,6 +105,9 @@ class DeployRequest(_Request):
         default="", description='how long snapshots are kept: "last 3", "7d", "all"'
     )
     on_divergence: Literal["stop", "fork", "latest"] = "stop"
+    engine: Literal["qemu", "process"] | None = Field(
+        default=None, description="what its runs run on; by default the server's choice"
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> DeployRequest:
@@ -215,7 +218,8 @@ class Problem(BaseModel):
 class Health(BaseModel):
     version: str
     pid: int
-    engine: str | None
+    engine: str
+    engine_why: str
     accel: str | None
     home: str
     model: str | None
@@ -224,6 +228,7 @@ class Health(BaseModel):
 
 class Agent(BaseModel):
     version: str
+    engine: str
     name: str
     agents: list[dict[str, Any]]
     template_bytes: int | None
@@ -237,6 +242,7 @@ class Run(BaseModel):
     id: str
     version: str
     agent: str | None
+    engine: str
     state: RunState
     input: dict[str, Any]
     result: Any

@@ -28,6 +28,7 @@ from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.keys import Keys
 from torpor.model.agentfile import read_agent
+from torpor.model.engines import QEMU
 from torpor.model.errors import InternalError
 from torpor.model.ids import AgentVersion, RunId
 
@@ -75,7 +76,7 @@ def main(memory_mib: int, cycles: int, as_json: bool) -> int:
 async def _measure(stage: Stage, memory_mib: int, cycles: int) -> Report:
     home, service, tell = stage.home, stage.service, stage.tell
     source = replace(read_agent(AGENT), memory_mib=memory_mib)
-    deployed = await service.deploy(source, lambda stage, message, fraction: tell(message))
+    deployed = await service.deploy(source, lambda stage, message, fraction: tell(message), QEMU)
     run = RunId((await service.start(deployed["version"], None, {}, None))["id"])
     sleeper = Sleeper(stage, run)
     ours = await _sleep_and_wake(stage, sleeper, cycles)

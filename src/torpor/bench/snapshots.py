@@ -40,6 +40,7 @@ from torpor.control.thaw import thaw
 from torpor.control.warm import Base
 from torpor.engine.memory import CopyBuffer
 from torpor.model.agentfile import read_agent
+from torpor.model.engines import QEMU
 from torpor.model.errors import InternalError
 from torpor.model.ids import AgentVersion, Epoch, RunId
 from torpor.policy.freeze import MACHINE
@@ -107,7 +108,9 @@ def main(memory_mib: int, many: int, as_json: bool) -> int:
 async def _measure(stage: Stage, memory_mib: int, many: int) -> Report:
     started = time.perf_counter()
     source = replace(read_agent(AGENT), memory_mib=memory_mib)
-    deployed = await stage.service.deploy(source, lambda _, message, fraction: stage.tell(message))
+    deployed = await stage.service.deploy(
+        source, lambda _, message, fraction: stage.tell(message), QEMU
+    )
     workers = [await _Worker.start(stage, deployed["version"]) for _ in range(RUNS)]
     first, second, third = workers
     machines, directory = stage.service.machines, stage.home.run

@@ -20,15 +20,24 @@ from torpor.cli.question import as_value
 from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import Client, OnProgress
 from torpor.model.agentfile import AgentSource, read_agent
+from torpor.model.engines import NOT_ISOLATED, PROCESS, Engine
 
+EngineOpt = Annotated[
+    Engine | None,
+    typer.Option(
+        "--engine",
+        help="qemu: a microVM of its own; process: a plain process, isolated from nothing. "
+        "By default the server's choice.",
+    ),
+]
 AgentArg = Annotated[str, typer.Argument(metavar="AGENT.py[:NAME]", show_default=False)]
 
 
-def deploy(target: AgentArg, as_json: Json = False) -> None:
+def deploy(target: AgentArg, engine: EngineOpt = None, as_json: Json = False) -> None:
     """Make an agent's template now, so that its runs start from it at once."""
     path, _ = split_target(target)
     source = read_agent(path)
-    deployed = deploy_now(connect(), source)
+    deployed = deploy_now(connect(), source, engine)
     if as_json:
         show_json(deployed)
         return
@@ -63,6 +72,7 @@ def run(
     id_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="The same key again gives the same run.")
     ] = None,
+    engine: EngineOpt = None,
     as_json: Json = False,
 ) -> None:
     """Run an agent, and follow it until it ends. Ctrl-C leaves it running."""
@@ -70,7 +80,7 @@ def run(
     given = read_input(input, pairs or [])
     source = read_agent(path)
     client = connect()
-    deployed = deploy_now(client, source)
+    deployed = deploy_now(client, source, engine)
     started = client.start(deployed["version"], name, given, id_key)
     if detach:
         if as_json:
@@ -125,15 +135,24 @@ def file_text(name: str) -> str:
         raise typer.BadParameter(f"cannot read {name!r}: {error}") from error
 
 
-def deploy_now(client: Client, source: AgentSource) -> dict[str, Any]:
+def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -> dict[str, Any]:
     """Deploy, showing what that is at."""
     began = time.monotonic()
     with _progress() as tell:
-        deployed = client.deploy(source, tell)
+        deployed = client.deploy(source, tell, engine)
     if not deployed["cached"]:
-        took = words.duration(time.monotonic() - began)
-        say(f"deployed in {took} · template {words.size(deployed['template_bytes'])}", "dim")
+        told = f"deployed in {words.duration(time.monotonic() - began)}"
+        if deployed["template_bytes"] is not None:
+            told += f" · template {words.size(deployed['template_bytes'])}"
+        say(told, "dim")
+    if deployed["engine"] == PROCESS:
+        say(f"engine {PROCESS}: {_why_process(client, engine)}{NOT_ISOLATED}", "yellow")
     return deployed
+
+
+def _why_process(client: Client, told: str | None) -> str:
+    """Where nobody asked for it here, what did."""
+    return "" if told else f"{client.health()['engine_why']}; "
 
 
 @contextmanager

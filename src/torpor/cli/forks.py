@@ -72,7 +72,7 @@ def fork(
         run,
         at=int(at) if at is not None and at.isdecimal() else at,
         input=given,
-        version=_version(client, agent),
+        version=_version(client, run, agent),
         set=dict(_result(each) for each in results or ()),
     )
     _made(client, made, follow=follow, as_json=as_json)
@@ -81,17 +81,18 @@ def fork(
 def retry(run: RunArg, agent: New = None, follow: Follow = False, as_json: Json = False) -> None:
     """Make a run that goes on from where RUN failed or was cancelled."""
     client = connect()
-    made = client.retry(run, version=_version(client, agent))
+    made = client.retry(run, version=_version(client, run, agent))
     _made(client, made, follow=follow, as_json=as_json)
 
 
-def _version(client: Client, agent: str | None) -> str | None:
+def _version(client: Client, run: str, agent: str | None) -> str | None:
     if agent is None:
         return None
     path, name = split_target(agent)
     if name is not None:
         raise typer.BadParameter("--agent names a file; the run's agent is looked for in it")
-    return str(deploy_now(client, read_agent(path))["version"])
+    engine = client.run(run)["engine"]
+    return str(deploy_now(client, read_agent(path), engine)["version"])
 
 
 def _result(text: str) -> tuple[str, Any]:

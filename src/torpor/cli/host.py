@@ -15,7 +15,8 @@ from torpor.cli import words
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import Client, Unreachable, ensure_server, running, server_command, stop_server
 from torpor.model.agentfile import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
-from torpor.model.errors import Invalid
+from torpor.model.engines import NOT_ISOLATED, PROCESS, SETTING, Engine
+from torpor.model.errors import Conflict, Invalid
 from torpor.model.home import Home
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -26,7 +27,7 @@ _MARKS = {True: Text("ok", "green"), False: Text("no", "red"), None: Text("–",
 
 def doctor(as_json: Json = False) -> None:
     """What this host can do, and which engine will be used, and why."""
-    from torpor.control.doctor import can_run_machines, checks  # loads the engines: only here
+    from torpor.control.doctor import can_run, checks  # loads the engines: only here
 
     found = checks(Home.find())
     if as_json:
@@ -36,7 +37,7 @@ def doctor(as_json: Json = False) -> None:
         for check in found:
             if check.hint and check.ok is not True:
                 say(f"{check.name}: {check.hint}", "dim")
-    if not can_run_machines(found):
+    if not can_run(found):
         raise typer.Exit(NO_ENGINE)
 
 
@@ -44,10 +45,19 @@ def up(
     foreground: Annotated[
         bool, typer.Option("--foreground", help="Stay in this terminal; Ctrl-C stops it.")
     ] = False,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            help="For agents for which none is named: qemu, or process, which isolates nothing. "
+            "By default what this host can do.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start the server, if it does not run."""
     home = Home.find()
+    if engine is not None:
+        os.environ[SETTING] = engine
     if foreground:
         sys.stdout.flush()
         # Nothing of this process is needed any more, and signals then go straight to the server.
@@ -58,12 +68,17 @@ def up(
     if as_json:
         show_json(health)
         return
-    engine = health["engine"] or "made ready when it is first needed"
-    accel = f" ({health['accel']})" if health["accel"] else ""
+    if engine is not None and health["engine"] != engine:
+        raise Conflict(
+            f"the server that runs uses engine {health['engine']}: {health['engine_why']}",
+            hint=f"Stop it first: torpor down, then torpor up --engine {engine}",
+        )
+    using = health["engine"] + (f" ({health['accel']})" if health["accel"] else "")
+    using += f": {health['engine_why']}"
     rows = [
         ("server", f"{'already up' if was_up else 'up'}, pid {health['pid']}"),
         ("home", str(health["home"])),
-        ("engine", f"{engine}{accel}"),
+        ("engine", f"{using}; {NOT_ISOLATED}" if health["engine"] == PROCESS else using),
     ]
     if health["model"]:
         rows.append(("model", health["model"]))

@@ -21,6 +21,7 @@ from torpor.cli.host import Json
 from torpor.cli.screen import facts, say, show, show_json, state, table
 from torpor.cli.storage import RunArg, snapshot_table
 from torpor.client import Appended, Back, Client, Lost
+from torpor.model.engines import NOT_ISOLATED, PROCESS
 from torpor.model.home import Home
 from torpor.model.states import FINAL, RunState
 
@@ -111,6 +112,7 @@ def _facts(run: Object, now: float) -> Table:
         ("run", run["id"]),
         ("agent", f"{run['agent'] or ''} {run['version'][:12]}".strip()),
         ("state", Text.assemble(state(run["state"]), f", {words.ago(run['state_since'], now)}")),
+        ("engine", run["engine"] + _isolation(run["engine"])),
         ("input", words.compact(run["input"])),
         ("created", f"{words.clock(run['created_at'], now)} ({words.ago(run['created_at'], now)})"),
         ("time", f"{words.times(run)}, {words.count(run['cycles'], 'awakening')}"),
@@ -150,6 +152,10 @@ def _cost(run: Object) -> str:
     return (
         f"{own}, and {words.size(run['template_bytes'])} of template shared with its agent's runs"
     )
+
+
+def _isolation(engine: str) -> str:
+    return f": {NOT_ISOLATED}" if engine == PROCESS else ""
 
 
 def _wait(wait: Object, now: float) -> Text:

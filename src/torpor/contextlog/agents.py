@@ -10,6 +10,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from torpor.contextlog import schema
 from torpor.contextlog.refs import resolve
+from torpor.model.engines import PROCESS, QEMU
 from torpor.model.errors import NotFound
 from torpor.model.ids import AgentVersion, SnapshotId
 
@@ -31,9 +32,14 @@ class AgentRow:
     first_at: float
     used_at: float
 
+    @property
+    def engine(self) -> str:
+        """Which engine its runs are of: a plain process stands on no image."""
+        return PROCESS if self.spec.get("image") == PROCESS else QEMU
+
     def to_json(self) -> dict[str, Any]:
         keys = ("version", "name", "agents", "template_bytes", "boot_ms", "first_at")
-        return {key: getattr(self, key) for key in keys}
+        return {"engine": self.engine} | {key: getattr(self, key) for key in keys}
 
 
 def put_agent(

@@ -34,13 +34,14 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    literal,
+    literal_column,
     select,
     true,
     update,
 )
 
 from torpor.contextlog import messages, schema
+from torpor.contextlog.prepared import Prepared, json_of
 from torpor.contextlog.store import count_appended, touched
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq
@@ -83,32 +84,35 @@ class EntryRow:
         return dict(vars(self))
 
 
-def check_object(data: object, what: str) -> None:
-    """Raise Invalid unless `data` is a JSON object that fits into one entry (rule 13)."""
+def check_object(data: object, what: str) -> str:
+    """`data` as JSON. Raises Invalid unless it is an object that fits into one entry (rule 13)."""
     if not isinstance(data, Mapping):
         raise Invalid(f"{what} must be a JSON object, not {type(data).__name__}")
     try:
-        size = len(json.dumps(data, allow_nan=False))
+        text = json.dumps(data, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise Invalid(f"{what} is not JSON: {error}") from error
-    if size > ENTRY_BYTES_MAX:
+    if len(text) > ENTRY_BYTES_MAX:
         raise Invalid(
-            f"{what} takes {size:,} bytes as JSON; at most {ENTRY_BYTES_MAX:,} are taken",
+            f"{what} takes {len(text):,} bytes as JSON; at most {ENTRY_BYTES_MAX:,} are taken",
             hint="Keep large data in a file and record its name.",
         )
+    return text
 
 
-def check_entry(kind: str, op: str | None, data: object) -> None:
-    """Raise Invalid unless `data` can be that of such an entry (rule 13). What is sent to a model
-    is text, and may be longer than an entry: it is stored apart."""
+def check_entry(kind: str, op: str | None, data: object) -> str | None:
+    """`data` as JSON, as it is stored; None for what is stored otherwise. Raises Invalid unless it
+    can be that of such an entry (rule 13). What is sent to a model is text, and may be longer than
+    an entry: it is stored apart (`folded`)."""
     what = f"the data of {kind} entry {op or ''}".rstrip()
     if isinstance(data, Mapping) and _is_call(kind, data):
         asked = dict(data["data"])
         body = asked.pop("body", None)
         if isinstance(body, str) and len(body) > BODY_CHARS_MAX:
             raise Invalid(f"{what} sends {len(body):,} characters; {BODY_CHARS_MAX:,} are taken")
-        data = {**data, "data": asked if isinstance(body, str) else data["data"]}
-    check_object(data, what)
+        check_object({**data, "data": asked if isinstance(body, str) else data["data"]}, what)
+        return None
+    return check_object(data, what)
 
 
 def folded(c: Connection, kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -141,21 +145,24 @@ def append(
     second result; another digest under the same name), Invalid (rule 13; a result of what never
     began). Nothing is appended then.
     """
-    for entry in entries:
-        check_entry(entry.kind, entry.op, entry.data)
+    texts = [check_entry(entry.kind, entry.op, entry.data) for entry in entries]
     ops = {entry.op for entry in entries if entry.kind in (BEGIN, END)}
     if ops:
         _advance(c, run, epoch, 0, wakes=False)
         entries, places = _placed(entries, _known(c, run, ops))
     else:
         places = [None] * len(entries)
-    fresh = [entry for entry, place in zip(entries, places, strict=True) if place is None]
-    wakes = any(entry.kind == END for entry in fresh)
+    fresh = [
+        (entry, "{}" if entry.kind == AGAIN else text)
+        for entry, text, place in zip(entries, texts, places, strict=True)
+        if place is None
+    ]
+    wakes = any(entry.kind == END for entry, _ in fresh)
     last = _advance(c, run, epoch, len(fresh), wakes=wakes)
     first = last - len(fresh) + 1
     if fresh:
-        c.execute(
-            insert(_entries),
+        _INSERT.run_many(
+            c,
             [
                 {
                     "run": run,
@@ -164,9 +171,9 @@ def append(
                     "epoch": epoch,
                     "kind": entry.kind,
                     "op": entry.op,
-                    "data": folded(c, entry.kind, entry.data),
+                    "data": text or json.dumps(folded(c, entry.kind, entry.data)),
                 }
-                for i, entry in enumerate(fresh)
+                for i, (entry, text) in enumerate(fresh)
             ],
         )
         touched(c, run)
@@ -224,14 +231,13 @@ def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
     value | error}, a step's `printed`; one that has not, `again`: how often it was begun again. For
     a doubt that has ended, that of the step.
     """
-    since = {"in_run": run, "after": after_seq}
     found = [
-        (began, _identity(op, begin) | {"seq": seq} | _known_of(end, *_OUTCOME, "printed"))
-        for op, began, begin, seq, end in c.execute(_ENDED, since)
+        (began, _identity(op, begin) | {"seq": seq} | _known_of(json_of(end), *_OUTCOME, "printed"))
+        for op, began, begin, seq, end in _ENDED.rows(c, in_run=run, after=after_seq)
     ]
     found += [
         (began, _identity(op, begin) | {"again": again})
-        for op, began, begin, again, *_ in c.execute(_IN_DOUBT, since)
+        for op, began, begin, again, *_ in _IN_DOUBT.rows(c, in_run=run, after=after_seq)
     ]
     given_up = _superseded(c, run)
     ordered = sorted(found, key=itemgetter(0))
@@ -255,10 +261,8 @@ def in_doubt(c: Connection, run: RunId) -> list[dict[str, Any]]:
             "again": again,
             "epoch": latest or epoch,
         }
-        for op, began, begin, again, at, epoch, latest in c.execute(
-            _IN_DOUBT, {"in_run": run, "after": 0}
-        )
-        if begin["kind"] in DONE_AGAIN and op not in given_up
+        for op, began, begin, again, at, epoch, latest in _IN_DOUBT.rows(c, in_run=run, after=0)
+        if json_of(begin)["kind"] in DONE_AGAIN and op not in given_up
     ]
 
 
@@ -275,8 +279,8 @@ def began_at(c: Connection, run: RunId, op: OpId) -> Seq | None:
     return c.scalars(select(_ops.c.seq).where(began)).first()
 
 
-def _identity(op: str, begin: Mapping[str, Any]) -> dict[str, Any]:
-    return {"op": op, **_known_of(begin, *IDENTITY)}
+def _identity(op: str, begin: Any) -> dict[str, Any]:
+    return {"op": op, **_known_of(json_of(begin), *IDENTITY)}
 
 
 def _known_of(data: Mapping[str, Any], *keys: str) -> dict[str, Any]:
@@ -343,23 +347,29 @@ def count_entries(c: Connection, run: RunId, kind: str) -> int:
 
 @dataclass(frozen=True)
 class _Known:
-    """What the log holds of an operation: where it began, with what digest, and where it ended."""
+    """What the log holds of an operation: where it began, with what, and where it ended."""
 
     begin: Seq
-    digest: str
+    data: Any  # of its op.begin
     end: Seq | None
+
+    @property
+    def digest(self) -> str:
+        digest: str = json_of(self.data)["digest"]
+        return digest
 
 
 def _kind(kind: str) -> Any:
+    """A word of ours, in a statement."""
     # In the statement's text rather than a parameter: only so does SQLite see that the partial
     # index on this kind serves.
-    return literal(kind, literal_execute=True)
+    return literal_column(f"'{kind}'")
 
 
 _REPEATS = select(func.count()).where(
     _ops.c.run == bindparam("in_run"),
     _ops.c.op == bindparam("of"),
-    _ops.c.kind == literal("op.again", literal_execute=True),
+    _ops.c.kind == _kind(AGAIN),
 )
 
 
@@ -395,10 +405,8 @@ def _statements() -> tuple[Select[Any], Select[Any], Select[Any]]:
     )
     # A scalar, since SQLite would make a copy of the whole view to join it from the outside.
     ended = select(end.c.seq).where(of(end, begin, END)).scalar_subquery()
-    known = select(begin.c.op, begin.c.seq, begin.c.data["digest"].as_string(), ended).where(
-        begin.c.run == in_run,
-        begin.c.op.in_(bindparam("ops", expanding=True)),
-        begin.c.kind == _kind(BEGIN),
+    known = select(begin.c.seq, begin.c.data, ended).where(
+        begin.c.run == in_run, begin.c.op == bindparam("in_op"), begin.c.kind == _kind(BEGIN)
     )
     return has_ended, in_doubt, known
 
@@ -408,7 +416,7 @@ def _advance_statement(*, fenced: bool, wakes: bool) -> Update:
     if fenced:
         statement = statement.where(
             _runs.c.epoch == bindparam("by_epoch"),
-            _runs.c.state.not_in([state.value for state in FINAL]),
+            *(_runs.c.state != _kind(state.value) for state in FINAL),
         )
     if wakes:
         statement = statement.values(ready=true())
@@ -418,9 +426,10 @@ def _advance_statement(*, fenced: bool, wakes: bool) -> Update:
 
 
 # Built once: building costs more than running them.
-_ENDED, _IN_DOUBT, _KNOWN = _statements()
+_ENDED, _IN_DOUBT, _KNOWN = map(Prepared, _statements())
+_INSERT = Prepared(insert(_entries))
 _ADVANCE = {
-    (fenced, wakes): _advance_statement(fenced=fenced, wakes=wakes)
+    (fenced, wakes): Prepared(_advance_statement(fenced=fenced, wakes=wakes))
     for fenced in (False, True)
     for wakes in (False, True)
 }
@@ -432,9 +441,10 @@ def _advance(c: Connection, run: RunId, epoch: Epoch | None, more: int, *, wakes
     fenced = epoch is not None
     if not fenced:
         del values["by_epoch"]
-    last: int | None = c.scalar(_ADVANCE[fenced, wakes], values)
-    if last is None:
+    rows = _ADVANCE[fenced, wakes].rows(c, **values)
+    if not rows:
         raise refusal(c, run, epoch)
+    last: int = rows[0][0]
     return last
 
 
@@ -455,15 +465,15 @@ def refusal(c: Connection, run: RunId, epoch: Epoch | None) -> TorporError:
 
 
 def _known(c: Connection, run: RunId, ops: set[OpId | None]) -> dict[OpId | None, _Known]:
-    rows = c.execute(_KNOWN, {"in_run": run, "ops": list(ops)})
-    return {op: _Known(*rest) for op, *rest in rows}
+    found = {op: _KNOWN.rows(c, in_run=run, in_op=op) for op in ops}
+    return {op: _Known(*rows[0]) for op, rows in found.items() if rows}
 
 
 def _placed(
     entries: Sequence[NewEntry], known: Mapping[OpId | None, _Known]
 ) -> tuple[list[NewEntry], list[Seq | None]]:
     """What is to be appended, and of each its position if it is in the log. Raises for rule 2."""
-    begun = {op: k.digest for op, k in known.items()}
+    begun = set(known)
     ended = {op for op, k in known.items() if k.end is not None}
     wanted: list[NewEntry] = []
     places: list[Seq | None] = []
@@ -490,21 +500,21 @@ def _placed(
 
 
 def _begin(
-    entry: NewEntry, begun: dict[OpId | None, str], known: Mapping[OpId | None, _Known]
+    entry: NewEntry, begun: set[OpId | None], known: Mapping[OpId | None, _Known]
 ) -> Seq | None:
     missing = [key for key in ("kind", "name", "digest") if key not in entry.data]
     if missing:
         raise Invalid(f"the beginning of {entry.op} lacks {', '.join(missing)}")
-    digest = entry.data["digest"]
     if entry.op not in begun:
-        begun[entry.op] = digest
+        begun.add(entry.op)
         return None
-    if begun[entry.op] != digest:
-        raise Conflict(
-            f"operation {entry.op} began before with other arguments "
-            f"(digest {begun[entry.op]}, now {digest})",
-            hint="The agent did something else than the log says it did before.",
-        )
     if entry.op not in known:
         raise Invalid(f"operation {entry.op} begins twice in one write")
+    before, digest = known[entry.op].digest, entry.data["digest"]
+    if before != digest:
+        raise Conflict(
+            f"operation {entry.op} began before with other arguments "
+            f"(digest {before}, now {digest})",
+            hint="The agent did something else than the log says it did before.",
+        )
     return known[entry.op].begin

@@ -28,6 +28,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, insert, select, update
 
 from torpor.contextlog import lineage, schema
+from torpor.contextlog.agents import find_agent
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_result
 from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import Part
@@ -81,9 +82,11 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
     run = RunId(new_id("run"))
     parts = lineage.fork_parts(lineage.parts(c, origin.id), run, fork.at, list(replaced))
     base = _base(c, origin, fork, parts)
-    used = update(schema.agents).where(schema.agents.c.version == fork.version)
-    if c.execute(used.values(used_at=now)).rowcount == 0:
+    agent = find_agent(c, fork.version)
+    if agent is None:
         raise NotFound(f"there is no agent version {fork.version!r}", hint="Deploy the agent.")
+    used = update(schema.agents).where(schema.agents.c.version == fork.version)
+    c.execute(used.values(used_at=now))
     same_code = fork.version == origin.version
     c.execute(
         insert(_runs),
@@ -92,6 +95,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
                 "id": run,
                 "version": fork.version,
                 "agent": fork.agent,
+                "engine": agent.engine,
                 "state": RunState.QUEUED.value,
                 "input": fork.input,
                 "epoch": _epoch(c, origin.id, fork.at),

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
 
 from torpor.contextlog import lineage, schema
+from torpor.contextlog.agents import find_agent
 from torpor.contextlog.entries import NewEntry, append, check_object, journal_holds, refusal
 from torpor.contextlog.refs import resolve
 from torpor.contextlog.snapshots import newest_snapshot
@@ -45,6 +46,7 @@ class RunRow:
     id: RunId
     version: AgentVersion
     agent: str | None
+    engine: str
     state: RunState
     input: dict[str, Any]
     result: Any
@@ -110,9 +112,10 @@ def create_run(
         made = c.execute(select(_runs).where(_runs.c.id_key == id_key)).first()
         if made is not None:
             return _same(_row(made), version, agent, input)
-    used = update(schema.agents).where(schema.agents.c.version == version).values(used_at=now)
-    if c.execute(used).rowcount == 0:
+    known = find_agent(c, version)
+    if known is None:
         raise NotFound(f"there is no agent version {version!r}", hint="Deploy the agent first.")
+    c.execute(update(schema.agents).where(schema.agents.c.version == version).values(used_at=now))
     run = RunId(new_id("run"))
     c.execute(
         insert(_runs),
@@ -121,6 +124,7 @@ def create_run(
                 "id": run,
                 "version": version,
                 "agent": agent,
+                "engine": known.engine,
                 "state": RunState.QUEUED.value,
                 "input": input,
                 "created_at": now,
@@ -130,7 +134,7 @@ def create_run(
         ],
     )
     lineage.start(c, run)
-    created = {"version": version, "agent": agent, "input": input}
+    created = {"version": version, "agent": agent, "engine": known.engine, "input": input}
     append(c, run, None, [NewEntry("run.created", None, created)], now)
     return _exactly(c, run)
 
@@ -158,6 +162,17 @@ def list_runs(
 def runs_in(c: Connection, states: Collection[RunState]) -> list[RunRow]:
     """All runs in `states`, oldest first."""
     return _oldest_first(c, _runs.c.state.in_([state.value for state in states]))
+
+
+def engines_of(c: Connection, states: Collection[RunState]) -> set[str]:
+    """The engines of the runs in `states`."""
+    wanted = _runs.c.state.in_([state.value for state in states])
+    return set(c.scalars(select(_runs.c.engine).where(wanted).distinct()))
+
+
+def ended_before(c: Connection, among: Collection[RunId], at: float) -> list[RunId]:
+    """Those of `among` that ended before `at`."""
+    return list(c.scalars(select(_runs.c.id).where(_runs.c.id.in_(among), _runs.c.ended_at < at)))
 
 
 def claimable(c: Connection) -> list[RunRow]:

@@ -77,6 +77,7 @@ runs = Table(
     Column("id", _Id, primary_key=True),
     Column("version", _Id, ForeignKey("agents.version"), nullable=False),
     Column("agent", String),
+    Column("engine", String, nullable=False),
     Column("state", String, nullable=False),
     Column("input", _Json, nullable=False),
     Column("result", _Json),

@@ -56,7 +56,7 @@ class Calls:
     async def _record(self, op: OpId, value: dict[str, Any]) -> dict[str, Any]:
         outcome = {"ok": True, "value": value}
         try:
-            await self._pen.write(self._pen.entry(NewEntry(END, op, outcome)))
+            await self._pen.write(NewEntry(END, op, outcome))
         except Refused as refused:
             if not isinstance(refused.error, Conflict):
                 raise

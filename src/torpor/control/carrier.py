@@ -19,7 +19,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.conversation import Conversation
 from torpor.control.machines import Captured, Taken
-from torpor.model.ids import Epoch, RunId
+from torpor.model.ids import AgentVersion, Epoch, RunId
 from torpor.policy.freeze import Terms
 from torpor.snapshot.seal import Key
 
@@ -36,14 +36,28 @@ class Origin:
 
 
 class Carriers(Protocol):
-    """An engine, for drivers."""
+    """An engine, for scheduler and drivers."""
 
     terms: Terms  # when a wait is worth suspending its run
+    room: int  # how many there may be at once on this host
+
+    async def origins(self, row: RunRow) -> list[SnapshotRow | None]:
+        """What one for this run may be made from, the best first."""
 
     async def restore(self, origin: Origin, heard: asyncio.Event) -> Carrier:
         """One whose agent is held, or has not begun. `heard` is set when there is something to
         hear. Raises Damaged, NotFound, Invalid (another origin may serve), HostError, GuestError.
         """
+
+    async def renew(self, version: AgentVersion) -> None:
+        """None of the origins serves on this host: make one of the agent's source. Raises
+        TorporError."""
+
+    async def tend(self) -> None:
+        """Keep alive what all of them need, for ever."""
+
+    async def close(self) -> None:
+        """End what belongs to no run."""
 
 
 class Carrier(Protocol):

@@ -34,12 +34,21 @@ class Output:
     data: bytes
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """What comes next on this channel stands at `offset` of the agent's output: what is before it
+    was printed by steps that are in the log, and was not printed again."""
+
+    channel: int
+    offset: int
+
+
 class Conversation:
     """The driver's side. How bytes come and go is its subclasses' business."""
 
     def __init__(self, heard: asyncio.Event | None = None) -> None:
         """`heard` is set when `inbox` or `broken` changed."""
-        self.inbox: deque[Said | Output] = deque()
+        self.inbox: deque[Said | Output | Skipped] = deque()
         self.heard = heard or asyncio.Event()
         self.broken: GuestError | None = None  # the conversation is over, and why
 
@@ -53,7 +62,7 @@ class Conversation:
         For the moments when nothing else may be said. Raises GuestError.
         """
         deadline = time.monotonic() + within_s
-        kept: list[Said | Output] = []
+        kept: list[Said | Output | Skipped] = []
         try:
             while True:
                 while self.inbox:

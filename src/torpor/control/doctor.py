@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from torpor.control.engines import choose
 from torpor.engine.qemu.probe import KVM_DEVICE, find_qemu, host_tsc_khz, probe
 from torpor.image.build import open_image
+from torpor.model.engines import NOT_ISOLATED, PROCESS
 from torpor.model.errors import TorporError
 from torpor.model.home import Home
 from torpor.pager.launch import require_fuse
@@ -31,6 +33,7 @@ class Check:
 def checks(home: Home) -> list[Check]:
     """All checks, in the order in which a person would mend them."""
     return [
+        _engine(),
         _attempt("QEMU", lambda: "{} {}".format(*find_qemu())),
         _attempt("FUSE", _fuse),
         *_builders(),
@@ -41,9 +44,20 @@ def checks(home: Home) -> list[Check]:
     ]
 
 
-def can_run_machines(found: list[Check]) -> bool:
-    """Whether an engine is usable: what decides the exit code."""
-    return all(check.ok for check in found if check.name in ("QEMU", "FUSE"))
+def can_run(found: list[Check]) -> bool:
+    """Whether the engine that would be used is usable: what decides the exit code."""
+    process = any(check.name == "engine" and check.ok is None for check in found)
+    return process or all(check.ok for check in found if check.name in ("engine", "QEMU", "FUSE"))
+
+
+def _engine() -> Check:
+    try:
+        choice = choose()
+    except TorporError as error:
+        return Check("engine", False, error.message, error.hint)
+    if choice.engine == PROCESS:
+        return Check("engine", None, f"{PROCESS}: {choice.why}; {NOT_ISOLATED}")
+    return Check("engine", True, f"{choice.engine}: {choice.why}")
 
 
 def _attempt(name: str, check: Callable[[], str]) -> Check:

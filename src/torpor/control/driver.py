@@ -44,8 +44,9 @@ from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.calls import Calls
 from torpor.control.carrier import Carrier, Carriers, Freezer, Origin
-from torpor.control.conversation import Output, Said
+from torpor.control.conversation import Output, Said, Skipped
 from torpor.control.keys import Keys, RunKey
+from torpor.control.loading import exit_error
 from torpor.control.machines import Captured
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
@@ -53,7 +54,6 @@ from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Write
 from torpor.control.standing import Result, Standing
 from torpor.control.tasks import Tasks
-from torpor.control.templates import exit_error
 from torpor.model.errors import (
     GuestError,
     StaleEpoch,
@@ -164,10 +164,12 @@ class Driver:
 
     # The life of the machine.
 
-    async def drive(self, snapshot: SnapshotRow) -> Outcome:
-        """From `snapshot` (of the run, or its template) to the end of this machine."""
-        self.snapshot = self._newest = snapshot.id
-        self._key = await self._keys.of(self.run)
+    async def drive(self, snapshot: SnapshotRow | None) -> Outcome:
+        """From `snapshot` (of the run, or its template; None: the log's beginning) to the end of
+        this machine."""
+        if snapshot is not None:
+            self.snapshot = self._newest = snapshot.id
+            self._key = await self._keys.of(self.run)
         origin = Origin(self.row, snapshot, self._key.key if self._key else None)
         live = await self._carriers.restore(origin, self._heard)
         outcome = Outcome.LOST
@@ -194,29 +196,36 @@ class Driver:
             await self._finish_calls()
         return outcome
 
-    async def _wake(self, live: Carrier, snapshot: SnapshotRow) -> None:
+    async def _wake(self, live: Carrier, snapshot: SnapshotRow | None) -> None:
         """From the restored machine to an agent that goes on where it was, or starts."""
-        started = snapshot.run is not None
-        journal = await self._store.read(lambda c: entries.journal(c, self.run, snapshot.seq))
-        printed = {r["op"]: r["printed"] for r in journal if "printed" in r}
-        self._printed = snapshot.detail.get("printed", {}) | printed
-        answered = {record["op"] for record in journal if "ok" in record}
-        self._standing.take_up(snapshot.detail, answered)
-        self._streams.set(snapshot.detail.get("streams", {}))
-        if snapshot.detail.get("at_work"):
-            went_on = self.row.state is RunState.RUNNING
-            await self._pen.write(lambda c: self._pen.repeat(c, snapshot, went_on))
+        started = snapshot is not None and snapshot.run is not None
+        seq = Seq(0) if snapshot is None else snapshot.seq
+        journal = await self._store.read(lambda c: entries.journal(c, self.run, seq))
+        self._printed = {r["op"]: r["printed"] for r in journal if "printed" in r}
+        if snapshot is not None:
+            answered = {record["op"] for record in journal if "ok" in record}
+            await self._take_up(snapshot, answered)
         replayed = journal if started else []
         await live.thaw(self.run, self.epoch, started=started, journal=replayed)
         resume_ms = (time.perf_counter() - self._decided) * 1000
         self._metrics.resumed(resume_ms)
-        up = {"resume_ms": round(resume_ms, 1), "snapshot": snapshot.id, "warm": live.warm}
-        await self._pen.write(self._pen.note("machine.up", **up))
+        up = {"resume_ms": round(resume_ms, 1), "snapshot": self.snapshot, "warm": live.warm}
+        await self._pen.note("machine.up", **up)
         if not started:
             live.start(self.epoch, self.row, journal)
         await self._ask_again()
         self._learning.spawn(self._learn(live))
         self.doing = "running"
+
+    async def _take_up(self, snapshot: SnapshotRow, answered: set[str]) -> None:
+        """Continue where the machine in `snapshot` was."""
+        detail = snapshot.detail
+        self._printed = detail.get("printed", {}) | self._printed
+        self._standing.take_up(detail, answered)
+        self._streams.set(detail.get("streams", {}))
+        if detail.get("at_work"):
+            went_on = self.row.state is RunState.RUNNING
+            await self._pen.write(lambda c: self._pen.repeat(c, snapshot, went_on))
 
     async def _learn(self, live: Carrier) -> None:
         try:
@@ -286,7 +295,7 @@ class Driver:
             heard: set[str] = set()
             while inbox and len(writes) < 256:
                 item = inbox.popleft()
-                if isinstance(item, Output):
+                if not isinstance(item, Said):
                     self._on_output(item, writes)
                     continue
                 heard.add(item.t)
@@ -302,15 +311,11 @@ class Driver:
             for follow in after:
                 follow()
 
-    def _on_output(self, item: Output, writes: list[Write]) -> None:
-        name, offset, text = self._streams.take(item.channel, item.data)
-        if not text:
-            return
-        writes.append(
-            lambda c: entries.append_output(
-                c, self.run, self.epoch, name, offset, text, time.time()
-            )
-        )
+    def _on_output(self, item: Output | Skipped, writes: list[Write]) -> None:
+        if isinstance(item, Skipped):
+            self._streams.skip(item.channel, item.offset)
+        elif (taken := self._streams.take(item.channel, item.data)).text:
+            writes.append(self._pen.output(*taken))
 
     def _on_message(
         self, said: Said, writes: list[Write], after: list[Callable[[], None]]
@@ -324,7 +329,7 @@ class Driver:
                 op = message["op"]
                 outcome = {k: v for k, v in message.items() if k in ("ok", "value", "error")}
                 outcome["printed"] = self._streams.offsets()
-                writes.append(self._pen.entry(NewEntry(END, op, outcome)))
+                writes.append(NewEntry(END, op, outcome))
                 self.progressed = True
                 after.append(lambda: self._live.guest.say("recorded", op=op))
             case "replayed":
@@ -332,7 +337,7 @@ class Driver:
             case "note":
                 data = message["data"]
                 data = data if isinstance(data, dict) else {"value": data}
-                writes.append(self._pen.entry(NewEntry(f"note.{message['kind']}", None, data)))
+                writes.append(NewEntry(f"note.{message['kind']}", None, data))
             case "status":
                 self._standing.said(message)
             case "done":
@@ -432,7 +437,7 @@ class Driver:
             return True
         self._not_before = time.monotonic() + FREEZE_RETRY_S
         self._tell_hand_over(f"cannot be frozen yet: {answer['reason']}")
-        await self._pen.write(self._pen.note("freeze.failed", reason=answer["reason"]))
+        await self._pen.note("freeze.failed", reason=answer["reason"])
         return False
 
     async def _suspend(self) -> bool:
@@ -504,9 +509,7 @@ class Driver:
         await self._end_checkpoints(asked)
 
     async def _end_checkpoints(self, asked: Sequence[str]) -> None:
-        done = [
-            self._pen.entry(NewEntry(END, OpId(op), {"ok": True, "value": None})) for op in asked
-        ]
+        done = [NewEntry(END, OpId(op), {"ok": True, "value": None}) for op in asked]
         if done:
             await self._pen.write(*done)
         for op in asked:
@@ -518,7 +521,7 @@ class Driver:
         self._live.guest.say("resume")
         log.warning("run %s could not be frozen: %s", self.run, error)
         self._tell_hand_over(f"cannot be frozen yet: {error}")
-        await self._pen.write(self._pen.note("freeze.failed", reason=str(error)))
+        await self._pen.note("freeze.failed", reason=str(error))
 
     async def _place(self) -> tuple[Place, dict[str, Any]]:
         """Where in the log a machine that was just taken stands, and what it waits for."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -11,15 +14,27 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.runs import RunRow
+from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.control.carrier import Journal, Origin
 from torpor.control.conversation import Conversation
+from torpor.control.loading import host_memory_mib, logged, source_from
 from torpor.control.machines import Captured, Live, Machines, Taken
+from torpor.control.templates import keep_template, make_template
 from torpor.control.thaw import say_journal, thaw
 from torpor.control.warm import Base
+from torpor.model.errors import TorporError
 from torpor.model.ids import AgentVersion, Epoch, RunId
+from torpor.pager.launch import ensure_pager
 from torpor.policy import freeze
+from torpor.policy.admission import machines_max
 from torpor.wire.link import LinkState
+
+log = logging.getLogger(__name__)
+
+TYPICAL_MIB = 512
+PAGER_RETRY_S = 1.0
+IDLE_LOOK_S = 60.0
 
 
 class MachineCarriers:
@@ -30,6 +45,24 @@ class MachineCarriers:
     def __init__(self, machines: Machines, store: LogStore) -> None:
         self._machines = machines
         self._store = store
+        self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
+        self._alive: set[MachineCarrier] = set()
+
+    async def origins(self, row: RunRow) -> list[SnapshotRow | None]:
+        def read(c: Connection) -> list[SnapshotRow | None]:
+            agent = agents.get_agent(c, row.version)
+            base = snapshots.base_of(c, row.id)
+            template = snapshots.get_snapshot(c, agent.template) if agent.template else None
+            found = [*snapshots.list_snapshots(c, row.id), base, template]
+            return [each for each in found if each is not None]
+
+        return await self._store.read(read)
+
+    async def renew(self, version: AgentVersion) -> None:
+        agent = await self._store.read(lambda c: agents.get_agent(c, version))
+        tar = await self._store.read(lambda c: agents.agent_source(c, version))
+        template = await make_template(self._machines, source_from(agent, tar), version, logged)
+        await self._store.write(lambda c: keep_template(c, version, template))
 
     async def restore(self, origin: Origin, heard: asyncio.Event) -> MachineCarrier:
         snapshot = origin.snapshot
@@ -39,7 +72,41 @@ class MachineCarriers:
         live = await self._machines.restore(
             snapshot.manifest, link, heard, origin.key, version=version
         )
-        return MachineCarrier(self._machines, live, lambda: self._get_ready(live, version))
+        carrier = MachineCarrier(
+            self._machines, live, lambda: self._get_ready(live, version), self._alive.discard
+        )
+        self._alive.add(carrier)
+        return carrier
+
+    async def tend(self) -> None:
+        await asyncio.gather(self._watch_pager(), self._drop_idle())
+
+    async def _drop_idle(self) -> None:
+        while True:
+            self._machines.drop_idle()
+            await asyncio.sleep(IDLE_LOOK_S)
+
+    async def _watch_pager(self) -> None:
+        """When the pager dies, no machine can read its memory any more: none is left hanging."""
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(self._machines.pager.socket)
+                with contextlib.closing(writer):
+                    await reader.read()
+            except OSError as error:
+                log.warning("pager: %s", error)
+            log.warning("the pager is gone; its machines are ended and recovered")
+            doomed = [carrier.kill() for carrier in self._alive]
+            await asyncio.gather(*doomed, self._machines.forget_spares())
+            await self._machines.pager.close()
+            try:
+                await ensure_pager(self._machines.home)
+            except TorporError as error:
+                log.error("the pager cannot be started: %s", error.message)
+                await asyncio.sleep(PAGER_RETRY_S)
+
+    async def close(self) -> None:
+        await self._machines.close()
 
     async def _get_ready(self, live: Live, version: AgentVersion) -> None:
         """Have ready what the next machine of the agent is best made from."""
@@ -52,10 +119,15 @@ class MachineCarrier:
     """See `torpor.control.carrier.Carrier` and `Freezer`."""
 
     def __init__(
-        self, machines: Machines, live: Live, get_ready: Callable[[], Awaitable[None]]
+        self,
+        machines: Machines,
+        live: Live,
+        get_ready: Callable[[], Awaitable[None]],
+        gone: Callable[[MachineCarrier], None],
     ) -> None:
         self._machines = machines
         self._get_ready = get_ready
+        self._gone = gone
         self.live = live
 
     @property
@@ -103,6 +175,7 @@ class MachineCarrier:
         await self.live.machine.kill()
 
     async def discard(self) -> None:
+        self._gone(self)
         await self._machines.discard(self.live)
 
     def capturing(self) -> AbstractAsyncContextManager[Taken]:

@@ -6,7 +6,7 @@ import codecs
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torpor.wire.link import STDERR, STDOUT
 
@@ -22,18 +22,26 @@ class _Stream:
     )
 
 
+class Taken(NamedTuple):
+    """What text some output has completed, and where in the stream that stands."""
+
+    stream: str
+    offset: int
+    text: str
+
+
 class Streams:
     """Stdout and stderr of an agent, by the link's channels."""
 
     def __init__(self) -> None:
         self._streams = {STDOUT: _Stream("stdout", 0), STDERR: _Stream("stderr", 0)}
 
-    def take(self, channel: int, data: bytes) -> tuple[str, int, str]:
-        """Take `data` in: the stream's name, and what text it completes, at which offset."""
+    def take(self, channel: int, data: bytes) -> Taken:
+        """Take `data` in."""
         stream = self._streams[channel]
         text = stream.decoder.decode(data)
         offset, stream.offset = stream.offset, stream.offset + len(text.encode())
-        return stream.name, offset, text
+        return Taken(stream.name, offset, text)
 
     def offsets(self) -> dict[str, int]:
         """How far each has come, by name."""
@@ -41,11 +49,15 @@ class Streams:
 
     def skip_to(self, offsets: Mapping[str, int]) -> None:
         """A step was replayed: its body, which printed up to `offsets`, did not print again."""
-        for stream in self._streams.values():
-            offset = offsets.get(stream.name, 0)
-            if offset > stream.offset:
-                stream.offset = offset
-                stream.decoder.reset()
+        for channel, stream in self._streams.items():
+            self.skip(channel, offsets.get(stream.name, 0))
+
+    def skip(self, channel: int, offset: int) -> None:
+        """One stream goes on at `offset`, unless it is past that."""
+        stream = self._streams[channel]
+        if offset > stream.offset:
+            stream.offset = offset
+            stream.decoder.reset()
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 # A full disk stops a run's writes until there is room again; tried this often.
 DISK_FULL_RETRY_S = 1.0
 
-Write = Callable[[Connection], object]
+# An entry to append, or anything else that is written with it.
+Write = NewEntry | Callable[[Connection], object]
 
 
 class Refused(Exception):
@@ -51,25 +52,33 @@ class Pen:
         self._store = store
         self._run = run
 
-    def entry(self, entry: NewEntry) -> Write:
-        return lambda c: entries.append(c, self._run, self.epoch, [entry], time.time())
-
-    def begin(self, message: Mapping[str, Any]) -> Write:
+    def begin(self, message: Mapping[str, Any]) -> NewEntry:
         """What a begin message says."""
         named = {key: message[key] for key in entries.IDENTITY if key in message}
         data = {"data": message["data"]} if message["data"] else {}
-        return self.entry(NewEntry(entries.BEGIN, message["op"], named | data))
+        return NewEntry(entries.BEGIN, message["op"], named | data)
 
-    def note(self, kind: str, **data: Any) -> Write:
-        return self.entry(NewEntry(kind, None, data))
+    def output(self, stream: str, offset: int, text: str) -> Write:
+        return lambda c: entries.append_output(
+            c, self._run, self.epoch, stream, offset, text, time.time()
+        )
+
+    async def note(self, kind: str, **data: Any) -> None:
+        await self.write(NewEntry(kind, None, data))
 
     async def write(self, *writes: Write) -> None:
-        """All of `writes` in one transaction. A full disk is waited out: the agent only sees
-        that its operations take longer. Raises StaleEpoch, Refused, HostError."""
+        """All of `writes` in one transaction, in their order. A full disk is waited out: the agent
+        only sees that its operations take longer. Raises StaleEpoch, Refused, HostError."""
 
         def together(c: Connection) -> None:
+            several: list[NewEntry] = []  # entries that follow each other: at once is much cheaper
             for write in writes:
-                write(c)
+                if isinstance(write, NewEntry):
+                    several.append(write)
+                else:
+                    self._append(c, several)
+                    write(c)
+            self._append(c, several)
 
         while True:
             try:
@@ -79,6 +88,11 @@ class Pen:
             except Exhausted as error:
                 log.warning("run %s waits for room: %s", self._run, error)
                 await asyncio.sleep(DISK_FULL_RETRY_S)
+
+    def _append(self, c: Connection, some: list[NewEntry]) -> None:
+        if some:
+            entries.append(c, self._run, self.epoch, some, time.time())
+            some.clear()
 
     def create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
         """What a begin message of a wait, a sleep or a doubt says, recorded."""

@@ -35,7 +35,7 @@ IDLE_MAX_S = 600.0
 
 class Spare(Protocol):
     @property
-    def machine(self) -> Machine: ...
+    def alive(self) -> bool: ...
 
     async def discard(self) -> None: ...
 
@@ -48,6 +48,10 @@ class Empty:
     machine: Machine
     directory: Path
     pager: PagerClient
+
+    @property
+    def alive(self) -> bool:
+        return self.machine.alive
 
     async def discard(self) -> None:
         await self.machine.kill()
@@ -77,7 +81,7 @@ class Spares(Generic[K, S]):
         del self._ready[key]
         with contextlib.suppress(TorporError, OSError):
             spare = await making
-            if spare.machine.alive:
+            if spare.alive:
                 return spare
             await spare.discard()
         return None

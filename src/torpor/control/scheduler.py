@@ -18,20 +18,18 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from torpor.contextlog import agents, entries, runs, snapshots, waits
+from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
+from torpor.control.carrier import Carriers
 from torpor.control.driver import CANCELLED, Driver, Outcome
 from torpor.control.keys import Keys
-from torpor.control.machines import Machines
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
-from torpor.control.onmachines import MachineCarriers
 from torpor.control.tasks import Tasks
-from torpor.control.templates import keep_template, make_template, source_from
 from torpor.model.errors import (
     Conflict,
     Damaged,
@@ -43,8 +41,6 @@ from torpor.model.errors import (
 )
 from torpor.model.ids import RunId, SnapshotId
 from torpor.model.states import RunState
-from torpor.pager.launch import ensure_pager
-from torpor.policy.admission import machines_max
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +53,11 @@ HOST_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 HAND_OVER_S = 30.0
 # Everything is pushed by events; this finds what an event that never came would have told.
 SAFETY_NET_S = 30.0
-TYPICAL_MACHINE_MIB = 512
 
 
 class Scheduler:
     def __init__(
         self,
-        machines: Machines,
         store: LogStore,
         model: Model,
         keys: Keys,
@@ -71,10 +65,8 @@ class Scheduler:
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_end` is told when a run was frozen or has ended."""
-        self.machines = machines
         # For tests: each operation ends its machine, and the run goes on in another.
         self.always_suspend = os.environ.get("TORPOR_TEST_SUSPEND") == "always"
-        self._carriers = MachineCarriers(machines, store)
         self.drivers: dict[RunId, Driver] = {}
         self._store = store
         self._model = model
@@ -88,15 +80,25 @@ class Scheduler:
         self._tasks = Tasks(_log_failure)
         self._driving: dict[RunId, asyncio.Task[None]] = {}
         self._handing_over = False
-        self._room = machines_max(os.cpu_count() or 1, _memory_mib(), TYPICAL_MACHINE_MIB)
+        self._engines: dict[str, Carriers] = {}
 
-    async def start(self) -> None:
-        """Recover what was running when the last server ended, and begin."""
-        lost = await self._store.read(lambda c: runs.runs_in(c, [RunState.RUNNING]))
-        for row in lost:
-            self._take(row)
-        for work in (self._claim_runs(), self._fire_timers(), self._watch_pager()):
+    def start(self) -> None:
+        for work in (self._claim_runs(), self._fire_timers()):
             self._tasks.spawn(work)
+
+    async def serve(self, engine: str, carriers: Carriers) -> None:
+        """From now on the runs of this engine get its carriers. What was running when the last
+        server ended is recovered."""
+        lost = await self._store.read(lambda c: runs.runs_in(c, [RunState.RUNNING]))
+        self._engines[engine] = carriers
+        for row in lost:
+            if row.engine == engine:
+                self._take(row)
+        self._tasks.spawn(carriers.tend())
+        self._claimable.set()
+
+    def serves(self, engine: str) -> bool:
+        return engine in self._engines
 
     async def hand_over(self, tell: Callable[[str], None]) -> None:
         """Leave all runs to the next server as they are now: no run is claimed any more, and those
@@ -118,7 +120,8 @@ class Scheduler:
     async def stop(self) -> None:
         """End all machines. Their runs stay as they are and are recovered by the next server."""
         await self._tasks.cut_off()
-        await self.machines.close()
+        for carriers in self._engines.values():
+            await carriers.close()
 
     # What others tell it.
 
@@ -141,17 +144,21 @@ class Scheduler:
     async def _claim_runs(self) -> None:
         while True:
             self._claimable.clear()
-            self.machines.drop_idle()
             if self._handing_over:
                 return
             for row in await _when_possible(lambda: self._store.read(runs.claimable)):
-                if len(self.drivers) >= self._room:
-                    break
-                if row.id not in self.drivers and not self._handing_over:
+                if self._handing_over:
+                    return
+                if row.id not in self.drivers and self._has_room(row.engine):
                     self._take(row)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SAFETY_NET_S):
                     await self._claimable.wait()
+
+    def _has_room(self, engine: str) -> bool:
+        carriers = self._engines.get(engine)
+        taken = sum(driver.row.engine == engine for driver in self.drivers.values())
+        return carriers is not None and taken < carriers.room
 
     def _take(self, row: RunRow) -> None:
         # Registered before the claim: an answer from now on finds the driver, one from before is
@@ -160,7 +167,7 @@ class Scheduler:
 
     def _new_driver(self, row: RunRow) -> Driver:
         driver = Driver(
-            self._carriers,
+            self._engines[row.engine],
             self._store,
             self._model,
             self._keys,
@@ -207,12 +214,13 @@ class Scheduler:
             if driver.cancelled:
                 await self._end(driver, RunState.CANCELLED, CANCELLED)
                 return Outcome.ENDED
-            for snapshot in await self._candidates(driver):
+            for snapshot in await self._origins(driver):
                 try:
                     return await driver.drive(snapshot)
                 except (Damaged, NotFound, Invalid) as error:
                     trouble = error
-                    await self._tell(driver, f"snapshot {snapshot.id} is unusable: {error.message}")
+                    what = "the agent" if snapshot is None else f"snapshot {snapshot.id}"
+                    await self._tell(driver, f"{what} is unusable: {error.message}")
                 except (HostError, OSError) as error:
                     trouble = HostError(str(error))
                     await self._tell(driver, f"no machine could be started: {error}")
@@ -231,29 +239,18 @@ class Scheduler:
         """No snapshot of the run serves on this host, not even its template: another machine,
         another QEMU, lost files. The log still has all that was done: a new template of the same
         source replays it."""
-        version = driver.row.version
         driver.doing = "making its template again"
         try:
-            agent = await self._store.read(lambda c: agents.get_agent(c, version))
-            tar = await self._store.read(lambda c: agents.agent_source(c, version))
-            source = source_from(agent, tar)
-            template = await make_template(self.machines, source, version, _unseen)
-            await self._store.write(lambda c: keep_template(c, version, template))
-            return await driver.drive((await self._candidates(driver))[-1])
+            await self._engines[driver.row.engine].renew(driver.row.version)
+            return await driver.drive((await self._origins(driver))[-1])
         except (TorporError, OSError) as error:
             words = f"no machine could be restored ({trouble}), and no new template made: {error}"
             await self._fail(driver, "CannotRestore", words)
             return Outcome.ENDED
 
-    async def _candidates(self, driver: Driver) -> list[SnapshotRow]:
-        def read(c: Any) -> list[SnapshotRow]:
-            agent = agents.get_agent(c, driver.row.version)
-            mine = snapshots.list_snapshots(c, driver.run)
-            base = snapshots.base_of(c, driver.run)
-            template = snapshots.get_snapshot(c, agent.template) if agent.template else None
-            return mine + [row for row in (base, template) if row is not None]
-
-        return [row for row in await self._store.read(read) if row.id not in self._damaged]
+    async def _origins(self, driver: Driver) -> list[SnapshotRow | None]:
+        found = await self._engines[driver.row.engine].origins(driver.row)
+        return [each for each in found if each is None or each.id not in self._damaged]
 
     async def _fail(self, driver: Driver, kind: str, message: str) -> None:
         error = {"type": kind, "message": message, "traceback": None}
@@ -289,27 +286,6 @@ class Scheduler:
                 async with asyncio.timeout(max(0.0, left_s)):
                     await self._timers.wait()
 
-    # The pager.
-
-    async def _watch_pager(self) -> None:
-        """When the pager dies, no machine can read its memory any more: none is left hanging."""
-        while True:
-            try:
-                reader, writer = await asyncio.open_unix_connection(self.machines.pager.socket)
-                with contextlib.closing(writer):
-                    await reader.read()
-            except OSError as error:
-                log.warning("pager: %s", error)
-            log.warning("the pager is gone; its machines are ended and recovered")
-            doomed = [d.live.kill() for d in self.drivers.values() if d.live is not None]
-            await asyncio.gather(*doomed, self.machines.forget_spares())
-            await self.machines.pager.close()
-            try:
-                await ensure_pager(self.machines.home)
-            except TorporError as error:
-                log.error("the pager cannot be started: %s", error.message)
-                await asyncio.sleep(HOST_RETRY_S[0])
-
 
 def _log_failure(error: BaseException) -> None:
     log.error("a task of the scheduler failed", exc_info=error)
@@ -317,10 +293,6 @@ def _log_failure(error: BaseException) -> None:
 
 def _tell_of(run: RunId, tell: Callable[[str], None], how: str) -> None:
     tell(f"{run}: {how}")
-
-
-def _unseen(stage: str, message: str, fraction: float | None) -> None:
-    log.info("%s: %s", stage, message)
 
 
 async def _when_possible(do: Callable[[], Awaitable[T]]) -> T:
@@ -335,7 +307,3 @@ async def _when_possible(do: Callable[[], Awaitable[T]]) -> T:
 
 def _end_due(c: Any) -> list[WaitRow]:
     return [waits.get_wait(c, wait.id) for wait in waits.end_due(c, time.time())]
-
-
-def _memory_mib() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20

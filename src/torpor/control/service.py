@@ -1,7 +1,6 @@
 """What people can ask for. The API calls these methods and nothing else.
 
-The service opens the log at once; machines (image, engine, pager) only when something needs them,
-because the first time that takes a minute and whoever waits should see why.
+The service opens the log at once, and engines when something needs them (`torpor.control.engines`).
 """
 
 from __future__ import annotations
@@ -29,32 +28,24 @@ from torpor.contextlog.transfer import refuse_known
 from torpor.control import transfer
 from torpor.control.backup import back_up
 from torpor.control.driver import CANCELLED, ENDED
+from torpor.control.engines import Engines
 from torpor.control.forking import Forking, Wanted
 from torpor.control.keys import Keys, switched_on
+from torpor.control.loading import Loaded, Progress, tar_of
 from torpor.control.machines import Machines
 from torpor.control.metrics import Metrics, Moment
-from torpor.control.model import Model
 from torpor.control.processes import stop_processes
 from torpor.control.scheduler import Scheduler
 from torpor.control.storage import Storage
-from torpor.control.templates import (
-    Progress,
-    Template,
-    keep_template,
-    make_template,
-    tar_of,
-)
-from torpor.engine.qemu.engine import QemuEngine
-from torpor.engine.qemu.probe import Probe, find_qemu, probe
-from torpor.image.build import ensure_image
+from torpor.control.templates import Template, keep_template, make_template
 from torpor.model import doubts
 from torpor.model.agentfile import AgentSource
+from torpor.model.engines import PROCESS
 from torpor.model.errors import Conflict, HostError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.inputs import check_input
 from torpor.model.states import FINAL, RunState
-from torpor.pager.launch import ensure_pager, require_fuse
 from torpor.snapshot.store import SnapshotStore
 
 log = logging.getLogger(__name__)
@@ -73,96 +64,60 @@ class Service:
         self._forking = Forking(store, self._keys)
         self._tending: asyncio.Task[None] | None = None
         self._started_at = time.time()
-        self._readying = asyncio.Lock()
-        self._leaving = False
-        self._scheduler: Scheduler | None = None
-        self._model: Model | None = None
-        self._probe: Probe | None = None
+        self._engines = Engines(
+            home, store, self._blobs, self._keys, self._metrics, self._storage.run_ended
+        )
         self._deploying: dict[AgentVersion, asyncio.Lock] = {}
-        self._background: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, home: Home) -> Service:
-        """Open the log. Where runs are unfinished, machines are made ready for them now."""
+        """Open the log. Where runs are unfinished, their engines are made ready for them now."""
         home.create()
         service = cls(home, await asyncio.to_thread(LogStore.open, home.database))
         unfinished = [state for state in RunState if state not in FINAL]
-        waiting = await service._store.read(lambda c: runs.list_runs(c, unfinished, limit=1))
-        if waiting or any(home.images.iterdir()):
-            service._get_ready_soon()
+        needed = await service._store.read(lambda c: runs.engines_of(c, unfinished))
+        if any(home.images.iterdir()):
+            needed.add(service._engines.choice.engine)
+        for engine in needed:
+            service._engines.ready_soon(engine)
         service._tending = asyncio.create_task(service._storage.tend())
         return service
 
     async def hand_over(self, tell: Callable[[str], None]) -> None:
         """Leave all runs to the next server as they are now; `tell` hears what becomes of each."""
-        self._leaving = True
+        self._engines.leaving = True
         if self._scheduler is not None:
             await self._scheduler.hand_over(tell)
 
     async def stop(self) -> None:
-        for task in (self._background, self._tending):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        if self._scheduler is not None:
-            await self._scheduler.stop()
-        if self._model is not None:
-            await self._model.close()
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.gather(self._tending, return_exceptions=True)
+        await self._engines.stop()
         await stop_processes(self._home)
         await asyncio.to_thread(self._store.close)
 
-    # Machines.
+    # Engines.
 
-    async def _ready(self, progress: Progress) -> Scheduler:
-        """Image, engine, pager, broker and scheduler, made on first need. Raises HostError."""
-        async with self._readying:
-            if self._scheduler is not None:
-                return self._scheduler
-            if self._leaving:
-                raise HostError("the server is about to stop", hint="torpor up, then again.")
-            find_qemu()
-            require_fuse()
-            await self._keys.check()
-            image = await asyncio.to_thread(ensure_image, self._home, progress)
-            progress("engine", "looking for the best way to run machines", None)
-            self._probe = await asyncio.to_thread(
-                probe, image.kernel, image.initramfs, self._home.cache
-            )
-            pager, model = await asyncio.gather(ensure_pager(self._home), Model.open(self._home))
-            self._model = model
-            machines = Machines(self._home, self._blobs, QemuEngine(self._probe), image, pager)
-            await machines.tidy()
-            scheduler = Scheduler(
-                machines, self._store, model, self._keys, self._metrics, self._storage.run_ended
-            )
-            await scheduler.start()
-            self._scheduler = scheduler
-            return scheduler
-
-    def _get_ready_soon(self) -> None:
-        if self._scheduler is None and (self._background is None or self._background.done()):
-            self._background = asyncio.create_task(self._get_ready())
-
-    async def _get_ready(self) -> None:
-        try:
-            await self._ready(_logged)
-        except TorporError as error:
-            log.error("machines cannot be run: %s %s", error.message, error.hint)
+    @property
+    def _scheduler(self) -> Scheduler | None:
+        return self._engines.scheduler
 
     @property
     def machines(self) -> Machines:
-        """This host's machines; there from the first deployment on."""
-        assert self._scheduler is not None
-        return self._scheduler.machines
+        """This host's machines; there from the first deployment of an agent to them on."""
+        assert self._engines.made_machines is not None
+        return self._engines.made_machines
 
     async def health(self) -> dict[str, Any]:
         return {
             "version": torpor.__version__,
             "pid": os.getpid(),
-            "engine": "qemu" if self._probe else None,
-            "accel": self._probe.accel if self._probe else None,
+            "engine": self._engines.choice.engine,
+            "engine_why": self._engines.choice.why,
+            "accel": self._engines.probe.accel if self._engines.probe else None,
             "home": str(self._home.root),
-            "model": self._model.upstream if self._model else None,
+            "model": self._engines.model.upstream if self._engines.model else None,
             "started_at": self._started_at,
         }
 
@@ -173,44 +128,67 @@ class Service:
         pager: dict[str, Any] = {}
         if scheduler is not None:
             machines = sum(driver.live is not None for driver in scheduler.drivers.values())
-            pooled = scheduler.machines.waiting
+        if (made := self._engines.made_machines) is not None:
+            pooled = made.waiting
             with contextlib.suppress(TorporError):  # it is just being started again
-                pager = await scheduler.machines.pager.stats()
+                pager = await made.pager.stats()
         return self._metrics.at(Moment(log, self._store.appended, machines, pooled, pager))
 
     # Agents.
 
     async def deploy(
-        self, source: AgentSource, progress: Callable[[str, str, float | None], None]
+        self,
+        source: AgentSource,
+        progress: Callable[[str, str, float | None], None],
+        engine: str | None = None,
     ) -> dict[str, Any]:
-        """The agent's version, with a template: the one there is, or made now."""
+        """The agent's version for `engine`, by default the server's, ready to be run: as it is
+        here, or made now. Raises Invalid, GuestError (it does not load), HostError."""
         loop = asyncio.get_running_loop()
 
         def told(stage: str, message: str, fraction: float | None) -> None:
             loop.call_soon_threadsafe(progress, stage, message, fraction)
 
-        scheduler = await self._ready(told)
-        version = source.version(scheduler.machines.image.digest)
+        if (engine or self._engines.choice.engine) == PROCESS:
+            return await self._deploy_process(source, told)
+        machines = await self._engines.machines(told)
+        image = machines.image.digest
+        version = source.version(image)
         async with self._deploying.setdefault(version, asyncio.Lock()):
-            known = await self._store.read(lambda c: agents.find_agent(c, version))
-            if known is not None and known.template is not None:
-                known = await self._store.write(
-                    lambda c: agents.deployed_again(
-                        c,
-                        version,
-                        keep=source.keep,
-                        on_divergence=source.on_divergence,
-                        now=time.time(),
-                    )
-                )
+            known = await self._deployed_before(version, source)
             if known is not None and known.template is not None:
                 return _deployed(known, cached=True)
-            template = await make_template(scheduler.machines, source, version, told)
-            image = scheduler.machines.image.digest
+            template = await make_template(machines, source, version, told)
             row = await self._store.write(
-                lambda c: _keep_agent(c, source, version, image, template)
+                lambda c: _keep_with_template(c, source, version, image, template)
             )
         return _deployed(row, cached=False)
+
+    async def _deploy_process(self, source: AgentSource, told: Progress) -> dict[str, Any]:
+        processes = await self._engines.processes()
+        version = source.version(PROCESS)
+        async with self._deploying.setdefault(version, asyncio.Lock()):
+            known = await self._deployed_before(version, source)
+            if known is not None:
+                return _deployed(known, cached=True)
+            loaded = await processes.load(source, version, told)
+            row = await self._store.write(
+                lambda c: _keep_agent(c, source, version, PROCESS, loaded)
+            )
+        return _deployed(row, cached=False)
+
+    async def _deployed_before(self, version: AgentVersion, source: AgentSource) -> AgentRow | None:
+        if await self._store.read(lambda c: agents.find_agent(c, version)) is None:
+            return None
+        return await self._store.write(
+            lambda c: agents.deployed_again(
+                c,
+                version,
+                keep=source.keep,
+                on_divergence=source.on_divergence,
+                now=time.time(),
+            )
+        )
 
     async def agents(self) -> list[dict[str, Any]]:
         return [row.to_json() for row in await self._store.read(agents.list_agents)]
@@ -252,11 +230,10 @@ class Service:
 
     def _made(self, row: RunRow) -> dict[str, Any]:
         """There is a new run, perhaps with waits: it is claimed soon."""
+        self._engines.ready_soon(row.engine)
         if self._scheduler is not None:
             self._scheduler.run_created()
             self._scheduler.wait_created()
-        else:
-            self._get_ready_soon()
         return row.to_json(time.time())
 
     async def runs(
@@ -406,8 +383,7 @@ class Service:
             await asyncio.to_thread(taken.begin, transfer.arriving(chunks))
             await self._store.read(lambda c: refuse_known(c, taken.run))
             if taken.needs is not None:
-                scheduler = await self._ready(_logged)
-                scheduler.machines.require_fit(taken.needs)
+                (await self._engines.machines()).require_fit(taken.needs)
             await asyncio.to_thread(taken.store)
             run, key = RunId(taken.run["id"]), taken.key
             wrapped = None if key is None else await self._keys.wrapped(run, key)
@@ -457,19 +433,13 @@ class Service:
         wait = await self._store.write(write)
         if self._scheduler is not None:
             self._scheduler.answered(wait)
-        else:
-            self._get_ready_soon()
         return wait.to_json()
 
 
-def _logged(stage: str, message: str, fraction: float | None) -> None:
-    log.info("%s: %s", stage, message)
-
-
 def _keep_agent(
-    c: Connection, source: AgentSource, version: AgentVersion, image: str, template: Template
+    c: Connection, source: AgentSource, version: AgentVersion, image: str, loaded: Loaded
 ) -> AgentRow:
-    agents.put_agent(
+    return agents.put_agent(
         c,
         version=version,
         name=source.entry.removesuffix(".py"),
@@ -482,17 +452,24 @@ def _keep_agent(
             "keep": source.keep,
             "on_divergence": source.on_divergence,
             "image": image,
-            "default": template.default,
+            "default": loaded.default,
         },
         now=time.time(),
-        agents=template.agents,
+        agents=loaded.agents,
     )
+
+
+def _keep_with_template(
+    c: Connection, source: AgentSource, version: AgentVersion, image: str, template: Template
+) -> AgentRow:
+    _keep_agent(c, source, version, image, template.loaded)
     return keep_template(c, version, template)
 
 
 def _deployed(row: AgentRow, *, cached: bool) -> dict[str, Any]:
     return {
         "version": row.version,
+        "engine": row.engine,
         "agents": row.agents,
         "default": row.spec.get("default"),
         "boot_ms": row.boot_ms,

@@ -38,7 +38,7 @@ from torpor.contextlog import agents, keys, runs, schema, snapshots, transfer
 from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.transfer import Row, RunRows
 from torpor.control.archive import CHUNK, Member, Source, Unpacker, pack
-from torpor.control.templates import source_from
+from torpor.control.loading import source_from
 from torpor.engine.protocol import Shape
 from torpor.image.deps import layer_digest
 from torpor.image.publish import Workspace, build_once

@@ -68,6 +68,10 @@ class Warm:
     def machine(self) -> Machine:
         return self.empty.machine
 
+    @property
+    def alive(self) -> bool:
+        return self.machine.alive
+
     async def discard(self) -> None:
         self.held.close()
         await self.empty.discard()

@@ -1,4 +1,5 @@
-"""An agent's dependencies as a layer: a read-only file system that machines see at /opt/deps.
+"""An agent's dependencies: for machines as a layer, a read-only file system that they see at
+/opt/deps; for plain processes as a directory of modules.
 
 uv resolves and unpacks them for the guest's Python and platform, whatever the host's. Only
 wheels are taken: building a source distribution would run a stranger's code on the host. A
@@ -11,9 +12,11 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import platform
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,8 +34,23 @@ from torpor.model.home import Home
 _LINES_FIRST, _LINES_LAST = 4, 8
 
 
-def check_python(requires: str) -> None:
-    """Refuse a `requires-python` that the guest's Python does not satisfy. "" is none."""
+@dataclass(frozen=True)
+class _Target:
+    """Which Python, where, the dependencies are for."""
+
+    python: str
+    platform: str | None  # as uv calls it; None: this host
+    shown: str
+
+
+_GUEST = _Target(recipe.PYTHON_VERSION, recipe.UV_PLATFORM, "Linux x86-64")
+HOST_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+_HOST = _Target(HOST_PYTHON, None, "this host")
+
+
+def check_python(requires: str, version: str, whose: str) -> None:
+    """Refuse a `requires-python` that Python `version` does not satisfy. "" is none. `whose` says
+    who has it: "machines have"."""
     try:
         accepted = SpecifierSet(requires)
     except InvalidSpecifier as error:
@@ -42,10 +60,10 @@ def check_python(requires: str) -> None:
         ) from error
     # The highest patch release: ">=3.11.4" must not fail for a number that Debian, which
     # backports fixes, does not raise.
-    if not accepted.contains(f"{recipe.PYTHON_VERSION}.99"):
+    if not accepted.contains(f"{version}.99"):
         raise Invalid(
-            f"the agent requires Python {requires}; machines have Python {recipe.PYTHON_VERSION}",
-            hint=f"Change requires-python so that it accepts {recipe.PYTHON_VERSION}.",
+            f"the agent requires Python {requires}; {whose} Python {version}",
+            hint=f"Change requires-python so that it accepts {version}.",
         )
 
 
@@ -53,6 +71,32 @@ def layer_digest(dependencies: Sequence[str]) -> str:
     """The name of the layer for these requirements, in any order."""
     facts = [sorted(dependencies), recipe.PYTHON_VERSION, recipe.UV_PLATFORM]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def ensure_modules(
+    home: Home, dependencies: tuple[str, ...], progress: Progress = lambda *_: None
+) -> Path | None:
+    """The directory of modules for this host's Python, installed if need be; None if there are no
+    dependencies. Blocks. Raises as `ensure_deps` does."""
+    if not dependencies:
+        return None
+    for requirement in dependencies:
+        _check(requirement)
+    facts = [sorted(dependencies), HOST_PYTHON, sys.platform, platform.machine()]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+    def make(workspace: Workspace) -> Path:
+        packages = workspace.directory / "packages"
+        packages.mkdir()
+        progress("deps", f"installing {', '.join(dependencies)}", None)
+        _install(workspace, dependencies, packages, _HOST)
+        return packages
+
+    return build_once(
+        home.modules / digest,
+        make,
+        waiting=lambda: progress("deps", "waiting for another process that installs", None),
+    )
 
 
 def ensure_deps(
@@ -101,7 +145,7 @@ def _make_layer(workspace: Workspace, dependencies: Sequence[str], progress: Pro
     packages = workspace.directory / "packages"
     packages.mkdir()
     progress("deps", f"installing {', '.join(dependencies)}", None)
-    _install(workspace, dependencies, packages)
+    _install(workspace, dependencies, packages, _GUEST)
     progress("deps", "compiling and packing", None)
     compile_tree(packages, recipe.DEPS_DIRECTORY)
 
@@ -122,10 +166,13 @@ def _make_layer(workspace: Workspace, dependencies: Sequence[str], progress: Pro
     return layer
 
 
-def _install(workspace: Workspace, dependencies: Sequence[str], target: Path) -> None:
+def _install(
+    workspace: Workspace, dependencies: Sequence[str], directory: Path, target: _Target
+) -> None:
     command = [*_uv(), "pip", "install", "--no-progress", "--color", "never"]
-    command += ["--target", str(target), "--python", sys.executable, "--link-mode", "copy"]
-    command += ["--python-version", recipe.PYTHON_VERSION, "--python-platform", recipe.UV_PLATFORM]
+    command += ["--target", str(directory), "--python", sys.executable, "--link-mode", "copy"]
+    command += ["--python-version", target.python]
+    command += [] if target.platform is None else ["--python-platform", target.platform]
     command += ["--only-binary", ":all:", "--", *dependencies]
     try:
         # Elsewhere than the caller's directory, whose pyproject.toml is none of the agent's.
@@ -135,7 +182,7 @@ def _install(workspace: Workspace, dependencies: Sequence[str], target: Path) ->
             f"the dependencies {', '.join(dependencies)} cannot be installed:\n"
             + essential_lines(error.said),
             hint=(
-                f"They must exist as wheels for Python {recipe.PYTHON_VERSION} on Linux x86-64: "
+                f"They must exist as wheels for Python {target.python} on {target.shown}: "
                 "nothing is built on the host, since that would run the package's code there."
             ),
         ) from error

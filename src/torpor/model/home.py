@@ -5,6 +5,8 @@
     torpor.db             runs, context logs, waits, snapshot records (SQLite)
     blobs/                layers and manifests, by content
     images/  deps/        guest images and dependency layers, by content
+    apps/  modules/       agents' files and dependencies, as plain processes use them
+    work/                 the directories of runs that are plain processes
     run/                  sockets, locks, mounts, machines: nothing here outlives the processes
     cache/                answers worth keeping (engine probe), what images are made of
     host.key              what wraps the keys that runs' snapshots are sealed with
@@ -31,7 +33,8 @@ class Home:
 
     def create(self) -> Home:
         """Make the directories, for this user only: machines' memory is in here."""
-        for path in (self.root, self.blobs, self.images, self.deps, self.run, self.cache):
+        made = (self.blobs, self.images, self.deps, self.apps, self.modules, self.work)
+        for path in (self.root, *made, self.run, self.cache):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
 
@@ -56,6 +59,23 @@ class Home:
         return self.root / "deps"
 
     @property
+    def apps(self) -> Path:
+        return self.root / "apps"
+
+    @property
+    def modules(self) -> Path:
+        return self.root / "modules"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def package(self) -> Path:
+        """Where agents that are plain processes find the package torpor."""
+        return self.run / "package"
+
+    @property
     def run(self) -> Path:
         return self.root / "run"
 
@@ -75,6 +95,11 @@ class Home:
     @property
     def machines(self) -> Path:
         return self.run / "machines"
+
+    @property
+    def processes(self) -> Path:
+        """Where agents that are plain processes wait for a run."""
+        return self.run / "processes"
 
     def socket(self, name: str) -> Path:
         """The Unix socket of one of our processes: `server`, `pager`, `broker`."""

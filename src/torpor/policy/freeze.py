@@ -28,6 +28,8 @@ class Terms:
 
 # A freeze and a resume cost about as much CPU as a second awake.
 MACHINE = Terms(grace_s=0.1, worth_s=1.0, patience_s=3.0)
+# A process that waits costs some 30 MB and no CPU; coming back costs a start and a replay.
+PROCESS = Terms(grace_s=10.0, worth_s=60.0, patience_s=60.0)
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ class Recorded(_Identified, total=False):
     again: int
     at: str
     side: bool
+    printed: dict[str, int]  # a step's: how much the log then held of each output stream
 
 
 class Asked(NamedTuple):

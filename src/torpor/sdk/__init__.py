@@ -5,6 +5,7 @@
     reads       the time and chance, recorded
     identity    which run this is                      freezing   before and after a freeze
     runtime     the agent's side of every operation    process    the agent's process: its `main`
+    alone       that process where there is no machine
 
 Importing it works anywhere, so that an agent's parts can be tried and tested as ordinary Python;
 operations need a run and say so.

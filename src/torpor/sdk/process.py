@@ -34,7 +34,11 @@ def main(arguments: list[str]) -> int:
     control_fd, hold_fd, app, entry, *deps = arguments
     for fd in (control_fd, hold_fd):
         os.set_inheritable(int(fd), False)
-    runtime = Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd))
+    return live(Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd)), app, entry, deps)
+
+
+def live(runtime: Runtime, app: str, entry: str, deps: list[str]) -> int:
+    """All that an agent's process does, with `runtime` as its way to the log."""
     runtime.app = os.path.join(app, "")  # noqa: PTH118
     install(runtime)
     # A forked copy of this process is no run: its words would get mixed with ours.

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.ids import op_id
@@ -147,6 +147,7 @@ class Runtime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main_task: asyncio.Task[Any] | None = None
         self._thread = threading.Thread(target=self._listen, name="torpor", daemon=True)
+        self._own_threads = {self._thread}
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "start": self._start,
             "result": self._result,
@@ -351,13 +352,16 @@ class Runtime:
     def _replay(self, operation: Operation, record: Recorded) -> None:
         self._notes.clear()  # what was noted before this is in the log before it
         if operation.kind == "step":
-            # Its body printed, and will not again: the host must know where in the agent's output
-            # it was left out. Settled once what was printed so far is taken.
             operation.own = _outcome(record)
-            self._pending[operation.op] = operation
-            self._send(messages.encode("replayed", op=operation.op))
+            self._replay_step(operation, record)
         else:
             operation.future.set_result(_outcome(record))
+
+    def _replay_step(self, operation: Operation, record: Recorded) -> None:
+        """Its body printed, and will not again: the host must know where in the agent's output it
+        was left out. Settled once what was printed so far is taken."""
+        self._pending[operation.op] = operation
+        self._send(messages.encode("replayed", op=operation.op))
 
     def _is_side_line(self) -> bool:
         """Whether another than the agent's main line (`torpor.replay.journal`) is running."""
@@ -368,8 +372,8 @@ class Runtime:
 
     def _is_alone(self) -> bool:
         """Whether no other line is alive than that which is running."""
-        ours = (threading.current_thread(), self._thread)
-        if any(thread not in ours for thread in threading.enumerate()):
+        ours = {threading.current_thread(), *self._own_threads}
+        if not ours.issuperset(threading.enumerate()):
             return False
         task = _current_task()
         return task is None or asyncio.all_tasks() == {task}
@@ -428,6 +432,9 @@ class Runtime:
                 self._handlers[message["t"]](message)
         except BaseException:
             traceback.print_exc()
+        self._gone()
+
+    def _gone(self) -> NoReturn:
         os._exit(70)  # without its supervisor a process can do nothing that counts
 
     def _start(self, message: dict[str, Any]) -> None:
@@ -504,9 +511,7 @@ class Runtime:
             # A machine restored in the middle of such a step would do the rest of it again.
             once = next((each.op for each in self._pending.values() if each.once), None)
             if once is None:
-                freezing.hold(self._hold_fd, self.identity)
-                if self.identity.pop("journal", False):
-                    settled = self._extend_journal(json.loads(self._reader.readline())["records"])
+                settled = self._stand_still()
         freezing.after_freeze()
         if once is not None:
             self.say("unprepared", reason=f"{once} is at work, and not to be repeated unasked")
@@ -514,11 +519,18 @@ class Runtime:
             if operation.own is not None:
                 _set(operation.future, operation.own)
 
+    def _stand_still(self) -> list[Operation]:
+        """Held until the machine goes on, frozen or not; the operations that were answered."""
+        freezing.hold(self._hold_fd, self.identity)
+        if self.identity.pop("journal", False):
+            return self._extend_journal(json.loads(self._reader.readline())["records"])
+        return []
+
 
 def _cancel_signal() -> int:
-    """An unusual one, so that agents may use all the usual ones. (A function, because importing
-    torpor must work on systems that have no such signals.)"""
-    return signal.SIGRTMIN + 9
+    """An unusual one, so that agents may use all the usual ones; where there is none, the one that
+    agents use least."""
+    return signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
 
 def _outcome(message: Mapping[str, Any]) -> Outcome:

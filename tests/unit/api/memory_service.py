@@ -90,6 +90,7 @@ class MemoryService:
             "version": "0.1.0",
             "pid": 1,
             "engine": "memory",
+            "engine_why": "it is played",
             "accel": None,
             "home": str(self.home.root),
             "model": "none",
@@ -102,7 +103,10 @@ class MemoryService:
         return registry
 
     async def deploy(
-        self, source: AgentSource, progress: Callable[[str, str, float | None], None]
+        self,
+        source: AgentSource,
+        progress: Callable[[str, str, float | None], None],
+        engine: str | None = None,
     ) -> Object:
         progress("boot", "booting [the image]", None)
         # As the real one's, part of the work is in a thread.
@@ -115,6 +119,7 @@ class MemoryService:
         cached = bool(self._deployed)
         params = [{"name": "script", "required": True}]
         deployed = {
+            "engine": engine or "qemu",
             "version": VERSION,
             "agents": [{"name": "player", "doc": "Plays.", "params": params}],
             "default": "player",
@@ -145,6 +150,7 @@ class MemoryService:
             "id_key": id_key,
             "version": version,
             "agent": agent or "player",
+            "engine": "qemu",
             "state": "queued",
             "input": input,
             "result": None,

@@ -161,13 +161,14 @@ def test_the_journal_and_operations_are_found_by_index(commit: Any) -> None:
     for statement, parameters in (
         (entries._ENDED, {"in_run": "r", "after": 0}),
         (entries._IN_DOUBT, {"in_run": "r", "after": 0}),
-        (entries._KNOWN, {"in_run": "r", "ops": ["a"]}),
+        (entries._KNOWN, {"in_run": "r", "in_op": "a"}),
     ):
         plan: list[str] = []
 
         def explain(c: Any, s: Any = statement, p: Any = parameters, plan: Any = plan) -> None:
-            sql = s.params(p).compile(c, compile_kwargs={"literal_binds": True})
-            plan.extend(row[3] for row in c.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}"))
+            compiled = s._for(c)
+            sql, values = f"EXPLAIN QUERY PLAN {compiled.sql}", tuple(compiled.parameters(p))
+            plan.extend(row[3] for row in c.exec_driver_sql(sql, values))
 
         commit(explain)
         assert any("entries_one_" in line for line in plan), plan

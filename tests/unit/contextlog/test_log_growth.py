@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert
+from sqlalchemy import Connection, insert
 
 from torpor.contextlog import schema
 from torpor.contextlog.agents import put_agent
@@ -100,17 +100,17 @@ class Log:
     def plans(self) -> Iterator[dict[str, list[str]]]:
         """Of each statement that is run inside."""
         found: dict[str, list[str]] = {}
-
-        def look(c: Any, cursor: Any, statement: str, given: Any, context: Any, many: bool) -> None:
-            if statement.startswith(("SELECT", "UPDATE", "WITH")):
-                rows = c.connection.execute(f"EXPLAIN QUERY PLAN {statement}", given)
-                found[statement] = [row[3] for row in rows]
-
-        event.listen(self.engine, "before_cursor_execute", look)
+        run: list[str] = []  # with their parameters in them
+        connection: Any = self.c.connection.driver_connection
+        connection.set_trace_callback(run.append)
         try:
             yield found
         finally:
-            event.remove(self.engine, "before_cursor_execute", look)
+            connection.set_trace_callback(None)
+        for statement in run:
+            if statement.startswith(("SELECT", "UPDATE", "WITH")):
+                rows = connection.execute(f"EXPLAIN QUERY PLAN {statement}")
+                found[statement] = [row[3] for row in rows]
 
 
 def _same(owner: RunId, wrapped: bytes, fork: RunId) -> bytes:

@@ -46,6 +46,7 @@ def test_time_is_counted_by_state(commit: Any) -> None:
         "id": run,
         "version": commit.version,
         "agent": None,
+        "engine": "qemu",
         "state": "completed",
         "input": {"n": 1},
         "result": [1],
@@ -194,6 +195,7 @@ def test_agents_are_kept_once_and_get_a_template(commit: Any) -> None:
     assert commit(list_agents) == [given]
     assert given.to_json() == {
         "version": commit.version,
+        "engine": "qemu",
         "name": "agent",
         "agents": offered,
         "template_bytes": 7,

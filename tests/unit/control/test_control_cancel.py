@@ -19,12 +19,12 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def service(world: World) -> Service:
     service = Service(world.home, world.store)
-    service._scheduler = world.scheduler
+    service._engines.scheduler = world.scheduler
     return service
 
 
 async def test_queued(world: World, service: Service) -> None:
-    world.scheduler._room = 0
+    world.carriers.room = 0
     run = await world.run([["step", "a"]])
     assert (await service.cancel(run))["state"] == "cancelled"
     with pytest.raises(Conflict, match="is cancelled already"):
@@ -100,12 +100,12 @@ class Cancelling:
 async def test_at_any_point(world: World, service: Service, point: str) -> None:
     for n in range(1, 100):
         cancelling = Cancelling(world, service)
-        room, world.scheduler._room = world.scheduler._room, 0
+        room, world.carriers.room = world.carriers.room, 0
         run = await world.run([["step", "a"], ["checkpoint", "c"], ["model", "m"], ["wait", "q"]])
         cancelling.run = run
         world.acts.clear()
         world.on(point, *[None] * (n - 1), cancelling)
-        world.scheduler._room = room
+        world.carriers.room = room
         world.scheduler.run_created()
         await world.until(run, lambda row: row.state.value in ("suspended", "cancelled"))
         await world.gone(run)

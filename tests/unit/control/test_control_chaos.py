@@ -95,10 +95,10 @@ async def test_each_run_ends_as_if_nothing_had_happened(
     monkeypatch.setattr(scheduling, "LOSSES_MAX", 1000)
     draw = random.Random(seed)
     threads = agent(draw)
-    world.scheduler._room = 0
+    world.carriers.room = 0
     run = await world.run(*threads)
     chaos = world.anywhere = Chaos(world, run, draw)
-    world.scheduler._room = 1
+    world.carriers.room = 1
     world.scheduler.run_created()
     try:
         answering = asyncio.create_task(answer_all(world, run, chaos))

@@ -21,7 +21,7 @@ STEP = "step:pay#1"
 @pytest.fixture
 def service(world: World) -> Service:
     service = Service(world.home, world.store)
-    service._scheduler = world.scheduler
+    service._engines.scheduler = world.scheduler
     return service
 
 

@@ -28,7 +28,7 @@ LIFE = (["print", "one "], ["step", "a"], ["wait", "q"], ["step", "b"], ["print"
 @pytest.fixture
 def service(world: World) -> Service:
     service = Service(world.home, world.store)
-    service._scheduler = world.scheduler
+    service._engines.scheduler = world.scheduler
     service._keys = service._forking._keys = world.scheduler._keys
     return service
 
@@ -177,7 +177,7 @@ async def test_what_a_fork_needs_outlives_its_origin(world: World, service: Serv
     """Rule 12, and the key: the origin ends and is reclaimed while the fork is still to begin."""
     run = await world.run(LIFE)
     await world.asleep(run)
-    world.scheduler._room = 0
+    world.carriers.room = 0
     copy = await fork(service, run)
     base = (await service.run(copy))["forked"]["base"]
     await service.cancel(run)
@@ -200,7 +200,7 @@ async def test_what_a_fork_needs_outlives_its_origin(world: World, service: Serv
     path.write_bytes(good)
 
     # Machines again, and the caches of none.
-    world.scheduler._room = 9
+    world.carriers.room = 9
     world.scheduler.run_created()
     await world.asleep(copy)
     assert await start_of(world, copy) == base
@@ -217,12 +217,12 @@ async def test_what_a_fork_needs_outlives_its_origin(world: World, service: Serv
 async def test_a_base_that_is_lost_is_replayed_around(world: World, service: Service) -> None:
     run = await world.run(LIFE)
     await world.asleep(run)
-    world.scheduler._room = 0
+    world.carriers.room = 0
     copy = await fork(service, run)
     base = (await service.run(copy))["forked"]["base"]
     manifest = (await world.store.read(lambda c: snapshots.get_snapshot(c, base))).manifest
     world.machines.store.delete_manifest(manifest)
-    world.scheduler._room = 9
+    world.carriers.room = 9
     world.scheduler.run_created()
     await world.asleep(copy)
     assert base in (await world.entries(copy, "machine.failed"))[0].data["reason"]

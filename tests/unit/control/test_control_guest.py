@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from torpor.control.conversation import Output, Said
+from torpor.control.conversation import Output, Said, Skipped
 from torpor.control.guest import Guest
 from torpor.model.errors import GuestError
 from torpor.wire import messages
@@ -98,7 +98,7 @@ async def inside(machine: Machine, guest: Guest) -> Inside:
     return inside
 
 
-async def heard(guest: Guest, count: int) -> list[Said | Output]:
+async def heard(guest: Guest, count: int) -> list[Said | Output | Skipped]:
     async with asyncio.timeout(10):
         while len(guest.inbox) < count and guest.broken is None:
             guest.heard.clear()

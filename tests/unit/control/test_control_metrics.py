@@ -33,7 +33,8 @@ async def test_what_runs_do_is_counted(world: World) -> None:
     before = await samples(service)
     assert before["torpor_runs running"] == before["torpor_machines runs"] == 0
     assert not any(name.startswith("torpor_pager") for name in before)
-    service._scheduler = world.scheduler
+    service._engines.scheduler = world.scheduler
+    service._engines.made_machines = world.machines
 
     run = await world.run([["step", "a"], ["model", "m"], ["wait", "q"]])
     await world.asleep(run)
@@ -71,7 +72,8 @@ def _append_and_fail(c: Connection) -> None:
 
 async def test_a_pager_that_does_not_answer_hides_nothing_else(world: World) -> None:
     service = Service(world.home, world.store)
-    service._scheduler = world.scheduler
+    service._engines.scheduler = world.scheduler
+    service._engines.made_machines = world.machines
     world.pager.failure = HostError("the pager does not answer")
     found = await samples(service)
     world.pager.failure = None

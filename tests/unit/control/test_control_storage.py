@@ -21,9 +21,9 @@ from torpor.contextlog import agents, entries, keys, runs, snapshots, waits
 from torpor.contextlog.store import LogStore
 from torpor.control import transfer
 from torpor.control.keys import Keys
+from torpor.control.loading import tar_of
 from torpor.control.metrics import Metrics
 from torpor.control.storage import Storage
-from torpor.control.templates import tar_of
 from torpor.engine.protocol import Shape
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, Damaged, Invalid

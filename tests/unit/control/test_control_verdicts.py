@@ -81,7 +81,7 @@ async def test_a_run_goes_on_without_what_is_superseded(world: World) -> None:
 
 async def test_a_fork_takes_over(world: World) -> None:
     await policy(world, "fork")
-    world.scheduler._room = 1
+    world.carriers.room = 1
     run = await world.run([*STEPS, END])
     row = await world.ended(run)
     assert row.state is RunState.FAILED and row.error is not None

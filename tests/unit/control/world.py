@@ -31,11 +31,13 @@ from torpor.control.keys import Keys
 from torpor.control.machines import Captured, Live, Machines, Taken
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
+from torpor.control.onmachines import MachineCarriers
 from torpor.control.scheduler import Scheduler
 from torpor.control.sparse import whole
 from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages
 from torpor.engine.protocol import Files, Shape
 from torpor.image.build import Image
+from torpor.model.engines import QEMU
 from torpor.model.errors import HostError, NotFound
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
@@ -355,9 +357,11 @@ class World:
         """A server starts."""
         self.machines.pool.empties._closed = self.machines.warm._closed = False
         keys = Keys(self.home, self.store, on=self.sealing)
-        self.scheduler = Scheduler(self.machines, self.store, self.model, keys, self.metrics)
+        self.scheduler = Scheduler(self.store, self.model, keys, self.metrics)
         self.scheduler.drivers = Drivers()
-        await self.scheduler.start()
+        self.scheduler.start()
+        self.carriers = MachineCarriers(self.machines, self.store)
+        await self.scheduler.serve(QEMU, self.carriers)
 
     async def stop(self) -> None:
         await self.scheduler.stop()

@@ -16,13 +16,13 @@ import logging
 import os
 import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 from qemu.qmp import EventListener, QMPClient, QMPError
 
+from torpor.engine.cputime import cpu_s
 from torpor.engine.memory import (
     PAGE,
     CopyBuffer,
@@ -275,10 +275,7 @@ class QemuMachine:
         return touched_pages(self.pid, self._address, self._memory_bytes)
 
     def cpu_s(self) -> float:
-        # CPU-time clock of another process: clock_getcpuclockid(3), CPUCLOCK_SCHED.
-        with contextlib.suppress(OSError):
-            return time.clock_gettime((~self.pid << 3) | 2)
-        return 0.0
+        return cpu_s(self.pid)
 
     async def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -1,0 +1,1 @@
+"""Agents as plain processes: no machine, no isolation, nothing that only Linux has."""

@@ -1,0 +1,117 @@
+"""One agent's process on this host, and the channels to it.
+
+It has its own session, so that all that it starts can be ended with it, a clean environment, and
+of the server's descriptors only those that are its own. It ends with its server: its control
+channel closes then (`torpor.sdk.alone`). Nothing else holds it back: it is as free as its user.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from torpor.engine.cputime import cpu_s
+from torpor.model.errors import HostError
+
+# What it gets of the server's environment: where programs, temporary files and certificates are,
+# and how to write. Not what else is in there: keys, for example (rule 9).
+INHERITED = ("PATH", "TMPDIR", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What an agent's version is on this host."""
+
+    app: Path  # its files
+    entry: str  # of these, the one that is run
+    deps: Path | None  # its dependencies, a directory of modules
+    package: Path  # the directory that holds the package torpor, and nothing else
+
+
+class Agent:
+    """A started process. `control` carries JSON lines both ways, `outputs` are what it writes to
+    stdout and stderr, with `mark` (see `torpor.sdk.alone`). All are non-blocking."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        control: socket.socket,
+        outputs: tuple[int, int],
+        mark: bytes,
+    ) -> None:
+        self.process = process
+        self.control = control
+        self.outputs = outputs
+        self.mark = mark
+        control.setblocking(False)
+        for fd in outputs:
+            os.set_blocking(fd, False)
+
+    @classmethod
+    async def start(cls, program: Program, directory: Path) -> Agent:
+        """Start one that works in `directory`, which is its home. Raises HostError."""
+        mark = secrets.token_hex(16)
+        work = directory / "work"
+        ours, theirs = socket.socketpair()
+        pipes = os.pipe(), os.pipe()
+        try:
+            work.mkdir(parents=True, exist_ok=True)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-S", "-P", "-m", "torpor.sdk.alone", str(theirs.fileno()), mark),
+                *(str(program.app), program.entry),
+                *([str(program.deps)] if program.deps is not None else []),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=pipes[0][1],
+                stderr=pipes[1][1],
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                cwd=work,
+                env=_environment(program, directory),
+            )
+        except OSError as error:
+            ours.close()
+            for fd, _ in pipes:
+                os.close(fd)
+            raise HostError(f"the agent's process cannot be started: {error}") from error
+        finally:
+            theirs.close()
+            for _, fd in pipes:
+                os.close(fd)
+        return cls(process, ours, (pipes[0][0], pipes[1][0]), mark.encode())
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def cpu_s(self) -> float:
+        return cpu_s(self.pid)
+
+    async def kill(self) -> None:
+        """It and all that it has started and that has not left its session."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await self.process.wait()
+
+    def close(self) -> None:
+        self.control.close()
+        for fd in self.outputs:
+            os.close(fd)
+
+
+def _environment(program: Program, directory: Path) -> dict[str, str]:
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    return inherited | {
+        "HOME": str(directory),
+        "USER": "agent",
+        "PYTHONPATH": str(program.package),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",
+    }

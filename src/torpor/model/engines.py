@@ -1,0 +1,29 @@
+"""The engines there are, and which is meant when nobody says."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+
+from torpor.model.errors import Invalid
+
+
+class Engine(StrEnum):
+    QEMU = "qemu"
+    PROCESS = "process"
+
+
+QEMU, PROCESS = Engine.QEMU.value, Engine.PROCESS.value
+ENGINES = tuple(engine.value for engine in Engine)
+SETTING = "TORPOR_ENGINE"
+NOT_ISOLATED = "agents are plain processes: isolated from nothing, as free as you are"
+
+
+def told_engine() -> str | None:
+    """What `$TORPOR_ENGINE` says; None if it says nothing. Raises Invalid."""
+    told = os.environ.get(SETTING) or None
+    if told is not None and told not in ENGINES:
+        raise Invalid(
+            f"{SETTING}={told}: there is no such engine", hint=f"There is: {', '.join(ENGINES)}."
+        )
+    return told

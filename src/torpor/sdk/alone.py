@@ -1,0 +1,169 @@
+"""The agent's process where there is no machine and no supervisor: the `process` engine.
+
+    python3 -S -P -m torpor.sdk.alone CONTROL_FD MARK APP_DIR ENTRY [DEPS_DIR]
+
+The same agent, runtime and messages as in a machine (`torpor.sdk.process`), straight to the
+server. What the supervisor does there is done here, in the process itself: model calls are served
+by a thread (`_Endpoint`), standing still is the control thread holding the runtime's lock, and a
+step that is replayed leaves a *mark* in the output instead of asking.
+
+A mark is NUL, MARK, colon, a decimal offset, newline. It says that what follows stands at that
+offset of the stream: what the step had printed when it was recorded is not printed again. MARK is
+random, so that no agent prints one by chance. Being in the stream it has its place there without
+anybody having to wait for it: a log of any length is replayed without a round trip.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from torpor.guest.gateway import Gateway
+from torpor.guest.models import Models
+from torpor.replay.journal import Recorded
+from torpor.sdk import process
+from torpor.sdk.runtime import Operation, Runtime
+from torpor.wire import messages
+
+_PR_SET_PDEATHSIG = 1
+_STREAMS = {"stdout": 1, "stderr": 2}
+
+
+class _Marks:
+    """Writes marks, each only where it says something new."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = f"\0{mark}:".encode()
+        # Duplicates: the agent may point its own descriptors elsewhere.
+        self._fds = {name: os.dup(fd) for name, fd in _STREAMS.items()}
+        self._said = dict.fromkeys(_STREAMS, 0)
+
+    def skip_to(self, printed: Mapping[str, int]) -> None:
+        for name, offset in printed.items():
+            if offset != self._said.get(name):
+                self._said[name] = offset
+                os.write(self._fds[name], b"%s%d\n" % (self._mark, offset))
+
+
+class _Endpoint:
+    """The model's endpoint on the loopback, in a thread that alone touches its parts."""
+
+    def __init__(self, runtime: AloneRuntime) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._models = Models(runtime.send)
+        self._gateway = Gateway(self._selector, 0, self._models.request)
+        self._given: deque[dict[str, Any] | list[Recorded]] = deque()
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._take)
+        os.environ["OPENAI_BASE_URL"] = f"http://127.0.0.1:{self._gateway.port}/v1"
+        # The key is a placeholder: no agent has one that is worth anything (rule 9).
+        os.environ["OPENAI_API_KEY"] = "torpor"
+        self.thread = threading.Thread(target=self._serve, name="torpor-models", daemon=True)
+        self.thread.start()
+
+    def give(self, given: dict[str, Any] | list[Recorded]) -> None:
+        """A result, or what the journal holds of model calls."""
+        self._given.append(given)
+        self._wake.send(b"x")
+
+    def _take(self, mask: int) -> None:
+        self._woken.recv(4096)
+        while self._given:
+            given = self._given.popleft()
+            if isinstance(given, list):
+                self._models.extend_journal(given)
+            else:
+                self._models.result(given)
+
+    def _serve(self) -> None:
+        while True:
+            for key, mask in self._selector.select():
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data(mask)
+
+
+class AloneRuntime(Runtime):
+    def __init__(self, control: socket.socket, mark: str) -> None:
+        super().__init__(control, -1)
+        self._marks = _Marks(mark)
+        self._endpoint = _Endpoint(self)
+        self._own_threads.add(self._endpoint.thread)
+        self._records: list[Recorded] = []  # parts of a journal, of which `start` brings the last
+        self._deferred: list[dict[str, Any]] = []  # came while it stood still
+        self._handlers["journal"] = self._take_journal
+
+    def send(self, message: bytes) -> None:
+        """From another thread than the agent's."""
+        with self._critical:
+            self._flush_notes()
+            self._send(message)
+
+    def _replay_step(self, operation: Operation, record: Recorded) -> None:
+        self._marks.skip_to(record.get("printed", {}))
+        assert operation.own is not None
+        operation.future.set_result(operation.own)
+
+    def _take_journal(self, message: dict[str, Any]) -> None:
+        self._records += message["records"]
+
+    def _start(self, message: dict[str, Any]) -> None:
+        os.environ["HOME"] = message["home"]
+        os.chdir(os.path.join(message["home"], "work"))  # noqa: PTH118
+        records = self._records + message["journal"]
+        self._endpoint.give([each for each in records if each["kind"] == "model"])
+        message["journal"] = [each for each in records if each["kind"] != "model"]
+        super()._start(message)
+
+    def _result(self, message: dict[str, Any]) -> None:
+        if message["op"].startswith("model:"):
+            self._endpoint.give(message)
+        else:
+            super()._result(message)
+
+    def _prepare(self, message: dict[str, Any]) -> None:
+        super()._prepare(message)
+        deferred, self._deferred = self._deferred, []
+        for each in deferred:
+            self._handlers[each["t"]](each)
+
+    def _stand_still(self) -> list[Operation]:
+        """Until the server says to go on, or ends this process: its run is suspended then."""
+        self._send(messages.encode("prepared"))
+        while line := self._reader.readline():
+            message = json.loads(line)
+            if message["t"] == "resume":
+                break
+            self._deferred.append(message)
+        else:
+            self._gone()
+        return []
+
+    def _gone(self) -> NoReturn:
+        """The server is gone: nothing that this process does counts any more, nor what it has
+        started does."""
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+        super()._gone()
+
+
+def main(arguments: list[str]) -> int:
+    control_fd, mark, app, entry, *deps = arguments
+    os.set_inheritable(int(control_fd), False)
+    if sys.platform == "linux":
+        # An agent that computes in one long C call would not notice otherwise.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return process.live(AloneRuntime(socket.socket(fileno=int(control_fd)), mark), app, entry, deps)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,195 @@
+"""Scheduler and drivers over the real log, with real processes for agents: all of the `process`
+engine but the server around it and the model behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+from tests.unit.control.world import Drivers
+
+from torpor.contextlog import agents, entries, runs, waits
+from torpor.contextlog.entries import EntryRow
+from torpor.contextlog.runs import RunRow
+from torpor.contextlog.store import LogStore
+from torpor.contextlog.waits import WaitRow
+from torpor.control.carrier import Carrier
+from torpor.control.keys import Keys
+from torpor.control.loading import logged, tar_of
+from torpor.control.metrics import Metrics
+from torpor.control.model import Model
+from torpor.control.onprocesses import ProcessCarriers
+from torpor.control.scheduler import Scheduler
+from torpor.model.agentfile import AgentSource
+from torpor.model.engines import PROCESS
+from torpor.model.home import Home
+from torpor.model.ids import AgentVersion, OpId, RunId
+from torpor.model.states import FINAL, RunState
+
+STUCK_S = 30.0
+
+
+class PlayedBroker:
+    """What `Model` asks of a `BrokerClient`. Answers how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+
+    async def request(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, dict[str, str], bytes]:
+        self.asked.append(body)
+        return 200, {"content-type": "text/plain"}, b"answer %d" % len(self.asked)
+
+
+class Plain:
+    def __init__(self, directory: Path) -> None:
+        self.home = Home(directory).create()
+        self.store = LogStore.open(self.home.database)
+        self.broker = PlayedBroker()
+        self.scheduler: Scheduler
+        self.carriers: ProcessCarriers
+
+    async def start(self) -> None:
+        """A server starts."""
+        model = Model(self.home, self.broker, "played")  # type: ignore[arg-type]
+        self.scheduler = Scheduler(
+            self.store, model, Keys(self.home, self.store, on=False), Metrics()
+        )
+        self.scheduler.drivers = Drivers()
+        self.scheduler.start()
+        self.carriers = ProcessCarriers(self.home, self.store)
+        await self.carriers.tidy()
+        await self.scheduler.serve(PROCESS, self.carriers)
+
+    async def stop(self) -> None:
+        await self.scheduler.stop()
+
+    async def close(self) -> None:
+        await self.stop()
+        self.store.close()
+
+    async def deploy(self, text: str) -> AgentVersion:
+        source = AgentSource("agent.py", {"agent.py": text.encode()})
+        version = source.version(PROCESS)
+        loaded = await self.carriers.load(source, version, logged)
+        spec = {"dependencies": [], "memory_mib": 512, "disk_mib": 64, "keep": ""}
+        spec |= {"on_divergence": "stop"}
+        await self.store.write(
+            lambda c: agents.put_agent(
+                c,
+                version=version,
+                name="agent",
+                entry=source.entry,
+                source=tar_of(source),
+                spec=spec | {"image": PROCESS, "default": loaded.default},
+                now=time.time(),
+                agents=loaded.agents,
+            )
+        )
+        return version
+
+    async def run(self, version: AgentVersion, agent: str | None = None, **given: Any) -> RunId:
+        def write(c: Connection) -> RunRow:
+            return runs.create_run(c, version=version, agent=agent, input=given, now=time.time())
+
+        made = await self.store.write(write)
+        self.scheduler.run_created()
+        return made.id
+
+    async def row(self, run: RunId) -> RunRow:
+        return await self.store.read(lambda c: runs.get_run(c, run))
+
+    async def entries(self, run: RunId, *kinds: str) -> list[EntryRow]:
+        wanted = kinds or None
+        return await self.store.read(lambda c: entries.read_entries(c, run, 0, wanted, 100_000))
+
+    async def until(self, run: RunId, seen: Callable[[RunRow], bool]) -> RunRow:
+        """Fails, showing the log, when the run is stuck."""
+        with self.store.subscribe(run) as subscription:
+            try:
+                async with asyncio.timeout(STUCK_S):
+                    while not seen(row := await self.row(run)):
+                        await subscription.wait()
+                    return row
+            except TimeoutError as error:
+                log = [(e.seq, e.kind, e.op, e.data) for e in await self.entries(run)]
+                raise AssertionError("the run is stuck\n" + "\n".join(map(str, log))) from error
+
+    async def ended(self, run: RunId) -> RunRow:
+        """As it ended; its log is checked."""
+        row = await self.until(run, lambda row: row.state in FINAL)
+        log = await self.entries(run)
+        assert [entry.seq for entry in log] == list(range(1, len(log) + 1))
+        for kind in ("op.begin", "op.end"):  # rule 2
+            ops = [entry.op for entry in log if entry.kind == kind]
+            assert len(ops) == len(set(ops)), ops
+        return row
+
+    async def result(self, run: RunId) -> Any:
+        row = await self.ended(run)
+        assert row.state is RunState.COMPLETED, row.error
+        return row.result
+
+    async def suspended(self, run: RunId) -> None:
+        """With no process left."""
+        await self.until(run, lambda row: row.state is RunState.SUSPENDED and not row.ready)
+        await self.gone(run)
+
+    async def gone(self, run: RunId) -> None:
+        """Its driver."""
+        drivers = self.scheduler.drivers
+        assert isinstance(drivers, Drivers)
+        async with asyncio.timeout(STUCK_S):
+            while run in drivers:
+                drivers.went.clear()
+                await drivers.went.wait()
+
+    async def open_wait(self, run: RunId) -> WaitRow:
+        with self.store.subscribe(run) as subscription:
+            async with asyncio.timeout(STUCK_S):
+                while not (found := await self.store.read(lambda c: waits.list_waits(c, run))):
+                    await subscription.wait()
+        return found[0]
+
+    async def answer(self, run: RunId, data: Any = None, *, approved: bool | None = None) -> None:
+        """As `Service.complete` does."""
+        wait = await self.open_wait(run)
+
+        def write(c: Connection) -> WaitRow:
+            value = {"data": data, "approved": approved}
+            waits.complete_wait(c, wait.id, value=value, now=time.time())
+            return waits.get_wait(c, wait.id)
+
+        self.scheduler.answered(await self.store.write(write))
+
+    async def pid(self, run: RunId) -> int | None:
+        """Of the run's process, once it has one; None if it has ended by then."""
+
+        def live() -> Carrier | None:
+            driver = self.scheduler.drivers.get(run)
+            return None if driver is None else driver.live
+
+        # It is there before the log says so.
+        await self.until(run, lambda row: row.state in FINAL or live() is not None)
+        carrier = live()
+        return None if carrier is None else carrier.pid
+
+    async def kill(self, run: RunId) -> None:
+        pid = await self.pid(run)
+        with contextlib.suppress(ProcessLookupError):  # it was, a moment ago
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+
+    async def output(self, run: RunId) -> str:
+        return "".join(entry.data["text"] for entry in await self.entries(run, "output"))
+
+    async def ops(self, run: RunId, kind: str) -> list[OpId | None]:
+        return [entry.op for entry in await self.entries(run, kind)]

@@ -1,0 +1,422 @@
+"""The `process` engine: agents as plain processes, killed wherever that may hurt."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.e2e.stage import wait_gone
+from tests.unit.control.plain import Plain
+
+from torpor.contextlog.runs import RunRow
+from torpor.control import driver as driving
+from torpor.control.conversation import Output, Skipped
+from torpor.control.onprocesses import ProcessCarriers
+from torpor.control.processguest import MarkedOutput
+from torpor.model.errors import GuestError
+from torpor.model.states import FINAL, RunState
+from torpor.policy import freeze
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
+    plain = Plain(tmp_path)
+    await plain.start()
+    yield plain
+    await plain.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that waits is suspended at once."""
+    terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
+    monkeypatch.setattr(ProcessCarriers, "terms", terms)
+    monkeypatch.setattr(driving, "FREEZE_RETRY_S", 0.0)
+
+
+LEDGER = '''
+import os, sys, subprocess, threading, asyncio, urllib.request
+import torpor
+
+def ask(question):
+    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/x", question.encode())
+    with urllib.request.urlopen(request) as answer:
+        return answer.read().decode()
+
+@torpor.step
+def spend(ledger, what):
+    print("spending", what)
+    with open(ledger, "a") as file:
+        file.write(what + "\\n")
+    return what
+
+@torpor.agent
+def story(ledger):
+    """One of everything, in a settled order."""
+    print("begun")
+    told = [spend(ledger, "a")]
+    subprocess.run(["echo", "by another program"])
+    told.append(ask("how?"))
+    print("then", file=sys.stderr)
+    told.append(spend(ledger, "b"))
+    torpor.log("half way")
+    told.append(torpor.approve("go on?").approved)
+    print("approved")
+    torpor.sleep(0.05)
+    torpor.checkpoint()
+    told.append(spend(ledger, "c"))
+    print("done")
+    return told
+
+@torpor.agent
+async def crowd(ledger):
+    async def work(name):
+        return await asyncio.to_thread(spend, ledger, name)
+    first = await asyncio.gather(*(work(f"w{n}") for n in range(5)))
+    verdict = await torpor.approve("go on?")
+    return [first, verdict.approved, await work("last")]
+'''
+STORY = ["a", "answer 1", "b", True, "c"]
+PRINTED = (
+    "begun\nspending a\nby another program\nspending b\napproved\nspending c\ndone\n",
+    "then\n",
+)
+
+
+def reached(seq: int, row: RunRow) -> bool:
+    return row.last_seq >= seq or row.state in FINAL
+
+
+async def streams(plain: Plain, run: Any) -> tuple[str, str]:
+    said = {"stdout": "", "stderr": ""}
+    for entry in await plain.entries(run, "output"):
+        said[entry.data["stream"]] += entry.data["text"]
+    return said["stdout"], said["stderr"]
+
+
+async def test_a_run_from_beginning_to_end(plain: Plain, tmp_path: Path) -> None:
+    version = await plain.deploy(LEDGER)
+    run = await plain.run(version, "story", ledger=str(tmp_path / "ledger"))
+    await plain.answer(run, approved=True)
+    assert await plain.result(run) == STORY
+    assert await streams(plain, run) == PRINTED
+    assert (tmp_path / "ledger").read_text() == "a\nb\nc\n"
+    assert (await plain.row(run)).engine == "process"
+    (created,) = await plain.entries(run, "run.created")
+    assert created.data["engine"] == "process"
+
+
+async def test_killed_after_every_entry_of_its_log(plain: Plain, tmp_path: Path) -> None:
+    """kill -9 of the agent as soon as the k-th entry is there, for each k: the same result, the
+    same output, no recorded step again, and what was done again is marked."""
+    version = await plain.deploy(LEDGER)
+    killed = 0
+    for k in range(1, 40):
+        ledger = tmp_path / f"ledger-{k}"
+        plain.broker.asked.clear()
+        run = await plain.run(version, "story", ledger=str(ledger))
+        answering = asyncio.create_task(plain.answer(run, approved=True))
+        row = await plain.until(run, partial(reached, k))
+        if row.state is RunState.COMPLETED:
+            await answering
+            break
+        await plain.kill(run)
+        killed += 1
+        told = await plain.result(run)
+        await answering
+        assert (told[0], *told[2:]) == ("a", "b", True, "c"), k
+        assert await streams(plain, run) == PRINTED, k
+        spent = Counter(ledger.read_text().split())
+        again = Counter(str(op) for op in await plain.ops(run, "op.again"))
+        for what, step in (("a", 1), ("b", 2), ("c", 3)):
+            marked = again[f"step:spend#{step}"]
+            assert 1 <= spent[what] <= 1 + marked, (k, spent, again)
+        assert len(plain.broker.asked) <= 1 + again.total(), k
+    assert killed > 10
+
+
+async def test_concurrent_steps_killed_again_and_again(plain: Plain, tmp_path: Path) -> None:
+    version = await plain.deploy(LEDGER)
+    for k in (3, 5, 8, 11, 13):
+        ledger = tmp_path / f"ledger-{k}"
+        run = await plain.run(version, "crowd", ledger=str(ledger))
+        answering = asyncio.create_task(plain.answer(run, approved=False))
+        for more in (0, 2):
+            row = await plain.until(run, partial(reached, k + more))
+            if row.state is RunState.RUNNING:
+                await plain.kill(run)
+        told = await plain.result(run)
+        await answering
+        assert told == [["w0", "w1", "w2", "w3", "w4"], False, "last"]
+        spent = Counter(ledger.read_text().split())
+        again = len(await plain.ops(run, "op.again"))
+        assert spent.total() <= len(spent) + again
+        assert set(spent) == {"w0", "w1", "w2", "w3", "w4", "last"}
+
+
+async def test_a_wait_that_is_long_takes_no_process(
+    plain: Plain, hasty: None, tmp_path: Path
+) -> None:
+    version = await plain.deploy(LEDGER)
+    run = await plain.run(version, "story", ledger=str(tmp_path / "ledger"))
+    await plain.suspended(run)
+    await plain.answer(run, approved=True)
+    assert await plain.result(run) == STORY
+    assert await streams(plain, run) == PRINTED
+    assert (tmp_path / "ledger").read_text() == "a\nb\nc\n"
+    assert len(plain.broker.asked) == 1
+    resumed = await plain.entries(run, "run.resumed")
+    assert len(resumed) == len(await plain.entries(run, "run.suspended")) >= 1
+    assert not await plain.entries(run, "op.again")
+
+
+async def test_a_server_that_starts_again_goes_on_from_the_log(
+    plain: Plain, tmp_path: Path
+) -> None:
+    version = await plain.deploy(LEDGER)
+    run = await plain.run(version, "story", ledger=str(tmp_path / "ledger"))
+    await plain.open_wait(run)
+    pid = await plain.pid(run)
+    assert pid is not None
+    await plain.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    await plain.start()
+    await plain.answer(run, approved=True)
+    assert await plain.result(run) == STORY
+    assert await streams(plain, run) == PRINTED
+
+
+async def test_files_of_a_run_are_there_in_its_next_process(plain: Plain, hasty: None) -> None:
+    version = await plain.deploy(
+        """
+import torpor
+from pathlib import Path
+
+@torpor.step
+def write():
+    Path("kept").write_text("once")
+    (Path.home() / "too").write_text("home")
+
+@torpor.agent
+def main():
+    write()
+    torpor.approve("?")
+    return [Path("kept").read_text(), (Path.home() / "too").read_text()]
+"""
+    )
+    first = await plain.run(version)
+    await plain.suspended(first)
+    other = await plain.run(version)
+    await plain.suspended(other)
+    for run in (first, other):
+        await plain.answer(run, approved=True)
+        assert await plain.result(run) == ["once", "home"]
+
+
+async def test_its_files_go_some_time_after_it_has_ended(plain: Plain, tmp_path: Path) -> None:
+    version = await plain.deploy(LEDGER)
+    ended, waiting = [
+        await plain.run(version, "story", ledger=str(tmp_path / name)) for name in ("a", "b")
+    ]
+    await plain.answer(ended, approved=True)
+    await plain.result(ended)
+    await plain.open_wait(waiting)
+    at = (await plain.row(ended)).ended_at
+    assert at is not None
+    await plain.carriers.sweep(at)
+    assert {path.name for path in plain.home.work.iterdir()} == {ended, waiting}
+    await plain.carriers.sweep(at + 1)
+    assert {path.name for path in plain.home.work.iterdir()} == {waiting}
+
+
+ENDS = """
+import os, signal, subprocess, sys, time
+import torpor
+
+@torpor.step
+def once():
+    return 1
+
+@torpor.agent
+def main(how):
+    print("so far", flush=True)
+    match how:
+        case "exit": os._exit(3)
+        case "fault": os.kill(os.getpid(), signal.SIGSEGV)
+        case "raise": raise LookupError("no such thing")
+        case "nonsense":
+            for fd in range(3, 64):
+                try: os.write(fd, b"nonsense\\n")
+                except OSError: pass
+            time.sleep(60)
+        case "always killed": os.kill(os.getpid(), signal.SIGKILL)
+        case "orphan":
+            child = subprocess.Popen(["sleep", "600"])
+            once()
+            return child.pid
+        case "tidy":
+            try:
+                time.sleep(600)
+            finally:
+                print("tidied")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "type", "words"),
+    [
+        ("exit", "AgentExited", "exit code 3"),
+        ("fault", "AgentExited", "SIGSEGV"),
+        ("raise", "LookupError", "no such thing"),
+        ("nonsense", "MachineLost", "does not speak as it should"),
+        ("always killed", "MachineLost", "ended by SIGKILL"),
+    ],
+)
+async def test_how_it_can_end(plain: Plain, how: str, type: str, words: str) -> None:
+    run = await plain.run(await plain.deploy(ENDS), how=how)
+    row = await plain.ended(run)
+    assert row.state is RunState.FAILED
+    assert row.error is not None
+    assert row.error["type"] == type
+    assert words in row.error["message"]
+    assert (await plain.output(run)).startswith("so far\n")
+
+
+async def test_what_it_started_ends_with_it(plain: Plain) -> None:
+    run = await plain.run(await plain.deploy(ENDS), how="orphan")
+    child = await plain.result(run)
+    await plain.gone(run)
+    wait_gone(child)
+
+
+async def test_one_that_is_cancelled_may_tidy_up(plain: Plain) -> None:
+    run = await plain.run(await plain.deploy(ENDS), how="tidy")
+    await plain.until(run, lambda row: row.out_offset > 0)
+    plain.scheduler.drivers[run].cancel()
+    row = await plain.ended(run)
+    assert row.state is RunState.CANCELLED
+    assert (await plain.output(run)) == "so far\ntidied\n"
+
+
+async def test_a_file_that_does_not_load_is_refused(plain: Plain) -> None:
+    with pytest.raises(GuestError, match="nowhere_at_all"):
+        await plain.deploy("import nowhere_at_all")
+    # Of what is installed beside torpor it sees nothing, as in a machine.
+    with pytest.raises(GuestError, match="fastapi"):
+        await plain.deploy("import fastapi")
+
+
+async def test_much_output_is_whole(plain: Plain) -> None:
+    version = await plain.deploy(
+        """
+import torpor
+@torpor.agent
+def main(lines):
+    for number in range(lines):
+        print(f"{number:09}", "x" * 90)
+"""
+    )
+    run = await plain.run(version, lines=20_000)
+    await plain.ended(run)
+    assert await plain.output(run) == "".join(f"{n:09} {'x' * 90}\n" for n in range(20_000))
+
+
+async def test_a_long_log_is_replayed_without_a_round_trip(plain: Plain) -> None:
+    version = await plain.deploy(
+        """
+import torpor
+@torpor.step
+def add(n):
+    return n + 1
+@torpor.agent
+def main(steps):
+    n = 0
+    for _ in range(steps):
+        n = add(n)
+    torpor.approve("go on?")
+    return n
+"""
+    )
+    run = await plain.run(version, steps=2500)
+    await plain.open_wait(run)
+    before = (await plain.row(run)).last_seq
+    await plain.kill(run)
+    await plain.answer(run, approved=True)
+    assert await plain.result(run) == 2500
+    # Recovered, up, answered (3), ended: nothing of a step.
+    kinds = [entry.kind for entry in await plain.entries(run) if entry.seq > before]
+    assert not [kind for kind in kinds if kind == "op.begin" or "step" in kind]
+
+
+async def test_the_example_of_the_readme(plain: Plain, hasty: None) -> None:
+    version = await plain.deploy((EXAMPLES / "sleeper.py").read_text())
+    run = await plain.run(version, place="Le Train Bleu", remind_in="50ms")
+    await plain.suspended(run)
+    await plain.answer(run, approved=True)
+    assert await plain.result(run) == "Do not forget: Le Train Bleu, 2 people, booked"
+
+
+async def test_the_servers_death_ends_it(plain: Plain) -> None:
+    """Its end of the channel is closed, as the kernel does for a server that is killed."""
+    run = await plain.run(await plain.deploy(ENDS), how="tidy")
+    await plain.until(run, lambda row: row.out_offset > 0)
+    live = plain.scheduler.drivers[run].live
+    assert live is not None
+    process = live.guest.agent.process  # type: ignore[attr-defined]
+    live.guest.agent.control.shutdown(2)  # type: ignore[attr-defined]
+    assert await asyncio.wait_for(process.wait(), 20) == -signal.SIGKILL
+
+
+MARK = b"m" * 32
+
+
+def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    for start, end in pairwise(edges):
+        yield data[start:end]
+
+
+@given(
+    st.lists(st.one_of(st.integers(0, 2**60), st.binary(max_size=40)), max_size=8),
+    st.lists(st.integers(0, 1000), max_size=12),
+)
+def test_marks_are_found_wherever_the_stream_is_cut(
+    parts: list[int | bytes], cuts: list[int]
+) -> None:
+    written = b"".join(
+        b"\0%s:%d\n" % (MARK, part) if isinstance(part, int) else part for part in parts
+    )
+    stream = MarkedOutput(1, MARK)
+    found = [item for piece in pieces(written, cuts) for item in stream.take(piece)]
+    found += stream.end()
+    read: list[int | bytes] = []
+    for item in found:
+        if isinstance(item, Skipped):
+            read.append(item.offset)
+        elif isinstance(item, Output) and read and isinstance(read[-1], bytes):
+            read[-1] += item.data
+        elif isinstance(item, Output):
+            read.append(item.data)
+    wanted: list[int | bytes] = []
+    for part in parts:
+        if isinstance(part, bytes) and wanted and isinstance(wanted[-1], bytes):
+            wanted[-1] += part
+        elif part != b"":
+            wanted.append(part)
+    assert read == wanted
