@@ -16,7 +16,7 @@ import trio
 
 from torpor.model.home import Home
 from torpor.pager.runs import Numbers, bridged
-from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages
+from torpor.snapshot.layer import Pages
 from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.reader import FrameCache, PageReader, Tally
 from torpor.snapshot.seal import Key
@@ -29,7 +29,6 @@ COLD_READS_MAX = 4
 # Opened snapshots kept for the next bind beside those that slots use: in practice the templates
 # that runs start from. A machine's manifest takes about 10 MB.
 SNAPSHOTS_KEPT = 4
-_LAYER_FRAMES = (1 << 32) // FRAME_PAGES
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,8 @@ class Content:
         return known.length if known else 0
 
     async def read(self, region: str, offset: int, length: int) -> bytes:
-        if self._cached(region, offset, length):
+        frames = self._reader.frames(region, offset, length)
+        if all(self._frames.has(*frame) for frame in frames):
             return self._reader.read(region, offset, length)
         return await trio.to_thread.run_sync(
             self._reader.read, region, offset, length, limiter=self._cold
@@ -76,17 +76,6 @@ class Content:
         """The memory that a restore is known to need, and small gaps in it. Blocking."""
         numbers = bridged(self._manifest.hot.astype(np.int64), gap=HOT_GAP_PAGES)
         return HotPages(numbers, self._reader.pages("memory", numbers))
-
-    def _cached(self, region: str, offset: int, length: int) -> bool:
-        whole = self._manifest.regions[region]
-        pages = slice(offset // PAGE, -(-(offset + length) // PAGE))
-        # Plain ints: for the few pages of a read, numpy would take longer. The low bits of a ref
-        # count pages in a frame, the middle ones frames in a layer, the high ones layers.
-        refs = whole.refs[pages].tolist() + whole.bases[pages].tolist()
-        for number, frame in (divmod(f, _LAYER_FRAMES) for f in {r // FRAME_PAGES for r in refs}):
-            if number and not self._frames.has(self._reader.names[number - 1], frame):
-                return False
-        return True
 
 
 class Contents:

@@ -33,6 +33,13 @@ from torpor.snapshot.workers import map_batches
 
 _Layer = LayerReader | SealedReader | RawReader
 _FRAMES_PER_TASK = 8
+# Reads up to so many pages, as a pager serves by the thousand, are put together in plain Python:
+# numpy's calls take longer than the copying there.
+_SMALL_PAGES = 64
+_ZEROS = bytes(_SMALL_PAGES * PAGE)
+# The low bits of a ref count pages in a frame, the middle ones frames in a layer, the high ones
+# layers.
+_LAYER_FRAMES = (1 << 32) // FRAME_PAGES
 
 
 @dataclass
@@ -127,10 +134,56 @@ class PageReader:
         end = min(offset + length, self.manifest.regions[region].length)
         if end <= offset:
             return b""
-        first = offset // PAGE
-        pages = self.pages(region, np.arange(first, -(-end // PAGE)))
+        first, stop = offset // PAGE, -(-end // PAGE)
         skip = offset - first * PAGE
-        return pages.reshape(-1)[skip : skip + end - offset].tobytes()
+        if stop - first > _SMALL_PAGES:
+            pages = self.pages(region, np.arange(first, stop))
+            return pages.reshape(-1)[skip : skip + end - offset].tobytes()
+        data = self._small(region, first, stop)
+        return data if len(data) == end - offset else data[skip : skip + end - offset]
+
+    def frames(self, region: str, offset: int, length: int) -> list[tuple[str, int]]:
+        """What a small read needs, as the cache knows it: layers' names and frames in them. None
+        for zeros."""
+        whole = self.manifest.regions[region]
+        pages = slice(offset // PAGE, -(-(offset + length) // PAGE))
+        refs, bases = whole.refs[pages], whole.bases[pages]
+        if not refs.any():
+            return []
+        needed = {ref // FRAME_PAGES for ref in refs.tolist()}
+        if bases.any():
+            needed |= {base // FRAME_PAGES for base in bases.tolist()}
+        needed.discard(0)
+        return [(self.names[f // _LAYER_FRAMES - 1], f % _LAYER_FRAMES) for f in needed]
+
+    def _small(self, region: str, first: int, stop: int) -> bytes:
+        whole = self.manifest.regions[region]
+        data = self._joined(whole.refs[first:stop].tolist())
+        bases = whole.bases[first:stop]
+        if not bases.any():
+            return data
+        xor = np.frombuffer(data, np.uint64)
+        return (xor ^ np.frombuffer(self._joined(bases.tolist()), np.uint64)).tobytes()
+
+    def _joined(self, refs: list[int]) -> bytes:
+        """The pages stored at `refs`, a slice of a frame for each run of them."""
+        pieces = []
+        start, count = refs[0], 1
+        for ref in refs[1:]:
+            if (ref == start + count and ref % FRAME_PAGES) or not (ref or start):
+                count += 1
+            else:
+                pieces.append(self._piece(start, count))
+                start, count = ref, 1
+        pieces.append(self._piece(start, count))
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _piece(self, ref: int, count: int) -> bytes:
+        if not ref:
+            return _ZEROS[: count * PAGE]
+        frame, page = divmod(ref, FRAME_PAGES)
+        data = self._frame(frame)
+        return data[page * PAGE : (page + count) * PAGE]
 
     def pages(self, region: str, page_numbers: npt.NDArray[np.integer[Any]]) -> Pages:
         """The pages with these numbers, in this order, as a new (n, PAGE) array."""
@@ -145,8 +198,7 @@ class PageReader:
     def at(self, refs: Refs) -> Pages:
         """The pages stored at `refs`, as they are stored: no base is applied."""
         pages = np.empty((len(refs), PAGE), np.uint8)
-        # Sorted, refs to one frame are neighbours. The low bits of a ref count pages in a frame,
-        # the others name the frame; those of zero pages form a group of their own.
+        # Sorted, refs to one frame are neighbours; those of zero pages form a group of their own.
         order = refs.argsort(kind="stable")
         frames, slots = np.divmod(refs[order], np.uint64(FRAME_PAGES))
         (changes,) = (frames[1:] != frames[:-1]).nonzero()
@@ -172,7 +224,7 @@ class PageReader:
 
     def _frame(self, frame: int) -> bytes:
         """The frame that refs // FRAME_PAGES name by `frame`."""
-        number, index = divmod(frame, (1 << 32) // FRAME_PAGES)
+        number, index = divmod(frame, _LAYER_FRAMES)
         name = self.names[number - 1]
         data = self._cache.get(name, index, self.tally)
         if data is None:

@@ -76,6 +76,46 @@ def test_bytes(
     assert reader.read("memory", offset, length) == expected
 
 
+@pytest.mark.parametrize("in_order", [False, True], ids=["scattered", "in order"])
+def test_small_reads_are_what_their_pages_are(
+    manifest: Manifest,
+    layer: Callable[[LayerRef], Path],
+    content: Pages,
+    in_order: bool,
+) -> None:
+    """With every kind of neighbour: runs of zeros and of a frame's pages, XORs, ends of frames."""
+    if in_order:
+        region = manifest.regions["memory"]
+        refs, bases = region.refs, region.bases
+        refs[10:90] = make_refs(0, np.arange(5, 85))
+        refs[100:140] = bases[10:140] = 0
+        bases[70:80] = make_refs(0, np.arange(80, 90))
+        content = PageReader(manifest, layer, cache=FrameCache(1 << 20)).pages(
+            "memory", np.arange(COUNT)
+        )
+        assert content[10:70].any(axis=1).all() and not content[100:140].any()
+    random = np.random.default_rng(4)
+    expected = content.tobytes()[:LENGTH]
+    reader = PageReader(manifest, layer, cache=FrameCache(1 << 20))
+    for pages in range(1, 70):
+        for offset in (*random.integers(0, LENGTH, 8).tolist(), 0, LENGTH - pages * PAGE):
+            length = pages * PAGE - int(random.choice((0, 0, 1, 3000)))
+            assert reader.read("memory", offset, length) == expected[offset : offset + length]
+
+
+def test_the_frames_of_a_read_are_those_that_it_looks_up(
+    manifest: Manifest, layer: Callable[[LayerRef], Path]
+) -> None:
+    for first in range(0, COUNT, 16):
+        cache = FrameCache(64 << 20)
+        reader = PageReader(manifest, layer, cache=cache)
+        needed = reader.frames("memory", first * PAGE, 16 * PAGE)
+        reader.read("memory", first * PAGE, 16 * PAGE)
+        assert cache.misses == len(needed) == len(set(needed))
+        assert all(cache.get(*frame, reader.tally) for frame in needed)
+    assert reader.frames("memory", 0, PAGE) == []
+
+
 @pytest.mark.parametrize(("offset", "length"), [(LENGTH, 1), (LENGTH + PAGE, 9), (5, 0)])
 def test_nothing_is_beyond_the_end(
     manifest: Manifest, layer: Callable[[LayerRef], Path], offset: int, length: int
