@@ -15,7 +15,7 @@ import logging
 import shutil
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Live:
     directory: Path
     restored: bool  # it stands on a slot of the pager; else on files of its own
     snapshot: str | None  # manifest of its newest snapshot
+    manifest: Manifest | None = None  # the same, decoded, if it was at hand
     key: Key | None = None  # opens its snapshots and seals the next; None: they are in the clear
     flat: bool = False  # it was a warm machine: its memory is a template's, and what was written
     seen: Seen = field(default_factory=Seen)  # what is known of its memory in that snapshot
@@ -200,6 +201,7 @@ class Machines:
                 empty = await self.pool.take(shape)
                 live = await self._fill(empty, shape, digest, manifest, link, heard, key, push=push)
             live.base = base.pop_all()
+        live.manifest = manifest
         return live
 
     async def _from_warm(
@@ -497,7 +499,9 @@ class Machines:
     def _build_and_store(self, live: Live, taken: Taken, hot: PageNumbers | None) -> Captured:
         started = time.perf_counter()
         if live.snapshot is not None:
-            parent = self.store.load(live.snapshot, live.key)
+            parent = live.manifest
+            if parent is None or parent.digest != live.snapshot:
+                parent = self.store.load(live.snapshot, live.key)
         else:
             parent = self._kernel_in_memory(taken.memory)
             live.seen = Seen()
@@ -514,6 +518,7 @@ class Machines:
             key=live.key,
         )
         stored = self.store.put(built, live.key)
+        live.manifest = replace(built.manifest, digest=stored.manifest_digest)
         live.seen.note(taken.memory.length, taken.memory.numbers, hashes)
         return Captured(
             manifest=stored.manifest_digest,
