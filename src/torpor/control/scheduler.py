@@ -5,6 +5,8 @@ is room. Timers end waits whose time has come. A run whose machine was lost is c
 its newest snapshot; one that loses its machines without getting anywhere is failed, so that
 nothing loops for ever. All of this is also what happens after a restart of the server: runs that
 the log calls running have no machine then (machines die with their server), so they were lost.
+
+What is done with a run is a row of `torpor.policy.recovery`; here it is done.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,6 +44,9 @@ from torpor.model.errors import (
 )
 from torpor.model.ids import RunId, SnapshotId
 from torpor.model.states import RunState
+from torpor.policy import recovery
+from torpor.policy.recovery import Act, Facts, Origins
+from torpor.policy.recovery import Driver as By
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +59,15 @@ HOST_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 HAND_OVER_S = 30.0
 # Everything is pushed by events; this finds what an event that never came would have told.
 SAFETY_NET_S = 30.0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of trying to restore a run: an outcome, or why there is none."""
+
+    origins: Origins = Origins.UNTRIED
+    why: str = ""
+    outcome: Outcome | None = None
 
 
 class Scheduler:
@@ -93,7 +108,7 @@ class Scheduler:
         self._engines[engine] = carriers
         for row in lost:
             if row.engine == engine:
-                self._take(row)
+                self._consider(row)
         self._tasks.spawn(carriers.tend())
         self._claimable.set()
 
@@ -147,10 +162,7 @@ class Scheduler:
             if self._handing_over:
                 return
             for row in await _when_possible(lambda: self._store.read(runs.claimable)):
-                if self._handing_over:
-                    return
-                if row.id not in self.drivers and self._has_room(row.engine):
-                    self._take(row)
+                self._consider(row)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SAFETY_NET_S):
                     await self._claimable.wait()
@@ -160,10 +172,18 @@ class Scheduler:
         taken = sum(driver.row.engine == engine for driver in self.drivers.values())
         return carriers is not None and taken < carriers.room
 
-    def _take(self, row: RunRow) -> None:
-        # Registered before the claim: an answer from now on finds the driver, one from before is
-        # in the journal that the driver reads.
-        self._driving[row.id] = self._tasks.spawn(self._drive(self._new_driver(row)))
+    def _consider(self, row: RunRow) -> None:
+        at_it = By.CLAIMS if row.id in self.drivers else By.NONE
+        if self._decide(row, at_it) is Act.CLAIM:
+            # Registered before the claim: an answer from now on finds the driver, one from before
+            # is in the journal that the driver reads.
+            self._driving[row.id] = self._tasks.spawn(self._drive(self._new_driver(row)))
+
+    def _decide(self, row: RunRow, by: By, **known: Any) -> Act:
+        known = {"cancel": row.cancel_requested} | known
+        room, handing_over = self._has_room(row.engine), self._handing_over
+        facts = Facts(row.state, by, row.ready, room, handing_over, **known)
+        return recovery.decide(facts)
 
     def _new_driver(self, row: RunRow) -> Driver:
         driver = Driver(
@@ -181,26 +201,27 @@ class Scheduler:
 
     async def _drive(self, driver: Driver) -> None:
         """A run from claim to suspension or end, through as many machines as that takes."""
-        run, losses, loss = driver.run, 0, ""
+        run, losses = driver.run, 0
         try:
-            while losses < LOSSES_MAX:
+            while True:
                 try:
                     driver.epoch = await _when_possible(
                         lambda: self._store.write(lambda c: runs.claim(c, run, time.time()))
                     )
                 except Conflict:  # cancelled meanwhile
                     return
-                if await self._with_a_machine(driver) is not Outcome.LOST or self._handing_over:
+                if await self._with_a_machine(driver) is not Outcome.LOST:
                     return
                 if driver.damage is not None and driver.snapshot is not None:
                     self._damaged.add(driver.snapshot)
                     await self._tell(driver, f"{driver.snapshot} is damaged: {driver.damage}")
                 losses = 0 if driver.progressed or driver.damage else losses + 1
-                loss = driver.loss
                 row = await _when_possible(lambda: self._store.read(lambda c: runs.get_run(c, run)))
+                act = self._decide(row, By.LOST, spent=losses >= LOSSES_MAX)
+                if act is not Act.CLAIM:
+                    await self._settle(driver, act, driver.loss)
+                    return
                 driver = self._new_driver(row)
-            words = f"its machine was lost {losses} times in a row before it got anything done"
-            await self._fail(driver, "MachineLost", f"{words}: {loss}" if loss else words)
         finally:
             self.drivers.pop(run, None)
             self._driving.pop(run, None)
@@ -208,49 +229,71 @@ class Scheduler:
             self._on_end()
 
     async def _with_a_machine(self, driver: Driver) -> Outcome:
-        """Drive from the newest snapshot that can be restored; at worst the template."""
-        for attempt in range(len(HOST_RETRY_S) + 1):
-            trouble: TorporError | None = None
-            if driver.cancelled:
-                await self._end(driver, RunState.CANCELLED, CANCELLED)
-                return Outcome.ENDED
-            for snapshot in await self._origins(driver):
-                try:
-                    return await driver.drive(snapshot)
-                except (Damaged, NotFound, Invalid) as error:
-                    trouble = error
-                    what = "the agent" if snapshot is None else f"snapshot {snapshot.id}"
-                    await self._tell(driver, f"{what} is unusable: {error.message}")
-                except (HostError, OSError) as error:
-                    trouble = HostError(str(error))
-                    await self._tell(driver, f"no machine could be started: {error}")
-                    break
-                except Exception as error:  # ours to mend; it is recovered as from any other loss
-                    log.exception("the driver of run %s failed", driver.run)
-                    driver.loss = repr(error)
-                    return Outcome.LOST
-            if not isinstance(trouble, HostError):
-                break
-            driver.doing = f"waiting for the host: {trouble.message}"
-            await asyncio.sleep(HOST_RETRY_S[min(attempt, len(HOST_RETRY_S) - 1)])
-        return await self._from_source(driver, trouble)
+        """Drive from the newest snapshot that can be restored; at worst from the source."""
+        row = replace(driver.row, state=RunState.RUNNING)  # it was read before it was claimed
+        delays_s, tried = iter(HOST_RETRY_S), Tried(Origins.UNTRIED)
+        while tried.outcome is None:
+            act = self._decide(row, By.HOLDS, cancel=driver.cancelled, origins=tried.origins)
+            match act:
+                case Act.RESTORE:
+                    tried = await self._try_origins(driver)
+                case Act.WAIT if (delay_s := next(delays_s, None)) is not None:
+                    driver.doing = f"waiting for the host: {tried.why}"
+                    await asyncio.sleep(delay_s)
+                    tried = Tried(Origins.UNTRIED)
+                case Act.WAIT:  # for long enough
+                    tried = Tried(Origins.USELESS, tried.why)
+                case Act.RENEW:
+                    tried = await self._from_source(driver, tried.why)
+                case _:
+                    await self._settle(driver, act, tried.why)
+                    return Outcome.ENDED
+        return tried.outcome
 
-    async def _from_source(self, driver: Driver, trouble: TorporError | None) -> Outcome:
+    async def _try_origins(self, driver: Driver) -> Tried:
+        why = "there is none"
+        for snapshot in await self._origins(driver):
+            try:
+                return Tried(outcome=await driver.drive(snapshot))
+            except (Damaged, NotFound, Invalid) as error:
+                why = error.message
+                what = "the agent" if snapshot is None else f"snapshot {snapshot.id}"
+                await self._tell(driver, f"{what} is unusable: {why}")
+            except (HostError, OSError) as error:
+                await self._tell(driver, f"no machine could be started: {error}")
+                return Tried(Origins.LATER, str(error))
+            except Exception as error:  # ours to mend; it is recovered as from any other loss
+                log.exception("the driver of run %s failed", driver.run)
+                driver.loss = repr(error)
+                return Tried(outcome=Outcome.LOST)
+        return Tried(Origins.USELESS, why)
+
+    async def _from_source(self, driver: Driver, trouble: str) -> Tried:
         """No snapshot of the run serves on this host, not even its template: another machine,
         another QEMU, lost files. The log still has all that was done: a new template of the same
         source replays it."""
         driver.doing = "making its template again"
         try:
             await self._engines[driver.row.engine].renew(driver.row.version)
-            return await driver.drive((await self._origins(driver))[-1])
+            return Tried(outcome=await driver.drive((await self._origins(driver))[-1]))
         except (TorporError, OSError) as error:
-            words = f"no machine could be restored ({trouble}), and no new template made: {error}"
-            await self._fail(driver, "CannotRestore", words)
-            return Outcome.ENDED
+            return Tried(Origins.NOT_EVEN_NEW, f"({trouble}), and no new template made: {error}")
 
     async def _origins(self, driver: Driver) -> list[SnapshotRow | None]:
-        found = await self._engines[driver.row.engine].origins(driver.row)
+        engine = self._engines[driver.row.engine]
+        found = await _when_possible(lambda: engine.origins(driver.row))
         return [each for each in found if each is None or each.id not in self._damaged]
+
+    async def _settle(self, driver: Driver, act: Act, why: str) -> None:
+        """The end of a run that gets no machine any more."""
+        match act:
+            case Act.CANCEL:
+                await self._end(driver, RunState.CANCELLED, CANCELLED)
+            case Act.GIVE_UP:
+                words = f"its machine was lost {LOSSES_MAX} times in a row before it got anything"
+                await self._fail(driver, "MachineLost", f"{words} done{why and f': {why}'}")
+            case Act.CANNOT_RESTORE:
+                await self._fail(driver, "CannotRestore", f"no machine could be restored {why}")
 
     async def _fail(self, driver: Driver, kind: str, message: str) -> None:
         error = {"type": kind, "message": message, "traceback": None}

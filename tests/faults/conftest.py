@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.unit.control.conftest import anyio_backend, quick, world
+
+__all__ = ["anyio_backend", "quick", "world"]
