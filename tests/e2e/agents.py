@@ -154,6 +154,19 @@ def crash(name: str) -> dict[str, Any]:
     }
 
 
+@torpor.step
+def bulk(mib: int) -> bytes:
+    return bytes(range(256)) * (mib << 12)
+
+
+@torpor.agent
+def bulky(name: str, mib: int) -> list[Any]:
+    """Keeps what is too large for a log, over a crash."""
+    first = bulk(mib)
+    asked(f"hold {name}")
+    return [len(first), first == bytes(range(256)) * (mib << 12), bulk(mib) == first]
+
+
 @torpor.agent
 def fickle(name: str) -> list[Any]:
     """What it does depends on which of its machines it is in."""

@@ -126,6 +126,21 @@ def _kill_while(doing: str, stage: Stage, watch: Watch) -> int:
             return 0
 
 
+def test_a_result_too_large_for_the_log_survives(stage: Stage, start: Start) -> None:
+    watch = start("bulky", name="bulky", mib=8)
+    stage.model.wait_asked("hold bulky")
+    kill_machine(stage, watch.run)
+    stage.model.let("hold bulky")
+    ended = watch.ended()
+    assert (ended["state"], ended["result"]) == ("completed", [8 << 20, True, True]), watch
+    bulk = [e for e in watch.entries if e["kind"] == "op.end" and e["op"].startswith("step:bulk#")]
+    # Two results, one file.
+    assert [each["data"]["blob"]["bytes"] for each in bulk] == [8 << 20] * 2
+    assert len({each["data"]["blob"]["digest"] for each in bulk}) == 1
+    files = list((stage.home.blobs / "values").rglob("*"))
+    assert sum(path.is_file() for path in files) == 1
+
+
 def test_a_recorded_model_call_is_made_once(stage: Stage, start: Start) -> None:
     watch = start("model_once", name="once")
     stage.model.wait_asked("hold once")

@@ -331,6 +331,7 @@ class Collected(BaseModel):
     reclaimed: list[dict[str, Any]]
     manifests: int
     layers: int
+    values: int
     bytes: int
     young_bytes: int
     kept_bytes: int

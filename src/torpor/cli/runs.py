@@ -234,6 +234,8 @@ def entry_text(entry: Object) -> str:
             return error_line(data["error"])
         case "op.end" if isinstance(data.get("error"), dict):
             return f"{op}  {error_line(data['error'])}"
+        case "op.end" if isinstance(data.get("blob"), dict):
+            return f"{op}  {words.size(data['blob']['bytes'])}, kept apart"
         case "op.end":
             by_hand = "  (set by hand)" if "set" in data else ""
             return f"{op}  {words.compact(data.get('value'))}{by_hand}"

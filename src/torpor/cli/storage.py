@@ -117,7 +117,7 @@ def gc(
     runs = {each["run"] for each in done["reclaimed"]} - {None}
     templates = [each for each in done["reclaimed"] if each["run"] is None]
     ended = words.count(len(done["reclaimed"]) - len(templates), "snapshot")
-    files = words.count(done["manifests"] + done["layers"], "file")
+    files = words.count(done["manifests"] + done["layers"] + done["values"], "file")
     kept = words.count(done["kept_snapshots"], "snapshot")
     rows = [
         (

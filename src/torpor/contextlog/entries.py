@@ -11,7 +11,8 @@ Data of operation entries:
                A model call's `data` is stored folded (`contextlog.messages`), and given whole
     op.again   {}: it was in doubt (rule 3) and is done again
     log.superseded   {ops}: a run went on without these, which its agent did not ask for any more
-    op.end     {ok: true, value} | {ok: false, error}; a step's also has printed: {stdout, stderr},
+    op.end     {ok: true, value} | {ok: true, blob} (`contextlog.values`) | {ok: false, error}; a
+               step's also has printed: {stdout, stderr},
                how many bytes of each the log held then
 """
 
@@ -53,7 +54,7 @@ BODY_CHARS_MAX = 16 * 1024 * 1024
 BEGIN, END, AGAIN = "op.begin", "op.end", "op.again"
 SUPERSEDED = "log.superseded"
 IDENTITY = ("kind", "name", "digest", "at", "side")
-_OUTCOME = ("ok", "value", "error")
+_OUTCOME = ("ok", "value", "error", "blob")
 # Begun again they happen again; a wait or a checkpoint that is asked for twice is one.
 DONE_AGAIN = ("step", "model", "read")
 _OFFSETS = {"stdout": "out_offset", "stderr": "err_offset"}

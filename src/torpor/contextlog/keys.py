@@ -1,7 +1,8 @@
 """Keys of runs, as the host's key wraps them: what opens a run's snapshots.
 
 A key is recorded in the transaction that records its run's first snapshot, so there is one
-wherever it is needed. It goes for good when its run has ended and has no snapshot left: the
+wherever it is needed. It goes for good when its run has ended and has no snapshot left, nor a large
+result that it opens: the
 database overwrites what it deletes (`secure_delete`), and `LogStore.scrub` empties the file of
 writes that are on their way into it.
 """
@@ -34,15 +35,18 @@ def any_key(c: Connection) -> tuple[RunId, bytes] | None:
 
 
 def destroy_unused_keys(c: Connection) -> list[RunId]:
-    """Destroy the keys of ended runs that have no snapshot left. Whose they were."""
+    """Destroy the keys of ended runs that have nothing left for them to open. Whose they were."""
     runs, snapshots = schema.runs.c, schema.snapshots.c
     live = select(snapshots.run).where(
         snapshots.run == _keys.c.run, snapshots.reclaimed_at.is_(None)
     )
+    sealed = schema.large_values.c
+    values = select(sealed.run).where(sealed.run == _keys.c.run, sealed.sealed)
     unused = (
         select(_keys.c.run)
         .join(schema.runs, runs.id == _keys.c.run)
-        .where(runs.state.in_([state.value for state in FINAL]), ~live.exists())
+        .where(runs.state.in_([state.value for state in FINAL]))
+        .where(~live.exists(), ~values.exists())
     )
     found = [RunId(run) for run in c.scalars(unused)]
     for run in found:

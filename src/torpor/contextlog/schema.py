@@ -244,6 +244,17 @@ snapshots = Table(
     Index("snapshots_by_run", "run", "epoch", "seq"),
 )
 
+# Values that entries name by their digests; see `contextlog.values`.
+large_values = Table(
+    "large_values",
+    metadata,
+    Column("run", _Id, ForeignKey("runs.id"), primary_key=True),
+    Column("digest", _Id, primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sealed", Boolean, nullable=False),
+    Column("name", String, nullable=False),  # of its file
+)
+
 run_keys = Table(
     "run_keys",
     metadata,

@@ -14,6 +14,8 @@ from typing import Any
 
 from torpor.model.errors import GuestError
 
+PARTS_AHEAD_MAX = 16
+
 
 @dataclass(frozen=True)
 class Said:
@@ -55,6 +57,15 @@ class Conversation:
     def say(self, t: str, **fields: Any) -> None:
         """Queue a message; it goes out as it is taken."""
         raise NotImplementedError
+
+    @property
+    def far_ahead(self) -> bool:
+        """So much of a large result came and was not taken that no more should be read."""
+        last = self.inbox[-1] if len(self.inbox) > PARTS_AHEAD_MAX else None
+        return isinstance(last, Said) and last.t == "part"
+
+    async def room(self, ahead_bytes: int) -> None:
+        """Return once less than this was said and not taken in, or it is over."""
 
     async def hear(self, *types: str, within_s: float) -> dict[str, Any]:
         """The next message, which must be one of `types`; output on the way stays in `inbox`.

@@ -35,7 +35,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import entries, runs, waits
+from torpor.contextlog import entries, waits
 from torpor.contextlog.entries import END, NewEntry, Place
 from torpor.contextlog.keys import put_key
 from torpor.contextlog.runs import RunRow
@@ -54,6 +54,7 @@ from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Write
 from torpor.control.standing import Result, Standing
 from torpor.control.tasks import Tasks
+from torpor.control.values import Results, Values
 from torpor.model.errors import (
     GuestError,
     StaleEpoch,
@@ -95,6 +96,7 @@ class Driver:
         store: LogStore,
         model: Model,
         keys: Keys,
+        values: Values,
         row: RunRow,
         on_wait: Callable[[], None],
         metrics: Metrics,
@@ -117,6 +119,7 @@ class Driver:
         self._carriers, self._store, self._keys = carriers, store, keys
         self._metrics = metrics
         self._calls = Calls(row.id, store, model, self._pen, Tasks(self._failed), metrics)
+        self._results = Results(row.id, values, store, self._pen)
         self._learning = Tasks(self._failed)
         self._trouble: BaseException | None = None  # what ended one of these
         self._key: RunKey | None = None
@@ -169,7 +172,7 @@ class Driver:
         this machine."""
         if snapshot is not None:
             self.snapshot = self._newest = snapshot.id
-            self._key = await self._keys.of(self.run)
+            self._key = self._results.key = await self._keys.of(self.run)
         origin = Origin(self.row, snapshot, self._key.key if self._key else None)
         live = await self._carriers.restore(origin, self._heard)
         outcome = Outcome.LOST
@@ -190,6 +193,7 @@ class Driver:
             if outcome is not Outcome.SUSPENDED:
                 await self._calls.under_way.cut_off()
             await self._learning.cut_off()
+            self._results.close()
             self.live = None
             self.damage = await live.damage()
             await live.discard()
@@ -301,11 +305,11 @@ class Driver:
                 heard.add(item.t)
                 ending = self._on_message(item, writes, after)
                 if ending is not None:
-                    await self._pen.write(*writes)
+                    await self._results.write(*writes)
                     await self._end(*ending)
                     return
             if writes:
-                await self._pen.write(*writes)
+                await self._results.write(*writes)
             if self._always_suspend and heard & {"begin", "end"}:
                 self.hand_over(lambda how: None)
             for follow in after:
@@ -325,19 +329,17 @@ class Driver:
         match said.t:
             case "begin":
                 self._on_begin(message, writes, after)
+            case "part":
+                self._results.part(message)
             case "end":
-                op = message["op"]
-                outcome = {k: v for k, v in message.items() if k in ("ok", "value", "error")}
-                outcome["printed"] = self._streams.offsets()
-                writes.append(NewEntry(END, op, outcome))
-                self.progressed = True
-                after.append(lambda: self._live.guest.say("recorded", op=op))
+                writes.append(self._results.end(message, self._streams.offsets()))
+                after.append(lambda: self._recorded(message["op"]))
+            case "fetch":
+                self._learning.spawn(self._results.fetch(message["op"], self._live.guest))
             case "replayed":
                 self._streams.skip_to(self._printed.pop(message["op"], {}))
             case "note":
-                data = message["data"]
-                data = data if isinstance(data, dict) else {"value": data}
-                writes.append(NewEntry(f"note.{message['kind']}", None, data))
+                writes.append(self._pen.noted(message))
             case "status":
                 self._standing.said(message)
             case "done":
@@ -381,6 +383,10 @@ class Driver:
                 after.append(lambda: self._standing.checkpoints.append(op))
             case _:
                 writes.append(self._pen.begin(message))
+
+    def _recorded(self, op: str) -> None:
+        self.progressed = True
+        self._live.guest.say("recorded", op=op)
 
     def _wait_made(self, wait: WaitRow) -> None:
         if wait.state == waits.OPEN:
@@ -567,14 +573,7 @@ class Driver:
         self._tell_hand_over(f"frozen where it was, in {freeze_ms:.0f} ms")
 
     def _suspension(self, seen: Seq | None = None) -> Write:
-        """Of a run that waits, or that is handed over in the middle of its work."""
-        run, epoch, handed_over = self.run, self.epoch, not self._only_waits()
-
-        def write(c: Connection) -> None:
-            to = RunState.SUSPENDED
-            runs.transition(c, run, epoch, to, time.time(), seen=seen, handed_over=handed_over)
-
-        return write
+        return self._pen.suspension(seen, handed_over=not self._only_waits())
 
     def _tell_hand_over(self, how: str) -> None:
         if self._hand_over is not None:

@@ -20,6 +20,7 @@ from torpor.control.model import Model
 from torpor.control.onmachines import MachineCarriers
 from torpor.control.onprocesses import ProcessCarriers
 from torpor.control.scheduler import Scheduler
+from torpor.control.values import Values
 from torpor.engine.qemu.engine import QemuEngine
 from torpor.engine.qemu.probe import Probe, find_qemu, probe
 from torpor.image.build import ensure_image
@@ -58,6 +59,7 @@ class Engines:
         store: LogStore,
         blobs: SnapshotStore,
         keys: Keys,
+        values: Values,
         metrics: Metrics,
         on_end: Callable[[], None],
     ) -> None:
@@ -68,7 +70,7 @@ class Engines:
         self.scheduler: Scheduler | None = None  # once any engine is
         self.model: Model | None = None
         self._home, self._store, self._blobs, self._keys = home, store, blobs, keys
-        self._metrics, self._on_end = metrics, on_end
+        self._values, self._metrics, self._on_end = values, metrics, on_end
         self.leaving = False  # the server is about to stop: nothing is made ready any more
         self._processes: ProcessCarriers | None = None
         # One is not kept waiting by another, whose image may just be built.
@@ -138,7 +140,12 @@ class Engines:
             if self.scheduler is None:
                 self.model = await Model.open(self._home)
                 self.scheduler = Scheduler(
-                    self._store, self.model, self._keys, self._metrics, self._on_end
+                    self._store,
+                    self.model,
+                    self._keys,
+                    self._values,
+                    self._metrics,
+                    self._on_end,
                 )
                 self.scheduler.start()
             return self.scheduler

@@ -35,6 +35,7 @@ class Guest(Conversation):
         self.machine = machine
         self.link = link
         self._to_write = asyncio.Event()
+        self._taken = asyncio.Event()  # something came, perhaps an acknowledgement
         self._sending = False
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
 
@@ -45,6 +46,11 @@ class Guest(Conversation):
     def send_files(self, tar: bytes) -> None:
         self.link.send(FILES, tar)
         self._to_write.set()
+
+    async def room(self, ahead_bytes: int) -> None:
+        while self.link.unacked >= ahead_bytes and self.broken is None:
+            self._taken.clear()
+            await self._taken.wait()
 
     def synchronise(self) -> None:
         """Begin (again) over a byte stream that may have lost or cut anything."""
@@ -97,10 +103,13 @@ class Guest(Conversation):
         loop = asyncio.get_running_loop()
         # A machine that ends with bytes unread makes an error of the end.
         with contextlib.suppress(OSError):
-            while self.broken is None and (
-                data := await loop.sock_recv(self.machine.link, _READ_BYTES)
-            ):
-                self._take(data)
+            while self.broken is None:
+                if self.far_ahead:
+                    await asyncio.sleep(_SETTLE_S)
+                elif data := await loop.sock_recv(self.machine.link, _READ_BYTES):
+                    self._take(data)
+                else:
+                    break
         if self.broken is None:
             self._break(GuestError(f"the machine is gone: {await self.machine.ended()}"))
 
@@ -111,6 +120,7 @@ class Guest(Conversation):
         except (LinkError, Invalid) as error:
             self._break(GuestError(f"the machine does not speak as it should: {error}"))
         self._to_write.set()  # acknowledgements
+        self._taken.set()
         if self.inbox:
             self.heard.set()
 
@@ -126,6 +136,10 @@ class Guest(Conversation):
             self.inbox.append(Output(received.channel, received.message))
         else:
             raise Invalid(f"the machine used channel {received.channel}, which is not its own")
+
+    def _break(self, error: GuestError) -> None:
+        super()._break(error)
+        self._taken.set()
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ from torpor.control import verdicts
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured
 from torpor.model.errors import CallerError, Exhausted
-from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, SnapshotId
+from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,12 @@ class Pen:
         data = {"data": message["data"]} if message["data"] else {}
         return NewEntry(entries.BEGIN, message["op"], named | data)
 
+    def noted(self, message: Mapping[str, Any]) -> NewEntry:
+        """What a note message says."""
+        data = message["data"]
+        data = data if isinstance(data, dict) else {"value": data}
+        return NewEntry(f"note.{message['kind']}", None, data)
+
     def output(self, stream: str, offset: int, text: str) -> Write:
         return lambda c: entries.append_output(
             c, self._run, self.epoch, stream, offset, text, time.time()
@@ -76,9 +82,9 @@ class Pen:
                 if isinstance(write, NewEntry):
                     several.append(write)
                 else:
-                    self._append(c, several)
+                    self.append(c, several)
                     write(c)
-            self._append(c, several)
+            self.append(c, several)
 
         while True:
             try:
@@ -89,7 +95,7 @@ class Pen:
                 log.warning("run %s waits for room: %s", self._run, error)
                 await asyncio.sleep(DISK_FULL_RETRY_S)
 
-    def _append(self, c: Connection, some: list[NewEntry]) -> None:
+    def append(self, c: Connection, some: list[NewEntry]) -> None:
         if some:
             entries.append(c, self._run, self.epoch, some, time.time())
             some.clear()
@@ -126,6 +132,15 @@ class Pen:
     def judge(self, c: Connection, message: Mapping[str, Any]) -> dict[str, Any]:
         """The outcome of the verdict that a begin message asks for, recorded."""
         return verdicts.judge(c, self._run, self.epoch, message, time.time())
+
+    def suspension(self, seen: Seq | None, *, handed_over: bool) -> Write:
+        """Of a run that waits, or that is handed over in the middle of its work."""
+
+        def write(c: Connection) -> None:
+            to, now = RunState.SUSPENDED, time.time()
+            runs.transition(c, self._run, self.epoch, to, now, seen=seen, handed_over=handed_over)
+
+        return write
 
     async def end(
         self, keys: Keys, state: RunState, result: Any, error: Mapping[str, Any] | None

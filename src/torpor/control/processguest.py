@@ -31,7 +31,18 @@ _PIPE_BYTES_MAX = 1024 * 1024
 _FROM_AGENT = {
     t: messages.FROM_GUEST[t]
     for t in (
-        *("loaded", "load_failed", "begin", "end", "note", "status", "prepared", "unprepared"),
+        *(
+            "loaded",
+            "load_failed",
+            "begin",
+            "part",
+            "end",
+            "fetch",
+            "note",
+            "status",
+            "prepared",
+            "unprepared",
+        ),
         *("done", "failed"),
     )
 }
@@ -121,7 +132,7 @@ class ProcessGuest(Conversation):
             self._loop.remove_reader(fd)
 
     def _ready(self, fd: int) -> None:
-        if len(self.inbox) < INBOX_MAX:
+        if len(self.inbox) < INBOX_MAX and not self.far_ahead:
             self._watched[fd]()
             self.heard.set()
         else:

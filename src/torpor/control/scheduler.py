@@ -33,6 +33,7 @@ from torpor.control.keys import Keys
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.tasks import Tasks
+from torpor.control.values import Values
 from torpor.model.errors import (
     Conflict,
     Damaged,
@@ -76,6 +77,7 @@ class Scheduler:
         store: LogStore,
         model: Model,
         keys: Keys,
+        values: Values,
         metrics: Metrics,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
@@ -86,6 +88,7 @@ class Scheduler:
         self._store = store
         self._model = model
         self._keys = keys
+        self._values = values
         self._metrics = metrics
         self._on_end = on_end
         # Found so while a machine ran on them. Files may be mended: the next server looks again.
@@ -191,6 +194,7 @@ class Scheduler:
             self._store,
             self._model,
             self._keys,
+            self._values,
             row,
             self.wait_created,
             self._metrics,

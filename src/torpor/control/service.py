@@ -38,6 +38,7 @@ from torpor.control.processes import stop_processes
 from torpor.control.scheduler import Scheduler
 from torpor.control.storage import Storage
 from torpor.control.templates import Template, keep_template, make_template
+from torpor.control.values import Values
 from torpor.model import doubts
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
@@ -59,13 +60,20 @@ class Service:
         self._store = store
         self._blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
         self._keys = Keys(home, store, on=switched_on())
+        self._values = Values(self._blobs.blobs, home.run, store, self._keys)
         self._metrics = Metrics()
         self._storage = Storage(store, self._blobs, self._keys, self._metrics)
         self._forking = Forking(store, self._keys)
         self._tending: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self._engines = Engines(
-            home, store, self._blobs, self._keys, self._metrics, self._storage.run_ended
+            home,
+            store,
+            self._blobs,
+            self._keys,
+            self._values,
+            self._metrics,
+            self._storage.run_ended,
         )
         self._deploying: dict[AgentVersion, asyncio.Lock] = {}
 
@@ -371,7 +379,10 @@ class Service:
                 lambda c: transfer.read_told(c, ref, snapshot, cast(BinaryIO, spool))
             )
             key = await self._keys.find(told.run)
-            return await asyncio.to_thread(transfer.export, self._home, self._blobs, told, key)
+            opening = {row.run: await self._values.key_of(row) for row in told.values}
+            return await asyncio.to_thread(
+                transfer.export, self._home, self._blobs, told, key, opening
+            )
         except BaseException:
             spool.close()
             raise

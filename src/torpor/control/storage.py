@@ -26,6 +26,7 @@ from torpor.contextlog.keys import destroy_unused_keys
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import LiveRow, SnapshotRow
 from torpor.contextlog.store import LogStore
+from torpor.contextlog.values import value_names
 from torpor.control.keys import Keys
 from torpor.control.metrics import Metrics
 from torpor.model.errors import TorporError
@@ -38,6 +39,7 @@ from torpor.snapshot import gc
 from torpor.snapshot.manifest import LayerRef
 from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
+from torpor.snapshot.values import collect as collect_values
 
 log = logging.getLogger(__name__)
 
@@ -110,16 +112,21 @@ class Storage:
             swept = await asyncio.to_thread(
                 gc.collect, self._blobs, plan.roots, before=now - GRACE_S, dry_run=dry_run
             )
+            named = await self._store.read(value_names)
+            values = await asyncio.to_thread(
+                collect_values, self._blobs.blobs, named, before=now - GRACE_S, dry_run=dry_run
+            )
         if not dry_run:
-            self._metrics.freed(swept.bytes)
+            self._metrics.freed(swept.bytes + values.bytes)
         return {
             "dry_run": dry_run,
             "reclaimed": [{"id": row.id, "run": row.run} for row in plan.reclaimed],
             "manifests": len(swept.manifests),
             "layers": len(swept.layers),
-            "bytes": swept.bytes,
-            "young_bytes": swept.young_bytes,
-            "kept_bytes": swept.kept_bytes,
+            "values": values.values,
+            "bytes": swept.bytes + values.bytes,
+            "young_bytes": swept.young_bytes + values.young_bytes,
+            "kept_bytes": swept.kept_bytes + values.kept_bytes,
             "kept_snapshots": plan.kept,
             "kept_templates": [{"version": v, "why": why} for v, why in plan.templates.items()],
             "problems": list(swept.problems),

@@ -24,8 +24,8 @@ import re
 import tarfile
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,7 +36,9 @@ from sqlalchemy import Connection
 import torpor
 from torpor.contextlog import agents, keys, runs, schema, snapshots, transfer
 from torpor.contextlog.agents import AgentRow
+from torpor.contextlog.entries import END
 from torpor.contextlog.transfer import Row, RunRows
+from torpor.contextlog.values import ValueRow, find_values, put_value
 from torpor.control.archive import CHUNK, Member, Source, Unpacker, pack
 from torpor.control.loading import source_from
 from torpor.engine.protocol import Shape
@@ -51,6 +53,7 @@ from torpor.model.states import FINAL, RunState
 from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.seal import KEY_BYTES, Key
 from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
+from torpor.snapshot.values import VALUES, Incoming, Kept, name_of, read
 from torpor.wire.link import LinkState
 
 SOURCE, ENTRIES, WAITS = "source.tar", "entries.jsonl", "waits.jsonl"
@@ -73,6 +76,7 @@ class _Told:
     snapshots: list[Row]  # to be restored from, the template last
     entries: BinaryIO
     entries_count: int
+    values: list[ValueRow]
 
 
 def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) -> _Told:
@@ -88,7 +92,9 @@ def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) ->
     if row.state not in FINAL and agent.template is not None:
         wanted.append(agent.template)
     count = 0
+    digests: set[str] = set()
     for entry in transfer.stream_entries(c, row.id):
+        digests |= _values_in(entry)
         spool.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
         count += 1
     return _Told(
@@ -99,7 +105,14 @@ def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) ->
         snapshots=[transfer.read_snapshot(c, each, row.id) for each in wanted],
         entries=spool,
         entries_count=count,
+        values=find_values(c, row.id, digests),
     )
+
+
+def _values_in(entry: Row) -> set[str]:
+    """The values that an entry names."""
+    blob = entry["data"].get("blob") if entry["kind"] == END else None
+    return {blob["digest"]} if isinstance(blob, dict) and "digest" in blob else set()
 
 
 def _chosen(c: Connection, row: runs.RunRow, snapshot: str | None) -> SnapshotId | None:
@@ -117,9 +130,15 @@ def _chosen(c: Connection, row: runs.RunRow, snapshot: str | None) -> SnapshotId
     return named.id
 
 
-def export(home: Home, blobs: SnapshotStore, told: _Told, key: Key | None) -> Iterator[bytes]:
-    """The export's bytes. `key` is the run's. This and the iterator block. Raises NotFound,
-    Damaged; the iterator raises Damaged if a file is not what was stored."""
+def export(
+    home: Home,
+    blobs: SnapshotStore,
+    told: _Told,
+    key: Key | None,
+    keys: Mapping[RunId, Key | None],
+) -> Iterator[bytes]:
+    """The export's bytes. `key` is the run's; `keys` open its values. This and the iterator block.
+    Raises NotFound, Damaged; the iterator raises Damaged if a file is not what was stored."""
     with ExitStack() as holds:
         holds.callback(told.entries.close)
         for row in told.snapshots:
@@ -137,6 +156,7 @@ def export(home: Home, blobs: SnapshotStore, told: _Told, key: Key | None) -> It
             for name in DEPS:
                 path = home.deps / digest / Path(name).name
                 sources.append(_from_file(name, path, _digest(path)))
+        sources += [_from_value(blobs, row, keys[row.run]) for row in told.values]
         layers = {layer for each in manifests.values() for layer in each.layers}
         for layer in sorted(layers, key=lambda each: each.digest):
             if layer.kind != "raw":
@@ -147,7 +167,7 @@ def export(home: Home, blobs: SnapshotStore, told: _Told, key: Key | None) -> It
             "exported_at": time.time(),
             "run": told.rows.run,
             # In the clear: an export is opened elsewhere, so nothing but its file protects it.
-            "key": key.secret.hex() if key is not None and manifests else None,
+            "key": key.secret.hex() if key is not None and (manifests or told.values) else None,
             "agent": {key: getattr(told.agent, key) for key in _AGENT_KEYS},
             "snapshots": told.snapshots,
             "needs": next(iter(manifests.values())).facts["shape"] if manifests else None,
@@ -180,6 +200,13 @@ def _from_file(name: str, path: Path, digest: str) -> Source:
             yield from _chunks(file)
 
     return Source(Member(name, size, digest), read)
+
+
+def _from_value(blobs: SnapshotStore, row: ValueRow, key: Key | None) -> Source:
+    """In the clear, as all is that an export does not carry as it lies on the disk."""
+    kept = Kept(row.digest, row.bytes, row.name)
+    member = Member(f"{VALUES}/{row.digest}", row.bytes, row.digest)
+    return Source(member, lambda: read(blobs.blobs, kept, key))
 
 
 def _from_open(name: str, file: BinaryIO) -> Source:
@@ -255,6 +282,7 @@ class Import:
     _head: dict[str, Any] = field(default_factory=dict)
     _small: dict[str, bytes] = field(default_factory=dict)
     _snapshots: list[Row] = field(default_factory=list)
+    _values: list[ValueRow] = field(default_factory=list)
 
     def begin(self, file: BinaryIO) -> None:
         """Read the header. Raises Invalid."""
@@ -274,6 +302,8 @@ class Import:
         for kind in (LAYERS, MANIFESTS):
             mine = [name[1] for name in names if name[0] == kind and len(name) == 2]
             self._holds.enter_context(self.blobs.blobs.held(kind, mine))
+        values = [name_of(n[1], self.key) for n in names if n[0] == VALUES and _is_digest(n[-1])]
+        self._holds.enter_context(self.blobs.blobs.held(VALUES, values))
         with tempfile.TemporaryDirectory(dir=self.home.run) as scratch:
             for member, chunks in self._unpacker.read():
                 self._take(member, chunks, Path(scratch))
@@ -299,7 +329,14 @@ class Import:
         )
         rows = RunRows(self.run, _lines(self._small[WAITS], "waits"))
         mine = [row for row in self._snapshots if row["run"] is not None]
-        transfer.write_run(c, rows, _lines(self._small[ENTRIES], "entries"), mine)
+        entries = _lines(self._small[ENTRIES], "entries")
+        transfer.write_run(c, rows, entries, mine)
+        for missing in {d for e in entries for d in _values_in(e)} - {
+            v.digest for v in self._values
+        }:
+            raise Invalid(f"the export lacks the value {missing}")
+        for value in self._values:
+            put_value(c, value)
         if wrapped is not None:
             keys.put_key(c, RunId(self.run["id"]), wrapped)
         for row in self._snapshots:
@@ -328,6 +365,13 @@ class Import:
                 if member.size > _MANIFEST_BYTES_MAX:
                     raise Invalid(f"{member.name} has {member.size:,} bytes")
                 self._small[member.name] = b"".join(chunks)
+            case ["values", name] if name == member.digest:
+                with closing(Incoming(self.home.run, self.key)) as incoming:
+                    for chunk in chunks:
+                        incoming.write(chunk)
+                    kept = incoming.store(self.blobs.blobs)
+                run, sealed = RunId(self.run["id"]), self.key is not None
+                self._values.append(ValueRow(run, kept.digest, kept.bytes, sealed, kept.name))
             case ["deps", _] if member.name in DEPS:
                 with (scratch / Path(member.name).name).open("wb") as file:
                     file.writelines(chunks)
@@ -434,6 +478,10 @@ def _agent(given: Any, source: bytes, version: str) -> AgentRow:
             hint="Its source or its sizes were changed after it was exported.",
         )
     return row
+
+
+def _is_digest(name: str) -> bool:
+    return re.fullmatch("[0-9a-f]{64}", name) is not None
 
 
 def _key(secret: Any) -> Key | None:

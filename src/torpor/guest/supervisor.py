@@ -56,7 +56,18 @@ _PORT_RETRY_S = 0.02  # while the host's end of the virtio port is closed
 _FROM_AGENT = {
     t: messages.FROM_GUEST[t]
     for t in (
-        *("loaded", "load_failed", "begin", "end", "replayed", "note", "status", "unprepared"),
+        *(
+            "loaded",
+            "load_failed",
+            "begin",
+            "part",
+            "end",
+            "fetch",
+            "replayed",
+            "note",
+            "status",
+            "unprepared",
+        ),
         *("done", "failed"),
     )
 }
@@ -106,6 +117,7 @@ class Supervisor:
             "resume": self._resume,
             "result": self._result,
             "recorded": self._to_agent,
+            "piece": self._to_agent,
             "cancel": self._to_agent,
         }
         self._watch_children()

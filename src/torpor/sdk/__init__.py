@@ -4,6 +4,7 @@
     waits       what a machine sleeps for              notes      what goes into the context log
     reads       the time and chance, recorded
     identity    which run this is                      freezing   before and after a freeze
+    operations  one of them, from its beginning to its outcome
     runtime     the agent's side of every operation    process    the agent's process: its `main`
     alone       that process where there is no machine
 

@@ -31,7 +31,8 @@ from torpor.guest.gateway import Gateway
 from torpor.guest.models import Models
 from torpor.replay.journal import Recorded
 from torpor.sdk import process
-from torpor.sdk.runtime import Operation, Runtime
+from torpor.sdk.operations import Operation
+from torpor.sdk.runtime import Runtime
 from torpor.wire import messages
 
 _PR_SET_PDEATHSIG = 1
@@ -111,7 +112,8 @@ class AloneRuntime(Runtime):
     def _replay_step(self, operation: Operation, record: Recorded) -> None:
         self._marks.skip_to(record.get("printed", {}))
         assert operation.own is not None
-        operation.future.set_result(operation.own)
+        if operation.fetched is None:
+            operation.future.set_result(operation.own)
 
     def _take_journal(self, message: dict[str, Any]) -> None:
         self._records += message["records"]

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from torpor.sdk import steps, values
-from torpor.sdk.runtime import Outcome, current
+from torpor.sdk.operations import Outcome
+from torpor.sdk.runtime import current
 
 _SEED_BITS = 128
 

@@ -18,6 +18,7 @@ could tear a message in two: there it is raised on leaving (`_Critical`).
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import queue
@@ -27,8 +28,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
@@ -37,42 +36,10 @@ from torpor.model.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Journal, Match, Recorded
 from torpor.sdk import freezing
 from torpor.sdk.errors import Cancelled, OutsideRun
+from torpor.sdk.operations import Operation, Outcome, outcome_of, settle
 from torpor.wire import messages
 
 _WAITS = ("wait", "sleep", "doubt")  # what a frozen machine can wait for
-
-
-class Outcome(NamedTuple):
-    """How an operation ended: its value (still packed), or its error."""
-
-    ok: bool
-    value: Any = None
-    error: Mapping[str, Any] | None = None
-
-
-@dataclass
-class Operation:
-    """One operation of this run, from `begin` to its outcome."""
-
-    op: str
-    kind: str
-    name: str
-    digest: str
-    until: float | None = None  # when the host ends it by itself, unix seconds
-    own: Outcome | None = None  # a step's outcome on its way to the log, or replayed from it
-    once: bool = False  # a step that is not to be repeated unasked
-    doubt: int = 0  # it is in doubt for the so manieth time, and has not begun: see `ask`
-    message: bytes = b""  # that begins it
-    future: Future[Outcome] = field(default_factory=Future)
-
-    def block(self) -> Outcome:
-        """Wait for the outcome in this thread."""
-        return self.future.result()
-
-    async def wait(self) -> Outcome:
-        """Wait for the outcome in this event loop. Cancelling the wait leaves the operation be: it
-        may be waited for again."""
-        return await asyncio.shield(asyncio.wrap_future(self.future))
 
 
 class _Verdict(NamedTuple):
@@ -142,6 +109,7 @@ class Runtime:
         self._journal = Journal()
         self._pending: dict[str, Operation] = {}
         self._notes: list[bytes] = []  # of a replay: perhaps in the log already
+        self._transfers = 0  # of large values, under way
         self._status: tuple[int, int, float | None] = (0, 0, None)
         self._cancel_raised = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -152,6 +120,7 @@ class Runtime:
             "start": self._start,
             "result": self._result,
             "recorded": self._recorded,
+            "piece": self._piece,
             "cancel": self._cancel,
             "prepare": self._prepare,
             "rehearse": self._rehearse,
@@ -236,7 +205,7 @@ class Runtime:
         self._verdict = _Verdict(error, operation)
         record = self._journal.questions.pop(op, None)
         if record is not None and "ok" in record:
-            operation.future.set_result(_outcome(record))
+            operation.future.set_result(outcome_of(record))
         else:
             self._start_now(operation)
         return self._verdict
@@ -268,7 +237,7 @@ class Runtime:
                 raise Cancelled(self.cancel_reason)
             record = self._journal.questions.pop(op, None)
             if record is not None and "ok" in record:
-                asked.future.set_result(_outcome(record))
+                asked.future.set_result(outcome_of(record))
             else:
                 self._start_now(asked)
         return asked
@@ -289,12 +258,37 @@ class Runtime:
     def end(self, operation: Operation, outcome: Outcome) -> None:
         """Send a step's outcome to the log; its future settles once it is there. Does nothing if
         the log turned out to hold one (rule 2). Raises Invalid when it cannot be sent."""
+        if outcome.content is not None:
+            self._end_large(operation, outcome, outcome.content)
+            return
         fields = {"value": outcome.value} if outcome.ok else {"error": outcome.error}
         message = messages.encode("end", op=operation.op, ok=outcome.ok, **fields)
         with self._critical:
             if operation.op in self._pending:
                 operation.own = outcome
                 self._send(message)
+
+    def _end_large(
+        self, operation: Operation, outcome: Outcome, content: bytes | bytearray
+    ) -> None:
+        """In parts, others' messages between them."""
+        with self._critical:
+            self._transfers += 1
+        try:
+            for at in range(0, len(content), messages.PART_BYTES):
+                data = base64.b64encode(content[at : at + messages.PART_BYTES]).decode()
+                part = messages.encode("part", op=operation.op, data=data)
+                with self._critical:
+                    if operation.op not in self._pending:
+                        return
+                    self._send(part)
+            blob = {"bytes": len(content), "form": outcome.form}
+            with self._critical:
+                operation.own = outcome
+                self._send(messages.encode("end", op=operation.op, ok=True, blob=blob))
+        finally:
+            with self._critical:
+                self._transfers -= 1
 
     def abandon(self, operation: Operation) -> None:
         """The step's body was cut off: it stays in the log without a result (rule 3)."""
@@ -352,10 +346,15 @@ class Runtime:
     def _replay(self, operation: Operation, record: Recorded) -> None:
         self._notes.clear()  # what was noted before this is in the log before it
         if operation.kind == "step":
-            operation.own = _outcome(record)
+            operation.own = outcome_of(record)
+            if "blob" in record:
+                operation.fetched = bytearray()
+                self._transfers += 1
+                self._pending[operation.op] = operation
+                self._send(messages.encode("fetch", op=operation.op))
             self._replay_step(operation, record)
         else:
-            operation.future.set_result(_outcome(record))
+            operation.future.set_result(outcome_of(record))
 
     def _replay_step(self, operation: Operation, record: Recorded) -> None:
         """Its body printed, and will not again: the host must know where in the agent's output it
@@ -415,7 +414,7 @@ class Runtime:
                 rest.append(record)
             elif "ok" in record:
                 operation = self._pending.pop(record["op"])
-                operation.own = _outcome(record)
+                operation.own = outcome_of(record)
                 if operation.kind == "doubt":
                     operation.doubt = record.get("again", 0) + 1
                 settled.append(operation)
@@ -446,22 +445,39 @@ class Runtime:
         self.starts.put(message)
 
     def _result(self, message: dict[str, Any]) -> None:
-        self._settle(message["op"], _outcome(message))
+        self._settle(message["op"], outcome_of(message))
 
     def _recorded(self, message: dict[str, Any]) -> None:
         self._settle(message["op"], None)
+
+    def _piece(self, message: dict[str, Any]) -> None:
+        with self._critical:
+            operation = self._pending.get(message["op"])
+            if operation is None or operation.fetched is None or operation.own is None:
+                return
+            operation.fetched += base64.b64decode(message["data"])
+            if not message["last"]:
+                return
+            del self._pending[operation.op]
+            self._transfers -= 1
+            own = operation.own._replace(content=operation.fetched)
+        if "problem" in message:
+            operation.future.set_exception(RuntimeError(message["problem"]))
+        else:
+            settle(operation.future, own)
 
     def _settle(self, op: str, outcome: Outcome | None) -> None:
         """Give a pending operation its outcome, or the one that it sent itself. What is not
         pending was settled from the journal: an answer may come by both ways."""
         with self._critical:
-            operation = self._pending.pop(op, None)
-            if operation is None:
+            operation = self._pending.get(op)
+            if operation is None or operation.fetched is not None:
                 return
+            del self._pending[op]
             self._update_status()
         outcome = outcome if outcome is not None else operation.own
         if outcome is not None:
-            _set(operation.future, outcome)
+            settle(operation.future, outcome)
 
     def _cancel(self, message: dict[str, Any]) -> None:
         with self._critical:
@@ -510,14 +526,18 @@ class Runtime:
         with self._critical:
             # A machine restored in the middle of such a step would do the rest of it again.
             once = next((each.op for each in self._pending.values() if each.once), None)
-            if once is None:
+            moving = self._transfers > 0
+            if once is None and not moving:
                 settled = self._stand_still()
         freezing.after_freeze()
         if once is not None:
             self.say("unprepared", reason=f"{once} is at work, and not to be repeated unasked")
+        elif moving:
+            # The other end of it is a process that would not be there.
+            self.say("unprepared", reason="a large result is on its way")
         for operation in settled:
             if operation.own is not None:
-                _set(operation.future, operation.own)
+                settle(operation.future, operation.own)
 
     def _stand_still(self) -> list[Operation]:
         """Held until the machine goes on, frozen or not; the operations that were answered."""
@@ -531,16 +551,6 @@ def _cancel_signal() -> int:
     """An unusual one, so that agents may use all the usual ones; where there is none, the one that
     agents use least."""
     return signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
-
-
-def _outcome(message: Mapping[str, Any]) -> Outcome:
-    return Outcome(message["ok"], message.get("value"), message.get("error"))
-
-
-def _set(future: Future[Outcome], outcome: Outcome) -> None:
-    # False when an event loop's task that awaited it was cancelled: nobody listens any more.
-    if future.set_running_or_notify_cancel():
-        future.set_result(outcome)
 
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import json
 import random
 import threading
 import time
@@ -25,7 +26,8 @@ from torpor.model.errors import Invalid
 from torpor.sdk import freezing, notes, values
 from torpor.sdk.durations import Duration, seconds
 from torpor.sdk.errors import Cancelled, NonRetryable, OutsideRun, StepError, step_error, type_name
-from torpor.sdk.runtime import Operation, Outcome, current
+from torpor.sdk.operations import Operation, Outcome
+from torpor.sdk.runtime import current
 from torpor.wire import messages
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -34,6 +36,9 @@ OnDoubt: TypeAlias = Literal["again", "ask"]
 
 RETRIES_MAX = 1000
 BACKOFF_S_MAX = 300.0
+# What is larger goes to a blob: an entry of the log takes 1 MiB.
+RESULT_CHARS_MAX = 1024 * 1024 - 4096
+_RAW_BYTES_MAX = RESULT_CHARS_MAX // 4 * 3 - 64  # in base64, with its tag
 # Not the agent's generator: retries must not change what a seeded agent draws.
 _jitter = random.SystemRandom()
 
@@ -285,10 +290,21 @@ def _failed(error: Exception) -> Outcome:
 
 
 def _packed(operation: Operation, result: Any) -> tuple[Outcome, Exception | None]:
+    what = f"step {operation.name} cannot be recorded"
     try:
-        return Outcome(True, value=values.pack(result)), None
+        if isinstance(result, (bytes, bytearray)) and len(result) > _RAW_BYTES_MAX:
+            content, form = bytes(result), "bytes"
+        else:
+            text = values.written(result)
+            if len(text) <= RESULT_CHARS_MAX:
+                return Outcome(True, value=json.loads(text)), None
+            content, form = text.encode(), "json"
     except values.NotJson as error:
-        return _failed(TypeError(f"step {operation.name} cannot be recorded: {error}")), None
+        return _failed(TypeError(f"{what}: {error}")), None
+    if len(content) > messages.VALUE_BYTES_MAX:
+        limit = f"at most {messages.VALUE_BYTES_MAX:,} are kept; write it to a file"
+        return _failed(ValueError(f"{what}: {len(content):,} bytes; {limit}")), None
+    return Outcome(True, content=content, form=form), None
 
 
 def _end(operation: Operation, outcome: Outcome) -> None:
@@ -302,6 +318,10 @@ def _end(operation: Operation, outcome: Outcome) -> None:
 
 
 def _give(operation: Operation, outcome: Outcome, raised: Exception | None = None) -> Any:
+    if outcome.ok and outcome.content is not None:
+        if outcome.form == "bytes":
+            return bytes(outcome.content)
+        return values.unpack(json.loads(outcome.content))
     if outcome.ok:
         return values.unpack(outcome.value)
     error: StepError = step_error(operation.name, outcome.error or {})

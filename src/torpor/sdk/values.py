@@ -25,17 +25,22 @@ class NotJson(TypeError):
 
 def pack(value: Any) -> Any:
     """`value` as plain JSON values. Raises NotJson naming the type that does not fit."""
-    return _packed(value, _tagged)
+    return json.loads(written(value))
+
+
+def written(value: Any) -> str:
+    """`value` as JSON text. Raises NotJson."""
+    return _written(value, _tagged)
 
 
 def pack_result(value: Any) -> Any:
     """As `pack`, with dataclasses as their fields: a run's result never comes back as an object."""
-    return _packed(value, _fields)
+    return json.loads(_written(value, _fields))
 
 
-def _packed(value: Any, default: Callable[[Any], Any]) -> Any:
+def _written(value: Any, default: Callable[[Any], Any]) -> str:
     try:
-        packed = json.loads(json.dumps(value, default=default, allow_nan=False))
+        return json.dumps(value, default=default, allow_nan=False)
     except NotJson:
         raise
     except ValueError as error:
@@ -45,7 +50,6 @@ def _packed(value: Any, default: Callable[[Any], Any]) -> Any:
         raise NotJson(f"{error}; a dict's keys must be text or numbers") from None
     except RecursionError:
         raise NotJson("it is nested too deeply") from None
-    return packed
 
 
 def unpack(packed: Any) -> Any:

@@ -21,7 +21,8 @@ from typing import Any, Generic, TypeVar, cast
 from torpor.model.errors import Invalid
 from torpor.sdk import values
 from torpor.sdk.durations import Duration, seconds
-from torpor.sdk.runtime import Operation, Outcome, current
+from torpor.sdk.operations import Operation, Outcome
+from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside
 from torpor.wire import messages
 

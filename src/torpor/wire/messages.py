@@ -31,6 +31,8 @@ NAME_MAX = 256
 PLACE_MAX = 512
 TEXT_MAX = 64 * 1024
 BODY_MAX = SIZE_MAX
+VALUE_BYTES_MAX = 1024 * 1024 * 1024  # a result that does not go in one message
+PART_BYTES = 512 * 1024  # of it go in a message, in base64
 COUNT_MAX = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 TIME_MAX = 1e11  # unix seconds, about the year 5138: what is above it is no time
 
@@ -164,9 +166,12 @@ _ERROR = _record({"type": _text(NAME_MAX), "message": _TEXT, "traceback?": _or_n
 
 
 def _outcome(value: Mapping[str, Any]) -> str:
-    """ok goes with a value, not ok goes with an error."""
+    """ok goes with a value, or with a blob, which is one that is kept apart; not ok goes with an
+    error."""
     if value["ok"] == ("error" in value):
         return " must have an error exactly when ok is false"
+    if "blob" in value and ("value" in value or not value["ok"]):
+        return " has a blob beside a value or an error"
     return " has a value though ok is false" if "value" in value and not value["ok"] else ""
 
 
@@ -177,6 +182,8 @@ def _perhaps_outcome(value: Mapping[str, Any]) -> str:
     return " has an outcome without ok" if "value" in value or "error" in value else ""
 
 
+_FORM = _one_of("json", "bytes")
+_PART = _text(PART_BYTES * 4 // 3 + 4)
 _PLACE = {"at?": _text(PLACE_MAX), "side?": _flag}
 _RECORDED = _record(
     {
@@ -188,6 +195,7 @@ _RECORDED = _record(
         "ok?": _flag,
         "value?": _any,
         "error?": _ERROR,
+        "blob?": _record({"digest": _hex(64), "bytes": _integer(0), "form": _FORM}),
         "seq?": _integer(1),
         "again?": _integer(0),
     },
@@ -263,7 +271,18 @@ FROM_GUEST: dict[str, Check] = {
         },
         _begin,
     ),
-    "end": _record({"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR}, _outcome),
+    "part": _record({"op": _OP, "data": _PART}),
+    "end": _record(
+        {
+            "op": _OP,
+            "ok": _flag,
+            "value?": _any,
+            "error?": _ERROR,
+            "blob?": _record({"bytes": _integer(0, VALUE_BYTES_MAX), "form": _FORM}),
+        },
+        _outcome,
+    ),
+    "fetch": _record({"op": _OP}),
     "replayed": _record({"op": _OP}),
     "note": _record({"kind": _one_of(*NOTE_KINDS), "data": _any}),
     "status": _record({"waiting": _integer(0), "busy": _integer(0), "until": _or_null(_TIME)}),
@@ -316,6 +335,7 @@ FROM_HOST: dict[str, Check] = {
     "resume": _record({}),
     "result": _record({"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR}, _outcome),
     "recorded": _record({"op": _OP}),
+    "piece": _record({"op": _OP, "data": _PART, "last": _flag, "problem?": _TEXT}),
     "cancel": _record({"reason": _TEXT}),
 }
 MESSAGES: dict[str, Check] = {**FROM_GUEST, **FROM_HOST}

@@ -291,6 +291,7 @@ class MemoryService:
             "reclaimed": [{"id": "snap_1", "run": "run_1"}, {"id": "snap_2", "run": None}],
             "manifests": 1,
             "layers": 2,
+            "values": 0,
             "bytes": 3_400_000,
             "young_bytes": 1000,
             "kept_bytes": 16_100_000,

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import Connection
 from tests.unit.control.world import Drivers
 
+from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import agents, entries, runs, waits
 from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.runs import RunRow
@@ -27,6 +28,7 @@ from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.onprocesses import ProcessCarriers
 from torpor.control.scheduler import Scheduler
+from torpor.control.values import Values
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
 from torpor.model.home import Home
@@ -60,9 +62,9 @@ class Plain:
     async def start(self) -> None:
         """A server starts."""
         model = Model(self.home, self.broker, "played")  # type: ignore[arg-type]
-        self.scheduler = Scheduler(
-            self.store, model, Keys(self.home, self.store, on=False), Metrics()
-        )
+        keys = Keys(self.home, self.store, on=False)
+        values = Values(LocalBlobs(self.home.blobs), self.home.run, self.store, keys)
+        self.scheduler = Scheduler(self.store, model, keys, values, Metrics())
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
         self.carriers = ProcessCarriers(self.home, self.store)

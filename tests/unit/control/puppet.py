@@ -5,6 +5,7 @@ on from it, as a real one does. An agent is a list of threads, a thread is a lis
 
     ["step", NAME]  ["wait", NAME]  ["sleep", UNTIL]  ["model", NAME]  ["checkpoint", NAME]
     ["once", NAME]     a step that is asked about when it is in doubt
+    ["large", N]       a step whose result is N bytes, and goes in parts
     ["print", TEXT]  ["emit", VALUE]
     ["work", NAME]     a step; its body prints its name, and ends when the test lets it
     ["compute", NAME]  no operation; ends when the test lets it
@@ -18,6 +19,7 @@ When all threads are through, the agent's result is what each operation gave.
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -203,7 +205,7 @@ class Puppet:
 
     def _operate(self, thread: Thread, verb: str, argument: Any) -> None:
         state, name = self.state, str(argument)
-        kind = "step" if verb in ("value", "work", "once") else verb
+        kind = "step" if verb in ("value", "work", "once", "large") else verb
         op = f"{kind}:{name}#1"
         if op in state.journal:
             record = state.journal[op]
@@ -226,11 +228,20 @@ class Puppet:
         if kind == "step":
             self._told("ran", op)
             value = _text(f"did {name}" if isinstance(argument, str) else argument)
+            value = argument if verb == "large" else value
             if verb == "work":
                 self.link.send(STDOUT, name.encode())
             works = verb == "work" and not self._lets(op)
             state.pending[op] |= {"own": value, "works": works}
-            if not works and not self._refuses("end"):
+            if verb == "large":
+                content = bytes(argument)
+                for at in range(0, argument, messages.PART_BYTES):
+                    part = content[at : at + messages.PART_BYTES]
+                    self.say("part", op=op, data=b64encode(part).decode())
+                if not self._refuses("end"):
+                    blob = {"bytes": argument, "form": "bytes"}
+                    self.say("end", op=op, ok=True, blob=blob)
+            elif not works and not self._refuses("end"):
                 self.say("end", op=op, ok=True, value=value)
 
     def _settle_doubt(self, op: str, number: int, said: Object) -> None:

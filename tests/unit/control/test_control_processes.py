@@ -420,3 +420,31 @@ def test_marks_are_found_wherever_the_stream_is_cut(
         elif part != b"":
             wanted.append(part)
     assert read == wanted
+
+
+BULKY = """
+import torpor
+
+@torpor.step
+def bulk(kind):
+    print("making", kind)
+    return bytes(range(256)) * 20_000 if kind == "bytes" else ["x" * 3_000_000]
+
+@torpor.agent
+def bulky():
+    first, second = bulk("bytes"), bulk("json")
+    torpor.approve("go on?")
+    return [len(first), first == bytes(range(256)) * 20_000, len(second[0])]
+"""
+
+
+async def test_results_too_large_for_the_log_come_back_in_another_process(
+    plain: Plain, hasty: None
+) -> None:
+    run = await plain.run(await plain.deploy(BULKY))
+    await plain.suspended(run)
+    ends = await plain.entries(run, "op.end")
+    assert [each.data["blob"]["form"] for each in ends] == ["bytes", "json"]
+    await plain.answer(run, approved=True)
+    assert await plain.result(run) == [256 * 20_000, True, 3_000_000]
+    assert await plain.output(run) == "making bytes\nmaking json\n"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +21,24 @@ from tests.unit.snapshot.gc_world import age
 
 from torpor.contextlog import agents, entries, keys, runs, snapshots, waits
 from torpor.contextlog.store import LogStore
+from torpor.contextlog.values import ValueRow, find_value, put_value
 from torpor.control import transfer
 from torpor.control.keys import Keys
 from torpor.control.loading import tar_of
 from torpor.control.metrics import Metrics
 from torpor.control.storage import Storage
+from torpor.control.values import Values
 from torpor.engine.protocol import Shape
 from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Conflict, Damaged, Invalid
+from torpor.model.errors import Conflict, Damaged, Invalid, NotFound
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId
 from torpor.model.states import RunState
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import PAGE
+from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
+from torpor.snapshot.values import VALUES, Incoming, Kept
 from torpor.wire.link import LinkState
 
 IMAGE = "e" * 32
@@ -51,6 +57,7 @@ class Place:
     blobs: SnapshotStore
     keys: Keys
     storage: Storage
+    values: Values
 
     async def commit(self, fn: Callable[[Connection], Any]) -> Any:
         return await self.log.write(fn)
@@ -144,7 +151,8 @@ class Place:
         spool: Any = io.BytesIO()
         told = await self.log.read(lambda c: transfer.read_told(c, run, snapshot, spool))
         key = await self.keys.find(run)
-        return b"".join(transfer.export(self.home, self.blobs, told, key))
+        opening = {row.run: await self.values.key_of(row) for row in told.values}
+        return b"".join(transfer.export(self.home, self.blobs, told, key, opening))
 
     async def take(self, data: bytes) -> runs.RunRow:
         taken = transfer.Import(self.home, self.blobs)
@@ -177,7 +185,9 @@ async def place(root: Path, *, sealed: bool = True) -> AsyncIterator[Place]:
     blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
     held = Keys(home, log, on=sealed)
     try:
-        yield Place(home, log, blobs, held, Storage(log, blobs, held, Metrics()))
+        storage = Storage(log, blobs, held, Metrics())
+        values = Values(blobs.blobs, home.run, log, held)
+        yield Place(home, log, blobs, held, storage, values)
     finally:
         log.close()
 
@@ -307,6 +317,70 @@ def test_a_run_leaves_and_comes_whole(tmp_path: Path, sealed: bool) -> None:
             ]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_results_that_are_kept_apart_go_with_their_run(tmp_path: Path, sealed: bool) -> None:
+    content = b"large " * 300_000
+
+    async def main() -> None:
+        async with (
+            place(tmp_path / "one", sealed=sealed) as here,
+            place(tmp_path / "two", sealed=not sealed) as there,
+        ):
+            run = await here.run(await here.deploy("1"), 1)
+            kept = await large_result(here, run, content)
+            stray = await asyncio.to_thread(stored, here, b"never named", None)
+            await here.end(run)
+            data = await here.export(run)
+            await there.take(data)
+            for one in (here, there):
+                read = await one.values.content(run, kept.digest)
+                assert b"".join(read) == content
+                row = await one.log.read(partial(find_value, run=run, digest=kept.digest))
+                assert row.sealed is sealed
+                with pytest.raises(NotFound):
+                    await one.values.content(run, stray.digest)
+            # All else goes; what the log names, and the key that opens it, stay.
+            _grow_old(here)
+            report = await here.storage.collect(dry_run=False)
+            assert report["values"] == 1
+            assert not here.blobs.blobs.exists(VALUES, stray.name)
+            assert (await here.keys.find(run) is not None) is sealed
+            assert b"".join(await here.values.content(run, kept.digest)) == content
+            cut = data.replace(kept.digest.encode(), b"0" * 64)
+            with pytest.raises((Invalid, Damaged)):
+                await there.take(cut)
+
+    asyncio.run(main())
+
+
+def stored(here: Place, content: bytes, key: Key | None) -> Kept:
+    with closing(Incoming(here.home.run, key)) as incoming:
+        incoming.write(content)
+        return incoming.store(here.blobs.blobs)
+
+
+async def large_result(here: Place, run: RunId, content: bytes) -> Kept:
+    key = await here.keys.find(run)
+    kept = stored(here, content, key)
+    op = OpId("step:big#1")
+    begin = entries.NewEntry("op.begin", op, {"kind": "step", "name": "big", "digest": "d"})
+    blob = {"digest": kept.digest, "bytes": kept.bytes, "form": "bytes"}
+
+    def write(c: Connection) -> None:
+        put_value(c, ValueRow(run, kept.digest, kept.bytes, key is not None, kept.name))
+        end = entries.NewEntry("op.end", op, {"ok": True, "blob": blob})
+        entries.append(c, run, None, [begin, end], 5.0)
+
+    await here.commit(write)
+    return kept
+
+
+def _grow_old(here: Place) -> None:
+    for path in here.home.blobs.rglob("*"):
+        if path.is_file():
+            os.utime(path, (1.0, 1.0))
 
 
 def _changed(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:

@@ -34,6 +34,7 @@ from torpor.control.model import Model
 from torpor.control.onmachines import MachineCarriers
 from torpor.control.scheduler import Scheduler
 from torpor.control.sparse import whole
+from torpor.control.values import Values
 from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages
 from torpor.engine.protocol import Files, Shape
 from torpor.image.build import Image
@@ -357,7 +358,8 @@ class World:
         """A server starts."""
         self.machines.pool.empties._closed = self.machines.warm._closed = False
         keys = Keys(self.home, self.store, on=self.sealing)
-        self.scheduler = Scheduler(self.store, self.model, keys, self.metrics)
+        values = Values(self.machines.store.blobs, self.home.run, self.store, keys)
+        self.scheduler = Scheduler(self.store, self.model, keys, values, self.metrics)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
         self.carriers = MachineCarriers(self.machines, self.store)

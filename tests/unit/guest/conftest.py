@@ -195,7 +195,9 @@ class Driver:
             each["op"]: identity(each) for each in self.said("begin") if each["kind"] != "verdict"
         }
         for ended in self.said("end"):
-            outcome: dict[str, Any] = {k: ended[k] for k in ("ok", "value", "error") if k in ended}
+            outcome: dict[str, Any] = {
+                k: ended[k] for k in ("ok", "value", "error", "blob") if k in ended
+            }
             records[ended["op"]] |= outcome
         return list(records.values())
 

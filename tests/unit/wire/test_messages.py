@@ -62,6 +62,11 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("begin", begin("model", MODEL)),
     ("end", {"op": "step:a#1", "ok": True, "value": [1, 2.5, None, "é😀"]}),
     ("end", {"op": "step:a#1", "ok": True}),
+    ("end", {"op": "step:a#1", "ok": True, "blob": {"bytes": 2_000_000, "form": "json"}}),
+    ("part", {"op": "step:a#1", "data": "eA=="}),
+    ("fetch", {"op": "step:a#1"}),
+    ("piece", {"op": "step:a#1", "data": "eA==", "last": False}),
+    ("piece", {"op": "step:a#1", "data": "", "last": True, "problem": "lost"}),
     ("end", {"op": "step:a#1", "ok": False, "error": ERROR}),
     ("note", {"kind": "log", "data": "a line"}),
     ("status", {"waiting": 1, "busy": 0, "until": None}),
@@ -134,7 +139,8 @@ def test_an_unknown_key_and_a_missing_one_are_refused_both_ways(
     t: str, fields: dict[str, Any]
 ) -> None:
     variants = [{**fields, "extra": 1}]
-    optional = {"value"} if t in ("end", "result") else {"at", "side", "diverged"}
+    optional = {"value", "blob"} if t in ("end", "result") else {"at", "side", "diverged"}
+    optional |= {"problem"}
     variants += [{k: v for k, v in fields.items() if k != gone} for gone in set(fields) - optional]
     for wrong in variants:
         with pytest.raises(Invalid, match=t):
@@ -316,3 +322,10 @@ def test_an_error_can_always_be_reported(name: str, text: str, traceback: str | 
 def test_a_cut_error_text_keeps_its_start_and_its_end() -> None:
     made = messages.error("E", "start " + "x" * messages.TEXT_MAX + " end")
     assert made["message"].startswith("start ") and made["message"].endswith(" end")
+
+
+@pytest.mark.parametrize("beside", [{"value": 1}, {"ok": False, "error": ERROR}])
+def test_a_result_kept_apart_stands_alone(beside: dict[str, Any]) -> None:
+    fields = {"op": "step:a#1", "ok": True, "blob": {"bytes": 1, "form": "bytes"}}
+    with pytest.raises(Invalid, match="blob"):
+        encode("end", **{**fields, **beside})

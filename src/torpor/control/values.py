@@ -1,0 +1,166 @@
+"""Results of steps that are too large for the log: in parts from the agent, and in parts to one
+that replays them.
+
+    agent ── part, part, … ── end {blob} ──► spooled ─► stored ─► op.end in the log ─► recorded
+    agent ── fetch ──► read ─► piece, piece, … ──► agent
+
+A value is durable before the entry that names it (rule 5 for values). What was spooled and not
+ended is of no use to anybody: the agent that sent it is gone, and the next one begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from torpor.blobs.local import LocalBlobs
+from torpor.contextlog import entries
+from torpor.contextlog.entries import END, NewEntry
+from torpor.contextlog.keys import put_key
+from torpor.contextlog.store import LogStore
+from torpor.contextlog.values import ValueRow, find_value, put_value
+from torpor.control.conversation import Conversation
+from torpor.control.keys import Keys, RunKey
+from torpor.control.pen import Pen, Write
+from torpor.model.errors import GuestError, TorporError
+from torpor.model.ids import OpId, RunId
+from torpor.snapshot.seal import Key
+from torpor.snapshot.values import VALUES, Incoming, Kept, read
+from torpor.wire.messages import PART_BYTES, VALUE_BYTES_MAX
+
+# So many at once, of one run.
+INCOMING_MAX = 64
+# While the agent has not taken in so much of what was said, no more is said.
+AHEAD_BYTES = 4 << 20
+
+
+class Values:
+    """All runs' values. `scratch` is where they are spooled."""
+
+    def __init__(self, blobs: LocalBlobs, scratch: Path, store: LogStore, keys: Keys) -> None:
+        self.blobs, self.scratch = blobs, scratch
+        self._store, self._keys = store, keys
+
+    async def content(self, run: RunId, digest: str) -> Iterator[bytes]:
+        """A value that the run's log names. Reading the iterator blocks. Raises NotFound,
+        HostError; the iterator raises Damaged."""
+        row = await self._store.read(lambda c: find_value(c, run, digest))
+        key = await self.key_of(row)
+        return read(self.blobs, Kept(row.digest, row.bytes, row.name), key)
+
+    async def key_of(self, row: ValueRow) -> Key | None:
+        return await self._keys.find(row.run) if row.sealed else None
+
+
+class Results:
+    """Those of one run, for its driver. Its `key` seals them."""
+
+    def __init__(self, run: RunId, values: Values, store: LogStore, pen: Pen) -> None:
+        self.key: RunKey | None = None
+        self._run, self._values, self._store, self._pen = run, values, store, pen
+        self._incoming: dict[str, Incoming] = {}
+        self._ended: dict[str, int] = {}  # operation → the bytes that it must have
+        self._kept: dict[str, Kept | TorporError | OSError] = {}
+        self._trouble: dict[str, OSError] = {}
+
+    def part(self, message: Mapping[str, Any]) -> None:
+        """Raises GuestError."""
+        op = message["op"]
+        try:
+            data = b64decode(message["data"], validate=True)
+        except Base64Error as error:
+            raise GuestError(f"a part of {op} is no base64: {error}") from error
+        incoming = self._incoming.get(op)
+        if incoming is None:
+            if len(self._incoming) >= INCOMING_MAX:
+                raise GuestError(f"more than {INCOMING_MAX} large results come in at once")
+            key = None if self.key is None else self.key.key
+            incoming = self._incoming[op] = Incoming(self._values.scratch, key)
+        if incoming.bytes + len(data) > VALUE_BYTES_MAX:
+            raise GuestError(f"the result of {op} has more than {VALUE_BYTES_MAX:,} bytes")
+        if op not in self._trouble:
+            try:
+                incoming.write(data)
+            except OSError as error:  # told when it has ended: the step fails, the run goes on
+                self._trouble[op] = error
+
+    def end(self, message: Mapping[str, Any], printed: Mapping[str, int]) -> Write:
+        """A step has ended; all of its result was sent. For `write`. Raises GuestError."""
+        op = OpId(message["op"])
+        said = {key: message[key] for key in ("ok", "value", "error", "blob") if key in message}
+        if "blob" not in said:
+            return NewEntry(END, op, {**said, "printed": printed})
+        if op not in self._incoming:
+            raise GuestError(f"{op} ended with a large result that never came")
+        self._ended[op] = said["blob"]["bytes"]
+
+        def write(c: Connection) -> None:
+            outcome = {**self._outcome(c, op, said), "printed": printed}
+            self._pen.append(c, [NewEntry(END, op, outcome)])
+
+        return write
+
+    async def write(self, *writes: Write) -> None:
+        """Store what has ended, then write. Raises as `Pen.write`, and GuestError."""
+        with contextlib.ExitStack() as holds:
+            await self._settle(holds)
+            await self._pen.write(*writes)
+
+    async def _settle(self, holds: contextlib.ExitStack) -> None:
+        for op, size in self._ended.items():
+            incoming = self._incoming.pop(op)
+            with contextlib.closing(incoming):
+                if op in self._trouble:
+                    self._kept[op] = self._trouble.pop(op)
+                    continue
+                if incoming.bytes != size:
+                    raise GuestError(f"{incoming.bytes:,} bytes of {size:,} of {op} came")
+                blobs = self._values.blobs
+                try:
+                    kept = await asyncio.to_thread(incoming.store, blobs)
+                    # However long the log takes, garbage collection does not (rule 12).
+                    holds.enter_context(blobs.held(VALUES, [kept.name]))
+                    self._kept[op] = kept
+                except (TorporError, OSError) as error:
+                    self._kept[op] = error
+        self._ended.clear()
+
+    def _outcome(self, c: Connection, op: str, said: Mapping[str, Any]) -> dict[str, Any]:
+        """What the log is to have of a step that ended as `said`, whose value is recorded as the
+        run's. One that could not be stored has failed. Called again where the disk is full."""
+        kept = self._kept[op]
+        if not isinstance(kept, Kept):
+            words = f"its result could not be stored: {kept}"
+            return {"ok": False, "error": {"type": "OSError", "message": words}}
+        put_value(c, ValueRow(self._run, kept.digest, kept.bytes, self.key is not None, kept.name))
+        if self.key is not None:
+            put_key(c, self._run, self.key.wrapped)
+        form = said["blob"]["form"]
+        return {"ok": True, "blob": {"digest": kept.digest, "bytes": kept.bytes, "form": form}}
+
+    async def fetch(self, op: OpId, guest: Conversation) -> None:
+        """Say the recorded result of `op`, in pieces."""
+        try:
+            ended = await self._store.read(lambda c: entries.read_end(c, self._run, op))
+            if ended is None or "blob" not in ended:
+                raise GuestError(f"{op} has no large result")
+            content = await self._values.content(self._run, ended["blob"]["digest"])
+            while (chunk := await asyncio.to_thread(next, content, None)) is not None:
+                for at in range(0, len(chunk), PART_BYTES):
+                    data = b64encode(chunk[at : at + PART_BYTES]).decode()
+                    guest.say("piece", op=op, data=data, last=False)
+                    await guest.room(AHEAD_BYTES)
+            guest.say("piece", op=op, data="", last=True)
+        except TorporError as error:
+            guest.say("piece", op=op, data="", last=True, problem=error.message)
+
+    def close(self) -> None:
+        for incoming in self._incoming.values():
+            incoming.close()

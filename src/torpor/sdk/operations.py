@@ -1,0 +1,57 @@
+"""An operation of this run, from its beginning to its outcome, as the agent's process has it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Outcome(NamedTuple):
+    """How an operation ended: its value (still packed), or its error."""
+
+    ok: bool
+    value: Any = None
+    error: Mapping[str, Any] | None = None
+    # Of a value that is too large for the log: its bytes, and what they are, "json" or "bytes".
+    content: bytes | bytearray | None = None
+    form: str = "json"
+
+
+@dataclass
+class Operation:
+    """One operation of this run, from `begin` to its outcome."""
+
+    op: str
+    kind: str
+    name: str
+    digest: str
+    until: float | None = None  # when the host ends it by itself, unix seconds
+    own: Outcome | None = None  # a step's outcome on its way to the log, or replayed from it
+    once: bool = False  # a step that is not to be repeated unasked
+    doubt: int = 0  # it is in doubt for the so manieth time, and has not begun: see `ask`
+    message: bytes = b""  # that begins it
+    fetched: bytearray | None = None  # of a recorded value that is on its way
+    future: Future[Outcome] = field(default_factory=Future)
+
+    def block(self) -> Outcome:
+        """Wait for the outcome in this thread."""
+        return self.future.result()
+
+    async def wait(self) -> Outcome:
+        """Wait for the outcome in this event loop. Cancelling the wait leaves the operation be: it
+        may be waited for again."""
+        return await asyncio.shield(asyncio.wrap_future(self.future))
+
+
+def outcome_of(message: Mapping[str, Any]) -> Outcome:
+    form = message["blob"]["form"] if "blob" in message else "json"
+    return Outcome(message["ok"], message.get("value"), message.get("error"), form=form)
+
+
+def settle(future: Future[Outcome], outcome: Outcome) -> None:
+    # False when an event loop's task that awaited it was cancelled: nobody listens any more.
+    if future.set_running_or_notify_cancel():
+        future.set_result(outcome)

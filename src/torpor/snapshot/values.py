@@ -1,0 +1,125 @@
+"""Values too large for a log: each a file by its content, sealed as its run's snapshots are.
+
+    in the clear   the content, under its BLAKE3
+    sealed         32 bytes of salt; then each CHUNK of the content, sealed, TAG_BYTES longer; under
+                   an alias of the content's BLAKE3 that only the key gives
+
+So equal values of a run are stored once, and equal ones of two runs too if both are in the clear.
+What is read is compared with the digest by which it was asked for.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidTag
+
+from torpor.blobs.local import LocalBlobs
+from torpor.model.errors import Damaged
+from torpor.snapshot.seal import SALT_BYTES, TAG_BYTES, Key, new_salt
+
+VALUES = "values"
+CHUNK = 1 << 20
+_PURPOSE = b"torpor value 1"
+
+
+class Kept(NamedTuple):
+    """A stored value. `digest` is the BLAKE3 of its content, `bytes` the content's size, `name`
+    its file's."""
+
+    digest: str
+    bytes: int
+    name: str
+
+
+class Swept(NamedTuple):
+    """What was removed, or would be; the sizes as in `torpor.snapshot.gc`."""
+
+    values: int
+    bytes: int
+    young_bytes: int
+    kept_bytes: int
+
+
+def name_of(digest: str, key: Key | None) -> str:
+    return digest if key is None else key.alias(digest)
+
+
+class Incoming:
+    """A value that comes in pieces, and is written on its way. Blocks; raises OSError."""
+
+    def __init__(self, scratch: Path, key: Key | None) -> None:
+        """`scratch` is a directory on a disk that has room for it."""
+        self.bytes = 0
+        self._key = key
+        self._digest = blake3()
+        self._held = bytearray()
+        self._parts = 0
+        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 (see `close`)
+        salt = new_salt()
+        self._sealer = None if key is None else key.sealer(_PURPOSE, salt)
+        if key is not None:
+            self._file.write(salt)
+
+    def write(self, data: bytes) -> None:
+        self.bytes += len(data)
+        self._digest.update(data)
+        self._held += data
+        while len(self._held) >= CHUNK:
+            self._keep(bytes(self._held[:CHUNK]))
+            del self._held[:CHUNK]
+
+    def store(self, blobs: LocalBlobs) -> Kept:
+        """All of it is there: store it durably. Raises Exhausted, HostError."""
+        if self._held:
+            self._keep(bytes(self._held))
+        digest = self._digest.hexdigest()
+        size = self._file.tell()
+        self._file.seek(0)
+        chunks = iter(lambda: self._file.read(CHUNK), b"")
+        kept = Kept(digest, self.bytes, name_of(digest, self._key))
+        blobs.put_stream(VALUES, kept.name, size, chunks)
+        return kept
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _keep(self, chunk: bytes) -> None:
+        sealed = chunk if self._sealer is None else self._sealer.seal(self._parts, chunk)
+        self._file.write(sealed)
+        self._parts += 1
+
+
+def read(blobs: LocalBlobs, kept: Kept, key: Key | None) -> Iterator[bytes]:
+    """The content, in pieces. Raises Damaged: at its end at the latest."""
+    digest, size = blake3(), 0
+    try:
+        with blobs.path(VALUES, kept.name).open("rb") as file:
+            salt = b"" if key is None else file.read(SALT_BYTES)
+            sealer = None if key is None else key.sealer(_PURPOSE, salt)
+            step = CHUNK if sealer is None else CHUNK + TAG_BYTES
+            for part, chunk in enumerate(iter(lambda: file.read(step), b"")):
+                clear = chunk if sealer is None else sealer.open(part, chunk)
+                digest.update(clear)
+                size += len(clear)
+                yield clear
+    except (OSError, InvalidTag) as error:
+        raise Damaged(f"the value {kept.digest} cannot be read: {error!r}") from error
+    if (digest.hexdigest(), size) != (kept.digest, kept.bytes):
+        raise Damaged(f"the value {kept.digest} is damaged: its bytes are others")
+
+
+def collect(blobs: LocalBlobs, live: Collection[str], *, before: float, dry_run: bool) -> Swept:
+    """Remove what no log names and nobody put since `before` (unix seconds; a value is stored
+    before it is named), or only say what that is. Blocks."""
+    remove = blobs.is_unused if dry_run else blobs.delete_unused
+    present = blobs.present(VALUES)
+    dead = [blob for blob in present if blob.name not in live]
+    gone = [blob for blob in dead if remove(VALUES, blob.name, before=before)]
+    freed, unnamed = (sum(blob.size for blob in some) for some in (gone, dead))
+    young = unnamed - freed
+    return Swept(len(gone), freed, young, sum(blob.size for blob in present) - unnamed)
