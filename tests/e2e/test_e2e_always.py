@@ -20,8 +20,9 @@ from torpor.model.home import Home
 
 
 @pytest.fixture
-def always(session_stage: Stage, model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    """Another torpor, with the same image, in that mode."""
+def always(session_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """Another torpor, with the same image, in that mode, and a model that others do not ask."""
+    model = Model()
     with tempfile.TemporaryDirectory(prefix="torpor-e2e-") as directory:
         root = Path(directory)
         for name in SHARED:
@@ -34,6 +35,7 @@ def always(session_stage: Stage, model: Model, monkeypatch: pytest.MonkeyPatch) 
             stage.stop()
         finally:
             stage.clear()
+            model.close()
 
 
 def test_an_agent_that_has_a_machine_for_each_operation(always: Stage) -> None:

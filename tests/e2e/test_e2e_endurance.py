@@ -23,7 +23,8 @@ def test_fifty_freezes_change_nothing(stage: Stage, start: Start) -> None:
     ended = watch.ended()
     assert ended["state"] == "completed", ended["error"]
     assert ended["result"] == CYCLES * 20_000
-    assert (ended["cycles"], ended["snapshots_count"]) == (CYCLES, CYCLES)
+    # What later ones have replaced may be collected by then: the log has them all.
+    assert (ended["cycles"], watch.count("snapshot")) == (CYCLES, CYCLES)
     assert watch.count("freeze.failed") == watch.count("run.recovered") == 0
     assert [entry["data"]["cycle"] for entry in told] == list(range(CYCLES))
     drawn = [each for entry in told for each in entry["data"]["drawn"]]
