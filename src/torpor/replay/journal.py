@@ -98,6 +98,11 @@ class Match(NamedTuple):
     op: OpId
     record: Recorded | None
 
+    @property
+    def settled(self) -> bool:
+        """The log has its outcome."""
+        return self.record is not None and "ok" in self.record
+
 
 class Divergence(GuestError):
     """The agent does something else than it did when the log was written. `recorded` is the

@@ -138,21 +138,23 @@ class Runtime:
         kind: str,
         name: str,
         digest: str,
-        data: Mapping[str, Any],
+        data: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         *,
         until: float | None = None,
         at: str = "",
         once: bool = False,
     ) -> Operation:
-        """Start an operation; it may be settled already. Does not wait for the host. `at` is its
-        place in the agent's source where none of the agent's own code calls it. One that is to
-        happen only `once` does not begin if it is in doubt.
+        """Start an operation; it may be settled already. Does not wait for the host. `data` may be
+        made on demand: it is not needed where the log has the outcome. `at` is its place in the
+        agent's source where none of the agent's own code calls it. One that is to happen only
+        `once` does not begin if it is in doubt.
 
         Raises Divergence, Cancelled, or Invalid when `data` cannot be sent."""
         if threading.get_ident() == self._thread.ident:
             raise OutsideRun("an on_freeze or on_thaw hook cannot use operations")
         asked = Asked(kind, name, digest, self._caller() or at, self._is_side_line())
         while True:
+            verdict: _Verdict | None = None
             with self._critical:
                 if self.diverged is not None:
                     raise self.diverged
@@ -163,8 +165,13 @@ class Runtime:
                 except Divergence as error:
                     verdict = self._ask_verdict(error)
                 else:
-                    return self._begin(asked, match, data, until, once)
-            self._heed(verdict)
+                    if match.settled or not callable(data):
+                        given = {} if callable(data) else data
+                        return self._begin(asked, match, given, until, once)
+            if verdict is not None:
+                self._heed(verdict)
+            elif callable(data):
+                data = data()  # the agent's own code may run in it: not under the lock
 
     def _begin(
         self, asked: Asked, match: Match, data: Mapping[str, Any], until: float | None, once: bool

@@ -181,9 +181,8 @@ def _begin(spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operat
     digest = values.digest(args, kwargs)
     freezing.flush_output()
     at = "" if spec.source is None else runtime.place(*spec.source)
-    return runtime.begin(
-        "step", spec.name, digest, values.preview(args, kwargs), at=at, once=spec.ask
-    )
+    shown = functools.partial(values.preview, args, kwargs)
+    return runtime.begin("step", spec.name, digest, shown, at=at, once=spec.ask)
 
 
 def _settle_doubt(operation: Operation, question: Operation, said: Outcome) -> None:
