@@ -12,13 +12,18 @@ from torpor.bench.stats import Samples, percentile
 from torpor.bench.throughput import TURNS, Rates
 from torpor.cli import words
 
-Unit = Literal["ms", "bytes", "MB/s", "ratio"]
+Unit = Literal["ms", "bytes", "MB/s", "ratio", "1/s", "times", "count"]
+# Of these more is better.
+_AT_LEAST: tuple[Unit, ...] = ("MB/s", "1/s", "times")
 
 _SHOW: Mapping[Unit, Callable[[float], str]] = {
     "ms": lambda ms: _time(ms),
     "bytes": words.size,
     "MB/s": lambda rate: f"{rate:.0f} MB/s",
     "ratio": lambda ratio: f"{ratio:.2f}",
+    "1/s": lambda rate: f"{rate:,.0f}/s",
+    "times": lambda times: f"{times:.1f} times",
+    "count": lambda count: f"{count:,.0f}",
 }
 
 
@@ -31,7 +36,15 @@ def _time(ms: float) -> str:
 # The peers' names.
 ZSTD, PLAIN = "QEMU, zstd -1", "QEMU, plain"
 
-_DIGITS: Mapping[Unit, int] = {"ms": 3, "bytes": 0, "MB/s": 1, "ratio": 4}
+_DIGITS: Mapping[Unit, int] = {
+    "ms": 3,
+    "bytes": 0,
+    "MB/s": 1,
+    "ratio": 4,
+    "1/s": 1,
+    "times": 2,
+    "count": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,7 @@ class Figure:
         """Whether it meets its bar; None without one."""
         if self.bar is None:
             return None
-        return self.value >= self.bar if self.unit == "MB/s" else self.value <= self.bar
+        return self.value >= self.bar if self.unit in _AT_LEAST else self.value <= self.bar
 
     @property
     def distance(self) -> float | None:
@@ -63,7 +76,7 @@ class Figure:
         if not self.bound_value or not self.value:
             return None
         ratio = self.value / self.bound_value
-        return 1 / ratio if self.unit == "MB/s" else ratio
+        return 1 / ratio if self.unit in _AT_LEAST else ratio
 
     def to_json(self) -> dict[str, Any]:
         def rounded(value: float | None) -> float | None:
@@ -88,7 +101,7 @@ class Figure:
         show = _SHOW[self.unit]
         bar = ""
         if self.bar is not None:
-            sign, mark = "≥" if self.unit == "MB/s" else "≤", "✓" if self.met else "✗"
+            sign, mark = "≥" if self.unit in _AT_LEAST else "≤", "✓" if self.met else "✗"
             bar = f"{mark} {sign} {show(self.bar)}"
         bound = self.bound
         if self.bound_value is not None and self.distance is not None:

@@ -23,15 +23,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 from sqlalchemy import Connection
 
 from torpor.bench import bars, peer, sealing, throughput
 from torpor.bench.bars import Figure, Gc, Growth, Measured, Slices
-from torpor.bench.stage import Sleeper, Slept, Stage, make_cold, perform, processor
+from torpor.bench.stage import (
+    Sleeper,
+    Slept,
+    Stage,
+    figure_table,
+    make_cold,
+    perform,
+    processor,
+)
 from torpor.bench.stats import Samples, percentile
 from torpor.cli import words
-from torpor.cli.screen import show, show_json, table
+from torpor.cli.screen import show, show_json
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.keys import Keys
@@ -100,7 +107,7 @@ def main(memory_mib: int, many: int, as_json: bool) -> int:
     if as_json:
         show_json(report.to_json())
     else:
-        show(_as_table(report.figures))
+        show(figure_table(report.figures))
         show(_remarks(report))
     return 0
 
@@ -485,13 +492,6 @@ def _template(c: Connection, version: AgentVersion) -> SnapshotRow:
     template = agents.get_agent(c, version).template
     assert template is not None
     return snapshots.get_snapshot(c, template)
-
-
-def _as_table(figures: tuple[Figure, ...]) -> Table:
-    heads = ("FIGURE", "MEASURED", "PEER", "BAR", "WHAT BOUNDS IT, AND HOW FAR IT IS FROM THAT")
-    drawn = table(heads, [figure.cells() for figure in figures])
-    drawn.columns[-1].no_wrap, drawn.columns[-1].overflow = False, "fold"
-    return drawn
 
 
 def _remarks(report: Report) -> str:

@@ -14,16 +14,18 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.status import Status
+from rich.table import Table
 
 from torpor.bench import cold
-from torpor.cli.screen import err, say
+from torpor.bench.bars import Figure
+from torpor.cli.screen import err, say, table
 from torpor.contextlog import entries, runs
 from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.store import LogStore
@@ -180,6 +182,13 @@ async def make_cold(service: Service) -> None:
     await machines.drop_caches()
     files = cold.files_below(machines.home.blobs, machines.image.directory)
     await asyncio.to_thread(cold.forget, files)
+
+
+def figure_table(figures: Sequence[Figure]) -> Table:
+    heads = ("FIGURE", "MEASURED", "PEER", "BAR", "WHAT BOUNDS IT, AND HOW FAR IT IS FROM THAT")
+    drawn = table(heads, [figure.cells() for figure in figures])
+    drawn.columns[-1].no_wrap, drawn.columns[-1].overflow = False, "fold"
+    return drawn
 
 
 def processor() -> str:

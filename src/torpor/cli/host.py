@@ -166,6 +166,27 @@ def bench_snapshots(
     raise typer.Exit(main(memory_mib=memory_mib, many=many, as_json=as_json))
 
 
+@bench.command()
+def journal(
+    steps: Annotated[
+        int, typer.Option(min=100, max=100_000, help="How many, one after the other.")
+    ] = 10_000,
+    machine_steps: Annotated[
+        int, typer.Option(min=20, max=10_000, help="How many from a machine.")
+    ] = 1000,
+    peer_steps: Annotated[
+        int, typer.Option(min=100, max=100_000, help="How many under dbos.")
+    ] = 2000,
+    kills: Annotated[int, typer.Option(min=1, max=10_000, help="Processes that are killed.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """What durable steps, recovery and waking cost, beside raw SQLite and dbos, and whether 200
+    kills lose or repeat anything."""
+    from torpor.bench.journal import Sizes, main  # loads the engines: only here
+
+    raise typer.Exit(main(Sizes(steps, machine_steps, peer_steps, kills), as_json=as_json))
+
+
 def _memory_mib(memory: str) -> int:
     try:
         return size_mib(memory, MEMORY_MIB_MIN, MEMORY_MIB_MAX, f"{memory!r}")
