@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from torpor.sdk.errors import Cancelled
 
 
 class Outcome(NamedTuple):
@@ -33,12 +35,18 @@ class Operation:
     once: bool = False  # a step that is not to be repeated unasked
     doubt: int = 0  # it is in doubt for the so manieth time, and has not begun: see `ask`
     message: bytes = b""  # that begins it
+    order: int = 0  # of two that have ended, the lower ended first, live and replayed
     fetched: bytearray | None = None  # of a recorded value that is on its way
+    cancelled: Callable[[], None] = lambda: None  # told when the wait for it raises Cancelled
     future: Future[Outcome] = field(default_factory=Future)
 
     def block(self) -> Outcome:
         """Wait for the outcome in this thread."""
-        return self.future.result()
+        try:
+            return self.future.result()
+        except Cancelled:
+            self.cancelled()
+            raise
 
     async def wait(self) -> Outcome:
         """Wait for the outcome in this event loop. Cancelling the wait leaves the operation be: it

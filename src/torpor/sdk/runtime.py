@@ -26,8 +26,10 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
@@ -39,6 +41,7 @@ from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.sdk.operations import Operation, Outcome, outcome_of, settle
 from torpor.wire import messages
 
+_SIGNAL_AGAIN_S = 0.05
 _WAITS = ("wait", "sleep", "doubt")  # what a frozen machine can wait for
 
 
@@ -109,6 +112,7 @@ class Runtime:
         self._journal = Journal()
         self._pending: dict[str, Operation] = {}
         self._notes: list[bytes] = []  # of a replay: perhaps in the log already
+        self._order = 0  # of what ended last
         self._transfers = 0  # of large values, under way
         self._status: tuple[int, int, float | None] = (0, 0, None)
         self._cancel_raised = False
@@ -178,6 +182,7 @@ class Runtime:
     ) -> Operation:
         op, record = match
         operation = Operation(op, asked.kind, asked.name, asked.digest, until, once=once)
+        operation.cancelled = self._note_cancelled
         if record is not None and "ok" in record:
             self._journal.take(asked, match)
             self._replay(operation, record)
@@ -236,6 +241,7 @@ class Runtime:
         crash came after the answer, in the middle of the repeat. Raises Cancelled."""
         op = op_id("doubt", operation.op, operation.doubt)
         asked = Operation(op, "doubt", operation.op, operation.digest)
+        asked.cancelled = self._note_cancelled
         asked.message = messages.encode(
             "begin", op=op, kind="doubt", name=operation.op, digest=operation.digest, data={}
         )
@@ -361,7 +367,13 @@ class Runtime:
                 self._send(messages.encode("fetch", op=operation.op))
             self._replay_step(operation, record)
         else:
+            operation.order = self._next_order(record.get("seq", 0))
             operation.future.set_result(outcome_of(record))
+
+    def _next_order(self, seq: int | None = None) -> int:
+        """For an operation that ended at `seq` in the log; None: only now, after all of these."""
+        self._order = self._order + 1 if seq is None else max(self._order, seq)
+        return self._order if seq is None else seq
 
     def _replay_step(self, operation: Operation, record: Recorded) -> None:
         """Its body printed, and will not again: the host must know where in the agent's output it
@@ -422,12 +434,13 @@ class Runtime:
             elif "ok" in record:
                 operation = self._pending.pop(record["op"])
                 operation.own = outcome_of(record)
+                operation.order = self._next_order(record.get("seq", 0))
                 if operation.kind == "doubt":
                     operation.doubt = record.get("again", 0) + 1
                 settled.append(operation)
         self._journal.extend(rest)
         self._update_status()
-        return settled
+        return sorted(settled, key=attrgetter("order"))
 
     # ---- the control thread ----
 
@@ -481,6 +494,7 @@ class Runtime:
             if operation is None or operation.fetched is not None:
                 return
             del self._pending[op]
+            operation.order = self._next_order()
             self._update_status()
         outcome = outcome if outcome is not None else operation.own
         if outcome is not None:
@@ -500,11 +514,25 @@ class Runtime:
             if operation.future.set_running_or_notify_cancel():
                 operation.future.set_exception(Cancelled(self.cancel_reason))
         if self._loop is None:
-            main = threading.main_thread().ident
-            if main is not None:
-                signal.pthread_kill(main, _cancel_signal())
+            thread = threading.Thread(target=self._signal_main, name="torpor-cancel", daemon=True)
+            self._own_threads.add(thread)
+            thread.start()
         elif not waits and self._main_task is not None:
             self._loop.call_soon_threadsafe(self._main_task.cancel, self.cancel_reason)
+
+    def _signal_main(self) -> None:
+        """Until it was heard: one that comes just as the main thread goes to wait does not wake it,
+        since Python looks for signals before that and after."""
+        main = threading.main_thread().ident
+        while main is not None and not self._cancel_raised:
+            signal.pthread_kill(main, _cancel_signal())
+            time.sleep(_SIGNAL_AGAIN_S)
+
+    def _note_cancelled(self) -> None:
+        """A wait has raised it: in the main thread no signal does, which might meet its cleaning
+        up."""
+        if threading.get_ident() == threading.main_thread().ident:
+            self._cancel_raised = True
 
     def _on_cancel_signal(self, number: int, frame: FrameType | None) -> None:
         if self._cancel_raised or self.cancel_reason is None:

@@ -157,7 +157,9 @@ def wait_any(*waits: Waitpoint) -> WaitResult:
         raise ValueError("wait_any needs at least one waitpoint")
 
     def first() -> WaitResult:
-        return next(each for each in waits if each.done).result()
+        # The same one on replay, when more of them have ended.
+        ended = [each for each in waits if each.done]
+        return min(ended, key=lambda each: each._operation.order).result()
 
     def block() -> WaitResult:
         futures.wait([each._operation.future for each in waits], None, futures.FIRST_COMPLETED)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.unit.guest.conftest import record
 
 if TYPE_CHECKING:
     from tests.unit.guest.conftest import Driver
@@ -425,6 +426,41 @@ def test_waits_in_coroutines(driver: Driver) -> None:
     assert "await torpor.approve" in value[4]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_first_of_several_waits_is_the_same_on_replay(
+    drive: Callable[[], Driver], asynchronous: bool
+) -> None:
+    word = ("async ", "await ") if asynchronous else ("", "")
+    source = f"""
+        import torpor
+        @torpor.agent
+        {word[0]}def main():
+            a, b, c = (torpor.waitpoint(name) for name in "abc")
+            return ({word[1]}torpor.wait_any(a, b, c)).name
+    """
+    live = drive()
+    live.load(source)
+    live.start()
+    begun = [live.hear("begin") for _ in range(3)]
+    answer = {"status": "completed", "data": None}
+    live.say("result", op="wait:b#1", ok=True, value=answer)
+    assert live.hear("done")["value"] == "b"
+    # By the time of the replay the others were answered, too.
+    ends = {"wait:a#1": 9, "wait:b#1": 7, "wait:c#1": 8}
+    records = [record(each, answer) | {"seq": ends[each["op"]]} for each in begun]
+    assert drive().value(source, journal=records) == "b"
+    # Or while the machine slept, in the middle of the wait.
+    slept = drive()
+    slept.load(source)
+    slept.start()
+    for _ in range(3):
+        slept.hear("begin")
+    slept.say("prepare")
+    slept.hear("prepared")
+    slept.thaw(journal=records)
+    assert slept.hear("done")["value"] == "b"
+
+
 def test_a_wait_given_up_in_a_coroutine_can_be_waited_for_again(driver: Driver) -> None:
     driver.load(
         """
@@ -639,8 +675,8 @@ def test_a_journal_longer_than_a_message_comes_in_parts(drive: Callable[[], Driv
     records = live.journal()
     replayed = drive()
     assert replayed.load(source)["t"] == "loaded"
-    for record in records[:-1]:
-        replayed.say("journal", records=[record])
+    for each in records[:-1]:
+        replayed.say("journal", records=[each])
     replayed.start(journal=records[-1:])
     assert replayed.hear("done", "failed")["value"] == [str(n % 10) for n in range(20)]
     assert not replayed.said("begin")
