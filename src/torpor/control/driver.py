@@ -54,11 +54,7 @@ from torpor.control.pen import Pen, Refused, Write
 from torpor.control.standing import Result, Standing
 from torpor.control.tasks import Tasks
 from torpor.control.values import Results, Values
-from torpor.model.errors import (
-    GuestError,
-    StaleEpoch,
-    TorporError,
-)
+from torpor.model.errors import GuestError, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
 from torpor.policy import freeze as policy
@@ -488,6 +484,8 @@ class Driver:
             except _NOT_OF_FREEZING:
                 raise
             except (TorporError, OSError) as error:
+                if await self._pen.has_suspended():
+                    return True
                 await self._freeze_failed(error)
         return False
 

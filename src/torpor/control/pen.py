@@ -133,6 +133,12 @@ class Pen:
         """The outcome of the verdict that a begin message asks for, recorded."""
         return verdicts.judge(c, self._run, self.epoch, message, time.time())
 
+    async def has_suspended(self) -> bool:
+        """Whether the run is, as this epoch left it. A write that was told of a failure may have
+        been done all the same: it is the log that knows."""
+        row = await self._store.read(lambda c: runs.get_run(c, self._run))
+        return row.state is RunState.SUSPENDED and row.epoch == self.epoch
+
     def suspension(self, seen: Seq | None, *, handed_over: bool) -> Write:
         """Of a run that waits, or that is handed over in the middle of its work."""
 
