@@ -261,7 +261,7 @@ def main(how):
         case "fault": os.kill(os.getpid(), signal.SIGSEGV)
         case "raise": raise LookupError("no such thing")
         case "nonsense":
-            for fd in range(3, 64):
+            for fd in range(3, 1024):
                 try: os.write(fd, b"nonsense\\n")
                 except OSError: pass
             time.sleep(60)
