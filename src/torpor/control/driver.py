@@ -50,7 +50,7 @@ from torpor.control.machines import Captured
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.output import Streams
-from torpor.control.pen import Pen, Refused, Write
+from torpor.control.pen import Pen, Refused, Unrecorded, Write, recorded_or_lost
 from torpor.control.standing import Result, Standing
 from torpor.control.tasks import Tasks
 from torpor.control.values import Results, Values
@@ -72,7 +72,7 @@ HAND_OVER_RETRY_S = 1.0
 ENDED = "ended"  # what a driver is `doing` once its run has ended
 
 # Raised during a freeze, these are the end of the machine or the run, not of the freeze alone.
-_NOT_OF_FREEZING = (GuestError, StaleEpoch, Refused)
+_NOT_OF_FREEZING = (GuestError, StaleEpoch, Refused, Unrecorded)
 
 
 class Outcome(Enum):
@@ -119,7 +119,7 @@ class Driver:
         self._trouble: BaseException | None = None  # what ended one of these
         self._key: RunKey | None = None
         self._on_wait = on_wait
-        self._standing = Standing()
+        self.standing = Standing()  # what the agent waits for, and what arrived for it
         self._heard = asyncio.Event()
         self._cancel = CANCEL_REASON if row.cancel_requested else None
         self._cancel_deadline: float | None = None
@@ -143,7 +143,7 @@ class Driver:
 
     def deliver(self, op: str, **fields: Any) -> None:
         """An answer for `op` was recorded: tell the guest if it waits for it."""
-        self._standing.arrived.append(Result(op, fields))
+        self.standing.arrived.append(Result(op, fields))
         self._heard.set()
 
     @property
@@ -220,7 +220,7 @@ class Driver:
         """Continue where the machine in `snapshot` was."""
         detail = snapshot.detail
         self._printed = detail.get("printed", {}) | self._printed
-        self._standing.take_up(detail, answered)
+        self.standing.take_up(detail, answered)
         self._streams.set(detail.get("streams", {}))
         if detail.get("at_work"):
             went_on = self.row.state is RunState.RUNNING
@@ -235,8 +235,8 @@ class Driver:
     async def _ask_again(self) -> None:
         """What the machine had asked for before its snapshot, and nobody is at any more."""
         # This machine is the proof that the checkpoint was made.
-        await self._end_checkpoints(self._standing.of("checkpoint"))
-        for op in self._standing.of("model"):
+        await self._end_checkpoints(self.standing.of("checkpoint"))
+        for op in self.standing.of("model"):
             self._call_model(op)
 
     async def _attend(self) -> Outcome:
@@ -261,7 +261,7 @@ class Driver:
                 if self._outcome is None:
                     await asyncio.sleep(HAND_OVER_RETRY_S)
                 continue
-            if self._standing.checkpoints:
+            if self.standing.checkpoints:
                 await self._checkpoint()
                 continue
             decision = self._decide()
@@ -337,7 +337,7 @@ class Driver:
             case "note":
                 writes.append(self._pen.noted(message))
             case "status":
-                self._standing.said(message)
+                self.standing.said(message)
             case "done":
                 return RunState.COMPLETED, message["value"], None
             case "failed":
@@ -360,23 +360,23 @@ class Driver:
         op, kind, data = message["op"], message["kind"], message["data"]
         match kind:
             case "wait" | "sleep" | "doubt":
-                self._standing.unanswered.add(op)
+                self.standing.unanswered.add(op)
                 made: dict[str, WaitRow] = {}
                 writes.append(lambda c: made.update(wait=self._pen.create_wait(c, message)))
                 after.append(lambda: self._wait_made(made["wait"]))
             case "verdict":
-                self._standing.unanswered.add(op)
+                self.standing.unanswered.add(op)
                 said: dict[str, Any] = {}
                 writes.append(lambda c: said.update(self._pen.judge(c, message)))
                 after.append(lambda: self.deliver(op, **said))
             case "model":
-                self._standing.unanswered.add(op)
+                self.standing.unanswered.add(op)
                 writes.append(self._pen.begin(message))
                 after.append(lambda: self._call_model(op, data))
             case "checkpoint":
-                self._standing.unanswered.add(op)
+                self.standing.unanswered.add(op)
                 writes.append(self._pen.begin(message))
-                after.append(lambda: self._standing.checkpoints.append(op))
+                after.append(lambda: self.standing.checkpoints.append(op))
             case _:
                 writes.append(self._pen.begin(message))
 
@@ -406,7 +406,7 @@ class Driver:
     # What the guest is told.
 
     def _answer(self) -> None:
-        while (result := self._standing.next_answer()) is not None:
+        while (result := self.standing.next_answer()) is not None:
             self._live.guest.say("result", op=result.op, **result.fields)
 
     def _say_cancel(self) -> None:
@@ -420,12 +420,12 @@ class Driver:
         now = time.monotonic()
         if self._cancel is not None:
             return policy.Stay("it is being cancelled", None)
-        if self._standing.waiting and now < self._not_before:
+        if self.standing.waiting and now < self._not_before:
             return policy.Stay("the last freeze failed", self._not_before - now)
-        return policy.decide(self._standing.facts(self._live.cpu_s()), self._carriers.terms)
+        return policy.decide(self.standing.facts(self._live.cpu_s()), self._carriers.terms)
 
     def _only_waits(self) -> bool:
-        return self._cancel is None and self._standing.only_waits
+        return self._cancel is None and self.standing.only_waits
 
     def _may_go(self) -> bool:
         """Whether a machine that stands still may be discarded, once it is recorded where it is."""
@@ -448,7 +448,7 @@ class Driver:
         freezer = self._live.freezer
         suspended = await (self._leave() if freezer is None else self._freeze(freezer))
         if not suspended and self._outcome is None:
-            self._standing.changed()
+            self.standing.changed()
             self.doing = "running"
         return suspended
 
@@ -509,7 +509,7 @@ class Driver:
             except (TorporError, OSError) as error:
                 await self._freeze_failed(error)
         # One that failed is answered as well: the agent loses no more than a later snapshot.
-        asked, self._standing.checkpoints = self._standing.checkpoints, []
+        asked, self.standing.checkpoints = self.standing.checkpoints, []
         await self._end_checkpoints(asked)
 
     async def _end_checkpoints(self, asked: Sequence[str]) -> None:
@@ -535,8 +535,9 @@ class Driver:
             for item in self._live.guest.inbox
             if isinstance(item, Said) and item.t == "end"
         ]
-        await self._take_inbox()
-        standing = self._standing.to_json(acknowledged)
+        with recorded_or_lost():
+            await self._take_inbox()
+        standing = self.standing.to_json(acknowledged)
         unseen = standing["unanswered"]
         place = await self._store.read(lambda c: entries.seen_before(c, self.run, unseen))
         return place, {

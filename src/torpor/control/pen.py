@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -18,7 +19,7 @@ from torpor.contextlog.waits import WaitRow
 from torpor.control import verdicts
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured
-from torpor.model.errors import CallerError, Exhausted
+from torpor.model.errors import CallerError, Exhausted, HostError
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
 
@@ -43,6 +44,21 @@ class Refused(Exception):
         """The error as a run that fails for it shows it."""
         kind = type(self.error).__name__
         return {"type": kind, "message": self.error.message, "traceback": None}
+
+
+class Unrecorded(HostError):
+    """What a machine said was taken from it and could not be recorded. It will not say it again,
+    so the machine is lost; the next one says it."""
+
+
+@contextlib.contextmanager
+def recorded_or_lost() -> Iterator[None]:
+    """For recording what was heard in the middle of a freeze, which is otherwise given up when
+    the host fails, and the machine goes on. Raises Unrecorded."""
+    try:
+        yield
+    except (HostError, OSError) as error:
+        raise Unrecorded(f"what it said could not be recorded: {error}") from error
 
 
 class Pen:

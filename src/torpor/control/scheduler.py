@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from sqlalchemy import Connection
+
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.runs import RunRow
@@ -95,6 +97,7 @@ class Scheduler:
         self._damaged: set[SnapshotId] = set()
         self._claimable = asyncio.Event()
         self._timers = asyncio.Event()
+        self._in_doubt = False  # a wait may have ended that no driver was told of
         self._tasks = Tasks(_log_failure)
         self._driving: dict[RunId, asyncio.Task[None]] = {}
         self._handing_over = False
@@ -153,6 +156,13 @@ class Scheduler:
             driver.deliver(wait.op, ok=True, value=wait.value)
         else:
             self._claimable.set()
+
+    def answered_perhaps(self) -> None:
+        """The log failed while a wait was being ended, and may have done it all the same: whoever
+        waits is told what the log says."""
+        self._in_doubt = True
+        self._timers.set()
+        self._claimable.set()
 
     def wait_created(self) -> None:
         self._timers.set()
@@ -325,13 +335,36 @@ class Scheduler:
     async def _fire_timers(self) -> None:
         while True:
             self._timers.clear()
-            for wait in await _when_possible(lambda: self._store.write(_end_due)):
-                self.answered(wait)
+            if self._in_doubt:
+                await self._find_answers()
+            try:
+                for wait in await self._store.write(_end_due):
+                    self.answered(wait)
+            except HostError as error:
+                log.warning("timers wait for the host: %s", error)
+                self.answered_perhaps()
+                await asyncio.sleep(HOST_RETRY_S[0])
+                continue
             due = await _when_possible(lambda: self._store.read(waits.next_due))
             left_s = SAFETY_NET_S if due is None else min(SAFETY_NET_S, due - time.time())
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(max(0.0, left_s)):
                     await self._timers.wait()
+            except TimeoutError:
+                self._in_doubt = left_s == SAFETY_NET_S
+
+    async def _find_answers(self) -> None:
+        """Tell the drivers what the log has for their waits; they pass on what is new."""
+        self._in_doubt = False
+        asked = [(by, op) for by in self.drivers.values() for op in by.standing.of(*waits.WAITS)]
+
+        def read(c: Connection) -> list[dict[str, Any] | None]:
+            return [entries.read_end(c, by.run, op) for by, op in asked]
+
+        ends = await _when_possible(lambda: self._store.read(read))
+        for (by, op), end in zip(asked, ends, strict=True):
+            if end is not None:
+                by.deliver(op, **end)
 
 
 def _log_failure(error: BaseException) -> None:

@@ -441,7 +441,12 @@ class Service:
             waits.complete_wait(c, wait.id, value=value, now=time.time(), by=by)
             return waits.get_wait(c, wait.id)
 
-        wait = await self._store.write(write)
+        try:
+            wait = await self._store.write(write)
+        except HostError:
+            if self._scheduler is not None:
+                self._scheduler.answered_perhaps()
+            raise
         if self._scheduler is not None:
             self._scheduler.answered(wait)
         return wait.to_json()

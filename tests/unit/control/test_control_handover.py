@@ -213,7 +213,7 @@ async def test_one_that_only_waits_sleeps_on(world: World, monkeypatch: pytest.M
     run = await world.run([["wait", "q"], ["step", "b"]])
     await world.open_waits(run)
     driver = world.scheduler.drivers[run]
-    await world.until(run, lambda row: driver._standing.waiting > 0)
+    await world.until(run, lambda row: driver.standing.waiting > 0)
     await world.hand_over()
     (suspended,) = await world.entries(run, "run.suspended")
     assert "handed_over" not in suspended.data
