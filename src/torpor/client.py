@@ -242,6 +242,10 @@ class Client:
         body = {"data": data, "approved": approved, "note": note, "by": by}
         return self._object("POST", f"/waits/{_segment(ref)}/complete", json=body)
 
+    def dashboard(self, port: int | None = None) -> Object:
+        """A link that logs a browser of this host in, once: `url`."""
+        return self._object("POST", "/dashboard/links", json={"port": port})
+
     def shutdown(self, on_progress: OnProgress) -> None:
         """Returns when the server has handed its runs over, or has gone."""
         asked = False

@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 import torpor
-from torpor.api import limits, problems, stream
+from torpor.api import dashboard, limits, problems, stream
 from torpor.api.problems import Json
 from torpor.api.shapes import (
     Agent,
@@ -40,6 +40,7 @@ from torpor.api.shapes import (
     RunsQuery,
     Snapshot,
     StartRequest,
+    Totals,
     Verified,
     Wait,
     WaitsQuery,
@@ -63,6 +64,8 @@ class Service(Protocol):
 
     async def metrics(self) -> Collector: ...
 
+    async def totals(self) -> Object: ...
+
     async def deploy(
         self,
         source: AgentSource,
@@ -80,7 +83,12 @@ class Service(Protocol):
     ) -> Object: ...
 
     async def runs(
-        self, states: list[str] | None, limit: int, before: str | None
+        self,
+        states: list[str] | None,
+        limit: int,
+        before: str | None,
+        agent: str | None = None,
+        text: str | None = None,
     ) -> list[Object]: ...
 
     async def run(self, ref: str) -> Object: ...
@@ -115,7 +123,9 @@ class Service(Protocol):
 
     async def import_run(self, chunks: AsyncIterator[bytes]) -> Object: ...
 
-    async def waits(self, run: str | None, all: bool) -> list[Object]: ...
+    async def waits(
+        self, run: str | None, all: bool, limit: int | None = None, after: str | None = None
+    ) -> list[Object]: ...
 
     async def wait(self, ref: str) -> Object: ...
 
@@ -168,6 +178,11 @@ async def health(service: Uses) -> Json:
     return Json(await service.health())
 
 
+@router.get("/totals", responses=_gives(Totals))
+async def totals(service: Uses) -> Json:
+    return Json(await service.totals())
+
+
 @router.post("/agents", response_class=StreamingResponse)
 async def deploy(body: DeployRequest, service: Uses, closing: Closing) -> StreamingResponse:
     """Make the agent's template. Events: `progress`…, then `deployed` or `error`."""
@@ -189,7 +204,8 @@ async def start(body: StartRequest, service: Uses) -> Json:
 @router.get("/runs", responses=_gives(list[Run]))
 async def runs(query: Annotated[RunsQuery, Query()], service: Uses) -> Json:
     """Newest first."""
-    return Json(await service.runs(split(query.states), query.limit, query.before))
+    states = split(query.states)
+    return Json(await service.runs(states, query.limit, query.before, query.agent, query.text))
 
 
 @router.get("/runs/{ref}", responses=_gives(RunDetail))
@@ -283,7 +299,7 @@ async def backup(body: BackupRequest, service: Uses) -> Json:
 
 @router.get("/waits", responses=_gives(list[Wait]))
 async def waits(query: Annotated[WaitsQuery, Query()], service: Uses) -> Json:
-    return Json(await service.waits(query.run, query.all))
+    return Json(await service.waits(query.run, query.all, query.limit, query.after))
 
 
 @router.get("/waits/{ref}", responses=_gives(Wait))
@@ -326,4 +342,5 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     app.include_router(router)
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
+    dashboard.install(app, service, app.state.stop)
     return app

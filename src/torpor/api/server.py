@@ -112,6 +112,7 @@ async def _listen(home: Home, service: Service) -> None:
         )
         log.info("serving %s", path)
         await server.serve(sockets=[bound])
+        await app.state.loopback.closed()
     finally:
         closer.cancel()
         path.unlink(missing_ok=True)

@@ -171,6 +171,10 @@ class RunsQuery(_Request):
     )
     limit: int = Field(default=50, ge=1, le=1000)
     before: ShortText | None = Field(default=None, description="only runs older than this one")
+    agent: ShortText | None = Field(default=None, description="only runs of this agent")
+    text: ShortText | None = Field(
+        default=None, description="only runs whose id, agent, input, result or error has this text"
+    )
 
 
 class LogQuery(_Request):
@@ -185,6 +189,8 @@ class LogQuery(_Request):
 class WaitsQuery(_Request):
     run: ShortText | None = None
     all: bool = Field(default=False, description="also those that have ended")
+    limit: int | None = Field(default=None, ge=1, le=1000)
+    after: ShortText | None = Field(default=None, description="only waits younger than this one")
 
 
 class PinRequest(_Request):
@@ -224,6 +230,13 @@ class Health(BaseModel):
     home: str
     model: str | None
     started_at: float
+
+
+class Totals(BaseModel):
+    runs: dict[RunState, int]
+    waits_open: int
+    snapshots: int
+    snapshot_bytes: int
 
 
 class Agent(BaseModel):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
 from torpor.api.problems import problem, unexpected
@@ -26,6 +26,7 @@ _FINAL_KINDS = tuple(f"run.{state.value}" for state in FINAL)
 
 Entries = Callable[[int, int, list[str] | None], Coroutine[Any, Any, list[dict[str, Any]]]]
 Changed = Callable[[], Awaitable[None]]
+Tell = Callable[[list[dict[str, Any]]], Iterator[str]]
 
 
 class _Progressing(Protocol):
@@ -91,6 +92,10 @@ async def _next(told: asyncio.Queue[str | None], closing: asyncio.Event) -> str 
         stop.cancel()
 
 
+def as_entries(page: list[dict[str, Any]]) -> Iterator[str]:
+    return (event("entry", entry, id=entry["seq"]) for entry in page)
+
+
 async def follow(
     entries: Entries,
     changed: Changed,
@@ -99,8 +104,10 @@ async def follow(
     kinds: list[str] | None,
     ended: str | None,
     closing: asyncio.Event,
+    tell: Tell = as_entries,
 ) -> AsyncIterator[str]:
-    """A run's entries past `after`, then, when it has ended, `end` with its state.
+    """A run's entries past `after`, as `tell` makes events of them, then, when it has ended, `end`
+    with its state.
 
     `ended`: the run's final state if it had one before this was called; later ones are learned
     from the log, which holds a final entry exactly if the run has ended.
@@ -115,10 +122,10 @@ async def follow(
                 page = await entries(after, _PAGE, wanted)
                 for entry in page:
                     after = entry["seq"]
-                    if kinds is None or entry["kind"] in kinds:
-                        yield event("entry", entry, id=after)
                     if entry["kind"] in _FINAL_KINDS:
                         ended = entry["kind"].removeprefix("run.")
+                for line in tell([e for e in page if kinds is None or e["kind"] in kinds]):
+                    yield line
                 if len(page) == _PAGE:
                     continue
                 if ended is not None:

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import torpor
-from torpor.cli import agents, forks, host, runs, storage, waits
+from torpor.cli import agents, dashboard, forks, host, runs, storage, waits
 from torpor.cli.entry import INTERRUPTED
 from torpor.cli.screen import complain, say
 from torpor.client import Unreachable
@@ -110,6 +110,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     _THIS_HOST: {
         "up": host.up,
         "down": host.down,
+        "dashboard": dashboard.dashboard,
         "doctor": host.doctor,
         "gc": storage.gc,
         "backup": storage.backup,

@@ -11,11 +11,23 @@ pause and the record does (rule 11).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Text,
+    and_,
+    cast,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from torpor.contextlog import lineage, schema
 from torpor.contextlog.agents import find_agent
@@ -149,14 +161,31 @@ def list_runs(
     states: Collection[RunState] | None = None,
     limit: int = 50,
     before: RunId | None = None,
+    *,
+    agent: str | None = None,
+    text: str | None = None,
 ) -> list[RunRow]:
-    """Newest first, at most `limit`, those made before run `before` if given."""
+    """Newest first, at most `limit`, those made before run `before` if given, of `agent` if given,
+    with `text` somewhere in id, agent, input, result or error."""
     query = select(_runs).order_by(_runs.c.id.desc()).limit(limit)
     if states is not None:
         query = query.where(_runs.c.state.in_([state.value for state in states]))
     if before is not None:
         query = query.where(_runs.c.id < before)
+    if agent is not None:
+        query = query.where(_runs.c.agent == agent)
+    if text:
+        query = query.where(_mentions(text))
     return [_row(row) for row in c.execute(query)]
+
+
+def _mentions(text: str) -> ColumnElement[bool]:
+    said = [_runs.c.id.icontains(text, autoescape=True)]
+    said.append(_runs.c.agent.icontains(text, autoescape=True))
+    written = json.dumps(text)[1:-1]  # as JSON says it
+    for column in (_runs.c.input, _runs.c.result, _runs.c.error):
+        said.append(cast(column, Text).icontains(written, autoescape=True))
+    return or_(*said)
 
 
 def runs_in(c: Connection, states: Collection[RunState]) -> list[RunRow]:

@@ -142,10 +142,19 @@ def get_wait(c: Connection, ref: str) -> WaitRow:
     return _row(c.execute(select(_waits).filter_by(id=wait)).one())
 
 
-def list_waits(c: Connection, run: RunId | None = None, open_only: bool = True) -> list[WaitRow]:
-    """Oldest first. Of a fork, those that have ended in what it shares are among them: the same
-    rows as its origin's."""
-    query = select(_waits).order_by(_waits.c.id)
+def list_waits(
+    c: Connection,
+    run: RunId | None = None,
+    open_only: bool = True,
+    *,
+    limit: int | None = None,
+    after: WaitId | None = None,
+) -> list[WaitRow]:
+    """Oldest first, at most `limit`, those made after wait `after` if given. Of a fork, those that
+    have ended in what it shares are among them: the same rows as its origin's."""
+    query = select(_waits).order_by(_waits.c.id).limit(limit)
+    if after is not None:
+        query = query.where(_waits.c.id > after)
     if open_only:
         query = query.where(_waits.c.state == OPEN)
     if run is not None:

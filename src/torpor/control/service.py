@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -142,6 +143,10 @@ class Service:
                 pager = await made.pager.stats()
         return self._metrics.at(Moment(log, self._store.appended, machines, pooled, pager))
 
+    async def totals(self) -> dict[str, Any]:
+        """How much of everything there is."""
+        return asdict(await self._store.read(totals))
+
     # Agents.
 
     async def deploy(
@@ -245,13 +250,18 @@ class Service:
         return row.to_json(time.time())
 
     async def runs(
-        self, states: list[str] | None, limit: int, before: str | None
+        self,
+        states: list[str] | None,
+        limit: int,
+        before: str | None,
+        agent: str | None = None,
+        text: str | None = None,
     ) -> list[dict[str, Any]]:
         wanted = None if states is None else [RunState(state) for state in states]
 
         def read(c: Connection) -> list[RunRow]:
             oldest = None if before is None else runs.get_run(c, before).id
-            return runs.list_runs(c, wanted, limit, oldest)
+            return runs.list_runs(c, wanted, limit, oldest, agent=agent, text=text)
 
         now = time.time()
         return [row.to_json(now) for row in await self._store.read(read)]
@@ -405,10 +415,14 @@ class Service:
 
     # Waits.
 
-    async def waits(self, run: str | None, all: bool) -> list[dict[str, Any]]:
+    async def waits(
+        self, run: str | None, all: bool, limit: int | None = None, after: str | None = None
+    ) -> list[dict[str, Any]]:
         def read(c: Connection) -> list[dict[str, Any]]:
             of = None if run is None else runs.get_run(c, run).id
-            return [wait.to_json() for wait in waits.list_waits(c, of, open_only=not all)]
+            past = None if after is None else waits.get_wait(c, after).id
+            found = waits.list_waits(c, of, open_only=not all, limit=limit, after=past)
+            return [wait.to_json() for wait in found]
 
         return await self._store.read(read)
 

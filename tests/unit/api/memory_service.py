@@ -193,11 +193,28 @@ class MemoryService:
         run["forked"]["retried"] = ["step:charge#1"]
         return run
 
-    async def runs(self, states: list[str] | None, limit: int, before: str | None) -> list[Object]:
+    async def totals(self) -> Object:
+        runs = {each.value: 0 for each in RunState}
+        for run in self._runs.values():
+            runs[run["state"]] += 1
+        waits = await self.waits(None, False)
+        return {"runs": runs, "waits_open": len(waits), "snapshots": 0, "snapshot_bytes": 0}
+
+    async def runs(
+        self,
+        states: list[str] | None,
+        limit: int,
+        before: str | None,
+        agent: str | None = None,
+        text: str | None = None,
+    ) -> list[Object]:
         found = [
             run
             for run in sorted(self._runs.values(), key=lambda run: run["id"], reverse=True)
-            if (states is None or run["state"] in states) and (before is None or run["id"] < before)
+            if (states is None or run["state"] in states)
+            and (before is None or run["id"] < before)
+            and agent in (None, run["agent"])
+            and (text is None or text in json.dumps(run))
         ]
         return found[:limit]
 
@@ -323,13 +340,17 @@ class MemoryService:
             raise Conflict(f"run {run['id']} is here already")
         return run
 
-    async def waits(self, run: str | None, all: bool) -> list[Object]:
+    async def waits(
+        self, run: str | None, all: bool, limit: int | None = None, after: str | None = None
+    ) -> list[Object]:
         only = None if run is None else self._find(self._runs, run, "run")["id"]
-        return [
+        found = [
             wait
             for wait in self._waits.values()
             if only in (None, wait["run"]) and (all or wait["state"] == "open")
+            if after is None or wait["id"] > after
         ]
+        return found[:limit]
 
     async def wait(self, ref: str) -> Object:
         return self._find(self._waits, ref, "wait")

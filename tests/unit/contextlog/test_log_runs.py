@@ -204,3 +204,27 @@ def test_agents_are_kept_once_and_get_a_template(commit: Any) -> None:
     }
     with pytest.raises(NotFound):
         commit(lambda c: set_template(c, AgentVersion("none"), template.id, **facts))
+
+
+def test_runs_are_found_by_agent_and_by_what_they_say(commit: Any) -> None:
+    def make(c: Any, agent: str, **given: Any) -> str:
+        return create_run(c, version=commit.version, agent=agent, input=given, now=1.0).id
+
+    owls = commit(lambda c: make(c, "research", topic="100% Über_owls"))
+    bats = commit(lambda c: make(c, "write", topic="bats"))
+    commit(lambda c: claim(c, bats, 2.0))
+    error = {"type": "ValueError", "message": "no ink"}
+    commit(lambda c: transition(c, bats, Epoch(1), RunState.FAILED, 3.0, error=error))
+
+    def found(**by: Any) -> list[str]:
+        return [row.id for row in commit(lambda c: list_runs(c, **by))]
+
+    assert found(agent="research") == [owls]
+    assert found(agent="nobody") == []
+    for text in ("OWLS", "100%", "Über_o", owls[-5:], "esearc"):
+        assert found(text=text) == [owls], text
+    assert found(text="no ink") == [bats]
+    assert found(text="topic") == [bats, owls]
+    assert found(text="topic", limit=1) == [bats]
+    assert found(text="topic", before=bats) == [owls]
+    assert found(text="%bats%") == found(text="x" * 200) == []

@@ -144,3 +144,12 @@ def test_what_is_wrong_with_a_wait_is_said_and_nothing_changes(commit: Any) -> N
         commit(lambda c: complete_wait(c, WaitId("wait_none"), value={}, now=13.0))
     assert commit(lambda c: list_waits(c, run)) == [wait]
     assert commit(lambda c: read_entries(c, run)) == entries
+
+
+def test_waits_come_in_pages(commit: Any) -> None:
+    run, epoch = commit.claimed()
+    made = [make(commit, run, epoch, n).id for n in (1, 2, 3)]
+    first = commit(lambda c: list_waits(c, limit=2))
+    assert [wait.id for wait in first] == sorted(made)[:2]
+    rest = commit(lambda c: list_waits(c, limit=2, after=first[-1].id))
+    assert [wait.id for wait in rest] == sorted(made)[2:]

@@ -1,0 +1,170 @@
+"""The dashboard as the server has it: under /ui of its socket, and, once somebody asked for a link,
+on a port of 127.0.0.1, where a browser of this host finds it.
+
+    torpor dashboard ──► POST /v1/dashboard/links ──► a port is opened, if none is yet
+                                                      a token that logs in once
+
+Only the dashboard is on that port, not the API: whoever can connect to it has no more rights than
+the session that a link started (`torpor.dashboard.sessions`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, cast
+
+import uvicorn
+from fastapi import APIRouter, Depends, FastAPI, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import RedirectResponse
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
+
+from torpor.api import limits
+from torpor.api.problems import Json
+from torpor.api.stopping import Stop
+from torpor.dashboard.app import dashboard
+from torpor.dashboard.needs import Service
+from torpor.dashboard.sessions import Sessions
+from torpor.model.errors import Conflict, HostError
+
+HOST = "127.0.0.1"
+PORT = 7717
+_DRAIN_S = 2
+
+router = APIRouter(prefix="/v1/dashboard")
+
+
+class LinkRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    port: int | None = Field(
+        default=None, ge=0, le=65535, description=f"of {HOST}; by default {PORT} if it is free"
+    )
+
+
+class Link(BaseModel):
+    url: str = Field(description="logs a browser in, once, within ten minutes")
+    port: int
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """They are `torpor.api.server`'s."""
+        yield
+
+
+class Loopback:
+    """A port of this host, opened when somebody wants it, until the server stops."""
+
+    def __init__(self, app: ASGIApp, stop: Stop) -> None:
+        self._app = app
+        self._stop = stop
+        self._serving: asyncio.Task[None] | None = None
+        self._port = 0
+
+    def open(self, port: int | None) -> int:
+        """The port that is open. Raises Conflict when it is not the one that is asked for,
+        HostError when that cannot be had."""
+        if self._serving is None:
+            bound = _bind(port)
+            self._port = bound.getsockname()[1]
+            self._serving = asyncio.create_task(self._serve(bound))
+        elif port not in (None, 0, self._port):
+            raise Conflict(
+                f"the dashboard is at port {self._port} already",
+                hint="Another port needs another server: torpor down.",
+            )
+        return self._port
+
+    async def _serve(self, bound: socket.socket) -> None:
+        config = uvicorn.Config(
+            self._app,
+            lifespan="off",
+            ws="none",
+            access_log=False,
+            log_config=None,
+            log_level="warning",
+            timeout_graceful_shutdown=_DRAIN_S,
+        )
+        server = _Uvicorn(config)
+        serving = asyncio.create_task(server.serve(sockets=[bound]))
+        await self._stop.closing.wait()
+        server.should_exit = True
+        await serving
+
+    async def closed(self) -> None:
+        """Return once nothing is served any more; the server stops."""
+        if self._serving is not None:
+            await self._serving
+
+
+def _bind(port: int | None) -> socket.socket:
+    """`port` of this host, or, if none is named, PORT or any other."""
+    trouble: OSError | None = None
+    for each in (PORT, 0) if port is None else (port,):
+        bound = socket.socket(socket.AF_INET)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((HOST, each))
+        except OSError as error:
+            bound.close()
+            trouble = error
+        else:
+            bound.listen(128)
+            bound.setblocking(False)
+            return bound
+    raise HostError(f"{HOST}:{port}: {trouble}", hint="Name another: torpor dashboard --port N")
+
+
+def install(app: FastAPI, service: Service, stop: Stop) -> None:
+    sessions = Sessions()
+    pages = dashboard(service, sessions, stop.closing)
+    app.state.sessions = sessions
+    app.state.loopback = Loopback(_alone(pages), stop)
+    app.include_router(router)
+    app.mount("/ui", pages)
+
+
+def _alone(pages: ASGIApp) -> Starlette:
+    """The dashboard and nothing else, for who asks for this host by its name: another site's name
+    that is made to lead here is refused."""
+
+    async def home(request: Request) -> RedirectResponse:
+        return RedirectResponse("/ui/runs")
+
+    hosts = [HOST, "localhost"]
+    return Starlette(
+        routes=[Route("/", home), Mount("/ui", pages)],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+            Middleware(limits.BodyLimit),
+        ],
+    )
+
+
+def _loopback(request: Request) -> Loopback:
+    return cast(Loopback, request.app.state.loopback)
+
+
+def _sessions(request: Request) -> Sessions:
+    return cast(Sessions, request.app.state.sessions)
+
+
+@router.post("/links", status_code=201, response_model=None, responses={201: {"model": Link}})
+async def link(
+    body: LinkRequest,
+    loopback: Annotated[Loopback, Depends(_loopback)],
+    sessions: Annotated[Sessions, Depends(_sessions)],
+) -> Json:
+    """A link that opens the dashboard in a browser of this host."""
+    port = loopback.open(body.port)
+    return Json(
+        {"url": f"http://{HOST}:{port}/ui/login?token={sessions.link()}", "port": port}, 201
+    )

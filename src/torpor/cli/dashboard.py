@@ -1,0 +1,36 @@
+"""dashboard: a link to it."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+from typing import Annotated
+
+import typer
+
+from torpor.cli.host import Json, connect
+from torpor.cli.screen import say, show_json
+
+
+def dashboard(
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Of 127.0.0.1; by default 7717, or any that is free."),
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open it in a browser here.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a link that opens the dashboard in a browser of this host. It works once, for ten
+    minutes; the browser stays logged in for a week, or until the server stops."""
+    link = connect().dashboard(port)
+    if as_json:
+        show_json(link)
+        return
+    sys.stdout.write(f"{link['url']}\n")
+    if open_ and not webbrowser.open(link["url"]):
+        say("no browser was found here")
+    say(
+        f"From another machine: ssh -L {link['port']}:127.0.0.1:{link['port']} THIS-HOST, then "
+        "open the link there.",
+        "dim",
+    )

@@ -1,0 +1,14 @@
+"""The dashboard: runs, waits, agents and storage as pages, rendered here, for people.
+
+    browser ──► guard        a session, CSRF, what a browser is told to allow
+                pages        GET: asks the service, renders            actions   POST: one call each
+                live         a run's timeline as it grows, as server-sent events
+    pure        timeline     entries → items     turns   a model call → a turn     life   the strip
+    sessions    one-time links and who has used one
+    render      templates/, with everything escaped: what agents say is hostile
+    assets      static/, which has htmx (https://htmx.org, 0BSD) as it was published
+
+It decides nothing: what it shows and does are the calls of the service that the API makes, too.
+Nothing is built and nothing is loaded from elsewhere; pages work without scripts, which add what is
+live and the keys.
+"""

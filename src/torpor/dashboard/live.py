@@ -1,0 +1,60 @@
+"""A run's timeline as it grows: server-sent events of rendered items.
+
+`item` has the items that new entries made or changed, as HTML, and for its id the seq of the last
+entry: a browser that comes back sends that, and goes on from there. `state` says that what is above
+the timeline has changed; `end`, that nothing more comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from torpor.api import stream
+from torpor.dashboard import render
+from torpor.dashboard.needs import Object
+from torpor.dashboard.pages import ENTRIES, _place, service_of
+from torpor.dashboard.timeline import Item, Timeline
+from torpor.model.states import FINAL, RunState
+
+_CHANGES_STATE = ("run.", "op.", "wait.", "snapshot")
+
+
+async def live(request: Request) -> Response:
+    """Past `after`, or past what the browser saw last; the page's timeline begins at `start`."""
+    service = service_of(request)
+    found = await service.run(request.path_params["ref"])
+    run = found["id"]
+    start = _place(request, "start", 0)
+    seen = request.headers.get("last-event-id", "")
+    after = int(seen) if seen.isascii() and seen.isdecimal() else _place(request, "after", start)
+    # What began before is changed by what comes: the page's own beginning is read again.
+    known = await service.entries(run, start, max(0, min(after - start, 4 * ENTRIES)), None)
+    timeline = Timeline.of(known)
+    csrf = request.scope["torpor.session"].csrf
+
+    def tell(page: list[Object]) -> Iterator[str]:
+        changed: dict[int, Item] = {}
+        for entry in page:
+            if (item := timeline.take(entry)) is not None:
+                changed[item.seq] = item
+        if changed:
+            html = render.fill("items.html", items=changed.values(), run=found, csrf=csrf)
+            yield stream.event("item", html, id=page[-1]["seq"])
+        if any(entry["kind"].startswith(_CHANGES_STATE) for entry in page):
+            yield stream.event("state", None)
+
+    lines = stream.follow(
+        partial(service.entries, run),
+        partial(service.changed, run),
+        after=after,
+        kinds=None,
+        ended=found["state"] if RunState(found["state"]) in FINAL else None,
+        closing=request.app.state.closing,
+        tell=tell,
+    )
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(lines, headers=headers, media_type="text/event-stream")

@@ -1,0 +1,57 @@
+"""What the dashboard needs of the service: a part of `torpor.api.app.Service`, whose words hold."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+from torpor.control.forking import Wanted
+
+Object = dict[str, Any]
+
+
+class Service(Protocol):
+    async def health(self) -> Object: ...
+
+    async def totals(self) -> Object: ...
+
+    async def agents(self) -> list[Object]: ...
+
+    async def start(
+        self, version: str, agent: str | None, input: Object, id_key: str | None
+    ) -> Object: ...
+
+    async def runs(
+        self,
+        states: list[str] | None,
+        limit: int,
+        before: str | None,
+        agent: str | None = None,
+        text: str | None = None,
+    ) -> list[Object]: ...
+
+    async def run(self, ref: str) -> Object: ...
+
+    async def entries(
+        self, ref: str, after: int, limit: int, kinds: list[str] | None
+    ) -> list[Object]: ...
+
+    def changed(self, run_id: str) -> Awaitable[None]: ...
+
+    async def cancel(self, ref: str) -> Object: ...
+
+    async def fork(self, ref: str, wanted: Wanted) -> Object: ...
+
+    async def retry(self, ref: str, version: str | None) -> Object: ...
+
+    async def snapshots(self, ref: str) -> list[Object]: ...
+
+    async def gc(self, dry_run: bool) -> Object: ...
+
+    async def waits(
+        self, run: str | None, all: bool, limit: int | None = None, after: str | None = None
+    ) -> list[Object]: ...
+
+    async def complete(
+        self, ref: str, data: Any, approved: bool | None, note: str | None, by: str | None
+    ) -> Object: ...

@@ -1,0 +1,198 @@
+"""What a browser GETs. Each page asks the service and fills a template in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+
+from torpor.dashboard import life, render
+from torpor.dashboard.guard import COOKIE
+from torpor.dashboard.needs import Object, Service
+from torpor.dashboard.sessions import SESSION_S, Sessions
+from torpor.dashboard.timeline import Timeline
+from torpor.model.errors import Invalid, NotFound
+from torpor.model.states import FINAL, RunState
+
+RUNS = 50
+WAITS = 50
+# Entries of a log on one page, and moves of a run on its strip.
+ENTRIES = 300
+MOVES_MAX = 5000
+TEXT_CHARS_MAX = 200
+
+STATES = [state.value for state in RunState]
+
+
+def service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def home(request: Request) -> Response:
+    return RedirectResponse("/ui/runs", 307)
+
+
+async def login(request: Request) -> Response:
+    """Where a link leads. The page that comes goes on by itself: a cookie that is kept from other
+    sites is not sent by a redirect on the way from one."""
+    sessions: Sessions = request.app.state.sessions
+    made = sessions.log_in(request.query_params.get("token", ""))
+    if made is None:
+        return render.page(request, "refused.html", status=401, code=401)
+    response = render.page(request, "welcome.html")
+    response.set_cookie(
+        COOKIE,
+        made.id,
+        max_age=int(SESSION_S),
+        path="/ui",
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response
+
+
+async def runs(request: Request) -> Response:
+    service, query = service_of(request), request.query_params
+    states = [state for state in query.getlist("state") if state in STATES]
+    agent, text, before = query.get("agent"), query.get("text"), query.get("before")
+    if text and len(text) > TEXT_CHARS_MAX:
+        raise Invalid(f"a text of more than {TEXT_CHARS_MAX} characters is not looked for")
+    found, totals, agents = await asyncio.gather(
+        service.runs(states or None, RUNS + 1, before or None, agent or None, text or None),
+        service.totals(),
+        service.agents(),
+    )
+    given = {"state": states, "agent": agent or "", "text": text or ""}
+    narrowed = {key: value for key, value in given.items() if value}
+    older = None
+    if len(found) > RUNS:
+        older = urlencode(narrowed | {"before": found[RUNS - 1]["id"]}, doseq=True)
+    return render.page(
+        request,
+        "rows.html" if "hx-request" in request.headers else "runs.html",
+        at="runs",
+        runs=found[:RUNS],
+        older=older,
+        newest=urlencode(narrowed, doseq=True) if before else None,
+        totals=totals,
+        states=STATES,
+        filters=given,
+        narrowed=bool(narrowed),
+        agents=sorted({each["name"] for known in agents for each in known["agents"]}),
+    )
+
+
+async def run(request: Request) -> Response:
+    service, ref = service_of(request), request.path_params["ref"]
+    found = await service.run(ref)
+    if found["id"] != ref:
+        return RedirectResponse(f"/ui/runs/{found['id']}", 307)
+    after = _place(request, "after", max(0, found["last_seq"] - ENTRIES))
+    drawn, entries, taken, totals = await asyncio.gather(
+        _drawn(service, found["id"]),
+        service.entries(found["id"], after, ENTRIES, None),
+        service.snapshots(found["id"]),
+        service.totals(),
+    )
+    last = entries[-1]["seq"] if entries else after
+    return render.page(
+        request,
+        "run.html",
+        at="runs",
+        run=found,
+        life=drawn,
+        items=list(Timeline.of(entries).items.values()),
+        snapshots=taken,
+        totals=totals,
+        after=after,
+        earlier=max(0, after - ENTRIES) if after else None,
+        later=last if last < found["last_seq"] else None,
+        live=f"/ui/runs/{found['id']}/live?start={after}&after={last}",
+        ended=RunState(found["state"]) in FINAL,
+    )
+
+
+async def head(request: Request) -> Response:
+    """The part of a run's page above its timeline, which changes with its state."""
+    service = service_of(request)
+    found = await service.run(request.path_params["ref"])
+    drawn = await _drawn(service, found["id"])
+    return render.page(request, "head.html", run=found, life=drawn)
+
+
+async def entry(request: Request) -> Response:
+    """One entry of a log, whole."""
+    seq = int(request.path_params["seq"])
+    found = await service_of(request).entries(request.path_params["ref"], seq - 1, 1, None)
+    if not found or found[0]["seq"] != seq:
+        raise NotFound(f"there is no entry {seq}")
+    return PlainTextResponse(json.dumps(found[0], indent=2))
+
+
+async def waits(request: Request) -> Response:
+    service, after = service_of(request), request.query_params.get("after")
+    found, totals = await asyncio.gather(
+        service.waits(None, False, WAITS + 1, after or None), service.totals()
+    )
+    more = found[WAITS - 1]["id"] if len(found) > WAITS else None
+    return render.page(
+        request, "waits.html", at="waits", waits=found[:WAITS], more=more, totals=totals
+    )
+
+
+async def agents(request: Request) -> Response:
+    service = service_of(request)
+    found, totals = await asyncio.gather(service.agents(), service.totals())
+    named: dict[str, list[Object]] = {}
+    for version in found:
+        named.setdefault(version["name"], []).append(version)
+    return render.page(request, "agents.html", at="agents", named=named, totals=totals)
+
+
+async def storage(request: Request) -> Response:
+    service = service_of(request)
+    health, totals, found = await asyncio.gather(
+        service.health(), service.totals(), service.agents()
+    )
+    return render.page(
+        request,
+        "storage.html",
+        at="storage",
+        health=health,
+        totals=totals,
+        templates=[each for each in found if each["template_bytes"]],
+    )
+
+
+async def reclaimable(request: Request) -> Response:
+    """What a collection would do: it looks at every file, so it is asked for apart."""
+    report = await service_of(request).gc(True)
+    return render.page(request, "reclaimable.html", report=report)
+
+
+async def _drawn(service: Service, run: str) -> life.Life | None:
+    moves = await service.entries(run, 0, MOVES_MAX, list(life.KINDS))
+    return life.read(moves, time.time())
+
+
+def _place(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not text.isascii() or not text.isdecimal() or len(text) > 15:
+        raise Invalid(f"{name}: a place in a log is a number, not {text!r}")
+    return int(text)
+
+
+def problem(request: Request, details: Mapping[str, Any]) -> HTMLResponse:
+    """An error as a page; for a form that a script sent, as a part of the page that is there."""
+    name = "trouble.html" if "hx-request" in request.headers else "problem.html"
+    return render.page(request, name, status=details["status"], problem=details)

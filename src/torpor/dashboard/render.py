@@ -1,0 +1,85 @@
+"""Templates, filled in. Everything that is put into one is escaped, whoever it is from."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from torpor.cli import words
+from torpor.dashboard import assets
+
+_FOLDER = Path(__file__).parent / "templates"
+
+
+def moment(at: float | None) -> Markup:
+    """A time as people read it: how long ago, and exactly when one asks."""
+    if at is None:
+        return Markup("–")
+    when = datetime.fromtimestamp(at).astimezone()
+    exact = when.isoformat(" ", "milliseconds")
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        when.isoformat(), exact, words.ago(at, time.time())
+    )
+
+
+def clock(at: float) -> Markup:
+    when = datetime.fromtimestamp(at).astimezone()
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        when.isoformat(),
+        when.isoformat(" ", "milliseconds"),
+        words.clock(at, time.time()).rsplit(".", 1)[0],
+    )
+
+
+def in_time(at: float | None) -> str:
+    """How long until a time that is to come."""
+    return "" if at is None else words.duration(at - time.time())
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(asset=assets.url, asked=words.asked)
+    environment.filters.update(
+        moment=moment,
+        clock=clock,
+        in_time=in_time,
+        duration=words.duration,
+        size=words.size,
+        compact=words.compact,
+        line=words.line,
+        plain=words.plain,
+        pretty=lambda value: words.plain(words.pretty(value)),
+        shown=lambda value: words.plain(words.shown(value)),
+        times=words.times,
+    )
+    return environment
+
+
+_templates = _environment()
+
+
+def fill(name: str, **values: Any) -> str:
+    return _templates.get_template(name).render(**values)
+
+
+def page(
+    request: Request, name: str, *, status: int = 200, at: str = "", **values: Any
+) -> HTMLResponse:
+    """A page of the session that asks; `at` is its place among the pages."""
+    session = request.scope.get("torpor.session")
+    text = fill(name, at=at, csrf=session.csrf if session else "", request=request, **values)
+    # Halves of surrogate pairs, which JSON can say, are no text of a page.
+    return HTMLResponse(text.encode(errors="replace"), status)

@@ -1,0 +1,369 @@
+"""A run's log as people read it: each operation one item, from its beginning to its outcome. Pure.
+
+`Timeline.take` folds one entry after the other and gives the item that it made or changed: what
+is shown of a whole log, and what is sent as a log grows, are the same. An item is named by the seq
+of its first entry. Entries whose beginnings were not taken (a page further up has them) make
+items of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torpor.cli import words
+from torpor.dashboard import turns
+from torpor.model.states import FINAL
+
+Object = Mapping[str, Any]
+
+TEXT_CHARS_MAX = 6000
+BRIEF_CHARS = 160
+OUTPUT_CHARS_MAX = 16_000
+GOOD, BAD, WARN, BUSY = "good", "bad", "warn", "busy"
+_ENDS = frozenset(f"run.{state.value}" for state in FINAL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Text under a label; `cut` says how many characters more there are."""
+
+    label: str
+    text: str
+    cut: int = 0
+
+
+@dataclass(frozen=True)
+class Item:
+    """`tone` is what its end was, BUSY while it has none. `last` is the seq of its last entry."""
+
+    seq: int
+    last: int
+    at: float
+    kind: str
+    title: str
+    brief: str = ""
+    tone: str = ""
+    ended_at: float | None = None
+    figures: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    place: str = ""
+    op: str | None = None
+
+
+@dataclass
+class Timeline:
+    items: dict[int, Item] = field(default_factory=dict)
+    _open: dict[str, int] = field(default_factory=dict)  # op → its item
+    _last: int | None = None  # the item that was made last
+    _asleep: int | None = None
+
+    @classmethod
+    def of(cls, entries: Iterable[Object]) -> Timeline:
+        timeline = cls()
+        for entry in entries:
+            timeline.take(entry)
+        return timeline
+
+    def take(self, entry: Object) -> Item | None:
+        """The item that the entry made or changed; None if it is not for people."""
+        kind: str = entry["kind"]
+        if kind in _ENDS:
+            return self._put(_ended(entry))
+        read = _READ.get(kind)
+        if read is not None:
+            return read(self, entry)
+        if kind.startswith("wait."):
+            return None  # its op.end comes with it
+        return self._put(_item(entry, "mark", kind, blocks=(block("data", entry["data"]),)))
+
+    def _put(self, item: Item) -> Item:
+        if item.seq not in self.items:
+            self._last = item.seq
+        self.items[item.seq] = item
+        return item
+
+    def _created(self, entry: Object) -> Item:
+        data = entry["data"]
+        given = words.compact(data.get("input"), BRIEF_CHARS)
+        blocks = (block("input", data.get("input")),)
+        return self._put(_item(entry, "run", "created", brief=given, blocks=blocks))
+
+    def _woken(self, entry: Object) -> Item:
+        how = entry["kind"].removeprefix("run.")
+        asleep = None if self._asleep is None else self.items[self._asleep]
+        self._asleep = None
+        if how == "resumed" and asleep is not None:
+            return self._put(replace(asleep, ended_at=entry["at"], tone="", last=entry["seq"]))
+        epoch = f"machine {entry['epoch']}" if entry["epoch"] is not None else ""
+        tone = WARN if how == "recovered" else ""
+        return self._put(_item(entry, "run", how, brief=epoch, tone=tone))
+
+    def _machine(self, entry: Object) -> Item | None:
+        before = self.items.get(self._last or 0)
+        resume_ms = entry["data"].get("resume_ms")
+        if before is None or not isinstance(resume_ms, int | float):
+            return None
+        warm = ", warm" if entry["data"].get("warm") else ""
+        figure = f"there in {words.duration(resume_ms / 1000)}{warm}"
+        return self._put(replace(before, figures=(*before.figures, figure), last=entry["seq"]))
+
+    def _snapshot(self, entry: Object) -> Item:
+        data = entry["data"]
+        figures = [words.size(data["bytes"])] if "bytes" in data else []
+        for key, what in (("pause_ms", "paused"), ("freeze_ms", "stored in")):
+            if isinstance(data.get(key), int | float):
+                figures.append(f"{what} {words.duration(data[key] / 1000)}")
+        name = str(data.get("snapshot", ""))
+        return self._put(_item(entry, "snapshot", "snapshot", brief=name, figures=tuple(figures)))
+
+    def _suspended(self, entry: Object) -> Item:
+        before = self.items.get(self._last or 0)
+        why = "handed over" if entry["data"].get("handed_over") else ""
+        taken = before is not None and before.brief == entry["data"].get("snapshot")
+        if before is not None and before.kind == "snapshot" and taken:
+            item = replace(before, kind="asleep", title="asleep", tone=BUSY, last=entry["seq"])
+        else:
+            item = _item(entry, "asleep", "asleep", brief=why, tone=BUSY)
+        self._asleep = item.seq
+        return self._put(item)
+
+    def _begin(self, entry: Object) -> Item:
+        data, op = entry["data"], str(entry["op"])
+        item = _BEGINS.get(str(data.get("kind")), _operation)(entry)
+        item = replace(item, tone=BUSY, op=op, place=str(data.get("at") or ""))
+        self._open[op] = item.seq
+        return self._put(item)
+
+    def _again(self, entry: Object) -> Item | None:
+        item = self.items.get(self._open.get(str(entry["op"]), 0))
+        if item is None:
+            return None
+        return self._put(replace(item, figures=(*item.figures, "done again"), last=entry["seq"]))
+
+    def _end(self, entry: Object) -> Item:
+        item = self.items.get(self._open.pop(str(entry["op"]), 0))
+        if item is None:
+            kind, _, name = str(entry["op"]).partition(":")
+            item = _item(entry, _KINDS.get(kind, kind), name)
+        concluded = _conclude(item, entry["data"])
+        return self._put(replace(concluded, ended_at=entry["at"], last=entry["seq"]))
+
+    def _retried(self, entry: Object) -> Item:
+        brief = "its failure is taken back: tried again"
+        return self._put(_item(entry, "mark", str(entry["op"]), brief=brief, tone=WARN))
+
+    def _forked(self, entry: Object) -> Item:
+        data = entry["data"]
+        brief = f"{data.get('how', 'fork')} of {data.get('origin')} at {data.get('seq')}"
+        return self._put(_item(entry, "run", "forked", brief=brief, blocks=(block("how", data),)))
+
+    def _output(self, entry: Object) -> Item:
+        data = entry["data"]
+        stream, text = str(data.get("stream")), words.plain(str(data.get("text")))
+        before = self.items.get(self._last or 0)
+        if before is not None and (before.kind, before.title) == ("output", stream):
+            whole = before.blocks[0].text + text
+            item = replace(before, last=entry["seq"], ended_at=entry["at"])
+        else:
+            whole, item = text, _item(entry, "output", stream)
+        tail = whole[-OUTPUT_CHARS_MAX:]
+        lines = tail.strip().splitlines()
+        tone = WARN if stream == "stderr" else ""
+        return self._put(
+            replace(
+                item,
+                brief=words.line(lines[-1], BRIEF_CHARS) if lines else "",
+                blocks=(Block("", tail, len(whole) - len(tail)),),
+                tone=tone,
+            )
+        )
+
+    def _log(self, entry: Object) -> Item:
+        data = entry["data"]
+        level = str(data.get("level") or "info")
+        tone = {"warning": WARN, "error": BAD}.get(level, "")
+        blocks = (block("data", data["data"]),) if data.get("data") else ()
+        said = words.line(words.note(data), BRIEF_CHARS)
+        return self._put(_item(entry, "note", level, brief=said, tone=tone, blocks=blocks))
+
+    def _emitted(self, entry: Object) -> Item:
+        data = entry["data"]
+        value = data["value"] if set(data) == {"value"} else data
+        brief = words.compact(value, BRIEF_CHARS)
+        return self._put(_item(entry, "emit", "emit", brief=brief, blocks=(block("", value),)))
+
+    def _message(self, entry: Object) -> Item:
+        data = entry["data"]
+        content, role = data.get("content"), str(data.get("role") or "message")
+        brief = words.compact(content, BRIEF_CHARS)
+        return self._put(_item(entry, "message", role, brief=brief, blocks=(block("", content),)))
+
+
+def block(label: str, value: object) -> Block:
+    """A value under a label: text as text, all else as JSON, cut where it is long."""
+    text = words.plain(words.pretty(value))
+    return Block(label, text[:TEXT_CHARS_MAX], max(0, len(text) - TEXT_CHARS_MAX))
+
+
+def _item(entry: Object, kind: str, title: str, **more: Any) -> Item:
+    named = words.line(title, 80)
+    return Item(entry["seq"], entry["seq"], entry["at"], kind, named, **more)
+
+
+def _name(data: Object) -> str:
+    return str(data.get("name") or data.get("kind") or "")
+
+
+def _operation(entry: Object) -> Item:
+    """Any operation: a checkpoint, a reading of the clock."""
+    data = entry["data"]
+    blocks = (block("asked", data["data"]),) if data.get("data") else ()
+    return _item(entry, str(data.get("kind")), _name(data), blocks=blocks)
+
+
+def _step(entry: Object) -> Item:
+    data = entry["data"]
+    given = data.get("data")
+    brief, blocks = "", tuple[Block, ...]()
+    if isinstance(given, Mapping):
+        args, kwargs = given.get("args") or [], given.get("kwargs") or {}
+        called = [json.dumps(each, ensure_ascii=False) for each in args]
+        called += [f"{key}={json.dumps(each, ensure_ascii=False)}" for key, each in kwargs.items()]
+        brief = words.line(f"({', '.join(called)})", BRIEF_CHARS)
+        blocks = (block("arguments", given),)
+    return _item(entry, "step", _name(data), brief=brief, blocks=blocks)
+
+
+def _turn(entry: Object) -> Item:
+    sent = entry["data"].get("data") or {}
+    body = sent.get("body") if isinstance(sent, Mapping) else None
+    asked = turns.asked(body)
+    if asked is None:
+        return _item(entry, "turn", _name(entry["data"]), blocks=(block("request", sent),))
+    blocks = [block(said.role, said.text) for said in asked.new]
+    if asked.earlier:
+        count = words.count(asked.earlier, "message")
+        blocks.insert(0, Block("", f"{count} from before, sent again"))
+    brief = words.line(asked.new[-1].text, BRIEF_CHARS) if asked.new else ""
+    return _item(entry, "turn", asked.model or "model", brief=brief, blocks=tuple(blocks))
+
+
+def _wait(entry: Object) -> Item:
+    data = entry["data"]
+    brief = words.line(str(data.get("prompt") or ""), BRIEF_CHARS)
+    blocks = (block("shown", data["data"]),) if data.get("data") is not None else ()
+    return _item(entry, "wait", _name(data), brief=brief, blocks=blocks)
+
+
+def _sleep(entry: Object) -> Item:
+    until = entry["data"].get("due_at")
+    brief = f"until {words.clock(until, entry['at'])}" if isinstance(until, int | float) else ""
+    return _item(entry, "sleep", "sleep", brief=brief)
+
+
+def _conclude(item: Item, data: Object) -> Item:
+    """`item` with its outcome."""
+    figures = (*item.figures, "set by hand") if "set" in data else item.figures
+    if isinstance(data.get("error"), Mapping):
+        error = data["error"]
+        said = f"{error.get('type')}: {error.get('message')}"
+        blocks = (*item.blocks, block("error", str(error.get("traceback") or said)))
+        brief = words.line(said, BRIEF_CHARS)
+        return replace(item, tone=BAD, brief=brief, blocks=blocks, figures=figures)
+    if isinstance(data.get("blob"), Mapping):
+        kept = f"{words.size(data['blob'].get('bytes') or 0)}, kept apart"
+        return replace(item, tone=GOOD, figures=(*figures, kept))
+    value = data.get("value")
+    if item.kind == "turn":
+        return _answered(replace(item, figures=figures), value)
+    if item.kind == "wait" and isinstance(value, Mapping):
+        return _decided(replace(item, figures=figures), value)
+    blocks = item.blocks if value is None else (*item.blocks, block("result", value))
+    brief = item.brief
+    if value is not None:
+        brief = words.line(f"{brief} → {words.compact(value, 100)}".strip(), BRIEF_CHARS)
+    return replace(item, tone=GOOD, brief=brief, blocks=blocks, figures=figures)
+
+
+def _decided(item: Item, value: Object) -> Item:
+    """A wait's end: who said what."""
+    status = str(value.get("status") or "completed")
+    approved = value.get("approved")
+    if isinstance(approved, bool):
+        status = "approved" if approved else "denied"
+    tone = {"timeout": WARN, "cancelled": WARN, "denied": BAD}.get(status, GOOD)
+    figures = [status]
+    if value.get("by"):
+        figures.append(f"by {words.line(str(value['by']), 40)}")
+    blocks = list(item.blocks)
+    if value.get("note"):
+        blocks.append(block("note", value["note"]))
+    if value.get("data") is not None:
+        blocks.append(block("answer", value["data"]))
+    shown = (*item.figures, *figures)
+    return replace(item, tone=tone, figures=shown, blocks=tuple(blocks))
+
+
+def _answered(item: Item, value: object) -> Item:
+    answer = turns.answered(value)
+    figures = list(item.figures)
+    if answer.tokens_in is not None:
+        cached = f" ({answer.tokens_cached} cached)" if answer.tokens_cached else ""
+        figures.append(f"{answer.tokens_in} in{cached}")
+    if answer.tokens_out is not None:
+        figures.append(f"{answer.tokens_out} out")
+    if answer.stopped and answer.stopped not in ("stop", "end_turn"):
+        figures.append(answer.stopped)
+    if answer.status >= 400:
+        figures.append(f"HTTP {answer.status}")
+    blocks = [*item.blocks, *(block(said.role, said.text) for said in answer.said)]
+    if not answer.said:
+        blocks.append(block("answer", value))
+    brief = words.line(answer.said[-1].text, BRIEF_CHARS) if answer.said else item.brief
+    tone = BAD if answer.status >= 400 else GOOD
+    return replace(item, tone=tone, brief=brief, figures=tuple(figures), blocks=tuple(blocks))
+
+
+def _ended(entry: Object) -> Item:
+    state, data = entry["kind"].removeprefix("run."), entry["data"]
+    error = data.get("error")
+    if isinstance(error, Mapping):
+        said = f"{error.get('type')}: {error.get('message')}"
+        blocks = (block("error", str(error.get("traceback") or said)),)
+        tone = BAD if state == "failed" else WARN
+        brief = words.line(said, BRIEF_CHARS)
+        return _item(entry, "run", state, brief=brief, tone=tone, blocks=blocks)
+    result = data.get("result")
+    brief = words.compact(result, BRIEF_CHARS)
+    return _item(entry, "run", state, brief=brief, tone=GOOD, blocks=(block("result", result),))
+
+
+_READ: dict[str, Callable[[Timeline, Object], Item | None]] = {
+    "run.created": Timeline._created,
+    "run.started": Timeline._woken,
+    "run.resumed": Timeline._woken,
+    "run.recovered": Timeline._woken,
+    "run.suspended": Timeline._suspended,
+    "run.forked": Timeline._forked,
+    "machine.up": Timeline._machine,
+    "snapshot": Timeline._snapshot,
+    "op.begin": Timeline._begin,
+    "op.again": Timeline._again,
+    "op.end": Timeline._end,
+    "op.retried": Timeline._retried,
+    "output": Timeline._output,
+    "note.log": Timeline._log,
+    "note.emit": Timeline._emitted,
+    "note.context": Timeline._message,
+}
+_BEGINS: dict[str, Callable[[Object], Item]] = {
+    "step": _step,
+    "model": _turn,
+    "wait": _wait,
+    "doubt": _wait,
+    "sleep": _sleep,
+}
+_KINDS = {"model": "turn", "doubt": "wait"}

@@ -1,0 +1,21 @@
+"""Homes short enough for the path of a Unix socket, which pytest's own are not."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from torpor.model.home import Home
+
+# `tests` as a package: the in-memory service is shared.
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+
+@pytest.fixture
+def home() -> Iterator[Home]:
+    with tempfile.TemporaryDirectory(prefix="torpor-") as folder:
+        yield Home(Path(folder))

@@ -1,0 +1,247 @@
+"""Who gets in, and that nobody else makes a browser do anything."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from tests.unit.api.memory_service import VERSION, MemoryService
+
+from torpor.api.app import create_app
+from torpor.dashboard import sessions
+from torpor.dashboard.sessions import Sessions
+from torpor.model.home import Home
+
+ORIGIN = "http://127.0.0.1:7717"
+PAGES = ["/ui/runs", "/ui/waits", "/ui/agents", "/ui/storage", "/ui/storage/reclaimable"]
+
+
+class Browser:
+    """A browser with the dashboard open, and what is behind it."""
+
+    def __init__(self, home: Home) -> None:
+        self.service = MemoryService(home)
+        self.app = create_app(self.service)
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.http = httpx.AsyncClient(transport=transport, base_url=ORIGIN)
+        self.csrf = ""
+
+    async def log_in(self) -> None:
+        token = self.app.state.sessions.link()
+        welcome = await self.http.get(f"/ui/login?token={token}")
+        assert welcome.status_code == 200
+        page = await self.http.get("/ui/runs")
+        (self.csrf, *_) = re.findall(r'name="csrf" value="([^"]+)"', page.text)
+
+    async def post(self, path: str, origin: str | None = ORIGIN, **form: str) -> httpx.Response:
+        headers = {} if origin is None else {"origin": origin}
+        return await self.http.post(path, data={"csrf": self.csrf} | form, headers=headers)
+
+    async def asked(self, *script: Any) -> dict[str, Any]:
+        """A run that has asked, and its wait."""
+        run = await self.service.start(VERSION, None, {"script": list(script)}, None)
+        return await self.asks(run["id"])
+
+    async def asks(self, run: str) -> dict[str, Any]:
+        """The wait that the run, which plays in this loop too, comes to."""
+        waits: list[dict[str, Any]] = []
+        while not waits:
+            await asyncio.sleep(0)
+            waits = await self.service.waits(run, False)
+        return waits[0]
+
+
+def browse(home: Home, talk: Callable[[Browser], Awaitable[None]], logged_in: bool = True) -> None:
+    async def main() -> None:
+        browser = Browser(home)
+        if logged_in:
+            await browser.log_in()
+        await talk(browser)
+
+    asyncio.run(main())
+
+
+def test_a_link_works_once_and_not_for_long() -> None:
+    now = [0.0]
+    kept = Sessions(lambda: now[0])
+    token = kept.link()
+    made = kept.log_in(token)
+    assert made is not None and kept.find(made.id) == made.session
+    assert kept.log_in(token) is None
+    late = kept.link()
+    now[0] += sessions.LINK_S + 1
+    assert kept.log_in(late) is None
+    now[0] += sessions.SESSION_S
+    assert kept.find(made.id) is None
+
+
+def test_who_logs_out_is_out() -> None:
+    kept = Sessions()
+    made = kept.log_in(kept.link())
+    assert made is not None
+    kept.log_out(made.id)
+    assert kept.find(made.id) is None
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/ui/runs/run_1", "/ui/nothing", "/ui/runs/x/live"])
+def test_nothing_is_shown_without_a_session(home: Home, path: str) -> None:
+    async def talk(browser: Browser) -> None:
+        answer = await browser.http.get(path)
+        assert answer.status_code == 401
+        assert "torpor dashboard" in answer.text
+        assert (await browser.http.get("/ui/login?token=guessed")).status_code == 401
+
+    browse(home, talk, logged_in=False)
+
+
+def test_the_cookie_is_kept_from_scripts_and_other_sites(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        token = browser.app.state.sessions.link()
+        answer = await browser.http.get(f"/ui/login?token={token}")
+        (cookie,) = answer.headers.get_list("set-cookie")
+        told = {part.strip().lower() for part in cookie.split(";")[1:]}
+        assert {"httponly", "samesite=strict", "path=/ui"} <= told
+
+    browse(home, talk, logged_in=False)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_run_and_load_nothing_that_is_not_ours(home: Home, path: str) -> None:
+    async def talk(browser: Browser) -> None:
+        answer = await browser.http.get(path)
+        assert answer.status_code == 200
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
+        assert answer.headers["cache-control"] == "no-store"
+        assert not re.search(r"<script(?! src=)|<style| style=| on\w+=", answer.text)
+        assert not re.search(r"(src|href|action)=\"(?!/|\?|#)", answer.text)
+
+    browse(home, talk)
+
+
+def test_what_an_agent_says_is_text(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        evil = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+        wait = await browser.asked(["print", evil], ["log", evil], ["approve", evil, {evil: evil}])
+        for path in (f"/ui/runs/{wait['run']}", "/ui/waits", "/ui/runs"):
+            answer = await browser.http.get(path)
+            assert "&lt;script&gt;alert(1)" in answer.text, path
+            assert "<script>alert" not in answer.text and "<img src=x" not in answer.text
+
+    browse(home, talk)
+
+
+@pytest.mark.parametrize(
+    ("origin", "changed"),
+    [
+        ("http://evil.example", {}),
+        ("http://127.0.0.1:8000", {}),
+        ("null", {}),
+        (None, {}),
+        (ORIGIN, {"csrf": "guessed"}),
+        (ORIGIN, {"csrf": ""}),
+    ],
+)
+def test_a_post_from_elsewhere_changes_nothing(
+    home: Home, origin: str | None, changed: dict[str, str]
+) -> None:
+    async def talk(browser: Browser) -> None:
+        wait = await browser.asked(["approve", "Send?", None], ["return", 1])
+        form = {"verdict": "approve"} | changed
+        answer = await browser.post(f"/ui/waits/{wait['id']}", origin, **form)
+        assert answer.status_code == 403
+        assert (await browser.service.wait(wait["id"]))["state"] == "open"
+
+    browse(home, talk)
+
+
+def test_a_wait_is_answered(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        wait = await browser.asked(["approve", "Send?", None], ["wait", "Colour?", None])
+        answer = await browser.post(f"/ui/waits/{wait['id']}", verdict="deny", note="not yet")
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/ui/runs/{wait['run']}")
+        assert wait["value"]["approved"] is False and wait["value"]["note"] == "not yet"
+        second = await browser.asks(wait["run"])
+        await browser.post(f"/ui/waits/{second['id']}", data='{"colour": "red"}')
+        assert second["value"]["data"] == {"colour": "red"}
+        late = await browser.post(f"/ui/waits/{second['id']}", data="blue")
+        assert late.status_code == 409 and "answered already" in late.text
+
+    browse(home, talk)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "form", "status", "says"),
+    [
+        ("GET", "/ui/runs/run_none", {}, 404, "no run run_none"),
+        ("GET", "/ui/runs?text=" + "x" * 300, {}, 422, "200 characters"),
+        ("GET", "/ui/nothing", {}, 404, "/ui/nothing"),
+        ("POST", "/ui/runs", {}, 405, "Method"),
+        ("POST", "/ui/waits/wait_1", {"verdict": "maybe"}, 422, "approve or deny"),
+        ("POST", "/ui/runs/run_none/cancel", {}, 404, "run_none"),
+        ("POST", "/ui/runs/run_none/fork", {"at": "-1"}, 422, "a place in a log"),
+        ("POST", f"/ui/agents/{VERSION}/runs", {"input": "[1]"}, 422, "a JSON object"),
+    ],
+)
+def test_what_cannot_be_done_says_why(
+    home: Home, method: str, path: str, form: dict[str, str], status: int, says: str
+) -> None:
+    async def talk(browser: Browser) -> None:
+        get = browser.http.get
+        answer = await (get(path) if method == "GET" else browser.post(path, **form))
+        assert answer.status_code == status
+        assert says in answer.text
+
+    browse(home, talk)
+
+
+def test_a_run_is_started_forked_and_cancelled(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        given = '{"script": [["approve", "Send?", null]]}'
+        started = await browser.post(f"/ui/agents/{VERSION}/runs", agent="player", input=given)
+        run = started.headers["location"].rpartition("/")[2]
+        page = await browser.http.get(f"/ui/runs/{run}")
+        assert page.status_code == 200
+        forked = await browser.post(f"/ui/runs/{run}/fork", at="1")
+        fork = forked.headers["location"].rpartition("/")[2]
+        assert (await browser.service.run(fork))["forked"]["at"] == 1
+        await browser.post(f"/ui/runs/{run}/cancel")
+        assert (await browser.service.run(run))["state"] == "cancelled"
+        retried = await browser.post(f"/ui/runs/{run}/retry")
+        assert retried.status_code == 303
+
+    browse(home, talk)
+
+
+def test_a_log_is_followed_from_where_a_browser_was(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        run = await browser.service.start(
+            VERSION, None, {"script": [["print", "a"], ["log", "b"], ["return", 1]]}, None
+        )
+        live = f"/ui/runs/{run['id']}/live?start=0&after=1"
+        whole = await browser.http.get(live)
+        ids = [int(each) for each in re.findall(r"^id: (\d+)$", whole.text, re.MULTILINE)]
+        assert ids and whole.text.rstrip().endswith('data: {"state":"completed"}')
+        rest = await browser.http.get(live, headers={"last-event-id": str(ids[-1])})
+        assert "event: item" not in rest.text and "event: end" in rest.text
+
+    browse(home, talk)
+
+
+def test_what_is_loaded_is_kept_until_it_changes(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        page = await browser.http.get("/ui/runs")
+        urls = re.findall(r"/ui/static/[^\"]+", page.text)
+        assert any(url.startswith("/ui/static/htmx.min.js?") for url in urls)
+        for url in urls:
+            asset = await browser.http.get(url)
+            assert asset.status_code == 200 and "immutable" in asset.headers["cache-control"]
+        for path in ("/ui/static/none.js", "/ui/static/..%2fapp.py", "/ui/static/htmx.LICENSE"):
+            assert (await browser.http.get(path)).status_code == 404
+
+    browse(home, talk)

@@ -1,0 +1,191 @@
+"""What is made of logs: turns, timelines, the strip. All pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torpor.dashboard import life, turns
+from torpor.dashboard.timeline import BAD, BUSY, GOOD, Item, Timeline
+from torpor.dashboard.turns import Answered, Asked, Said
+
+KEYS = st.sampled_from(
+    ["messages", "input", "choices", "message", "content", "usage", "tool_calls", "function"]
+)
+SHAPED = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def test_a_chat_completion_is_a_turn() -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi."},
+        {"role": "tool", "content": [{"type": "text", "text": "42"}]},
+        {"role": "user", "content": "And?"},
+    ]
+    asked = turns.asked(json.dumps({"model": "m", "messages": messages}))
+    assert asked == Asked("m", [Said("tool", "42"), Said("user", "And?")], earlier=3)
+    call = {"function": {"name": "search", "arguments": '{"q": 1}'}}
+    choice = {"message": {"content": "Well.", "tool_calls": [call]}, "finish_reason": "tool_calls"}
+    usage = {"prompt_tokens": 10, "completion_tokens": 3}
+    usage_details = {"prompt_tokens_details": {"cached_tokens": 7}}
+    body = json.dumps({"model": "m-1", "choices": [choice], "usage": usage | usage_details})
+    said = [Said("assistant", "Well."), Said("assistant", '→ search({"q": 1})')]
+    expected = Answered("m-1", said, 10, 3, 7, 200, "tool_calls")
+    assert turns.answered({"status": 200, "body": body}) == expected
+
+
+def test_anthropic_counts_what_was_cached_apart() -> None:
+    body = {
+        "content": [
+            {"type": "text", "text": "Yes."},
+            {"type": "tool_use", "name": "f", "input": {}},
+        ],
+        "usage": {"input_tokens": 4, "cache_read_input_tokens": 6, "output_tokens": 2},
+        "stop_reason": "tool_use",
+    }
+    answer = turns.answered({"status": 200, "body": json.dumps(body)})
+    assert (answer.tokens_in, answer.tokens_cached, answer.tokens_out) == (10, 6, 2)
+    assert answer.said == [Said("assistant", "Yes.\n→ f({})")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(SHAPED, SHAPED)
+def test_whatever_an_agent_or_a_server_wrote_is_read(asked: Any, answered: Any) -> None:
+    turns.asked(json.dumps(asked))
+    turns.answered({"status": 200, "body": json.dumps(answered)})
+    turns.answered(answered)
+
+
+class Log:
+    def __init__(self) -> None:
+        self.entries: list[dict[str, Any]] = []
+
+    def add(self, kind: str, op: str | None = None, /, *, epoch: int = 1, **data: Any) -> None:
+        seq = len(self.entries) + 1
+        entry = {"seq": seq, "at": float(seq), "epoch": epoch, "kind": kind, "op": op}
+        self.entries.append(entry | {"data": data})
+
+    def items(self) -> list[Item]:
+        return list(Timeline.of(self.entries).items.values())
+
+
+def test_a_step_is_one_item_from_its_beginning_to_its_outcome() -> None:
+    log = Log()
+    given = {"args": ["owls"], "kwargs": {"n": 2}}
+    log.add("op.begin", "step:search#1", kind="step", name="search", data=given)
+    (begun,) = log.items()
+    assert (begun.kind, begun.tone, begun.brief) == ("step", BUSY, '("owls", n=2)')
+    log.add("op.again", "step:search#1")
+    log.add("op.end", "step:search#1", ok=True, value=["a"])
+    (ended,) = log.items()
+    assert (ended.tone, ended.seq, ended.last, ended.ended_at) == (GOOD, 1, 3, 3.0)
+    assert ended.figures == ("done again",)
+    assert ended.brief == '("owls", n=2) → ["a"]'
+    assert [block.label for block in ended.blocks] == ["arguments", "result"]
+
+
+def test_a_failure_shows_why() -> None:
+    log = Log()
+    log.add("op.begin", "step:pay#1", kind="step", name="pay")
+    error = {"type": "ValueError", "message": "no card", "traceback": "Traceback\n  line 1"}
+    log.add("op.end", "step:pay#1", ok=False, error=error)
+    (item,) = log.items()
+    assert (item.tone, item.brief) == (BAD, "ValueError: no card")
+    assert item.blocks[-1].text == "Traceback\n  line 1"
+
+
+def test_a_freeze_and_the_sleep_after_it_are_one_item() -> None:
+    log = Log()
+    log.add("snapshot", snapshot="snap_1", bytes=41_000, pause_ms=8.0, freeze_ms=120.0)
+    (taken,) = log.items()
+    assert taken.kind == "snapshot"
+    log.add("run.suspended", snapshot="snap_1")
+    log.add("run.resumed", epoch=2)
+    log.add("machine.up", epoch=2, resume_ms=180.0, warm=True)
+    (item,) = log.items()
+    assert (item.kind, item.ended_at) == ("asleep", 3.0)
+    figures = ("41.0 kB", "paused 8 ms", "stored in 120 ms", "there in 180 ms, warm")
+    assert item.figures == figures
+
+
+def test_what_is_printed_in_pieces_is_one_item_a_stream() -> None:
+    log = Log()
+    for stream, text in [
+        ("stdout", "a"),
+        ("stdout", "b\nlast\n"),
+        ("stderr", "c"),
+        ("stdout", "d"),
+    ]:
+        log.add("output", stream=stream, text=text, offset=0)
+    assert [(each.title, each.blocks[0].text) for each in log.items()] == [
+        ("stdout", "ab\nlast\n"),
+        ("stderr", "c"),
+        ("stdout", "d"),
+    ]
+    assert log.items()[0].brief == "last"
+
+
+def test_an_outcome_whose_beginning_is_on_another_page_is_an_item() -> None:
+    log = Log()
+    log.add("op.end", "step:search#1", ok=True, value=1)
+    (item,) = log.items()
+    assert (item.kind, item.title, item.tone) == ("step", "search#1", GOOD)
+
+
+def test_what_nobody_knows_is_shown_as_it_is() -> None:
+    log = Log()
+    log.add("later.kind", note="hello")
+    (item,) = log.items()
+    assert (item.kind, item.title) == ("mark", "later.kind")
+    assert '"note": "hello"' in item.blocks[0].text
+
+
+def moves(*of: tuple[float, str]) -> list[dict[str, Any]]:
+    return [{"kind": f"run.{kind}", "at": at} for at, kind in of]
+
+
+def test_the_strip_is_true_to_scale() -> None:
+    drawn = life.read(
+        moves(
+            (0, "created"), (10, "started"), (20, "suspended"), (90, "resumed"), (100, "completed")
+        ),
+        now=500.0,
+    )
+    assert drawn is not None
+    assert (drawn.began_at, drawn.until, drawn.sleeps) == (0, 100, 1)
+    spans = [(span.what, span.x, span.width) for span in drawn.spans]
+    assert spans == [
+        ("queued", 0.0, 100.0),
+        ("suspended", 200.0, 700.0),
+        ("running", 100.0, 100.0),
+        ("running", 900.0, 100.0),
+    ]
+
+
+def test_a_moment_awake_is_seen_however_long_the_sleep() -> None:
+    week = 7 * 86400.0
+    drawn = life.read(moves((0, "created"), (0, "started"), (1, "suspended")), now=week)
+    assert drawn is not None
+    (awake,) = [span for span in drawn.spans if span.what == "running"]
+    assert awake.width == life.AWAKE_MIN
+
+
+@pytest.mark.parametrize("cycles", [1, 1000, 5000])
+def test_however_long_a_log_is_the_strip_is_bounded(cycles: int) -> None:
+    waking = [(each + part, kind) for each in range(cycles) for part, kind in WAKING]
+    drawn = life.read(moves((0, "created"), *waking), now=float(cycles))
+    assert drawn is not None
+    assert len(drawn.spans) < 2500
+    assert all(s.x >= 0 and s.x + s.width <= life.WIDTH + 0.1 for s in drawn.spans)
+
+
+WAKING = [(0.0, "resumed"), (0.3, "suspended")]
