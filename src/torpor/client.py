@@ -222,8 +222,17 @@ class Client:
     def import_run(self, chunks: Iterable[bytes]) -> Object:
         return self._object("POST", "/imports", content=chunks, timeout=None)
 
-    def waits(self, run: str | None = None, *, all: bool = False) -> list[Object]:
-        query = {"run": run, "all": "true" if all else None}
+    def send(
+        self, ref: str, name: str, *, data: Any = None, id: str | None = None, by: str | None = None
+    ) -> Object:
+        """Send the run an event."""
+        body = {"name": name, "data": data, "id": id, "by": by}
+        return self._object("POST", f"/runs/{_segment(ref)}/events", json=body)
+
+    def waits(
+        self, run: str | None = None, *, tag: str | None = None, all: bool = False
+    ) -> list[Object]:
+        query = {"run": run, "tag": tag, "all": "true" if all else None}
         return self._list("GET", "/waits", params=_given(query))
 
     def wait(self, ref: str) -> Object:

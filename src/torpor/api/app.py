@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 import torpor
-from torpor.api import dashboard, limits, problems, stream
+from torpor.api import dashboard, events, limits, problems, stream
 from torpor.api.problems import Json
 from torpor.api.shapes import (
     Agent,
@@ -124,13 +124,22 @@ class Service(Protocol):
     async def import_run(self, chunks: AsyncIterator[bytes]) -> Object: ...
 
     async def waits(
-        self, run: str | None, all: bool, limit: int | None = None, after: str | None = None
+        self,
+        run: str | None,
+        all: bool,
+        limit: int | None = None,
+        after: str | None = None,
+        tag: str | None = None,
     ) -> list[Object]: ...
 
     async def wait(self, ref: str) -> Object: ...
 
     async def complete(
         self, ref: str, data: Any, approved: bool | None, note: str | None, by: str | None
+    ) -> Object: ...
+
+    async def send(
+        self, ref: str, name: str, data: Any, by: str | None, event: str | None
     ) -> Object: ...
 
     async def hand_over(self, tell: Callable[[str], None]) -> None:
@@ -299,7 +308,8 @@ async def backup(body: BackupRequest, service: Uses) -> Json:
 
 @router.get("/waits", responses=_gives(list[Wait]))
 async def waits(query: Annotated[WaitsQuery, Query()], service: Uses) -> Json:
-    return Json(await service.waits(query.run, query.all, query.limit, query.after))
+    found = await service.waits(query.run, query.all, query.limit, query.after, query.tag)
+    return Json(found)
 
 
 @router.get("/waits/{ref}", responses=_gives(Wait))
@@ -309,7 +319,8 @@ async def wait(ref: str, service: Uses) -> Json:
 
 @router.post("/waits/{ref}/complete", responses=_gives(Wait))
 async def complete(ref: str, body: CompleteRequest, service: Uses) -> Json:
-    """Answer a wait: 409 if it was answered before, or has ended otherwise."""
+    """Answer a wait: 409 if it was answered before, or has ended otherwise; 422 if the answer is
+    not what it asks for."""
     return Json(await service.complete(ref, body.data, body.approved, body.note, body.by))
 
 
@@ -341,6 +352,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(limits.BodyLimit)
     problems.install(app)
     app.include_router(router)
+    app.include_router(events.router)
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
     dashboard.install(app, service, app.state.stop)
     return app

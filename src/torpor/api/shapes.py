@@ -186,8 +186,18 @@ class LogQuery(_Request):
     follow: bool = Field(default=False, description="stream entries until the run has ended")
 
 
+class SendRequest(_Request):
+    name: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_sound)]
+    data: AnyJson = None
+    id: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_sound)] | None = Field(
+        default=None, description="the sender's: sent twice with the same, it is one event"
+    )
+    by: ShortText | None = None
+
+
 class WaitsQuery(_Request):
     run: ShortText | None = None
+    tag: ShortText | None = None
     all: bool = Field(default=False, description="also those that have ended")
     limit: int | None = Field(default=None, ge=1, le=1000)
     after: ShortText | None = Field(default=None, description="only waits younger than this one")
@@ -281,12 +291,26 @@ class Wait(BaseModel):
     data: Any
     schema_: Any = Field(alias="schema")
     approve: bool
+    tags: list[str]
+    id_key: str | None
+    webhooks: list[str] = Field(description="who is told of it, by the names in the agent's file")
+    remind_after: list[float]
+    reminded: int
+    remind_at: float | None
     created_at: float
     due_at: float | None
     state: str
     value: Any
     completed_at: float | None
     by: str | None
+
+
+class Sent(BaseModel):
+    run: str
+    seq: int = Field(description="the event's place in the run's log")
+    name: str
+    wait: str | None = Field(description="what it ended; none if the run does not wait for it yet")
+    again: bool = Field(description="it had been sent before, and nothing has changed")
 
 
 class RunDetail(Run):

@@ -87,7 +87,14 @@ def user() -> str | None:
         return None
 
 
+def answerable(wait: Object) -> bool:
+    """Whether a person may answer it: time and events come by themselves."""
+    return wait["kind"] not in ("sleep", "event")
+
+
 def how_to_answer(wait: Object) -> str:
+    if wait["kind"] == "event":
+        return f"torpor send {wait['run']} {wait['prompt']} --data JSON"
     if wait["approve"]:
         return f"torpor approve {wait['id']}  or  torpor deny {wait['id']}"
     if wait["kind"] == "doubt":
@@ -182,7 +189,7 @@ class _Follower:
     def _show(self, entry: Object) -> None:
         data = entry["data"]
         match entry["kind"]:
-            case "op.begin" if data["kind"] in ("wait", "sleep", "doubt"):
+            case "op.begin" if data["kind"] in ("wait", "event", "sleep", "doubt"):
                 self._awaited[entry["op"]] = {**data, "op": entry["op"]}
             case "op.end":
                 self._awaited.pop(entry["op"], None)
@@ -241,7 +248,7 @@ class _Follower:
             waits = self._client.waits(self._run)
         except Unreachable:
             return  # the log's reader says so, and when it is back
-        asked = [wait for wait in waits if wait["kind"] != "sleep"]
+        asked = [wait for wait in waits if answerable(wait)]
         if not self._interactive:
             for wait in asked:
                 if wait["id"] not in self._announced:

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import torpor
-from torpor.cli import agents, dashboard, forks, host, runs, storage, waits
+from torpor.cli import agents, dashboard, events, forks, host, runs, storage, waits
 from torpor.cli.entry import INTERRUPTED
 from torpor.cli.screen import complain, say
 from torpor.client import Unreachable
@@ -106,6 +106,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "approve": waits.approve,
         "deny": waits.deny,
         "complete": waits.complete,
+        "send": events.send,
     },
     _THIS_HOST: {
         "up": host.up,

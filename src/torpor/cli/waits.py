@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import words
-from torpor.cli.attach import user
+from torpor.cli.attach import answerable, user
 from torpor.cli.host import Json
 from torpor.cli.question import told
 from torpor.cli.screen import say, show, show_json, table
@@ -29,10 +29,11 @@ Note = Annotated[str | None, typer.Option(metavar="TEXT", help="Told to the agen
 def waits(
     run: Annotated[str | None, typer.Argument(metavar="[RUN]", show_default=False)] = None,
     all: Annotated[bool, typer.Option("--all", help="Also those that have ended.")] = False,
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Only those with it.")] = None,
     as_json: Json = False,
 ) -> None:
     """What runs wait for."""
-    found = Client(Home.find()).waits(run, all=all)
+    found = Client(Home.find()).waits(run, tag=tag, all=all)
     if as_json:
         show_json(found)
     elif not found:
@@ -62,12 +63,12 @@ Data = Annotated[str, typer.Option(metavar="JSON", help="Given to the agent; tex
 
 def complete(wait: WaitArg, data: Data = "null", as_json: Json = False) -> None:
     """Answer a wait with data."""
-    _answer(wait, as_json=as_json, data=_parsed(data))
+    _answer(wait, as_json=as_json, data=parsed(data))
 
 
 def approve(wait: WaitArg, note: Note = None, data: Data = "null", as_json: Json = False) -> None:
     """Say yes to what an agent asks."""
-    _answer(wait, as_json=as_json, approved=True, note=note, data=_parsed(data))
+    _answer(wait, as_json=as_json, approved=True, note=note, data=parsed(data))
 
 
 def deny(wait: WaitArg, note: Note = None, as_json: Json = False) -> None:
@@ -75,7 +76,7 @@ def deny(wait: WaitArg, note: Note = None, as_json: Json = False) -> None:
     _answer(wait, as_json=as_json, approved=False, note=note)
 
 
-def _parsed(data: str) -> Any:
+def parsed(data: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -95,7 +96,7 @@ def find_wait(client: Client, ref: str) -> str:
     """The wait meant by `ref`; a run's id stands for its only open wait. Raises Conflict."""
     if not ref.startswith("run_"):
         return ref
-    asked = [wait for wait in client.waits(client.run(ref)["id"]) if wait["kind"] != "sleep"]
+    asked = [wait for wait in client.waits(client.run(ref)["id"]) if answerable(wait)]
     match asked:
         case [only]:
             return str(only["id"])

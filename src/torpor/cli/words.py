@@ -13,6 +13,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 _BRIEF = 80
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_AWAITED = {"event": "the event"}
 
 
 def duration(seconds: float) -> str:
@@ -132,6 +133,6 @@ def waiting_for(waits: list[dict[str, Any]], now: float) -> str:
             f"{clock(first['due_at'], now).rsplit('.', 1)[0]} ({duration(first['due_at'] - now)})"
         )
     else:
-        kind = "approval" if first["approve"] else "an answer"
+        kind = "approval" if first["approve"] else _AWAITED.get(first["kind"], "an answer")
         what = f"{kind}: {asked(first, 60)}"
     return f"{what} and {more} more" if more else what

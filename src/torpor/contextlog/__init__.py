@@ -7,8 +7,9 @@ machines, pages in a browser) is a reader or asks here. Which function is where:
     runs       create_run, get_run, list_runs, runs_in, claimable, claim, transition,
                request_cancel, live_figures
     entries    append, append_output, read_entries, journal
-    waits      create_wait, get_wait, list_waits, complete_wait, cancel_waits, due_waits,
-               end_due, next_due
+    waits      create_wait, get_wait, list_waits, complete_wait, answer_wait, cancel_waits,
+               due_waits, end_due, next_due
+    events     send_event, wait_for_event, deliver, read_events
     snapshots  record_snapshot, get_snapshot, newest_snapshot, list_snapshots, live_snapshots,
                set_pinned, reclaim
     lineage    which entries make up a run's log: a fork shares the beginning of its origin's

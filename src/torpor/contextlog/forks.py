@@ -27,7 +27,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select, update
 
-from torpor.contextlog import lineage, schema
+from torpor.contextlog import events, lineage, schema
 from torpor.contextlog.agents import find_agent
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_result
 from torpor.contextlog.keys import find_key, put_key
@@ -118,6 +118,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
         row = {"seq": seq, "kind": entry.kind, "op": entry.op, "data": entry.data}
         c.execute(insert(schema.entries), [{"run": run, "at": now, "epoch": None, **row}])
     _inherit_waits(c, run, fork, now)
+    events.read_events(c, run, now)
     told = {
         "origin": origin.id,
         "seq": fork.at,
@@ -282,6 +283,14 @@ def _fitting(op: OpId, data: dict[str, Any]) -> dict[str, Any]:
 def _checked(op: OpId, value: Any) -> Any:
     """A value that an operation of its kind can have. Raises Invalid."""
     match op.partition(":")[0], value:
+        case "event", value:
+            return {
+                "status": "completed",
+                "data": value,
+                "approved": None,
+                "note": None,
+                "by": None,
+            }
         case "wait", {**given} if not set(given) - {"data", "approved", "note", "by"}:
             keys = ("data", "approved", "note", "by")
             return {"status": "completed", **{key: given.get(key) for key in keys}}
@@ -349,7 +358,7 @@ def _inherit_waits(c: Connection, run: RunId, fork: Fork, now: float) -> None:
         if result is None:
             # A timeout has as long to go as it had there; what is slept until is a time.
             due_at = begun["due_at"]
-            if due_at is not None and begun["kind"] == "wait":
+            if due_at is not None and begun["kind"] != "sleep":
                 due_at += now - frozen_at
             inherit_wait(c, run, op, begun, due_at=due_at, now=now)
         elif op in fork.set:

@@ -210,6 +210,13 @@ waits = Table(
     Column("data", JSON, nullable=False),
     Column("schema", _Json),
     Column("approve", Boolean, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("id_key", String),
+    # Whom to tell of it, by the names in the agent's file, and when to remind them.
+    Column("webhooks", JSON, nullable=False),
+    Column("remind_after", JSON, nullable=False),  # seconds from its creation, ascending
+    Column("reminded", Integer, nullable=False, default=0),
+    Column("remind_at", Double),
     Column("created_at", Double, nullable=False),
     Column("due_at", Double),
     Column("state", String, nullable=False),
@@ -218,6 +225,21 @@ waits = Table(
     Column("by", String),
     UniqueConstraint("run", "op"),
     Index("waits_by_state", "state", "due_at"),
+    Index("waits_by_id_key", "id_key", "state"),
+    Index("waits_by_reminder", "state", "remind_at"),
+)
+
+# The events that were sent to a run, by their places in its log (`torpor.contextlog.events`).
+events = Table(
+    "events",
+    metadata,
+    Column("run", _Id, ForeignKey("runs.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", String, nullable=False),
+    Column("event", String),  # its sender's id of it
+    Column("taken", Boolean, nullable=False),
+    UniqueConstraint("run", "event"),
+    Index("events_untaken", "run", "taken", "name", "seq"),
 )
 
 snapshots = Table(

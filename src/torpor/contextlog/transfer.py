@@ -9,6 +9,7 @@ A fork leaves whole: what it shares with others goes with it as if it were its o
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 
 from torpor.contextlog import lineage, schema
 from torpor.contextlog.entries import check_entry, check_object, folded, unfolded
+from torpor.contextlog.events import read_events
 from torpor.contextlog.store import touched
 from torpor.contextlog.waits import list_waits
 from torpor.model.errors import Conflict, Invalid
@@ -98,6 +100,7 @@ def write_run(
                 c.execute(insert(table), ready)
     except IntegrityError as error:
         raise Invalid(f"the run's rows do not fit together: {error.orig}") from error
+    read_events(c, RunId(run["id"]), time.time())
     touched(c, run["id"])
 
 

@@ -1,20 +1,36 @@
 """Waits: what a run waits for from outside, answered, timed out or cancelled exactly once.
 
-    open ──► completed | timeout | cancelled
+    open ──► completed | timeout | cancelled        refused: it never was open
 
 A wait is an operation: making it appends its op.begin, ending it appends `wait.<state>` and the
 op.end whose value tells the agent. Whoever's UPDATE finds the wait open ends it (rule 11); a
 person who comes too late is told so (Conflict), a timer that comes too late changes nothing.
+
+Waits of one agent with the same idempotency key are one question (`answer_wait`): the answer to any
+of them is the answer to all that are open, and one that is made after it has it at once. Each
+times out and is cancelled for itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    String,
+    cast,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from torpor.contextlog import schema
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_op
@@ -23,13 +39,17 @@ from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import Epoch, OpId, RunId, WaitId, new_id
 
 OPEN, COMPLETED, TIMEOUT, CANCELLED = "open", "completed", "timeout", "cancelled"
+REFUSED = "refused"
 _ENDS = (COMPLETED, TIMEOUT, CANCELLED)
+_HOW = {COMPLETED: "answered", TIMEOUT: "timed out", CANCELLED: "cancelled", REFUSED: "refused"}
 # What falling due means: the time that was slept for has come, the answer has not.
-_DUE = {"wait": TIMEOUT, "sleep": COMPLETED, "doubt": TIMEOUT}
+_DUE = {"wait": TIMEOUT, "event": TIMEOUT, "sleep": COMPLETED, "doubt": TIMEOUT}
 WAITS = tuple(_DUE)  # the kinds of operations that are waits
 _ANSWER = ("data", "approved", "note")
+# How a wait was asked for, where that is not said: left out of its op.begin.
+_UNASKED: dict[str, Any] = {"tags": [], "id_key": None, "webhooks": [], "remind_after": []}
 
-_waits = schema.waits
+_waits, _runs, _agents = schema.waits, schema.runs, schema.agents
 
 
 @dataclass(frozen=True)
@@ -42,12 +62,25 @@ class WaitRow:
     data: Any
     schema: dict[str, Any] | None
     approve: bool
+    tags: list[str]
+    id_key: str | None
+    webhooks: list[str]
+    remind_after: list[float]
+    reminded: int
+    remind_at: float | None
     created_at: float
     due_at: float | None
     state: str
     value: dict[str, Any] | None
     completed_at: float | None
     by: str | None
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """Of one that is not open any more, as its op.end has it."""
+        if self.state == REFUSED:
+            return {"ok": False, "error": self.value}
+        return {"ok": True, "value": self.value}
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -74,40 +107,38 @@ def create_wait(
     data: Any = None,
     schema: Mapping[str, Any] | None = None,
     approve: bool = False,
+    tags: Sequence[str] = (),
+    id_key: str | None = None,
+    webhooks: Sequence[str] = (),
+    remind_after: Sequence[float] = (),
     due_at: float | None = None,
+    refused: Mapping[str, Any] | None = None,
 ) -> WaitRow:
-    """Begin operation `op` as a wait of `kind` "wait", "sleep" or "doubt" (about a step); the one
-    there is if it began.
+    """Begin operation `op` as a wait of `kind` "wait", "event", "sleep" or "doubt" (about a step);
+    the one there is if it began.
 
-    `due_at` is when it ends by itself; `at` and `side` are as in `entries`. Raises as
-    `entries.append` does.
+    `due_at` is when it ends by itself; `at` and `side` are as in `entries`. One that is `refused`
+    fails at once with that error; one that was answered before under its `id_key` has the answer.
+    Raises as `entries.append` does.
     """
     if kind not in _DUE:
         raise Invalid(f"there is no kind of wait {kind!r}: it is one of {', '.join(_DUE)}")
     asked = {"prompt": prompt, "data": data, "schema": schema, "approve": approve}
+    also: dict[str, Any] = {"tags": list(tags), "id_key": id_key}
+    also |= {"webhooks": list(webhooks), "remind_after": sorted(remind_after)}
     place = {key: value for key, value in (("at", at), ("side", side)) if value is not None}
-    begin = {"kind": kind, "name": name, "digest": digest, **place, "due_at": due_at}
-    append(c, run, epoch, [NewEntry(BEGIN, op, begin | asked)], now)
+    begin = {"kind": kind, "name": name, "digest": digest, **place, "due_at": due_at} | asked
+    begin |= {key: value for key, value in also.items() if value != _UNASKED[key]}
+    append(c, run, epoch, [NewEntry(BEGIN, op, begin)], now)
     there = c.execute(select(_waits).filter_by(run=run, op=op)).first()
     if there is not None:
         return _row(there)
-    wait = WaitId(new_id("wait"))
-    c.execute(
-        insert(_waits),
-        [
-            {
-                "id": wait,
-                "run": run,
-                "op": op,
-                "kind": kind,
-                "created_at": now,
-                "due_at": due_at,
-                "state": OPEN,
-                **asked,
-            }
-        ],
-    )
-    return get_wait(c, wait)
+    wait = _insert(c, run, op, kind, asked | also, now, due_at)
+    if refused is not None:
+        _refuse(c, wait, refused, now)
+    elif (answered := _answered_before(c, wait)) is not None:
+        complete_wait(c, wait.id, value=answered, now=now)
+    return get_wait(c, wait.id)
 
 
 def inherit_wait(
@@ -122,18 +153,32 @@ def inherit_wait(
 ) -> None:
     """Give a fork a wait of its own for `op`, which the log it shares says was `begun`: open, or
     ended with `value`, which its log has."""
-    ended = {"state": value["status"], "value": value, "completed_at": now} if value else {}
-    kept = ("kind", "prompt", "data", "schema", "approve")
-    made = {
-        "id": WaitId(new_id("wait")),
-        "run": run,
-        "op": op,
-        "created_at": now,
-        "due_at": due_at,
-        "state": OPEN,
-        **{key: begun[key] for key in kept},
-    }
-    c.execute(insert(_waits), [made | ended])
+    asked = {key: begun[key] for key in ("prompt", "data", "schema", "approve")}
+    also = {key: begun.get(key, unasked) for key, unasked in _UNASKED.items()}
+    wait = _insert(c, run, op, begun["kind"], asked | also, now, due_at)
+    if value is not None:
+        _end(c, wait.id, value, now)
+
+
+def _insert(
+    c: Connection,
+    run: RunId,
+    op: OpId,
+    kind: str,
+    asked: Mapping[str, Any],
+    now: float,
+    due_at: float | None,
+) -> WaitRow:
+    wait = WaitId(new_id("wait"))
+    made = {"id": wait, "run": run, "op": op, "kind": kind, "created_at": now, "due_at": due_at}
+    reminded = {"reminded": 0, "remind_at": _reminder(now, asked["remind_after"], 0)}
+    c.execute(insert(_waits), [made | {"state": OPEN} | reminded | dict(asked)])
+    return get_wait(c, wait)
+
+
+def _reminder(since: float, after: Sequence[float], n: int) -> float | None:
+    """When the `n`th reminder is due, counted from 0."""
+    return since + after[n] if n < len(after) else None
 
 
 def get_wait(c: Connection, ref: str) -> WaitRow:
@@ -149,12 +194,15 @@ def list_waits(
     *,
     limit: int | None = None,
     after: WaitId | None = None,
+    tag: str | None = None,
 ) -> list[WaitRow]:
-    """Oldest first, at most `limit`, those made after wait `after` if given. Of a fork, those that
-    have ended in what it shares are among them: the same rows as its origin's."""
+    """Oldest first, at most `limit`, those made after wait `after`, and with `tag`, if given. Of a
+    fork, those that have ended in what it shares are among them: the same rows as its origin's."""
     query = select(_waits).order_by(_waits.c.id).limit(limit)
     if after is not None:
         query = query.where(_waits.c.id > after)
+    if tag is not None:
+        query = query.where(cast(_waits.c.tags, String).contains(json.dumps(tag), autoescape=True))
     if open_only:
         query = query.where(_waits.c.state == OPEN)
     if run is not None:
@@ -166,13 +214,14 @@ def list_waits(
 def complete_wait(
     c: Connection, wait: WaitId, *, value: Mapping[str, Any], now: float, by: str | None = None
 ) -> bool:
-    """End the wait with `value`: {status?, data?, approved?, note?}; status defaults to completed.
+    """End the wait with `value`: {status?, data?, approved?, note?, event?}; status defaults to
+    completed.
 
     True if this call ended it. If it had ended before: False for a timeout that comes too late,
     Conflict, saying how it ended, for anyone else. The run becomes ready. Raises NotFound,
     Invalid.
     """
-    unknown = sorted(set(value) - {"status", "by", *_ANSWER})
+    unknown = sorted(set(value) - {"status", "by", "event", *_ANSWER})
     status = value.get("status", COMPLETED)
     if unknown or status not in _ENDS:
         raise Invalid(
@@ -181,14 +230,15 @@ def complete_wait(
         )
     by = by if by is not None else value.get("by")
     outcome = {"status": status, **{key: value.get(key) for key in _ANSWER}, "by": by}
+    if "event" in value:  # its place in the log
+        outcome["event"] = value["event"]
     result = {"ok": True, "value": outcome}
     check_object(result, "the answer")  # before anything is written
     ended = _end(c, wait, outcome, now)
     if ended is None:
         return _came_late(c, wait, status)
     told = {"wait": wait, **{key: outcome[key] for key in ("approved", "note", "by")}}
-    began = read_op(c, ended.run, ended.op)
-    result = {key: began[key] for key in ("kind", "name", "digest")} | result
+    result = _identified(c, ended.run, ended.op) | result
     append(
         c,
         ended.run,
@@ -197,6 +247,54 @@ def complete_wait(
         now,
     )
     return True
+
+
+def answer_wait(
+    c: Connection, wait: WaitRow, *, value: Mapping[str, Any], now: float, by: str | None = None
+) -> list[WaitRow]:
+    """Complete the wait, and all open ones that ask the same; the waits that this ended. Raises as
+    `complete_wait`."""
+    complete_wait(c, wait.id, value=value, now=now, by=by)
+    others = _alike(c, wait, OPEN)
+    for other in others:
+        complete_wait(c, other.id, value=value, now=now, by=by)
+    return [get_wait(c, each.id) for each in (wait, *others)]
+
+
+def _answered_before(c: Connection, wait: WaitRow) -> dict[str, Any] | None:
+    return next((each.value for each in _alike(c, wait, COMPLETED)), None)
+
+
+def _alike(c: Connection, wait: WaitRow, state: str) -> list[WaitRow]:
+    """The other waits of the same agent, of any version, that ask the same under the same
+    idempotency key."""
+    if wait.id_key is None:
+        return []
+    asker = (_agents.c.name, func.coalesce(_runs.c.agent, ""))
+    mine = select(*asker).join_from(_runs, _agents).where(_runs.c.id == wait.run)
+    query = select(_waits).join_from(_waits, _runs).join(_agents).order_by(_waits.c.id)
+    query = query.where(
+        _waits.c.id_key == wait.id_key,
+        _waits.c.state == state,
+        _waits.c.id != wait.id,
+        _waits.c.approve == wait.approve,
+        tuple_(*asker).in_(mine),
+    )
+    return [row for row in map(_row, c.execute(query)) if row.schema == wait.schema]
+
+
+def _refuse(c: Connection, wait: WaitRow, error: Mapping[str, Any], now: float) -> None:
+    refused = update(_waits).where(_waits.c.id == wait.id)
+    c.execute(refused.values(state=REFUSED, value=error, completed_at=now, remind_at=None))
+    told = {"wait": wait.id, "why": error["message"]}
+    result = _identified(c, wait.run, wait.op) | {"ok": False, "error": dict(error)}
+    entries = [NewEntry("wait.refused", wait.op, told), NewEntry(END, wait.op, result)]
+    append(c, wait.run, None, entries, now)
+
+
+def _identified(c: Connection, run: RunId, op: OpId) -> dict[str, Any]:
+    began = read_op(c, run, op)
+    return {key: began[key] for key in ("kind", "name", "digest")}
 
 
 def cancel_waits(c: Connection, run: RunId, now: float) -> int:
@@ -239,7 +337,13 @@ def _end(c: Connection, wait: WaitId, outcome: Mapping[str, Any], now: float) ->
     row = c.execute(
         update(_waits)
         .where(_waits.c.id == wait, _waits.c.state == OPEN)
-        .values(state=outcome["status"], value=outcome, completed_at=now, by=outcome["by"])
+        .values(
+            state=outcome["status"],
+            value=outcome,
+            completed_at=now,
+            by=outcome["by"],
+            remind_at=None,
+        )
         .returning(_waits.c.run, _waits.c.op)
     ).first()
     return None if row is None else _Ended(*row)
@@ -254,7 +358,7 @@ def _came_late(c: Connection, wait: WaitId, status: str) -> bool:
     ended = _row(row)
     assert ended.completed_at is not None
     at = datetime.fromtimestamp(ended.completed_at, UTC).isoformat(" ", "seconds")
-    how = {COMPLETED: "answered", TIMEOUT: "timed out", CANCELLED: "cancelled"}[ended.state]
+    how = _HOW[ended.state]
     raise Conflict(
         f"{wait} was {how} already, at {at}" + (f" by {ended.by}" if ended.by else ""),
         hint="What ended it first stands.",

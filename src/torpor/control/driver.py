@@ -359,7 +359,7 @@ class Driver:
     ) -> None:
         op, kind, data = message["op"], message["kind"], message["data"]
         match kind:
-            case "wait" | "sleep" | "doubt":
+            case "wait" | "event" | "sleep" | "doubt":
                 self.standing.unanswered.add(op)
                 made: dict[str, WaitRow] = {}
                 writes.append(lambda c: made.update(wait=self._pen.create_wait(c, message)))
@@ -388,7 +388,7 @@ class Driver:
         if wait.state == waits.OPEN:
             self._on_wait()
         else:  # a recovered machine begins again a wait that was answered meanwhile
-            self.deliver(wait.op, ok=True, value=wait.value)
+            self.deliver(wait.op, **wait.outcome)
 
     def _call_model(self, op: OpId, asked: dict[str, Any] | None = None) -> None:
         if self._hand_over is None:  # else the next server makes it

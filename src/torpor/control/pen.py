@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import entries, runs, snapshots, waits
+from torpor.contextlog import entries, events, runs, snapshots, waits
 from torpor.contextlog.entries import NewEntry, Place
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
@@ -19,9 +19,10 @@ from torpor.contextlog.waits import WaitRow
 from torpor.control import verdicts
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured
-from torpor.model.errors import CallerError, Exhausted, HostError
+from torpor.model.errors import CallerError, Exhausted, HostError, Invalid
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
+from torpor.policy import answers
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class Pen:
             some.clear()
 
     def create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
-        """What a begin message of a wait, a sleep or a doubt says, recorded."""
+        """What a begin message of a wait, an event, a sleep or a doubt says, recorded."""
         now, data = time.time(), message["data"]
         named = {key: message[key] for key in ("op", *entries.IDENTITY) if key in message}
         if message["kind"] == "sleep":
@@ -132,18 +133,24 @@ class Pen:
                 c, self._run, self.epoch, **named, now=now, prompt=prompt, data=shown
             )
         timeout_s = data["timeout_s"]
+        due_at = None if timeout_s is None else now + timeout_s
+        if message["kind"] == "event":
+            del named["kind"]
+            return events.wait_for_event(c, self._run, self.epoch, **named, now=now, due_at=due_at)
+        asked = {key: value for key, value in data.items() if key != "timeout_s"}
+        refused = self._refusal(c, asked)
         return waits.create_wait(
-            c,
-            self._run,
-            self.epoch,
-            **named,
-            now=now,
-            prompt=data["prompt"],
-            data=data["data"],
-            schema=data.get("schema"),
-            approve=data["approve"],
-            due_at=None if timeout_s is None else now + timeout_s,
+            c, self._run, self.epoch, **named, now=now, **asked, due_at=due_at, refused=refused
         )
+
+    def _refusal(self, c: Connection, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Why the agent cannot have a wait that is `asked` for so, as the error that it gets."""
+        try:
+            if asked.get("schema") is not None:
+                answers.check_schema(asked["schema"])
+        except Invalid as error:
+            return {"type": type(error).__name__, "message": error.message}
+        return None
 
     def judge(self, c: Connection, message: Mapping[str, Any]) -> dict[str, Any]:
         """The outcome of the verdict that a begin message asks for, recorded."""

@@ -26,6 +26,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.totals import totals
 from torpor.contextlog.transfer import refuse_known
+from torpor.contextlog.waits import WaitRow
 from torpor.control import transfer
 from torpor.control.backup import back_up
 from torpor.control.driver import CANCELLED, ENDED
@@ -40,10 +41,10 @@ from torpor.control.scheduler import Scheduler
 from torpor.control.storage import Storage
 from torpor.control.templates import Template, keep_template, make_template
 from torpor.control.values import Values
-from torpor.model import doubts
+from torpor.control.waiting import Answer, Waiting
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
-from torpor.model.errors import Conflict, HostError, Invalid, NotFound, TorporError
+from torpor.model.errors import HostError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.inputs import check_input
@@ -65,6 +66,7 @@ class Service:
         self._metrics = Metrics()
         self._storage = Storage(store, self._blobs, self._keys, self._metrics)
         self._forking = Forking(store, self._keys)
+        self._waiting = Waiting(store, self._answered)
         self._tending: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self._engines = Engines(
@@ -416,54 +418,33 @@ class Service:
     # Waits.
 
     async def waits(
-        self, run: str | None, all: bool, limit: int | None = None, after: str | None = None
+        self,
+        run: str | None,
+        all: bool,
+        limit: int | None = None,
+        after: str | None = None,
+        tag: str | None = None,
     ) -> list[dict[str, Any]]:
-        def read(c: Connection) -> list[dict[str, Any]]:
-            of = None if run is None else runs.get_run(c, run).id
-            past = None if after is None else waits.get_wait(c, after).id
-            found = waits.list_waits(c, of, open_only=not all, limit=limit, after=past)
-            return [wait.to_json() for wait in found]
-
-        return await self._store.read(read)
+        return await self._waiting.waits(run, all, limit, after, tag)
 
     async def wait(self, ref: str) -> dict[str, Any]:
-        return (await self._store.read(lambda c: waits.get_wait(c, ref))).to_json()
+        return await self._waiting.wait(ref)
 
     async def complete(
         self, ref: str, data: Any, approved: bool | None, note: str | None, by: str | None
     ) -> dict[str, Any]:
-        value = {"data": data, "approved": approved, "note": note}
+        return await self._waiting.complete(ref, Answer(data, approved, note, by))
 
-        def write(c: Connection) -> waits.WaitRow:
-            wait = waits.get_wait(c, ref)
-            if wait.kind == "sleep":
-                raise Conflict(
-                    f"{wait.id} is a sleep; it ends by itself", hint="A run can be cancelled."
-                )
-            if wait.approve and approved is None:
-                raise Invalid(
-                    f"{wait.id} asks for approval: approved must be true or false",
-                    hint="torpor approve, or torpor deny.",
-                )
-            if not wait.approve and approved is not None:
-                raise Invalid(
-                    f"{wait.id} asks for an answer, not for approval",
-                    hint=f"torpor complete {wait.id} --data JSON",
-                )
-            if wait.kind == "doubt" and wait.state == waits.OPEN:
-                value["data"] = doubts.settled(data)
-            waits.complete_wait(c, wait.id, value=value, now=time.time(), by=by)
-            return waits.get_wait(c, wait.id)
+    async def send(
+        self, ref: str, name: str, data: Any, by: str | None, event: str | None
+    ) -> dict[str, Any]:
+        return await self._waiting.send(ref, name, data, by=by, event=event)
 
-        try:
-            wait = await self._store.write(write)
-        except HostError:
-            if self._scheduler is not None:
-                self._scheduler.answered_perhaps()
-            raise
-        if self._scheduler is not None:
+    def _answered(self, wait: WaitRow | None) -> None:
+        if self._scheduler is not None and wait is None:
+            self._scheduler.answered_perhaps()
+        elif self._scheduler is not None and wait is not None:
             self._scheduler.answered(wait)
-        return wait.to_json()
 
 
 def _keep_agent(

@@ -42,7 +42,7 @@ from torpor.sdk.operations import Operation, Outcome, outcome_of, settle
 from torpor.wire import messages
 
 _SIGNAL_AGAIN_S = 0.05
-_WAITS = ("wait", "sleep", "doubt")  # what a frozen machine can wait for
+_WAITS = ("wait", "event", "sleep", "doubt")  # what a frozen machine can wait for
 
 
 class _Verdict(NamedTuple):

@@ -1,4 +1,4 @@
-"""Waits: for a person or a system outside, for a time, for a checkpoint.
+"""Waits: for a person or a system outside, for an event, for a time, for a checkpoint.
 
 One object serves plain and async code. A plain call (`approve`, `sleep`, `wait_any` …) blocks and
 gives its result; called where an event loop runs it gives at once something to await, which
@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from torpor.model.errors import Invalid
 from torpor.sdk import values
-from torpor.sdk.durations import Duration, seconds
+from torpor.sdk.durations import Duration, Durations, seconds
 from torpor.sdk.operations import Operation, Outcome
 from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside
@@ -40,7 +40,8 @@ class _Ready:
 @dataclass(frozen=True)
 class WaitResult(_Ready):
     """How a waitpoint ended. `status` is "completed", "timeout" or "cancelled"; `data` is what the
-    answer brought; `approved` is set by approvals; `by` is who answered. `name` is the wait's."""
+    answer, or the event, brought; `approved` is set by approvals; `by` is who answered. `name` is
+    the wait's."""
 
     status: str
     data: Any = None
@@ -48,6 +49,11 @@ class WaitResult(_Ready):
     note: str | None = None
     by: str | None = None
     name: str = ""
+
+    @property
+    def timed_out(self) -> bool:
+        """Nobody answered in time."""
+        return self.status == "timeout"
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,11 @@ class Verdict(_Ready):
     data: Any = None
     by: str | None = None
     status: str = "completed"
+
+    @property
+    def timed_out(self) -> bool:
+        """Nobody answered in time."""
+        return self.status == "timeout"
 
 
 class WaitResults(list[WaitResult], _Ready):
@@ -85,7 +96,8 @@ class _Unawaited(Generic[T]):
 
 
 class Waitpoint:
-    """A wait that has begun. `result()` blocks, `await` awaits; both may be used repeatedly."""
+    """A wait, for an answer or an event, that has begun. `result()` blocks, `await` awaits; both
+    may be used repeatedly."""
 
     def __init__(self, operation: Operation) -> None:
         self._operation = operation
@@ -116,16 +128,49 @@ def waitpoint(
     timeout: Duration | None = None,
     schema: Mapping[str, Any] | None = None,
     tags: Sequence[str] = (),
+    idempotency_key: str | None = None,
+    remind_after: Durations = (),
+    webhook: str | Sequence[str] = (),
 ) -> Waitpoint:
-    """Begin to wait for an answer from outside, and go on. `prompt` and `data` (JSON) are what the
-    answerer sees, `schema` is a JSON Schema for the answer's data."""
-    return Waitpoint(_begin_wait("waitpoint", name, prompt, data, timeout, schema, tags, False))
+    """Begin to wait for an answer from outside, and go on.
+
+    `prompt` and `data` (JSON) are what the answerer sees; `schema` is a JSON Schema that the
+    answer's data must fit. `webhook` names who is told of it, by the names in the agent's file;
+    of several the first at once, the next with each reminder. `remind_after` says when, from its
+    beginning. Waits with the same `idempotency_key`, also of other runs of the agent, are one
+    question: the first answer is that of all.
+    """
+    asked = _asked(data, prompt, schema, tags, idempotency_key, remind_after, webhook)
+    return Waitpoint(_begin_wait("waitpoint", name, timeout, asked, approve=False))
 
 
-def approve(prompt: str, data: Any = None, timeout: Duration | None = None) -> Verdict:
-    """Ask a person to approve or deny, and wait for the verdict."""
-    operation = _begin_wait("approve", "approve", prompt, data, timeout, None, (), True)
+def approve(
+    prompt: str,
+    data: Any = None,
+    timeout: Duration | None = None,
+    tags: Sequence[str] = (),
+    idempotency_key: str | None = None,
+    remind_after: Durations = (),
+    webhook: str | Sequence[str] = (),
+) -> Verdict:
+    """Ask a person to approve or deny, and wait for the verdict. All else is as for `waitpoint`."""
+    asked = _asked(data, prompt, None, tags, idempotency_key, remind_after, webhook)
+    operation = _begin_wait("approve", "approve", timeout, asked, approve=True)
     return _blocking_or_awaitable("approve", operation, _verdict)
+
+
+def event(name: str, timeout: Duration | None = None) -> Waitpoint:
+    """Begin to wait for an event that is sent to this run (`torpor send`, a webhook), and go on.
+    Each event ends one wait; one that was sent before is kept until the run waits for it."""
+    refuse_inside("event")
+    runtime = current("event")
+    timeout_s = None if timeout is None else seconds(timeout)
+    until = None if timeout_s is None else time.time() + timeout_s
+    try:
+        fields = {"timeout_s": timeout_s}
+        return Waitpoint(runtime.begin("event", name, values.digest(), fields, until=until))
+    except Invalid as error:
+        raise ValueError(f"torpor.event: {error.message}") from None
 
 
 def sleep(duration: Duration) -> Done:
@@ -186,29 +231,50 @@ def wait_all(*waits: Waitpoint) -> WaitResults:
     return _here("wait_all", block, wait)
 
 
+def _asked(
+    data: Any,
+    prompt: str | None,
+    schema: Mapping[str, Any] | None,
+    tags: Sequence[str],
+    idempotency_key: str | None,
+    remind_after: Durations,
+    webhook: str | Sequence[str],
+) -> Callable[[], dict[str, Any]]:
+    """The fields of a wait, of those that need not be given only those that are."""
+
+    def fields() -> dict[str, Any]:
+        several = isinstance(remind_after, Sequence) and not isinstance(remind_after, str)
+        after = remind_after if several else (remind_after,)
+        also = {
+            "id_key": idempotency_key,
+            "webhooks": [webhook] if isinstance(webhook, str) else list(webhook),
+            "remind_after": [seconds(each) for each in cast(Sequence[Duration], after)],
+        }
+        return {
+            "prompt": prompt or "",
+            "data": values.pack(data),
+            "schema": None if schema is None else values.pack(dict(schema)),
+            "tags": list(tags),
+            **{key: value for key, value in also.items() if value not in (None, [])},
+        }
+
+    return fields
+
+
 def _begin_wait(
     what: str,
     name: str,
-    prompt: str | None,
-    data: Any,
     timeout: Duration | None,
-    schema: Mapping[str, Any] | None,
-    tags: Sequence[str],
+    asked: Callable[[], dict[str, Any]],
+    *,
     approve: bool,
 ) -> Operation:
     refuse_inside(what)
     runtime = current(what)
     timeout_s = None if timeout is None else seconds(timeout)
     try:
-        fields = {
-            "prompt": prompt or "",
-            "data": values.pack(data),
-            "schema": None if schema is None else values.pack(dict(schema)),
-            "timeout_s": timeout_s,
-            "tags": list(tags),
-            "approve": approve,
-        }
-        digest = values.digest(prompt, fields["data"], approve)
+        fields = asked() | {"timeout_s": timeout_s, "approve": approve}
+        digest = values.digest(fields["prompt"] or None, fields["data"], approve)
         until = None if timeout_s is None else time.time() + timeout_s
         return runtime.begin("wait", name, digest, fields, until=until)
     except values.NotJson as error:
@@ -243,6 +309,8 @@ def _here(what: str, block: Callable[[], T], wait: Callable[[], Awaitable[T]]) -
 def _value(operation: Operation, outcome: Outcome) -> Any:
     if not outcome.ok:
         error = outcome.error or {}
+        if error.get("type") == Invalid.__name__:  # the host refused it
+            raise ValueError(f"torpor.{operation.kind} {operation.name}: {error['message']}")
         raise RuntimeError(f"{operation.op} failed: {error.get('type')}: {error.get('message')}")
     return values.unpack(outcome.value)
 

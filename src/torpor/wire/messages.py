@@ -24,11 +24,13 @@ from torpor.model.errors import Invalid
 PROTOCOL = 1
 # One message, encoded. Parsed JSON can take twenty times its text's size, hence not more.
 SIZE_MAX = 16 * 1024 * 1024
-OP_KINDS = ("step", "read", "wait", "sleep", "doubt", "verdict", "model", "checkpoint")
+OP_KINDS = ("step", "read", "wait", "event", "sleep", "doubt", "verdict", "model", "checkpoint")
 DEPTH_MAX = 64  # nesting; what passes here must not break the recursion of a later reader
 NOTE_KINDS = ("log", "emit", "context")
 NAME_MAX = 256
 PLACE_MAX = 512
+ID_KEY_MAX = 256
+REMINDERS_MAX = 16
 TEXT_MAX = 64 * 1024
 BODY_MAX = SIZE_MAX
 VALUE_BYTES_MAX = 1024 * 1024 * 1024  # a result that does not go in one message
@@ -224,8 +226,12 @@ _BEGIN_DATA: dict[str, Check] = {
             "timeout_s": _or_null(_number(0, TIME_MAX)),
             "tags": _list(_text(NAME_MAX), 64),
             "approve": _flag,
+            "id_key?": _text(ID_KEY_MAX, 1),
+            "webhooks?": _list(_NAME, REMINDERS_MAX),
+            "remind_after?": _list(_number(0, TIME_MAX), REMINDERS_MAX),
         }
     ),
+    "event": _record({"timeout_s": _or_null(_number(0, TIME_MAX))}),
     "model": _record(
         {
             "method": _text(16, 1),

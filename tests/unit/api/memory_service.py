@@ -2,7 +2,8 @@
 
 `input = {"script": [[verb, …], …]}`, played in order:
 
-    print TEXT | log MESSAGE | approve PROMPT DATA | wait PROMPT DATA | fail TYPE MESSAGE
+    print TEXT | log MESSAGE | approve PROMPT DATA | wait PROMPT DATA | event NAME DATA
+    fail TYPE MESSAGE
     return VALUE
 
 A run that waits is frozen at once. A file `hold` in the home holds up the handing over. The state
@@ -341,14 +342,19 @@ class MemoryService:
         return run
 
     async def waits(
-        self, run: str | None, all: bool, limit: int | None = None, after: str | None = None
+        self,
+        run: str | None,
+        all: bool,
+        limit: int | None = None,
+        after: str | None = None,
+        tag: str | None = None,
     ) -> list[Object]:
         only = None if run is None else self._find(self._runs, run, "run")["id"]
         found = [
             wait
             for wait in self._waits.values()
             if only in (None, wait["run"]) and (all or wait["state"] == "open")
-            if after is None or wait["id"] > after
+            if (after is None or wait["id"] > after) and (tag is None or tag in wait["tags"])
         ]
         return found[:limit]
 
@@ -370,6 +376,22 @@ class MemoryService:
         self._append(self._runs[wait["run"]], "op.end", wait["op"], {"ok": True, "value": value})
         self._answered[wait["id"]].set()
         return wait
+
+    async def send(
+        self, ref: str, name: str, data: Any, by: str | None, event: str | None
+    ) -> Object:
+        """What the run does not wait for is forgotten. An event whose id is known is one of it."""
+        run = self._find(self._runs, ref, "run")
+        if RunState(run["state"]) in FINAL:
+            raise Conflict(f"{run['id']} is {run['state']}")
+        sent = {"run": run["id"], "seq": run["last_seq"] + 1, "name": name, "wait": None}
+        if event == "known":
+            return sent | {"again": True}
+        for wait in await self.waits(run["id"], False):
+            if (wait["kind"], wait["prompt"]) == ("event", name):
+                ended = await self.complete(wait["id"], data, None, None, by)
+                sent["wait"] = ended["id"]
+        return sent | {"again": False}
 
     @staticmethod
     def _find(table: dict[str, Object], ref: str, what: str) -> Object:
@@ -413,7 +435,7 @@ class MemoryService:
                 self._append(
                     run, "note.log", None, {"message": rest[0], "level": "info", "data": {"n": 1}}
                 )
-            elif verb in ("approve", "wait"):
+            elif verb in ("approve", "wait", "event"):
                 await self._ask(run, position, verb, *rest)
             elif verb == "fail":
                 trace = "Traceback (most recent call last):\n  agent.py, line 1"
@@ -425,7 +447,8 @@ class MemoryService:
         self._end(run, "completed")
 
     async def _ask(self, run: Object, position: int, verb: str, prompt: str, data: Any) -> None:
-        op = f"wait:{verb}#{position}"
+        kind = "event" if verb == "event" else "wait"
+        op = f"{kind}:{verb}#{position}"
         known = [w for w in self._waits.values() if w["run"] == run["id"] and w["op"] == op]
         if known:
             wait = known[0]
@@ -434,11 +457,17 @@ class MemoryService:
                 "id": new_id("wait"),
                 "run": run["id"],
                 "op": op,
-                "kind": "wait",
+                "kind": kind,
                 "prompt": prompt,
                 "data": data,
                 "schema": None,
                 "approve": verb == "approve",
+                "tags": [verb],
+                "id_key": None,
+                "webhooks": [],
+                "remind_after": [],
+                "reminded": 0,
+                "remind_at": None,
                 "created_at": time.time(),
                 "due_at": None,
                 "state": "open",

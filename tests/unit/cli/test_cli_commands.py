@@ -162,6 +162,24 @@ def test_deny_and_complete_by_a_waits_id(torpor: Torpor, agent: str, client: Cli
     assert [w["value"]["data"] for w in client.waits(run, all=True)] == [None, {"a": 1}]
 
 
+def test_an_event_is_taken_kept_or_known(torpor: Torpor, agent: str, client: Client) -> None:
+    run = detached(torpor, agent, ["event", "paid", None], ["return", "thanks"])
+    wait = suspended(client, run)
+    assert "waiting for the event: paid" in torpor("ps").stdout
+    assert f"torpor send {run} paid --data JSON" in torpor("show", run).stdout
+    assert "waits for nobody's answer" in torpor("complete", run).stderr
+    assert "kept until" in torpor("send", run, "other").stderr
+    assert "nothing has changed" in torpor("send", run, "paid", "--id", "known").stderr
+    assert torpor("send", run, "paid", "--data", "{").exit_code == 2
+    assert torpor("waits", run, "--tag", "approve").stderr == "nothing waits\n"
+    assert wait["id"] in torpor("waits", run, "--tag", "event").stdout
+    assert f"{run} has it" in torpor("send", run, "paid", "--data", '{"p": 1}').stderr
+    ended(client, run)
+    assert client.wait(wait["id"])["value"]["data"] == {"p": 1}
+    late = torpor("send", run, "paid")
+    assert (late.exit_code, "is completed" in late.stderr) == (1, True)
+
+
 def test_looking_at_a_run(torpor: Torpor, agent: str, client: Client) -> None:
     evil = "[red]Pay\x1b[2J?"
     run = detached(
@@ -234,7 +252,7 @@ def test_no_server_is_3(torpor: Torpor, tmp_path: Path) -> None:
 def test_what_nobody_foresaw_is_one_line_and_a_file(
     torpor: Torpor, home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: Client, run: str | None = None, *, all: bool = False) -> None:
+    def fail(*args: Any, **options: Any) -> None:
         raise RuntimeError("this is a bug")
 
     monkeypatch.setattr(Client, "waits", fail)

@@ -11,6 +11,7 @@ from torpor.contextlog.runs import claim, claimable, get_run, request_cancel, tr
 from torpor.contextlog.snapshots import record_snapshot
 from torpor.contextlog.waits import (
     WaitRow,
+    answer_wait,
     cancel_waits,
     complete_wait,
     create_wait,
@@ -153,3 +154,37 @@ def test_waits_come_in_pages(commit: Any) -> None:
     assert [wait.id for wait in first] == sorted(made)[:2]
     rest = commit(lambda c: list_waits(c, limit=2, after=first[-1].id))
     assert [wait.id for wait in rest] == sorted(made)[2:]
+
+
+def test_a_wait_that_is_refused_fails_at_once_and_for_good(commit: Any) -> None:
+    run, epoch = commit.claimed()
+    error = {"type": "Invalid", "message": "the schema is no schema"}
+    wait = make(commit, run, epoch, schema={"type": "nope"}, remind_after=[5.0], refused=error)
+    assert (wait.state, wait.remind_at) == ("refused", None)
+    assert wait.outcome == {"ok": False, "error": error}
+    (record,) = commit(lambda c: journal(c, run, 0))
+    assert (record["ok"], record["error"]) == (False, error)
+    assert make(commit, run, epoch, schema={"type": "nope"}) == wait  # a recovered machine
+    with pytest.raises(Conflict, match="was refused already"):
+        commit(lambda c: complete_wait(c, wait.id, value={}, now=15.0))
+
+
+def test_waits_that_ask_the_same_have_one_answer(commit: Any) -> None:
+    asked: dict[str, Any] = {"id_key": "budget", "schema": {"type": "integer"}}
+    (one, epoch), (two, _) = commit.claimed(), commit.claimed()
+    first, second = make(commit, one, epoch, **asked), make(commit, two, epoch, **asked)
+    other = make(commit, two, epoch, 2, id_key="budget")  # of another schema
+    lost = make(commit, two, epoch, 3, **asked)
+    commit(lambda c: complete_wait(c, lost.id, value={"status": "timeout"}, now=13.0))
+    value = {"data": 7}
+    ended = commit(lambda c: answer_wait(c, second, value=value, now=14.0, by="ann"))
+    assert [(w.id, w.value["data"], w.by) for w in ended] == [
+        (second.id, 7, "ann"),
+        (first.id, 7, "ann"),
+    ]
+    assert commit(lambda c: list_waits(c)) == [other]
+    third, _ = commit.claimed()
+    late = make(commit, third, epoch, **asked)
+    assert (late.state, late.value, late.by) == ("completed", ended[0].value, "ann")
+    with pytest.raises(Conflict, match="answered already"):
+        commit(lambda c: answer_wait(c, first, value=value, now=15.0))

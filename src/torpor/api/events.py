@@ -1,0 +1,40 @@
+"""Events in: what is sent to a run that waits, or will wait, for it by name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, Request
+
+from torpor.api.problems import Json
+from torpor.api.shapes import Problem, SendRequest, Sent
+
+Object = dict[str, Any]
+
+
+class Receiver(Protocol):
+    """What this needs of the control plane."""
+
+    async def send(
+        self, ref: str, name: str, data: Any, by: str | None, event: str | None
+    ) -> Object: ...
+
+
+def _receiver(request: Request) -> Receiver:
+    service: Receiver = request.app.state.service
+    return service
+
+
+router = APIRouter(
+    prefix="/v1",
+    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
+)
+
+
+@router.post("/runs/{ref}/events", status_code=202, responses={202: {"model": Sent}})
+async def send(
+    ref: str, body: SendRequest, service: Annotated[Receiver, Depends(_receiver)]
+) -> Json:
+    """Send the run an event: its oldest wait for one of that name takes it. Without such a wait it
+    is kept until there is one. 409 if the run has ended, or keeps too many."""
+    return Json(await service.send(ref, body.name, body.data, body.by, body.id), status_code=202)
