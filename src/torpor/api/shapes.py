@@ -257,6 +257,7 @@ class Agent(BaseModel):
     template_bytes: int | None
     boot_ms: float | None
     first_at: float
+    deployed_at: float | None = Field(description="the newest of its name is current")
 
 
 class Run(BaseModel):
@@ -280,6 +281,7 @@ class Run(BaseModel):
     last_seq: int
     origin: str | None = Field(description="of a fork: the run that it began as")
     origin_seq: int | None = Field(description="how much of its origin's log it shares")
+    parent: str | None = Field(description="of a child: the run that spawned it")
 
 
 class Wait(BaseModel):
@@ -303,6 +305,7 @@ class Wait(BaseModel):
     value: Any
     completed_at: float | None
     by: str | None
+    child: str | None = Field(description="the run that it waits for")
 
 
 class Sent(BaseModel):
@@ -322,6 +325,7 @@ class RunDetail(Run):
     cycles: int
     forked: dict[str, Any] | None = Field(description="of a fork: how it was made")
     family: list[Run] = Field(description="all runs of its tree, each after its origin")
+    children: list[Run] = Field(description="the runs that it has spawned")
     machine: dict[str, Any] | None
 
 

@@ -88,8 +88,8 @@ def user() -> str | None:
 
 
 def answerable(wait: Object) -> bool:
-    """Whether a person may answer it: time and events come by themselves."""
-    return wait["kind"] not in ("sleep", "event")
+    """Whether a person may answer it: time, events and children come by themselves."""
+    return wait["kind"] not in ("sleep", "event", "child")
 
 
 def how_to_answer(wait: Object) -> str:
@@ -189,7 +189,7 @@ class _Follower:
     def _show(self, entry: Object) -> None:
         data = entry["data"]
         match entry["kind"]:
-            case "op.begin" if data["kind"] in ("wait", "event", "sleep", "doubt"):
+            case "op.begin" if data["kind"] in ("wait", "event", "sleep", "doubt", "child"):
                 self._awaited[entry["op"]] = {**data, "op": entry["op"]}
             case "op.end":
                 self._awaited.pop(entry["op"], None)

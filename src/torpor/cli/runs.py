@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
 from textwrap import indent
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ _DAY_S = 86400
 _RECENT_MAX = 1000
 _OUTPUT_LINES = 10
 _SNAPSHOTS = 5
+_CHILDREN = 10
 _IN_OP = ("kind", "name", "digest")  # its id says the first two; the third is not for people
 _UNFINISHED = tuple(s.value for s in RunState if s not in FINAL)
 
@@ -93,8 +95,11 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
     parts: list[RenderableType] = [_facts(found, now)]
     if len(found["family"]) > 1:
         parts += [Text("\nforks", "bold"), forks.tree(found)]
+    if found["children"]:
+        parts += [Text("\nchildren", "bold"), _children(found["children"], now)]
     for wait in found["waits"]:
-        parts.append(_wait(wait, now))
+        if wait["kind"] != "child":
+            parts.append(_wait(wait, now))
     parts += [_doubt(each, now) for each in found["in_doubt"]]
     if lines := _last_output(client, found["id"]):
         parts += [Text("\nlast output", "bold"), Text(words.plain("\n".join(lines)))]
@@ -120,6 +125,8 @@ def _facts(run: Object, now: float) -> Table:
     ]
     if run["forked"]:
         rows.insert(1, ("origin", forks.origin(run)))
+    if run["parent"]:
+        rows.insert(1, ("parent", run["parent"]))
     if run["machine"]:
         machine = run["machine"]
         process = "no process yet" if machine["pid"] is None else f"pid {machine['pid']}"
@@ -133,6 +140,18 @@ def _facts(run: Object, now: float) -> Table:
     if run["error"]:
         rows.append(("error", Text(error_line(run["error"]), "red")))
     return facts(rows)
+
+
+def _children(children: list[Object], now: float) -> RenderableType:
+    """Those that did not complete first; of many, how many there are of each state, and some."""
+    by_interest = sorted(children, key=lambda child: child["state"] == "completed")
+    rows = [_row(child, 0, [], now) for child in by_interest[:_CHILDREN]]
+    shown = table(("RUN", "AGENT", "STATE", "STARTED", "RAN", "SLEPT", ""), rows)
+    if len(children) <= _CHILDREN:
+        return shown
+    counts = Counter(child["state"] for child in children)
+    told = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return Group(Text(f"{len(children)}: {told}; {_CHILDREN} of them:"), shown)
 
 
 def _served(stats: Object) -> str:

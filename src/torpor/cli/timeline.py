@@ -107,7 +107,8 @@ def _conclude(operation: Operation, entry: Object) -> None:
     value = data.get("value")
     if isinstance(value, dict) and isinstance(value.get("approved"), bool):
         operation.outcome = "approved" if value["approved"] else "denied"
-    elif isinstance(value, dict) and value.get("status") in ("timeout", "cancelled"):
+    elif isinstance(value, dict) and value.get("status") in ("timeout", "cancelled", "failed"):
         operation.outcome = value["status"]
+        operation.ok = operation.ok and value["status"] != "failed"
     elif isinstance(data.get("error"), dict):
         operation.outcome = str(data["error"].get("message", ""))

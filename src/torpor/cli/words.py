@@ -132,6 +132,8 @@ def waiting_for(waits: list[dict[str, Any]], now: float) -> str:
         what = (
             f"{clock(first['due_at'], now).rsplit('.', 1)[0]} ({duration(first['due_at'] - now)})"
         )
+    elif first["kind"] == "child":
+        what = f"a run of {asked(first, 60)}"
     else:
         kind = "approval" if first["approve"] else _AWAITED.get(first["kind"], "an answer")
         what = f"{kind}: {asked(first, 60)}"

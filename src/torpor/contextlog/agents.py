@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, and_, func, insert, select, update
 
 from torpor.contextlog import schema
 from torpor.contextlog.refs import resolve
 from torpor.model.engines import PROCESS, QEMU
-from torpor.model.errors import NotFound
+from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import AgentVersion, SnapshotId
 
 _agents = schema.agents
@@ -31,15 +31,36 @@ class AgentRow:
     template_bytes: int | None
     first_at: float
     used_at: float
+    deployed_at: float | None
 
     @property
     def engine(self) -> str:
         """Which engine its runs are of: a plain process stands on no image."""
         return PROCESS if self.spec.get("image") == PROCESS else QEMU
 
+    def offered(self, name: str | None) -> dict[str, Any]:
+        """The agent of this name as it described itself, by default the only one. Raises Invalid,
+        naming those that there are."""
+        offered = {each["name"]: each for each in self.agents}
+        if name is None and len(offered) > 1 and self.spec.get("default") is None:
+            raise Invalid(
+                f"{self.entry} has several agents: {', '.join(offered)}",
+                hint=f"Name one: {self.entry}:{next(iter(offered))}",
+            )
+        if name is not None and name not in offered:
+            raise Invalid(f"{self.entry} has no agent {name!r}; it has {', '.join(offered)}")
+        return offered[name or self.spec.get("default") or next(iter(offered))]
+
     def to_json(self) -> dict[str, Any]:
-        keys = ("version", "name", "agents", "template_bytes", "boot_ms", "first_at")
+        keys = ("version", "name", "agents", "template_bytes", "boot_ms", "first_at", "deployed_at")
         return {"engine": self.engine} | {key: getattr(self, key) for key in keys}
+
+
+class Chosen(NamedTuple):
+    """An agent as a run is started of it."""
+
+    row: AgentRow
+    agent: dict[str, Any]  # as it described itself
 
 
 def put_agent(
@@ -53,7 +74,8 @@ def put_agent(
     now: float,
     agents: Sequence[Mapping[str, Any]] = (),
 ) -> AgentRow:
-    """Keep an agent version; the one there is, unchanged, if it was put before.
+    """Keep an agent version, which is current from now on; the one there is, unchanged, if it was
+    put before.
 
     `source` is a tar of its files, `spec` what else its version is made of, `agents` what its
     entry file defines as the guest reported it.
@@ -71,6 +93,7 @@ def put_agent(
                     "agents": list(agents),
                     "first_at": now,
                     "used_at": now,
+                    "deployed_at": now,
                 }
             ],
         )
@@ -80,10 +103,15 @@ def put_agent(
 def deployed_again(
     c: Connection, version: AgentVersion, *, keep: str, on_divergence: str, now: float
 ) -> AgentRow:
-    """Note that the version was deployed once more, with these rules."""
+    """Note that the version was deployed once more, with these rules. It is current again."""
     rules = {"keep": keep, "on_divergence": on_divergence}
     spec = get_agent(c, version).spec | rules
-    c.execute(update(_agents).where(_agents.c.version == version).values(spec=spec, used_at=now))
+    changed = (
+        update(_agents)
+        .where(_agents.c.version == version)
+        .values(spec=spec, used_at=now, deployed_at=now)
+    )
+    c.execute(changed)
     return get_agent(c, version)
 
 
@@ -116,6 +144,37 @@ def find_agent(c: Connection, version: AgentVersion) -> AgentRow | None:
     """The agent of exactly this version, if it was deployed."""
     row = c.execute(select(*_SHOWN).filter_by(version=version)).first()
     return None if row is None else _row(row)
+
+
+def find_current(c: Connection, name: str) -> AgentRow | None:
+    """The current version of the agents that were deployed as NAME.py."""
+    query = select(*_SHOWN).where(_agents.c.name == name, _agents.c.deployed_at.is_not(None))
+    row = c.execute(query.order_by(_agents.c.deployed_at.desc(), _agents.c.version)).first()
+    return None if row is None else _row(row)
+
+
+def list_current(c: Connection) -> list[AgentRow]:
+    """The current version of each name."""
+    newest = select(_agents.c.name, func.max(_agents.c.deployed_at).label("at"))
+    current = newest.group_by(_agents.c.name).subquery()
+    same = (_agents.c.name == current.c.name, _agents.c.deployed_at == current.c.at)
+    return [_row(row) for row in c.execute(select(*_SHOWN).join(current, and_(*same)))]
+
+
+def choose_current(c: Connection, ref: str) -> Chosen:
+    """What is meant by a name: FILE, FILE:AGENT, or AGENT where just one file has it; always of
+    the current version. Raises NotFound, Conflict, Invalid."""
+    file, colon, name = ref.partition(":")
+    row = find_current(c, file.removesuffix(".py"))
+    if row is not None:
+        return Chosen(row, row.offered(name if colon else None))
+    having = [row for row in list_current(c) if ref in [each["name"] for each in row.agents]]
+    if len(having) > 1:
+        names = ", ".join(f"{row.name}:{ref}" for row in having)
+        raise Conflict(f"several files have an agent {ref!r}", hint=f"Name one: {names}")
+    if not having:
+        raise NotFound(f"no agent {ref!r} is deployed", hint="torpor deploy FILE.py deploys one.")
+    return Chosen(having[0], having[0].offered(ref))
 
 
 def agent_source(c: Connection, version: AgentVersion) -> bytes:

@@ -183,6 +183,26 @@ def append(
     return [Seq(next(unused)) if place is None else place for place in places]
 
 
+def begin_logs(c: Connection, several: Sequence[tuple[RunId, NewEntry]], now: float) -> None:
+    """The first entries of runs that were just made, and whose `last_seq` says so."""
+    rows = [
+        {
+            "run": run,
+            "seq": 1,
+            "at": now,
+            "epoch": None,
+            "kind": first.kind,
+            "op": None,
+            "data": check_object(first.data, f"the data of {first.kind}"),
+        }
+        for run, first in several
+    ]
+    _INSERT.run_many(c, rows)
+    for run, _ in several:
+        touched(c, run)
+    count_appended(c, len(rows))
+
+
 def append_output(
     c: Connection, run: RunId, epoch: Epoch, stream: str, offset: int, text: str, now: float
 ) -> Seq | None:

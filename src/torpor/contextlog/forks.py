@@ -32,15 +32,17 @@ from torpor.contextlog.agents import find_agent
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_result
 from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import Part
+from torpor.contextlog.news import Claimable
 from torpor.contextlog.runs import CANCEL_REQUESTED, RunRow, get_run
 from torpor.contextlog.snapshots import SnapshotRow, list_snapshots
-from torpor.contextlog.store import touched
-from torpor.contextlog.waits import WAITS, inherit_wait
+from torpor.contextlog.store import tell, touched
+from torpor.contextlog.waits import COMPLETED, WAITS, end_child_waits, inherit_wait
+from torpor.model.children import failure
 from torpor.model.errors import Conflict, Invalid, NotFound
-from torpor.model.ids import AgentVersion, OpId, RunId, Seq, SnapshotId, new_id
+from torpor.model.ids import AgentVersion, OpId, RunId, Seq, SnapshotId, new_id, op_name
 from torpor.model.states import FINAL, RunState
 
-FORKED, RETRIED = "run.forked", "op.retried"
+FORKED, RETRIED, RETRY = "run.forked", "op.retried", "retry"
 _ENDINGS = ("wait.cancelled", CANCEL_REQUESTED, *(f"run.{state.value}" for state in sorted(FINAL)))
 # A model's answer that its client takes for a failure.
 _HTTP_ERROR = 400
@@ -63,6 +65,7 @@ class Fork:
     base: SnapshotId | None = None  # that one and no other
     set: Mapping[OpId, Any] = field(default_factory=dict)  # operation → its value
     retried: frozenset[OpId] = frozenset()
+    parent: RunId | None = None  # of a retried child: the retry of its parent
 
 
 def fork_of(origin: RunRow, at: Seq, **changes: Any) -> Fork:
@@ -105,6 +108,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
                 "origin": origin.id,
                 "origin_seq": fork.at,
                 "base": base.id if base else None,
+                "parent": fork.parent,
                 # Other code prints something else: all of that is kept.
                 "out_offset": _printed(c, origin.id, fork.at, "stdout") if same_code else 0,
                 "err_offset": _printed(c, origin.id, fork.at, "stderr") if same_code else 0,
@@ -117,7 +121,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
     for seq, entry in replaced.items():
         row = {"seq": seq, "kind": entry.kind, "op": entry.op, "data": entry.data}
         c.execute(insert(schema.entries), [{"run": run, "at": now, "epoch": None, **row}])
-    _inherit_waits(c, run, fork, now)
+    _inherit_waits(c, run, fork, rewrap, now)
     events.read_events(c, run, now)
     told = {
         "origin": origin.id,
@@ -132,7 +136,14 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
     }
     append(c, run, None, [NewEntry(FORKED, None, told)], now)
     touched(c, run)
+    tell(c, Claimable())
     return get_run(c, run)
+
+
+def retry_of(c: Connection, origin: RunRow, **changes: Any) -> Fork:
+    """A fork that shares all that its origin recorded before it ended, but not why it failed."""
+    given = {"how": RETRY, "retried": failures(c, origin)} | changes
+    return fork_of(origin, shared_end(c, origin), **given)
 
 
 def shared_end(c: Connection, run: RunRow) -> Seq:
@@ -212,14 +223,15 @@ class _OpOutcome:
         if not self.outcome["ok"]:
             return True
         value = self.outcome.get("value")
-        return (
-            self.kind == "model"
-            and isinstance(value, dict)
-            and (isinstance(value.get("status"), int) and value["status"] >= _HTTP_ERROR)
-        )
+        status = value.get("status") if isinstance(value, dict) else None
+        if self.kind == "child":
+            return status != COMPLETED
+        return self.kind == "model" and isinstance(status, int) and status >= _HTTP_ERROR
 
     def error_is(self, error: Mapping[str, Any]) -> bool:
         mine = self.outcome.get("error") or {}
+        if self.kind == "child" and self.failed:
+            mine = failure(op_name(self.op), self.outcome["value"])
         keys = ("type", "message")
         return bool(mine) and all(mine.get(key) == error.get(key) for key in keys)
 
@@ -299,6 +311,9 @@ def _checked(op: OpId, value: Any) -> Any:
                 f"{op} is a wait: its result is an answer",
                 hint='Such as {"approved": true, "note": "…"}, or {"data": …}.',
             )
+        case "child", _:
+            answer = dict.fromkeys(("data", "approved", "note", "by"))
+            return {"status": COMPLETED, **answer, "data": value}
         case "model", {"status": int(), "headers": dict(), "body": str()}:
             return value
         case "model", _:
@@ -348,14 +363,16 @@ def _printed(c: Connection, run: RunId, at: int, stream: str) -> int:
     return 0 if data is None else int(data["offset"]) + len(data["text"].encode())
 
 
-def _inherit_waits(c: Connection, run: RunId, fork: Fork, now: float) -> None:
+def _inherit_waits(c: Connection, run: RunId, fork: Fork, rewrap: Rewrap, now: float) -> None:
     """Rows for the waits that are open at the fork's place, and for those whose answer was set."""
     frozen_at = c.scalar(select(_log.c.at).where(_log.c.run == run, _log.c.seq == fork.at)) or now
     for op, begun in c.execute(_begun(run, fork.at)):
         if begun["kind"] not in WAITS:
             continue
         result = read_result(c, run, op)
-        if result is None:
+        if result is None and begun["kind"] == "child":
+            _inherit_child(c, run, op, begun, fork, rewrap, now)
+        elif result is None:
             # A timeout has as long to go as it had there; what is slept until is a time.
             due_at = begun["due_at"]
             if due_at is not None and begun["kind"] != "sleep":
@@ -363,6 +380,27 @@ def _inherit_waits(c: Connection, run: RunId, fork: Fork, now: float) -> None:
             inherit_wait(c, run, op, begun, due_at=due_at, now=now)
         elif op in fork.set:
             inherit_wait(c, run, op, begun, value=result.data["value"], now=now)
+
+
+def _inherit_child(
+    c: Connection,
+    run: RunId,
+    op: OpId,
+    begun: Mapping[str, Any],
+    fork: Fork,
+    rewrap: Rewrap,
+    now: float,
+) -> None:
+    """A fork waits for the child that its origin has spawned, a retry for a retry of it if it has
+    not completed. One that could not even be made is spawned again when it is asked for."""
+    child = find_run(c, begun["child"])
+    if child is None:
+        return
+    if fork.how == RETRY and child.state in FINAL and child.state is not RunState.COMPLETED:
+        child = fork_run(c, child, retry_of(c, child, parent=run), rewrap, now)
+    inherit_wait(c, run, op, {**begun, "child": child.id}, now=now)
+    if child.state in FINAL:
+        end_child_waits(c, child.id, child.state, child.error or child.result, now)
 
 
 def _begun(run: RunId, upto: int) -> Select[Any]:

@@ -36,9 +36,10 @@ class Part(NamedTuple):
     source: RunId
 
 
-def start(c: Connection, run: RunId) -> None:
-    """`run`, which was just made, has a log of its own."""
-    write(c, run, [Part(0, OPEN_END, run)])
+def start(c: Connection, *runs: RunId) -> None:
+    """Each of these, which were just made, has a log of its own."""
+    rows = [{"run": run, "after_seq": 0, "upto_seq": OPEN_END, "source": run} for run in runs]
+    c.execute(insert(_lineage), rows)
 
 
 def parts(c: Connection, run: RunId) -> list[Part]:

@@ -12,7 +12,7 @@ pause and the record does (rule 11).
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,12 +30,20 @@ from sqlalchemy import (
 )
 
 from torpor.contextlog import lineage, schema
-from torpor.contextlog.agents import find_agent
-from torpor.contextlog.entries import NewEntry, append, check_object, journal_holds, refusal
+from torpor.contextlog.agents import AgentRow, find_agent
+from torpor.contextlog.entries import (
+    NewEntry,
+    append,
+    begin_logs,
+    check_object,
+    journal_holds,
+    refusal,
+)
+from torpor.contextlog.news import CancelRequested, Claimable
 from torpor.contextlog.refs import resolve
 from torpor.contextlog.snapshots import newest_snapshot
-from torpor.contextlog.store import touched
-from torpor.contextlog.waits import cancel_waits
+from torpor.contextlog.store import tell, touched
+from torpor.contextlog.waits import OPEN, cancel_waits, end_child_waits
 from torpor.model.errors import Conflict, InternalError, Invalid, NotFound
 from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
 from torpor.model.states import FINAL, RunState, may_follow
@@ -76,6 +84,7 @@ class RunRow:
     origin: RunId | None
     origin_seq: Seq | None
     base: SnapshotId | None
+    parent: RunId | None
     out_offset: int
     err_offset: int
     cancel_requested: bool
@@ -127,28 +136,57 @@ def create_run(
     known = find_agent(c, version)
     if known is None:
         raise NotFound(f"there is no agent version {version!r}", hint="Deploy the agent first.")
-    c.execute(update(schema.agents).where(schema.agents.c.version == version).values(used_at=now))
-    run = RunId(new_id("run"))
+    new = NewRun(RunId(new_id("run")), known, agent, input, id_key=id_key)
+    insert_runs(c, [new], now)
+    return _exactly(c, new.id)
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run that is to be; its input has been checked."""
+
+    id: RunId
+    version: AgentRow
+    agent: str | None
+    input: Mapping[str, Any]
+    id_key: str | None = None
+    parent: RunId | None = None
+
+
+def insert_runs(c: Connection, several: Sequence[NewRun], now: float) -> None:
+    """Queue runs: what costs one run most of its time costs many little more."""
+    if not several:
+        return
+    used = schema.agents.c.version.in_({run.version.version for run in several})
+    c.execute(update(schema.agents).where(used).values(used_at=now))
     c.execute(
         insert(_runs),
         [
             {
-                "id": run,
-                "version": version,
-                "agent": agent,
-                "engine": known.engine,
+                "id": run.id,
+                "version": run.version.version,
+                "agent": run.agent,
+                "engine": run.version.engine,
                 "state": RunState.QUEUED.value,
-                "input": input,
+                "input": run.input,
+                "last_seq": 1,
                 "created_at": now,
                 "state_since": now,
-                "id_key": id_key,
+                "id_key": run.id_key,
+                "parent": run.parent,
             }
+            for run in several
         ],
     )
-    lineage.start(c, run)
-    created = {"version": version, "agent": agent, "engine": known.engine, "input": input}
-    append(c, run, None, [NewEntry("run.created", None, created)], now)
-    return _exactly(c, run)
+    lineage.start(c, *(run.id for run in several))
+    begin_logs(c, [(run.id, NewEntry("run.created", None, _created(run))) for run in several], now)
+    tell(c, Claimable())
+
+
+def _created(run: NewRun) -> dict[str, Any]:
+    told = {"version": run.version.version, "agent": run.agent, "engine": run.version.engine}
+    parent = {"parent": run.parent} if run.parent is not None else {}
+    return {**told, "input": run.input, **parent}
 
 
 def get_run(c: Connection, ref: str) -> RunRow:
@@ -249,7 +287,8 @@ def transition(
     `seen` is how far a run that is suspended has seen its log, by default as far as its newest
     snapshot has. One that is `handed_over` was suspended at work: it is ready at once.
 
-    Ending it cancels its open waits (rule 11). Suspending it in the write that records its
+    Ending it cancels its open waits (rule 11), and ends what its parent waits for with it. A run
+    that is cancelled takes its children with it. Suspending it in the write that records its
     snapshot makes the two one (rules 5, 6). `epoch` is that of the machine, None when the host
     decides. Raises StaleEpoch (also when the run has ended), Conflict (no such move), NotFound,
     Invalid (the result is not JSON, or too large).
@@ -278,7 +317,29 @@ def transition(
         values |= {"result": result, "error": error, "ended_at": now, "ready": False}
     append(c, run, epoch, [NewEntry(f"run.{to.value}", None, data)], now)
     c.execute(update(_runs).where(_runs.c.id == run).values(**values))
+    if to in FINAL:
+        end_child_waits(c, run, to, result if error is None else error, now)
+    if to is RunState.CANCELLED:
+        for child in unwanted_children(c, run):
+            request_cancel(c, child, now)
     return _exactly(c, run)
+
+
+def unwanted_children(c: Connection, parent: RunId) -> list[RunId]:
+    """The unfinished children of a run that nobody waits for any more: not even a fork of it."""
+    waited = select(schema.waits.c.id).where(
+        schema.waits.c.child == _runs.c.id, schema.waits.c.state == OPEN
+    )
+    unfinished = _runs.c.state.not_in([state.value for state in FINAL])
+    query = select(_runs.c.id).where(_runs.c.parent == parent, unfinished, ~waited.exists())
+    return [RunId(run) for run in c.scalars(query.order_by(_runs.c.id))]
+
+
+def children(c: Connection, parent: RunId) -> list[RunRow]:
+    """The runs that it has spawned, and those that it waits for as a fork of who did; oldest
+    first."""
+    waited = select(schema.waits.c.child).where(schema.waits.c.run == parent)
+    return _oldest_first(c, or_(_runs.c.parent == parent, _runs.c.id.in_(waited)))
 
 
 def unbroken_since(c: Connection, run: RunId) -> Epoch:
@@ -297,6 +358,8 @@ def request_cancel(c: Connection, run: RunId, now: float) -> RunRow:
         append(c, run, None, [NewEntry(CANCEL_REQUESTED, None, {})], now)
     c.execute(update(_runs).where(_runs.c.id == run).values(cancel_requested=True, ready=True))
     touched(c, run)
+    tell(c, CancelRequested(run))
+    tell(c, Claimable())
     return _exactly(c, run)
 
 

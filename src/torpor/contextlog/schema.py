@@ -69,6 +69,10 @@ agents = Table(
     Column("first_at", Double, nullable=False),
     # When it was last deployed, or a run of it made.
     Column("used_at", Double, nullable=False),
+    # When it was last deployed; null: imported with a run. The version of a name that was deployed
+    # last is its current one.
+    Column("deployed_at", Double),
+    Index("agents_by_name", "name", "deployed_at"),
 )
 
 runs = Table(
@@ -97,11 +101,14 @@ runs = Table(
     Column("origin", _Id),
     Column("origin_seq", BigInteger),
     Column("base", _Id),
+    # Of a child: the run that spawned it (`contextlog.children`). No foreign key, as above.
+    Column("parent", _Id),
     Column("out_offset", BigInteger, nullable=False, default=0),
     Column("err_offset", BigInteger, nullable=False, default=0),
     Column("cancel_requested", Boolean, nullable=False, default=False, server_default=false()),
     Index("runs_by_state", "state", "id"),
     Index("runs_by_origin", "origin"),
+    Index("runs_by_parent", "parent"),
 )
 
 # Run `run`'s log is, for each of these rows, the entries of `source` with
@@ -223,8 +230,11 @@ waits = Table(
     Column("value", _Json),
     Column("completed_at", Double),
     Column("by", String),
+    # Of a wait for a child run: which. A fork of the one that spawned it waits for the same.
+    Column("child", _Id),
     UniqueConstraint("run", "op"),
     Index("waits_by_state", "state", "due_at"),
+    Index("waits_by_child", "child", "state"),
     Index("waits_by_id_key", "id_key", "state"),
     Index("waits_by_reminder", "state", "remind_at"),
 )

@@ -42,7 +42,7 @@ BATCH_WRITES_MAX = 256
 READERS = 4
 BUSY_TIMEOUT_MS = 5000
 
-_TOUCHED, _APPENDED = "torpor.touched", "torpor.appended"
+_TOUCHED, _APPENDED, _NEWS = "torpor.touched", "torpor.appended", "torpor.news"
 
 # SQLite's primary result codes that concern the whole database, not one statement.
 _TROUBLES: dict[int, tuple[type[TorporError], str]] = {
@@ -66,6 +66,12 @@ def count_appended(c: Connection, entries: int) -> None:
     c.info[_APPENDED] = c.info.get(_APPENDED, 0) + entries
 
 
+def tell(c: Connection, news: object) -> None:
+    """Say something of this write (`contextlog.news`) to who listens to the store: each is told
+    once it is committed."""
+    c.info.setdefault(_NEWS, []).append(news)
+
+
 class LogStore:
     """The open database. Make it with `open`; use it from any event loop or thread."""
 
@@ -78,6 +84,7 @@ class LogStore:
         self._lock = threading.Lock()  # guards _closed with the queue's end, and _subscriptions
         self._closed = False
         self._subscriptions: dict[RunId, set[Subscription]] = {}
+        self._listeners: list[Callable[[object], None]] = []
         self._writing: Connection | None = None  # the writer thread's own
         self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="log-reader")
         self._write_thread = threading.Thread(target=self._serve, name="log-writer", daemon=True)
@@ -150,6 +157,11 @@ class LogStore:
             self._subscriptions.setdefault(run, set()).add(subscription)
         return subscription
 
+    def listen(self, hear: Callable[[object], None]) -> None:
+        """Have `hear` called with all that writes `tell` from now on, in the writer's thread, in
+        the order of the log. It must be quick, and not raise."""
+        self._listeners.append(hear)
+
     def close(self) -> None:
         """Finish the queued writes and close. Blocks; closing twice does nothing."""
         with self._lock:
@@ -204,6 +216,9 @@ class LogStore:
             outcomes = [_Outcome(error=trouble) for _ in batch]
         self.appended += sum(outcome.appended for outcome in outcomes)
         self._notify({run for outcome in outcomes for run in outcome.touched})
+        for news in (each for outcome in outcomes for each in outcome.news):
+            for hear in self._listeners:
+                hear(news)
         for write, outcome in zip(batch, outcomes, strict=True):
             if outcome.error is None:
                 write.future.set_result(outcome.value)
@@ -278,6 +293,7 @@ class _Outcome:
     error: BaseException | None = None
     touched: frozenset[RunId] = frozenset()
     appended: int = 0
+    news: tuple[object, ...] = ()
 
 
 class _Alone(Exception):
@@ -290,7 +306,7 @@ class _Alone(Exception):
 def _attempt(c: Connection, fn: Callable[[Connection], Any], *, alone: bool) -> _Outcome:
     """Run `fn`, in a savepoint unless it is `alone` (which saves a fifth of a short write). Trouble
     of the whole database is raised, any other error kept."""
-    c.info[_TOUCHED], c.info[_APPENDED] = set(), 0
+    c.info[_TOUCHED], c.info[_APPENDED], c.info[_NEWS] = set(), 0, []
     try:
         with contextlib.nullcontext() if alone else c.begin_nested():
             value = fn(c)
@@ -302,7 +318,8 @@ def _attempt(c: Connection, fn: Callable[[Connection], Any], *, alone: bool) -> 
         if alone:
             raise _Alone(error) from error
         return _Outcome(error=error)
-    return _Outcome(value, None, frozenset(c.info[_TOUCHED]), c.info[_APPENDED])
+    changed = frozenset(c.info[_TOUCHED])
+    return _Outcome(value, None, changed, c.info[_APPENDED], tuple(c.info[_NEWS]))
 
 
 def _in_transaction(c: Connection) -> bool:

@@ -20,8 +20,9 @@ from sqlalchemy.exc import IntegrityError
 from torpor.contextlog import lineage, schema
 from torpor.contextlog.entries import check_entry, check_object, folded, unfolded
 from torpor.contextlog.events import read_events
-from torpor.contextlog.store import touched
-from torpor.contextlog.waits import list_waits
+from torpor.contextlog.news import Claimable, Due
+from torpor.contextlog.store import tell, touched
+from torpor.contextlog.waits import OPEN, list_waits
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.ids import RunId, new_id
 from torpor.model.states import RunState
@@ -50,7 +51,12 @@ def read_run(c: Connection, run: RunId) -> RunRows:
     row = c.execute(select(schema.runs).where(schema.runs.c.id == run)).one()
     waits = list_waits(c, run, open_only=False)
     mine = [_own(wait.to_json(), run, "wait") for wait in waits]
-    return RunRows({**row._mapping, "base": None}, mine)
+    if any(wait["child"] is not None and wait["state"] == OPEN for wait in mine):
+        raise Conflict(
+            f"{run} waits for runs that it has spawned, which an export has not",
+            hint="Export it when they have ended.",
+        )
+    return RunRows({**row._mapping, "base": None, "parent": None}, mine)
 
 
 def read_snapshot(c: Connection, snapshot: str, run: RunId) -> Row:
@@ -78,12 +84,15 @@ def stream_entries(c: Connection, run: RunId) -> Iterator[Row]:
 def write_run(
     c: Connection, rows: RunRows, entries: Sequence[Row], snapshots: Iterable[Row]
 ) -> None:
-    """Add a run that another torpor had, whole. Its agent's version must be here.
+    """Add a run that another torpor had, whole. Its agent's version must be here. It is nobody's
+    child here, and waits for none.
 
     Raises Conflict (the run is here already, or its id key is taken), Invalid.
     """
     run = checked(schema.runs, rows.run, "the run")
     _check_run(run, entries)
+    if any(wait.get("child") is not None and wait.get("state") == OPEN for wait in rows.waits):
+        raise Invalid("the run waits for a child run, which is not here")
     refuse_known(c, run)
     try:
         c.execute(insert(schema.runs), [run])
@@ -102,6 +111,8 @@ def write_run(
         raise Invalid(f"the run's rows do not fit together: {error.orig}") from error
     read_events(c, RunId(run["id"]), time.time())
     touched(c, run["id"])
+    tell(c, Claimable())
+    tell(c, Due())
 
 
 def refuse_known(c: Connection, run: Mapping[str, Any]) -> None:
@@ -150,6 +161,8 @@ def _check_run(run: Row, entries: Sequence[Row]) -> None:
         raise Invalid("the run was running when it was exported")
     if run["base"] is not None:
         raise Invalid("the run would begin from a snapshot that is not its own")
+    if run["parent"] is not None:
+        raise Invalid("the run would have a parent, which is not here")
     if [entry.get("seq") for entry in entries] != list(range(1, run["last_seq"] + 1)):
         raise Invalid(f"the run's log is not its entries 1 to {run['last_seq']}")
     check_object(run["input"], "the run's input")

@@ -1,6 +1,7 @@
 """Waits: what a run waits for from outside, answered, timed out or cancelled exactly once.
 
-    open ──► completed | timeout | cancelled        refused: it never was open
+    open ──► completed | timeout | cancelled | failed (a child run has)
+    refused: it never was open
 
 A wait is an operation: making it appends its op.begin, ending it appends `wait.<state>` and the
 op.end whose value tells the agent. Whoever's UPDATE finds the wait open ends it (rule 11); a
@@ -34,16 +35,31 @@ from sqlalchemy import (
 
 from torpor.contextlog import schema
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_op
+from torpor.contextlog.news import Answered, Due
 from torpor.contextlog.refs import resolve
+from torpor.contextlog.store import tell
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import Epoch, OpId, RunId, WaitId, new_id
+from torpor.model.states import RunState
 
 OPEN, COMPLETED, TIMEOUT, CANCELLED = "open", "completed", "timeout", "cancelled"
-REFUSED = "refused"
-_ENDS = (COMPLETED, TIMEOUT, CANCELLED)
-_HOW = {COMPLETED: "answered", TIMEOUT: "timed out", CANCELLED: "cancelled", REFUSED: "refused"}
+FAILED, REFUSED = "failed", "refused"
+_ENDS = (COMPLETED, TIMEOUT, CANCELLED, FAILED)
+_HOW = {
+    COMPLETED: "answered",
+    TIMEOUT: "timed out",
+    CANCELLED: "cancelled",
+    FAILED: "failed",
+    REFUSED: "refused",
+}
 # What falling due means: the time that was slept for has come, the answer has not.
-_DUE = {"wait": TIMEOUT, "event": TIMEOUT, "sleep": COMPLETED, "doubt": TIMEOUT}
+_DUE = {
+    "wait": TIMEOUT,
+    "event": TIMEOUT,
+    "sleep": COMPLETED,
+    "doubt": TIMEOUT,
+    "child": TIMEOUT,
+}
 WAITS = tuple(_DUE)  # the kinds of operations that are waits
 _ANSWER = ("data", "approved", "note")
 # How a wait was asked for, where that is not said: left out of its op.begin.
@@ -74,6 +90,7 @@ class WaitRow:
     value: dict[str, Any] | None
     completed_at: float | None
     by: str | None
+    child: RunId | None
 
     @property
     def outcome(self) -> dict[str, Any]:
@@ -155,6 +172,7 @@ def inherit_wait(
     ended with `value`, which its log has."""
     asked = {key: begun[key] for key in ("prompt", "data", "schema", "approve")}
     also = {key: begun.get(key, unasked) for key, unasked in _UNASKED.items()}
+    also["child"] = begun.get("child")
     wait = _insert(c, run, op, begun["kind"], asked | also, now, due_at)
     if value is not None:
         _end(c, wait.id, value, now)
@@ -169,11 +187,26 @@ def _insert(
     now: float,
     due_at: float | None,
 ) -> WaitRow:
-    wait = WaitId(new_id("wait"))
-    made = {"id": wait, "run": run, "op": op, "kind": kind, "created_at": now, "due_at": due_at}
+    made = new_wait(run, op, kind, asked, now, due_at)
+    c.execute(insert(_waits), [made])
+    if made["due_at"] is not None or made["remind_at"] is not None:
+        tell(c, Due())
+    return get_wait(c, made["id"])
+
+
+def new_wait(
+    run: RunId,
+    op: OpId,
+    kind: str,
+    asked: Mapping[str, Any],
+    now: float,
+    due_at: float | None = None,
+) -> dict[str, Any]:
+    """The row of a wait that is open."""
+    asked = {**_UNASKED, **asked}
+    made = {"id": WaitId(new_id("wait")), "run": run, "op": op, "kind": kind, "created_at": now}
     reminded = {"reminded": 0, "remind_at": _reminder(now, asked["remind_after"], 0)}
-    c.execute(insert(_waits), [made | {"state": OPEN} | reminded | dict(asked)])
-    return get_wait(c, wait)
+    return {**made, "due_at": due_at, "state": OPEN, **reminded, **asked}
 
 
 def _reminder(since: float, after: Sequence[float], n: int) -> float | None:
@@ -185,6 +218,12 @@ def get_wait(c: Connection, ref: str) -> WaitRow:
     """The wait whose id is `ref` or alone begins with it. Raises NotFound."""
     wait = resolve(c, _waits.c.id, ref, what="wait", prefix="wait_")
     return _row(c.execute(select(_waits).filter_by(id=wait)).one())
+
+
+def waits_for(c: Connection, run: RunId, ops: Sequence[str]) -> dict[OpId, WaitRow]:
+    """Those of the run's waits that are these operations."""
+    query = select(_waits).where(_waits.c.run == run, _waits.c.op.in_(ops))
+    return {row.op: _row(row) for row in c.execute(query)}
 
 
 def list_waits(
@@ -295,6 +334,21 @@ def _refuse(c: Connection, wait: WaitRow, error: Mapping[str, Any], now: float) 
 def _identified(c: Connection, run: RunId, op: OpId) -> dict[str, Any]:
     began = read_op(c, run, op)
     return {key: began[key] for key in ("kind", "name", "digest")}
+
+
+def end_child_waits(c: Connection, child: RunId, state: RunState, outcome: Any, now: float) -> None:
+    """A run has ended so: who waits for it is told, in the same write. `outcome` is its result, or
+    its error."""
+    waiting = select(_waits).where(_waits.c.child == child, _waits.c.state == OPEN)
+    for wait in [_row(row) for row in c.execute(waiting)]:
+        data = outcome
+        if state is not RunState.COMPLETED:
+            error = outcome or {}
+            data = {key: error[key] for key in ("type", "message") if key in error}
+        value = {"status": state.value, "data": data}
+        complete_wait(c, wait.id, value=value, now=now, by=child)
+        ended = get_wait(c, wait.id)
+        tell(c, Answered(wait.run, wait.op, ended.value or {}))
 
 
 def cancel_waits(c: Connection, run: RunId, now: float) -> int:

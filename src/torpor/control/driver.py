@@ -93,13 +93,12 @@ class Driver:
         keys: Keys,
         values: Values,
         row: RunRow,
-        on_wait: Callable[[], None],
         metrics: Metrics,
         *,
         always_suspend: bool = False,
     ) -> None:
-        """For `row`; `epoch` is set when it was claimed. `on_wait` is told of each new wait. With
-        `always_suspend` the run is handed over to the next driver at each operation."""
+        """For `row`; `epoch` is set when it was claimed. With `always_suspend` the run is handed
+        over to the next driver at each operation."""
         self.run: RunId = row.id
         self._pen = Pen(store, row.id, row.epoch)
         self.row = row
@@ -118,7 +117,6 @@ class Driver:
         self._learning = Tasks(self._failed)
         self._trouble: BaseException | None = None  # what ended one of these
         self._key: RunKey | None = None
-        self._on_wait = on_wait
         self.standing = Standing()  # what the agent waits for, and what arrived for it
         self._heard = asyncio.Event()
         self._cancel = CANCEL_REASON if row.cancel_requested else None
@@ -325,6 +323,8 @@ class Driver:
         match said.t:
             case "begin":
                 self._on_begin(message, writes, after)
+            case "batch":
+                self._on_waits(message["begins"], writes, after)
             case "part":
                 self._results.part(message)
             case "end":
@@ -358,37 +358,39 @@ class Driver:
         self, message: dict[str, Any], writes: list[Write], after: list[Callable[[], None]]
     ) -> None:
         op, kind, data = message["op"], message["kind"], message["data"]
+        if kind in waits.WAITS:
+            self._on_waits([message], writes, after)
+            return
+        if kind in ("verdict", "model", "checkpoint"):
+            self.standing.unanswered.add(op)
         match kind:
-            case "wait" | "event" | "sleep" | "doubt":
-                self.standing.unanswered.add(op)
-                made: dict[str, WaitRow] = {}
-                writes.append(lambda c: made.update(wait=self._pen.create_wait(c, message)))
-                after.append(lambda: self._wait_made(made["wait"]))
             case "verdict":
-                self.standing.unanswered.add(op)
                 said: dict[str, Any] = {}
                 writes.append(lambda c: said.update(self._pen.judge(c, message)))
                 after.append(lambda: self.deliver(op, **said))
+                return
             case "model":
-                self.standing.unanswered.add(op)
-                writes.append(self._pen.begin(message))
                 after.append(lambda: self._call_model(op, data))
             case "checkpoint":
-                self.standing.unanswered.add(op)
-                writes.append(self._pen.begin(message))
                 after.append(lambda: self.standing.checkpoints.append(op))
-            case _:
-                writes.append(self._pen.begin(message))
+        writes.append(self._pen.begin(message))
+
+    def _on_waits(
+        self, begins: list[dict[str, Any]], writes: list[Write], after: list[Callable[[], None]]
+    ) -> None:
+        self.standing.unanswered.update(each["op"] for each in begins)
+        made: list[WaitRow] = []
+        writes.append(lambda c: made.extend(self._pen.create_waits(c, begins)))
+        after.append(lambda: self._waits_made(made))
 
     def _recorded(self, op: str) -> None:
         self.progressed = True
         self._live.guest.say("recorded", op=op)
 
-    def _wait_made(self, wait: WaitRow) -> None:
-        if wait.state == waits.OPEN:
-            self._on_wait()
-        else:  # a recovered machine begins again a wait that was answered meanwhile
-            self.deliver(wait.op, **wait.outcome)
+    def _waits_made(self, made: list[WaitRow]) -> None:
+        for wait in made:
+            if wait.state != waits.OPEN:  # a recovered machine begins again what was answered
+                self.deliver(wait.op, **wait.outcome)
 
     def _call_model(self, op: OpId, asked: dict[str, Any] | None = None) -> None:
         if self._hand_over is None:  # else the next server makes it

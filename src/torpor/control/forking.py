@@ -59,7 +59,7 @@ class Forking:
                     "was cancelled",
                     hint=f"torpor fork {origin.id} makes another run of it at any time.",
                 )
-            changes = {"how": "retry", "retried": forks.failures(c, origin)}
+            changes = {"how": forks.RETRY, "retried": forks.failures(c, origin)}
             given = Wanted(version=version)
             return _of_version(c, origin, given, forks.shared_end(c, origin), changes)
 

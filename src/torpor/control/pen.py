@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import entries, events, runs, snapshots, waits
+from torpor.contextlog import children, entries, events, runs, snapshots, waits
 from torpor.contextlog.entries import NewEntry, Place
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
@@ -117,8 +117,13 @@ class Pen:
             entries.append(c, self._run, self.epoch, some, time.time())
             some.clear()
 
-    def create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
-        """What a begin message of a wait, an event, a sleep or a doubt says, recorded."""
+    def create_waits(self, c: Connection, begins: list[dict[str, Any]]) -> list[WaitRow]:
+        """What begin messages of waits, or of children, say, recorded."""
+        if all(each["kind"] == "child" for each in begins):
+            return children.spawn(c, self._run, self.epoch, begins, time.time())
+        return [self._create_wait(c, each) for each in begins]
+
+    def _create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
         now, data = time.time(), message["data"]
         named = {key: message[key] for key in ("op", *entries.IDENTITY) if key in message}
         if message["kind"] == "sleep":

@@ -19,12 +19,13 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection
 
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import NewEntry
+from torpor.contextlog.news import Answered, CancelRequested, Claimable, Due, News
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
@@ -104,6 +105,8 @@ class Scheduler:
         self._engines: dict[str, Carriers] = {}
 
     def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._store.listen(partial(_pass_on, loop, self._hear))
         for work in (self._claim_runs(), self._fire_timers()):
             self._tasks.spawn(work)
 
@@ -164,8 +167,19 @@ class Scheduler:
         self._timers.set()
         self._claimable.set()
 
-    def wait_created(self) -> None:
-        self._timers.set()
+    def _hear(self, news: News) -> None:
+        """What a write to the log has brought, whoever wrote it."""
+        match news:
+            case Claimable():
+                self._claimable.set()
+            case Due():
+                self._timers.set()
+            case Answered(run, op, value) if run in self.drivers:
+                self.drivers[run].deliver(op, ok=True, value=value)
+            case Answered():
+                self._claimable.set()
+            case CancelRequested(run) if run in self.drivers:
+                self.drivers[run].cancel()
 
     # Claims.
 
@@ -187,10 +201,13 @@ class Scheduler:
 
     def _consider(self, row: RunRow) -> None:
         at_it = By.CLAIMS if row.id in self.drivers else By.NONE
-        if self._decide(row, at_it) is Act.CLAIM:
-            # Registered before the claim: an answer from now on finds the driver, one from before
-            # is in the journal that the driver reads.
-            self._driving[row.id] = self._tasks.spawn(self._drive(self._new_driver(row)))
+        match self._decide(row, at_it):
+            case Act.CLAIM:
+                # Registered before the claim: an answer from now on finds the driver, one from
+                # before is in the journal that the driver reads.
+                self._driving[row.id] = self._tasks.spawn(self._drive(self._new_driver(row)))
+            case Act.CANCEL:
+                self._tasks.spawn(self._end(row.id, RunState.CANCELLED, CANCELLED))
 
     def _decide(self, row: RunRow, by: By, **known: Any) -> Act:
         known = {"cancel": row.cancel_requested} | known
@@ -206,7 +223,6 @@ class Scheduler:
             self._keys,
             self._values,
             row,
-            self.wait_created,
             self._metrics,
             always_suspend=self.always_suspend,
         )
@@ -302,7 +318,7 @@ class Scheduler:
         """The end of a run that gets no machine any more."""
         match act:
             case Act.CANCEL:
-                await self._end(driver, RunState.CANCELLED, CANCELLED)
+                await self._end(driver.run, RunState.CANCELLED, CANCELLED)
             case Act.GIVE_UP:
                 words = f"its machine was lost {LOSSES_MAX} times in a row before it got anything"
                 await self._fail(driver, "MachineLost", f"{words} done{why and f': {why}'}")
@@ -311,11 +327,11 @@ class Scheduler:
 
     async def _fail(self, driver: Driver, kind: str, message: str) -> None:
         error = {"type": kind, "message": message, "traceback": None}
-        await self._end(driver, RunState.FAILED, error)
+        await self._end(driver.run, RunState.FAILED, error)
 
-    async def _end(self, driver: Driver, state: RunState, error: dict[str, Any]) -> None:
+    async def _end(self, run: RunId, state: RunState, error: dict[str, Any]) -> None:
         def write(c: Any) -> None:
-            runs.transition(c, driver.run, None, state, time.time(), error=error)
+            runs.transition(c, run, None, state, time.time(), error=error)
 
         with contextlib.suppress(Conflict):
             await _when_possible(lambda: self._store.write(write))
@@ -365,6 +381,11 @@ class Scheduler:
         for (by, op), end in zip(asked, ends, strict=True):
             if end is not None:
                 by.deliver(op, **end)
+
+
+def _pass_on(loop: asyncio.AbstractEventLoop, hear: Callable[[News], None], news: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody is at work
+        loop.call_soon_threadsafe(hear, cast(News, news))
 
 
 def _log_failure(error: BaseException) -> None:

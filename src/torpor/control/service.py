@@ -44,7 +44,7 @@ from torpor.control.values import Values
 from torpor.control.waiting import Answer, Waiting
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
-from torpor.model.errors import HostError, Invalid, NotFound, TorporError
+from torpor.model.errors import HostError, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.inputs import check_input
@@ -214,22 +214,13 @@ class Service:
         self, version: str, agent: str | None, input: dict[str, Any], id_key: str | None
     ) -> dict[str, Any]:
         known = await self._store.read(lambda c: agents.get_agent(c, version))
-        offered = {each["name"]: each for each in known.agents}
-        names = list(offered)
-        if agent is None and len(names) > 1 and known.spec.get("default") is None:
-            raise Invalid(
-                f"{known.entry} has several agents: {', '.join(names)}",
-                hint=f"Name one: {known.entry}:{names[0]}",
-            )
-        if agent is not None and agent not in names:
-            raise Invalid(f"{known.entry} has no agent {agent!r}; it has {', '.join(names)}")
-        chosen = agent or known.spec.get("default") or names[0]
-        check_input(offered[chosen], input)
+        chosen = known.offered(agent)
+        check_input(chosen, input)
         row = await self._store.write(
             lambda c: runs.create_run(
                 c,
                 version=known.version,
-                agent=chosen,
+                agent=chosen["name"],
                 input=input,
                 id_key=id_key,
                 now=time.time(),
@@ -244,11 +235,8 @@ class Service:
         return self._made(await self._forking.retry(ref, version))
 
     def _made(self, row: RunRow) -> dict[str, Any]:
-        """There is a new run, perhaps with waits: it is claimed soon."""
+        """There is a new run: it is claimed soon."""
         self._engines.ready_soon(row.engine)
-        if self._scheduler is not None:
-            self._scheduler.run_created()
-            self._scheduler.wait_created()
         return row.to_json(time.time())
 
     async def runs(
@@ -287,6 +275,7 @@ class Service:
                 "cycles": entries.count_entries(c, row.id, "run.resumed"),
                 "forked": forks.forked(c, row),
                 "family": [member.to_json(now) for member in forks.family(c, row)],
+                "children": [child.to_json(now) for child in runs.children(c, row.id)],
             }
 
         shown = await self._store.read(read)

@@ -111,6 +111,11 @@ def _value(wait: WaitRow, answer: Answer) -> Object:
     data = answer.data
     if wait.kind == "sleep":
         raise Conflict(f"{wait.id} is a sleep; it ends by itself", hint="A run can be cancelled.")
+    if wait.child is not None:
+        raise Conflict(
+            f"{wait.id} is for a child run; it ends with that",
+            hint=f"torpor cancel {wait.child}",
+        )
     if wait.kind == events.KIND:
         raise Conflict(
             f"{wait.id} is for an event, not for an answer",

@@ -60,6 +60,7 @@ _FROM_AGENT = {
             "loaded",
             "load_failed",
             "begin",
+            "batch",
             "part",
             "end",
             "fetch",

@@ -35,6 +35,11 @@ def op_kind(op: str) -> str:
     return op.partition(":")[0]
 
 
+def op_name(op: str) -> str:
+    """The name in an operation's id."""
+    return op.partition(":")[2].rpartition("#")[0]
+
+
 def op_number(op: str) -> int:
     """The n in an operation's id."""
     return int(op.rpartition("#")[2])

@@ -81,6 +81,7 @@ _GOING_ON = frozenset(RunState) - FINAL
 _NOT_RUNNING = frozenset({_QUEUED, _SUSPENDED})
 _AT_IT = frozenset({Driver.HOLDS, Driver.LOST})
 _FREE: dict[str, Any] = {"driver": Driver.NONE, "handing_over": False}
+_WANTED: dict[str, Any] = {"cancel": False, **_FREE}
 _HELD: dict[str, Any] = {"state": _RUNNING, "driver": Driver.HOLDS, "handing_over": False}
 _LOST: dict[str, Any] = {"state": _RUNNING, "driver": Driver.LOST, "handing_over": False}
 _TRIES = _HELD | {"cancel": False}
@@ -89,11 +90,12 @@ TABLE = (
     _row("it has ended", Act.LEAVE, state=FINAL),
     _row("it is the next server's", Act.LEAVE, state=_GOING_ON, handing_over=True),
     # Nobody is at it.
-    _row("it starts", Act.CLAIM, state=_QUEUED, room=True, **_FREE),
-    _row("it waits to start", Act.LEAVE, state=_QUEUED, room=False, **_FREE),
-    _row("it is woken", Act.CLAIM, state=_SUSPENDED, ready=True, room=True, **_FREE),
-    _row("it waits to be woken", Act.LEAVE, state=_SUSPENDED, ready=True, room=False, **_FREE),
-    _row("it sleeps", Act.LEAVE, state=_SUSPENDED, ready=False, **_FREE),
+    _row("it starts", Act.CLAIM, state=_QUEUED, room=True, **_WANTED),
+    _row("it waits to start", Act.LEAVE, state=_QUEUED, room=False, **_WANTED),
+    _row("it is woken", Act.CLAIM, state=_SUSPENDED, ready=True, room=True, **_WANTED),
+    _row("it waits to be woken", Act.LEAVE, state=_SUSPENDED, ready=True, room=False, **_WANTED),
+    _row("it sleeps", Act.LEAVE, state=_SUSPENDED, ready=False, **_WANTED),
+    _row("it need not be woken", Act.CANCEL, state=_NOT_RUNNING, cancel=True, **_FREE),
     # Its server ended, and its machine with that. It had its room.
     _row("it is recovered", Act.CLAIM, state=_RUNNING, **_FREE),
     # A driver is.

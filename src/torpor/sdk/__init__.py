@@ -2,7 +2,7 @@
 
     agents      which functions a run can start        steps      what happens once
     waits       what a machine sleeps for              notes      what goes into the context log
-    reads       the time and chance, recorded
+    children    other runs that a run starts           reads      the time and chance, recorded
     identity    which run this is                      freezing   before and after a freeze
     operations  one of them, from its beginning to its outcome
     runtime     the agent's side of every operation    process    the agent's process: its `main`
@@ -13,7 +13,15 @@ operations need a run and say so.
 """
 
 from torpor.sdk.agents import agent
-from torpor.sdk.errors import Cancelled, Divergence, NonRetryable, OutsideRun, StepError
+from torpor.sdk.children import Child, Children, spawn, spawn_many
+from torpor.sdk.errors import (
+    Cancelled,
+    ChildFailed,
+    Divergence,
+    NonRetryable,
+    OutsideRun,
+    StepError,
+)
 from torpor.sdk.freezing import on_freeze, on_thaw
 from torpor.sdk.identity import run
 from torpor.sdk.notes import context, emit, log
@@ -35,6 +43,9 @@ from torpor.sdk.waits import (
 
 __all__ = [
     "Cancelled",
+    "Child",
+    "ChildFailed",
+    "Children",
     "Divergence",
     "NonRetryable",
     "OutsideRun",
@@ -56,6 +67,8 @@ __all__ = [
     "run",
     "sleep",
     "sleep_until",
+    "spawn",
+    "spawn_many",
     "step",
     "uuid4",
     "wait_all",

@@ -5,6 +5,7 @@
     │                       `except Exception: try again` does not swallow it.
     └── Exception
         ├── StepError       a step failed; also an instance of the class that its body raised
+        ├── ChildFailed     a child run did not complete
         ├── NonRetryable    raise it in a step's body to give up without further attempts
         ├── OutsideRun      an operation was called where there is no run
         └── Divergence      the log and the program disagree (`torpor.replay.journal`)
@@ -22,9 +23,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from torpor.model.children import failure
 from torpor.replay.journal import Divergence
 
-__all__ = ["Cancelled", "Divergence", "NonRetryable", "OutsideRun", "StepError"]
+__all__ = ["Cancelled", "ChildFailed", "Divergence", "NonRetryable", "OutsideRun", "StepError"]
 
 
 class Cancelled(BaseException):
@@ -54,6 +56,20 @@ class StepError(Exception):
 
     def __repr__(self) -> str:
         return f"StepError({self.step!r}, {self.type!r}, {self.message!r})"
+
+
+class ChildFailed(Exception):
+    """A child run of `agent` did not complete: `status` is "failed", "cancelled" or "timeout";
+    `run` is its id; `type` and `message` say what ended it."""
+
+    def __init__(self, agent: str, value: Mapping[str, Any]) -> None:
+        super().__init__(failure(agent, value)["message"])
+        told = value.get("data") or {}
+        self.agent = agent
+        self.status: str = value["status"]
+        self.run: str | None = value.get("by")
+        self.type: str | None = told.get("type")
+        self.message: str = told.get("message") or ""
 
 
 def type_name(cls: type[BaseException]) -> str:

@@ -12,7 +12,7 @@ came while the machine slept are in the journal: so no operation is matched with
 
 A cancellation reaches the main thread as a signal whose handler raises `Cancelled` wherever that
 thread is, in a computation, a sleep or a wait; but not within the runtime's own lock, where it
-could tear a message in two: there it is raised on leaving (`_Critical`).
+could tear a message in two: there it is raised on leaving (`torpor.sdk.critical`).
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Journal, Match, Recorded
 from torpor.sdk import freezing
+from torpor.sdk.critical import Critical, cancel_signal
 from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.sdk.operations import Operation, Outcome, outcome_of, settle
 from torpor.wire import messages
 
 _SIGNAL_AGAIN_S = 0.05
-_WAITS = ("wait", "event", "sleep", "doubt")  # what a frozen machine can wait for
+_WAITS = ("wait", "event", "sleep", "doubt", "child")  # what a frozen machine can wait for
 
 
 class _Verdict(NamedTuple):
@@ -70,29 +71,6 @@ def install(runtime: Runtime | None) -> None:
     _runtime = runtime
 
 
-class _Critical:
-    """The runtime's lock, which a cancellation of the main thread cannot tear open."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._main = threading.main_thread().ident
-        self.inside = False  # the main thread holds the lock or is about to
-        self.cancelled: Cancelled | None = None  # to be raised when it has left
-
-    def __enter__(self) -> None:
-        if threading.get_ident() == self._main:
-            self.inside = True
-        self._lock.acquire()
-
-    def __exit__(self, *raised: object) -> None:
-        self._lock.release()
-        if threading.get_ident() == self._main:
-            self.inside = False
-            if self.cancelled is not None:
-                due, self.cancelled = self.cancelled, None
-                raise due
-
-
 class Runtime:
     def __init__(self, control: socket.socket, hold_fd: int) -> None:
         # `run`, `epoch`: who this process is. `freezing.hold` changes it in place.
@@ -108,7 +86,7 @@ class Runtime:
         self._control = control
         self._reader = control.makefile("rb")
         self._hold_fd = hold_fd
-        self._critical = _Critical()
+        self._critical = Critical()
         self._journal = Journal()
         self._pending: dict[str, Operation] = {}
         self._notes: list[bytes] = []  # of a replay: perhaps in the log already
@@ -132,7 +110,7 @@ class Runtime:
 
     def listen(self) -> None:
         """Start the control thread. Call in the main thread."""
-        signal.signal(_cancel_signal(), self._on_cancel_signal)
+        signal.signal(cancel_signal(), self._on_cancel_signal)
         self._thread.start()
 
     # ---- what agents' threads call ----
@@ -147,11 +125,13 @@ class Runtime:
         until: float | None = None,
         at: str = "",
         once: bool = False,
+        held: list[bytes] | None = None,
     ) -> Operation:
         """Start an operation; it may be settled already. Does not wait for the host. `data` may be
         made on demand: it is not needed where the log has the outcome. `at` is its place in the
         agent's source where none of the agent's own code calls it. One that is to happen only
-        `once` does not begin if it is in doubt.
+        `once` does not begin if it is in doubt. What is to tell the host is put into `held`, if
+        that is given.
 
         Raises Divergence, Cancelled, or Invalid when `data` cannot be sent."""
         if threading.get_ident() == self._thread.ident:
@@ -171,14 +151,35 @@ class Runtime:
                 else:
                     if match.settled or not callable(data):
                         given = {} if callable(data) else data
-                        return self._begin(asked, match, given, until, once)
+                        return self._begin(asked, match, given, until, once, held)
             if verdict is not None:
                 self._heed(verdict)
             elif callable(data):
                 data = data()  # the agent's own code may run in it: not under the lock
 
+    def begin_all(
+        self, kind: str, several: Iterable[tuple[str, str, Mapping[str, Any]]]
+    ) -> list[Operation]:
+        """As `begin`, for each of these (name, digest, data): what is new is one message, and so
+        one write to the log."""
+        held: list[bytes] = []
+        begun = [self.begin(kind, *each, held=held) for each in several]
+        fields = map(json.loads, held)
+        begins = [{key: each[key] for key in each if key != "t"} for each in fields]
+        with self._critical:
+            if begins:
+                self._send(messages.encode("batch", begins=begins))
+            self._update_status()
+        return begun
+
     def _begin(
-        self, asked: Asked, match: Match, data: Mapping[str, Any], until: float | None, once: bool
+        self,
+        asked: Asked,
+        match: Match,
+        data: Mapping[str, Any],
+        until: float | None,
+        once: bool,
+        held: list[bytes] | None,
     ) -> Operation:
         op, record = match
         operation = Operation(op, asked.kind, asked.name, asked.digest, until, once=once)
@@ -197,7 +198,7 @@ class Runtime:
         if once and record is not None:
             operation.doubt = record.get("again", 0) + 1
         else:
-            self._start_now(operation)
+            self._start_now(operation, held)
         return operation
 
     def _ask_verdict(self, error: Divergence) -> _Verdict:
@@ -350,11 +351,14 @@ class Runtime:
 
     # ---- under the lock ----
 
-    def _start_now(self, operation: Operation) -> None:
+    def _start_now(self, operation: Operation, held: list[bytes] | None = None) -> None:
         self._pending[operation.op] = operation
-        self._send(operation.message)
+        if held is None:
+            self._send(operation.message)
+            self._update_status()
+        else:
+            held.append(operation.message)
         operation.message = b""
-        self._update_status()
 
     def _replay(self, operation: Operation, record: Recorded) -> None:
         self._notes.clear()  # what was noted before this is in the log before it
@@ -525,7 +529,7 @@ class Runtime:
         since Python looks for signals before that and after."""
         main = threading.main_thread().ident
         while main is not None and not self._cancel_raised:
-            signal.pthread_kill(main, _cancel_signal())
+            signal.pthread_kill(main, cancel_signal())
             time.sleep(_SIGNAL_AGAIN_S)
 
     def _note_cancelled(self) -> None:
@@ -580,12 +584,6 @@ class Runtime:
         if self.identity.pop("journal", False):
             return self._extend_journal(json.loads(self._reader.readline())["records"])
         return []
-
-
-def _cancel_signal() -> int:
-    """An unusual one, so that agents may use all the usual ones; where there is none, the one that
-    agents use least."""
-    return signal.SIGRTMIN + 9 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120

@@ -29,7 +29,7 @@ from torpor.wire import messages
 T = TypeVar("T")
 
 
-class _Ready:
+class Ready:
     """A result that is there; awaiting it gives it."""
 
     def __await__(self: T) -> Generator[Any, None, T]:
@@ -38,10 +38,10 @@ class _Ready:
 
 
 @dataclass(frozen=True)
-class WaitResult(_Ready):
-    """How a waitpoint ended. `status` is "completed", "timeout" or "cancelled"; `data` is what the
-    answer, or the event, brought; `approved` is set by approvals; `by` is who answered. `name` is
-    the wait's."""
+class WaitResult(Ready):
+    """How a wait ended. `status` is "completed", "timeout", "cancelled", or of a child "failed".
+    `data` is what the answer or the event brought, a child's result, or its error (`type`,
+    `message`); `approved` is set by approvals; `by` is who answered. `name` is the wait's."""
 
     status: str
     data: Any = None
@@ -57,7 +57,7 @@ class WaitResult(_Ready):
 
 
 @dataclass(frozen=True)
-class Verdict(_Ready):
+class Verdict(Ready):
     """The answer to `approve`. `approved` is False too when nobody answered in time (`status`
     "timeout")."""
 
@@ -73,11 +73,11 @@ class Verdict(_Ready):
         return self.status == "timeout"
 
 
-class WaitResults(list[WaitResult], _Ready):
+class WaitResults(list[WaitResult], Ready):
     """The results of `wait_all`, in the order of its arguments."""
 
 
-class Done(_Ready):
+class Done(Ready):
     """What operations without a result give: nothing to see, may be awaited."""
 
 
@@ -95,9 +95,8 @@ class _Unawaited(Generic[T]):
         raise AttributeError(f"write `await torpor.{self._what}(...)`: an event loop is running")
 
 
-class Waitpoint:
-    """A wait, for an answer or an event, that has begun. `result()` blocks, `await` awaits; both
-    may be used repeatedly."""
+class Wait:
+    """What `wait_any` and `wait_all` take: a wait that has begun."""
 
     def __init__(self, operation: Operation) -> None:
         self._operation = operation
@@ -110,15 +109,22 @@ class Waitpoint:
     def done(self) -> bool:
         return self._operation.future.done()
 
-    def result(self) -> WaitResult:
-        """Block until it is answered, timed out or cancelled."""
+    def _ended(self) -> WaitResult:
         return _wait_result(self._operation, self._operation.block())
 
-    def __await__(self) -> Generator[Any, None, WaitResult]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> WaitResult:
+    async def _ending(self) -> WaitResult:
         return _wait_result(self._operation, await self._operation.wait())
+
+
+class Waitpoint(Wait):
+    """A wait for an answer. `result()` blocks, `await` awaits; both may be used repeatedly."""
+
+    def result(self) -> WaitResult:
+        """Block until it is answered, timed out or cancelled."""
+        return self._ended()
+
+    def __await__(self) -> Generator[Any, None, WaitResult]:
+        return self._ending().__await__()
 
 
 def waitpoint(
@@ -196,15 +202,16 @@ def checkpoint() -> Done:
     return _blocking_or_awaitable("checkpoint", operation, _done)
 
 
-def wait_any(*waits: Waitpoint) -> WaitResult:
-    """Wait until one of `waits` has ended, and give its result; the others go on."""
+def wait_any(*waits: Wait) -> WaitResult:
+    """Wait until one of `waits` has ended, and give how; the others go on. A child that failed is a
+    result, too: its `status` says so, nothing is raised."""
     if not waits:
-        raise ValueError("wait_any needs at least one waitpoint")
+        raise ValueError("wait_any needs at least one waitpoint or child")
 
     def first() -> WaitResult:
         # The same one on replay, when more of them have ended.
         ended = [each for each in waits if each.done]
-        return min(ended, key=lambda each: each._operation.order).result()
+        return min(ended, key=lambda each: each._operation.order)._ended()
 
     def block() -> WaitResult:
         futures.wait([each._operation.future for each in waits], None, futures.FIRST_COMPLETED)
@@ -216,19 +223,19 @@ def wait_any(*waits: Waitpoint) -> WaitResult:
         await asyncio.wait(wrapped, return_when=asyncio.FIRST_COMPLETED)
         return first()
 
-    return _here("wait_any", block, wait)
+    return here("wait_any", block, wait)
 
 
-def wait_all(*waits: Waitpoint) -> WaitResults:
-    """Wait until all of `waits` have ended."""
+def wait_all(*waits: Wait) -> WaitResults:
+    """Wait until all of `waits` have ended; how is as in `wait_any`."""
 
     def block() -> WaitResults:
-        return WaitResults(each.result() for each in waits)
+        return WaitResults(each._ended() for each in waits)
 
     async def wait() -> WaitResults:
-        return WaitResults([await each for each in waits])
+        return WaitResults([await each._ending() for each in waits])
 
-    return _here("wait_all", block, wait)
+    return here("wait_all", block, wait)
 
 
 def _asked(
@@ -295,10 +302,10 @@ def _blocking_or_awaitable(
     async def wait() -> T:
         return convert(operation, await operation.wait())
 
-    return _here(what, lambda: convert(operation, operation.block()), wait)
+    return here(what, lambda: convert(operation, operation.block()), wait)
 
 
-def _here(what: str, block: Callable[[], T], wait: Callable[[], Awaitable[T]]) -> T:
+def here(what: str, block: Callable[[], T], wait: Callable[[], Awaitable[T]]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:

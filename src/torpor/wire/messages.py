@@ -24,7 +24,19 @@ from torpor.model.errors import Invalid
 PROTOCOL = 1
 # One message, encoded. Parsed JSON can take twenty times its text's size, hence not more.
 SIZE_MAX = 16 * 1024 * 1024
-OP_KINDS = ("step", "read", "wait", "event", "sleep", "doubt", "verdict", "model", "checkpoint")
+OP_KINDS = (
+    "step",
+    "read",
+    "wait",
+    "event",
+    "sleep",
+    "doubt",
+    "child",
+    "verdict",
+    "model",
+    "checkpoint",
+)
+BATCH_MAX = 1000  # operations that begin at once
 DEPTH_MAX = 64  # nesting; what passes here must not break the recursion of a later reader
 NOTE_KINDS = ("log", "emit", "context")
 NAME_MAX = 256
@@ -232,6 +244,8 @@ _BEGIN_DATA: dict[str, Check] = {
         }
     ),
     "event": _record({"timeout_s": _or_null(_number(0, TIME_MAX))}),
+    # `own`: an agent of its parent's file, and so of its parent's version.
+    "child": _record({"agent": _text(2 * NAME_MAX, 1), "own": _flag, "input": _OBJECT}),
     "model": _record(
         {
             "method": _text(16, 1),
@@ -262,21 +276,34 @@ _AGENT = _record(
     }
 )
 
+_BEGIN = _record(
+    {
+        "op": _OP,
+        "kind": _one_of(*OP_KINDS),
+        "name": _OP_NAME,
+        "digest": _DIGEST,
+        "data": _OBJECT,
+        **_PLACE,
+    },
+    _begin,
+)
+
+
+def _children(value: Mapping[str, Any]) -> str:
+    """They are one write, and each is to be another operation."""
+    begins = value["begins"]
+    if any(each["kind"] != "child" for each in begins):
+        return ".begins may only be children"
+    ops = {each["op"] for each in begins}
+    return "" if len(ops) == len(begins) else ".begins has the same operation twice"
+
+
 FROM_GUEST: dict[str, Check] = {
     "hello": _record({"protocol": _integer(1), "python": _NAME, "kernel": _NAME}),
     "loaded": _record({"agents": _list(_AGENT, 256), "default": _or_null(_NAME)}),
     "load_failed": _record({"error": _TEXT, "traceback": _TEXT}),
-    "begin": _record(
-        {
-            "op": _OP,
-            "kind": _one_of(*OP_KINDS),
-            "name": _OP_NAME,
-            "digest": _DIGEST,
-            "data": _OBJECT,
-            **_PLACE,
-        },
-        _begin,
-    ),
+    "begin": _BEGIN,
+    "batch": _record({"begins": _list(_BEGIN, BATCH_MAX)}, _children),
     "part": _record({"op": _OP, "data": _PART}),
     "end": _record(
         {

@@ -134,7 +134,8 @@ class MemoryService:
     async def agents(self) -> list[Object]:
         keys = ("version", "agents", "template_bytes", "boot_ms")
         return [
-            {k: d[k] for k in keys} | {"name": "player", "first_at": 1.0} for d in self._deployed
+            {k: d[k] for k in keys} | {"name": "player", "first_at": 1.0, "deployed_at": 1.0}
+            for d in self._deployed
         ]
 
     async def start(
@@ -166,6 +167,7 @@ class MemoryService:
             "last_seq": 0,
             "origin": None,
             "origin_seq": None,
+            "parent": None,
         }
         self._runs[run["id"]], self._logs[run["id"]] = run, []
         self._append(run, "run.created", None, {})
@@ -225,6 +227,7 @@ class MemoryService:
         return run | {
             "waits": await self.waits(run["id"], False),
             "in_doubt": [],
+            "children": [],
             "snapshots_count": len(frozen),
             "bytes": SNAPSHOT_BYTES * len(frozen),
             "template_bytes": 16_100_000,
@@ -474,6 +477,7 @@ class MemoryService:
                 "value": None,
                 "completed_at": None,
                 "by": None,
+                "child": None,
             }
             self._waits[wait["id"]] = wait
             keys = ("kind", "prompt", "data", "schema", "approve", "due_at")

@@ -55,6 +55,7 @@ def test_time_is_counted_by_state(commit: Any) -> None:
         "last_seq": 6,
         "origin": None,
         "origin_seq": None,
+        "parent": None,
         "created_at": 10.0,
         "started_at": 20.0,
         "ended_at": 128.0,
@@ -201,6 +202,7 @@ def test_agents_are_kept_once_and_get_a_template(commit: Any) -> None:
         "template_bytes": 7,
         "boot_ms": 1.5,
         "first_at": 1.0,
+        "deployed_at": 1.0,
     }
     with pytest.raises(NotFound):
         commit(lambda c: set_template(c, AgentVersion("none"), template.id, **facts))

@@ -111,13 +111,18 @@ class Driver:
 
     def _react(self, message: dict[str, Any]) -> None:
         self.log.append(message)
+        for each in message["begins"] if message["t"] == "batch" else ():
+            self._answer(each)
         if message["t"] == "end" and self.record:
             self.say("recorded", op=message["op"])
         if message["t"] == "begin" and message["kind"] == "verdict":
             self.say("result", op=message["op"], ok=True, value={"go_on": self.go_on})
             return
-        asks = message["t"] == "begin" and message["kind"] not in ("step", "read")
-        if asks and self.answer is not None:
+        if message["t"] == "begin" and message["kind"] not in ("step", "read"):
+            self._answer(message)
+
+    def _answer(self, message: dict[str, Any]) -> None:
+        if self.answer is not None:
             value = self.answer(message)
             if isinstance(value, Exception):
                 error = messages.error(type(value).__name__, str(value))

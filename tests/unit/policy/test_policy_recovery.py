@@ -46,15 +46,19 @@ def test_what_is_done_is_a_move_that_a_run_can_make() -> None:
 
 def test_nothing_is_touched_that_has_ended_sleeps_or_is_the_next_servers() -> None:
     for facts in ALL:
-        asleep = facts.state is RunState.SUSPENDED and not facts.ready
+        asleep = facts.state is RunState.SUSPENDED and not facts.ready and not facts.cancel
         if facts.state in FINAL or asleep or facts.handing_over:
             assert decide(facts) is Act.LEAVE, facts
 
 
 def test_only_who_holds_a_run_restores_or_ends_it() -> None:
-    """Rule 4: the epoch is claimed first."""
+    """Rule 4: the epoch is claimed first. A run that nobody is at may be cancelled: it has no
+    machine."""
     for facts in ALL:
-        if decide(facts) not in (Act.LEAVE, Act.CLAIM):
+        at_rest = facts.state is not RunState.RUNNING and facts.driver is Driver.NONE
+        if decide(facts) is Act.CANCEL and at_rest:
+            assert facts.cancel
+        elif decide(facts) not in (Act.LEAVE, Act.CLAIM):
             assert facts.driver in (Driver.HOLDS, Driver.LOST), facts
 
 

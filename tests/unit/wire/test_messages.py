@@ -23,6 +23,7 @@ WAIT = {
     "approve": True,
 }
 MODEL = {"method": "POST", "path": "/v1/chat/completions", "headers": {"a": "b"}, "body": "{}"}
+CHILD = {"agent": "a", "own": True, "input": {"n": 1}}
 
 
 def begin(kind: str, data: Any) -> dict[str, Any]:
@@ -60,6 +61,8 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("begin", begin("wait", WAIT)),
     ("begin", begin("wait", {**WAIT, "schema": {"type": "object"}, "timeout_s": 60})),
     ("begin", begin("model", MODEL)),
+    ("begin", begin("child", CHILD)),
+    ("batch", {"begins": [begin("child", CHILD), begin("child", CHILD) | {"op": "child:a#2"}]}),
     ("end", {"op": "step:a#1", "ok": True, "value": [1, 2.5, None, "é😀"]}),
     ("end", {"op": "step:a#1", "ok": True}),
     ("end", {"op": "step:a#1", "ok": True, "blob": {"bytes": 2_000_000, "form": "json"}}),
@@ -173,6 +176,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("begin", {**begin("step", {}), "op": "step:a#one"}, "begin.op must be kind:name#count"),
     ("begin", {**begin("step", {}), "op": "step:a#²"}, "begin.op must be kind:name#count"),
     ("begin", begin("step", [1]), "begin.data must be an object"),
+    ("batch", {"begins": [begin("step", {})]}, "batch.begins may only be children"),
+    ("batch", {"begins": [begin("child", CHILD)] * 2}, "has the same operation twice"),
     ("begin", begin("dance", {}), "begin.kind must be one of"),
     ("begin", begin("sleep", {}), "begin.data lacks the key 'until'"),
     ("begin", begin("checkpoint", {"x": 1}), "begin.data has the unknown key 'x'"),

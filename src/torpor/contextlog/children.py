@@ -1,0 +1,108 @@
+"""Children: runs that another run, their parent, has spawned and may wait for.
+
+    parent   op.begin child:NAME#n ── wait of kind child ───────── op.end: result or error
+                       └► child   run.created ─ … ─ run.completed ──┘ one transaction
+
+A child is a run like any other, with a log of its own; that it is one is an operation of its
+parent (rule 2): replayed, or begun again after a crash, it is the same child. Its beginning, the
+child and the wait for it are one write, and so are the child's end and that of the wait. All that
+is spawned at once is one write, too.
+
+A fork of the parent waits for the same child; what it spawns after its place are its own. A retry
+of the parent retries the children that failed it. A child of its parent's own file has its parent's
+version, whatever was deployed since. A child that cannot be made (no such agent, an input that does
+not fit) has failed, and the parent is told why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from torpor.contextlog import schema
+from torpor.contextlog.agents import Chosen, choose_current, get_agent
+from torpor.contextlog.entries import BEGIN, IDENTITY, NewEntry, append, check_object
+from torpor.contextlog.runs import NewRun, RunRow, get_run, insert_runs
+from torpor.contextlog.waits import FAILED, WaitRow, complete_wait, new_wait, waits_for
+from torpor.model.errors import CallerError, Conflict
+from torpor.model.ids import Epoch, RunId, new_id
+from torpor.model.inputs import check_input
+
+# A child of a child of …: what is deeper is taken for a mistake that would never end.
+DEPTH_MAX = 32
+
+
+def spawn(
+    c: Connection, parent: RunId, epoch: Epoch, asked: Sequence[Mapping[str, Any]], now: float
+) -> list[WaitRow]:
+    """Begin what `asked`, begin messages of kind `child`, ask for; the waits for them, in order.
+    What began before is as it was. Raises as `entries.append` does."""
+    ops = [each["op"] for each in asked]
+    known = waits_for(c, parent, ops)
+    fresh = [each for each in asked if each["op"] not in known]
+    ids = sorted(new_id("run") for _ in fresh)  # they start in the order in which they were asked
+    runs = {each["op"]: RunId(run) for each, run in zip(fresh, ids, strict=True)}
+    append(c, parent, epoch, [_begin(each, runs.get(each["op"])) for each in asked], now)
+    if fresh:
+        row = get_run(c, parent)
+        choose, too_deep = _chooser(c, row), _depth(c, row) >= DEPTH_MAX
+        made_waits = [
+            new_wait(parent, op, "child", _shown(each) | {"child": runs[op]}, now)
+            for each in fresh
+            for op in [each["op"]]
+        ]
+        c.execute(insert(schema.waits), made_waits)
+        known |= waits_for(c, parent, list(runs))
+        made = []
+        for each in fresh:
+            op, data = each["op"], each["data"]
+            try:
+                if too_deep:
+                    raise Conflict(f"runs are nested {DEPTH_MAX} deep here, which is the most")
+                version, agent = choose(data["own"], data["agent"])
+                check_input(agent, data["input"])
+                check_object(data["input"], "the input")
+            except CallerError as error:
+                said = {"type": type(error).__name__, "message": error.message}
+                failed = {"status": FAILED, "data": said}
+                complete_wait(c, known[op].id, value=failed, now=now)
+                known |= waits_for(c, parent, [op])
+            else:
+                new = NewRun(runs[op], version, agent["name"], data["input"], parent=parent)
+                made.append(new)
+        insert_runs(c, made, now)
+    return [known[op] for op in ops]
+
+
+def _chooser(c: Connection, parent: RunRow) -> Callable[[bool, str], Chosen]:
+    """What a name means to it: looked up once for a batch."""
+
+    @cache
+    def choose(own: bool, name: str) -> Chosen:
+        if own:
+            row = get_agent(c, parent.version)
+            return Chosen(row, row.offered(name))
+        return choose_current(c, name)
+
+    return choose
+
+
+def _begin(asked: Mapping[str, Any], child: RunId | None) -> NewEntry:
+    named = {key: asked[key] for key in IDENTITY if key in asked}
+    return NewEntry(BEGIN, asked["op"], named | _shown(asked) | {"due_at": None, "child": child})
+
+
+def _shown(asked: Mapping[str, Any]) -> dict[str, Any]:
+    return {"prompt": asked["data"]["agent"], "data": None, "schema": None, "approve": False}
+
+
+def _depth(c: Connection, run: RunRow) -> int:
+    """How many ancestors it has; no more than DEPTH_MAX are counted."""
+    depth, parent = 0, run.parent
+    of = schema.runs.c
+    while parent is not None and depth < DEPTH_MAX:
+        depth, parent = depth + 1, c.scalar(select(of.parent).where(of.id == parent))
+    return depth

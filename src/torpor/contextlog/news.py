@@ -1,0 +1,37 @@
+"""What a write may mean to the server that is at work: told to it once the write is committed
+(`LogStore.listen`), whoever wrote. What is told is only a hint to look sooner: all of it stands in
+the log, where a server that starts finds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torpor.model.ids import OpId, RunId
+
+
+@dataclass(frozen=True)
+class Claimable:
+    """A run may be claimed, or is to be ended without that."""
+
+
+@dataclass(frozen=True)
+class Due:
+    """Something falls due at a time that was not known before."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A wait of `run` has ended with `value`."""
+
+    run: RunId
+    op: OpId
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CancelRequested:
+    run: RunId
+
+
+News = Claimable | Due | Answered | CancelRequested

@@ -1,0 +1,120 @@
+"""Children: other runs that this one spawns, and may wait for.
+
+    child = torpor.spawn(research, {"topic": "tea"})  # it runs from now on, in its own machine
+    notes = child.result()                            # or: await child
+
+A child that did not complete raises `ChildFailed` where its result is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any
+
+from torpor.model.errors import Invalid
+from torpor.sdk import agents, values
+from torpor.sdk.errors import ChildFailed
+from torpor.sdk.runtime import current
+from torpor.sdk.steps import refuse_inside
+from torpor.sdk.waits import Ready, Wait, WaitResult, here
+from torpor.wire import messages
+
+# Of a batch: it is one message.
+_INPUTS_CHARS_MAX = messages.SIZE_MAX - 1024 * 1024
+
+
+class Child(Wait):
+    """A child run. `result()` blocks, `await` awaits; both may be used repeatedly. A parent that
+    waits for nothing else sleeps meanwhile."""
+
+    def result(self) -> Any:
+        """What the child returned. Raises ChildFailed if it failed or was cancelled."""
+        return _result(self._ended())
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> Any:
+        return _result(await self._ending())
+
+
+class Results(list[Any], Ready):
+    """The results of a batch, in its order."""
+
+
+class Children(list[Child]):
+    """A batch of children, in the order of their inputs."""
+
+    def results(self) -> Results:
+        """What all of them returned. Raises ChildFailed for the first that did not complete, once
+        all have ended."""
+
+        def block() -> Results:
+            return Results([_result(each) for each in [child._ended() for child in self]])
+
+        async def wait() -> Results:
+            return Results([_result(each) for each in [await child._ending() for child in self]])
+
+        return here("spawn_many(...).results", block, wait)
+
+
+def spawn(
+    agent: str | Callable[..., Any], input: Mapping[str, Any] | None = None, /, **given: Any
+) -> Child:
+    """Start a run of `agent` as a child of this one, and go on. `agent` is an agent of this file,
+    as the function or by its name, and has this run's version; or another that is deployed, by its
+    name: FILE, FILE:AGENT, or AGENT where just one file has it. `input` gives its arguments by
+    name, and so do keywords."""
+    refuse_inside("spawn")
+    runtime = current("spawn")
+    name, digest, data = _asked("spawn", agent, {**(input or {}), **given})
+    return Child(runtime.begin("child", name, digest, data))
+
+
+def spawn_many(agent: str | Callable[..., Any], inputs: Iterable[Mapping[str, Any]], /) -> Children:
+    """As `spawn`, one child for each input: at most 1,000, which are started all or, if there is a
+    crash, none."""
+    refuse_inside("spawn_many")
+    runtime = current("spawn_many")
+    asked = [_asked("spawn_many", agent, each) for each in inputs]
+    if len(asked) > messages.BATCH_MAX:
+        raise ValueError(f"spawn_many takes {messages.BATCH_MAX:,} inputs, not {len(asked):,}")
+    chars = sum(len(json.dumps(data)) for _, _, data in asked)
+    if chars > _INPUTS_CHARS_MAX:
+        raise ValueError(
+            f"spawn_many: the inputs take {chars:,} characters; {_INPUTS_CHARS_MAX:,} go at once"
+        )
+    return Children(Child(each) for each in runtime.begin_all("child", asked))
+
+
+def _asked(
+    what: str, agent: str | Callable[..., Any], given: Mapping[str, Any]
+) -> tuple[str, str, dict[str, Any]]:
+    """The operation's name, its digest and its data. Raises TypeError, ValueError."""
+    registered = agents.registered()
+    if callable(agent):
+        names = [name for name, each in registered.items() if each.fn is agent]
+        if not names:
+            raise ValueError(f"torpor.{what}: {agent!r} is no @torpor.agent of this file")
+        name, own = names[0], True
+    else:
+        name, own = agent, agent in registered
+    try:
+        packed = values.pack(dict(given))
+        if own:  # a slip is found where it is made
+            registered[name].bind(packed)
+    except values.NotJson as error:
+        raise TypeError(f"torpor.{what}: the input cannot be sent: {error}") from None
+    except Invalid as error:
+        raise ValueError(f"torpor.{what}: {error.message}") from None
+    if not 1 <= len(name) <= messages.NAME_MAX:
+        raise ValueError(f"torpor.{what}: a name has 1 to {messages.NAME_MAX} characters")
+    data = {"agent": name, "own": own, "input": packed}
+    return name, values.digest(data), data
+
+
+def _result(ended: WaitResult) -> Any:
+    if ended.status != "completed":
+        raise ChildFailed(ended.name, {**vars(ended)})
+    return ended.data

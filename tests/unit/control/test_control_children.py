@@ -1,0 +1,106 @@
+"""Parents and children, as real processes that replay their logs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tests.unit.control.plain import Plain
+
+from torpor.contextlog import runs
+from torpor.contextlog.runs import RunRow
+from torpor.model.ids import RunId
+from torpor.model.states import RunState
+
+pytestmark = pytest.mark.anyio
+
+AGENTS = """
+import torpor
+
+@torpor.agent
+def square(n):
+    if n < 0:
+        raise ValueError("too small")
+    return n * n
+
+@torpor.agent
+def total(count):
+    return sum(torpor.spawn_many(square, [{"n": n} for n in range(count)]).results())
+
+@torpor.agent
+async def either(n):
+    import asyncio
+    one, other = torpor.spawn(square, n=n), torpor.spawn("agent:square", {"n": -n})
+    first, second = await asyncio.gather(one, other, return_exceptions=True)
+    again = await torpor.wait_any(other)
+    return [first, type(second).__name__, second.type, again.status, again.data["message"]]
+
+@torpor.agent
+def asleep():
+    torpor.sleep("1h")
+
+@torpor.agent
+def asker():
+    child = torpor.spawn(asks)
+    torpor.log("it has begun")
+    return [child.result(), torpor.spawn(square, n=2).result()]
+
+@torpor.agent
+def asks():
+    return torpor.waitpoint("tell").result().data
+
+@torpor.agent
+def boss():
+    torpor.spawn_many(asleep, [{}, {}]).results()
+"""
+
+
+@pytest.fixture
+async def plain(tmp_path: Path) -> AsyncIterator[Plain]:
+    plain = Plain(tmp_path)
+    await plain.start()
+    yield plain
+    await plain.close()
+
+
+async def children(plain: Plain, run: RunId, count: int) -> list[RunRow]:
+    found: list[RunRow] = []
+    with plain.store.subscribe(run) as subscription:
+        while len(found) < count:
+            found = await plain.store.read(lambda c: runs.children(c, run))
+            if len(found) < count:
+                await subscription.wait()
+    return found
+
+
+async def test_a_parent_gets_what_its_children_return(plain: Plain) -> None:
+    version = await plain.deploy(AGENTS)
+    assert await plain.result(await plain.run(version, "total", count=4)) == 14
+    got = await plain.result(await plain.run(version, "either", n=3))
+    assert got == [9, "ChildFailed", "ValueError", "failed", "too small"]
+
+
+async def test_a_parent_that_was_killed_has_the_same_children(plain: Plain) -> None:
+    version = await plain.deploy(AGENTS)
+    run = await plain.run(version, "asker")
+    (child,) = await children(plain, run, 1)
+    await plain.until(run, lambda row: row.last_seq >= 5)  # it waits
+    await plain.kill(run)
+    await plain.answer(child.id, 7)
+    assert await plain.result(run) == [7, 4]
+    both = await children(plain, run, 2)
+    assert both[0].id == child.id
+    assert await plain.entries(run, "run.recovered")
+
+
+async def test_a_cancellation_reaches_the_children(plain: Plain) -> None:
+    version = await plain.deploy(AGENTS)
+    run = await plain.run(version, "boss")
+    found = await children(plain, run, 2)
+    for child in found:
+        await plain.open_wait(child.id)
+    await plain.store.write(lambda c: runs.request_cancel(c, run, 1.0))
+    assert (await plain.ended(run)).state is RunState.CANCELLED
+    for child in found:
+        assert (await plain.ended(child.id)).state is RunState.CANCELLED
