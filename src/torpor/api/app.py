@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 import torpor
-from torpor.api import dashboard, events, limits, problems, stream
+from torpor.api import dashboard, events, limits, problems, public, stream
 from torpor.api.problems import Json
 from torpor.api.shapes import (
     Agent,
@@ -140,6 +140,16 @@ class Service(Protocol):
 
     async def send(
         self, ref: str, name: str, data: Any, by: str | None, event: str | None
+    ) -> Object: ...
+
+    def publish(self, base: str) -> None:
+        """This host is reached from outside at `base`: waits have public URLs."""
+        ...
+
+    async def linked(self, token: str) -> Object: ...
+
+    async def answer_linked(
+        self, token: str, data: Any, approved: bool | None, note: str | None
     ) -> Object: ...
 
     async def hand_over(self, tell: Callable[[str], None]) -> None:
@@ -355,4 +365,5 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(events.router)
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
     dashboard.install(app, service, app.state.stop)
+    public.install(app, service)
     return app

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, cast
 
-import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.applications import Starlette
@@ -28,6 +25,7 @@ from starlette.types import ASGIApp
 
 from torpor.api import limits
 from torpor.api.problems import Json
+from torpor.api.serving import Uvicorn
 from torpor.api.stopping import Stop
 from torpor.dashboard.app import dashboard
 from torpor.dashboard.needs import Service
@@ -51,13 +49,6 @@ class LinkRequest(BaseModel):
 class Link(BaseModel):
     url: str = Field(description="logs a browser in, once, within ten minutes")
     port: int
-
-
-class _Uvicorn(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """They are `torpor.api.server`'s."""
-        yield
 
 
 class Loopback:
@@ -84,16 +75,7 @@ class Loopback:
         return self._port
 
     async def _serve(self, bound: socket.socket) -> None:
-        config = uvicorn.Config(
-            self._app,
-            lifespan="off",
-            ws="none",
-            access_log=False,
-            log_config=None,
-            log_level="warning",
-            timeout_graceful_shutdown=_DRAIN_S,
-        )
-        server = _Uvicorn(config)
+        server = Uvicorn(self._app, _DRAIN_S)
         serving = asyncio.create_task(server.serve(sockets=[bound]))
         await self._stop.closing.wait()
         server.should_exit = True

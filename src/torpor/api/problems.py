@@ -54,8 +54,11 @@ class _Problem(Json):
 
 
 def problem(error: TorporError, status: int | None = None) -> dict[str, Any]:
-    """The problem details of `error`; `status` only where HTTP has a more exact one."""
+    """The problem details of `error`; `status` only where HTTP has a more exact one. What is wrong
+    with parts of what was given is in `errors`, by JSON pointers (RFC 6901)."""
     name = type(error).__name__
+    parts = error.parts if isinstance(error, Invalid) else ()
+    errors = [{"pointer": pointer(part.path), "detail": part.message} for part in parts]
     return {
         "type": f"urn:torpor:problem:{error.code}",
         "title": re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize(),
@@ -63,7 +66,12 @@ def problem(error: TorporError, status: int | None = None) -> dict[str, Any]:
         "detail": error.message,
         "code": error.code,
         "hint": error.hint,
+        **({"errors": errors} if errors else {}),
     }
+
+
+def pointer(path: Iterable[str | int]) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def unexpected() -> InternalError:
@@ -81,7 +89,7 @@ def _respond(
     return _Problem(body, status_code=body["status"], headers=headers)
 
 
-def _sentence(errors: Iterable[Mapping[str, Any]]) -> str:
+def sentence(errors: Iterable[Mapping[str, Any]]) -> str:
     """What the validator found, in words: `input: Input should be a valid dictionary`."""
     lines = []
     for error in errors:
@@ -102,7 +110,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> _Problem:
-        return _respond(Invalid(_sentence(error.errors()), hint="The API is described at /docs."))
+        return _respond(Invalid(sentence(error.errors()), hint="The API is described at /docs."))
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> _Problem:

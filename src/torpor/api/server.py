@@ -1,10 +1,11 @@
 """The server process: one per data directory, on a Unix socket that only its user may open.
 
 Order of things: the lock (run/server.lock, held for life: whoever has it is the server), the
-service, the socket, then run/server.json. A socket file that is there before is a dead server's,
-as the lock was free. SIGTERM, SIGINT and POST /v1/shutdown all ask for the same end
-(`torpor.api.stopping`): runs are handed over, streams end, requests in flight finish, the service
-stops. A second signal cuts the first part short.
+public port if one is asked for (`torpor.api.listening`), the service, the socket, then
+run/server.json. A socket file that is there before is a dead server's, as the lock was free.
+SIGTERM, SIGINT and POST /v1/shutdown all ask for the same end (`torpor.api.stopping`): runs are
+handed over, streams end, requests in flight finish, the service stops. A second signal cuts the
+first part short.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
-
 import torpor
 from torpor.api.app import Service, create_app
+from torpor.api.listening import Listener, listener
+from torpor.api.public import public_app
+from torpor.api.serving import Uvicorn
 from torpor.api.stopping import Stop
 from torpor.model.errors import Conflict, Invalid, TorporError
 from torpor.model.home import Home
@@ -35,14 +37,6 @@ _LOCK_TRIES, _LOCK_RETRY_S = 10, 0.05
 _SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux, less its closing zero
 
 log = logging.getLogger("torpor.api")
-
-
-class _Uvicorn(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Ours are in `serve`: uvicorn raises a signal again when it is done, which would end
-        the process before the service has stopped."""
-        yield
 
 
 def main(home: Home) -> int:
@@ -66,15 +60,20 @@ async def serve(home: Home, open_service: Callable[[Home], Awaitable[Service]]) 
     """Raises Conflict when another server has this data directory."""
     home.create()
     with _lock(home.run / "server.lock", home):
+        public = listener()
         service = await open_service(home)
         try:
-            await _listen(home, service)
+            if public is not None:
+                service.publish(public.url)
+            await _listen(home, service, public)
         finally:
+            if public is not None:
+                public.close()
             await service.stop()
             log.info("stopped")
 
 
-async def _listen(home: Home, service: Service) -> None:
+async def _listen(home: Home, service: Service, public: Listener | None) -> None:
     app = create_app(service)
     stop: Stop = app.state.stop
     asking: list[asyncio.Task[None]] = []
@@ -89,16 +88,7 @@ async def _listen(home: Home, service: Service) -> None:
         loop.add_signal_handler(number, signalled)
     facts = home.run / "server.json"
     path = home.socket("server")
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        ws="none",
-        access_log=False,
-        log_config=None,
-        log_level="warning",
-        timeout_graceful_shutdown=_DRAIN_S,
-    )
-    server = _Uvicorn(config)
+    server = Uvicorn(app, _DRAIN_S)
 
     async def close() -> None:
         await stop.closing.wait()
@@ -106,6 +96,7 @@ async def _listen(home: Home, service: Service) -> None:
 
     closer = asyncio.create_task(close())
     bound = _bind(path)
+    outside = asyncio.create_task(_serve_public(service, public, stop))
     try:
         _write(
             facts, {"pid": os.getpid(), "version": torpor.__version__, "started_at": time.time()}
@@ -113,10 +104,18 @@ async def _listen(home: Home, service: Service) -> None:
         log.info("serving %s", path)
         await server.serve(sockets=[bound])
         await app.state.loopback.closed()
+        await outside
     finally:
         closer.cancel()
+        outside.cancel()
         path.unlink(missing_ok=True)
         facts.unlink(missing_ok=True)
+
+
+async def _serve_public(service: Service, public: Listener | None, stop: Stop) -> None:
+    if public is not None:
+        log.info("public at %s", public.url)
+        await public.serve(public_app(service), stop.closing)
 
 
 @contextmanager

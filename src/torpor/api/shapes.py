@@ -165,6 +165,14 @@ class CompleteRequest(_Request):
     by: ShortText | None = None
 
 
+class PublicAnswer(_Request):
+    """To a waitpoint by its public URL."""
+
+    data: AnyJson = None
+    approved: bool | None = None
+    note: Annotated[str, Field(max_length=10_000), AfterValidator(_sound)] | None = None
+
+
 class RunsQuery(_Request):
     states: Annotated[str, AfterValidator(_states)] | None = Field(
         default=None, description="comma separated"
@@ -239,6 +247,7 @@ class Health(BaseModel):
     accel: str | None
     home: str
     model: str | None
+    public_url: str | None
     started_at: float
 
 
@@ -306,6 +315,7 @@ class Wait(BaseModel):
     completed_at: float | None
     by: str | None
     child: str | None = Field(description="the run that it waits for")
+    url: str | None = Field(description="where whoever has it may answer, if the server has one")
 
 
 class Sent(BaseModel):

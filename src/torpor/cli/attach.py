@@ -93,6 +93,11 @@ def answerable(wait: Object) -> bool:
 
 
 def how_to_answer(wait: Object) -> str:
+    """In words; where it has a public link, that on a line of its own."""
+    return "\n  ".join(filter(None, (_command(wait), wait.get("url"))))
+
+
+def _command(wait: Object) -> str:
     if wait["kind"] == "event":
         return f"torpor send {wait['run']} {wait['prompt']} --data JSON"
     if wait["approve"]:

@@ -52,12 +52,24 @@ def up(
             "By default what this host can do.",
         ),
     ] = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Open a port for public links of waits, and nothing else."
+        ),
+    ] = None,
+    public_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="What public links begin with, if others reach the port by that."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start the server, if it does not run."""
     home = Home.find()
-    if engine is not None:
-        os.environ[SETTING] = engine
+    told = {SETTING: engine, "TORPOR_LISTEN": listen, "TORPOR_PUBLIC_URL": public_url}
+    os.environ.update({key: value for key, value in told.items() if value is not None})
     if foreground:
         sys.stdout.flush()
         # Nothing of this process is needed any more, and signals then go straight to the server.
@@ -73,6 +85,11 @@ def up(
             f"the server that runs uses engine {health['engine']}: {health['engine_why']}",
             hint=f"Stop it first: torpor down, then torpor up --engine {engine}",
         )
+    if (listen or public_url) and was_up and not health["public_url"]:
+        raise Conflict(
+            "the server that runs has no public links",
+            hint="Stop it first: torpor down, then again.",
+        )
     using = health["engine"] + (f" ({health['accel']})" if health["accel"] else "")
     using += f": {health['engine_why']}"
     rows = [
@@ -80,6 +97,8 @@ def up(
         ("home", str(health["home"])),
         ("engine", f"{using}; {NOT_ISOLATED}" if health["engine"] == PROCESS else using),
     ]
+    if health["public_url"]:
+        rows.append(("public", health["public_url"]))
     if health["model"]:
         rows.append(("model", health["model"]))
     show(facts(rows))

@@ -7,12 +7,13 @@ import time
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from torpor.cli import words
 from torpor.cli.attach import answerable, user
 from torpor.cli.host import Json
 from torpor.cli.question import told
-from torpor.cli.screen import say, show, show_json, table
+from torpor.cli.screen import facts, say, show, show_json, table
 from torpor.client import Client
 from torpor.model.errors import Conflict
 from torpor.model.home import Home
@@ -40,8 +41,12 @@ def waits(
         say("nothing waits")
     else:
         now = time.time()
+        urls = [(wait["id"], wait["url"]) for wait in found if wait["url"]]
         heads = ("WAIT", "RUN", "SINCE", "ENDS", "STATE", "FOR")
         show(table(heads, [_row(wait, now) for wait in found]))
+        if urls:
+            show(Text())
+            show(facts(urls))
 
 
 def _row(wait: dict[str, Any], now: float) -> tuple[str, ...]:

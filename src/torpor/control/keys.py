@@ -6,6 +6,8 @@
 A wrapped key is a salt, then the key sealed with what `torpor.snapshot.seal` derives from the
 host's key and that salt; the run's id is authenticated along, so no row passes for another's.
 
+Secrets of public links and of webhooks are derived from the host's key, too, and so kept nowhere.
+
 This is the only place where keys are unwrapped. From here they go to the code that builds and
 reads snapshots in this process, and over the pager's socket, which only its owner may open;
 never into the log, an error or an output (rule 9).
@@ -106,6 +108,10 @@ class Keys:
     async def wrapped(self, run: RunId, key: Key) -> bytes:
         """The key of a run that comes from elsewhere, to be recorded with it. Raises as `find`."""
         return wrap(await self._open_host(), run, key)
+
+    async def derived(self, purpose: str) -> bytes:
+        """A secret of this host for `purpose` alone. Raises as `check`."""
+        return (await self._open_host()).derived(purpose.encode())
 
     async def rewrapper(self) -> Rewrap:
         """What wraps a run's key for a fork of it, which then has it for itself: runs that share

@@ -66,7 +66,7 @@ class Service:
         self._metrics = Metrics()
         self._storage = Storage(store, self._blobs, self._keys, self._metrics)
         self._forking = Forking(store, self._keys)
-        self._waiting = Waiting(store, self._answered)
+        self._waiting = Waiting(store, self._keys, self._answered)
         self._tending: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self._engines = Engines(
@@ -129,6 +129,7 @@ class Service:
             "accel": self._engines.probe.accel if self._engines.probe else None,
             "home": str(self._home.root),
             "model": self._engines.model.upstream if self._engines.model else None,
+            "public_url": self._waiting.base,
             "started_at": self._started_at,
         }
 
@@ -267,7 +268,7 @@ class Service:
             since = row.epoch + 1 if row.state in FINAL else runs.unbroken_since(c, row.id)
             at_work = range(since, row.epoch + 1)
             return row.to_json(now) | {
-                "waits": [wait.to_json() for wait in waits.list_waits(c, row.id)],
+                "waits": waits.list_waits(c, row.id),
                 "in_doubt": [each for each in unended if each["epoch"] not in at_work],
                 "snapshots_count": len(taken),
                 "bytes": sum(snapshot.bytes for snapshot in taken),
@@ -279,6 +280,7 @@ class Service:
             }
 
         shown = await self._store.read(read)
+        shown["waits"] = await self._waiting.shown(shown["waits"])
         # One that is just being killed, its run recorded as suspended, is nobody's any more.
         running = shown["state"] == RunState.RUNNING.value
         return shown | {"machine": await self._machine(RunId(shown["id"])) if running else None}
@@ -423,6 +425,18 @@ class Service:
         self, ref: str, data: Any, approved: bool | None, note: str | None, by: str | None
     ) -> dict[str, Any]:
         return await self._waiting.complete(ref, Answer(data, approved, note, by))
+
+    def publish(self, base: str) -> None:
+        """This host is reached from outside at `base`: waits have public URLs."""
+        self._waiting.publish(base)
+
+    async def linked(self, token: str) -> dict[str, Any]:
+        return await self._waiting.linked(token)
+
+    async def answer_linked(
+        self, token: str, data: Any, approved: bool | None, note: str | None
+    ) -> dict[str, Any]:
+        return await self._waiting.answer_linked(token, Answer(data, approved, note, "its link"))
 
     async def send(
         self, ref: str, name: str, data: Any, by: str | None, event: str | None

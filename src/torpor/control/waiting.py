@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,8 +19,12 @@ from torpor.contextlog import events, runs, waits
 from torpor.contextlog.events import Sent
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
+from torpor.control import links
+from torpor.control.keys import Keys
+from torpor.control.links import Links
 from torpor.model import doubts
-from torpor.model.errors import Conflict, HostError, Invalid
+from torpor.model.errors import Conflict, HostError, Invalid, NotFound
+from torpor.model.ids import op_name
 from torpor.policy import answers
 
 Object = dict[str, Any]
@@ -36,11 +40,27 @@ class Answer:
 
 
 class Waiting:
-    def __init__(self, store: LogStore, answered: Callable[[WaitRow | None], None]) -> None:
+    def __init__(
+        self, store: LogStore, keys: Keys, answered: Callable[[WaitRow | None], None]
+    ) -> None:
         """`answered` is told of each wait that was ended, and of None when the log failed, and may
         have ended some all the same."""
         self._store = store
+        self._keys = keys
         self._answered = answered
+        self._links: Links | None = None
+        self.base: str | None = None  # of public URLs
+
+    def publish(self, base: str) -> None:
+        """From now on waits have URLs, which begin with `base`."""
+        self.base, self._links = base, None
+
+    async def links(self) -> Links:
+        """Raises Missing, HostError (the host's key)."""
+        if self._links is None:
+            key = await self._keys.derived(links.PURPOSE)
+            self._links = Links(key, self.base)
+        return self._links
 
     async def waits(
         self, run: str | None, all: bool, limit: int | None, after: str | None, tag: str | None
@@ -50,10 +70,11 @@ class Waiting:
             past = None if after is None else waits.get_wait(c, after).id
             return waits.list_waits(c, of, open_only=not all, limit=limit, after=past, tag=tag)
 
-        return [self._shown(wait) for wait in await self._store.read(read)]
+        return await self.shown(await self._store.read(read))
 
     async def wait(self, ref: str) -> Object:
-        return self._shown(await self._find(ref))
+        (shown,) = await self.shown([await self._find(ref)])
+        return shown
 
     async def complete(self, ref: str, answer: Answer) -> Object:
         """Raises NotFound, Conflict (it has ended, or ends by itself), Invalid."""
@@ -70,7 +91,7 @@ class Waiting:
         ended = await self._write(write)
         for each in ended:
             self._answered(each)
-        return self._shown(ended[0])
+        return (await self.shown(ended))[0]
 
     async def send(
         self, ref: str, name: str, data: Any, *, by: str | None = None, event: str | None = None
@@ -102,8 +123,49 @@ class Waiting:
     async def _find(self, ref: str) -> WaitRow:
         return await self._store.read(lambda c: waits.get_wait(c, ref))
 
-    def _shown(self, wait: WaitRow) -> Object:
-        return wait.to_json()
+    async def shown(self, found: Sequence[WaitRow]) -> list[Object]:
+        """As the API shows them."""
+        made = await self.links() if self.base is not None else None
+        return [
+            wait.to_json() | {"url": made.url(wait.id) if made and _has_url(wait) else None}
+            for wait in found
+        ]
+
+    # By its public URL.
+
+    async def linked(self, token: str) -> Object:
+        """The wait as who has its link may see it. Raises NotFound."""
+        wait = await self._by_token(token)
+        agent = (await self._store.read(lambda c: runs.get_run(c, wait.run))).agent
+        return _public(wait, agent)
+
+    async def answer_linked(self, token: str, answer: Answer) -> Object:
+        """Raises as `complete`."""
+        wait = await self._by_token(token)
+        await self.complete(wait.id, answer)
+        return await self.linked(token)
+
+    async def _by_token(self, token: str) -> WaitRow:
+        made = await self.links()
+        wait = await self._find(made.wait(token))
+        if wait.kind != "wait":
+            raise NotFound("this link leads nowhere")
+        return wait
+
+
+def _has_url(wait: WaitRow) -> bool:
+    return wait.kind == "wait" and wait.state == waits.OPEN
+
+
+def _public(wait: WaitRow, agent: str | None) -> Object:
+    """Not the run, nor what others have said."""
+    shown = ("prompt", "data", "schema", "approve", "created_at", "due_at", "state", "completed_at")
+    return {
+        "agent": agent or "An agent",
+        "name": op_name(wait.op),
+        **{key: getattr(wait, key) for key in shown},
+        "approved": wait.value.get("approved") if wait.value else None,
+    }
 
 
 def _value(wait: WaitRow, answer: Answer) -> Object:

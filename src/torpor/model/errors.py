@@ -20,7 +20,19 @@ codes to `api/`.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+
+class Part(NamedTuple):
+    """What is wrong with the part at `path` of what was given."""
+
+    path: tuple[str | int, ...]
+    message: str
+
+    def __str__(self) -> str:
+        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.path)
+        return f"{where.removeprefix('.')}: {self.message}" if where else self.message
 
 
 class TorporError(Exception):
@@ -47,7 +59,13 @@ class Conflict(CallerError):
 
 
 class Invalid(CallerError):
+    """`parts`: what is wrong with which part of it, where that is known."""
+
     code = "invalid"
+
+    def __init__(self, message: str, *, hint: str = "", parts: Sequence[Part] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.parts = tuple(parts)
 
 
 class HostError(TorporError):

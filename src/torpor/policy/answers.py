@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import cache, lru_cache
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import regex
 from jsonschema import Draft202012Validator, ValidationError, validators
@@ -25,7 +25,7 @@ from jsonschema.exceptions import SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from torpor.model.errors import Invalid
+from torpor.model.errors import Invalid, Part
 
 SCHEMA_BYTES_MAX = 64 * 1024
 SCHEMA_DEPTH_MAX = 32
@@ -50,19 +50,6 @@ _PROBES: tuple[Any, ...] = (None, {}, [], "", 0)
 
 _until: ContextVar[float] = ContextVar("until")
 
-Path = tuple[str | int, ...]
-
-
-class Problem(NamedTuple):
-    """What is wrong with an answer, at `path` in it."""
-
-    path: Path
-    message: str
-
-    def __str__(self) -> str:
-        where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.path)
-        return f"{where.removeprefix('.')}: {self.message}" if where else self.message
-
 
 class _TooLong(Exception):
     """The limit of time is up."""
@@ -79,12 +66,12 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         raise Invalid(f"the schema cannot be used: {wrong}")
 
 
-def problems(schema: Mapping[str, Any], answer: Any) -> list[Problem]:
+def problems(schema: Mapping[str, Any], answer: Any) -> list[Part]:
     """What is wrong with `answer`, in the order of its parts; nothing, if it fits. Raises Invalid
     when that cannot be told."""
     try:
         found = [
-            Problem(tuple(error.absolute_path), _said(error))
+            Part(tuple(error.absolute_path), _said(error))
             for error in _errors(schema, answer, LIMIT_S)
         ]
     except (_TooLong, TimeoutError) as error:
@@ -102,6 +89,7 @@ def check_answer(schema: Mapping[str, Any] | None, answer: Any) -> None:
         raise Invalid(
             "the answer is not what is asked for: " + "; ".join(map(str, found)),
             hint="Nothing has changed; answer again.",
+            parts=found,
         )
 
 
@@ -195,7 +183,10 @@ def _errors(schema: Mapping[str, Any], answer: Any, limit_s: float) -> Iterator[
 @cache
 def _bounded(made: Any) -> Any:
     """The library's validator class with a limit of time."""
-    ours = {**made.VALIDATORS, "pattern": _pattern, "uniqueItems": _unique_items}
+    ours = {
+        **made.VALIDATORS,
+        **{key: each for key, each in _OURS.items() if key in made.VALIDATORS},
+    }
     extend: Callable[..., Any] = validators.extend
     return extend(made, {name: _timed(check) for name, check in ours.items()})
 
@@ -223,6 +214,16 @@ def _unique_items(
         written = [json.dumps(item, sort_keys=True) for item in instance]
         if len(set(written)) < len(written):
             yield ValidationError("has the same item more than once")
+
+
+def _required(checker: Any, names: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if checker.is_type(instance, "object"):
+        for name in names:
+            if name not in instance:
+                yield ValidationError("is required", path=(name,))
+
+
+_OURS = {"pattern": _pattern, "uniqueItems": _unique_items, "required": _required}
 
 
 def _said(error: ValidationError | SchemaError) -> str:

@@ -57,6 +57,10 @@ class Key:
         """For one file (or one wrapped key): `salt` must be new whenever something is sealed."""
         return Sealer(HKDF(SHA256(), KEY_BYTES, salt, purpose).derive(self.secret))
 
+    def derived(self, purpose: bytes) -> bytes:
+        """Another secret, which tells nothing of this one."""
+        return HKDF(SHA256(), KEY_BYTES, None, purpose).derive(self.secret)
+
     def alias(self, name: str) -> str:
         """Another name for what has this name; only who has the key can tell it."""
         return blake3(name.encode(), key=self.secret).hexdigest()

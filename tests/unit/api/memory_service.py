@@ -44,6 +44,7 @@ class MemoryService:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.stopped = False
+        self._base: str | None = None
         self._runs: dict[str, Object] = {}
         self._logs: dict[str, list[Object]] = {}
         self._waits: dict[str, Object] = {}
@@ -95,6 +96,7 @@ class MemoryService:
             "accel": None,
             "home": str(self.home.root),
             "model": "none",
+            "public_url": self._base,
             "started_at": time.time(),
         }
 
@@ -380,6 +382,23 @@ class MemoryService:
         self._answered[wait["id"]].set()
         return wait
 
+    def publish(self, base: str) -> None:
+        self._base = base
+
+    async def linked(self, token: str) -> Object:
+        """The token is the wait's id."""
+        wait = await self.wait(token)
+        shown = ("prompt", "data", "schema", "approve", "state", "created_at", "due_at")
+        approved = (wait["value"] or {}).get("approved")
+        also = {"name": "n", "agent": "player", "approved": approved}
+        return {key: wait[key] for key in (*shown, "completed_at")} | also
+
+    async def answer_linked(
+        self, token: str, data: Any, approved: bool | None, note: str | None
+    ) -> Object:
+        await self.complete(token, data, approved, note, "its link")
+        return await self.linked(token)
+
     async def send(
         self, ref: str, name: str, data: Any, by: str | None, event: str | None
     ) -> Object:
@@ -478,6 +497,7 @@ class MemoryService:
                 "completed_at": None,
                 "by": None,
                 "child": None,
+                "url": f"{self._base}/w/{op}" if self._base else None,
             }
             self._waits[wait["id"]] = wait
             keys = ("kind", "prompt", "data", "schema", "approve", "due_at")
