@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -254,6 +254,19 @@ class Client:
     def dashboard(self, port: int | None = None) -> Object:
         """A link that logs a browser of this host in, once: `url`."""
         return self._object("POST", "/dashboard/links", json={"port": port})
+
+    def query(
+        self,
+        sql: str,
+        parameters: Sequence[Any] | Mapping[str, Any] = (),
+        *,
+        limit: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Object:
+        """{columns, rows, more, ms}"""
+        body = {"sql": sql, "parameters": parameters, "limit": limit, "timeout_s": timeout_s}
+        # The server ends it; it may have to wait for its turn.
+        return self._object("POST", "/query", json=_given(body), timeout=None)
 
     def shutdown(self, on_progress: OnProgress) -> None:
         """Returns when the server has handed its runs over, or has gone."""

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 import torpor
 from torpor.api import dashboard, events, limits, problems, public, stream
 from torpor.api.problems import Json
+from torpor.api.query import QueryRequest, Rows
 from torpor.api.shapes import (
     Agent,
     Backup,
@@ -50,6 +51,7 @@ from torpor.api.stopping import Stop
 from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
 from torpor.model.states import FINAL, RunState
+from torpor.query.ask import Question
 
 Object = dict[str, Any]
 
@@ -65,6 +67,8 @@ class Service(Protocol):
     async def metrics(self) -> Collector: ...
 
     async def totals(self) -> Object: ...
+
+    async def query(self, question: Question) -> Object: ...
 
     async def deploy(
         self,
@@ -332,6 +336,12 @@ async def complete(ref: str, body: CompleteRequest, service: Uses) -> Json:
     """Answer a wait: 409 if it was answered before, or has ended otherwise; 422 if the answer is
     not what it asks for."""
     return Json(await service.complete(ref, body.data, body.approved, body.note, body.by))
+
+
+@router.post("/query", responses=_gives(Rows))
+async def query(body: QueryRequest, service: Uses) -> Json:
+    """Rows for a SELECT over the views of docs/sql.md. It can change nothing."""
+    return Json(await service.query(body.question()))
 
 
 @router.post("/shutdown", status_code=202, response_class=StreamingResponse)

@@ -82,6 +82,7 @@ def split(text: str | None) -> list[str] | None:
 
 
 AnyJson = Annotated[Any, AfterValidator(_sound)]
+Text = Annotated[str, AfterValidator(_sound)]
 ShortText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_sound)]
 
 

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import torpor
-from torpor.cli import agents, dashboard, events, forks, host, runs, storage, waits
+from torpor.cli import agents, dashboard, events, forks, host, query, runs, storage, waits
 from torpor.cli.entry import INTERRUPTED
 from torpor.cli.screen import complain, say
 from torpor.client import Unreachable
@@ -94,6 +94,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "show": runs.show_run,
         "logs": runs.logs,
         "trace": runs.trace,
+        "query": query.query,
         "snapshots": storage.snapshots,
         "cancel": runs.cancel,
         "fork": forks.fork,

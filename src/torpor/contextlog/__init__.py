@@ -15,6 +15,7 @@ machines, pages in a browser) is a reader or asks here. Which function is where:
     lineage    which entries make up a run's log: a fork shares the beginning of its origin's
     forks      fork_run, fork_of, shared_end, failures, forks_of, family
     messages   what is sent to models, stored once by content
+    calls      what is asked about model calls, as narrow rows
     agents     put_agent, deployed_again, set_template, get_agent, agent_source, list_agents
     keys       put_key, find_key, any_key, destroy_key, destroy_unused_keys
     transfer   a run's rows, out of this database and into another

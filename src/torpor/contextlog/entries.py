@@ -41,7 +41,7 @@ from sqlalchemy import (
     update,
 )
 
-from torpor.contextlog import messages, schema
+from torpor.contextlog import calls, messages, schema
 from torpor.contextlog.prepared import Prepared, json_each, json_of
 from torpor.contextlog.store import count_appended, touched
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch, TorporError
@@ -126,6 +126,11 @@ def unfolded(c: Connection, kind: str, data: dict[str, Any]) -> dict[str, Any]:
     return {**data, "data": messages.unfold(c, data["data"])} if _is_call(kind, data) else data
 
 
+def is_call(kind: str, op: str | None) -> bool:
+    """Whether an entry is the beginning or the result of a model call."""
+    return op is not None and op.startswith("model:") and kind in (BEGIN, END)
+
+
 def _is_call(kind: str, data: Mapping[str, Any]) -> bool:
     is_model = kind == BEGIN and data.get("kind") == "model"
     return is_model and isinstance(data.get("data"), Mapping)
@@ -154,7 +159,7 @@ def append(
     else:
         places = [None] * len(entries)
     fresh = [
-        (entry, "{}" if entry.kind == AGAIN else text)
+        _ready(c, entry, text)
         for entry, text, place in zip(entries, texts, places, strict=True)
         if place is None
     ]
@@ -172,11 +177,14 @@ def append(
                     "epoch": epoch,
                     "kind": entry.kind,
                     "op": entry.op,
-                    "data": text or json.dumps(folded(c, entry.kind, entry.data)),
+                    "data": text,
                 }
                 for i, (entry, text) in enumerate(fresh)
             ],
         )
+        for i, (entry, _) in enumerate(fresh):
+            if is_call(entry.kind, entry.op):
+                calls.record(c, run, first + i, entry.kind, entry.op, entry.data)
         touched(c, run)
         count_appended(c, len(fresh))
     unused = iter(range(first, last + 1))
@@ -201,6 +209,16 @@ def begin_logs(c: Connection, several: Sequence[tuple[RunId, NewEntry]], now: fl
     for run, _ in several:
         touched(c, run)
     count_appended(c, len(rows))
+
+
+def _ready(c: Connection, entry: NewEntry, text: str | None) -> tuple[NewEntry, str]:
+    """The entry as it is stored, and its data as JSON."""
+    if entry.kind == AGAIN:
+        return entry, "{}"
+    if text is not None:
+        return entry, text
+    stored = replace(entry, data=folded(c, entry.kind, entry.data))
+    return stored, json.dumps(stored.data)
 
 
 def append_output(

@@ -20,8 +20,10 @@ Nothing of this is ever removed: no log is.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Any
 
 from sqlalchemy import Connection, Table, bindparam, insert, literal, select
@@ -62,6 +64,37 @@ def unfold(c: Connection, kept: Mapping[str, Any]) -> dict[str, Any]:
         return dict(kept)
     texts = (p if isinstance(p, str) else "".join(_read(c, p[0])) for p in kept["parts"])
     return {**{key: value for key, value in kept.items() if key != "parts"}, "body": "".join(texts)}
+
+
+def conversations(c: Connection, kept: Mapping[str, Any], key: re.Pattern[str]) -> list[str]:
+    """The last node of each conversation in the data of a model call as it is stored, whose key,
+    which ends the text before it, matches. That of a body kept in its entry is stored for this."""
+    found: list[str] = []
+    before = ""
+    if "parts" not in kept:
+        body = kept.get("body")
+        parts = cut(body) if isinstance(body, str) and not _surrogates(body) else []
+        after = pairwise(parts)
+        return [_keep(c, p) for b, p in after if isinstance(p, list) and key.search(str(b))]
+    for part in kept["parts"] if isinstance(kept["parts"], list) else []:
+        match part:
+            case str():
+                before = part
+            case [str(digest)] if key.search(before):
+                found.append(digest)
+                before = ""
+            case [str(digest)]:
+                before = "".join(_read(c, digest))
+    return found
+
+
+def backwards(c: Connection, last: str) -> Iterator[str]:
+    """The nodes of a conversation, from its last one back to its first."""
+    node: str | None = last
+    while node:
+        yield node
+        at = _conversations.c
+        node = c.scalar(select(at.previous).where(at.digest == node))
 
 
 def cut(body: str) -> list[Part]:

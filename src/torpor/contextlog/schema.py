@@ -205,6 +205,45 @@ conversations = Table(
     Column("message", _Id, ForeignKey("messages.digest"), nullable=False),
 )
 
+# Of model calls, what is asked about often: see `torpor.contextlog.calls`. `said`, `usage` and
+# `tool_uses` belong to the entry at (run, seq).
+said = Table(
+    "said",
+    metadata,
+    Column("run", _Id, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("n", Integer, primary_key=True, autoincrement=False),  # its place in the conversation
+    Column("node", _Id, primary_key=True),  # of `conversations`: what ends with it
+    Index("said_by_node", "run", "node"),
+    sqlite_with_rowid=False,
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("run", _Id, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("op", Text, nullable=False),
+    Column("model", String),
+    Column("status", Integer),
+    Column("input_tokens", BigInteger),
+    Column("cached_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("finish", String),
+    sqlite_with_rowid=False,
+)
+
+tool_uses = Table(
+    "tool_uses",
+    metadata,
+    Column("run", _Id, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("id", String),
+    Column("name", String, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 waits = Table(
     "waits",
     metadata,

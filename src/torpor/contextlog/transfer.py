@@ -17,8 +17,8 @@ from typing import Any
 from sqlalchemy import JSON, Boolean, Connection, Double, Integer, String, Table, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from torpor.contextlog import lineage, schema
-from torpor.contextlog.entries import check_entry, check_object, folded, unfolded
+from torpor.contextlog import calls, lineage, schema
+from torpor.contextlog.entries import check_entry, check_object, folded, is_call, unfolded
 from torpor.contextlog.events import read_events
 from torpor.contextlog.news import Claimable, Due
 from torpor.contextlog.store import tell, touched
@@ -107,12 +107,20 @@ def write_run(
                 ready = [row | {"data": folded(c, row["kind"], row["data"])} for row in ready]
             if ready:
                 c.execute(insert(table), ready)
+            if table is schema.entries:
+                _record_calls(c, run["id"], ready)
     except IntegrityError as error:
         raise Invalid(f"the run's rows do not fit together: {error.orig}") from error
     read_events(c, RunId(run["id"]), time.time())
     touched(c, run["id"])
     tell(c, Claimable())
     tell(c, Due())
+
+
+def _record_calls(c: Connection, run: RunId, ready: Iterable[Row]) -> None:
+    for row in ready:
+        if is_call(row["kind"], row["op"]):
+            calls.record(c, run, row["seq"], row["kind"], row["op"], row["data"])
 
 
 def refuse_known(c: Connection, run: Mapping[str, Any]) -> None:

@@ -48,7 +48,9 @@ from torpor.model.errors import HostError, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.inputs import check_input
+from torpor.model.prices import Prices
 from torpor.model.states import FINAL, RunState
+from torpor.query.ask import Asking, Question
 from torpor.snapshot.store import SnapshotStore
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class Service:
             self._metrics,
             self._storage.run_ended,
         )
+        self._asking = Asking(home.database)
         self._deploying: dict[AgentVersion, asyncio.Lock] = {}
 
     @classmethod
@@ -149,6 +152,10 @@ class Service:
     async def totals(self) -> dict[str, Any]:
         """How much of everything there is."""
         return asdict(await self._store.read(totals))
+
+    async def query(self, question: Question) -> dict[str, Any]:
+        """Rows of the views of docs/sql.md. Raises Invalid, TookTooLong, Exhausted, HostError."""
+        return (await self._asking.ask(question, Prices.load(self._home.prices))).to_json()
 
     # Agents.
 

@@ -9,6 +9,7 @@
     work/                 the directories of runs that are plain processes
     run/                  sockets, locks, mounts, machines: nothing here outlives the processes
     cache/                answers worth keeping (engine probe), what images are made of
+    prices.toml           what models cost, if that is to be told otherwise
     host.key              what wraps the keys that runs' snapshots are sealed with
 """
 
@@ -45,6 +46,10 @@ class Home:
     @property
     def host_key(self) -> Path:
         return self.root / "host.key"
+
+    @property
+    def prices(self) -> Path:
+        return self.root / "prices.toml"
 
     @property
     def blobs(self) -> Path:

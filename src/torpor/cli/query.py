@@ -1,0 +1,94 @@
+"""query: SQL over runs and their logs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from torpor.cli import words
+from torpor.cli.host import Json, connect
+from torpor.cli.screen import say, show, show_json, table
+from torpor.model.errors import Invalid
+
+Object = dict[str, Any]
+
+
+class Format(StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+def query(
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help="A SELECT; @FILE and - (stdin) read it.")
+    ],
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--param", "-p", metavar="KEY=VALUE", help="For :KEY in the SQL. JSON or text."
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows that are shown.")] = 1000,
+    timeout: Annotated[float, typer.Option(min=0.01, max=60, help="Seconds it may take.")] = 10,
+    format: Annotated[Format, typer.Option(help="How rows are shown.")] = Format.TABLE,
+    as_json: Json = False,
+) -> None:
+    """Ask runs and their logs by SQL. What there is to be asked: docs/sql.md."""
+    named = dict(map(_parameter, parameters or []))
+    found = connect().query(_read(sql), named, limit=limit, timeout_s=timeout)
+    columns, rows = found["columns"], found["rows"]
+    match Format.JSON if as_json else format:
+        case Format.JSON:
+            show_json([dict(zip(columns, row, strict=True)) for row in rows])
+        case Format.CSV:
+            _csv(columns, rows)
+        case Format.TABLE:
+            show(table(columns, [list(map(_cell, row)) for row in rows]))
+            say(f"{words.count(len(rows), 'row')} in {words.duration(found['ms'] / 1000)}", "dim")
+    if found["more"]:
+        more = f"there are more rows than these {len(rows)}: see --limit, or LIMIT and OFFSET"
+        say(more, "yellow")
+
+
+def _csv(columns: list[str], rows: list[list[Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    sys.stdout.flush()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    return words.line(str(value))
+
+
+def _read(sql: str) -> str:
+    if sql == "-":
+        return sys.stdin.read()
+    if sql.startswith("@"):
+        try:
+            return Path(sql[1:]).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Invalid(f"{sql[1:]}: {error}") from error
+    return sql
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise Invalid(f"--param {text!r} is not KEY=VALUE")
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return key, value
+    return key, value if isinstance(read, list | dict) else read

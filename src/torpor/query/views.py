@@ -1,0 +1,371 @@
+"""What may be asked about: each view, its columns with what they mean, and its SQL.
+
+This is a public surface: docs/sql.md is checked against it. Times are unix seconds. Columns of
+JSON are text, for `->`, `->>` and json_each. Functions named `torpor_…` are Python's
+(`torpor.query.worker`); they are called for the rows and columns that are asked for only.
+
+Speed is in the form of these statements, measured on a million entries. Operations are found by
+their beginnings; the result is in the same part of the log almost always, and is looked up there
+first, by an index. What a run's log is says `lineage` (see `torpor.contextlog.lineage`). `cross
+join` tells SQLite to keep the order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_OPEN_END = 2**63 - 1  # as torpor.contextlog.lineage has it
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    about: str
+    sql: str
+
+
+@dataclass(frozen=True)
+class View:
+    name: str
+    about: str
+    columns: tuple[Column, ...]
+    source: str  # FROM …
+    more: tuple[tuple[tuple[str, ...], str], ...] = ()  # UNION ALL: expressions, FROM …
+
+    @property
+    def sql(self) -> str:
+        named = ", ".join(f"{column.sql} AS {column.name}" for column in self.columns)
+        arms = [f"SELECT {named} {self.source}"]
+        arms += [f"SELECT {', '.join(columns)} {source}" for columns, source in self.more]
+        return " UNION ALL ".join(arms)
+
+
+def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
+    return tuple(Column(name, about, sql) for name, sql, about in rows)
+
+
+def _of_log(table: str, alias: str) -> str:
+    """Rows that belong to entries, of every run's log."""
+    return (
+        f"FROM lineage l CROSS JOIN {table} {alias} ON {alias}.run = l.source "
+        f"AND {alias}.seq > l.after_seq AND {alias}.seq <= l.upto_seq"
+    )
+
+
+def _operations(kind: str) -> str:
+    """Operations of a kind: l is whose log, b the beginning, e or f the result if there is one."""
+    elsewhere = (
+        "SELECT x.rowid FROM lineage m CROSS JOIN entries x ON x.run = m.source AND x.op = b.op "
+        "AND x.kind = 'op.end' AND +x.seq > m.after_seq AND +x.seq <= m.upto_seq "
+        "WHERE m.run = l.run"
+    )
+    return (
+        "FROM lineage l CROSS JOIN entries b ON b.run = l.source AND b.kind = 'op.begin' "
+        f"AND b.op >= '{kind}:' AND b.op < '{kind};' "
+        "AND +b.seq > l.after_seq AND +b.seq <= l.upto_seq "
+        "LEFT JOIN entries e ON e.run = l.source AND e.op = b.op AND e.kind = 'op.end' "
+        "AND +e.seq <= l.upto_seq "
+        f"LEFT JOIN entries f ON f.rowid = CASE WHEN e.rowid IS NULL AND l.upto_seq < {_OPEN_END} "
+        f"THEN ({elsewhere}) END"
+    )
+
+
+_ENDED = "coalesce(e.at, f.at)"
+_RESULT = "coalesce(e.data, f.data)"
+_IN_OP = ("run", "l.run", "the run"), ("op", "b.op", "the operation, `kind:name#n`")
+
+
+def _name_in(op: str, kind: str) -> str:
+    """The name in an operation's id, `kind:name#n`; most are used less than ten times."""
+    bare, before = f"rtrim({op}, '0123456789')", len(kind) + 1
+    return (
+        f"CASE WHEN substr({op}, -2, 1) = '#' "
+        f"THEN substr({op}, {before + 1}, length({op}) - {before + 2}) "
+        f"ELSE substr({bare}, {before + 1}, length({bare}) - {before + 1}) END"
+    )
+
+
+_TIMES = (
+    ("began_at", "b.at", "when it began"),
+    ("ended_at", _ENDED, "when it ended; null if it has not"),
+    ("duration_s", f"{_ENDED} - b.at", "between the two"),
+)
+
+runs = View(
+    "runs",
+    "Every run.",
+    _columns(
+        ("id", "r.id", "the run"),
+        ("agent", "r.agent", "the agent's name"),
+        ("version", "r.version", "digest of the agent's source, dependencies and sizes"),
+        ("engine", "r.engine", "`qemu` or `process`"),
+        (
+            "state",
+            "r.state",
+            "`queued`, `running`, `suspended`, `completed`, `failed`, `cancelled`",
+        ),
+        ("input", "r.input", "JSON"),
+        ("result", "r.result", "JSON; null unless completed"),
+        ("error_type", "r.error ->> '$.type'", "of a failed run"),
+        ("error", "r.error ->> '$.message'", "of a failed run"),
+        ("created_at", "r.created_at", "when it was asked for"),
+        ("started_at", "r.started_at", "when its first machine was claimed"),
+        ("ended_at", "r.ended_at", "null if unfinished"),
+        ("state_since", "r.state_since", "when it came into its state"),
+        ("ran_s", "r.ran_s", "seconds with a machine, up to `state_since`"),
+        ("slept_s", "r.slept_s", "seconds suspended, up to `state_since`"),
+        ("epoch", "r.epoch", "how many machines it has had"),
+        ("entries", "r.last_seq", "how many entries its log has"),
+        ("origin", "r.origin", "of a fork: the run that it began as"),
+        ("origin_seq", "r.origin_seq", "how much of its origin's log it shares"),
+    ),
+    "FROM main.runs r",
+)
+
+log = View(
+    "log",
+    "Every entry of every run's context log. A fork's has what it shares with its origin.",
+    _columns(
+        ("run", "l.run", "the run"),
+        ("seq", "e.seq", "its position in the run's log: 1, 2, …"),
+        ("at", "e.at", "when it was written"),
+        ("epoch", "e.epoch", "the machine that wrote it; null for the host's own"),
+        ("kind", "e.kind", "`run.…`, `op.begin`, `op.end`, `wait.…`, `output`, `note.…`, …"),
+        ("op", "e.op", "the operation that it is about"),
+        ("data", "e.data", "JSON; what was sent to a model is in `messages`"),
+    ),
+    _of_log("entries", "e"),
+)
+
+_ITEM = "ltrim(x.text, ', ' || char(9, 10, 13))"
+_CONTENT = (
+    "CASE json_type(item, '$.content') WHEN 'text' THEN item ->> '$.content' "
+    "WHEN 'null' THEN NULL ELSE coalesce(item -> '$.content', item ->> '$.output') END"
+)
+_SENT = (
+    "FROM (SELECT l.run, s.seq, s.n, "
+    f"CASE WHEN json_valid({_ITEM}) THEN {_ITEM} END AS item "
+    f"{_of_log('said', 's')} CROSS JOIN conversations v ON v.digest = s.node "
+    "CROSS JOIN main.messages x ON x.digest = v.message) i"
+)
+
+messages = View(
+    "messages",
+    "What was said to and by models. What is sent again with each call of a growing conversation "
+    "is here once; an answer that the agent sends along later is here as both.",
+    _columns(
+        ("run", "i.run", "the run"),
+        ("seq", "i.seq", "the entry: of the call that sent it first, of the answer"),
+        ("n", "i.n", "sent: its place in the conversation, from 1"),
+        ("direction", "'sent'", "`sent`, `received`, or `context` (by `torpor.context`)"),
+        ("role", "coalesce(item ->> '$.role', item ->> '$.type')", "`system`, `user`, `tool`, …"),
+        ("content", _CONTENT, "text; JSON where it has parts"),
+        (
+            "tool_call_id",
+            "coalesce(item ->> '$.tool_call_id', item ->> '$.call_id')",
+            "of a tool's result",
+        ),
+        ("message", "item", "sent: all of it, JSON"),
+    ),
+    _SENT,
+    (
+        (
+            (
+                "l.run, u.seq, NULL, 'received', 'assistant'",
+                "(SELECT torpor_text(e.data) FROM entries e WHERE e.run = u.run AND e.seq = u.seq)",
+                "NULL, NULL",
+            ),
+            _of_log("usage", "u"),
+        ),
+        (
+            (
+                "l.run, e.seq, NULL, 'context', e.data ->> '$.role'",
+                "CASE json_type(e.data, '$.content') WHEN 'text' THEN e.data ->> '$.content' "
+                "ELSE e.data -> '$.content' END",
+                "NULL, e.data",
+            ),
+            _of_log("entries", "e") + " AND e.kind = 'note.context'",
+        ),
+    ),
+)
+
+model_calls = View(
+    "model_calls",
+    "Every call of a model.",
+    _columns(
+        *_IN_OP,
+        ("seq", "b.seq", "the entry where it began"),
+        ("model", "coalesce(u.model, torpor_model(b.data))", "who answered, else who was asked"),
+        *_TIMES,
+        ("status", "u.status", "HTTP status of the answer"),
+        ("input_tokens", "u.input_tokens", "as the answer says, with the cached ones"),
+        ("cached_tokens", "u.cached_tokens", "of the input, those read from a cache"),
+        ("output_tokens", "u.output_tokens", "as the answer says"),
+        ("finish", "u.finish", "why the answer ended: `stop`, `length`, `tool_calls`, …"),
+        (
+            "cost_usd",
+            "torpor_cost(u.model, u.input_tokens, u.cached_tokens, u.output_tokens)",
+            "by prices.toml; null where that has no price for the model",
+        ),
+    ),
+    _operations("model")
+    + " LEFT JOIN usage u ON u.run = coalesce(e.run, f.run) AND u.seq = coalesce(e.seq, f.seq)",
+)
+
+tool_calls = View(
+    "tool_calls",
+    "Every tool that a model's answer asked for.",
+    _columns(
+        ("run", "l.run", "the run"),
+        ("seq", "t.seq", "the entry with the answer"),
+        ("n", "t.n", "its place in the answer, from 1"),
+        ("id", "t.id", "the call's, as the model gave it"),
+        ("name", "t.name", "the tool"),
+        (
+            "op",
+            "(SELECT u.op FROM usage u WHERE u.run = t.run AND u.seq = t.seq)",
+            "the call of the model",
+        ),
+        (
+            "at",
+            "(SELECT e.at FROM entries e WHERE e.run = t.run AND e.seq = t.seq)",
+            "when the answer came",
+        ),
+        (
+            "arguments",
+            "(SELECT torpor_arguments(e.data, t.n) FROM entries e "
+            "WHERE e.run = t.run AND e.seq = t.seq)",
+            "JSON, as the model wrote it",
+        ),
+        (
+            "result",
+            f"(SELECT {_CONTENT} {_SENT} WHERE i.run = l.run AND t.id = "
+            "coalesce(item ->> '$.tool_call_id', item ->> '$.call_id'))",
+            "what the agent sent back for it",
+        ),
+    ),
+    _of_log("tool_uses", "t"),
+)
+
+steps = View(
+    "steps",
+    "Every step.",
+    _columns(
+        *_IN_OP,
+        ("name", _name_in("b.op", "step"), "the step's name"),
+        ("seq", "b.seq", "the entry where it began"),
+        *_TIMES,
+        (
+            "ok",
+            f"json_extract({_RESULT}, '$.ok')",
+            "1, or 0 if it failed; null if it has no result",
+        ),
+        ("error_type", f"{_RESULT} ->> '$.error.type'", "of a failed one"),
+        ("error", f"{_RESULT} ->> '$.error.message'", "of a failed one"),
+        (
+            "repeats",
+            "(SELECT count(*) FROM lineage m CROSS JOIN entries a ON a.run = m.source "
+            "AND a.op = b.op AND a.kind = 'op.again' AND +a.seq > m.after_seq "
+            "AND +a.seq <= m.upto_seq WHERE m.run = l.run)",
+            "how often it was in doubt and done again",
+        ),
+        ("arguments", "b.data -> '$.data'", "JSON: `{args, kwargs}`"),
+        ("value", f"{_RESULT} -> '$.value'", "JSON: what it returned"),
+        ("place", "b.data ->> '$.at'", "in the agent's source"),
+    ),
+    _operations("step"),
+)
+
+waits = View(
+    "waits",
+    "Everything that a run waits or waited for: people, times, events.",
+    _columns(
+        ("id", "w.id", "the wait"),
+        ("run", "w.run", "the run"),
+        ("op", "w.op", "the operation"),
+        ("kind", "w.kind", "`wait`, `sleep`, `doubt`, …"),
+        ("prompt", "w.prompt", "what is asked"),
+        ("data", "w.data", "JSON: what is shown with it"),
+        ("approve", "w.approve", "1 if it asks for yes or no"),
+        ("state", "w.state", "`open`, `completed`, `timeout`, `cancelled`"),
+        ("approved", "w.value ->> '$.approved'", "1 yes, 0 no"),
+        ("value", "w.value", "JSON: the answer"),
+        ("by", 'w."by"', "who answered"),
+        ("created_at", "w.created_at", "when it was asked"),
+        ("due_at", "w.due_at", "when its time is up; null for never"),
+        ("completed_at", "w.completed_at", "when it ended"),
+        ("waited_s", "w.completed_at - w.created_at", "between the two"),
+    ),
+    "FROM main.waits w",
+)
+
+snapshots = View(
+    "snapshots",
+    "Every snapshot that was taken of a run's machine.",
+    _columns(
+        ("id", "s.id", "the snapshot"),
+        ("run", "s.run", "the run"),
+        ("seq", "s.seq", "its place in the run's log"),
+        ("epoch", "s.epoch", "of the machine in it"),
+        ("parent", "s.parent", "the snapshot that it is the difference to"),
+        ("bytes", "s.bytes", "what it takes on disk"),
+        ("pause_ms", "s.pause_ms", "how long the machine stood still"),
+        ("freeze_ms", "s.freeze_ms", "from the decision until it was durable"),
+        ("created_at", "s.created_at", "when it was taken"),
+        ("pinned", "s.pinned", "1 if it is kept whatever its agent says"),
+        ("reclaimed_at", "s.reclaimed_at", "when its bytes were given up"),
+    ),
+    "FROM main.snapshots s WHERE s.run IS NOT NULL",
+)
+
+egress = View(
+    "egress",
+    "Every request that left a machine. Today that is calls of models.",
+    _columns(
+        *_IN_OP,
+        ("seq", "b.seq", "the entry where it began"),
+        *_TIMES,
+        ("method", "b.data ->> '$.data.method'", "of HTTP"),
+        ("path", "b.data ->> '$.data.path'", "of HTTP"),
+        ("status", f"{_RESULT} ->> '$.value.status'", "of HTTP"),
+        ("received_bytes", f"length({_RESULT} ->> '$.value.body')", "characters of the answer"),
+    ),
+    _operations("model"),
+)
+
+output = View(
+    "output",
+    "What agents printed, logged and emitted.",
+    _columns(
+        ("run", "l.run", "the run"),
+        ("seq", "e.seq", "the entry"),
+        ("at", "e.at", "when"),
+        (
+            "stream",
+            "CASE e.kind WHEN 'output' THEN e.data ->> '$.stream' ELSE substr(e.kind, 6) END",
+            "`stdout`, `stderr`, `log` or `emit`",
+        ),
+        (
+            "text",
+            "CASE e.kind WHEN 'output' THEN e.data ->> '$.text' "
+            "WHEN 'note.log' THEN e.data ->> '$.message' "
+            "ELSE coalesce(e.data -> '$.value', e.data) END",
+            "the text; of `emit`, JSON",
+        ),
+        ("data", "CASE e.kind WHEN 'note.log' THEN e.data -> '$.data' END", "JSON: of `log`"),
+    ),
+    _of_log("entries", "e") + " AND e.kind IN ('output', 'note.log', 'note.emit')",
+)
+
+VIEWS = (
+    runs,
+    log,
+    messages,
+    model_calls,
+    tool_calls,
+    steps,
+    waits,
+    snapshots,
+    egress,
+    output,
+)
