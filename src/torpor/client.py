@@ -100,6 +100,7 @@ class Client:
             "disk_mib": source.disk_mib,
             "keep": source.keep,
             "on_divergence": source.on_divergence,
+            "rules": source.rules.given,
         }
         data: Object
         for name, data in self._events("POST", "/agents", json=body):
@@ -112,9 +113,23 @@ class Client:
     def agents(self) -> list[Object]:
         return self._list("GET", "/agents")
 
-    def start(self, version: str, agent: str | None, input: Object, id_key: str | None) -> Object:
-        body = {"version": version, "agent": agent, "input": input, "id_key": id_key}
+    def start(
+        self,
+        version: str | None,
+        agent: str | None,
+        input: Object,
+        id_key: str | None,
+        **start: Any,
+    ) -> Object:
+        """`start`: as `torpor.model.starting.Start` has it."""
+        body = {"version": version, "agent": agent, "input": input, "id_key": id_key, **start}
         return self._object("POST", "/runs", json=body)
+
+    def queues(self) -> list[Object]:
+        return self._list("GET", "/queues")
+
+    def set_queue(self, name: str, **changes: Any) -> Object:
+        return self._object("PATCH", f"/queues/{_segment(name)}", json=changes)
 
     def runs(
         self, states: Iterable[str] = (), *, limit: int = 50, before: str | None = None

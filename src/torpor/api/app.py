@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 import torpor
-from torpor.api import dashboard, events, limits, problems, public, stream
+from torpor.api import dashboard, events, limits, problems, public, queues, stream
 from torpor.api.problems import Json
 from torpor.api.query import QueryRequest, Rows
 from torpor.api.shapes import (
@@ -50,6 +50,7 @@ from torpor.api.shapes import (
 from torpor.api.stopping import Stop
 from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
+from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
 from torpor.query.ask import Question
 
@@ -83,7 +84,12 @@ class Service(Protocol):
     async def agents(self) -> list[Object]: ...
 
     async def start(
-        self, version: str, agent: str | None, input: Object, id_key: str | None
+        self,
+        version: str | None,
+        agent: str | None,
+        input: Object,
+        id_key: str | None,
+        start: Start = AT_ONCE,
     ) -> Object: ...
 
     async def runs(
@@ -220,7 +226,7 @@ async def agents(service: Uses) -> Json:
 
 @router.post("/runs", status_code=201, responses=_gives(Run, 201))
 async def start(body: StartRequest, service: Uses) -> Json:
-    run = await service.start(body.version, body.agent, body.input, body.id_key)
+    run = await service.start(body.version, body.agent, body.input, body.id_key, body.start())
     return Json(run, status_code=201)
 
 
@@ -373,6 +379,7 @@ def create_app(service: Service) -> FastAPI:
     problems.install(app)
     app.include_router(router)
     app.include_router(events.router)
+    app.include_router(queues.router)
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
     dashboard.install(app, service, app.state.stop)
     public.install(app, service)

@@ -26,6 +26,8 @@ from torpor.model.agentfile import (
 )
 from torpor.model.errors import Invalid
 from torpor.model.keep import parse_keep
+from torpor.model.rules import parse_rules
+from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX, Start
 from torpor.model.states import RunState
 
 
@@ -77,6 +79,14 @@ def _keep(text: str) -> str:
     return text
 
 
+def _rules(given: dict[str, Any]) -> dict[str, Any]:
+    try:
+        parse_rules(given, "rules")
+    except Invalid as error:
+        raise ValueError(error.message) from error
+    return given
+
+
 def split(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
 
@@ -86,11 +96,11 @@ Text = Annotated[str, AfterValidator(_sound)]
 ShortText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_sound)]
 
 
-class _Request(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class DeployRequest(_Request):
+class DeployRequest(Strict):
     entry: str
     files: dict[
         Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_path)],
@@ -106,6 +116,9 @@ class DeployRequest(_Request):
         default="", description='how long snapshots are kept: "last 3", "7d", "all"'
     )
     on_divergence: Literal["stop", "fork", "latest"] = "stop"
+    rules: Annotated[dict[str, Any], AfterValidator(_rules)] = Field(
+        default={}, description="how its runs are treated, as [tool.torpor] has it: `queue`, …"
+    )
     engine: Literal["qemu", "process"] | None = Field(
         default=None, description="what its runs run on; by default the server's choice"
     )
@@ -128,19 +141,37 @@ class DeployRequest(_Request):
             disk_mib=self.disk_mib,
             keep=self.keep,
             on_divergence=self.on_divergence,
+            rules=parse_rules(self.rules, "rules"),
         )
 
 
-class StartRequest(_Request):
-    version: ShortText
-    agent: ShortText | None = None
+class StartRequest(Strict):
+    version: ShortText | None = Field(
+        default=None, description="by default the current one of the agent"
+    )
+    agent: ShortText | None = Field(
+        default=None,
+        description="of the version; without one FILE, FILE:AGENT, or AGENT if one file has it",
+    )
     input: Annotated[dict[str, Any], AfterValidator(_sound)] = {}
     id_key: ShortText | None = Field(
         default=None, description="the same key twice gives the same run, started once"
     )
+    queue: ShortText | None = Field(default=None, description="by default what the agent says")
+    key: ShortText | None = Field(default=None, description="for the queue's limit per key")
+    priority: int = Field(default=0, ge=-PRIORITY_MAX, le=PRIORITY_MAX)
+    delay_s: float = Field(default=0.0, ge=0, le=DELAY_S_MAX)
+    expires_s: float | None = Field(
+        default=None, ge=0, le=DELAY_S_MAX, description="not started by then: cancelled"
+    )
+
+    def start(self) -> Start:
+        """Raises Invalid."""
+        start = Start(self.queue, self.key, self.priority, self.delay_s, self.expires_s)
+        return start.check()
 
 
-class ForkRequest(_Request):
+class ForkRequest(Strict):
     at: Annotated[int, Field(ge=0, le=2**53)] | ShortText | None = Field(
         default=None,
         description="a place in the run's log, or a snapshot; by default the end of the log, "
@@ -155,18 +186,18 @@ class ForkRequest(_Request):
     )
 
 
-class RetryRequest(_Request):
+class RetryRequest(Strict):
     version: ShortText | None = Field(default=None, description="of the agent, if another")
 
 
-class CompleteRequest(_Request):
+class CompleteRequest(Strict):
     data: AnyJson = None
     approved: bool | None = None
     note: Annotated[str, Field(max_length=10_000), AfterValidator(_sound)] | None = None
     by: ShortText | None = None
 
 
-class PublicAnswer(_Request):
+class PublicAnswer(Strict):
     """To a waitpoint by its public URL."""
 
     data: AnyJson = None
@@ -174,7 +205,7 @@ class PublicAnswer(_Request):
     note: Annotated[str, Field(max_length=10_000), AfterValidator(_sound)] | None = None
 
 
-class RunsQuery(_Request):
+class RunsQuery(Strict):
     states: Annotated[str, AfterValidator(_states)] | None = Field(
         default=None, description="comma separated"
     )
@@ -186,7 +217,7 @@ class RunsQuery(_Request):
     )
 
 
-class LogQuery(_Request):
+class LogQuery(Strict):
     after: int = Field(default=0, ge=0, le=2**53, description="only entries with a larger seq")
     limit: int = Field(default=1000, ge=1, le=10_000)
     kinds: Annotated[str, Field(max_length=1000)] | None = Field(
@@ -195,7 +226,7 @@ class LogQuery(_Request):
     follow: bool = Field(default=False, description="stream entries until the run has ended")
 
 
-class SendRequest(_Request):
+class SendRequest(Strict):
     name: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_sound)]
     data: AnyJson = None
     id: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_sound)] | None = Field(
@@ -204,7 +235,7 @@ class SendRequest(_Request):
     by: ShortText | None = None
 
 
-class WaitsQuery(_Request):
+class WaitsQuery(Strict):
     run: ShortText | None = None
     tag: ShortText | None = None
     all: bool = Field(default=False, description="also those that have ended")
@@ -212,22 +243,22 @@ class WaitsQuery(_Request):
     after: ShortText | None = Field(default=None, description="only waits younger than this one")
 
 
-class PinRequest(_Request):
+class PinRequest(Strict):
     pinned: bool
 
 
-class GcRequest(_Request):
+class GcRequest(Strict):
     dry_run: bool = Field(default=False, description="only say what would be done")
 
 
-class BackupRequest(_Request):
+class BackupRequest(Strict):
     directory: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
         description="on the server's host: an absolute path of what is not there yet"
     )
     key: bool = Field(default=False, description="with host.key, which opens all the rest")
 
 
-class ExportQuery(_Request):
+class ExportQuery(Strict):
     snapshot: ShortText | None = Field(default=None, description="instead of the newest")
 
 
@@ -292,6 +323,11 @@ class Run(BaseModel):
     origin: str | None = Field(description="of a fork: the run that it began as")
     origin_seq: int | None = Field(description="how much of its origin's log it shares")
     parent: str | None = Field(description="of a child: the run that spawned it")
+    queue: str
+    queue_key: str | None
+    priority: int
+    not_before: float | None
+    expires_at: float | None
 
 
 class Wait(BaseModel):

@@ -20,6 +20,7 @@ from torpor.cli.question import as_value
 from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import Client, OnProgress
 from torpor.model.agentfile import AgentSource, read_agent
+from torpor.model.durations import seconds
 from torpor.model.engines import NOT_ISOLATED, PROCESS, Engine
 
 EngineOpt = Annotated[
@@ -31,6 +32,7 @@ EngineOpt = Annotated[
     ),
 ]
 AgentArg = Annotated[str, typer.Argument(metavar="AGENT.py[:NAME]", show_default=False)]
+TargetArg = Annotated[str, typer.Argument(metavar="AGENT", show_default=False)]
 
 
 def deploy(target: AgentArg, engine: EngineOpt = None, as_json: Json = False) -> None:
@@ -53,7 +55,7 @@ def _parameters(params: list[dict[str, Any]]) -> str:
 
 
 def run(
-    target: AgentArg,
+    target: TargetArg,
     input: Annotated[
         str | None,
         typer.Option(metavar="JSON", help="The input, an object; @FILE or - (stdin) read it."),
@@ -72,16 +74,45 @@ def run(
     id_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="The same key again gives the same run.")
     ] = None,
+    queue: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where it waits for a machine.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="For the queue's limit per key.")
+    ] = None,
+    priority: Annotated[int, typer.Option(metavar="N", help="The higher goes first.")] = 0,
+    delay: Annotated[
+        str | None, typer.Option(metavar="DURATION", help='Not before: "90s", "2h".')
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="Cancelled, if it is not started by then."),
+    ] = None,
     engine: EngineOpt = None,
     as_json: Json = False,
 ) -> None:
-    """Run an agent, and follow it until it ends. Ctrl-C leaves it running."""
+    """Run an agent, and follow it until it ends. Ctrl-C leaves it running.
+
+    AGENT is a file, which is deployed first; or the name of what is deployed: FILE, FILE:AGENT, or
+    AGENT where one file has it.
+    """
     path, name = split_target(target)
     given = read_input(input, pairs or [])
-    source = read_agent(path)
-    client = connect()
-    deployed = deploy_now(client, source, engine)
-    started = client.start(deployed["version"], name, given, id_key)
+    how = {
+        "queue": queue,
+        "key": key,
+        "priority": priority,
+        "delay_s": duration_s(delay, "--delay") or 0.0,
+        "expires_s": duration_s(expires, "--expires"),
+    }
+    if _is_file(path):
+        source = read_agent(path)
+        client = connect()
+        deployed = deploy_now(client, source, engine)
+        started = client.start(deployed["version"], name, given, id_key, **how)
+    else:
+        client = connect()
+        started = client.start(None, target, given, id_key, **how)
     if detach:
         if as_json:
             show_json(started)
@@ -90,6 +121,19 @@ def run(
         return
     say(started["id"], "dim")
     raise typer.Exit(attach(client, started, as_json=as_json))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a file is meant, be it one that is not there."""
+    return path.exists() or path.suffix == ".py" or len(path.parts) > 1
+
+
+def duration_s(text: str | None, option: str) -> float | None:
+    """Raises BadParameter."""
+    try:
+        return None if text is None else seconds(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {error}") from error
 
 
 def split_target(target: str) -> tuple[Path, str | None]:

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import torpor
-from torpor.cli import agents, dashboard, events, forks, host, query, runs, storage, waits
+from torpor.cli import agents, dashboard, events, forks, host, query, queues, runs, storage, waits
 from torpor.cli.entry import INTERRUPTED
 from torpor.cli.screen import complain, say
 from torpor.client import Unreachable
@@ -122,6 +122,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 for panel, commands in _COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
+app.add_typer(queues.app, name="queues", rich_help_panel=_RUNS)
 app.add_typer(host.bench, name="bench", rich_help_panel=_THIS_HOST)
 
 

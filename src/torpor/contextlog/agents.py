@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, func, insert, select, update
 
 from torpor.contextlog import schema
+from torpor.contextlog.queues import declare_queues
 from torpor.contextlog.refs import resolve
 from torpor.model.engines import PROCESS, QEMU
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import AgentVersion, SnapshotId
+from torpor.model.rules import Rules, parse_rules
 
 _agents = schema.agents
 # The source may be large and few want it: agent_source reads it.
@@ -37,6 +39,10 @@ class AgentRow:
     def engine(self) -> str:
         """Which engine its runs are of: a plain process stands on no image."""
         return PROCESS if self.spec.get("image") == PROCESS else QEMU
+
+    @property
+    def rules(self) -> Rules:
+        return parse_rules(self.spec.get("rules", {}), self.entry)
 
     def offered(self, name: str | None) -> dict[str, Any]:
         """The agent of this name as it described itself, by default the only one. Raises Invalid,
@@ -73,9 +79,10 @@ def put_agent(
     spec: Mapping[str, Any],
     now: float,
     agents: Sequence[Mapping[str, Any]] = (),
+    deployed: bool = True,
 ) -> AgentRow:
-    """Keep an agent version, which is current from now on; the one there is, unchanged, if it was
-    put before.
+    """Keep an agent version, which is current from now on if it is `deployed`; the one there is,
+    unchanged, if it was put before.
 
     `source` is a tar of its files, `spec` what else its version is made of, `agents` what its
     entry file defines as the guest reported it.
@@ -93,25 +100,27 @@ def put_agent(
                     "agents": list(agents),
                     "first_at": now,
                     "used_at": now,
-                    "deployed_at": now,
+                    "deployed_at": now if deployed else None,
                 }
             ],
         )
+        if deployed:
+            declare_queues(c, spec.get("rules", {}).get("queues", {}), now)
     return get_agent(c, version)
 
 
 def deployed_again(
-    c: Connection, version: AgentVersion, *, keep: str, on_divergence: str, now: float
+    c: Connection, version: AgentVersion, rules: Mapping[str, Any], now: float
 ) -> AgentRow:
     """Note that the version was deployed once more, with these rules. It is current again."""
-    rules = {"keep": keep, "on_divergence": on_divergence}
-    spec = get_agent(c, version).spec | rules
+    spec = get_agent(c, version).spec | dict(rules)
     changed = (
         update(_agents)
         .where(_agents.c.version == version)
         .values(spec=spec, used_at=now, deployed_at=now)
     )
     c.execute(changed)
+    declare_queues(c, rules.get("rules", {}).get("queues", {}), now)
     return get_agent(c, version)
 
 

@@ -109,6 +109,10 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
                 "origin_seq": fork.at,
                 "base": base.id if base else None,
                 "parent": fork.parent,
+                "queue": origin.queue,
+                "queue_key": origin.queue_key,
+                "priority": origin.priority,
+                "ready": True,
                 # Other code prints something else: all of that is kept.
                 "out_offset": _printed(c, origin.id, fork.at, "stdout") if same_code else 0,
                 "err_offset": _printed(c, origin.id, fork.at, "stderr") if same_code else 0,

@@ -2,11 +2,11 @@
 
 Each move appends the entry that tells of it, in the same transaction.
 
-`ready` means: since the run was last claimed, something happened that its machine may not have
-seen (a result was recorded, a cancellation was asked for), or that it was handed over in the middle
-of its work. A suspended run that is ready is to be claimed. On suspension it is put right against
-the snapshot: results that the snapshot was taken after do not wake it; one that came between the
-pause and the record does (rule 11).
+`ready` means that the run wants a machine. One that is queued does from when it is due. Of one
+that was claimed: since then something happened that its machine may not have seen (a result was
+recorded, a cancellation was asked for), or it was handed over in the middle of its work. On
+suspension it is put right against the snapshot: results that the snapshot was taken after do not
+wake it; one that came between the pause and the record does (rule 11).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Text,
-    and_,
     cast,
     func,
     insert,
@@ -39,13 +38,15 @@ from torpor.contextlog.entries import (
     journal_holds,
     refusal,
 )
-from torpor.contextlog.news import CancelRequested, Claimable
+from torpor.contextlog.news import CancelRequested, Claimable, Due
+from torpor.contextlog.queues import ensure_queues
 from torpor.contextlog.refs import resolve
 from torpor.contextlog.snapshots import newest_snapshot
 from torpor.contextlog.store import tell, touched
 from torpor.contextlog.waits import OPEN, cancel_waits, end_child_waits
 from torpor.model.errors import Conflict, InternalError, Invalid, NotFound
 from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
+from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState, may_follow
 
 ID_KEY_MAX = 256
@@ -88,6 +89,12 @@ class RunRow:
     out_offset: int
     err_offset: int
     cancel_requested: bool
+    queue: str
+    queue_key: str | None
+    priority: int
+    not_before: float | None
+    expires_at: float | None
+    due_at: float | None
 
     def to_json(self, now: float | None = None) -> dict[str, Any]:
         """As the API shows it; `ran_s` and `slept_s` up to `now` if given."""
@@ -96,7 +103,7 @@ class RunRow:
         return shown | {"state": self.state.value} | figures._asdict()
 
 
-_INTERNAL = {"ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested"}
+_INTERNAL = {"ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested", "due_at"}
 
 
 class Figures(NamedTuple):
@@ -120,6 +127,7 @@ def create_run(
     agent: str | None,
     input: Mapping[str, Any],
     id_key: str | None = None,
+    start: Start = AT_ONCE,
     now: float,
 ) -> RunRow:
     """Queue a run. With an `id_key` that was used before, the run that it made is given.
@@ -136,7 +144,7 @@ def create_run(
     known = find_agent(c, version)
     if known is None:
         raise NotFound(f"there is no agent version {version!r}", hint="Deploy the agent first.")
-    new = NewRun(RunId(new_id("run")), known, agent, input, id_key=id_key)
+    new = NewRun(RunId(new_id("run")), known, agent, input, id_key=id_key, start=start.check())
     insert_runs(c, [new], now)
     return _exactly(c, new.id)
 
@@ -151,6 +159,37 @@ class NewRun:
     input: Mapping[str, Any]
     id_key: str | None = None
     parent: RunId | None = None
+    start: Start = AT_ONCE
+
+    @property
+    def queue(self) -> str:
+        own = ":".join(filter(None, (self.version.name, self.agent)))
+        return self.start.queue or self.version.rules.queue or own
+
+    def row(self, now: float) -> dict[str, Any]:
+        start = self.start
+        not_before = now + start.delay_s if start.delay_s else None
+        expires_at = None if start.expires_s is None else (not_before or now) + start.expires_s
+        return {
+            "id": self.id,
+            "version": self.version.version,
+            "agent": self.agent,
+            "engine": self.version.engine,
+            "state": RunState.QUEUED.value,
+            "input": self.input,
+            "last_seq": 1,
+            "created_at": now,
+            "state_since": now,
+            "id_key": self.id_key,
+            "parent": self.parent,
+            "queue": self.queue,
+            "queue_key": start.key,
+            "priority": start.priority,
+            "not_before": not_before,
+            "expires_at": expires_at,
+            "ready": not_before is None,
+            "due_at": not_before or expires_at,
+        }
 
 
 def insert_runs(c: Connection, several: Sequence[NewRun], now: float) -> None:
@@ -159,28 +198,13 @@ def insert_runs(c: Connection, several: Sequence[NewRun], now: float) -> None:
         return
     used = schema.agents.c.version.in_({run.version.version for run in several})
     c.execute(update(schema.agents).where(used).values(used_at=now))
-    c.execute(
-        insert(_runs),
-        [
-            {
-                "id": run.id,
-                "version": run.version.version,
-                "agent": run.agent,
-                "engine": run.version.engine,
-                "state": RunState.QUEUED.value,
-                "input": run.input,
-                "last_seq": 1,
-                "created_at": now,
-                "state_since": now,
-                "id_key": run.id_key,
-                "parent": run.parent,
-            }
-            for run in several
-        ],
-    )
+    ensure_queues(c, {run.queue for run in several}, now)
+    c.execute(insert(_runs), [run.row(now) for run in several])
     lineage.start(c, *(run.id for run in several))
     begin_logs(c, [(run.id, NewEntry("run.created", None, _created(run))) for run in several], now)
     tell(c, Claimable())
+    if any(run.start.delay_s or run.start.expires_s is not None for run in several):
+        tell(c, Due())
 
 
 def _created(run: NewRun) -> dict[str, Any]:
@@ -242,12 +266,6 @@ def ended_before(c: Connection, among: Collection[RunId], at: float) -> list[Run
     return list(c.scalars(select(_runs.c.id).where(_runs.c.id.in_(among), _runs.c.ended_at < at)))
 
 
-def claimable(c: Connection) -> list[RunRow]:
-    """Runs that want a machine, oldest first: queued ones, and suspended ones that are ready."""
-    awake = and_(_runs.c.state == RunState.SUSPENDED.value, _runs.c.ready)
-    return _oldest_first(c, or_(_runs.c.state == RunState.QUEUED.value, awake))
-
-
 def claim(c: Connection, run: RunId, now: float) -> Epoch:
     """Take the run for a new machine: it is running, under the epoch returned (rule 4).
 
@@ -264,6 +282,7 @@ def claim(c: Connection, run: RunId, now: float) -> Epoch:
             **_moved(row, RunState.RUNNING, now),
             epoch=epoch,
             ready=False,
+            due_at=None,
             started_at=func.coalesce(_runs.c.started_at, now),
         )
     )
@@ -314,7 +333,13 @@ def transition(
         # Before anything is written: what raises has changed nothing.
         check_object(data, "the run's outcome")
         cancel_waits(c, run, now)
-        values |= {"result": result, "error": error, "ended_at": now, "ready": False}
+        values |= {
+            "result": result,
+            "error": error,
+            "ended_at": now,
+            "ready": False,
+            "due_at": None,
+        }
     append(c, run, epoch, [NewEntry(f"run.{to.value}", None, data)], now)
     c.execute(update(_runs).where(_runs.c.id == run).values(**values))
     if to in FINAL:

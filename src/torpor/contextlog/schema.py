@@ -14,12 +14,15 @@ reads `log`; only who appends names `entries`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     DDL,
     JSON,
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Double,
     ForeignKey,
@@ -36,6 +39,7 @@ from sqlalchemy import (
     insert,
     inspect,
     select,
+    true,
 )
 
 from torpor.model.errors import Damaged, HostError
@@ -106,9 +110,40 @@ runs = Table(
     Column("out_offset", BigInteger, nullable=False, default=0),
     Column("err_offset", BigInteger, nullable=False, default=0),
     Column("cancel_requested", Boolean, nullable=False, default=False, server_default=false()),
+    # Where it waits for a machine (`contextlog.queues`), and until when it does.
+    Column("queue", String, nullable=False),
+    Column("queue_key", String),
+    Column("priority", Integer, nullable=False, default=0),
+    Column("not_before", Double),
+    Column("expires_at", Double),
+    # When something is next to be done about it by itself (`contextlog.deadlines`).
+    Column("due_at", Double),
     Index("runs_by_state", "state", "id"),
     Index("runs_by_origin", "origin"),
     Index("runs_by_parent", "parent"),
+    Index("runs_by_queue", "queue", "state"),
+    Index("runs_by_start", "queue", "started_at"),
+)
+
+
+def _few(name: str, only: ColumnElement[bool], *columns: ColumnElement[Any]) -> None:
+    """An index of those runs alone: most have ended, or sleep."""
+    Index(name, *columns, sqlite_where=only, postgresql_where=only)
+
+
+_few("runs_ready", runs.c.ready == true(), runs.c.queue, runs.c.priority.desc(), runs.c.id)
+_few("runs_due", runs.c.due_at.is_not(None), runs.c.due_at)
+_few("runs_to_cancel", runs.c.cancel_requested == true(), runs.c.state)
+
+queues = Table(
+    "queues",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("concurrency", Integer),
+    Column("per_key", Integer),
+    Column("rate", String),
+    Column("paused", Boolean, nullable=False),
+    Column("made_at", Double, nullable=False),
 )
 
 # Run `run`'s log is, for each of these rows, the entries of `source` with

@@ -21,6 +21,7 @@ from torpor.contextlog import calls, lineage, schema
 from torpor.contextlog.entries import check_entry, check_object, folded, is_call, unfolded
 from torpor.contextlog.events import read_events
 from torpor.contextlog.news import Claimable, Due
+from torpor.contextlog.queues import ensure_queues
 from torpor.contextlog.store import tell, touched
 from torpor.contextlog.waits import OPEN, list_waits
 from torpor.model.errors import Conflict, Invalid
@@ -95,6 +96,7 @@ def write_run(
         raise Invalid("the run waits for a child run, which is not here")
     refuse_known(c, run)
     try:
+        ensure_queues(c, [run["queue"]], time.time())
         c.execute(insert(schema.runs), [run])
         lineage.start(c, run["id"])
         for table, several in (

@@ -96,6 +96,7 @@ def source_from(agent: AgentRow, tar: bytes) -> AgentSource:
             disk_mib=agent.spec["disk_mib"],
             keep=agent.spec["keep"],
             on_divergence=agent.spec["on_divergence"],
+            rules=agent.rules,
         )
 
 

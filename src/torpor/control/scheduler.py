@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -23,7 +24,7 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import entries, runs, waits
+from torpor.contextlog import deadlines, entries, runs, waits
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.news import Answered, CancelRequested, Claimable, Due, News
 from torpor.contextlog.runs import RunRow
@@ -31,6 +32,7 @@ from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.carrier import Carriers
+from torpor.control.claims import Claims, next_runs
 from torpor.control.driver import CANCELLED, Driver, Outcome
 from torpor.control.keys import Keys
 from torpor.control.metrics import Metrics
@@ -188,16 +190,22 @@ class Scheduler:
             self._claimable.clear()
             if self._handing_over:
                 return
-            for row in await _when_possible(lambda: self._store.read(runs.claimable)):
+            claims = await _when_possible(lambda: self._store.read(self._next_runs))
+            for row in claims.rows:
                 self._consider(row)
+            again_s = (claims.again_at or math.inf) - time.time()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SAFETY_NET_S):
+                async with asyncio.timeout(max(0.0, min(SAFETY_NET_S, again_s))):
                     await self._claimable.wait()
 
-    def _has_room(self, engine: str) -> bool:
+    def _next_runs(self, c: Connection) -> Claims:
+        room = {engine: self._room(engine) for engine in list(self._engines)}
+        return next_runs(c, room, list(self.drivers), time.time())
+
+    def _room(self, engine: str) -> int:
         carriers = self._engines.get(engine)
-        taken = sum(driver.row.engine == engine for driver in self.drivers.values())
-        return carriers is not None and taken < carriers.room
+        taken = sum(driver.row.engine == engine for driver in list(self.drivers.values()))
+        return 0 if carriers is None else carriers.room - taken
 
     def _consider(self, row: RunRow) -> None:
         at_it = By.CLAIMS if row.id in self.drivers else By.NONE
@@ -211,7 +219,7 @@ class Scheduler:
 
     def _decide(self, row: RunRow, by: By, **known: Any) -> Act:
         known = {"cancel": row.cancel_requested} | known
-        room, handing_over = self._has_room(row.engine), self._handing_over
+        room, handing_over = self._room(row.engine) > 0, self._handing_over
         facts = Facts(row.state, by, row.ready, room, handing_over, **known)
         return recovery.decide(facts)
 
@@ -361,8 +369,8 @@ class Scheduler:
                 self.answered_perhaps()
                 await asyncio.sleep(HOST_RETRY_S[0])
                 continue
-            due = await _when_possible(lambda: self._store.read(waits.next_due))
-            left_s = SAFETY_NET_S if due is None else min(SAFETY_NET_S, due - time.time())
+            due = await _when_possible(lambda: self._store.read(_next_due))
+            left_s = min(SAFETY_NET_S, due - time.time())
             try:
                 async with asyncio.timeout(max(0.0, left_s)):
                     await self._timers.wait()
@@ -406,5 +414,12 @@ async def _when_possible(do: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(HOST_RETRY_S[0])
 
 
+def _next_due(c: Connection) -> float:
+    found = (waits.next_due(c), deadlines.next_due(c))
+    return min((due for due in found if due is not None), default=math.inf)
+
+
 def _end_due(c: Any) -> list[WaitRow]:
-    return [waits.get_wait(c, wait.id) for wait in waits.end_due(c, time.time())]
+    now = time.time()
+    deadlines.end_due(c, now)
+    return [waits.get_wait(c, wait.id) for wait in waits.end_due(c, now)]

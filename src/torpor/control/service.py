@@ -21,7 +21,7 @@ from sqlalchemy import Connection
 
 import torpor
 from torpor.contextlog import agents, entries, forks, runs, snapshots, waits
-from torpor.contextlog.agents import AgentRow
+from torpor.contextlog.agents import AgentRow, Chosen
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.totals import totals
@@ -37,6 +37,7 @@ from torpor.control.loading import Loaded, Progress, tar_of
 from torpor.control.machines import Machines
 from torpor.control.metrics import Metrics, Moment
 from torpor.control.processes import stop_processes
+from torpor.control.queueing import Queueing
 from torpor.control.scheduler import Scheduler
 from torpor.control.storage import Storage
 from torpor.control.templates import Template, keep_template, make_template
@@ -44,11 +45,12 @@ from torpor.control.values import Values
 from torpor.control.waiting import Answer, Waiting
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
-from torpor.model.errors import HostError, NotFound, TorporError
+from torpor.model.errors import HostError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.inputs import check_input
 from torpor.model.prices import Prices
+from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
 from torpor.query.ask import Asking, Question
 from torpor.snapshot.store import SnapshotStore
@@ -68,6 +70,7 @@ class Service:
         self._metrics = Metrics()
         self._storage = Storage(store, self._blobs, self._keys, self._metrics)
         self._forking = Forking(store, self._keys)
+        self.queueing = Queueing(store)
         self._waiting = Waiting(store, self._keys, self._answered)
         self._tending: asyncio.Task[None] | None = None
         self._started_at = time.time()
@@ -207,9 +210,8 @@ class Service:
             lambda c: agents.deployed_again(
                 c,
                 version,
-                keep=source.keep,
-                on_divergence=source.on_divergence,
-                now=time.time(),
+                _rules(source),
+                time.time(),
             )
         )
 
@@ -219,10 +221,15 @@ class Service:
     # Runs.
 
     async def start(
-        self, version: str, agent: str | None, input: dict[str, Any], id_key: str | None
+        self,
+        version: str | None,
+        agent: str | None,
+        input: dict[str, Any],
+        id_key: str | None,
+        start: Start = AT_ONCE,
     ) -> dict[str, Any]:
-        known = await self._store.read(lambda c: agents.get_agent(c, version))
-        chosen = known.offered(agent)
+        """Of this version of an agent; or of the current one, by the agent's name."""
+        known, chosen = await self._store.read(lambda c: _chosen(c, version, agent))
         check_input(chosen, input)
         row = await self._store.write(
             lambda c: runs.create_run(
@@ -231,6 +238,7 @@ class Service:
                 agent=chosen["name"],
                 input=input,
                 id_key=id_key,
+                start=start,
                 now=time.time(),
             )
         )
@@ -457,6 +465,21 @@ class Service:
             self._scheduler.answered(wait)
 
 
+def _chosen(c: Connection, version: str | None, agent: str | None) -> Chosen:
+    if version is not None:
+        known = agents.get_agent(c, version)
+        return Chosen(known, known.offered(agent))
+    if agent is None:
+        raise Invalid("neither an agent nor a version is named")
+    return agents.choose_current(c, agent)
+
+
+def _rules(source: AgentSource) -> dict[str, Any]:
+    """What a spec has that makes no other version."""
+    told = {"keep": source.keep, "on_divergence": source.on_divergence}
+    return {**told, "rules": source.rules.given}
+
+
 def _keep_agent(
     c: Connection, source: AgentSource, version: AgentVersion, image: str, loaded: Loaded
 ) -> AgentRow:
@@ -470,8 +493,7 @@ def _keep_agent(
             "dependencies": list(source.dependencies),
             "memory_mib": source.memory_mib,
             "disk_mib": source.disk_mib,
-            "keep": source.keep,
-            "on_divergence": source.on_divergence,
+            **_rules(source),
             "image": image,
             "default": loaded.default,
         },

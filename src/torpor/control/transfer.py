@@ -49,6 +49,7 @@ from torpor.model.errors import Conflict, Damaged, Invalid
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId, SnapshotId
 from torpor.model.keep import parse_keep
+from torpor.model.rules import parse_rules
 from torpor.model.states import FINAL, RunState
 from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.seal import KEY_BYTES, Key
@@ -326,6 +327,7 @@ class Import:
             spec=given["spec"],
             now=now,
             agents=given["agents"],
+            deployed=False,
         )
         rows = RunRows(self.run, _lines(self._small[WAITS], "waits"))
         mine = [row for row in self._snapshots if row["run"] is not None]
@@ -458,8 +460,13 @@ def _agent(given: Any, source: bytes, version: str) -> AgentRow:
     """Its version is the digest of the source that came with it: no other code gets its name."""
     try:
         row = AgentRow(
-            **{key: given[key] for key in _AGENT_KEYS}, template=None, first_at=0.0, used_at=0.0
+            **{key: given[key] for key in _AGENT_KEYS},
+            template=None,
+            first_at=0.0,
+            used_at=0.0,
+            deployed_at=None,
         )
+        parse_rules(row.spec.get("rules", {}), "the agent's rules")
         made = source_from(row, source).version(row.spec["image"])
         parse_keep(row.spec["keep"], "keep")
         check_on_divergence(row.spec["on_divergence"], "on_divergence")

@@ -22,6 +22,8 @@ from torpor.model.divergence import STOP, check_on_divergence
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.ids import AgentVersion
 from torpor.model.keep import parse_keep
+from torpor.model.rules import KEYS as RULES
+from torpor.model.rules import Rules, parse_rules
 
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 _SIZE = re.compile(r"^\s*([0-9]{1,12})\s*([KMG])(?:i?B)?\s*$", re.IGNORECASE)
@@ -32,7 +34,7 @@ DISK_MIB_MIN, DISK_MIB_MAX = 64, 65536
 FILES_MAX = 2000
 FILES_BYTES_MAX = 64 * 1024 * 1024
 # The keys of [tool.torpor] this version knows; any other is refused rather than ignored.
-KEYS = ("memory", "disk", "include", "entry", "keep", "on_divergence")
+KEYS = ("memory", "disk", "include", "entry", "keep", "on_divergence", *RULES)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class AgentSource:
     `entry` is the path of the file that holds the agent, relative, POSIX style, and a key of
     `files`. `dependencies` are PEP 508 requirement strings, sorted. Sizes are in MiB. `keep` says
     how long its snapshots are kept (`torpor.model.keep`), `on_divergence` what happens when it does
-    not do what its log says (`torpor.model.divergence`); these make no other version.
+    not do what its log says (`torpor.model.divergence`), `rules` how its runs are treated otherwise
+    (`torpor.model.rules`); these make no other version.
     """
 
     entry: str
@@ -53,6 +56,7 @@ class AgentSource:
     disk_mib: int = 2048
     keep: str = ""
     on_divergence: str = STOP
+    rules: Rules = field(default_factory=Rules)
 
     def version(self, image_digest: str) -> AgentVersion:
         """Digest of all that makes this agent what it is, with the image it runs on."""
@@ -129,6 +133,7 @@ class _Facts:
     entry: str | None
     keep: str
     on_divergence: str
+    rules: Rules
 
 
 def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSource:
@@ -144,6 +149,7 @@ def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSourc
         disk_mib=facts.disk_mib,
         keep=facts.keep,
         on_divergence=facts.on_divergence,
+        rules=facts.rules,
     )
 
 
@@ -225,6 +231,7 @@ def _facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> _Facts:
         on_divergence=check_on_divergence(
             tool.get("on_divergence", STOP), f"{where}: on_divergence"
         ),
+        rules=parse_rules({key: tool[key] for key in RULES if key in tool}, where),
     )
 
 

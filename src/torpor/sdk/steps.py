@@ -22,9 +22,9 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
+from torpor.model.durations import Duration, seconds
 from torpor.model.errors import Invalid
 from torpor.sdk import freezing, notes, values
-from torpor.sdk.durations import Duration, seconds
 from torpor.sdk.errors import Cancelled, NonRetryable, OutsideRun, StepError, step_error, type_name
 from torpor.sdk.operations import Operation, Outcome
 from torpor.sdk.runtime import current

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
+from torpor.model.durations import Duration, Durations, seconds
 from torpor.model.errors import Invalid
 from torpor.sdk import values
-from torpor.sdk.durations import Duration, Durations, seconds
 from torpor.sdk.operations import Operation, Outcome
 from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside

@@ -31,6 +31,7 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import new_id
+from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
 from torpor.query.ask import Question
 
@@ -150,7 +151,12 @@ class MemoryService:
         ]
 
     async def start(
-        self, version: str, agent: str | None, input: Object, id_key: str | None
+        self,
+        version: str | None,
+        agent: str | None,
+        input: Object,
+        id_key: str | None,
+        start: Start = AT_ONCE,
     ) -> Object:
         if version != VERSION:
             raise NotFound(f"no agent of version {version}", hint="Deploy it first.")
@@ -179,6 +185,11 @@ class MemoryService:
             "origin": None,
             "origin_seq": None,
             "parent": None,
+            "queue": "player",
+            "queue_key": None,
+            "priority": 0,
+            "not_before": None,
+            "expires_at": None,
         }
         self._runs[run["id"]], self._logs[run["id"]] = run, []
         self._append(run, "run.created", None, {})

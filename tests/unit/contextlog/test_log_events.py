@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.unit.contextlog.conftest import claimable
 
 from torpor.contextlog import events
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.events import Sent, send_event, wait_for_event
 from torpor.contextlog.forks import fork_of, fork_run
-from torpor.contextlog.runs import claim, claimable, get_run, transition
+from torpor.contextlog.runs import claim, get_run, transition
 from torpor.contextlog.transfer import read_run, stream_entries, write_run
 from torpor.contextlog.waits import WaitRow, end_due, list_waits
 from torpor.model.errors import Conflict, Invalid

@@ -11,10 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import Connection
+from tests.unit.contextlog.conftest import claimable
 
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.entries import NewEntry, append, journal, read_entries
-from torpor.contextlog.runs import claim, claimable, create_run, get_run, transition
+from torpor.contextlog.runs import claim, create_run, get_run, transition
 from torpor.contextlog.schema import prepare
 from torpor.contextlog.snapshots import newest_snapshot, record_snapshot
 from torpor.contextlog.store import make_engine

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.unit.contextlog.conftest import claimable
 
 from torpor.contextlog.agents import agent_source, get_agent, list_agents, put_agent, set_template
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.runs import (
     claim,
-    claimable,
     create_run,
     get_run,
     list_runs,
@@ -56,6 +56,11 @@ def test_time_is_counted_by_state(commit: Any) -> None:
         "origin": None,
         "origin_seq": None,
         "parent": None,
+        "queue": "agent",
+        "queue_key": None,
+        "priority": 0,
+        "not_before": None,
+        "expires_at": None,
         "created_at": 10.0,
         "started_at": 20.0,
         "ended_at": 128.0,

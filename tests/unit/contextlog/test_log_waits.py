@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.unit.contextlog.conftest import claimable
 
 from torpor.contextlog.entries import journal, read_entries
-from torpor.contextlog.runs import claim, claimable, get_run, request_cancel, transition
+from torpor.contextlog.runs import claim, get_run, request_cancel, transition
 from torpor.contextlog.snapshots import record_snapshot
 from torpor.contextlog.waits import (
     WaitRow,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.contextlog.conftest import claimable
 from tests.unit.control.test_control_storage import IMAGE, Place, in_a_place, place
 from tests.unit.snapshot.gc_world import age
 
@@ -71,7 +72,7 @@ def test_a_run_goes_on_from_a_backup(tmp_path: Path, with_key: bool) -> None:
             assert len(open_waits) == 3
             last = open_waits[-1].id
             await two.commit(lambda c: waits.complete_wait(c, last, value={"data": 1}, now=9.0))
-            ready = await two.log.read(runs.claimable)
+            ready = await two.log.read(claimable)
             assert {row.id for row in ready} == {run, fork}
             # It stands by itself: what is collected there is not missed here.
             age(two.blobs, LONG_S)

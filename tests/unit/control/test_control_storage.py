@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import Connection
+from tests.unit.contextlog.conftest import claimable
 from tests.unit.snapshot.gc_world import age
 
 from torpor.contextlog import agents, entries, keys, runs, snapshots, waits
@@ -247,9 +248,7 @@ def test_a_template_goes_when_a_newer_version_is_used_and_no_run_needs_it(tmp_pa
         assert [each["version"] for each in done["kept_templates"]] == [new]
         row = await here.log.read(lambda c: agents.get_agent(c, old))
         assert row.template is None, "deploying it again makes another"
-        await here.commit(
-            lambda c: agents.deployed_again(c, new, keep="7d", on_divergence="stop", now=9.0)
-        )
+        await here.commit(lambda c: agents.deployed_again(c, new, {"keep": "7d"}, 9.0))
         assert (await here.log.read(lambda c: agents.get_agent(c, new))).spec["keep"] == "7d"
 
     in_a_place(tmp_path, story)
@@ -279,7 +278,7 @@ def test_damage_is_told_once_with_all_it_touches(tmp_path: Path) -> None:
 async def _answerable(there: Place, run: RunId) -> None:
     (wait,) = await there.log.read(lambda c: waits.list_waits(c, run))
     await there.commit(lambda c: waits.complete_wait(c, wait.id, value={"data": 1}, now=300.0))
-    (ready,) = await there.log.read(runs.claimable)
+    (ready,) = await there.log.read(claimable)
     assert ready.id == run
 
 

@@ -43,7 +43,7 @@ STEPS = [["step", "a"], ["model", "b"]]
 
 async def policy(world: World, word: str) -> None:
     await world.store.write(
-        lambda c: agents.deployed_again(c, VERSION, keep="", on_divergence=word, now=1.0)
+        lambda c: agents.deployed_again(c, VERSION, {"on_divergence": word}, 1.0)
     )
 
 

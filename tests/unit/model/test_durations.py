@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.sdk.durations import SECONDS_MAX, seconds
+from torpor.model.durations import SECONDS_MAX, seconds
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""Queues: what runs wait in for a machine, and how many of them may have one.
+
+A queue is a name that runs have, and a row here with its limits; it comes to be with its first run.
+Its slots are no rows: they are its runs that are running (`torpor.policy.queues`).
+
+`ready` says of a run that waits in its queue, or sleeps, that it wants a machine; the index
+`runs_ready` has those and no others, in the order of their queues. So what sleeps, or is not due
+yet, costs nothing, however many they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, update
+
+from torpor.contextlog import schema
+from torpor.contextlog.news import Claimable
+from torpor.contextlog.store import tell
+from torpor.model.errors import NotFound
+from torpor.model.ids import RunId
+from torpor.model.rules import Limits, parse_limits
+from torpor.model.states import FINAL, RunState
+
+_queues, _runs = schema.queues, schema.runs
+_AT_REST = (RunState.QUEUED.value, RunState.SUSPENDED.value)
+SETTINGS = ("concurrency", "per_key", "rate")
+
+
+@dataclass(frozen=True)
+class QueueRow:
+    name: str
+    concurrency: int | None
+    per_key: int | None
+    rate: str | None
+    paused: bool
+    made_at: float
+
+    @property
+    def limits(self) -> Limits:
+        given = {key: getattr(self, key) for key in SETTINGS}
+        told = {key: value for key, value in given.items() if value is not None}
+        return parse_limits(told, f"queue {self.name}")
+
+
+def ensure_queues(c: Connection, names: Iterable[str], now: float) -> None:
+    """Make those that are not there, without limits."""
+    wanted = set(names)
+    there = set(c.scalars(select(_queues.c.name).where(_queues.c.name.in_(wanted))))
+    if missing := sorted(wanted - there):
+        made = [{"name": name, "paused": False, "made_at": now} for name in missing]
+        c.execute(insert(_queues), made)
+
+
+def set_queue(c: Connection, name: str, now: float, **changes: Any) -> QueueRow:
+    """Change settings of a queue, which is made if it is not there: `paused`, or the limits, as a
+    file has them (None: without). They have been checked."""
+    ensure_queues(c, [name], now)
+    if changes:
+        c.execute(update(_queues).where(_queues.c.name == name).values(**changes))
+        tell(c, Claimable())
+    return get_queue(c, name)
+
+
+def declare_queues(c: Connection, declared: Mapping[str, Mapping[str, Any]], now: float) -> None:
+    """What an agent's file says of queues, which is all of their limits."""
+    for name, limits in declared.items():
+        set_queue(c, name, now, **{key: limits.get(key) for key in SETTINGS})
+
+
+def get_queue(c: Connection, name: str) -> QueueRow:
+    row = c.execute(select(_queues).where(_queues.c.name == name)).first()
+    if row is None:
+        raise NotFound(f"there is no queue {name!r}", hint="torpor queues lists them.")
+    return QueueRow(**row._mapping)
+
+
+def list_queues(c: Connection) -> list[QueueRow]:
+    return [QueueRow(**row._mapping) for row in c.execute(select(_queues).order_by(_queues.c.name))]
+
+
+def figures(c: Connection) -> dict[str, Counter[str]]:
+    """Of each queue its unfinished runs by state; queued ones that are not due yet as "delayed"."""
+    state = (_runs.c.queue, _runs.c.state, _runs.c.ready)
+    counts = select(*state, func.count()).where(_runs.c.state.in_(_UNFINISHED)).group_by(*state)
+    found: dict[str, Counter[str]] = {}
+    for queue, name, ready, count in c.execute(counts):
+        delayed = name == RunState.QUEUED and not ready
+        found.setdefault(queue, Counter())["delayed" if delayed else name] += count
+    return found
+
+
+_UNFINISHED = [state.value for state in RunState if state not in FINAL]
+
+
+def wanting(c: Connection) -> list[QueueRow]:
+    """The queues that are not paused and have runs that want a machine."""
+    some = select(_runs.c.id).where(_runs.c.queue == _queues.c.name, _wants())
+    return [
+        QueueRow(**row._mapping)
+        for row in c.execute(select(_queues).where(~_queues.c.paused, some.exists()))
+    ]
+
+
+def first_wanting(
+    c: Connection,
+    queue: str,
+    engines: Collection[str],
+    most: int,
+    *,
+    but: Collection[RunId] = (),
+    keys: Collection[str] = (),
+    starts: bool = True,
+) -> list[Any]:
+    """The first runs of the queue that want a machine (id, queue, engine, queue_key, priority,
+    state), in their order, of these engines; `but` for some runs, or those of some keys; not those
+    that never had one unless `starts`."""
+    at = _runs.c
+    query = select(at.id, at.queue, at.engine, at.queue_key, at.priority, at.state)
+    query = query.where(at.queue == queue, _wants(), at.engine.in_(engines))
+    if but:
+        query = query.where(at.id.not_in(but))
+    if keys:
+        query = query.where(or_(at.queue_key.is_(None), at.queue_key.not_in(keys)))
+    if not starts:
+        query = query.where(at.state == RunState.SUSPENDED.value)
+    return list(c.execute(query.order_by(at.priority.desc(), at.id).limit(most)))
+
+
+def running(c: Connection, queues: Collection[str]) -> list[Any]:
+    """The runs of these that have a machine: (id, queue, queue_key)."""
+    at = _runs.c
+    query = select(at.id, at.queue, at.queue_key)
+    return list(c.execute(query.where(at.queue.in_(queues), at.state == RunState.RUNNING.value)))
+
+
+def starts_since(c: Connection, queue: str, since: float, most: int) -> list[float]:
+    """When its last runs started, the newest first, at most so many."""
+    at = _runs.c
+    query = select(at.started_at).where(at.queue == queue, at.started_at > since)
+    return list(c.scalars(query.order_by(at.started_at.desc()).limit(most)))
+
+
+def cancelled_at_rest(c: Connection, most: int) -> list[RunId]:
+    """Runs that are to be cancelled and have no machine."""
+    asked = (_runs.c.cancel_requested, _at_rest())
+    return [RunId(run) for run in c.scalars(select(_runs.c.id).where(*asked).limit(most))]
+
+
+def _wants() -> ColumnElement[bool]:
+    return and_(_runs.c.ready, _at_rest())
+
+
+def _at_rest() -> ColumnElement[bool]:
+    # Not what is looked up: by far the most runs at rest want nothing.
+    return (_runs.c.state + "").in_(_AT_REST)

@@ -1,0 +1,119 @@
+"""Which runs are to be claimed now: what the log says, put to `torpor.policy.queues`.
+
+Reads no more of a queue than may go, so a long queue costs what a short one does. Reading changes
+nothing: whoever claims must be told again of what it has not claimed yet (`held`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from torpor.contextlog import queues, runs
+from torpor.contextlog.queues import QueueRow
+from torpor.contextlog.runs import RunRow
+from torpor.model.ids import RunId
+from torpor.model.rules import Limits
+from torpor.model.states import RunState
+from torpor.policy.queues import Use, Waiting, choose
+
+CANCELLED_MAX = 100  # at once
+
+
+@dataclass(frozen=True)
+class Claims:
+    """`again_at`: when a rate lets the next one go, if one waits for that."""
+
+    rows: list[RunRow]
+    again_at: float | None = None
+
+
+def next_runs(
+    c: Connection, room: Mapping[str, int], held: Collection[RunId], now: float
+) -> Claims:
+    """Runs to claim, in their order, and before them those that are to be cancelled without that.
+    `room` is how many more each engine can carry; `held` are the runs that have a driver."""
+    unwanted = [run for run in queues.cancelled_at_rest(c, CANCELLED_MAX) if run not in held]
+    rows = [runs.get_run(c, run) for run in unwanted]
+    if all(left <= 0 for left in room.values()):
+        return Claims(rows)
+    wanting = queues.wanting(c)
+    limits = {queue.name: queue.limits for queue in wanting}
+    use, again_at = _use(c, limits, held, now)
+    use.room = Counter({engine: max(0, left) for engine, left in room.items()})
+    but = {*held, *unwanted}
+    found = [one for queue in wanting for one in _first(c, queue, limits, use, but)]
+    rows += [runs.get_run(c, one.run) for one in choose(found, limits, use)]
+    return Claims(rows, again_at)
+
+
+def _use(
+    c: Connection, limits: Mapping[str, Limits], held: Collection[RunId], now: float
+) -> tuple[Use, float | None]:
+    """What is taken, by those that are running and those that are about to be claimed."""
+    use, again = Use(), []
+    for run, queue, key in queues.running(c, list(limits)):
+        use.take(Waiting(run, queue, "", key, starts=False))
+    for run in held:
+        row = runs.get_run(c, run)
+        if row.state in (RunState.QUEUED, RunState.SUSPENDED):
+            use.take(_waiting(row))
+    for name, each in limits.items():
+        if each.rate is not None:
+            starts = queues.starts_since(c, name, now - each.rate.per_s, each.rate.count)
+            use.started[name] += len(starts)
+            if len(starts) >= each.rate.count:
+                again.append(starts[-1] + each.rate.per_s)
+    return use, min(again, default=None)
+
+
+def _first(
+    c: Connection,
+    queue: QueueRow,
+    limits: Mapping[str, Limits],
+    use: Use,
+    but: Collection[RunId],
+) -> list[Waiting]:
+    """Those of a queue that would go if it were the only one: no more of it need be read."""
+    name, limit = queue.name, limits[queue.name]
+    use = use.copy()
+    found: list[Waiting] = []
+    while True:
+        engines = [engine for engine, left in use.room.items() if left > 0]
+        most = sum(use.room[engine] for engine in engines)
+        if limit.concurrency is not None:
+            most = min(most, limit.concurrency - use.running[name])
+        if most <= 0:
+            return found
+        full = [key for (q, key), n in use.by_key.items() if q == name and _full(limit.per_key, n)]
+        next_ones = queues.first_wanting(
+            c,
+            name,
+            engines,
+            most,
+            but=[*but, *(one.run for one in found)],
+            keys=full,
+            starts=limit.rate is None or use.started[name] < limit.rate.count,
+        )
+        chosen = choose([_read(row) for row in next_ones], limits, use)
+        if not chosen:
+            return found
+        found += chosen
+
+
+def _read(row: Any) -> Waiting:
+    run, queue, engine, key, priority, state = row
+    return Waiting(RunId(run), queue, engine, key, priority, starts=state == RunState.QUEUED)
+
+
+def _full(most: int | None, taken: int) -> bool:
+    return most is not None and taken >= most
+
+
+def _waiting(row: RunRow) -> Waiting:
+    starts = row.state is RunState.QUEUED
+    return Waiting(row.id, row.queue, row.engine, row.queue_key, row.priority, starts)

@@ -1,0 +1,75 @@
+"""Which of the runs that wait get a machine now: pure, a function of what the log says.
+
+A slot of a queue is a run of it that is running. That is all there is to it: slots are not counted
+anywhere, they are the states of runs, so none can be leaked. A run that sleeps is not running from
+the write on that has its snapshot.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torpor.model.ids import RunId
+from torpor.model.rules import Limits
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that could go on if it had a machine. `starts`: it never had one; only that counts for
+    its queue's rate."""
+
+    run: RunId
+    queue: str
+    engine: str
+    key: str | None = None
+    priority: int = 0
+    starts: bool = True
+
+
+@dataclass
+class Use:
+    """How much of each limit is taken: runs that are running, by queue and by (queue, key); starts
+    within the queue's time; and how many more each engine can carry."""
+
+    running: Counter[str] = field(default_factory=Counter)
+    by_key: Counter[tuple[str, str]] = field(default_factory=Counter)
+    started: Counter[str] = field(default_factory=Counter)
+    room: Counter[str] = field(default_factory=Counter)
+
+    def copy(self) -> Use:
+        return Use(self.running.copy(), self.by_key.copy(), self.started.copy(), self.room.copy())
+
+    def take(self, one: Waiting) -> None:
+        self.running[one.queue] += 1
+        self.started[one.queue] += one.starts
+        self.room[one.engine] -= 1
+        if one.key is not None:
+            self.by_key[one.queue, one.key] += 1
+
+
+def may_go(one: Waiting, limits: Limits, use: Use) -> bool:
+    """Whether the limits of its queue, and the host, let this one go now."""
+    full = (
+        _full(limits.concurrency, use.running[one.queue]),
+        one.key is not None and _full(limits.per_key, use.by_key[one.queue, one.key]),
+        one.starts and limits.rate is not None and use.started[one.queue] >= limits.rate.count,
+        use.room[one.engine] <= 0,
+    )
+    return not any(full)
+
+
+def choose(waiting: Sequence[Waiting], limits: Mapping[str, Limits], use: Use) -> list[Waiting]:
+    """Those that go now, in their order: the highest priority first, then the oldest. A queue that
+    is full holds up no other. What they take is added to `use`."""
+    chosen = []
+    for one in sorted(waiting, key=lambda each: (-each.priority, each.run)):
+        if may_go(one, limits[one.queue], use):
+            use.take(one)
+            chosen.append(one)
+    return chosen
+
+
+def _full(most: int | None, taken: int) -> bool:
+    return most is not None and taken >= most
