@@ -165,6 +165,12 @@ class StartRequest(Strict):
         default=None, ge=0, le=DELAY_S_MAX, description="not started by then: cancelled"
     )
 
+    @model_validator(mode="after")
+    def _named(self) -> StartRequest:
+        if self.version is None and self.agent is None:
+            raise ValueError("neither an agent nor a version is named")
+        return self
+
     def start(self) -> Start:
         """Raises Invalid."""
         start = Start(self.queue, self.key, self.priority, self.delay_s, self.expires_s)

@@ -142,7 +142,7 @@ def test_failures_of_a_deployment_come_as_events(home: Home) -> None:
         ("DELETE", "/health", None, 405, "DELETE /v1/health"),
         ("POST", "/runs", b"{", 422, "not valid JSON"),
         ("POST", "/runs", b'"text"', 422, "dictionary"),
-        ("POST", "/runs", b"{}", 422, "version: Field required"),
+        ("POST", "/runs", b"{}", 422, "neither an agent nor a version is named"),
         ("POST", "/runs", b'{"version": "x", "colour": 1}', 422, "colour: Extra inputs"),
         ("POST", "/runs", b'{"version": "x", "input": []}', 422, "input: "),
         ("POST", "/runs", b'{"version": "x", "input": {"a": NaN}}', 422, "NaN"),
