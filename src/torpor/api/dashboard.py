@@ -91,7 +91,8 @@ def _bind(port: int | None) -> socket.socket:
     """`port` of this host, or, if none is named, PORT or any other."""
     trouble: OSError | None = None
     for each in (PORT, 0) if port is None else (port,):
-        bound = socket.socket(socket.AF_INET)
+        # By its protocol asyncio knows that what it sends is not to be held back (TCP_NODELAY).
+        bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind((HOST, each))

@@ -38,6 +38,13 @@ def clock(at: float) -> Markup:
     )
 
 
+def given(input: object, most: int = 140) -> str:
+    """A run's input on one line: `topic: owls, n: 3`."""
+    if not isinstance(input, dict):
+        return words.compact(input, most)
+    return words.line(", ".join(f"{k}: {words.compact(v, most)}" for k, v in input.items()), most)
+
+
 def in_time(at: float | None) -> str:
     """How long until a time that is to come."""
     return "" if at is None else words.duration(at - time.time())
@@ -56,6 +63,7 @@ def _environment() -> Environment:
         moment=moment,
         clock=clock,
         in_time=in_time,
+        given=given,
         duration=words.duration,
         size=words.size,
         compact=words.compact,

@@ -90,11 +90,22 @@ document.addEventListener("htmx:afterSwap", () => {
   }
 });
 document.addEventListener("htmx:beforeSwap", (event) => {
-  const typing = document.activeElement?.matches("input:not([type=checkbox]), textarea");
-  if (event.detail.target.id === "above" && typing && event.detail.target.contains(document.activeElement)) {
+  const above = event.detail.target;
+  if (above.id !== "above") return;
+  const typing = document.activeElement?.matches("input, textarea") && above.contains(document.activeElement);
+  if (typing || above.querySelector("details[open]")) {
     event.detail.shouldSwap = false;
+    above.dataset.stale = "1";
   }
 });
+for (const leaves of ["focusout", "toggle"]) {
+  document.addEventListener(leaves, () => setTimeout(() => {
+    const above = document.getElementById("above");
+    if (!above?.dataset.stale) return;
+    delete above.dataset.stale;
+    window.htmx?.trigger(above, "torpor:state");
+  }), true);
+}
 
 // -- a timeline that grows --------------------------------------------------------------------
 
