@@ -57,7 +57,7 @@ def ask(question: str) -> str:
 @torpor.agent
 def everything(most: int) -> list[Any]:
     torpor.log("begun", most=most)
-    torpor.context.append("user", "Go on.")
+    # Here stood torpor.context.append("user", "Go on."), which was a note then, no operation.
     said: list[Any] = [add(1, 2), add(1, 2), raw()["text"]]
     try:
         refuse("no")

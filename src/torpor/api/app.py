@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
@@ -244,9 +244,14 @@ async def run(ref: str, service: Uses) -> Json:
 
 @router.get("/runs/{ref}/log", response_model=None, responses=_gives(list[Entry]))
 async def log(
-    ref: str, query: Annotated[LogQuery, Query()], service: Uses, closing: Closing
+    ref: str,
+    query: Annotated[LogQuery, Query()],
+    service: Uses,
+    closing: Closing,
+    last_event_id: Annotated[str | None, Header()] = None,
 ) -> Json | StreamingResponse:
-    """The run's context log. With `follow`, events: `entry`… (its id is the seq), then `end`."""
+    """The run's context log. With `follow`, events: `entry`… (its id is the seq), then `end`; a
+    stream that broke off goes on where it was with the header `Last-Event-ID`."""
     kinds = split(query.kinds)
     if not query.follow:
         return Json(await service.entries(ref, query.after, query.limit, kinds))
@@ -254,7 +259,7 @@ async def log(
     lines = stream.follow(
         partial(service.entries, found["id"]),
         partial(service.changed, found["id"]),
-        after=query.after,
+        after=max(query.after, stream.seen(last_event_id)),
         kinds=kinds,
         ended=found["state"] if RunState(found["state"]) in FINAL else None,
         closing=closing,

@@ -369,6 +369,18 @@ class Sent(BaseModel):
     again: bool = Field(description="it had been sent before, and nothing has changed")
 
 
+class Conversation(BaseModel):
+    """Tokens as the agent counts them: `tokens_sent` in all windows that it asked for, which would
+    have been `tokens_whole` with all that had been said."""
+
+    messages: int
+    tokens: int
+    turns: int
+    tokens_sent: int
+    tokens_whole: int
+    compactions: int
+
+
 class RunDetail(Run):
     waits: list[Wait]
     in_doubt: list[dict[str, Any]] = Field(description="begun, cut off, and not done again yet")
@@ -377,6 +389,7 @@ class RunDetail(Run):
     template_bytes: int | None
     cycles: int
     forked: dict[str, Any] | None = Field(description="of a fork: how it was made")
+    conversation: Conversation | None
     family: list[Run] = Field(description="all runs of its tree, each after its origin")
     children: list[Run] = Field(description="the runs that it has spawned")
     machine: dict[str, Any] | None

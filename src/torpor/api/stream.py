@@ -92,6 +92,12 @@ async def _next(told: asyncio.Queue[str | None], closing: asyncio.Event) -> str 
         stop.cancel()
 
 
+def seen(last_event_id: str | None) -> int:
+    """How far a client says that it had come: the id of the last event it saw."""
+    text = last_event_id or ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0
+
+
 def as_entries(page: list[dict[str, Any]]) -> Iterator[str]:
     return (event("entry", entry, id=entry["seq"]) for entry in page)
 

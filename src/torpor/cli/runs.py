@@ -135,6 +135,8 @@ def _facts(run: Object, now: float) -> Table:
             rows.append(("pager", _served(machine["pager"])))
     else:
         rows.append(("machine", "none: 0 processes"))
+    if run["conversation"]:
+        rows.append(("said", words.conversation(run["conversation"])))
     if run["result"] is not None:
         rows.append(("result", words.plain(words.pretty(run["result"]))))
     if run["error"]:

@@ -117,6 +117,19 @@ def times(run: Mapping[str, Any]) -> str:
     return f"{ran}, slept {duration(run['slept_s'])}" if run["slept_s"] else ran
 
 
+def conversation(told: Mapping[str, Any]) -> str:
+    """`17 messages, 1,260 tokens; 2,480 tokens sent of 6,200 (40 %), 8 turns, 2 compactions`"""
+    text = f"{count(told['messages'], 'message')}, {told['tokens']:,} tokens"
+    if told["turns"]:
+        sent, whole = told["tokens_sent"], told["tokens_whole"]
+        text += f"; {sent:,} tokens sent of {whole:,}"
+        text += f" ({100 * sent // whole} %)" if whole else ""
+        text += f", {count(told['turns'], 'turn')}"
+    if told["compactions"]:
+        text += f", {count(told['compactions'], 'compaction')}"
+    return text
+
+
 def asked(wait: Mapping[str, Any], most: int = 200) -> str:
     """What a wait is about: its prompt, else the name that the agent gave it."""
     name = str(wait["op"]).partition(":")[2].removesuffix("#1")

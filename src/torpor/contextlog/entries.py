@@ -56,7 +56,7 @@ SUPERSEDED = "log.superseded"
 IDENTITY = ("kind", "name", "digest", "at", "side")
 _OUTCOME = ("ok", "value", "error", "blob")
 # Begun again they happen again; a wait or a checkpoint that is asked for twice is one.
-DONE_AGAIN = ("step", "model", "read")
+DONE_AGAIN = ("step", "model", "read", "context")
 _OFFSETS = {"stdout": "out_offset", "stderr": "err_offset"}
 
 _entries, _log, _ops, _runs = schema.entries, schema.log, schema.log_ops, schema.runs

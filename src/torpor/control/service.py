@@ -22,6 +22,7 @@ from sqlalchemy import Connection
 import torpor
 from torpor.contextlog import agents, entries, forks, runs, snapshots, waits
 from torpor.contextlog.agents import AgentRow, Chosen
+from torpor.contextlog.conversation import spoken
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.totals import totals
@@ -279,6 +280,7 @@ class Service:
             row = runs.get_run(c, ref)
             taken = snapshots.list_snapshots(c, row.id)
             unended = entries.in_doubt(c, row.id)
+            said = spoken(c, row.id)
             # What the newest epochs were at is under way, or frozen in the middle.
             since = row.epoch + 1 if row.state in FINAL else runs.unbroken_since(c, row.id)
             at_work = range(since, row.epoch + 1)
@@ -290,6 +292,7 @@ class Service:
                 "template_bytes": agents.get_agent(c, row.version).template_bytes,
                 "cycles": entries.count_entries(c, row.id, "run.resumed"),
                 "forked": forks.forked(c, row),
+                "conversation": None if said is None else said.to_json(),
                 "family": [member.to_json(now) for member in forks.family(c, row)],
                 "children": [child.to_json(now) for child in runs.children(c, row.id)],
             }

@@ -29,8 +29,8 @@ async def live(request: Request) -> Response:
     found = await service.run(request.path_params["ref"])
     run = found["id"]
     start = _place(request, "start", 0)
-    seen = request.headers.get("last-event-id", "")
-    after = int(seen) if seen.isascii() and seen.isdecimal() else _place(request, "after", start)
+    seen = stream.seen(request.headers.get("last-event-id"))
+    after = max(seen, _place(request, "after", start))
     # What began before is changed by what comes: the page's own beginning is read again.
     known = await service.entries(run, start, max(0, min(after - start, 4 * ENTRIES)), None)
     timeline = Timeline.of(known)

@@ -3,6 +3,7 @@
     agents      which functions a run can start        steps      what happens once
     waits       what a machine sleeps for              notes      what goes into the context log
     children    other runs that a run starts           reads      the time and chance, recorded
+    conversation   what is said, and what of it a model is sent
     identity    which run this is                      freezing   before and after a freeze
     operations  one of them, from its beginning to its outcome
     runtime     the agent's side of every operation    process    the agent's process: its `main`
@@ -14,6 +15,7 @@ operations need a run and say so.
 
 from torpor.sdk.agents import agent
 from torpor.sdk.children import Child, Children, spawn, spawn_many
+from torpor.sdk.conversation import context
 from torpor.sdk.errors import (
     Cancelled,
     ChildFailed,
@@ -24,7 +26,7 @@ from torpor.sdk.errors import (
 )
 from torpor.sdk.freezing import on_freeze, on_thaw
 from torpor.sdk.identity import run
-from torpor.sdk.notes import context, emit, log
+from torpor.sdk.notes import emit, log
 from torpor.sdk.reads import now, random, uuid4
 from torpor.sdk.steps import step
 from torpor.sdk.waits import (

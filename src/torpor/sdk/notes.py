@@ -1,4 +1,4 @@
-"""What a run says without being answered: log lines, emitted values, context entries."""
+"""What a run says without being answered: log lines, emitted values."""
 
 from __future__ import annotations
 
@@ -30,32 +30,14 @@ def emit(value: Any) -> None:
     _note("emit", value)
 
 
-class Context:
-    """The conversation of this run, as it goes into the context log."""
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []  # what this run has appended
-
-    def append(self, role: str, content: Any, **extra: Any) -> dict[str, Any]:
-        """Add a message (`role` "user", "assistant", "tool" …, `content` JSON) and return it."""
-        message = {"role": role, "content": content, **extra}
-        _note("context", message)
-        self.messages.append(message)
-        return message
-
-
-context = Context()
-
-
 def _note(kind: str, data: Any) -> None:
-    what = "context.append" if kind == "context" else kind
-    runtime = current(what)
+    runtime = current(kind)
     try:
         runtime.note(kind, values.pack(data))
     except values.NotJson as error:
-        raise TypeError(f"torpor.{what}: {error}") from None
+        raise TypeError(f"torpor.{kind}: {error}") from None
     except Invalid as error:
-        raise ValueError(f"torpor.{what}: {error.message}; {error.hint}") from None
+        raise ValueError(f"torpor.{kind}: {error.message}; {error.hint}") from None
 
 
 def trace(error: BaseException) -> str:

@@ -43,6 +43,7 @@ from torpor.sdk.operations import Operation, Outcome, outcome_of, settle
 from torpor.wire import messages
 
 _SIGNAL_AGAIN_S = 0.05
+_AT_WORK = ("step", "read", "context")
 _WAITS = ("wait", "event", "sleep", "doubt", "child")  # what a frozen machine can wait for
 
 
@@ -421,7 +422,7 @@ class Runtime:
         """Tell the host what it needs to know to freeze. While nothing waits it never freezes,
         and how many steps are at work is not worth a message each."""
         waits = [each for each in self._pending.values() if each.kind in _WAITS]
-        busy = sum(each.kind in ("step", "read") for each in self._pending.values())
+        busy = sum(each.kind in _AT_WORK for each in self._pending.values())
         until = min((each.until for each in waits if each.until is not None), default=None)
         status = (len(waits), busy, until)
         if status != self._status and (waits or self._status[0]):

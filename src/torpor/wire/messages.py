@@ -27,6 +27,7 @@ SIZE_MAX = 16 * 1024 * 1024
 OP_KINDS = (
     "step",
     "read",
+    "context",
     "wait",
     "event",
     "sleep",
@@ -38,7 +39,7 @@ OP_KINDS = (
 )
 BATCH_MAX = 1000  # operations that begin at once
 DEPTH_MAX = 64  # nesting; what passes here must not break the recursion of a later reader
-NOTE_KINDS = ("log", "emit", "context")
+NOTE_KINDS = ("log", "emit")
 NAME_MAX = 256
 PLACE_MAX = 512
 ID_KEY_MAX = 256
@@ -222,10 +223,22 @@ def _one_body(value: Mapping[str, Any]) -> str:
     return "" if ("body" in value) != ("body_b64" in value) else " needs one of body and body_b64"
 
 
+_FIGURES = ("tokens", "sent", "whole", "messages", "of", "upto", "before", "after")
+# Of a conversation's operations, which are `torpor.sdk.conversation`'s.
+_CONTEXT = _record(
+    {
+        "message?": _OBJECT,
+        "pinned?": _flag,
+        "summary?": _text(SIZE_MAX),
+        **{f"{figure}?": _integer(0) for figure in _FIGURES},
+    }
+)
+
 # What `begin` carries as data, by the kind of operation.
 _BEGIN_DATA: dict[str, Check] = {
     "step": _OBJECT,
     "read": _record({}),
+    "context": _CONTEXT,
     "checkpoint": _record({}),
     "doubt": _record({}),
     "verdict": _record({"message": _TEXT, "superseded": _list(_OP, SUPERSEDED_MAX)}),

@@ -255,6 +255,7 @@ class MemoryService:
             "template_bytes": 16_100_000,
             "cycles": len(frozen),
             "forked": run.get("forked"),
+            "conversation": run.get("conversation"),
             "family": self._family(run),
             "machine": {"pid": 7, "epoch": run["epoch"], "state": "running", "pager": None}
             if run["state"] == "running"

@@ -108,6 +108,21 @@ def test_following_with_kinds_still_ends(home: Home) -> None:
     ask(home, talk)
 
 
+def test_a_stream_that_broke_off_goes_on_after_the_last_event_seen(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        run = await played(http, ["print", "a"], ["print", "b"], ["return", 1])
+        path, query = f"/runs/{run['id']}/log", {"follow": "true", "kinds": "output"}
+        whole = await http.get(path, params=query)
+        ids = [int(line[4:]) for line in whole.text.splitlines() if line.startswith("id: ")]
+        rest = await http.get(path, params=query, headers={"last-event-id": str(ids[0])})
+        assert [d["data"]["text"] for n, d in events(rest) if n == "entry"] == ["b"]
+        for nonsense in ("x", "-1", "9" * 99):
+            again = await http.get(path, params=query, headers={"last-event-id": nonsense})
+            assert again.text == whole.text
+
+    ask(home, talk)
+
+
 def test_a_page_of_the_log(home: Home) -> None:
     async def talk(http: httpx.AsyncClient) -> None:
         run = await played(http, ["print", "a"], ["return", 1])

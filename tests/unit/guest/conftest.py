@@ -118,7 +118,7 @@ class Driver:
         if message["t"] == "begin" and message["kind"] == "verdict":
             self.say("result", op=message["op"], ok=True, value={"go_on": self.go_on})
             return
-        if message["t"] == "begin" and message["kind"] not in ("step", "read"):
+        if message["t"] == "begin" and message["kind"] not in ("step", "read", "context"):
             self._answer(message)
 
     def _answer(self, message: dict[str, Any]) -> None:

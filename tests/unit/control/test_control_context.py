@@ -1,0 +1,128 @@
+"""Conversations on the `process` engine: no turn is lost or taken twice, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection
+from tests.unit.control.plain import Plain
+
+from torpor.contextlog import events
+from torpor.contextlog.conversation import Spoken, spoken
+from torpor.contextlog.entries import EntryRow
+from torpor.contextlog.runs import RunRow
+from torpor.model.ids import RunId
+from torpor.model.states import FINAL, RunState
+
+pytestmark = pytest.mark.anyio
+
+CHAT = '''
+import json, os, urllib.request
+import torpor
+
+def ask(messages):
+    body = json.dumps({"messages": messages}).encode()
+    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/chat", body)
+    with urllib.request.urlopen(request) as answer:
+        return answer.read().decode()
+
+@torpor.agent
+def chat(budget=400):
+    """A turn for each event `say`, asleep between them."""
+    talk = torpor.context
+    talk.append("system", "Be brief.", pinned=True)
+    while True:
+        said = torpor.event("say").result().data
+        if said == "bye":
+            return talk.messages
+        talk.append("user", said)
+        reply = ask(talk.window(budget, summarise=ask))
+        talk.append("assistant", reply)
+'''
+SAID = ["one", "two", "three"]
+TURNS = [(("user", said), ("assistant", f"answer {n}")) for n, said in enumerate(SAID, 1)]
+TALK = [("system", "Be brief."), *(said for turn in TURNS for said in turn)]
+
+
+@pytest.fixture
+async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
+    plain = Plain(tmp_path)
+    await plain.start()
+    yield plain
+    await plain.close()
+
+
+async def say(plain: Plain, run: RunId, text: str) -> None:
+    def send(c: Connection) -> events.Sent:
+        return events.send_event(c, run, "say", text, now=time.time())
+
+    sent = await plain.store.write(send)
+    if sent.taken is not None:
+        plain.scheduler.answered(sent.taken)
+
+
+async def messages(plain: Plain, run: RunId) -> list[tuple[str, str]]:
+    """Those of the log."""
+    begun = await plain.entries(run, "op.begin")
+    told = [entry.data["data"]["message"] for entry in begun if is_of(entry, "append")]
+    return [(message["role"], message["content"]) for message in told]
+
+
+def is_of(entry: EntryRow, name: str) -> bool:
+    return str(entry.op).startswith(f"context:{name}#")
+
+
+def reached(seq: int, row: RunRow) -> bool:
+    return row.last_seq >= seq or row.state in FINAL
+
+
+async def test_killed_after_every_entry_of_its_log_no_turn_is_lost_or_taken_twice(
+    plain: Plain,
+) -> None:
+    version = await plain.deploy(CHAT)
+    killed = 0
+    for k in range(2, 80, 2):
+        plain.broker.asked.clear()
+        run = await plain.run(version)
+        for text in [*SAID, "bye"]:  # all at once: what is sent early is kept
+            await say(plain, run, text)
+        row = await plain.until(run, partial(reached, k + 4))
+        if row.state is RunState.COMPLETED:
+            break
+        await plain.kill(run)
+        killed += 1
+        result = await plain.result(run)
+        assert [(each["role"], each["content"]) for each in result] == TALK, k
+        assert await messages(plain, run) == TALK, k
+        asked = [json.loads(body)["messages"] for body in plain.broker.asked]
+        assert [len(sent) for sent in asked] == [2, 4, 6], k
+        assert [sent[-1]["content"] for sent in asked] == SAID, k
+    assert killed > 15
+
+
+async def test_older_turns_are_summarised_by_the_model_once(plain: Plain) -> None:
+    version = await plain.deploy(CHAT)
+    run = await plain.run(version, budget=80)
+    texts = [f"{n} " + "word " * 20 for n in range(8)]
+    for text in [*texts, "bye"]:
+        await say(plain, run, text)
+    await plain.until(run, partial(reached, 50))
+    await plain.kill(run)
+    result = await plain.result(run)
+    assert [each["content"] for each in result if each["role"] == "user"] == texts
+    log = await plain.entries(run, "op.begin")
+    compactions = [entry.data["data"] for entry in log if is_of(entry, "compact")]
+    assert compactions
+    assert all(each["after"] < each["before"] for each in compactions)
+    asked = [json.loads(body)["messages"] for body in plain.broker.asked]
+    assert len(asked) == len(texts) + len(compactions)
+    assert sum(sent[0]["content"] == "Be brief." for sent in asked) == len(texts)
+    told = await plain.store.read(lambda c: spoken(c, run))
+    assert isinstance(told, Spoken)
+    assert (told.messages, told.turns, told.compactions) == (17, 8, len(compactions))
+    assert told.tokens_sent < told.tokens_whole / 2
