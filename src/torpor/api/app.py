@@ -140,6 +140,7 @@ class Service(Protocol):
         limit: int | None = None,
         after: str | None = None,
         tag: str | None = None,
+        kinds: list[str] | None = None,
     ) -> list[Object]: ...
 
     async def wait(self, ref: str) -> Object: ...
@@ -333,7 +334,8 @@ async def backup(body: BackupRequest, service: Uses) -> Json:
 
 @router.get("/waits", responses=_gives(list[Wait]))
 async def waits(query: Annotated[WaitsQuery, Query()], service: Uses) -> Json:
-    found = await service.waits(query.run, query.all, query.limit, query.after, query.tag)
+    kinds = split(query.kinds)
+    found = await service.waits(query.run, query.all, query.limit, query.after, query.tag, kinds)
     return Json(found)
 
 

@@ -247,6 +247,9 @@ class WaitsQuery(Strict):
     all: bool = Field(default=False, description="also those that have ended")
     limit: int | None = Field(default=None, ge=1, le=1000)
     after: ShortText | None = Field(default=None, description="only waits younger than this one")
+    kinds: ShortText | None = Field(
+        default=None, description="comma separated: wait, event, sleep, doubt, child"
+    )
 
 
 class PinRequest(Strict):
@@ -292,6 +295,7 @@ class Health(BaseModel):
 class Totals(BaseModel):
     runs: dict[RunState, int]
     waits_open: int
+    waits_asking: int = Field(description="of these, those that a person may answer")
     snapshots: int
     snapshot_bytes: int
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from torpor.contextlog import schema
-from torpor.contextlog.waits import OPEN
+from torpor.contextlog.waits import ASKING, OPEN
 from torpor.model.states import RunState
 
 
@@ -15,6 +15,7 @@ from torpor.model.states import RunState
 class Totals:
     runs: dict[str, int]  # by state, every state
     waits_open: int
+    waits_asking: int  # of these, those that a person may answer
     snapshots: int  # that were not reclaimed, templates too
     snapshot_bytes: int
 
@@ -23,9 +24,10 @@ def totals(c: Connection) -> Totals:
     state, taken = schema.runs.c.state, schema.snapshots.c
     by_state = c.execute(select(state, func.count().label("many")).group_by(state))
     counted = {row.state: row.many for row in by_state}
-    is_open = schema.waits.c.state == OPEN
-    waits_open = c.scalar(select(func.count()).select_from(schema.waits).where(is_open)) or 0
+    by_kind = select(schema.waits.c.kind, func.count()).where(schema.waits.c.state == OPEN)
+    waits: dict[str, int] = dict(c.execute(by_kind.group_by(schema.waits.c.kind)).tuples().all())
+    asking = sum(waits.get(kind, 0) for kind in ASKING)
     kept = select(func.count(), func.coalesce(func.sum(taken.bytes), 0))
     snapshots, snapshot_bytes = c.execute(kept.where(taken.reclaimed_at.is_(None))).one()
     runs = {each.value: counted.get(each.value, 0) for each in RunState}
-    return Totals(runs, waits_open, snapshots, snapshot_bytes)
+    return Totals(runs, sum(waits.values()), asking, snapshots, snapshot_bytes)

@@ -65,6 +65,8 @@ _ANSWER = ("data", "approved", "note")
 # How a wait was asked for, where that is not said: left out of its op.begin.
 _UNASKED: dict[str, Any] = {"tags": [], "id_key": None, "webhooks": [], "remind_after": []}
 
+ASKING = ("wait", "doubt")  # a person
+
 _waits, _runs, _agents = schema.waits, schema.runs, schema.agents
 
 
@@ -234,12 +236,16 @@ def list_waits(
     limit: int | None = None,
     after: WaitId | None = None,
     tag: str | None = None,
+    kinds: Sequence[str] | None = None,
 ) -> list[WaitRow]:
-    """Oldest first, at most `limit`, those made after wait `after`, and with `tag`, if given. Of a
-    fork, those that have ended in what it shares are among them: the same rows as its origin's."""
+    """Oldest first, at most `limit`, those made after wait `after`, with `tag`, of `kinds`, if
+    given. Of a fork, those that have ended in what it shares are among them: the same rows as its
+    origin's."""
     query = select(_waits).order_by(_waits.c.id).limit(limit)
     if after is not None:
         query = query.where(_waits.c.id > after)
+    if kinds is not None:
+        query = query.where(_waits.c.kind.in_(kinds))
     if tag is not None:
         query = query.where(cast(_waits.c.tags, String).contains(json.dumps(tag), autoescape=True))
     if open_only:

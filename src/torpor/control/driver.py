@@ -183,7 +183,7 @@ class Driver:
             log.info("run %s lost its machine: %s", self.run, error)
             self._tell_hand_over(f"lost its machine, goes on from the log: {error}")
         finally:
-            if outcome is not Outcome.SUSPENDED and not self.loss:
+            if outcome is not Outcome.SUSPENDED:
                 await self._calls.under_way.cut_off()
             await self._learning.cut_off()
             self._results.close()

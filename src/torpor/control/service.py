@@ -433,8 +433,9 @@ class Service:
         limit: int | None = None,
         after: str | None = None,
         tag: str | None = None,
+        kinds: list[str] | None = None,
     ) -> list[dict[str, Any]]:
-        return await self._waiting.waits(run, all, limit, after, tag)
+        return await self._waiting.waits(run, all, limit, after, tag, kinds)
 
     async def wait(self, ref: str) -> dict[str, Any]:
         return await self._waiting.wait(ref)

@@ -63,12 +63,19 @@ class Waiting:
         return self._links
 
     async def waits(
-        self, run: str | None, all: bool, limit: int | None, after: str | None, tag: str | None
+        self,
+        run: str | None,
+        all: bool,
+        limit: int | None,
+        after: str | None,
+        tag: str | None,
+        kinds: list[str] | None,
     ) -> list[Object]:
         def read(c: Connection) -> list[WaitRow]:
             of = None if run is None else runs.get_run(c, run).id
             past = None if after is None else waits.get_wait(c, after).id
-            return waits.list_waits(c, of, open_only=not all, limit=limit, after=past, tag=tag)
+            more: dict[str, Any] = {"limit": limit, "after": past, "tag": tag, "kinds": kinds}
+            return waits.list_waits(c, of, open_only=not all, **more)
 
         return await self.shown(await self._store.read(read))
 

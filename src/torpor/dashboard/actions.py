@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from torpor.control.forking import Wanted
+from torpor.dashboard import answering
 from torpor.dashboard.guard import COOKIE
 from torpor.dashboard.pages import service_of
 from torpor.dashboard.sessions import Sessions
@@ -18,9 +17,14 @@ from torpor.model.errors import Invalid
 BY = "dashboard"
 
 
-def form_of(request: Request) -> Mapping[str, str]:
-    form: Mapping[str, str] = request.scope["torpor.form"]
+def form_of(request: Request) -> Mapping[str, list[str]]:
+    form: Mapping[str, list[str]] = request.scope["torpor.form"]
     return form
+
+
+def one(request: Request, name: str) -> str:
+    """What was typed into a field; empty if it is not there."""
+    return form_of(request).get(name, [""])[0]
 
 
 def _go(request: Request, to: str) -> Response:
@@ -30,36 +34,27 @@ def _go(request: Request, to: str) -> Response:
 
 
 async def complete(request: Request) -> Response:
-    form = form_of(request)
-    verdict = form.get("verdict", "")
-    if verdict not in ("", "approve", "deny"):
+    service = service_of(request)
+    wait = await service.wait(request.path_params["ref"])
+    verdict = one(request, "verdict")
+    if wait["approve"] and verdict not in ("approve", "deny"):
         raise Invalid(f"the verdict is approve or deny, not {verdict!r}")
-    answered = await service_of(request).complete(
-        request.path_params["ref"],
-        answer(form.get("data", "")),
-        None if not verdict else verdict == "approve",
-        form.get("note") or None,
-        BY,
-    )
-    return _go(request, form_back(form, f"/ui/runs/{answered['run']}"))
+    data = None if wait["approve"] else answering.read(wait, form_of(request))
+    approved = verdict == "approve" if wait["approve"] else None
+    answered = await service.complete(wait["id"], data, approved, one(request, "note") or None, BY)
+    return _go(request, back(request, f"/ui/runs/{answered['run']}"))
 
 
-def answer(text: str) -> Any:
-    """What somebody typed: JSON if it is some, else text. Nothing is null."""
-    if not text.strip():
-        return None
-    try:
-        value = json.loads(text)
-        json.dumps(value, allow_nan=False)
-    except (ValueError, RecursionError):
-        return text
-    return value
+async def send(request: Request) -> Response:
+    """An event to the run."""
+    name, data = one(request, "name"), answering.value(one(request, "data"))
+    sent = await service_of(request).send(request.path_params["ref"], name, data, BY, None)
+    return _go(request, back(request, f"/ui/runs/{sent['run']}"))
 
 
-def form_back(form: Mapping[str, str], default: str) -> str:
+def back(request: Request, default: str) -> str:
     """Where the form was: a path of ours, never another site."""
-    back = form.get("back", "")
-    return back if back in ("/ui/waits",) else default
+    return "/ui/waits" if one(request, "back") == "/ui/waits" else default
 
 
 async def cancel(request: Request) -> Response:
@@ -73,7 +68,7 @@ async def retry(request: Request) -> Response:
 
 
 async def fork(request: Request) -> Response:
-    at = form_of(request).get("at", "")
+    at = one(request, "at")
     if at and not (at.isascii() and at.isdecimal() and len(at) <= 15):
         raise Invalid(f"a place in a log is a number, not {at!r}")
     wanted = Wanted(at=int(at) if at else None)
@@ -82,12 +77,11 @@ async def fork(request: Request) -> Response:
 
 
 async def start(request: Request) -> Response:
-    form = form_of(request)
-    given = answer(form.get("input", "")) or {}
+    given = answering.value(one(request, "input")) or {}
     if not isinstance(given, dict):
         raise Invalid("the input is a JSON object, with the agent's arguments by name")
     run = await service_of(request).start(
-        request.path_params["version"], form.get("agent") or None, given, None
+        request.path_params["version"], one(request, "agent") or None, given, None
     )
     return _go(request, f"/ui/runs/{run['id']}")
 

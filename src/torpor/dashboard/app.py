@@ -30,6 +30,7 @@ _ROUTES = [
     Route("/runs/{ref}/entries/{seq:int}", pages.entry),
     Route("/runs/{ref}/cancel", actions.cancel, methods=["POST"]),
     Route("/runs/{ref}/retry", actions.retry, methods=["POST"]),
+    Route("/runs/{ref}/events", actions.send, methods=["POST"]),
     Route("/runs/{ref}/fork", actions.fork, methods=["POST"]),
     Route("/waits", pages.waits),
     Route("/waits/{ref}", actions.complete, methods=["POST"]),

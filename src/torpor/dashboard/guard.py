@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -24,6 +24,7 @@ log = logging.getLogger("torpor.dashboard")
 
 COOKIE = "torpor_session"
 CSRF = "csrf"
+FIELDS_MAX = 1000
 _OPEN = ("/ui/login", "/ui/static/")
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -74,19 +75,22 @@ class Guard:
         await app(scope, receive, dressed)
 
     @staticmethod
-    async def _form(request: Request) -> dict[str, str]:
+    async def _form(request: Request) -> dict[str, list[str]]:
         body = (await request.body()).decode(errors="replace")
-        return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=1000))
+        try:
+            return parse_qs(body, keep_blank_values=True, max_num_fields=FIELDS_MAX)
+        except ValueError:  # more fields than that: no token is among them
+            return {}
 
 
-def _foreign(request: Request, form: Mapping[str, str], session: Session) -> str:
+def _foreign(request: Request, form: Mapping[str, list[str]], session: Session) -> str:
     """What shows that the request is not from a page of ours; empty if nothing does."""
     origin = urlsplit(request.headers.get("origin", "")).netloc
     if not origin or origin != request.headers.get("host"):
         return "it is from another origin"
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return "its browser says that it is from another site"
-    told = request.headers.get("x-csrf-token") or form.get(CSRF, "")
+    told = request.headers.get("x-csrf-token") or form.get(CSRF, [""])[0]
     if not hmac.compare_digest(told.encode(errors="replace"), session.csrf.encode()):
         return "it has not its session's token"
     return ""

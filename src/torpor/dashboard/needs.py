@@ -49,8 +49,20 @@ class Service(Protocol):
     async def gc(self, dry_run: bool) -> Object: ...
 
     async def waits(
-        self, run: str | None, all: bool, limit: int | None = None, after: str | None = None
+        self,
+        run: str | None,
+        all: bool,
+        limit: int | None = None,
+        after: str | None = None,
+        tag: str | None = None,
+        kinds: list[str] | None = None,
     ) -> list[Object]: ...
+
+    async def wait(self, ref: str) -> Object: ...
+
+    async def send(
+        self, ref: str, name: str, data: Any, by: str | None, event: str | None
+    ) -> Object: ...
 
     async def complete(
         self, ref: str, data: Any, approved: bool | None, note: str | None, by: str | None

@@ -22,6 +22,8 @@ from torpor.model.states import FINAL, RunState
 
 RUNS = 50
 WAITS = 50
+# Kinds of waits that somebody here may end.
+ASKING = ("wait", "doubt", "event")
 # Entries of a log on one page, and moves of a run on its strip.
 ENTRIES = 300
 MOVES_MAX = 5000
@@ -139,12 +141,22 @@ async def entry(request: Request) -> Response:
 
 async def waits(request: Request) -> Response:
     service, after = service_of(request), request.query_params.get("after")
+    everything = "all" in request.query_params
+    kinds = None if everything else list(ASKING)
     found, totals = await asyncio.gather(
-        service.waits(None, False, WAITS + 1, after or None), service.totals()
+        service.waits(None, False, WAITS + 1, after or None, kinds=kinds), service.totals()
     )
-    more = found[WAITS - 1]["id"] if len(found) > WAITS else None
+    more = {"all": "1"} if everything else {}
+    if len(found) > WAITS:
+        more |= {"after": found[WAITS - 1]["id"]}
     return render.page(
-        request, "waits.html", at="waits", waits=found[:WAITS], more=more, totals=totals
+        request,
+        "waits.html",
+        at="waits",
+        waits=found[:WAITS],
+        more=urlencode(more) if "after" in more else None,
+        everything=everything,
+        totals=totals,
     )
 
 

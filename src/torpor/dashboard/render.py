@@ -13,9 +13,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from torpor.cli import words
-from torpor.dashboard import assets
+from torpor.dashboard import answering, assets
+from torpor.public import forms
 
 _FOLDER = Path(__file__).parent / "templates"
+# For the fields of a form: drawn as they are for everyone.
+_PUBLIC = Path(forms.__file__).parent / "templates"
 
 
 def moment(at: float | None) -> Markup:
@@ -52,13 +55,14 @@ def in_time(at: float | None) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
+        loader=FileSystemLoader([_FOLDER, _PUBLIC]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.globals.update(asset=assets.url, asked=words.asked)
+    environment.globals.update(form=answering.form, typed_first=answering.typed_first)
     environment.filters.update(
         moment=moment,
         clock=clock,
@@ -72,6 +76,7 @@ def _environment() -> Environment:
         pretty=lambda value: words.plain(words.pretty(value)),
         shown=lambda value: words.plain(words.shown(value)),
         times=words.times,
+        conversation=words.conversation,
     )
     return environment
 

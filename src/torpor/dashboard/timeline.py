@@ -195,11 +195,13 @@ class Timeline:
         brief = words.compact(value, BRIEF_CHARS)
         return self._put(_item(entry, "emit", "emit", brief=brief, blocks=(block("", value),)))
 
-    def _message(self, entry: Object) -> Item:
+    def _received(self, entry: Object) -> Item:
         data = entry["data"]
-        content, role = data.get("content"), str(data.get("role") or "message")
-        brief = words.compact(content, BRIEF_CHARS)
-        return self._put(_item(entry, "message", role, brief=brief, blocks=(block("", content),)))
+        by = (f"by {words.line(str(data['by']), 40)}",) if data.get("by") else ()
+        brief = words.compact(data.get("data"), BRIEF_CHARS)
+        blocks = (block("data", data.get("data")),)
+        name = str(data.get("name"))
+        return self._put(_item(entry, "event", name, brief=brief, blocks=blocks, figures=by))
 
 
 def block(label: str, value: object) -> Block:
@@ -251,6 +253,34 @@ def _turn(entry: Object) -> Item:
     return _item(entry, "turn", asked.model or "model", brief=brief, blocks=tuple(blocks))
 
 
+def _said(entry: Object) -> Item:
+    """What was done with the conversation: a message, a window of it for a model, a compaction."""
+    data = entry["data"]
+    told = data.get("data") or {}
+    match data.get("name"):
+        case "append" if isinstance(told.get("message"), Mapping):
+            message = told["message"]
+            more = {key: v for key, v in message.items() if key not in ("role", "content")}
+            content = message.get("content") or more
+            blocks = (block("", content), *((block("with it", more),) if more else ()))
+            pinned = ("pinned",) if told.get("pinned") else ()
+            brief = words.compact(content, BRIEF_CHARS)
+            figures = (f"{told.get('tokens')} tokens", *pinned)
+            title = str(message.get("role"))
+            return _item(entry, "message", title, brief=brief, blocks=blocks, figures=figures)
+        case "window":
+            sent, whole = told.get("sent"), told.get("whole")
+            brief = f"{told.get('messages')} of {told.get('of')} messages"
+            figures = (f"{sent} of {whole} tokens",)
+            return _item(entry, "window", "for a model", brief=brief, figures=figures)
+        case "compact":
+            figures = (f"{told.get('before')} → {told.get('after')} tokens",)
+            blocks = (block("summary", told.get("summary")),)
+            brief = words.compact(told.get("summary"), BRIEF_CHARS)
+            return _item(entry, "message", "summary", brief=brief, blocks=blocks, figures=figures)
+    return _operation(entry)
+
+
 def _wait(entry: Object) -> Item:
     data = entry["data"]
     brief = words.line(str(data.get("prompt") or ""), BRIEF_CHARS)
@@ -277,6 +307,8 @@ def _conclude(item: Item, data: Object) -> Item:
         kept = f"{words.size(data['blob'].get('bytes') or 0)}, kept apart"
         return replace(item, tone=GOOD, figures=(*figures, kept))
     value = data.get("value")
+    if item.kind in ("message", "window"):
+        return replace(item, tone="")
     if item.kind == "turn":
         return _answered(replace(item, figures=figures), value)
     if item.kind == "wait" and isinstance(value, Mapping):
@@ -357,13 +389,16 @@ _READ: dict[str, Callable[[Timeline, Object], Item | None]] = {
     "output": Timeline._output,
     "note.log": Timeline._log,
     "note.emit": Timeline._emitted,
-    "note.context": Timeline._message,
+    "event.received": Timeline._received,
 }
 _BEGINS: dict[str, Callable[[Object], Item]] = {
     "step": _step,
     "model": _turn,
     "wait": _wait,
     "doubt": _wait,
+    "event": _wait,
+    "child": _wait,
     "sleep": _sleep,
+    "context": _said,
 }
-_KINDS = {"model": "turn", "doubt": "wait"}
+_KINDS = {"model": "turn", "doubt": "wait", "event": "wait", "child": "wait"}

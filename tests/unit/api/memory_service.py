@@ -223,7 +223,8 @@ class MemoryService:
         for run in self._runs.values():
             runs[run["state"]] += 1
         waits = await self.waits(None, False)
-        return {"runs": runs, "waits_open": len(waits), "snapshots": 0, "snapshot_bytes": 0}
+        of_waits = {"waits_open": len(waits), "waits_asking": len(waits)}
+        return {"runs": runs, **of_waits, "snapshots": 0, "snapshot_bytes": 0}
 
     async def runs(
         self,
@@ -374,6 +375,7 @@ class MemoryService:
         limit: int | None = None,
         after: str | None = None,
         tag: str | None = None,
+        kinds: list[str] | None = None,
     ) -> list[Object]:
         only = None if run is None else self._find(self._runs, run, "run")["id"]
         found = [
@@ -381,6 +383,7 @@ class MemoryService:
             for wait in self._waits.values()
             if only in (None, wait["run"]) and (all or wait["state"] == "open")
             if (after is None or wait["id"] > after) and (tag is None or tag in wait["tags"])
+            if kinds is None or wait["kind"] in kinds
         ]
         return found[:limit]
 

@@ -163,13 +163,15 @@ def test_a_post_from_elsewhere_changes_nothing(
 def test_a_wait_is_answered(home: Home) -> None:
     async def talk(browser: Browser) -> None:
         wait = await browser.asked(["approve", "Send?", None], ["wait", "Colour?", None])
+        unsure = await browser.post(f"/ui/waits/{wait['id']}", verdict="maybe")
+        assert unsure.status_code == 422 and "approve or deny" in unsure.text
         answer = await browser.post(f"/ui/waits/{wait['id']}", verdict="deny", note="not yet")
         assert (answer.status_code, answer.headers["location"]) == (303, f"/ui/runs/{wait['run']}")
         assert wait["value"]["approved"] is False and wait["value"]["note"] == "not yet"
         second = await browser.asks(wait["run"])
-        await browser.post(f"/ui/waits/{second['id']}", data='{"colour": "red"}')
+        await browser.post(f"/ui/waits/{second['id']}", a='{"colour": "red"}')
         assert second["value"]["data"] == {"colour": "red"}
-        late = await browser.post(f"/ui/waits/{second['id']}", data="blue")
+        late = await browser.post(f"/ui/waits/{second['id']}", a="blue")
         assert late.status_code == 409 and "answered already" in late.text
 
     browse(home, talk)
@@ -182,7 +184,6 @@ def test_a_wait_is_answered(home: Home) -> None:
         ("GET", "/ui/runs?text=" + "x" * 300, {}, 422, "200 characters"),
         ("GET", "/ui/nothing", {}, 404, "/ui/nothing"),
         ("POST", "/ui/runs", {}, 405, "Method"),
-        ("POST", "/ui/waits/wait_1", {"verdict": "maybe"}, 422, "approve or deny"),
         ("POST", "/ui/runs/run_none/cancel", {}, 404, "run_none"),
         ("POST", "/ui/runs/run_none/fork", {"at": "-1"}, 422, "a place in a log"),
         ("POST", f"/ui/agents/{VERSION}/runs", {"input": "[1]"}, 422, "a JSON object"),
