@@ -179,12 +179,14 @@ messages = View(
         ),
         (
             (
-                "l.run, e.seq, NULL, 'context', e.data ->> '$.role'",
-                "CASE json_type(e.data, '$.content') WHEN 'text' THEN e.data ->> '$.content' "
-                "ELSE e.data -> '$.content' END",
-                "NULL, e.data",
+                "l.run, e.seq, NULL, 'context', e.data ->> '$.data.message.role'",
+                "CASE json_type(e.data, '$.data.message.content') "
+                "WHEN 'text' THEN e.data ->> '$.data.message.content' "
+                "ELSE e.data -> '$.data.message.content' END",
+                "e.data ->> '$.data.message.tool_call_id', e.data -> '$.data.message'",
             ),
-            _of_log("entries", "e") + " AND e.kind = 'note.context'",
+            _of_log("entries", "e")
+            + " AND e.kind = 'op.begin' AND e.op >= 'context:append#' AND e.op < 'context:append$'",
         ),
     ),
 )

@@ -77,6 +77,7 @@ def conversation(length: int) -> list[dict[str, str]]:
 
 
 TOOL = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
+APPEND = {"kind": "context", "name": "append", "digest": "d"}
 RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "nothing there"}
 
 
@@ -91,7 +92,8 @@ def fill(c: Connection) -> RunId:
     append_output(c, run, log.epoch, "stdout", 0, "hello\n", log.now)
     log.entry("note.log", None, {"message": "looked", "level": "info", "data": {"k": 1}})
     log.entry("note.emit", None, {"value": [1, 2]})
-    log.entry("note.context", None, {"role": "user", "content": "noted"})
+    said = {"message": {"role": "user", "content": "noted"}, "tokens": 6, "pinned": False}
+    log.entry("op.begin", "context:append#1", {**APPEND, "data": said})
     asks = completion({"content": None, "tool_calls": [TOOL]}, "tool_calls")
     cached: Any = {"prompt_tokens_details": {"cached_tokens": 500}}
     first = conversation(2)
