@@ -51,6 +51,7 @@ from torpor.api.stopping import Stop
 from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
 from torpor.model.starting import AT_ONCE, Start
+from torpor.model.prices import Prices
 from torpor.model.states import FINAL, RunState
 from torpor.query.ask import Question
 
@@ -70,6 +71,8 @@ class Service(Protocol):
     async def totals(self) -> Object: ...
 
     async def query(self, question: Question) -> Object: ...
+
+    async def prices(self) -> Prices: ...
 
     async def deploy(
         self,

@@ -385,6 +385,15 @@ class Conversation(BaseModel):
     compactions: int
 
 
+class Used(BaseModel):
+    model: str | None
+    calls: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost_usd: float | None = Field(description="null where prices.toml has none for the model")
+
+
 class RunDetail(Run):
     waits: list[Wait]
     in_doubt: list[dict[str, Any]] = Field(description="begun, cut off, and not done again yet")
@@ -393,6 +402,7 @@ class RunDetail(Run):
     template_bytes: int | None
     cycles: int
     forked: dict[str, Any] | None = Field(description="of a fork: how it was made")
+    models: list[Used] = Field(description="what models took, by model")
     conversation: Conversation | None
     family: list[Run] = Field(description="all runs of its tree, each after its origin")
     children: list[Run] = Field(description="the runs that it has spawned")

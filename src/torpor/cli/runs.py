@@ -135,6 +135,7 @@ def _facts(run: Object, now: float) -> Table:
             rows.append(("pager", _served(machine["pager"])))
     else:
         rows.append(("machine", "none: 0 processes"))
+    rows += [("model", words.used(each)) for each in run["models"]]
     if run["conversation"]:
         rows.append(("said", words.conversation(run["conversation"])))
     if run["result"] is not None:

@@ -47,6 +47,16 @@ def size(number: float) -> str:
     return f"{number:.1f} {_SIZES[-1]}"
 
 
+def dollars(amount: float) -> str:
+    """`$1.20`, `$0.0034`: small ones with two digits that count."""
+    if amount == 0 or amount >= 0.1:
+        return f"${amount:,.2f}"
+    digits = 2
+    while digits < 8 and amount * 10 ** (digits - 1) < 1:
+        digits += 1
+    return f"${amount:.{digits}f}"
+
+
 def count(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
@@ -115,6 +125,13 @@ def times(run: Mapping[str, Any]) -> str:
     """`ran 3.1 s, slept 2 h`"""
     ran = f"ran {duration(run['ran_s'])}"
     return f"{ran}, slept {duration(run['slept_s'])}" if run["slept_s"] else ran
+
+
+def used(told: Mapping[str, Any]) -> str:
+    """`gpt-4.1: 12 calls, 3,400 tokens in, 500 out, $0.01`"""
+    text = f"{told['model'] or 'unknown'}: {count(told['calls'], 'call')}, "
+    text += f"{told['input_tokens']:,} tokens in, {told['output_tokens']:,} out"
+    return text if told["cost_usd"] is None else f"{text}, {dollars(told['cost_usd'])}"
 
 
 def conversation(told: Mapping[str, Any]) -> str:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, insert, select
+from sqlalchemy import Connection, and_, func, insert, select
 
 from torpor.contextlog import messages, schema
 from torpor.model.ids import RunId
@@ -37,6 +37,31 @@ def record(
         _asked(c, run, seq, data.get("data"))
     elif kind == "op.end" and op is not None and op.startswith("model:"):
         _answered(c, run, seq, op, data)
+
+
+class Used(NamedTuple):
+    """By one model, in one run. Tokens are those that answers told."""
+
+    model: str | None
+    calls: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+def used(c: Connection, run: RunId) -> list[Used]:
+    """What the run's models took, by model; of a fork, with what it shares."""
+    at = _usage.c
+    figures = (at.input_tokens, at.cached_tokens, at.output_tokens)
+    sums = [func.coalesce(func.sum(each), 0) for each in figures]
+    of = and_(
+        at.run == _lineage.c.source,
+        at.seq > _lineage.c.after_seq,
+        at.seq <= _lineage.c.upto_seq,
+    )
+    query = select(at.model, func.count(), *sums).join(_lineage, of)
+    query = query.where(_lineage.c.run == run).group_by(at.model).order_by(at.model)
+    return [Used(*row) for row in c.execute(query)]
 
 
 def _asked(c: Connection, run: RunId, seq: int, asked: Any) -> None:

@@ -22,6 +22,8 @@ from sqlalchemy import Connection
 import torpor
 from torpor.contextlog import agents, entries, forks, runs, snapshots, waits
 from torpor.contextlog.agents import AgentRow, Chosen
+from torpor.contextlog import agents, calls, entries, forks, runs, snapshots, waits
+from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.conversation import spoken
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
@@ -157,9 +159,13 @@ class Service:
         """How much of everything there is."""
         return asdict(await self._store.read(totals))
 
+    async def prices(self) -> Prices:
+        """What models cost, as it is told here."""
+        return await asyncio.to_thread(Prices.load, self._home.prices)
+
     async def query(self, question: Question) -> dict[str, Any]:
         """Rows of the views of docs/sql.md. Raises Invalid, TookTooLong, Exhausted, HostError."""
-        return (await self._asking.ask(question, Prices.load(self._home.prices))).to_json()
+        return (await self._asking.ask(question, await self.prices())).to_json()
 
     # Agents.
 
@@ -292,12 +298,17 @@ class Service:
                 "template_bytes": agents.get_agent(c, row.version).template_bytes,
                 "cycles": entries.count_entries(c, row.id, "run.resumed"),
                 "forked": forks.forked(c, row),
+                "models": [each._asdict() for each in calls.used(c, row.id)],
                 "conversation": None if said is None else said.to_json(),
                 "family": [member.to_json(now) for member in forks.family(c, row)],
                 "children": [child.to_json(now) for child in runs.children(c, row.id)],
             }
 
         shown = await self._store.read(read)
+        prices = await self.prices()
+        for each in shown["models"]:
+            took = (each["input_tokens"], each["cached_tokens"], each["output_tokens"])
+            each["cost_usd"] = prices.cost(each["model"], *took)
         shown["waits"] = await self._waiting.shown(shown["waits"])
         # One that is just being killed, its run recorded as suspended, is nobody's any more.
         running = shown["state"] == RunState.RUNNING.value

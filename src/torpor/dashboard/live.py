@@ -33,7 +33,7 @@ async def live(request: Request) -> Response:
     after = max(seen, _place(request, "after", start))
     # What began before is changed by what comes: the page's own beginning is read again.
     known = await service.entries(run, start, max(0, min(after - start, 4 * ENTRIES)), None)
-    timeline = Timeline.of(known)
+    timeline = Timeline.of(known, await service.prices())
     csrf = request.scope["torpor.session"].csrf
 
     def tell(page: list[Object]) -> Iterator[str]:

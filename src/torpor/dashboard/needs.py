@@ -6,12 +6,18 @@ from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from torpor.control.forking import Wanted
+from torpor.model.prices import Prices
+from torpor.query.ask import Question
 
 Object = dict[str, Any]
 
 
 class Service(Protocol):
     async def health(self) -> Object: ...
+
+    async def prices(self) -> Prices: ...
+
+    async def query(self, question: Question) -> Object: ...
 
     async def totals(self) -> Object: ...
 

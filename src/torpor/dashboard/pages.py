@@ -98,11 +98,12 @@ async def run(request: Request) -> Response:
     if found["id"] != ref:
         return RedirectResponse(f"/ui/runs/{found['id']}", 307)
     after = _place(request, "after", max(0, found["last_seq"] - ENTRIES))
-    drawn, entries, taken, totals = await asyncio.gather(
+    drawn, entries, taken, totals, prices = await asyncio.gather(
         _drawn(service, found["id"]),
         service.entries(found["id"], after, ENTRIES, None),
         service.snapshots(found["id"]),
         service.totals(),
+        service.prices(),
     )
     last = entries[-1]["seq"] if entries else after
     return render.page(
@@ -111,7 +112,7 @@ async def run(request: Request) -> Response:
         at="runs",
         run=found,
         life=drawn,
-        items=list(Timeline.of(entries).items.values()),
+        items=list(Timeline.of(entries, prices).items.values()),
         snapshots=taken,
         totals=totals,
         after=after,

@@ -77,6 +77,7 @@ def _environment() -> Environment:
         shown=lambda value: words.plain(words.shown(value)),
         times=words.times,
         conversation=words.conversation,
+        dollars=words.dollars,
     )
     return environment
 

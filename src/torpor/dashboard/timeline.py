@@ -15,6 +15,8 @@ from typing import Any
 
 from torpor.cli import words
 from torpor.dashboard import turns
+from torpor.model.prices import Prices
+from torpor.model.replies import read_reply
 from torpor.model.states import FINAL
 
 Object = Mapping[str, Any]
@@ -55,14 +57,15 @@ class Item:
 
 @dataclass
 class Timeline:
+    prices: Prices | None = None
     items: dict[int, Item] = field(default_factory=dict)
     _open: dict[str, int] = field(default_factory=dict)  # op → its item
     _last: int | None = None  # the item that was made last
     _asleep: int | None = None
 
     @classmethod
-    def of(cls, entries: Iterable[Object]) -> Timeline:
-        timeline = cls()
+    def of(cls, entries: Iterable[Object], prices: Prices | None = None) -> Timeline:
+        timeline = cls(prices)
         for entry in entries:
             timeline.take(entry)
         return timeline
@@ -148,7 +151,7 @@ class Timeline:
         if item is None:
             kind, _, name = str(entry["op"]).partition(":")
             item = _item(entry, _KINDS.get(kind, kind), name)
-        concluded = _conclude(item, entry["data"])
+        concluded = _conclude(item, entry["data"], self.prices)
         return self._put(replace(concluded, ended_at=entry["at"], last=entry["seq"]))
 
     def _retried(self, entry: Object) -> Item:
@@ -283,7 +286,8 @@ def _said(entry: Object) -> Item:
 
 def _wait(entry: Object) -> Item:
     data = entry["data"]
-    brief = words.line(str(data.get("prompt") or ""), BRIEF_CHARS)
+    prompt = str(data.get("prompt") or "")
+    brief = words.line(prompt, BRIEF_CHARS) if prompt != data.get("name") else ""
     blocks = (block("shown", data["data"]),) if data.get("data") is not None else ()
     return _item(entry, "wait", _name(data), brief=brief, blocks=blocks)
 
@@ -294,7 +298,7 @@ def _sleep(entry: Object) -> Item:
     return _item(entry, "sleep", "sleep", brief=brief)
 
 
-def _conclude(item: Item, data: Object) -> Item:
+def _conclude(item: Item, data: Object, prices: Prices | None) -> Item:
     """`item` with its outcome."""
     figures = (*item.figures, "set by hand") if "set" in data else item.figures
     if isinstance(data.get("error"), Mapping):
@@ -310,7 +314,7 @@ def _conclude(item: Item, data: Object) -> Item:
     if item.kind in ("message", "window"):
         return replace(item, tone="")
     if item.kind == "turn":
-        return _answered(replace(item, figures=figures), value)
+        return _answered(replace(item, figures=figures), value, prices)
     if item.kind == "wait" and isinstance(value, Mapping):
         return _decided(replace(item, figures=figures), value)
     blocks = item.blocks if value is None else (*item.blocks, block("result", value))
@@ -339,23 +343,29 @@ def _decided(item: Item, value: Object) -> Item:
     return replace(item, tone=tone, figures=shown, blocks=tuple(blocks))
 
 
-def _answered(item: Item, value: object) -> Item:
-    answer = turns.answered(value)
+def _answered(item: Item, value: object, prices: Prices | None) -> Item:
+    reply = read_reply(value)
     figures = list(item.figures)
-    if answer.tokens_in is not None:
-        cached = f" ({answer.tokens_cached} cached)" if answer.tokens_cached else ""
-        figures.append(f"{answer.tokens_in} in{cached}")
-    if answer.tokens_out is not None:
-        figures.append(f"{answer.tokens_out} out")
-    if answer.stopped and answer.stopped not in ("stop", "end_turn"):
-        figures.append(answer.stopped)
-    if answer.status >= 400:
-        figures.append(f"HTTP {answer.status}")
-    blocks = [*item.blocks, *(block(said.role, said.text) for said in answer.said)]
-    if not answer.said:
+    if reply.input_tokens is not None:
+        cached = f" ({reply.cached_tokens} cached)" if reply.cached_tokens else ""
+        figures.append(f"{reply.input_tokens} in{cached}")
+    if reply.output_tokens is not None:
+        figures.append(f"{reply.output_tokens} out")
+    took = (reply.model, reply.input_tokens, reply.cached_tokens, reply.output_tokens)
+    if prices is not None and (cost := prices.cost(*took)) is not None:
+        figures.append(words.dollars(cost))
+    if reply.finish and reply.finish not in ("stop", "completed", "tool_calls"):
+        figures.append(reply.finish)
+    failed = reply.status is not None and reply.status >= 400
+    if failed:
+        figures.append(f"HTTP {reply.status}")
+    said = [reply.text] if reply.text else []
+    said += [f"→ {tool.name}({tool.arguments})" for tool in reply.tools]
+    blocks = [*item.blocks, *(block("assistant", text) for text in said)]
+    if not said:
         blocks.append(block("answer", value))
-    brief = words.line(answer.said[-1].text, BRIEF_CHARS) if answer.said else item.brief
-    tone = BAD if answer.status >= 400 else GOOD
+    brief = words.line(said[-1], BRIEF_CHARS) if said else item.brief
+    tone = BAD if failed else GOOD
     return replace(item, tone=tone, brief=brief, figures=tuple(figures), blocks=tuple(blocks))
 
 

@@ -1,4 +1,4 @@
-"""A model call as a turn of a conversation: what was new in it, what came back, how many tokens.
+"""What a model was asked, as a turn of a conversation: what was new in it, what was sent again.
 
 Known are OpenAI's chat completions and responses, whose shape most servers speak, and Anthropic's
 messages. What is not known is shown as it is. Pure; takes whatever an agent or a server wrote.
@@ -29,19 +29,6 @@ class Asked:
     earlier: int = 0
 
 
-@dataclass(frozen=True)
-class Answered:
-    """`tokens_in` includes `tokens_cached`, those that the server had already."""
-
-    model: str = ""
-    said: list[Said] = field(default_factory=list)
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    tokens_cached: int | None = None
-    status: int = 200
-    stopped: str = ""
-
-
 def asked(body: object) -> Asked | None:
     """What a request's body asks; None if it is no conversation."""
     data = _object(body)
@@ -56,55 +43,6 @@ def asked(body: object) -> Asked | None:
     spoke = [at for at, said in enumerate(messages) if said.role == "assistant"]
     since = spoke[-1] + 1 if spoke else 0
     return Asked(str(data.get("model") or ""), messages[since:], since)
-
-
-def answered(value: object) -> Answered:
-    """What a model operation's value, {status, headers, body}, says."""
-    whole = value if isinstance(value, Mapping) else {}
-    status = whole.get("status")
-    status = status if isinstance(status, int) else 200
-    data = _object(whole.get("body"))
-    usage = data.get("usage")
-    usage = usage if isinstance(usage, Mapping) else {}
-    cached = _first(usage, "prompt_tokens_details", "input_tokens_details")
-    cached = _count(cached, "cached_tokens") if isinstance(cached, Mapping) else None
-    tokens_in = _count(usage, "prompt_tokens", "input_tokens")
-    if (read := _count(usage, "cache_read_input_tokens")) is not None:
-        # Anthropic counts them apart.
-        tokens_in, cached = (tokens_in or 0) + read, read
-    return Answered(
-        model=str(data.get("model") or ""),
-        said=list(_outcome(data)),
-        tokens_in=tokens_in,
-        tokens_out=_count(usage, "completion_tokens", "output_tokens"),
-        tokens_cached=cached,
-        status=status,
-        stopped=_stopped(data),
-    )
-
-
-def _outcome(data: Object) -> Iterator[Said]:
-    choices = data.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, Mapping):
-            yield from _said(choice.get("message") or {"content": choice.get("text")}, "assistant")
-    output = data.get("output")  # responses
-    for item in output if isinstance(output, list) else ():
-        yield from _said(item, "assistant")
-    if isinstance(data.get("content"), list):  # messages
-        yield from _said(data, "assistant")
-    error = data.get("error")
-    if isinstance(error, Mapping):
-        yield Said("error", str(error.get("message") or error))
-    elif error:
-        yield Said("error", str(error))
-
-
-def _stopped(data: Object) -> str:
-    choices = data.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else {}
-    why = first.get("finish_reason") if isinstance(first, Mapping) else None
-    return str(why or data.get("stop_reason") or "")
 
 
 def _said(message: object, role: str = "user") -> Iterator[Said]:
@@ -167,8 +105,3 @@ def _object(body: object) -> Object:
 
 def _first(data: Object, *keys: str) -> Any:
     return next((data[key] for key in keys if data.get(key) is not None), None)
-
-
-def _count(data: Object, *keys: str) -> int | None:
-    value = _first(data, *keys)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

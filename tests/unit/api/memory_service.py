@@ -32,6 +32,7 @@ from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporE
 from torpor.model.home import Home
 from torpor.model.ids import new_id
 from torpor.model.starting import AT_ONCE, Start
+from torpor.model.prices import Prices
 from torpor.model.states import FINAL, RunState
 from torpor.query.ask import Question
 
@@ -106,6 +107,9 @@ class MemoryService:
         registry = CollectorRegistry()
         Gauge("torpor_runs", "Runs", registry=registry).set(len(self._runs))
         return registry
+
+    async def prices(self) -> Prices:
+        return Prices({"m": {"input": 1.0, "output": 2.0}})
 
     async def query(self, question: Question) -> Object:
         if "select" not in question.sql.lower():
@@ -256,6 +260,7 @@ class MemoryService:
             "template_bytes": 16_100_000,
             "cycles": len(frozen),
             "forked": run.get("forked"),
+            "models": [],
             "conversation": run.get("conversation"),
             "family": self._family(run),
             "machine": {"pid": 7, "epoch": run["epoch"], "state": "running", "pager": None}

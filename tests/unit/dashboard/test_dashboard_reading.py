@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from torpor.dashboard import life, turns
 from torpor.dashboard.timeline import BAD, BUSY, GOOD, Item, Timeline
-from torpor.dashboard.turns import Answered, Asked, Said
+from torpor.dashboard.turns import Asked, Said
+from torpor.model.prices import Prices
 
 KEYS = st.sampled_from(
     ["messages", "input", "choices", "message", "content", "usage", "tool_calls", "function"]
@@ -33,36 +34,36 @@ def test_a_chat_completion_is_a_turn() -> None:
     ]
     asked = turns.asked(json.dumps({"model": "m", "messages": messages}))
     assert asked == Asked("m", [Said("tool", "42"), Said("user", "And?")], earlier=3)
-    call = {"function": {"name": "search", "arguments": '{"q": 1}'}}
-    choice = {"message": {"content": "Well.", "tool_calls": [call]}, "finish_reason": "tool_calls"}
-    usage = {"prompt_tokens": 10, "completion_tokens": 3}
+
+
+def test_a_turn_shows_what_it_took_and_cost() -> None:
+    log = Log()
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hello"}]})
+    log.add("op.begin", "model:/x#1", kind="model", name="/x", data={"body": body})
+    choice = {"message": {"content": "Hi."}, "finish_reason": "length"}
+    usage = {"prompt_tokens": 1000, "completion_tokens": 30}
     usage_details = {"prompt_tokens_details": {"cached_tokens": 7}}
-    body = json.dumps({"model": "m-1", "choices": [choice], "usage": usage | usage_details})
-    said = [Said("assistant", "Well."), Said("assistant", '→ search({"q": 1})')]
-    expected = Answered("m-1", said, 10, 3, 7, 200, "tool_calls")
-    assert turns.answered({"status": 200, "body": body}) == expected
-
-
-def test_anthropic_counts_what_was_cached_apart() -> None:
-    body = {
-        "content": [
-            {"type": "text", "text": "Yes."},
-            {"type": "tool_use", "name": "f", "input": {}},
-        ],
-        "usage": {"input_tokens": 4, "cache_read_input_tokens": 6, "output_tokens": 2},
-        "stop_reason": "tool_use",
-    }
-    answer = turns.answered({"status": 200, "body": json.dumps(body)})
-    assert (answer.tokens_in, answer.tokens_cached, answer.tokens_out) == (10, 6, 2)
-    assert answer.said == [Said("assistant", "Yes.\n→ f({})")]
+    answer = json.dumps({"model": "m", "choices": [choice], "usage": usage | usage_details})
+    log.add("op.end", "model:/x#1", ok=True, value={"status": 200, "body": answer})
+    prices = Prices({"m": {"input": 1.0, "output": 2.0}})
+    (item,) = Timeline.of(log.entries, prices).items.values()
+    assert (item.kind, item.title, item.brief) == ("turn", "m", "Hi.")
+    assert item.figures == ("1000 in (7 cached)", "30 out", "$0.0011", "length")
+    assert [(each.label, each.text) for each in item.blocks] == [
+        ("user", "Hello"),
+        ("assistant", "Hi."),
+    ]
 
 
 @settings(max_examples=60, deadline=None)
 @given(SHAPED, SHAPED)
 def test_whatever_an_agent_or_a_server_wrote_is_read(asked: Any, answered: Any) -> None:
     turns.asked(json.dumps(asked))
-    turns.answered({"status": 200, "body": json.dumps(answered)})
-    turns.answered(answered)
+    log = Log()
+    log.add("op.begin", "model:/x#1", kind="model", name="/x", data=asked)
+    log.add("op.end", "model:/x#1", ok=True, value={"status": 200, "body": json.dumps(answered)})
+    log.add("op.end", "model:/x#2", ok=True, value=answered)
+    assert len(log.items()) == 2
 
 
 class Log:
