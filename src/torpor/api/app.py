@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 import torpor
-from torpor.api import dashboard, events, limits, problems, public, queues, stream
+from torpor.api import dashboard, events, limits, problems, public, queries, queues, stream
 from torpor.api.problems import Json
 from torpor.api.query import QueryRequest, Rows
 from torpor.api.shapes import (
@@ -50,8 +50,8 @@ from torpor.api.shapes import (
 from torpor.api.stopping import Stop
 from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
-from torpor.model.starting import AT_ONCE, Start
 from torpor.model.prices import Prices
+from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
 from torpor.query.ask import Question
 
@@ -73,6 +73,12 @@ class Service(Protocol):
     async def query(self, question: Question) -> Object: ...
 
     async def prices(self) -> Prices: ...
+
+    async def saved_queries(self) -> list[Object]: ...
+
+    async def save_query(self, name: str, sql: str) -> Object: ...
+
+    async def delete_query(self, name: str) -> None: ...
 
     async def deploy(
         self,
@@ -388,6 +394,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(limits.BodyLimit)
     problems.install(app)
     app.include_router(router)
+    app.include_router(queries.router)
     app.include_router(events.router)
     app.include_router(queues.router)
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)

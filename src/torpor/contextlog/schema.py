@@ -350,6 +350,15 @@ snapshots = Table(
     Index("snapshots_by_run", "run", "epoch", "seq"),
 )
 
+# Questions that people ask again; see `contextlog.saved`.
+saved_queries = Table(
+    "saved_queries",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("sql", Text, nullable=False),
+    Column("saved_at", Double, nullable=False),
+)
+
 # Values that entries name by their digests; see `contextlog.values`.
 large_values = Table(
     "large_values",

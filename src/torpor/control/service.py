@@ -20,10 +20,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
 import torpor
-from torpor.contextlog import agents, entries, forks, runs, snapshots, waits
+from torpor.contextlog import agents, calls, entries, forks, runs, saved, snapshots, waits
 from torpor.contextlog.agents import AgentRow, Chosen
-from torpor.contextlog import agents, calls, entries, forks, runs, snapshots, waits
-from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.conversation import spoken
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
@@ -166,6 +164,16 @@ class Service:
     async def query(self, question: Question) -> dict[str, Any]:
         """Rows of the views of docs/sql.md. Raises Invalid, TookTooLong, Exhausted, HostError."""
         return (await self._asking.ask(question, await self.prices())).to_json()
+
+    async def saved_queries(self) -> list[dict[str, Any]]:
+        return [each.to_json() for each in await self._store.read(saved.saved_queries)]
+
+    async def save_query(self, name: str, sql: str) -> dict[str, Any]:
+        write = self._store.write(lambda c: saved.save_query(c, name, sql, time.time()))
+        return (await write).to_json()
+
+    async def delete_query(self, name: str) -> None:
+        await self._store.write(lambda c: saved.delete_query(c, name))
 
     # Agents.
 

@@ -27,7 +27,7 @@ def one(request: Request, name: str) -> str:
     return form_of(request).get(name, [""])[0]
 
 
-def _go(request: Request, to: str) -> Response:
+def go(request: Request, to: str) -> Response:
     if "hx-request" in request.headers:
         return Response(status_code=204, headers={"hx-redirect": to})
     return RedirectResponse(to, 303)
@@ -42,14 +42,14 @@ async def complete(request: Request) -> Response:
     data = None if wait["approve"] else answering.read(wait, form_of(request))
     approved = verdict == "approve" if wait["approve"] else None
     answered = await service.complete(wait["id"], data, approved, one(request, "note") or None, BY)
-    return _go(request, back(request, f"/ui/runs/{answered['run']}"))
+    return go(request, back(request, f"/ui/runs/{answered['run']}"))
 
 
 async def send(request: Request) -> Response:
     """An event to the run."""
     name, data = one(request, "name"), answering.value(one(request, "data"))
     sent = await service_of(request).send(request.path_params["ref"], name, data, BY, None)
-    return _go(request, back(request, f"/ui/runs/{sent['run']}"))
+    return go(request, back(request, f"/ui/runs/{sent['run']}"))
 
 
 def back(request: Request, default: str) -> str:
@@ -59,12 +59,12 @@ def back(request: Request, default: str) -> str:
 
 async def cancel(request: Request) -> Response:
     run = await service_of(request).cancel(request.path_params["ref"])
-    return _go(request, f"/ui/runs/{run['id']}")
+    return go(request, f"/ui/runs/{run['id']}")
 
 
 async def retry(request: Request) -> Response:
     run = await service_of(request).retry(request.path_params["ref"], None)
-    return _go(request, f"/ui/runs/{run['id']}")
+    return go(request, f"/ui/runs/{run['id']}")
 
 
 async def fork(request: Request) -> Response:
@@ -73,7 +73,7 @@ async def fork(request: Request) -> Response:
         raise Invalid(f"a place in a log is a number, not {at!r}")
     wanted = Wanted(at=int(at) if at else None)
     run = await service_of(request).fork(request.path_params["ref"], wanted)
-    return _go(request, f"/ui/runs/{run['id']}")
+    return go(request, f"/ui/runs/{run['id']}")
 
 
 async def start(request: Request) -> Response:
@@ -83,17 +83,17 @@ async def start(request: Request) -> Response:
     run = await service_of(request).start(
         request.path_params["version"], one(request, "agent") or None, given, None
     )
-    return _go(request, f"/ui/runs/{run['id']}")
+    return go(request, f"/ui/runs/{run['id']}")
 
 
 async def collect(request: Request) -> Response:
     await service_of(request).gc(False)
-    return _go(request, "/ui/storage")
+    return go(request, "/ui/storage")
 
 
 async def log_out(request: Request) -> Response:
     sessions: Sessions = request.app.state.sessions
     sessions.log_out(request.cookies.get(COOKIE, ""))
-    response = _go(request, "/ui/login")
+    response = go(request, "/ui/login")
     response.delete_cookie(COOKIE, path="/ui", httponly=True, samesite="strict")
     return response

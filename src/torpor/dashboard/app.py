@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from torpor.api.problems import problem, unexpected
-from torpor.dashboard import actions, assets, live, pages
+from torpor.dashboard import actions, assets, console, live, pages
 from torpor.dashboard.guard import Guard
 from torpor.dashboard.needs import Service
 from torpor.dashboard.sessions import Sessions
@@ -36,6 +36,10 @@ _ROUTES = [
     Route("/waits/{ref}", actions.complete, methods=["POST"]),
     Route("/agents", pages.agents),
     Route("/agents/{version}/runs", actions.start, methods=["POST"]),
+    Route("/query", console.console),
+    Route("/query.csv", console.as_csv),
+    Route("/queries", console.save, methods=["POST"]),
+    Route("/queries/delete", console.delete, methods=["POST"]),
     Route("/storage", pages.storage),
     Route("/storage/reclaimable", pages.reclaimable),
     Route("/storage/collect", actions.collect, methods=["POST"]),

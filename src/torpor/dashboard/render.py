@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -13,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from torpor.cli import words
-from torpor.dashboard import answering, assets
+from torpor.dashboard import answering, assets, charts
 from torpor.public import forms
 
 _FOLDER = Path(__file__).parent / "templates"
 # For the fields of a form: drawn as they are for everyone.
+_CELL_CHARS = 2000
 _PUBLIC = Path(forms.__file__).parent / "templates"
 
 
@@ -48,6 +51,25 @@ def given(input: object, most: int = 140) -> str:
     return words.line(", ".join(f"{k}: {words.compact(v, most)}" for k, v in input.items()), most)
 
 
+_LINKED = re.compile(r"run_[0-9a-z]{16,32}")
+
+
+def cell(value: object) -> Markup | str:
+    """A value that a query found; a run's id leads there."""
+    if value is None:
+        return Markup('<span class="dim">null</span>')
+    if isinstance(value, str) and _LINKED.fullmatch(value):
+        return Markup('<a class="mono" href="/ui/runs/{0}">{0}</a>').format(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return charts.number(value)
+    return words.plain(words.pretty(value))[:_CELL_CHARS]
+
+
+def console_url(sql: str, name: str = "") -> str:
+    """Where the SQL console answers this."""
+    return "/ui/query?" + urlencode({"sql": sql} | ({"name": name} if name else {}))
+
+
 def in_time(at: float | None) -> str:
     """How long until a time that is to come."""
     return "" if at is None else words.duration(at - time.time())
@@ -62,12 +84,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(asset=assets.url, asked=words.asked)
+    environment.globals.update(console_url=console_url)
     environment.globals.update(form=answering.form, typed_first=answering.typed_first)
     environment.filters.update(
         moment=moment,
         clock=clock,
         in_time=in_time,
         given=given,
+        cell=cell,
         duration=words.duration,
         size=words.size,
         compact=words.compact,

@@ -31,8 +31,8 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import new_id
-from torpor.model.starting import AT_ONCE, Start
 from torpor.model.prices import Prices
+from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
 from torpor.query.ask import Question
 
@@ -54,6 +54,7 @@ class MemoryService:
         self._positions: dict[str, int] = {}
         self._deployed: list[Object] = []
         self._pinned: set[str] = set()
+        self._saved: dict[str, Object] = {}
         self._appended: dict[str, list[asyncio.Future[None]]] = {}
         self._answered: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -110,6 +111,16 @@ class MemoryService:
 
     async def prices(self) -> Prices:
         return Prices({"m": {"input": 1.0, "output": 2.0}})
+
+    async def saved_queries(self) -> list[Object]:
+        return list(self._saved.values())
+
+    async def save_query(self, name: str, sql: str) -> Object:
+        self._saved[name] = {"name": name, "sql": sql, "saved_at": 1.0}
+        return self._saved[name]
+
+    async def delete_query(self, name: str) -> None:
+        del self._saved[self._find(self._saved, name, "query")["name"]]
 
     async def query(self, question: Question) -> Object:
         if "select" not in question.sql.lower():

@@ -52,8 +52,11 @@ const KEYS = {
 };
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
   const target = event.target;
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && target.matches?.("[data-submit]")) {
+    target.form.requestSubmit();
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (target.matches?.("input, textarea, select, dialog *")) {
     if (event.key === "Escape") target.blur();
     return;
