@@ -221,7 +221,7 @@ def figures(m: Measured) -> tuple[Figure, ...]:
             samples=len(small.bytes),
             peers=peers("snapshot_bytes"),
             bar=80_000,
-            bound=f"{m.small_pages} pages that the guest's kernel and Python changed, by zstd -1",
+            bound=f"{m.small_pages} pages that the guest's kernel and Python changed, compressed",
         ),
         Figure(
             key="ten_steps_bytes",
@@ -230,7 +230,7 @@ def figures(m: Measured) -> tuple[Figure, ...]:
             value=median(m.ten_steps_bytes),
             samples=len(m.ten_steps_bytes),
             bar=500_000,
-            bound="pages that imports and files changed, by zstd -1: "
+            bound="pages that imports and files changed, compressed: "
             + ", ".join(f"{m.ten_steps_pages[kind]} {kind}" for kind in ("plain", "xor", "dup")),
         ),
         Figure(
@@ -298,7 +298,7 @@ def figures(m: Measured) -> tuple[Figure, ...]:
             value=m.template_bytes,
             peers=m.template_peers,
             bar=16_000_000,
-            bound=f"{m.template_pages} pages of a kernel and a Python that run, by zstd -1",
+            bound=f"{m.template_pages} pages of a kernel and a Python that run, compressed",
         ),
         Figure(
             key="fill_freeze_ms",
@@ -394,7 +394,7 @@ def figures(m: Measured) -> tuple[Figure, ...]:
             samples=TURNS,
             peers={"plain copy": m.serve.peer},
             bar=m.serve.peer / 2,
-            bound="FUSE asks Python for each 64 KiB; copying a file from the page cache",
+            bound="FUSE asks Python for each MiB; copying a file from the page cache",
             bound_value=m.serve.peer,
         ),
         Figure(

@@ -70,9 +70,10 @@ CHORES: dict[str, Callable[[int], object]] = {
 
 
 @torpor.agent
-def chores() -> dict[str, object]:
-    """Do chores until told to stop."""
+def chores(study: int = 0) -> dict[str, object]:
+    """Do chores until told to stop; study before the first sleep, so much."""
     Path("notes.txt").touch()
+    studies(study)
     while (told := torpor.waitpoint("chore").result().data)["chore"] != "stop":
         CHORES[told["chore"]](told["count"])
     kept = Path("notes.txt").read_text().splitlines()

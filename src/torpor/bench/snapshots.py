@@ -6,7 +6,8 @@
     second   a chain of snapshots, one a small step, then half of them collected
     third    memory filled anew, then captured and served as fast as that goes
 
-All three import modules and write files, and are awake side by side once. Freezes and resumes are
+All three import modules and write files, the second before it first sleeps, so that its snapshots
+differ in their depth alone; they are awake side by side once. Freezes and resumes are
 as the runs' own logs tell; what only the store or the pager knows is measured on what those runs
 have left.
 """
@@ -60,7 +61,6 @@ from torpor.snapshot.seal import Key
 from torpor.wire.link import LinkState
 
 AGENT = Path(__file__).with_name("chores.py")
-RUNS = 3
 CYCLES = 30
 STUDIES = 10
 FILLS = 3
@@ -118,12 +118,14 @@ async def _measure(stage: Stage, memory_mib: int, many: int) -> Report:
     deployed = await stage.service.deploy(
         source, lambda _, message, fraction: stage.tell(message), QEMU
     )
-    workers = [await _Worker.start(stage, deployed["version"]) for _ in range(RUNS)]
+    workers = [
+        await _Worker.start(stage, deployed["version"], study=study) for study in (0, STUDIES, 0)
+    ]
     first, second, third = workers
     machines, directory = stage.service.machines, stage.home.run
 
     small = await _small_steps(first)
-    ten_steps = [(await worker.do("study", STUDIES)).bytes for worker in workers]
+    ten_steps = [(await worker.do("study", STUDIES)).bytes for worker in (first, third)]
     ten_steps_pages = (await first.newest()).detail["pages"]
     stage.tell("machines side by side")
     machine_bytes, pushed_bytes = await _side_by_side(workers)
@@ -203,8 +205,8 @@ class _Worker:
         self._notes = 0
 
     @classmethod
-    async def start(cls, stage: Stage, version: str) -> _Worker:
-        run = RunId((await stage.service.start(version, None, {}, None))["id"])
+    async def start(cls, stage: Stage, version: str, *, study: int) -> _Worker:
+        run = RunId((await stage.service.start(version, None, {"study": study}, None))["id"])
         sleeper = Sleeper(stage, run)
         await sleeper.fall_asleep()
         key = await Keys(stage.home, stage.store, on=False).find(run)

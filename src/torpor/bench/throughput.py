@@ -15,7 +15,7 @@ import numpy as np
 
 from torpor.bench.peer import ZSTD
 from torpor.bench.stats import percentile
-from torpor.control.machines import Machines
+from torpor.control.machines import READAHEAD_KB, Machines
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import Pages
 from torpor.snapshot.seal import Key
@@ -42,7 +42,7 @@ def capture(pages: Pages, directory: Path, key: Key | None) -> Rates:
     changed = {"memory": Changed(pages.nbytes, np.arange(len(pages)), pages)}
 
     def ours() -> None:
-        built = build(None, None, changed, hot=np.empty(0, np.int64), facts={}, key=key)
+        built = build(None, None, changed, hot=np.empty(0, np.int64), facts={}, level=1, key=key)
         store.put(built, key)
 
     def peer() -> None:
@@ -69,7 +69,8 @@ def capture(pages: Pages, directory: Path, key: Key | None) -> Rates:
 
 async def serve(machines: Machines, digest: str, key: Key | None, directory: Path) -> Rates:
     """All memory of a snapshot copied to a file, nothing of it in any cache but the layers in the
-    page cache; the peer's source is the same memory as a file in the page cache."""
+    page cache; the peer's source is the same memory as a file in the page cache. The kernel reads
+    ahead as it does for whoever copies, not as for faults."""
     manifest = await asyncio.to_thread(machines.store.load, digest, key)
     memory, disk = (manifest.regions[name].length for name in ("memory", "disk"))
     plain, target = directory / "memory", directory / "memory.copy"
@@ -83,9 +84,11 @@ async def serve(machines: Machines, digest: str, key: Key | None, directory: Pat
             await machines.pager.create(name, memory=memory, disk=disk)
             try:
                 await machines.pager.bind(name, digest, hot=False, key=key)
+                await machines.pager.readahead(_COPY_BYTES >> 10)
                 source = machines.home.mount / name / "memory"
                 ours_s.append(await asyncio.to_thread(_copy_s, source, plain))
             finally:
+                await machines.pager.readahead(READAHEAD_KB)
                 await machines.pager.drop(name)
                 shutil.rmtree(slot, ignore_errors=True)
             peer_s.append(await asyncio.to_thread(_copy_s, plain, target))

@@ -36,7 +36,7 @@ _FRAMES_PER_TASK = 8
 # Reads up to so many pages, as a pager serves by the thousand, are put together in plain Python:
 # numpy's calls take longer than the copying there.
 _SMALL_PAGES = 64
-_ZEROS = bytes(_SMALL_PAGES * PAGE)
+_ZEROS = bytes(256 * PAGE)  # as much as FUSE asks for at once
 # The low bits of a ref count pages in a frame, the middle ones frames in a layer, the high ones
 # layers.
 _LAYER_FRAMES = (1 << 32) // FRAME_PAGES
@@ -136,6 +136,8 @@ class PageReader:
             return b""
         first, stop = offset // PAGE, -(-end // PAGE)
         skip = offset - first * PAGE
+        if end - offset <= len(_ZEROS) and not self.manifest.regions[region].refs[first:stop].any():
+            return _ZEROS[: end - offset]
         if stop - first > _SMALL_PAGES:
             pages = self.pages(region, np.arange(first, stop))
             return pages.reshape(-1)[skip : skip + end - offset].tobytes()

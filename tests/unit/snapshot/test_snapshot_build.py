@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torpor.model.errors import InternalError, Invalid
 from torpor.snapshot import gather
 from torpor.snapshot.build import Built, Changed, ImageIndex, build, build_index
-from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages
+from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages, write_layer
 from torpor.snapshot.manifest import Manifest, page_count
 from torpor.snapshot.reader import FrameCache, PageReader
 from torpor.snapshot.refs import Refs, layer_numbers, positions
@@ -177,6 +177,23 @@ def test_hot_pages_lie_together(chain: Chain) -> None:
     assert sorted(positions(refs)) == list(range(len(hot)))
     assert built.manifest.hot.tolist() == hot.tolist()
     assert (chain.pages("memory") == memory).all()
+
+
+def text(count: int, seed: int) -> Pages:
+    """Pages of letters, of which harder compression makes less."""
+    words = np.random.default_rng(seed).integers(97, 105, (count, PAGE // 8, 4)).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(words, 2, axis=1).reshape(count, PAGE))
+
+
+@pytest.mark.parametrize(("pages", "level"), [(100, 1), (600, 6)])
+def test_layers_are_compressed_as_their_size_allows(chain: Chain, pages: int, level: int) -> None:
+    first = text(pages, seed=1)
+    built = chain.add({"memory": whole(first)})
+    assert built.stats.stored_bytes == write_layer(first, level=9).size, "all runs read it"
+    second = text(pages, seed=2)
+    built = chain.add({"memory": whole(second)})
+    assert built.stats.stored_bytes == write_layer(second, level=level).size
+    assert (chain.pages("memory") == second).all()
 
 
 def test_manifests_name_their_parents(chain: Chain) -> None:
