@@ -222,11 +222,16 @@ class Client:
 
     def export(self, ref: str, snapshot: str | None) -> Iterator[bytes]:
         """The bytes of the run as a file. Raises Unreachable if they break off."""
-        path = f"/runs/{_segment(ref)}/export"
+        return self._stream(f"/runs/{_segment(ref)}/export", _given({"snapshot": snapshot}))
+
+    def result(self, ref: str, op: str) -> Iterator[bytes]:
+        """The bytes of what an operation gave: JSON, or what a step returned as bytes. Raises
+        Unreachable if they break off."""
+        return self._stream(f"/runs/{_segment(ref)}/results/{_segment(op)}", {})
+
+    def _stream(self, path: str, params: Object) -> Iterator[bytes]:
         try:
-            with self._http.stream(
-                "GET", path, params=_given({"snapshot": snapshot}), timeout=None
-            ) as response:
+            with self._http.stream("GET", path, params=params, timeout=None) as response:
                 if response.is_error:
                     response.read()
                     raise _error(response)

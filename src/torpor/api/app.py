@@ -120,6 +120,10 @@ class Service(Protocol):
         """Resolves at the first append to the run after this call. The caller may cancel it."""
         ...
 
+    async def result(self, ref: str, op: str) -> tuple[str, Iterator[bytes]]:
+        """Form ("json" or "bytes") and content; reading the latter blocks."""
+        ...
+
     async def cancel(self, ref: str) -> Object: ...
 
     async def fork(self, ref: str, wanted: Wanted) -> Object: ...
@@ -275,6 +279,14 @@ async def log(
         closing=closing,
     )
     return _events(lines)
+
+
+@router.get("/runs/{ref}/results/{op:path}", response_class=StreamingResponse)
+async def result(ref: str, op: str, service: Uses) -> StreamingResponse:
+    """What an operation gave, whole, however large: JSON, or the bytes that a step returned."""
+    form, content = await service.result(ref, op)
+    media = "application/json" if form == "json" else "application/octet-stream"
+    return StreamingResponse(content, media_type=media)
 
 
 @router.post("/runs/{ref}/cancel", responses=_gives(Run))

@@ -99,6 +99,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "cancel": runs.cancel,
         "fork": forks.fork,
         "retry": forks.retry,
+        "result": storage.result,
         "export": storage.export,
         "import": storage.import_run,
     },

@@ -1,4 +1,4 @@
-"""snapshots, gc, export, import: what runs take on the disk, and runs as files."""
+"""snapshots, gc, result, export, import: what runs take on the disk, and what of it as files."""
 
 from __future__ import annotations
 
@@ -135,6 +135,29 @@ def gc(
         say(problem, "red")
 
 
+def result(
+    run: RunArg,
+    op: Annotated[
+        str,
+        typer.Argument(metavar="OPERATION", show_default=False, help="Like step:render#1."),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Not to the terminal.")
+    ] = None,
+) -> None:
+    """What an operation of a run gave, whole: JSON, or the bytes that a step returned."""
+    chunks = Client(Home.find()).result(run, op)
+    if output is not None:
+        say(f"{output}: {words.size(_write(output, chunks))}")
+        return
+    out = typer.get_binary_stream("stdout")
+    for chunk in chunks:
+        out.write(chunk)
+    out.flush()
+    if out.isatty():
+        say("")
+
+
 def export(
     run: RunArg,
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
@@ -144,9 +167,17 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a run into one file, to go on from it on another torpor. The run stays here too."""
+    size = _write(file, Client(Home.find()).export(run, snapshot))
+    if as_json:
+        show_json({"file": str(file), "bytes": size})
+    else:
+        say(f"{file}: {words.size(size)}. It holds all that the machine's memory held")
+
+
+def _write(file: Path, chunks: Iterator[bytes]) -> int:
+    """All of it or nothing, for nobody else to read; its size."""
     part = file.with_name(f"{file.name}.part")
-    chunks = Client(Home.find()).export(run, snapshot)
-    first = next(chunks)  # before the file is made: the run may be refused
+    first = next(chunks, b"")  # before the file is made: it may be refused
     try:
         part.touch(mode=0o600)
         with part.open("wb") as out:
@@ -157,11 +188,7 @@ def export(
         raise HostError(f"cannot write {file}: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
-    size = file.stat().st_size
-    if as_json:
-        show_json({"file": str(file), "bytes": size})
-    else:
-        say(f"{file}: {words.size(size)}. It holds all that the machine's memory held")
+    return file.stat().st_size
 
 
 def import_run(

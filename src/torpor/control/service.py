@@ -48,7 +48,7 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
 from torpor.model.errors import HostError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, RunId
+from torpor.model.ids import AgentVersion, OpId, RunId
 from torpor.model.inputs import check_input
 from torpor.model.prices import Prices
 from torpor.model.starting import AT_ONCE, Start
@@ -408,6 +408,11 @@ class Service:
                 Path(directory),
                 with_key=with_key,
             )
+
+    async def result(self, ref: str, op: str) -> tuple[str, Iterator[bytes]]:
+        """What an operation of the run gave, see `control.values.Values.result`."""
+        run = await self._store.read(lambda c: runs.get_run(c, ref))
+        return await self._values.result(run.id, OpId(op))
 
     # Runs as files.
 

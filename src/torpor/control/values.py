@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,7 @@ from torpor.contextlog.values import ValueRow, find_value, put_value
 from torpor.control.conversation import Conversation
 from torpor.control.keys import Keys, RunKey
 from torpor.control.pen import Pen, Write
-from torpor.model.errors import GuestError, TorporError
+from torpor.model.errors import Conflict, GuestError, TorporError
 from torpor.model.ids import OpId, RunId
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Incoming, Kept, read
@@ -55,8 +56,33 @@ class Values:
         key = await self.key_of(row)
         return read(self.blobs, Kept(row.digest, row.bytes, row.name), key)
 
+    async def result(self, run: RunId, op: OpId) -> tuple[str, Iterator[bytes]]:
+        """The recorded result of an operation: its form, "json" or "bytes", and its content.
+        Reading the iterator blocks. Raises NotFound, Conflict if there is none, and as `content`.
+        """
+        ended = await self._store.read(lambda c: _ended(c, run, op))
+        if ended is None:
+            raise Conflict(f"{op} has no result yet", hint="torpor logs -f waits for it.")
+        if not ended["ok"]:
+            error = ended["error"]
+            raise Conflict(f"{op} failed: {error.get('type')}: {error.get('message')}")
+        if (blob := ended.get("blob")) is not None:
+            return blob["form"], await self.content(run, blob["digest"])
+        value = ended.get("value")
+        if isinstance(value, dict) and value.keys() == {"$bytes"}:  # as the SDK packs bytes
+            return "bytes", iter((b64decode(value["$bytes"]),))
+        return "json", iter((json.dumps(value).encode(),))
+
     async def key_of(self, row: ValueRow) -> Key | None:
         return await self._keys.find(row.run) if row.sealed else None
+
+
+def _ended(c: Connection, run: RunId, op: OpId) -> dict[str, Any] | None:
+    """Raises NotFound if the operation has not even begun."""
+    ended = entries.read_end(c, run, op)
+    if ended is None:
+        entries.read_op(c, run, op)
+    return ended
 
 
 class Results:

@@ -375,6 +375,12 @@ class MemoryService:
             raise Conflict(f"{run['id']} is running")
         return iter([b"export of ", json.dumps(run).encode(), b"x" * EXPORT_BYTES])
 
+    async def result(self, ref: str, op: str) -> tuple[str, Iterator[bytes]]:
+        run = self._find(self._runs, ref, "run")
+        if op != "step:a/b#1":
+            raise NotFound(f"no operation {op} has begun in run {run['id']}")
+        return "bytes", iter([b"\x00\xff", b"end"])
+
     async def import_run(self, chunks: AsyncIterator[bytes]) -> Object:
         data = b"".join([chunk async for chunk in chunks])
         if not data.startswith(b"export of ") or not data.endswith(b"x" * EXPORT_BYTES):

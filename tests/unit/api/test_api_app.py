@@ -289,6 +289,17 @@ def test_snapshots_are_pinned_and_verified_and_garbage_collected(home: Home) -> 
     ask(home, talk)
 
 
+def test_an_operations_result_is_given_as_it_is(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        run = await played(http, ["return", 1])
+        given = await http.get(f"/runs/{run['id']}/results/step%3Aa%2Fb%231")
+        assert given.headers["content-type"] == "application/octet-stream"
+        assert given.content == b"\x00\xffend"
+        assert (await http.get(f"/runs/{run['id']}/results/step:c")).status_code == 404
+
+    ask(home, talk)
+
+
 def test_a_run_goes_out_and_comes_in_as_a_stream(home: Home) -> None:
     async def talk(http: httpx.AsyncClient) -> None:
         run = await played(http, ["return", 1])

@@ -69,6 +69,16 @@ def test_a_run_as_a_file(torpor: Torpor, agent: str, client: Client, tmp_path: P
     assert torpor("import", str(tmp_path / "none")).exit_code == 2
 
 
+def test_what_an_operation_gave(torpor: Torpor, agent: str, client: Client, tmp_path: Path) -> None:
+    run = asleep(torpor, agent, client)
+    file = tmp_path / "result"
+    assert torpor("result", run, "step:a/b#1", "-o", str(file)).exit_code == 0
+    assert file.read_bytes() == b"\x00\xffend"
+    assert torpor("result", run, "step:a/b#1").stdout_bytes == b"\x00\xffend"
+    none = torpor("result", run, "step:c#1")
+    assert (none.exit_code, "no operation step:c#1" in none.stderr) == (1, True)
+
+
 def test_an_export_that_fails_leaves_no_file(
     torpor: Torpor, agent: str, client: Client, tmp_path: Path
 ) -> None:

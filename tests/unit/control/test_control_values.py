@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from base64 import b64encode
 from typing import Any
 
@@ -12,8 +13,8 @@ from tests.unit.control.world import World
 
 from torpor.contextlog.entries import EntryRow
 from torpor.control import values
-from torpor.model.errors import Exhausted
-from torpor.model.ids import RunId
+from torpor.model.errors import Conflict, Exhausted, NotFound
+from torpor.model.ids import OpId, RunId
 from torpor.model.states import RunState
 from torpor.snapshot.values import VALUES, Incoming
 
@@ -45,6 +46,25 @@ async def test_it_is_kept_apart_and_named_in_the_log(world: World) -> None:
     await world.ended(other)
     assert (await end_of(world, other)).data["blob"] == blob
     assert len(files(world)) == 2
+
+
+async def test_any_result_is_given_whole(world: World) -> None:
+    run = await world.run([["large", N], ["step", "b"]])
+    await world.ended(run)
+    known = world.scheduler._values
+    form, content = await known.result(run, OpId(STEP))
+    assert (form, b"".join(content)) == ("bytes", bytes(N))
+    form, content = await known.result(run, OpId("step:b#1"))
+    assert (form, json.loads(b"".join(content))) == ("json", "did b")
+    with pytest.raises(NotFound, match="no operation step:c#1"):
+        await known.result(run, OpId("step:c#1"))
+
+
+async def test_a_result_that_is_not_there_yet_is_refused(world: World) -> None:
+    run = await world.run([["wait", "q"]])
+    await world.open_waits(run)
+    with pytest.raises(Conflict, match="no result yet"):
+        await world.scheduler._values.result(run, OpId("wait:q#1"))
 
 
 async def test_what_was_cut_off_begins_anew(world: World) -> None:
