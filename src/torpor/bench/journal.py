@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -291,8 +291,9 @@ async def _ledger(bench: _Bench, kills: int) -> Ledger:
             await asyncio.sleep(draw.uniform(0, KILL_S_MAX))
             pid = bench.pid(run)
             if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-                done += 1
+                with suppress(ProcessLookupError):  # it has just ended by itself
+                    os.kill(pid, signal.SIGKILL)
+                    done += 1
         row = await bench.until(run, lambda row: row.state in FINAL)
         lost += row.result != ROUNDS * BESIDE
         spent = Counter(path.read_text().split())
