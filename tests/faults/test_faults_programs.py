@@ -14,6 +14,7 @@ import os
 import tempfile
 import time
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ from torpor.model.ids import RunId
 from torpor.model.states import FINAL, RunState
 
 # So many are the same each time; another number is so many at random.
-ALWAYS = 20
+ALWAYS = 300
 EXAMPLES = int(os.environ.get("TORPOR_TEST_EXAMPLES", ALWAYS))
 STUCK_S = 30.0
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 # What each fault is done at; None: anywhere.
 POINTS: dict[str, tuple[str, ...] | None] = {
@@ -59,6 +61,7 @@ plans = st.lists(st.tuples(st.integers(0, 25), st.sampled_from(sorted(POINTS))),
 @dataclass
 class Trial:
     world: World
+    service: Service
     plan: deque[tuple[int, str]]
     run: RunId | None = None
     answers: dict[str, str] = field(default_factory=dict)
@@ -153,15 +156,46 @@ class Trial:
             self.world.machines._cache.clear()
 
 
-async def live(threads: list[list[str]], plan: list[tuple[int, str]], fork_at: float) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        async with World(Home(Path(directory))) as world:
-            trial = world.anywhere = Trial(world, deque(plan))
-            try:
-                await tell(trial, [program(n, verbs) for n, verbs in enumerate(threads)], fork_at)
-            except BaseException as error:
-                error.add_note(f"What was done to it: {trial.done}")
-                raise
+class Theatre:
+    """One world for all examples, as making one takes longer than an example; another after one
+    that failed, so that nothing of it is left. It is in memory where there is such a directory."""
+
+    def __init__(self) -> None:
+        self._runner = asyncio.Runner()
+        self._world: World | None = None
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+
+    def play(self, threads: list[list[str]], plan: list[tuple[int, str]], fork_at: float) -> None:
+        try:
+            self._runner.run(self._live(threads, plan, fork_at))
+        except BaseException:
+            self.close()
+            self._runner = asyncio.Runner()
+            raise
+
+    def close(self) -> None:
+        if self._world is not None:
+            self._runner.run(self._world.__aexit__(None, None, None))
+            self._world = None
+        if self._directory is not None:
+            self._directory.cleanup()
+        self._runner.close()
+
+    async def _live(
+        self, threads: list[list[str]], plan: list[tuple[int, str]], fork_at: float
+    ) -> None:
+        if self._world is None:
+            self._directory = tempfile.TemporaryDirectory(dir=IN_MEMORY)
+            self._world = await World(Home(Path(self._directory.name))).__aenter__()
+            self._service = Service(self._world.home, self._world.store)
+        trial = self._world.anywhere = Trial(self._world, self._service, deque(plan))
+        try:
+            await tell(trial, [program(n, verbs) for n, verbs in enumerate(threads)], fork_at)
+        except BaseException as error:
+            error.add_note(f"What was done to it: {trial.done}")
+            raise
+        finally:
+            self._world.anywhere = None
 
 
 def program(number: int, verbs: list[str]) -> list[list[Any]]:
@@ -175,6 +209,7 @@ def program(number: int, verbs: list[str]) -> list[list[Any]]:
 async def tell(trial: Trial, threads: list[list[list[Any]]], fork_at: float) -> None:
     world = trial.world
     lines = {f"{verb}:{name}#1": verb for thread in threads for verb, name in thread}
+    world.broker.asked.clear()
     run = await world.run(*threads)
     await trial.see_through(run)
     await check(trial, run, lines, shared=set())
@@ -186,8 +221,8 @@ async def tell(trial: Trial, threads: list[list[list[Any]]], fork_at: float) -> 
     world.effects.clear()
     world.recorded.clear()
     world.broker.asked.clear()
-    service = Service(world.home, world.store)
-    service._engines.scheduler = world.scheduler
+    service = trial.service
+    service._engines.scheduler = world.scheduler  # there may be another since
     service._keys = service._forking._keys = world.scheduler._keys
     fork = RunId((await service.fork(run, Wanted(at=at)))["id"])
     await trial.see_through(fork)
@@ -219,15 +254,17 @@ async def check(trial: Trial, run: RunId, lines: dict[str, str], shared: set[str
 )
 @given(agents, plans, st.floats(0, 1))
 def test_each_run_and_its_fork_end_as_if_nothing_had_happened(
-    quick: None,
-    patience: None,
+    theatre: Theatre,
     threads: list[list[str]],
     plan: list[tuple[int, str]],
     fork_at: float,
 ) -> None:
-    asyncio.run(live(threads, plan, fork_at))
+    theatre.play(threads, plan, fork_at)
 
 
 @pytest.fixture
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def theatre(quick: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Theatre]:
     monkeypatch.setattr(scheduling, "LOSSES_MAX", 1000)
+    theatre = Theatre()
+    yield theatre
+    theatre.close()
