@@ -44,7 +44,7 @@ from sqlalchemy import (
 from torpor.contextlog import calls, messages, schema
 from torpor.contextlog.prepared import Prepared, json_each, json_of
 from torpor.contextlog.store import count_appended, touched
-from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch, TorporError
+from torpor.model.errors import CallerError, Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq
 from torpor.model.states import FINAL
 
@@ -154,8 +154,11 @@ def append(
     texts = [check_entry(entry.kind, entry.op, entry.data) for entry in entries]
     ops = {entry.op for entry in entries if entry.kind in (BEGIN, END)}
     if ops:
-        _advance(c, run, epoch, 0, wakes=False)
-        entries, places = _placed(entries, _known(c, run, ops))
+        try:
+            entries, places = _placed(entries, _known(c, run, ops))
+        except CallerError:
+            _advance(c, run, epoch, 0, wakes=False)  # a lost epoch is told that it is lost
+            raise
     else:
         places = [None] * len(entries)
     fresh = [

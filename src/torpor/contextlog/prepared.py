@@ -33,7 +33,7 @@ class Prepared:
             cursor.execute(compiled.sql, compiled.parameters(values))
             return list(cursor.fetchall())
         except c.dialect.loaded_dbapi.Error as error:
-            raise _wrapped(c, compiled.sql, error) from error
+            raise wrapped(c, compiled.sql, error) from error
         finally:
             cursor.close()
 
@@ -44,7 +44,7 @@ class Prepared:
         try:
             cursor.executemany(compiled.sql, list(map(compiled.parameters, several)))
         except c.dialect.loaded_dbapi.Error as error:
-            raise _wrapped(c, compiled.sql, error) from error
+            raise wrapped(c, compiled.sql, error) from error
         finally:
             cursor.close()
 
@@ -81,5 +81,6 @@ def json_of(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def _wrapped(c: Connection, sql: str, error: Exception) -> BaseException:
+def wrapped(c: Connection, sql: str, error: Exception) -> BaseException:
+    """A driver's error as SQLAlchemy would raise it."""
     return DBAPIError.instance(sql, None, error, c.dialect.loaded_dbapi.Error, dialect=c.dialect)

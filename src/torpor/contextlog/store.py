@@ -33,6 +33,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from torpor.contextlog import schema
+from torpor.contextlog.prepared import wrapped
 from torpor.model.errors import Damaged, Exhausted, HostError, InternalError, TorporError
 from torpor.model.ids import RunId
 
@@ -379,6 +380,10 @@ def make_engine(
 
     @event.listens_for(engine, "begin")
     def began(c: Connection) -> None:
-        c.exec_driver_sql(begin)
+        # The driver's own: SQLAlchemy's way takes ten times what SQLite takes.
+        try:
+            c.connection.driver_connection.execute(begin)  # type: ignore[union-attr]
+        except sqlite3.Error as error:
+            raise wrapped(c, begin, error) from error
 
     return engine
