@@ -206,6 +206,19 @@ def journal(
     raise typer.Exit(main(Sizes(steps, machine_steps, peer_steps, kills), as_json=as_json))
 
 
+@bench.command(name="control")
+def bench_control(
+    sleeping: Annotated[
+        int, typer.Option(min=50, max=1_000_000, help="How many runs sleep.")
+    ] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """What the control plane costs: appends, starts, waking, and many runs that sleep."""
+    from torpor.bench.control import main  # loads the engines: only here
+
+    raise typer.Exit(main(sleeping, as_json=as_json))
+
+
 def _memory_mib(memory: str) -> int:
     try:
         return size_mib(memory, MEMORY_MIB_MIN, MEMORY_MIB_MAX, f"{memory!r}")
