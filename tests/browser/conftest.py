@@ -90,6 +90,7 @@ def stage(model: str) -> Iterator[Stage]:
             client = ensure_server(home)
         source = read_agent(HERE / "agent.py")
         deployed = client.deploy(source, lambda stage, message, fraction: None)
+        client.set_queue("slow", concurrency=2, rate="10/1m")
         yield Stage(client, deployed["version"], many)
         stop_server(home)
 

@@ -64,6 +64,9 @@ class Service(Protocol):
     `ref` is an id or a unique prefix of one; the shapes of what it gives are in `shapes`.
     """
 
+    @property
+    def queueing(self) -> queues.Queueing: ...
+
     async def health(self) -> Object: ...
 
     async def metrics(self) -> Collector: ...

@@ -1,9 +1,11 @@
-"""The dashboard: runs, waits, agents and storage as pages, rendered here, for people.
+"""The dashboard: runs, waits, agents, queues, storage and SQL as pages, rendered here, for people.
 
     browser ──► guard        a session, CSRF, what a browser is told to allow
                 pages        GET: asks the service, renders            actions   POST: one call each
                 live         a run's timeline as it grows, as server-sent events
+    console     questions in SQL, saved ones, charts
     pure        timeline     entries → items     turns   a model call → a turn     life   the strip
+                answering    a schema → a form   charts  rows → bars
     sessions    one-time links and who has used one
     render      templates/, with everything escaped: what agents say is hostile
     assets      static/, which has htmx (https://htmx.org, 0BSD) as it was published

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -84,6 +85,27 @@ async def start(request: Request) -> Response:
         request.path_params["version"], one(request, "agent") or None, given, None
     )
     return go(request, f"/ui/runs/{run['id']}")
+
+
+async def queue(request: Request) -> Response:
+    """Pause it, let it go on, or change its limits: what the form has."""
+    name, changes = request.path_params["name"], dict[str, Any]()
+    if "paused" in form_of(request):
+        changes["paused"] = one(request, "paused") == "true"
+    for limit in ("concurrency", "per_key"):
+        if limit in form_of(request):
+            changes[limit] = _limit(limit, one(request, limit))
+    if "rate" in form_of(request):
+        changes["rate"] = one(request, "rate").strip() or None
+    await service_of(request).queueing.set(name, changes)
+    return go(request, "/ui/queues")
+
+
+def _limit(name: str, text: str) -> int | None:
+    text = text.strip()
+    if text and not (text.isascii() and text.isdecimal() and 0 < int(text) <= 1_000_000):
+        raise Invalid(f"{name} is a number from 1 to 1,000,000, or empty for no limit")
+    return int(text) if text else None
 
 
 async def collect(request: Request) -> Response:

@@ -36,6 +36,8 @@ _ROUTES = [
     Route("/waits/{ref}", actions.complete, methods=["POST"]),
     Route("/agents", pages.agents),
     Route("/agents/{version}/runs", actions.start, methods=["POST"]),
+    Route("/queues", pages.queues),
+    Route("/queues/{name:path}", actions.queue, methods=["POST"]),
     Route("/query", console.console),
     Route("/query.csv", console.as_csv),
     Route("/queries", console.save, methods=["POST"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 from torpor.control.forking import Wanted
@@ -12,7 +12,16 @@ from torpor.query.ask import Question
 Object = dict[str, Any]
 
 
+class Queueing(Protocol):
+    async def queues(self) -> list[Object]: ...
+
+    async def set(self, name: str, changes: Mapping[str, Any]) -> Object: ...
+
+
 class Service(Protocol):
+    @property
+    def queueing(self) -> Queueing: ...
+
     async def health(self) -> Object: ...
 
     async def prices(self) -> Prices: ...

@@ -170,6 +170,12 @@ async def agents(request: Request) -> Response:
     return render.page(request, "agents.html", at="agents", named=named, totals=totals)
 
 
+async def queues(request: Request) -> Response:
+    service = service_of(request)
+    found, totals = await asyncio.gather(service.queueing.queues(), service.totals())
+    return render.page(request, "queues.html", at="queues", queues=found, totals=totals)
+
+
 async def storage(request: Request) -> Response:
     service = service_of(request)
     health, totals, found = await asyncio.gather(

@@ -18,7 +18,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,21 @@ SNAPSHOT_BYTES = 1_200_000
 EXPORT_BYTES = 3 << 20
 
 
+class MemoryQueues:
+    def __init__(self) -> None:
+        self.known: dict[str, Object] = {}
+
+    async def queues(self) -> list[Object]:
+        return list(self.known.values())
+
+    async def set(self, name: str, changes: Mapping[str, Any]) -> Object:
+        limits = {"paused": False, "concurrency": None, "per_key": None, "rate": None}
+        figures = {"delayed": 0, "queued": 0, "running": 0, "suspended": 0}
+        fresh = {"name": name, "made_at": 1.0} | limits | figures
+        self.known[name] = self.known.get(name, fresh) | dict(changes)
+        return self.known[name]
+
+
 class MemoryService:
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -55,6 +70,7 @@ class MemoryService:
         self._deployed: list[Object] = []
         self._pinned: set[str] = set()
         self._saved: dict[str, Object] = {}
+        self.queueing = MemoryQueues()
         self._appended: dict[str, list[asyncio.Future[None]]] = {}
         self._answered: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}

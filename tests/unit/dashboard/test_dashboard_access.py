@@ -17,7 +17,8 @@ from torpor.dashboard.sessions import Sessions
 from torpor.model.home import Home
 
 ORIGIN = "http://127.0.0.1:7717"
-PAGES = ["/ui/runs", "/ui/waits", "/ui/agents", "/ui/storage", "/ui/storage/reclaimable"]
+PAGES = ["/ui/runs", "/ui/waits", "/ui/agents", "/ui/queues", "/ui/query", "/ui/storage"]
+PAGES += ["/ui/storage/reclaimable"]
 
 
 class Browser:
@@ -215,6 +216,23 @@ def test_a_run_is_started_forked_and_cancelled(home: Home) -> None:
         assert (await browser.service.run(run))["state"] == "cancelled"
         retried = await browser.post(f"/ui/runs/{run}/retry")
         assert retried.status_code == 303
+
+    browse(home, talk)
+
+
+def test_a_queue_is_paused_and_limited(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        queues = browser.service.queueing
+        await queues.set("web/eu", {"concurrency": 3})
+        await browser.post("/ui/queues/web%2Feu", paused="true")
+        assert queues.known["web/eu"]["paused"] is True
+        await browser.post("/ui/queues/web%2Feu", concurrency="", per_key="2", rate=" 10/1m ")
+        known = queues.known["web/eu"]
+        assert (known["concurrency"], known["per_key"], known["rate"]) == (None, 2, "10/1m")
+        page = await browser.http.get("/ui/queues")
+        assert "Resume" in page.text and "2 a key, 10/1m" in page.text
+        wrong = await browser.post("/ui/queues/web%2Feu", per_key="many")
+        assert wrong.status_code == 422 and "per_key is a number" in wrong.text
 
     browse(home, talk)
 
