@@ -16,10 +16,12 @@ from starlette.responses import Response, StreamingResponse
 from torpor.api import stream
 from torpor.dashboard import render
 from torpor.dashboard.needs import Object
-from torpor.dashboard.pages import ENTRIES, _place, service_of
+from torpor.dashboard.pages import ENTRIES, place, service_of
 from torpor.dashboard.timeline import Item, Timeline
 from torpor.model.states import FINAL, RunState
 
+# So far back may begin what new entries change.
+KNOWN_MAX = 4 * ENTRIES
 _CHANGES_STATE = ("run.", "op.", "wait.", "snapshot")
 
 
@@ -28,11 +30,12 @@ async def live(request: Request) -> Response:
     service = service_of(request)
     found = await service.run(request.path_params["ref"])
     run = found["id"]
-    start = _place(request, "start", 0)
+    start = place(request, "start", 0)
     seen = stream.seen(request.headers.get("last-event-id"))
-    after = max(seen, _place(request, "after", start))
+    after = max(seen, place(request, "after", start))
     # What began before is changed by what comes: the page's own beginning is read again.
-    known = await service.entries(run, start, max(0, min(after - start, 4 * ENTRIES)), None)
+    begin = max(start, after - KNOWN_MAX)
+    known = await service.entries(run, begin, after - begin, None) if after > begin else []
     timeline = Timeline.of(known, await service.prices())
     csrf = request.scope["torpor.session"].csrf
 

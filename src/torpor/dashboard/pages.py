@@ -97,7 +97,7 @@ async def run(request: Request) -> Response:
     found = await service.run(ref)
     if found["id"] != ref:
         return RedirectResponse(f"/ui/runs/{found['id']}", 307)
-    after = _place(request, "after", max(0, found["last_seq"] - ENTRIES))
+    after = place(request, "after", max(0, found["last_seq"] - ENTRIES))
     drawn, entries, taken, totals, prices = await asyncio.gather(
         _drawn(service, found["id"]),
         service.entries(found["id"], after, ENTRIES, None),
@@ -202,7 +202,7 @@ async def _drawn(service: Service, run: str) -> life.Life | None:
     return life.read(moves, time.time())
 
 
-def _place(request: Request, name: str, default: int) -> int:
+def place(request: Request, name: str, default: int) -> int:
     text = request.query_params.get(name, "")
     if not text:
         return default
