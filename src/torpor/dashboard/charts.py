@@ -6,6 +6,7 @@ result is one to draw (a few names with numbers, not a list of entries) is decid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,16 +68,16 @@ def _is_numeric(rows: Sequence[Sequence[Any]], at: int) -> bool:
 
 
 def _chart(title: str, called: list[str], values: list[int | float | None]) -> Chart:
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value is not None and math.isfinite(value)]
     low, high = min(0, *known), max(0, *known)
-    scale = HEIGHT / ((high - low) or 1)
+    span = (high - low) or 1
     place = WIDTH / len(values)
-    zero = high * scale
+    zero = high / span * HEIGHT
     bars = []
     for at, value in enumerate(values):
-        if value is None:
+        if value is None or not math.isfinite(value):
             continue
-        length = abs(value) * scale
+        length = abs(value) / span * HEIGHT
         y = zero - length if value > 0 else zero
         x, width = place * (at + _GAP / 2), place * (1 - _GAP)
         says = f"{called[at]}: {number(value)}"
