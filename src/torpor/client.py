@@ -125,6 +125,22 @@ class Client:
         body = {"version": version, "agent": agent, "input": input, "id_key": id_key, **start}
         return self._object("POST", "/runs", json=body)
 
+    def upgrade(self, ref: str, version: str | None) -> Object:
+        body = {"version": version}
+        return self._object("POST", f"/runs/{_segment(ref)}/upgrade", json=body)
+
+    def schedules(self) -> list[Object]:
+        return self._list("GET", "/schedules")
+
+    def add_schedule(self, name: str, **settings: Any) -> Object:
+        return self._object("PUT", f"/schedules/{_segment(name)}", json=settings)
+
+    def pause_schedule(self, name: str, paused: bool) -> Object:
+        return self._object("PATCH", f"/schedules/{_segment(name)}", json={"paused": paused})
+
+    def remove_schedule(self, name: str) -> Object:
+        return self._object("DELETE", f"/schedules/{_segment(name)}")
+
     def queues(self) -> list[Object]:
         return self._list("GET", "/queues")
 

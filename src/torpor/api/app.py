@@ -17,7 +17,18 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 import torpor
-from torpor.api import dashboard, events, limits, problems, public, queries, queues, stream
+from torpor.api import (
+    dashboard,
+    events,
+    limits,
+    problems,
+    public,
+    queries,
+    queues,
+    schedules,
+    stream,
+    upgrades,
+)
 from torpor.api.problems import Json
 from torpor.api.query import QueryRequest, Rows
 from torpor.api.shapes import (
@@ -412,6 +423,8 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(queries.router)
     app.include_router(events.router)
     app.include_router(queues.router)
+    app.include_router(schedules.router)
+    app.include_router(upgrades.router)
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
     dashboard.install(app, service, app.state.stop)
     public.install(app, service)

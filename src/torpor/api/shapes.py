@@ -20,18 +20,17 @@ from torpor.model.agentfile import (
     DISK_MIB_MIN,
     FILES_BYTES_MAX,
     FILES_MAX,
-    MEMORY_MIB_MAX,
-    MEMORY_MIB_MIN,
     AgentSource,
 )
 from torpor.model.errors import Invalid
 from torpor.model.keep import parse_keep
 from torpor.model.rules import parse_rules
+from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN
 from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX, Start
 from torpor.model.states import RunState
 
 
-def _sound(value: Any) -> Any:
+def sound(value: Any) -> Any:
     """Python's parser takes NaN, Infinity and halves of surrogate pairs; JSON has none of them."""
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
@@ -91,9 +90,9 @@ def split(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
 
 
-AnyJson = Annotated[Any, AfterValidator(_sound)]
-Text = Annotated[str, AfterValidator(_sound)]
-ShortText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_sound)]
+AnyJson = Annotated[Any, AfterValidator(sound)]
+Text = Annotated[str, AfterValidator(sound)]
+ShortText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(sound)]
 
 
 class Strict(BaseModel):
@@ -153,9 +152,12 @@ class StartRequest(Strict):
         default=None,
         description="of the version; without one FILE, FILE:AGENT, or AGENT if one file has it",
     )
-    input: Annotated[dict[str, Any], AfterValidator(_sound)] = {}
+    input: Annotated[dict[str, Any], AfterValidator(sound)] = {}
     id_key: ShortText | None = Field(
         default=None, description="the same key twice gives the same run, started once"
+    )
+    id_key_for_s: float | None = Field(
+        default=None, gt=0, le=DELAY_S_MAX, description="after that the key may make another run"
     )
     queue: ShortText | None = Field(default=None, description="by default what the agent says")
     key: ShortText | None = Field(default=None, description="for the queue's limit per key")
@@ -173,7 +175,9 @@ class StartRequest(Strict):
 
     def start(self) -> Start:
         """Raises Invalid."""
-        start = Start(self.queue, self.key, self.priority, self.delay_s, self.expires_s)
+        start = Start(
+            self.queue, self.key, self.priority, self.delay_s, self.expires_s, self.id_key_for_s
+        )
         return start.check()
 
 
@@ -183,7 +187,7 @@ class ForkRequest(Strict):
         description="a place in the run's log, or a snapshot; by default the end of the log, "
         "or where the last of the results to set stands",
     )
-    input: Annotated[dict[str, Any], AfterValidator(_sound)] | None = Field(
+    input: Annotated[dict[str, Any], AfterValidator(sound)] | None = Field(
         default=None, description="another input: then the fork begins at the beginning"
     )
     version: ShortText | None = Field(default=None, description="of the agent, if another")
@@ -199,7 +203,7 @@ class RetryRequest(Strict):
 class CompleteRequest(Strict):
     data: AnyJson = None
     approved: bool | None = None
-    note: Annotated[str, Field(max_length=10_000), AfterValidator(_sound)] | None = None
+    note: Annotated[str, Field(max_length=10_000), AfterValidator(sound)] | None = None
     by: ShortText | None = None
 
 
@@ -208,7 +212,7 @@ class PublicAnswer(Strict):
 
     data: AnyJson = None
     approved: bool | None = None
-    note: Annotated[str, Field(max_length=10_000), AfterValidator(_sound)] | None = None
+    note: Annotated[str, Field(max_length=10_000), AfterValidator(sound)] | None = None
 
 
 class RunsQuery(Strict):
@@ -233,9 +237,9 @@ class LogQuery(Strict):
 
 
 class SendRequest(Strict):
-    name: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_sound)]
+    name: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound)]
     data: AnyJson = None
-    id: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_sound)] | None = Field(
+    id: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound)] | None = Field(
         default=None, description="the sender's: sent twice with the same, it is one event"
     )
     by: ShortText | None = None
@@ -338,6 +342,10 @@ class Run(BaseModel):
     priority: int
     not_before: float | None
     expires_at: float | None
+    after: str | None = Field(description="it starts when that run has ended")
+    successor: str | None = Field(description="of a failed run: what took its place, a retry")
+    attempt: int = Field(description="the how manieth try it is")
+    schedule: str | None = Field(description="that started it")
 
 
 class Wait(BaseModel):

@@ -88,6 +88,10 @@ def run(
         str | None,
         typer.Option(metavar="DURATION", help="Cancelled, if it is not started by then."),
     ] = None,
+    id_key_for: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help="After that the key may make another run."),
+    ] = None,
     engine: EngineOpt = None,
     as_json: Json = False,
 ) -> None:
@@ -104,6 +108,7 @@ def run(
         "priority": priority,
         "delay_s": duration_s(delay, "--delay") or 0.0,
         "expires_s": duration_s(expires, "--expires"),
+        "id_key_for_s": duration_s(id_key_for, "--id-key-for"),
     }
     if _is_file(path):
         source = read_agent(path)

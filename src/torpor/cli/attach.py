@@ -42,17 +42,26 @@ Object = dict[str, Any]
 
 
 def attach(client: Client, run: Object, *, as_json: bool = False) -> int:
-    """Follow `run` from its beginning. Gives the exit code."""
+    """Follow `run` from its beginning, and what takes its place if it fails. Gives the exit
+    code."""
     interactive = sys.stdin.isatty() and sys.stderr.isatty()
-    follower = _Follower(client, run["id"], as_json=as_json, interactive=interactive)
-    try:
-        if not follower.follow():
-            return 0
-    except KeyboardInterrupt:
-        follower.close()
-        _say_detached(run["id"])
-        return _INTERRUPTED
-    return finish(client.run(run["id"]), as_json=as_json)
+    following: str | None = run["id"]
+    after = 0
+    while following is not None:
+        follower = _Follower(client, following, after, as_json=as_json, interactive=interactive)
+        try:
+            if not follower.follow():
+                return 0
+        except KeyboardInterrupt:
+            follower.close()
+            _say_detached(following)
+            return _INTERRUPTED
+        ended = client.run(following)
+        following = ended["successor"]
+        if following is not None:
+            after = client.run(following)["origin_seq"]  # what it shares was shown
+            say(f"failed: {error_line(ended['error'])} · {following} goes on", "yellow")
+    return finish(ended, as_json=as_json)
 
 
 def finish(run: Object, *, as_json: bool) -> int:
@@ -112,8 +121,11 @@ def _say_detached(run: str) -> None:
 
 
 class _Follower:
-    def __init__(self, client: Client, run: str, *, as_json: bool, interactive: bool) -> None:
+    def __init__(
+        self, client: Client, run: str, after: int, *, as_json: bool, interactive: bool
+    ) -> None:
         self._client = client
+        self._after = after
         self._run = run
         self._interactive = interactive
         # With --json, stdout is for the one document at the end.
@@ -156,7 +168,7 @@ class _Follower:
     def _read(self) -> None:
         """The thread: whatever the log brings, its failure too, goes to the loop."""
         try:
-            for event in self._client.follow(self._run):
+            for event in self._client.follow(self._run, after=self._after):
                 self._hand_over(event)
         except Exception as error:
             self._hand_over(error)

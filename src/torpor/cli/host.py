@@ -14,10 +14,10 @@ from rich.text import Text
 from torpor.cli import words
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import Client, Unreachable, ensure_server, running, server_command, stop_server
-from torpor.model.agentfile import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
 from torpor.model.engines import NOT_ISOLATED, PROCESS, SETTING, Engine
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.home import Home
+from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

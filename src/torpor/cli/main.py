@@ -17,7 +17,20 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import torpor
-from torpor.cli import agents, dashboard, events, forks, host, query, queues, runs, storage, waits
+from torpor.cli import (
+    agents,
+    dashboard,
+    events,
+    forks,
+    host,
+    query,
+    queues,
+    runs,
+    schedules,
+    storage,
+    versions,
+    waits,
+)
 from torpor.cli.entry import INTERRUPTED
 from torpor.cli.screen import complain, say
 from torpor.client import Unreachable
@@ -88,7 +101,7 @@ def _options(
 _THIS_HOST, _AGENTS, _RUNS, _WAITS = "This host", "Agents", "Runs", "Waits"
 
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    _AGENTS: {"run": agents.run, "deploy": agents.deploy},
+    _AGENTS: {"run": agents.run, "deploy": agents.deploy, "agents": versions.agents},
     _RUNS: {
         "ps": runs.ps,
         "show": runs.show_run,
@@ -100,6 +113,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "fork": forks.fork,
         "retry": forks.retry,
         "result": storage.result,
+        "upgrade": versions.upgrade,
         "export": storage.export,
         "import": storage.import_run,
     },
@@ -123,6 +137,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 for panel, commands in _COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
+app.add_typer(schedules.app, name="schedules", rich_help_panel=_RUNS)
 app.add_typer(queues.app, name="queues", rich_help_panel=_RUNS)
 app.add_typer(host.bench, name="bench", rich_help_panel=_THIS_HOST)
 

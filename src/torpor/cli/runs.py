@@ -125,6 +125,13 @@ def _facts(run: Object, now: float) -> Table:
     ]
     if run["forked"]:
         rows.insert(1, ("origin", forks.origin(run)))
+    for what in ("successor", "schedule", "after"):
+        if run[what]:
+            rows.append((what, run[what]))
+    if run["attempt"] > 1:
+        rows.append(("attempt", str(run["attempt"])))
+    if run["state"] == RunState.QUEUED:
+        rows.append(("queue", _queued(run, now)))
     if run["parent"]:
         rows.insert(1, ("parent", run["parent"]))
     if run["machine"]:
@@ -155,6 +162,15 @@ def _children(children: list[Object], now: float) -> RenderableType:
     counts = Counter(child["state"] for child in children)
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
     return Group(Text(f"{len(children)}: {told}; {_CHILDREN} of them:"), shown)
+
+
+def _queued(run: Object, now: float) -> str:
+    told = [run["queue"]]
+    told += [f"key {run['queue_key']}"] if run["queue_key"] else []
+    told += [f"priority {run['priority']}"] if run["priority"] else []
+    if (run["not_before"] or 0) > now:
+        told.append(f"in {words.duration(run['not_before'] - now)}")
+    return ", ".join(told)
 
 
 def _served(stats: Object) -> str:

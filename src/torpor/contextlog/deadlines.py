@@ -1,5 +1,6 @@
 """What becomes of runs by time alone: one that was delayed is due; one that was not started in time
-is cancelled.
+is cancelled; one that takes longer than its agent's file allows (`max_wall`, from its start;
+`max_compute`, while it has a machine) has failed.
 
 `runs.due_at` is when something is next to be done; an index has those that have one. What it is
 follows from the row. It is done in the write that finds it so, once.
@@ -10,13 +11,15 @@ from __future__ import annotations
 from sqlalchemy import Connection, func, select, update
 
 from torpor.contextlog import schema
-from torpor.contextlog.news import Claimable
-from torpor.contextlog.runs import get_run, transition
+from torpor.contextlog.news import Claimable, Overran
+from torpor.contextlog.runs import RunRow, get_run, transition
 from torpor.contextlog.store import tell
 from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.model.states import FINAL, RunState
 
+AGAIN_S = 10.0
 MOST = 500  # at once: others want to write, too
+OVERRAN = "Overran"
 EXPIRED = {"type": "Expired", "message": "it was not started in time", "traceback": None}
 
 _runs = schema.runs
@@ -40,8 +43,24 @@ def end_due(c: Connection, now: float) -> None:
         elif row.state is RunState.QUEUED:
             _set(c, run, ready=True, due_at=row.expires_at)
             tell(c, Claimable())
-        else:
+        elif row.state in FINAL:
             _set(c, run, due_at=None)
+        else:
+            _overrun(c, row, now)
+
+
+def _overrun(c: Connection, row: RunRow, now: float) -> None:
+    """Where it has a machine, its driver ends it. Should none hear of it, it is told again."""
+    what = "max_wall" if row.wall_until is not None and row.wall_until <= now else "max_compute"
+    message = f"it took longer than its agent's file allows: {what}"
+    if row.state is RunState.RUNNING:
+        _set(c, row.id, due_at=now + AGAIN_S)
+        tell(c, Overran(row.id, message))
+    elif what == "max_wall":
+        error = {"type": OVERRAN, "message": message, "traceback": None}
+        transition(c, row.id, None, RunState.FAILED, now, error=error)
+    else:
+        _set(c, row.id, due_at=row.wall_until)
 
 
 def _set(c: Connection, run: RunId, **values: object) -> None:

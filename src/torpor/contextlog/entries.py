@@ -32,12 +32,12 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    case,
     exists,
     func,
     insert,
     literal_column,
     select,
-    true,
     update,
 )
 
@@ -145,7 +145,8 @@ def append(
     there already, with the same digest, is not repeated: its position is given. A recovered machine
     begins again what was in doubt (rule 3); for what is then done again, op.again is appended.
 
-    A result (op.end) makes the run ready: if it is suspended, somebody must wake it.
+    A result (op.end) makes the run ready: if it is suspended, somebody must wake it. Not one that
+    sleeps until all that it waits for has ended, if this is not the last.
 
     Raises NotFound (no such run), StaleEpoch (rule 4; also when the run has ended), Conflict (a
     second result; another digest under the same name), Invalid (rule 13; a result of what never
@@ -463,7 +464,9 @@ def _advance_statement(*, fenced: bool, wakes: bool) -> Update:
             *(_runs.c.state != _kind(state.value) for state in FINAL),
         )
     if wakes:
-        statement = statement.values(ready=true())
+        waits = schema.waits.c
+        more = exists().where(waits.run == _runs.c.id, waits.state == _kind("open"))
+        statement = statement.values(ready=case((and_(_runs.c.patient, more), False), else_=True))
     return statement.values(last_seq=_runs.c.last_seq + bindparam("more")).returning(
         _runs.c.last_seq
     )

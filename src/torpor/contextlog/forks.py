@@ -32,8 +32,8 @@ from torpor.contextlog.agents import find_agent
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_result
 from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import Part
-from torpor.contextlog.news import Claimable
-from torpor.contextlog.runs import CANCEL_REQUESTED, RunRow, get_run
+from torpor.contextlog.news import Claimable, Due
+from torpor.contextlog.runs import CANCEL_REQUESTED, RunRow, get_run, newest
 from torpor.contextlog.snapshots import SnapshotRow, list_snapshots
 from torpor.contextlog.store import tell, touched
 from torpor.contextlog.waits import COMPLETED, WAITS, end_child_waits, inherit_wait
@@ -65,7 +65,9 @@ class Fork:
     base: SnapshotId | None = None  # that one and no other
     set: Mapping[OpId, Any] = field(default_factory=dict)  # operation → its value
     retried: frozenset[OpId] = frozenset()
-    parent: RunId | None = None  # of a retried child: the retry of its parent
+    parent: RunId | None = None  # whose child it is in its origin's place
+    attempt: int = 1
+    not_before: float | None = None
 
 
 def fork_of(origin: RunRow, at: Seq, **changes: Any) -> Fork:
@@ -112,7 +114,11 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
                 "queue": origin.queue,
                 "queue_key": origin.queue_key,
                 "priority": origin.priority,
-                "ready": True,
+                "ready": fork.not_before is None,
+                "not_before": fork.not_before,
+                "due_at": fork.not_before,
+                "attempt": fork.attempt,
+                "schedule": origin.schedule,
                 # Other code prints something else: all of that is kept.
                 "out_offset": _printed(c, origin.id, fork.at, "stdout") if same_code else 0,
                 "err_offset": _printed(c, origin.id, fork.at, "stderr") if same_code else 0,
@@ -142,6 +148,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
     append(c, run, None, [NewEntry(FORKED, None, told)], now)
     touched(c, run)
     tell(c, Claimable())
+    tell(c, Due())
     return get_run(c, run)
 
 
@@ -398,7 +405,7 @@ def _inherit_child(
 ) -> None:
     """A fork waits for the child that its origin has spawned, a retry for a retry of it if it has
     not completed. One that could not even be made is spawned again when it is asked for."""
-    child = find_run(c, begun["child"])
+    child = newest(c, begun["child"])
     if child is None:
         return
     if fork.how == RETRY and child.state in FINAL and child.state is not RunState.COMPLETED:

@@ -34,4 +34,12 @@ class CancelRequested:
     run: RunId
 
 
-News = Claimable | Due | Answered | CancelRequested
+@dataclass(frozen=True)
+class Overran:
+    """A run that has a machine takes too long."""
+
+    run: RunId
+    message: str
+
+
+News = Claimable | Due | Answered | CancelRequested | Overran

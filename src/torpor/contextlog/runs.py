@@ -43,9 +43,16 @@ from torpor.contextlog.queues import ensure_queues
 from torpor.contextlog.refs import resolve
 from torpor.contextlog.snapshots import newest_snapshot
 from torpor.contextlog.store import tell, touched
-from torpor.contextlog.waits import OPEN, cancel_waits, end_child_waits
+from torpor.contextlog.waits import (
+    OPEN,
+    cancel_waits,
+    end_child_waits,
+    list_waits,
+    move_child_waits,
+)
 from torpor.model.errors import Conflict, InternalError, Invalid, NotFound
 from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
+from torpor.model.rules import Rules
 from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState, may_follow
 
@@ -95,6 +102,13 @@ class RunRow:
     not_before: float | None
     expires_at: float | None
     due_at: float | None
+    patient: bool
+    wall_until: float | None
+    after: RunId | None
+    successor: RunId | None
+    attempt: int
+    schedule: str | None
+    id_key_until: float | None
 
     def to_json(self, now: float | None = None) -> dict[str, Any]:
         """As the API shows it; `ran_s` and `slept_s` up to `now` if given."""
@@ -103,7 +117,12 @@ class RunRow:
         return shown | {"state": self.state.value} | figures._asdict()
 
 
-_INTERNAL = {"ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested", "due_at"}
+_INTERNAL = {"ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested"} | {
+    "due_at",
+    "patient",
+    "wall_until",
+    "id_key_until",
+}
 
 
 class Figures(NamedTuple):
@@ -128,9 +147,12 @@ def create_run(
     input: Mapping[str, Any],
     id_key: str | None = None,
     start: Start = AT_ONCE,
+    after: RunId | None = None,
+    schedule: str | None = None,
     now: float,
 ) -> RunRow:
-    """Queue a run. With an `id_key` that was used before, the run that it made is given.
+    """Queue a run. With an `id_key` that was used before, the run that it made is given, unless
+    that was too long ago (`Start.id_key_for_s`). With `after` it starts when that one has ended.
 
     Raises NotFound (no such agent), Invalid (rule 13), Conflict (the key made another run).
     """
@@ -139,12 +161,23 @@ def create_run(
         if not 1 <= len(id_key) <= ID_KEY_MAX:
             raise Invalid(f"an id key has 1 to {ID_KEY_MAX} characters, not {len(id_key)}")
         made = c.execute(select(_runs).where(_runs.c.id_key == id_key)).first()
-        if made is not None:
+        if made is not None and (made.id_key_until is None or now < made.id_key_until):
             return _same(_row(made), version, agent, input)
+        if made is not None:
+            c.execute(update(_runs).where(_runs.c.id == made.id).values(id_key=None))
     known = find_agent(c, version)
     if known is None:
         raise NotFound(f"there is no agent version {version!r}", hint="Deploy the agent first.")
-    new = NewRun(RunId(new_id("run")), known, agent, input, id_key=id_key, start=start.check())
+    new = NewRun(
+        RunId(new_id("run")),
+        known,
+        agent,
+        input,
+        id_key=id_key,
+        start=start.check(),
+        after=after,
+        schedule=schedule,
+    )
     insert_runs(c, [new], now)
     return _exactly(c, new.id)
 
@@ -160,6 +193,8 @@ class NewRun:
     id_key: str | None = None
     parent: RunId | None = None
     start: Start = AT_ONCE
+    after: RunId | None = None
+    schedule: str | None = None
 
     @property
     def queue(self) -> str:
@@ -187,8 +222,11 @@ class NewRun:
             "priority": start.priority,
             "not_before": not_before,
             "expires_at": expires_at,
-            "ready": not_before is None,
+            "ready": not_before is None and self.after is None,
             "due_at": not_before or expires_at,
+            "after": self.after,
+            "schedule": self.schedule,
+            "id_key_until": None if start.id_key_for_s is None else now + start.id_key_for_s,
         }
 
 
@@ -209,13 +247,21 @@ def insert_runs(c: Connection, several: Sequence[NewRun], now: float) -> None:
 
 def _created(run: NewRun) -> dict[str, Any]:
     told = {"version": run.version.version, "agent": run.agent, "engine": run.version.engine}
-    parent = {"parent": run.parent} if run.parent is not None else {}
-    return {**told, "input": run.input, **parent}
+    also = {"parent": run.parent, "schedule": run.schedule}
+    known = {key: value for key, value in also.items() if value is not None}
+    return {**told, "input": run.input, **known}
 
 
 def get_run(c: Connection, ref: str) -> RunRow:
     """The run whose id is `ref` or alone begins with it. Raises NotFound."""
     return _exactly(c, RunId(resolve(c, _runs.c.id, ref, what="run", prefix="run_")))
+
+
+def get_runs(c: Connection, ids: Sequence[RunId]) -> list[RunRow]:
+    """In this order; those that there are."""
+    rows = c.execute(select(_runs).where(_runs.c.id.in_(ids)))
+    found = {row.id: row for row in map(_row, rows)}
+    return [found[run] for run in ids if run in found]
 
 
 def list_runs(
@@ -275,6 +321,7 @@ def claim(c: Connection, run: RunId, now: float) -> Epoch:
     row = _exactly(c, run, lock=True)
     _check_move(row, RunState.RUNNING)
     epoch = Epoch(row.epoch + 1)
+    agent = find_agent(c, row.version)
     c.execute(
         update(_runs)
         .where(_runs.c.id == run)
@@ -282,7 +329,8 @@ def claim(c: Connection, run: RunId, now: float) -> Epoch:
             **_moved(row, RunState.RUNNING, now),
             epoch=epoch,
             ready=False,
-            due_at=None,
+            patient=False,
+            **_limited(row, agent.rules if agent else Rules(), now),
             started_at=func.coalesce(_runs.c.started_at, now),
         )
     )
@@ -301,10 +349,12 @@ def transition(
     error: Mapping[str, Any] | None = None,
     seen: Seq | None = None,
     handed_over: bool = False,
+    patient: bool = False,
 ) -> RunRow:
     """Suspend the run or end it; `result` goes with completed, `error` with failed or cancelled.
     `seen` is how far a run that is suspended has seen its log, by default as far as its newest
-    snapshot has. One that is `handed_over` was suspended at work: it is ready at once.
+    snapshot has. One that is `handed_over` was suspended at work: it is ready at once. One that is
+    `patient` is ready when all that it waits for has ended, and not before.
 
     Ending it cancels its open waits (rule 11), and ends what its parent waits for with it. A run
     that is cancelled takes its children with it. Suspending it in the write that records its
@@ -319,13 +369,17 @@ def transition(
         raise refusal(c, run, epoch)
     _check_move(row, to)
     values = _moved(row, to, now)
+    successor = None if error is None else error.get("retry", error.get("took_over"))
     if to is RunState.SUSPENDED:
+        values["due_at"] = row.wall_until
         newest = newest_snapshot(c, run)
         data: dict[str, Any] = {"snapshot": newest.id if newest else None}
         if seen is None:
             seen = newest.seq if newest else Seq(0)
         unseen = journal_holds(c, run, seen)
         values["ready"] = handed_over or (row.ready and (row.cancel_requested or unseen))
+        if patient and not handed_over and not row.cancel_requested:
+            values |= {"patient": True, "ready": unseen and not list_waits(c, run)}
         if handed_over:
             data["handed_over"] = True
     else:
@@ -339,15 +393,31 @@ def transition(
             "ended_at": now,
             "ready": False,
             "due_at": None,
+            "successor": successor,
         }
     append(c, run, epoch, [NewEntry(f"run.{to.value}", None, data)], now)
     c.execute(update(_runs).where(_runs.c.id == run).values(**values))
-    if to in FINAL:
+    if successor is not None:
+        move_child_waits(c, run, successor)
+        c.execute(update(_runs).where(_runs.c.after == run).values(after=successor))
+    elif to in FINAL:
         end_child_waits(c, run, to, result if error is None else error, now)
+        followers = update(_runs).where(_runs.c.after == run, _runs.c.state == RunState.QUEUED)
+        due = or_(_runs.c.not_before.is_(None), _runs.c.not_before <= now)
+        c.execute(followers.where(due).values(ready=True))
+        tell(c, Claimable())
     if to is RunState.CANCELLED:
         for child in unwanted_children(c, run):
             request_cancel(c, child, now)
     return _exactly(c, run)
+
+
+def newest(c: Connection, run: RunId) -> RunRow | None:
+    """The run, or what took its place; None if it is not here."""
+    row = c.execute(select(_runs).where(_runs.c.id == run)).first()
+    while row is not None and row.successor is not None:
+        row = c.execute(select(_runs).where(_runs.c.id == row.successor)).first()
+    return None if row is None else _row(row)
 
 
 def unwanted_children(c: Connection, parent: RunId) -> list[RunId]:
@@ -386,6 +456,16 @@ def request_cancel(c: Connection, run: RunId, now: float) -> RunRow:
     tell(c, CancelRequested(run))
     tell(c, Claimable())
     return _exactly(c, run)
+
+
+def _limited(row: RunRow, rules: Rules, now: float) -> dict[str, Any]:
+    """When a run that is claimed now has to have ended, and when that is to be looked at."""
+    until = row.wall_until
+    if row.state is RunState.QUEUED and rules.max_wall_s is not None:
+        until = now + rules.max_wall_s
+    compute = [] if rules.max_compute_s is None else [now + rules.max_compute_s - row.ran_s]
+    due = [*compute, *([] if until is None else [until])]
+    return {"wall_until": until, "due_at": min(due, default=None)}
 
 
 def _check_move(row: RunRow, to: RunState) -> None:

@@ -116,8 +116,19 @@ runs = Table(
     Column("priority", Integer, nullable=False, default=0),
     Column("not_before", Double),
     Column("expires_at", Double),
-    # When something is next to be done about it by itself (`contextlog.deadlines`).
+    # When something is next to be done about it by itself (`contextlog.deadlines`), and when it
+    # has to have ended.
     Column("due_at", Double),
+    # It sleeps until all that it waits for has ended.
+    Column("patient", Boolean, nullable=False, default=False, server_default=false()),
+    Column("wall_until", Double),
+    # It starts when that one has ended.
+    Column("after", _Id),
+    # The run that took its place when it failed: a retry, or a fork; and the how manieth try it is.
+    Column("successor", _Id),
+    Column("attempt", Integer, nullable=False, default=1, server_default="1"),
+    Column("schedule", String),  # that started it
+    Column("id_key_until", Double),
     Index("runs_by_state", "state", "id"),
     Index("runs_by_origin", "origin"),
     Index("runs_by_parent", "parent"),
@@ -133,7 +144,31 @@ def _few(name: str, only: ColumnElement[bool], *columns: ColumnElement[Any]) -> 
 
 _few("runs_ready", runs.c.ready == true(), runs.c.queue, runs.c.priority.desc(), runs.c.id)
 _few("runs_due", runs.c.due_at.is_not(None), runs.c.due_at)
+_few("runs_after", runs.c.after.is_not(None), runs.c.after)
 _few("runs_to_cancel", runs.c.cancel_requested == true(), runs.c.state)
+
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("agent", String, nullable=False),
+    Column("input", _Json, nullable=False),
+    Column("cron", String, nullable=False),
+    Column("zone", String, nullable=False),
+    Column("jitter_s", Double, nullable=False),
+    Column("overlap", String, nullable=False),
+    Column("missed", String, nullable=False),
+    Column("queue", String),
+    Column("priority", Integer, nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("made_at", Double, nullable=False),
+    Column("next_time", Double),
+    Column("next_at", Double),
+    Column("last_time", Double),
+    Column("last_run", _Id),
+    Column("trouble", Text),
+    Index("schedules_due", "next_at"),
+)
 
 queues = Table(
     "queues",

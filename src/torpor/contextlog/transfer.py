@@ -57,7 +57,10 @@ def read_run(c: Connection, run: RunId) -> RunRows:
             f"{run} waits for runs that it has spawned, which an export has not",
             hint="Export it when they have ended.",
         )
-    return RunRows({**row._mapping, "base": None, "parent": None}, mine)
+    # Other runs stay where they are.
+    alone = dict.fromkeys(("base", "parent", "after", "successor"))
+    ready = row.ready or row.after is not None
+    return RunRows({**row._mapping, **alone, "ready": ready}, mine)
 
 
 def read_snapshot(c: Connection, snapshot: str, run: RunId) -> Row:
@@ -171,8 +174,8 @@ def _check_run(run: Row, entries: Sequence[Row]) -> None:
         raise Invalid("the run was running when it was exported")
     if run["base"] is not None:
         raise Invalid("the run would begin from a snapshot that is not its own")
-    if run["parent"] is not None:
-        raise Invalid("the run would have a parent, which is not here")
+    if any(run[key] is not None for key in ("parent", "after", "successor")):
+        raise Invalid("the run would depend on another, which is not here")
     if [entry.get("seq") for entry in entries] != list(range(1, run["last_seq"] + 1)):
         raise Invalid(f"the run's log is not its entries 1 to {run['last_seq']}")
     check_object(run["input"], "the run's input")

@@ -357,6 +357,12 @@ def end_child_waits(c: Connection, child: RunId, state: RunState, outcome: Any, 
         tell(c, Answered(wait.run, wait.op, ended.value or {}))
 
 
+def move_child_waits(c: Connection, child: RunId, successor: RunId) -> None:
+    """Who waits for `child` waits from now on for what takes its place."""
+    waiting = (_waits.c.child == child, _waits.c.state == OPEN)
+    c.execute(update(_waits).where(*waiting).values(child=successor))
+
+
 def cancel_waits(c: Connection, run: RunId, now: float) -> int:
     """End the run's open waits as cancelled; how many there were."""
     still_open = list_waits(c, run)

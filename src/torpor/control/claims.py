@@ -38,17 +38,19 @@ def next_runs(
     """Runs to claim, in their order, and before them those that are to be cancelled without that.
     `room` is how many more each engine can carry; `held` are the runs that have a driver."""
     unwanted = [run for run in queues.cancelled_at_rest(c, CANCELLED_MAX) if run not in held]
-    rows = [runs.get_run(c, run) for run in unwanted]
+    rows = runs.get_runs(c, unwanted) if unwanted else []
     if all(left <= 0 for left in room.values()):
         return Claims(rows)
     wanting = queues.wanting(c)
+    if not wanting:
+        return Claims(rows)
     limits = {queue.name: queue.limits for queue in wanting}
     use, again_at = _use(c, limits, held, now)
     use.room = Counter({engine: max(0, left) for engine, left in room.items()})
     but = {*held, *unwanted}
     found = [one for queue in wanting for one in _first(c, queue, limits, use, but)]
-    rows += [runs.get_run(c, one.run) for one in choose(found, limits, use)]
-    return Claims(rows, again_at)
+    chosen = [one.run for one in choose(found, limits, use)]
+    return Claims([*rows, *runs.get_runs(c, chosen)], again_at)
 
 
 def _use(
@@ -58,8 +60,7 @@ def _use(
     use, again = Use(), []
     for run, queue, key in queues.running(c, list(limits)):
         use.take(Waiting(run, queue, "", key, starts=False))
-    for run in held:
-        row = runs.get_run(c, run)
+    for row in runs.get_runs(c, list(held)) if held else []:
         if row.state in (RunState.QUEUED, RunState.SUSPENDED):
             use.take(_waiting(row))
     for name, each in limits.items():

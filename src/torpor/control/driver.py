@@ -112,9 +112,9 @@ class Driver:
         self._decided = time.perf_counter()  # before the claim, which is part of a resume
         self._carriers, self._store, self._keys = carriers, store, keys
         self._metrics = metrics
-        self._calls = Calls(row.id, store, model, self._pen, Tasks(self._failed), metrics)
+        self._calls = Calls(row.id, store, model, self._pen, Tasks(self.fail), metrics)
         self._results = Results(row.id, values, store, self._pen)
-        self._learning = Tasks(self._failed)
+        self._learning = Tasks(self.fail)
         self._trouble: BaseException | None = None  # what ended one of these
         self._key: RunKey | None = None
         self.standing = Standing()  # what the agent waits for, and what arrived for it
@@ -341,7 +341,7 @@ class Driver:
             case "done":
                 return RunState.COMPLETED, message["value"], None
             case "failed":
-                told = ("type", "message", "traceback", "diverged")
+                told = ("type", "message", "traceback", "diverged", "after_s", "final")
                 error = {key: message[key] for key in told if key in message}
                 if message["cancelled"] and self._cancel is not None:
                     return RunState.CANCELLED, None, CANCELLED
@@ -574,7 +574,7 @@ class Driver:
         self._tell_hand_over(f"frozen where it was, in {freeze_ms:.0f} ms")
 
     def _suspension(self, seen: Seq | None = None) -> Write:
-        return self._pen.suspension(seen, handed_over=not self._only_waits())
+        return self._pen.suspension(seen, not self._only_waits(), self.standing.patient)
 
     def _tell_hand_over(self, how: str) -> None:
         if self._hand_over is not None:
@@ -594,7 +594,7 @@ class Driver:
         self._outcome = Outcome.ENDED
         self.doing = ENDED
 
-    def _failed(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Something that goes on beside the conversation with the guest has ended badly."""
         self._trouble = error
         self._heard.set()

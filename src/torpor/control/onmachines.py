@@ -54,7 +54,8 @@ class MachineCarriers:
             base = snapshots.base_of(c, row.id)
             template = snapshots.get_snapshot(c, agent.template) if agent.template else None
             found = [*snapshots.list_snapshots(c, row.id), base, template]
-            return [each for each in found if each is not None]
+            # Those of another version are of before an upgrade.
+            return [each for each in found if each is not None and each.version == agent.version]
 
         return await self._store.read(read)
 

@@ -16,7 +16,7 @@ from torpor.contextlog.entries import NewEntry, Place
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
-from torpor.control import verdicts
+from torpor.control import retrying, verdicts
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured
 from torpor.model.errors import CallerError, Exhausted, HostError, Invalid
@@ -167,12 +167,21 @@ class Pen:
         row = await self._store.read(lambda c: runs.get_run(c, self._run))
         return row.state is RunState.SUSPENDED and row.epoch == self.epoch
 
-    def suspension(self, seen: Seq | None, *, handed_over: bool) -> Write:
-        """Of a run that waits, or that is handed over in the middle of its work."""
+    def suspension(self, seen: Seq | None, handed_over: bool, patient: bool) -> Write:
+        """Of a run that waits, for all of what it waits for if it is `patient`; or that is handed
+        over in the middle of its work."""
 
         def write(c: Connection) -> None:
-            to, now = RunState.SUSPENDED, time.time()
-            runs.transition(c, self._run, self.epoch, to, now, seen=seen, handed_over=handed_over)
+            runs.transition(
+                c,
+                self._run,
+                self.epoch,
+                RunState.SUSPENDED,
+                time.time(),
+                seen=seen,
+                handed_over=handed_over,
+                patient=patient,
+            )
 
         return write
 
@@ -182,12 +191,16 @@ class Pen:
         """The run ends, with `result` or `error`. Where that says from which operation of the log
         the agent has `diverged`, a fork may take over."""
         recorded = OpId(error["diverged"]) if error is not None and "diverged" in error else None
-        rewrap = None if recorded is None else await keys.rewrapper()
+        failed = error if state is RunState.FAILED else None
+        rewrap = await retrying.rewrapper(self._store, keys, self._run, failed)
 
         def write(c: Connection) -> None:
             told, now = error, time.time()
-            if error is not None and recorded is not None and rewrap is not None:
-                told = verdicts.told(c, self._run, error, recorded, rewrap, now)
+            if error is not None and rewrap is not None:
+                if recorded is not None:
+                    told = verdicts.told(c, self._run, error, recorded, rewrap, now)
+                else:
+                    told = retrying.told(c, self._run, error, rewrap, now)
             runs.transition(c, self._run, self.epoch, state, now, result=result, error=told)
 
         await self.write(write)

@@ -24,19 +24,23 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import deadlines, entries, runs, waits
+from torpor.contextlog import deadlines, entries, runs, schedules, waits
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.news import Answered, CancelRequested, Claimable, Due, News
+from torpor.contextlog.news import Overran as NewsOverran
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
+from torpor.control import retrying
 from torpor.control.carrier import Carriers
 from torpor.control.claims import Claims, next_runs
 from torpor.control.driver import CANCELLED, Driver, Outcome
 from torpor.control.keys import Keys
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
+from torpor.control.pen import Refused
+from torpor.control.schedules import fire_due
 from torpor.control.tasks import Tasks
 from torpor.control.values import Values
 from torpor.model.errors import (
@@ -45,6 +49,7 @@ from torpor.model.errors import (
     HostError,
     Invalid,
     NotFound,
+    Overran,
     StaleEpoch,
     TorporError,
 )
@@ -180,6 +185,8 @@ class Scheduler:
                 self.drivers[run].deliver(op, ok=True, value=value)
             case Answered():
                 self._claimable.set()
+            case NewsOverran(run, message) if run in self.drivers:
+                self.drivers[run].fail(Refused(Overran(message)))
             case CancelRequested(run) if run in self.drivers:
                 self.drivers[run].cancel()
 
@@ -335,7 +342,18 @@ class Scheduler:
 
     async def _fail(self, driver: Driver, kind: str, message: str) -> None:
         error = {"type": kind, "message": message, "traceback": None}
-        await self._end(driver.run, RunState.FAILED, error)
+        rewrap = await _when_possible(
+            lambda: retrying.rewrapper(self._store, self._keys, driver.run, error)
+        )
+
+        def write(c: Connection) -> None:
+            told, now = error, time.time()
+            if rewrap is not None:
+                told = retrying.told(c, driver.run, error, rewrap, now)
+            runs.transition(c, driver.run, None, RunState.FAILED, now, error=told)
+
+        with contextlib.suppress(Conflict):
+            await _when_possible(lambda: self._store.write(write))
 
     async def _end(self, run: RunId, state: RunState, error: dict[str, Any]) -> None:
         def write(c: Any) -> None:
@@ -415,11 +433,12 @@ async def _when_possible(do: Callable[[], Awaitable[T]]) -> T:
 
 
 def _next_due(c: Connection) -> float:
-    found = (waits.next_due(c), deadlines.next_due(c))
+    found = (waits.next_due(c), deadlines.next_due(c), schedules.next_due(c))
     return min((due for due in found if due is not None), default=math.inf)
 
 
 def _end_due(c: Any) -> list[WaitRow]:
     now = time.time()
     deadlines.end_due(c, now)
+    fire_due(c, now)
     return [waits.get_wait(c, wait.id) for wait in waits.end_due(c, now)]

@@ -27,6 +27,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.totals import totals
 from torpor.contextlog.transfer import refuse_known
+from torpor.contextlog.upgrades import upgrade_run
 from torpor.contextlog.waits import WaitRow
 from torpor.control import transfer
 from torpor.control.backup import back_up
@@ -40,6 +41,7 @@ from torpor.control.metrics import Metrics, Moment
 from torpor.control.processes import stop_processes
 from torpor.control.queueing import Queueing
 from torpor.control.scheduler import Scheduler
+from torpor.control.schedules import Schedules
 from torpor.control.storage import Storage
 from torpor.control.templates import Template, keep_template, make_template
 from torpor.control.values import Values
@@ -72,6 +74,7 @@ class Service:
         self._storage = Storage(store, self._blobs, self._keys, self._metrics)
         self._forking = Forking(store, self._keys)
         self.queueing = Queueing(store)
+        self.schedules = Schedules(store)
         self._waiting = Waiting(store, self._keys, self._answered)
         self._tending: asyncio.Task[None] | None = None
         self._started_at = time.time()
@@ -261,6 +264,11 @@ class Service:
 
     async def fork(self, ref: str, wanted: Wanted) -> dict[str, Any]:
         return self._made(await self._forking.fork(ref, wanted))
+
+    async def upgrade(self, ref: str, version: str | None) -> dict[str, Any]:
+        return self._made(
+            await self._store.write(lambda c: upgrade_run(c, ref, version, time.time()))
+        )
 
     async def retry(self, ref: str, version: str | None) -> dict[str, Any]:
         return self._made(await self._forking.retry(ref, version))

@@ -34,6 +34,7 @@ class Standing:
         self.checkpoints: list[str] = []  # asked for, not made yet
         # As the guest said last: it only says what has changed since.
         self.waiting, self.busy = 0, 0
+        self.patient = False  # it goes on when all that it waits for has ended, and not before
         self._ends_at: float | None = None
         self._changed_at = time.monotonic()
         self._cpu: tuple[float, float] | None = None  # (when, CPU seconds) at the previous look
@@ -43,17 +44,19 @@ class Standing:
         `answered` since."""
         self.unanswered = set(detail.get("unanswered", ())) - set(answered)
         self.waiting, self.busy, self._ends_at = detail.get("status", (0, 0, None))
+        self.patient = bool(detail.get("patient"))
 
     def to_json(self, unseen: Collection[str]) -> dict[str, Any]:
         """What `take_up` takes. `unseen` are operations whose results are not in the machine."""
         return {
             "unanswered": sorted(self.unanswered | set(unseen)),
             "status": [self.waiting, self.busy, self._ends_at],
+            "patient": self.patient,
         }
 
     def said(self, status: Mapping[str, Any]) -> None:
         self.waiting, self.busy = status["waiting"], status["busy"]
-        self._ends_at = status["until"]
+        self._ends_at, self.patient = status["until"], status.get("all", False)
         self.changed()
 
     def changed(self) -> None:

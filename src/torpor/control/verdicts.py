@@ -65,7 +65,7 @@ def _take_over(
     if not isinstance(decision, Fork):
         return None
     origin = runs.get_run(c, run)
-    fork = forks.fork_of(origin, Seq(decision.at), how=HOW)
+    fork = forks.fork_of(origin, Seq(decision.at), how=HOW, parent=origin.parent)
     return forks.fork_run(c, origin, fork, rewrap, now)
 
 

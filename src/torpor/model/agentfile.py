@@ -24,12 +24,10 @@ from torpor.model.ids import AgentVersion
 from torpor.model.keep import parse_keep
 from torpor.model.rules import KEYS as RULES
 from torpor.model.rules import Rules, parse_rules
+from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
 
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
-_SIZE = re.compile(r"^\s*([0-9]{1,12})\s*([KMG])(?:i?B)?\s*$", re.IGNORECASE)
-_MIB = {"K": 1 / 1024, "M": 1, "G": 1024}
 
-MEMORY_MIB_MIN, MEMORY_MIB_MAX = 192, 16384
 DISK_MIB_MIN, DISK_MIB_MAX = 64, 65536
 FILES_MAX = 2000
 FILES_BYTES_MAX = 64 * 1024 * 1024
@@ -270,17 +268,6 @@ def _keep(tool: Mapping[str, Any], where: str) -> str:
     text = str(tool.get("keep", ""))
     parse_keep(text, f"{where}: keep")
     return text
-
-
-def size_mib(text: str, low: int, high: int, what: str) -> int:
-    """A size such as "512M" in MiB. `what` begins the message of the Invalid that it raises."""
-    match = _SIZE.match(text)
-    if match is None:
-        raise Invalid(f'{what} is not a size like "512M" or "2G"')
-    mib = int(match.group(1)) * _MIB[match.group(2).upper()]
-    if not low <= mib <= high or mib % 2:
-        raise Invalid(f"{what}: even MiB from {low}M to {high}M are taken")
-    return int(mib)
 
 
 def _python_text(path: Path, where: str) -> str:

@@ -4,6 +4,7 @@
     ├── CallerError     what was asked cannot be done as asked: the caller changes the request
     │   ├── NotFound        no such run, wait, agent, snapshot
     │   ├── Conflict        right request, wrong moment (wait already answered, run already ended)
+    │   ├── Overran         a run took longer than its agent's file allows
     │   └── Invalid         malformed input (bad JSON, bad PEP 723 block, syntax error)
     ├── HostError       this host lacks or ran out of something: its operator acts
     │   ├── Missing         a program, device or package is absent
@@ -66,6 +67,10 @@ class Invalid(CallerError):
     def __init__(self, message: str, *, hint: str = "", parts: Sequence[Part] = ()) -> None:
         super().__init__(message, hint=hint)
         self.parts = tuple(parts)
+
+
+class Overran(CallerError):
+    code = "overran"
 
 
 class HostError(TorporError):

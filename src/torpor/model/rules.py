@@ -6,6 +6,12 @@ another version: deployed again, an agent has the rules that its file then says,
     concurrency = 4                             # so many of its runs have a machine at once
     per_key = 1                                 # so many of the same key (`--key`)
     rate = "10/1m"                              # so many start within that time
+    retries = 3                                 # a run that failed is tried again, so often
+    retry_backoff = "5s"                        # after that, twice as long each time
+    memory_max = "2G"                           # out of memory: again, on a bigger machine
+    max_compute = "1h"                          # with a machine; longer has failed
+    max_wall = "7d"                             # from its start; longer has failed
+    upgradable = true                           # `torpor upgrade` may move runs to this version
 
 Pure. What is given stays as it was given (`Rules.given`): so it travels, and so it is kept.
 """
@@ -19,6 +25,7 @@ from typing import Any, TypeVar
 
 from torpor.model.durations import seconds
 from torpor.model.errors import Invalid
+from torpor.model.sizes import parse_memory
 
 T = TypeVar("T")
 
@@ -50,6 +57,12 @@ class Limits:
 class Rules:
     queue: str | None = None
     queues: Mapping[str, Limits] = field(default_factory=dict)
+    retries: int = 0
+    retry_backoff_s: float = 5.0
+    memory_max_mib: int | None = None
+    max_compute_s: float | None = None
+    max_wall_s: float | None = None
+    upgradable: bool = False
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -59,7 +72,9 @@ def parse_rules(given: Mapping[str, Any], what: str) -> Rules:
     if not isinstance(given, Mapping) or not given.keys() <= set(KEYS):
         raise Invalid(f"{what}: rules are {', '.join(KEYS)}")
     read = {
-        key: check(given[key], f"{what}: {key}") for key, check in _CHECKS.items() if key in given
+        name: check(given[key], f"{what}: {key}")
+        for key, (name, check) in _CHECKS.items()
+        if key in given
     }
     return Rules(**read, given=dict(given))
 
@@ -113,8 +128,28 @@ def _refusing(do: Callable[[], T], what: str) -> T:
         raise Invalid(f"{what}: {error}") from error
 
 
-_CHECKS: dict[str, Callable[[Any, str], Any]] = {
-    "queue": check_name,
-    "queues": _queues,
+def _duration(value: Any, what: str) -> float:
+    span = _refusing(lambda: seconds(value), what)
+    if span <= 0:
+        raise Invalid(f"{what} must be longer than nothing")
+    return span
+
+
+def _flag(value: Any, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid(f"{what} is true or false")
+    return value
+
+
+# What a file calls it → what `Rules` does, and how it is read.
+_CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
+    "queue": ("queue", check_name),
+    "queues": ("queues", _queues),
+    "retries": ("retries", lambda value, what: _count(value, what, 0)),
+    "retry_backoff": ("retry_backoff_s", _duration),
+    "memory_max": ("memory_max_mib", parse_memory),
+    "max_compute": ("max_compute_s", _duration),
+    "max_wall": ("max_wall_s", _duration),
+    "upgradable": ("upgradable", _flag),
 }
 KEYS = tuple(_CHECKS)

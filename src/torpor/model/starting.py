@@ -15,13 +15,15 @@ DELAY_S_MAX = 100 * 366 * 86400.0
 class Start:
     """`queue`: by default what the agent's file says, or one of its own. `key`: of runs of the same
     key the queue may let so many run at once. Of those that wait, the higher `priority` is first.
-    It does not start before `delay_s`; not started `expires_s` after that, it is cancelled."""
+    It does not start before `delay_s`; not started `expires_s` after that, it is cancelled. Its id
+    key may make another run after `id_key_for_s`."""
 
     queue: str | None = None
     key: str | None = None
     priority: int = 0
     delay_s: float = 0.0
     expires_s: float | None = None
+    id_key_for_s: float | None = None
 
     def check(self) -> Start:
         """Raises Invalid."""
@@ -30,7 +32,7 @@ class Start:
                 check_name(value, name)
         if not -PRIORITY_MAX <= self.priority <= PRIORITY_MAX:
             raise Invalid(f"a priority is from {-PRIORITY_MAX} to {PRIORITY_MAX}")
-        for span in (self.delay_s, self.expires_s or 0.0):
+        for span in (self.delay_s, self.expires_s or 0.0, self.id_key_for_s or 0.0):
             if not 0 <= span <= DELAY_S_MAX:
                 raise Invalid("a delay or an expiry is from 0 seconds to a hundred years")
         return self

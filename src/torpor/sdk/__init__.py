@@ -22,6 +22,7 @@ from torpor.sdk.errors import (
     Divergence,
     NonRetryable,
     OutsideRun,
+    RetryAfter,
     StepError,
 )
 from torpor.sdk.freezing import on_freeze, on_thaw
@@ -51,6 +52,7 @@ __all__ = [
     "Divergence",
     "NonRetryable",
     "OutsideRun",
+    "RetryAfter",
     "StepError",
     "Verdict",
     "WaitResult",

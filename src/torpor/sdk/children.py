@@ -17,7 +17,7 @@ from torpor.sdk import agents, values
 from torpor.sdk.errors import ChildFailed
 from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside
-from torpor.sdk.waits import Ready, Wait, WaitResult, here
+from torpor.sdk.waits import Ready, Wait, WaitResult, all_ended, all_ending, here
 from torpor.wire import messages
 
 # Of a batch: it is one message.
@@ -51,10 +51,10 @@ class Children(list[Child]):
         all have ended."""
 
         def block() -> Results:
-            return Results([_result(each) for each in [child._ended() for child in self]])
+            return Results([_result(each) for each in all_ended(self)])
 
         async def wait() -> Results:
-            return Results([_result(each) for each in [await child._ending() for child in self]])
+            return Results([_result(each) for each in await all_ending(self)])
 
         return here("spawn_many(...).results", block, wait)
 

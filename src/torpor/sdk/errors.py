@@ -6,7 +6,8 @@
     └── Exception
         ├── StepError       a step failed; also an instance of the class that its body raised
         ├── ChildFailed     a child run did not complete
-        ├── NonRetryable    raise it in a step's body to give up without further attempts
+        ├── NonRetryable    raise it to give up without further attempts, of a step or of the run
+        ├── RetryAfter      raise it to be tried again after a time
         ├── OutsideRun      an operation was called where there is no run
         └── Divergence      the log and the program disagree (`torpor.replay.journal`)
 
@@ -24,9 +25,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from torpor.model.children import failure
+from torpor.model.durations import Duration, seconds
 from torpor.replay.journal import Divergence
 
-__all__ = ["Cancelled", "ChildFailed", "Divergence", "NonRetryable", "OutsideRun", "StepError"]
+__all__ = [
+    "Cancelled",
+    "ChildFailed",
+    "Divergence",
+    "NonRetryable",
+    "OutsideRun",
+    "RetryAfter",
+    "StepError",
+]
 
 
 class Cancelled(BaseException):
@@ -34,7 +44,17 @@ class Cancelled(BaseException):
 
 
 class NonRetryable(Exception):
-    """Raised in a step's body: the step fails at once, whatever its `retries`."""
+    """Raised in a step's body: the step fails at once, whatever its `retries`. If it ends the run,
+    that is not tried again either."""
+
+
+class RetryAfter(Exception):
+    """Tried again, if at all, after so long: the step, or the run that it ends. Whether there is
+    another attempt is for `retries` to say."""
+
+    def __init__(self, after: Duration, message: str = "") -> None:
+        self.after_s = seconds(after)
+        super().__init__(message or f"to be tried again in {self.after_s:g} s")
 
 
 class OutsideRun(RuntimeError):

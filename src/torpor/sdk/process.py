@@ -21,7 +21,14 @@ from typing import Any
 
 from torpor.model.errors import Invalid
 from torpor.sdk import agents, notes, values
-from torpor.sdk.errors import Cancelled, Divergence, StepError, type_name
+from torpor.sdk.errors import (
+    Cancelled,
+    Divergence,
+    NonRetryable,
+    RetryAfter,
+    StepError,
+    type_name,
+)
 from torpor.sdk.runtime import Runtime, install
 from torpor.wire import messages
 
@@ -144,10 +151,19 @@ def _failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
             called = f"the agent called sys.exit({error.code!r})"
             return _failed("SystemExit", f"{called}; an agent ends by returning its result", None)
         case StepError():
-            return _failed(error.type, error.message, notes.trace(error))
+            return _failed(error.type, error.message, notes.trace(error)) | _about_retries(error)
         case Cancelled() | asyncio.CancelledError() if runtime.cancel_reason is not None:
             return _failed("Cancelled", runtime.cancel_reason, None, cancelled=True)
-    return _failed(type_name(type(error)), str(error), notes.trace(error))
+    told = _failed(type_name(type(error)), str(error), notes.trace(error))
+    return told | _about_retries(error)
+
+
+def _about_retries(error: BaseException) -> dict[str, Any]:
+    """What the agent says of another attempt. A step's error has its class, but not its fields."""
+    if isinstance(error, NonRetryable):
+        return {"final": True}
+    after_s = vars(error).get("after_s") if isinstance(error, RetryAfter) else None
+    return {} if after_s is None else {"after_s": after_s}
 
 
 def _failed(

@@ -24,7 +24,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -40,6 +39,7 @@ from torpor.sdk import freezing
 from torpor.sdk.critical import Critical, cancel_signal
 from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.sdk.operations import Operation, Outcome, outcome_of, settle
+from torpor.sdk.places import caller, place
 from torpor.wire import messages
 
 _SIGNAL_AGAIN_S = 0.05
@@ -93,7 +93,8 @@ class Runtime:
         self._notes: list[bytes] = []  # of a replay: perhaps in the log already
         self._order = 0  # of what ended last
         self._transfers = 0  # of large values, under way
-        self._status: tuple[int, int, float | None] = (0, 0, None)
+        self._status: tuple[int, int, float | None, bool] = (0, 0, None, False)
+        self._all_of: frozenset[str] = frozenset()  # what the agent, if it is alone, waits for
         self._cancel_raised = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._main_task: asyncio.Task[Any] | None = None
@@ -137,7 +138,7 @@ class Runtime:
         Raises Divergence, Cancelled, or Invalid when `data` cannot be sent."""
         if threading.get_ident() == self._thread.ident:
             raise OutsideRun("an on_freeze or on_thaw hook cannot use operations")
-        asked = Asked(kind, name, digest, self._caller() or at, self._is_side_line())
+        asked = Asked(kind, name, digest, caller(self.app) or at, self._is_side_line())
         while True:
             verdict: _Verdict | None = None
             with self._critical:
@@ -329,8 +330,15 @@ class Runtime:
 
     def place(self, file: str, line: int) -> str:
         """A place in the agent's source as it is written in the log."""
-        shown = file[len(self.app) :] if self.app and file.startswith(self.app) else file
-        return f"{shown}:{line}"[-messages.PLACE_MAX :]
+        return place(self.app, file, line)
+
+    def wait_for_all(self, operations: Iterable[Operation]) -> None:
+        """The calling line goes on when all of these have ended; with none, it goes on. If there is
+        no other, the run need not be woken before that."""
+        ops = [each.op for each in operations]
+        with self._critical:
+            self._all_of = frozenset(ops if self._is_alone() else ())
+            self._update_status()
 
     def attach(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         """The agent is `task`: a cancellation goes there instead of to the main thread."""
@@ -401,15 +409,6 @@ class Runtime:
         task = _current_task()
         return task is None or asyncio.all_tasks() == {task}
 
-    def _caller(self) -> str:
-        """Where in the agent's own source the operation was called; "" if a library calls it."""
-        frame: FrameType | None = sys._getframe(2)
-        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-            frame = frame.f_back
-        if frame is None or frame.f_code.co_filename.startswith((_STDLIB, "<frozen ")):
-            return ""
-        return self.place(frame.f_code.co_filename, frame.f_lineno)
-
     def _send(self, message: bytes) -> None:
         self._control.sendall(message + b"\n")
 
@@ -424,10 +423,12 @@ class Runtime:
         waits = [each for each in self._pending.values() if each.kind in _WAITS]
         busy = sum(each.kind in _AT_WORK for each in self._pending.values())
         until = min((each.until for each in waits if each.until is not None), default=None)
-        status = (len(waits), busy, until)
+        patient = bool(waits) and self._all_of.issuperset(each.op for each in waits)
+        status = (len(waits), busy, until, patient)
         if status != self._status and (waits or self._status[0]):
             self._status = status
-            self._send(messages.encode("status", waiting=len(waits), busy=busy, until=until))
+            told = {"waiting": len(waits), "busy": busy, "until": until}
+            self._send(messages.encode("status", **told, **({"all": True} if patient else {})))
 
     def _extend_journal(self, records: Iterable[Recorded]) -> list[Operation]:
         """Put what the log got while this machine slept behind what is still unused; the pending
@@ -585,10 +586,6 @@ class Runtime:
         if self.identity.pop("journal", False):
             return self._extend_journal(json.loads(self._reader.readline())["records"])
         return []
-
-
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
-_STDLIB = os.path.dirname(os.__file__) + os.sep  # noqa: PTH120
 
 
 def _current_task() -> asyncio.Task[Any] | None:

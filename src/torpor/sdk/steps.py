@@ -25,7 +25,15 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, overload
 from torpor.model.durations import Duration, seconds
 from torpor.model.errors import Invalid
 from torpor.sdk import freezing, notes, values
-from torpor.sdk.errors import Cancelled, NonRetryable, OutsideRun, StepError, step_error, type_name
+from torpor.sdk.errors import (
+    Cancelled,
+    NonRetryable,
+    OutsideRun,
+    RetryAfter,
+    StepError,
+    step_error,
+    type_name,
+)
 from torpor.sdk.operations import Operation, Outcome
 from torpor.sdk.runtime import current
 from torpor.wire import messages
@@ -71,6 +79,8 @@ class _Spec:
         """How long to wait after the failed `attempt` (from 1); None: no more."""
         if attempt > self.retries or isinstance(error, NonRetryable):
             return None
+        if isinstance(error, RetryAfter):
+            return error.after_s
         full = min(self.backoff_s * 2.0 ** min(attempt - 1, 30), BACKOFF_S_MAX)
         return full * _jitter.uniform(0.5, 1.0)
 

@@ -230,12 +230,36 @@ def wait_all(*waits: Wait) -> WaitResults:
     """Wait until all of `waits` have ended; how is as in `wait_any`."""
 
     def block() -> WaitResults:
-        return WaitResults(each._ended() for each in waits)
+        return WaitResults(all_ended(waits))
 
     async def wait() -> WaitResults:
-        return WaitResults([await each._ending() for each in waits])
+        return WaitResults(await all_ending(waits))
 
     return here("wait_all", block, wait)
+
+
+def all_ended(waits: Sequence[Wait]) -> list[WaitResult]:
+    """How each has ended: blocks until all have. The run sleeps until then."""
+    if not waits:
+        return []
+    runtime = current("wait_all")
+    runtime.wait_for_all(each._operation for each in waits)
+    try:
+        return [each._ended() for each in waits]
+    finally:
+        runtime.wait_for_all(())
+
+
+async def all_ending(waits: Sequence[Wait]) -> list[WaitResult]:
+    """As `all_ended`, in this event loop."""
+    if not waits:
+        return []
+    runtime = current("wait_all")
+    runtime.wait_for_all(each._operation for each in waits)
+    try:
+        return [await each._ending() for each in waits]
+    finally:
+        runtime.wait_for_all(())
 
 
 def _asked(

@@ -331,7 +331,15 @@ FROM_GUEST: dict[str, Check] = {
     "fetch": _record({"op": _OP}),
     "replayed": _record({"op": _OP}),
     "note": _record({"kind": _one_of(*NOTE_KINDS), "data": _any}),
-    "status": _record({"waiting": _integer(0), "busy": _integer(0), "until": _or_null(_TIME)}),
+    # `all`: the agent goes on only when all that it waits for has ended.
+    "status": _record(
+        {
+            "waiting": _integer(0),
+            "busy": _integer(0),
+            "until": _or_null(_TIME),
+            "all?": _flag,
+        }
+    ),
     "prepared": _record({}),
     "unprepared": _record({"reason": _TEXT}),
     "thawed": _record({"epoch": _EPOCH, "at": _TIME}),
@@ -343,6 +351,8 @@ FROM_GUEST: dict[str, Check] = {
             "traceback": _or_null(_TEXT),
             "cancelled": _flag,
             "diverged?": _OP,  # from this operation of the log
+            "after_s?": _number(0, TIME_MAX),  # tried again, then not before
+            "final?": _flag,  # not to be tried again
         }
     ),
     "exited": _record(

@@ -221,6 +221,10 @@ class MemoryService:
             "priority": 0,
             "not_before": None,
             "expires_at": None,
+            "after": None,
+            "successor": None,
+            "attempt": 1,
+            "schedule": None,
         }
         self._runs[run["id"]], self._logs[run["id"]] = run, []
         self._append(run, "run.created", None, {})

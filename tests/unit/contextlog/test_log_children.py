@@ -54,6 +54,9 @@ class Family:
         assert run is not None
         return self.commit(lambda c: runs.get_run(c, run))
 
+    def seq(self, c: Any) -> Seq:
+        return runs.get_run(c, self.parent).last_seq
+
     def wait(self, run: RunId, op: str) -> WaitRow:
         return self.commit(lambda c: waits.waits_for(c, run, [op])[OpId(op)])
 
@@ -239,3 +242,32 @@ def test_a_batch_is_one_write(family: Family) -> None:
     assert family.row(family.parent).last_seq == Seq(2 + 1000)
     (entry,) = family.commit(lambda c: read_entries(c, rows[-1].id))
     assert (entry.seq, entry.kind) == (1, "run.created")
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_who_waits_for_all_is_woken_by_the_last(family: Family, patient: bool) -> None:
+    first, second, third = family.spawn(asked(1), asked(2), asked(3))
+    family.end(first.child, RunState.COMPLETED)
+
+    def suspend(c: Any) -> None:
+        to, seen = RunState.SUSPENDED, family.seq(c)
+        runs.transition(c, family.parent, family.epoch, to, 14.0, seen=seen, patient=patient)
+
+    family.commit(suspend)
+    assert not family.row(family.parent).ready
+    family.end(second.child, RunState.FAILED, 15.0, error={"type": "E", "message": ""})
+    assert family.row(family.parent).ready is not patient
+    family.end(third.child, RunState.COMPLETED, 16.0)
+    assert family.row(family.parent).ready
+
+
+def test_what_came_before_it_slept_counts(family: Family) -> None:
+    first, second = family.spawn(asked(1), asked(2))
+    seen = family.commit(family.seq)
+    family.end(first.child, RunState.COMPLETED)
+    family.end(second.child, RunState.COMPLETED)
+    to = RunState.SUSPENDED
+    family.commit(
+        lambda c: runs.transition(c, family.parent, family.epoch, to, 14.0, seen=seen, patient=True)
+    )
+    assert family.row(family.parent).ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from tests.unit.control.plain import Plain
 
 from torpor.contextlog import runs
 from torpor.contextlog.runs import RunRow
+from torpor.control.onprocesses import ProcessCarriers
 from torpor.model.ids import RunId
 from torpor.model.states import RunState
+from torpor.policy.freeze import PROCESS
 
 pytestmark = pytest.mark.anyio
 
@@ -49,6 +52,10 @@ def asker():
 @torpor.agent
 def asks():
     return torpor.waitpoint("tell").result().data
+
+@torpor.agent
+def gathers():
+    return torpor.spawn_many(asks, [{}, {}, {}]).results()
 
 @torpor.agent
 def boss():
@@ -92,6 +99,21 @@ async def test_a_parent_that_was_killed_has_the_same_children(plain: Plain) -> N
     both = await children(plain, run, 2)
     assert both[0].id == child.id
     assert await plain.entries(run, "run.recovered")
+
+
+async def test_a_parent_sleeps_until_all_of_a_batch_have_ended(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProcessCarriers, "terms", replace(PROCESS, grace_s=0.0, worth_s=0.0))
+    version = await plain.deploy(AGENTS)
+    run = await plain.run(version, "gathers")
+    found = await children(plain, run, 3)
+    await plain.suspended(run)
+    for n, child in enumerate(found):
+        await plain.answer(child.id, n)
+        await plain.result(child.id)
+    assert await plain.result(run) == [0, 1, 2]
+    assert len(await plain.entries(run, "run.resumed")) == 1
 
 
 async def test_a_cancellation_reaches_the_children(plain: Plain) -> None:

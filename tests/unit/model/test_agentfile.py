@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torpor.model import agentfile
-from torpor.model.agentfile import AgentSource, pep723, read_agent, size_mib
+from torpor.model.agentfile import AgentSource, pep723, read_agent
 from torpor.model.errors import Invalid, NotFound, TorporError
+from torpor.model.sizes import size_mib
 
 LINES = st.text(
     st.characters(exclude_characters="\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", codec="utf-8")

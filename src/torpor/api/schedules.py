@@ -1,0 +1,101 @@
+"""Schedules over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Protocol
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import AfterValidator, BaseModel, Field
+
+from torpor.api.problems import Json
+from torpor.api.shapes import Problem, ShortText, Strict, sound
+
+Object = dict[str, Any]
+
+
+class Schedules(Protocol):
+    """What this needs of the control plane (`torpor.control.schedules`)."""
+
+    async def list(self) -> list[Object]: ...
+
+    async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool) -> Object: ...
+
+    async def pause(self, name: str, paused: bool) -> Object: ...
+
+    async def remove(self, name: str) -> Object: ...
+
+
+class ScheduleRequest(Strict):
+    agent: ShortText = Field(description="FILE, FILE:AGENT, or AGENT if one file has it")
+    cron: ShortText = Field(description='"30 8 * * mon-fri"')
+    zone: ShortText = Field(default="UTC", description='"Europe/Berlin"')
+    input: Annotated[dict[str, Any], AfterValidator(sound)] = Field(default={})
+    jitter_s: float = Field(default=0.0, ge=0, le=86400)
+    overlap: Literal["skip", "queue", "cancel-old"] = "skip"
+    missed: Literal["skip", "once", "all"] = "once"
+    queue: ShortText | None = None
+    priority: int = Field(default=0, ge=-1000, le=1000)
+    replace: bool = Field(default=False, description="the one of this name, if it says otherwise")
+
+
+class PauseRequest(Strict):
+    paused: bool
+
+
+class Schedule(BaseModel):
+    """`next_time` is as the clock has it, `next_at` with its jitter."""
+
+    name: str
+    agent: str
+    input: dict[str, Any]
+    cron: str
+    zone: str
+    jitter_s: float
+    overlap: str
+    missed: str
+    queue: str | None
+    priority: int
+    paused: bool
+    made_at: float
+    next_time: float | None
+    next_at: float | None
+    last_time: float | None
+    last_run: str | None
+    trouble: str | None
+
+
+def _schedules(request: Request) -> Schedules:
+    schedules: Schedules = request.app.state.service.schedules
+    return schedules
+
+
+Uses = Annotated[Schedules, Depends(_schedules)]
+
+router = APIRouter(
+    prefix="/v1/schedules",
+    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
+)
+
+
+@router.get("", responses={200: {"model": list[Schedule]}})
+async def schedules(uses: Uses) -> Json:
+    return Json(await uses.list())
+
+
+@router.put("/{name}", responses={200: {"model": Schedule}})
+async def add(name: str, body: ScheduleRequest, uses: Uses) -> Json:
+    """The same once more changes nothing: its name is its dedup key."""
+    settings = body.model_dump(exclude={"replace"})
+    return Json(await uses.add(name, settings, replace=body.replace))
+
+
+@router.patch("/{name}", responses={200: {"model": Schedule}})
+async def pause(name: str, body: PauseRequest, uses: Uses) -> Json:
+    return Json(await uses.pause(name, body.paused))
+
+
+@router.delete("/{name}", responses={200: {"model": Schedule}})
+async def remove(name: str, uses: Uses) -> Json:
+    """Its runs stay."""
+    return Json(await uses.remove(name))

@@ -1,0 +1,133 @@
+"""schedules: runs that are started at times."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+import typer
+
+from torpor.cli import words
+from torpor.cli.agents import duration_s, read_input
+from torpor.cli.host import Json, connect
+from torpor.cli.screen import say, show, show_json, table
+from torpor.client import Client
+from torpor.model.home import Home
+
+Object = dict[str, Any]
+Name = Annotated[str, typer.Argument(metavar="SCHEDULE", show_default=False)]
+
+app = typer.Typer(help="Runs that are started at times.")
+
+
+@app.callback(invoke_without_command=True)
+def _list_if_nothing_else(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_schedules()
+
+
+@app.command()
+def add(
+    name: Name,
+    cron: Annotated[
+        str, typer.Argument(metavar="CRON", show_default=False, help='"30 8 * * mon-fri"')
+    ],
+    agent: Annotated[
+        str, typer.Argument(metavar="AGENT", show_default=False, help="The name of a deployed one.")
+    ],
+    zone: Annotated[str, typer.Option(metavar="ZONE", help='"Europe/Berlin"')] = "UTC",
+    input: Annotated[str | None, typer.Option(metavar="JSON", help="As of torpor run.")] = None,
+    pairs: Annotated[list[str] | None, typer.Option("-i", metavar="KEY=VALUE")] = None,
+    jitter: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="Later by chance, at most so much.")
+    ] = None,
+    overlap: Annotated[
+        str, typer.Option(help="While the last run has not ended: skip, queue, cancel-old.")
+    ] = "skip",
+    missed: Annotated[
+        str, typer.Option(help="Times when no server was there: skip, once, all (100 at most).")
+    ] = "once",
+    queue: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    priority: Annotated[int, typer.Option(metavar="N")] = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Change the one there is.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Add a schedule: AGENT's current version is started at each time of CRON."""
+    settings = {
+        "agent": agent,
+        "cron": cron,
+        "zone": zone,
+        "input": read_input(input, pairs or []),
+        "jitter_s": duration_s(jitter, "--jitter") or 0.0,
+        "overlap": overlap,
+        "missed": missed,
+        "queue": queue,
+        "priority": priority,
+        "replace": replace,
+    }
+    _told(connect().add_schedule(name, **settings), as_json)
+
+
+@app.command("list")
+def list_schedules(as_json: Json = False) -> None:
+    """All schedules."""
+    found = Client(Home.find()).schedules()
+    if as_json:
+        show_json(found)
+    elif not found:
+        say("no schedules")
+    else:
+        now = time.time()
+        heads = ("SCHEDULE", "CRON", "ZONE", "AGENT", "NEXT", "LAST", "")
+        show(table(heads, [_row(each, now) for each in found]))
+
+
+def _row(each: Object, now: float) -> tuple[str, ...]:
+    return (
+        each["name"],
+        each["cron"],
+        each["zone"],
+        each["agent"],
+        "paused" if each["paused"] else _next(each, now),
+        "" if each["last_time"] is None else words.ago(each["last_time"], now),
+        words.line(each["trouble"] or ""),
+    )
+
+
+def _next(each: Object, now: float) -> str:
+    if each["next_at"] is None:
+        return "never"
+    return f"in {words.duration(max(0.0, each['next_at'] - now))}"
+
+
+@app.command()
+def pause(name: Name, as_json: Json = False) -> None:
+    """Start nothing by it."""
+    _told(Client(Home.find()).pause_schedule(name, True), as_json)
+
+
+@app.command()
+def resume(name: Name, as_json: Json = False) -> None:
+    """Go on with its next time; what passed meanwhile was not missed."""
+    _told(Client(Home.find()).pause_schedule(name, False), as_json)
+
+
+@app.command()
+def remove(name: Name) -> None:
+    """Forget it. Its runs stay."""
+    Client(Home.find()).remove_schedule(name)
+    say(f"{name}: removed")
+
+
+def _told(schedule: Object, as_json: bool) -> None:
+    if as_json:
+        show_json(schedule)
+    elif schedule["paused"]:
+        say(f"{schedule['name']}: paused")
+    elif schedule["next_time"] is None:
+        say(f"{schedule['name']}: has no next time")
+    else:
+        at = datetime.fromtimestamp(schedule["next_time"], ZoneInfo(schedule["zone"]))
+        say(f"{schedule['name']}: next at {at.isoformat(' ', 'minutes')} ({schedule['zone']})")

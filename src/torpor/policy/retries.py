@@ -1,0 +1,48 @@
+"""Whether a run that has failed is tried again by itself, when, and with how much memory. Pure.
+
+What is tried again is a new run, a retry of the failed one (`torpor.contextlog.forks`): what was
+recorded is kept. Not tried again is what would come to the same: a program that diverges from its
+log or is refused by it, a limit that was reached, an agent that raised `NonRetryable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torpor.model.rules import Rules
+
+BACKOFF_S_MAX = 3600.0
+OUT_OF_MEMORY = "OutOfMemory"
+_FOR_GOOD = frozenset(
+    {"Invalid", "Conflict", "NotFound", "CannotRestore", "Overran", "Expired", "Cancelled"}
+)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """`memory_mib`: on a machine of this size, if not the same. `counts`: it is one of the file's
+    `retries`."""
+
+    delay_s: float
+    memory_mib: int | None = None
+    counts: bool = True
+
+
+def decide(
+    error: Mapping[str, Any], attempt: int, rules: Rules, memory_mib: int, chance: float
+) -> Retry | None:
+    """For the run's `attempt`, counted from 1; `chance` is from 0 to 1."""
+    most = rules.memory_max_mib
+    if error.get("type") == OUT_OF_MEMORY and most is not None and memory_mib < most:
+        return Retry(0.0, min(2 * memory_mib, most), counts=False)
+    if attempt > rules.retries or error.get("type") in _FOR_GOOD:
+        return None
+    if error.get("final") or "diverged" in error:
+        return None
+    told = error.get("after_s")
+    if told is not None:
+        return Retry(float(told))
+    full = min(rules.retry_backoff_s * 2.0 ** min(attempt - 1, 30), BACKOFF_S_MAX)
+    return Retry(full * (0.5 + chance / 2))

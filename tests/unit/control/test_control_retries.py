@@ -1,0 +1,168 @@
+"""Runs that are tried again by themselves, as real processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.control.plain import Plain
+
+from torpor.contextlog import agents, deadlines, runs, schema
+from torpor.contextlog.runs import RunRow
+from torpor.control import retrying
+from torpor.model.ids import AgentVersion, RunId
+from torpor.model.states import FINAL, RunState
+
+pytestmark = pytest.mark.anyio
+
+AGENTS = """
+import time, torpor
+
+@torpor.step
+def costly():
+    with open("costly", "a") as file:
+        file.write("x")
+    return 5
+
+@torpor.step
+def flaky():
+    with open(FLAKY, "a+") as file:
+        file.write("x")
+        file.seek(0)
+        if len(file.read()) < 3:
+            raise ValueError("not yet")
+    return 7
+
+@torpor.agent
+def tries():
+    return costly() + flaky()
+
+@torpor.agent
+def gives_up():
+    raise torpor.NonRetryable("no use")
+
+@torpor.agent
+def later():
+    raise torpor.RetryAfter("2h", "busy")
+
+@torpor.agent
+def parent():
+    return torpor.spawn(tries).result()
+
+@torpor.agent
+def slow():
+    time.sleep(60)
+
+@torpor.agent
+def asleep():
+    torpor.sleep("1d")
+"""
+
+
+@pytest.fixture
+async def plain(tmp_path: Path) -> AsyncIterator[Plain]:
+    plain = Plain(tmp_path)
+    await plain.start()
+    yield plain
+    await plain.close()
+
+
+async def deploy(plain: Plain, **rules: Any) -> AgentVersion:
+    flaky = plain.home.root / "flaky"  # the world outside
+    version = await plain.deploy(AGENTS + f"FLAKY = {str(flaky)!r}\n")
+    given = {"rules": rules}
+    await plain.store.write(lambda c: agents.deployed_again(c, version, given, 1.0))
+    return version
+
+
+async def tried(plain: Plain, run: RunId) -> list[RunRow]:
+    """The run and what took its place, each when it has ended."""
+    found = [await plain.ended(run)]
+    while (successor := found[-1].successor) is not None:
+        found.append(await plain.ended(successor))
+    return found
+
+
+async def test_a_run_is_tried_again_with_what_it_recorded(plain: Plain) -> None:
+    version = await deploy(plain, retries=2, retry_backoff="10ms")
+    rows = await tried(plain, await plain.run(version, "tries"))
+    assert [row.state.value for row in rows] == ["failed", "failed", "completed"]
+    assert [row.attempt for row in rows] == [1, 2, 3]
+    assert rows[-1].result == 12
+    assert rows[0].error is not None and rows[0].error["retry"] == rows[1].id
+    assert await plain.ops(rows[1].id, "op.begin") == await plain.ops(rows[2].id, "op.begin")
+
+
+async def test_its_parent_waits_for_what_takes_its_place(plain: Plain) -> None:
+    version = await deploy(plain, retries=2, retry_backoff="10ms")
+    run = await plain.run(version, "parent")
+    assert await plain.result(run) == 12
+    made = await plain.store.read(lambda c: runs.children(c, run))
+    assert [row.state.value for row in made] == ["failed", "failed", "completed"]
+
+
+async def test_an_agent_may_refuse_or_put_it_off(plain: Plain) -> None:
+    version = await deploy(plain, retries=2)
+    (row,) = await tried(plain, await plain.run(version, "gives_up"))
+    assert row.state is RunState.FAILED
+    began = time.time()
+    row = await plain.ended(await plain.run(version, "later"))
+    assert row.successor is not None
+    put_off = await plain.row(row.successor)
+    assert put_off.state is RunState.QUEUED and not put_off.ready
+    assert 7200 <= (put_off.not_before or 0) - began <= 7260
+
+
+async def test_what_takes_too_long_has_failed(plain: Plain) -> None:
+    version = await deploy(plain, max_compute="1h", max_wall="2h", retries=2)
+    run, other = await plain.run(version, "slow"), await plain.run(version, "asleep")
+    now = time.time()
+    await plain.pid(run)
+    await plain.open_wait(other)
+    for each, due in ((run, 3600), (other, 3600)):
+        row = await plain.row(each)
+        assert abs((row.due_at or 0) - now - due) < 60 and row.wall_until is not None
+    await plain.store.write(lambda c: deadlines.end_due(c, now + 3700))
+    row = await plain.ended(run)
+    assert row.error is not None and row.error["type"] == "Overran"
+    assert "max_compute" in row.error["message"] and row.successor is None
+
+
+async def test_one_that_sleeps_too_long_is_not_woken_for_it(plain: Plain) -> None:
+    version = await deploy(plain, max_wall="2h")
+    run = await plain.run(version, "asleep")
+    await plain.open_wait(run)
+    driver = plain.scheduler.drivers[run]
+    driver.hand_over(lambda how: None)
+    await plain.until(run, lambda row: row.state is RunState.SUSPENDED)
+    await plain.scheduler.hand_over(lambda how: None)
+    await plain.store.write(
+        lambda c: c.execute(schema.runs.update().where(schema.runs.c.id == run).values(ready=False))
+    )
+    row = await plain.row(run)
+    assert row.due_at == row.wall_until
+    await plain.store.write(lambda c: deadlines.end_due(c, time.time() + 7300))
+    row = await plain.row(run)
+    assert row.state in FINAL and row.error is not None and "max_wall" in row.error["message"]
+
+
+async def test_out_of_memory_it_goes_to_a_bigger_machine(plain: Plain) -> None:
+    version = await deploy(plain, memory_max="2G")
+    run = await plain.run(version, "asleep")
+    await plain.open_wait(run)
+    error = {"type": "OutOfMemory", "message": "m"}
+
+    def fail(c: Any) -> RunRow:
+        told = retrying.told(c, run, error, lambda *_: b"", time.time())
+        return runs.transition(c, run, None, RunState.FAILED, time.time(), error=told)
+
+    row = await plain.store.write(fail)
+    assert row.successor is not None
+    bigger = await plain.row(row.successor)
+    grown = await plain.store.read(lambda c: agents.get_agent(c, bigger.version))
+    assert (grown.spec["memory_mib"], bigger.attempt) == (1024, 1)
+    current = await plain.store.read(lambda c: agents.choose_current(c, "agent:asleep"))
+    assert current.row.version == version  # what is deployed is as it was

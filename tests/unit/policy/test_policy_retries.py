@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from torpor.model.rules import parse_rules
+from torpor.policy.retries import BACKOFF_S_MAX, Retry, decide
+
+RULES = parse_rules({"retries": 3, "retry_backoff": "8s", "memory_max": "1G"}, "rules")
+ERROR = {"type": "ValueError", "message": "m"}
+
+
+def test_it_backs_off_twice_as_long_each_time_with_jitter() -> None:
+    assert decide(ERROR, 1, RULES, 512, 1.0) == Retry(8.0)
+    assert decide(ERROR, 1, RULES, 512, 0.0) == Retry(4.0)
+    assert decide(ERROR, 3, RULES, 512, 1.0) == Retry(32.0)
+    assert decide(ERROR, 4, RULES, 512, 1.0) is None
+    patient = parse_rules({"retries": 1000, "retry_backoff": "1h"}, "rules")
+    assert decide(ERROR, 900, patient, 512, 1.0) == Retry(BACKOFF_S_MAX)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"type": "CannotRestore"},
+        {"type": "Overran"},
+        {"type": "Invalid"},
+        {**ERROR, "final": True},
+        {**ERROR, "diverged": "step:a#1"},
+    ],
+)
+def test_what_would_come_to_the_same_is_not_tried_again(error: dict[str, Any]) -> None:
+    assert decide(error, 1, RULES, 512, 1.0) is None
+
+
+def test_an_agent_may_say_when() -> None:
+    assert decide({**ERROR, "after_s": 60}, 1, RULES, 512, 1.0) == Retry(60.0)
+    assert decide({**ERROR, "after_s": 60}, 4, RULES, 512, 1.0) is None
+
+
+def test_out_of_memory_it_gets_more_while_there_is() -> None:
+    full = {"type": "OutOfMemory"}
+    assert decide(full, 9, RULES, 512, 1.0) == Retry(0.0, 1024, counts=False)
+    assert decide(full, 1, RULES, 768, 1.0) == Retry(0.0, 1024, counts=False)
+    assert decide(full, 4, RULES, 1024, 1.0) is None
+    assert decide(full, 1, parse_rules({}, "rules"), 512, 1.0) is None
