@@ -1,4 +1,5 @@
-"""Speaks to the server over its Unix socket, and starts it when it does not run.
+"""Speaks to the server over its Unix socket, and starts it when it does not run; or to one
+elsewhere, which $TORPOR_URL names, with the key in $TORPOR_API_KEY.
 
 `Client` raises the errors of `torpor.model.errors`, rebuilt from the server's problem details,
 and `Unreachable` when nobody answers. It gives the API's JSON as it is; its shapes are at /docs
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ import httpx
 
 from torpor.model import errors
 from torpor.model.agentfile import AgentSource
-from torpor.model.errors import HostError, InternalError, TorporError
+from torpor.model.errors import HostError, InternalError, Invalid, TorporError
 from torpor.model.home import Home
 
 START_S = 60.0
@@ -72,14 +74,55 @@ class Back:
 Followed = Appended | Ended | Lost | Back
 
 
+URL, KEY = "TORPOR_URL", "TORPOR_API_KEY"
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A server that is not this data directory's."""
+
+    url: str
+    key: str
+
+    @classmethod
+    def find(cls) -> Remote | None:
+        """What the environment says. Raises Invalid."""
+        url, key = os.environ.get(URL, "").rstrip("/"), os.environ.get(KEY, "")
+        if not url:
+            return None
+        if not url.startswith(("http://", "https://")):
+            raise Invalid(
+                f"{URL}={url!r} is no URL", hint="It is such as https://agents.example.com"
+            )
+        if not key.isascii() or not key.isprintable():
+            raise Invalid(f"{KEY} is no key", hint="A key begins with torpor_: torpor keys create")
+        return cls(url, key)
+
+
+def refuse_remote(what: str) -> None:
+    """Raise Invalid where the environment names a server elsewhere: this is not done there."""
+    if (remote := Remote.find()) is not None:
+        raise Invalid(
+            f"{what} is done on the server's own host; {URL} names {remote.url}",
+            hint=f"Unset {URL} for the server of this host.",
+        )
+
+
 class Client:
     """Safe to use from several threads."""
 
     def __init__(self, home: Home) -> None:
         self.home = home
+        self.remote = Remote.find()
+        if self.remote is None:
+            transport, url, headers = httpx.HTTPTransport(uds=str(home.socket("server"))), "", {}
+        else:
+            transport, url = httpx.HTTPTransport(), self.remote.url
+            headers = {"authorization": f"Bearer {self.remote.key}"} if self.remote.key else {}
         self._http = httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(home.socket("server"))),
-            base_url="http://torpor/v1",
+            transport=transport,
+            base_url=f"{url or 'http://torpor'}/v1",
+            headers=headers,
             timeout=30.0,
         )
 
@@ -304,6 +347,28 @@ class Client:
         # The server ends it; it may have to wait for its turn.
         return self._object("POST", "/query", json=_given(body), timeout=None)
 
+    def keys(self) -> list[Object]:
+        return self._list("GET", "/keys")
+
+    def create_key(
+        self,
+        name: str,
+        scopes: Sequence[str],
+        *,
+        agents: Sequence[str] | None = None,
+        expires_s: float | None = None,
+    ) -> Object:
+        """With `key`, which is told this once."""
+        body = {"name": name, "scopes": scopes, "agents": agents, "expires_s": expires_s}
+        return self._object("POST", "/keys", json=body)
+
+    def revoke_key(self, ref: str) -> Object:
+        return self._object("DELETE", f"/keys/{_segment(ref)}")
+
+    def token(self, *, run: str | None, wait: str | None, expires_s: float) -> Object:
+        body = {"run": run, "wait": wait, "expires_s": expires_s}
+        return self._object("POST", "/tokens", json=body)
+
     def shutdown(self, on_progress: OnProgress) -> None:
         """Returns when the server has handed its runs over, or has gone."""
         asked = False
@@ -351,8 +416,10 @@ class Client:
 
     def _unreachable(self, why: str) -> Unreachable:
         return Unreachable(
-            f"no server answers at {self.home.socket('server')}: {why}",
-            hint="Start it with: torpor up",
+            f"no server answers at {self.remote.url}: {why}"
+            if self.remote
+            else f"no server answers at {self.home.socket('server')}: {why}",
+            hint=f"{URL} names it." if self.remote else "Start it with: torpor up",
         )
 
 
@@ -434,9 +501,12 @@ def ensure_server(home: Home, *, deadline_s: float = START_S) -> Client:
     """A client of a server that answers; started, detached from this terminal, if none runs.
 
     Raises HostError, with the last lines of its log, when it ends instead or takes too long.
-    Several callers at once are fine: the lock lets one server live, and all find it.
+    Several callers at once are fine: the lock lets one server live, and all find it. One that is
+    elsewhere is taken as it is.
     """
     client = Client(home)
+    if client.remote is not None:
+        return client
     home.create()
     path = home.run / "server.log"
     began = path.stat().st_size if path.exists() else 0

@@ -18,8 +18,10 @@ from prometheus_client.registry import Collector
 
 import torpor
 from torpor.api import (
+    access,
     dashboard,
     events,
+    keys,
     limits,
     problems,
     public,
@@ -27,6 +29,7 @@ from torpor.api import (
     queues,
     schedules,
     stream,
+    tags,
     upgrades,
 )
 from torpor.api.problems import Json
@@ -50,6 +53,7 @@ from torpor.api.shapes import (
     Run,
     RunDetail,
     RunsQuery,
+    ShortText,
     Snapshot,
     StartRequest,
     Totals,
@@ -59,8 +63,10 @@ from torpor.api.shapes import (
     split,
 )
 from torpor.api.stopping import Stop
+from torpor.control.access import Access
 from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
+from torpor.model.errors import Invalid
 from torpor.model.prices import Prices
 from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
@@ -77,6 +83,9 @@ class Service(Protocol):
 
     @property
     def queueing(self) -> queues.Queueing: ...
+
+    @property
+    def access(self) -> Access: ...
 
     async def health(self) -> Object: ...
 
@@ -225,6 +234,17 @@ def _gives(model: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": model}}
 
 
+OnceKey = Annotated[ShortText | None, Header(description="the same key again starts nothing more")]
+
+
+def _next(request: Request, limit: int, page: list[Object], after: str, key: str) -> dict[str, str]:
+    """Where a page that is full goes on (RFC 8288)."""
+    if len(page) < limit:
+        return {}
+    there = request.url.include_query_params(**{after: page[-1][key]})
+    return {"link": f'<{there.path}?{there.query}>; rel="next"'}
+
+
 def _events(lines: AsyncIterator[str], status_code: int = 200) -> StreamingResponse:
     headers = {"cache-control": "no-store"}
     return StreamingResponse(lines, status_code, headers, "text/event-stream")
@@ -253,16 +273,22 @@ async def agents(service: Uses) -> Json:
 
 
 @router.post("/runs", status_code=201, responses=_gives(Run, 201))
-async def start(body: StartRequest, service: Uses) -> Json:
-    run = await service.start(body.version, body.agent, body.input, body.id_key, body.start())
+async def start(body: StartRequest, service: Uses, idempotency_key: OnceKey = None) -> Json:
+    """Start a run. With an `Idempotency-Key` (or `id_key`, which is the same) that was used
+    before, this gives the run that was started then."""
+    if idempotency_key is not None and body.id_key not in (None, idempotency_key):
+        raise Invalid("Idempotency-Key and id_key are two keys", hint="Send one of them.")
+    key = body.id_key or idempotency_key
+    run = await service.start(body.version, body.agent, body.input, key, body.start())
     return Json(run, status_code=201)
 
 
 @router.get("/runs", responses=_gives(list[Run]))
-async def runs(query: Annotated[RunsQuery, Query()], service: Uses) -> Json:
-    """Newest first."""
+async def runs(query: Annotated[RunsQuery, Query()], request: Request, service: Uses) -> Json:
+    """Newest first; where there are more, `Link: <…>; rel="next"` leads there."""
     states = split(query.states)
-    return Json(await service.runs(states, query.limit, query.before, query.agent, query.text))
+    found = await service.runs(states, query.limit, query.before, query.agent, query.text)
+    return Json(found, headers=_next(request, query.limit, found, "before", "id"))
 
 
 @router.get("/runs/{ref}", responses=_gives(RunDetail))
@@ -274,15 +300,18 @@ async def run(ref: str, service: Uses) -> Json:
 async def log(
     ref: str,
     query: Annotated[LogQuery, Query()],
+    request: Request,
     service: Uses,
     closing: Closing,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Json | StreamingResponse:
-    """The run's context log. With `follow`, events: `entry`… (its id is the seq), then `end`; a
-    stream that broke off goes on where it was with the header `Last-Event-ID`."""
+    """The run's context log; `Link: <…>; rel="next"` leads to more. With `follow`, events:
+    `entry`… (its id is the seq), then `end`; a stream that broke off goes on where it was with the
+    header `Last-Event-ID`."""
     kinds = split(query.kinds)
     if not query.follow:
-        return Json(await service.entries(ref, query.after, query.limit, kinds))
+        page = await service.entries(ref, query.after, query.limit, kinds)
+        return Json(page, headers=_next(request, query.limit, page, "after", "seq"))
     found = await service.run(ref)
     lines = stream.follow(
         partial(service.entries, found["id"]),
@@ -414,10 +443,12 @@ def create_app(service: Service) -> FastAPI:
         title="torpor",
         version=torpor.__version__,
         description="Durable AI agents that sleep for free.",
+        dependencies=[Depends(access.admit)],
     )
     app.state.service = service
     app.state.stop = Stop(service.hand_over)
     app.add_middleware(limits.BodyLimit)
+    app.add_middleware(tags.Tagged)
     problems.install(app)
     app.include_router(router)
     app.include_router(queries.router)
@@ -425,6 +456,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(queues.router)
     app.include_router(schedules.router)
     app.include_router(upgrades.router)
+    app.include_router(keys.router)
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
     dashboard.install(app, service, app.state.stop)
     public.install(app, service)

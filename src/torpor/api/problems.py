@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from torpor.model.errors import (
     CallerError,
     Conflict,
+    Forbidden,
     GuestError,
     HostError,
     InternalError,
@@ -26,6 +27,7 @@ from torpor.model.errors import (
     NotFound,
     StaleEpoch,
     TorporError,
+    Unauthorized,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -35,6 +37,8 @@ _STATUS: dict[type, int] = {
     NotFound: 404,
     Conflict: 409,
     StaleEpoch: 409,
+    Unauthorized: 401,
+    Forbidden: 403,
     CallerError: 422,
     GuestError: 422,
     HostError: 503,
@@ -80,6 +84,11 @@ def unexpected() -> InternalError:
         "the server failed at this request",
         hint="The traceback is in run/server.log of the data directory. Please report it.",
     )
+
+
+def refuse(error: TorporError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """`error` as a response, where no exception handler sees it."""
+    return _respond(error, headers=headers)
 
 
 def _respond(

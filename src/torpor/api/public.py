@@ -1,15 +1,18 @@
-"""What the server shows to the public: waitpoints by their links. On its Unix socket beside the
-whole API, and alone on a TCP port, where one was asked for (`torpor.api.listening`).
+"""What the server shows on a TCP port, where one was asked for (`torpor.api.listening`).
 
-`public_app` is an app of its own, so that whatever else is to be reachable from outside is added
-to it on purpose, and nothing by accident.
+To the public: waitpoints by their links, which are on its Unix socket, too, beside the whole API.
+To who has a key: the API, `torpor.api.access`. `public_app` is an app of its own, so that whatever
+else is to be reachable without a key is added to it on purpose, and nothing by accident; and so is
+what a key opens: the paths in KEYED.
 """
 
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torpor.api import limits, problems
+from torpor.api.access import Keyed, Keyring
 from torpor.public.pages import Asked, pages
 
 Service = Asked
@@ -27,3 +30,20 @@ def public_app(service: Service) -> FastAPI:
     problems.install(app)
     install(app, service)
     return app
+
+
+OPEN = "/w/"
+KEYED = ("/v1/", "/metrics", "/docs", "/openapi.json")
+
+
+class Outside:
+    """The ASGI app of the port: what is public, and `api` for who has a key."""
+
+    def __init__(self, service: Service, api: ASGIApp, keyring: Keyring) -> None:
+        self._public = public_app(service)
+        self._keyed = Keyed(api, keyring)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        app = self._public if path.startswith(OPEN) or not path.startswith(KEYED) else self._keyed
+        await app(scope, receive, send)

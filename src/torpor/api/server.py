@@ -23,10 +23,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from starlette.types import ASGIApp
+
 import torpor
 from torpor.api.app import Service, create_app
 from torpor.api.listening import Listener, listener
-from torpor.api.public import public_app
+from torpor.api.public import Outside
 from torpor.api.serving import Uvicorn
 from torpor.api.stopping import Stop
 from torpor.model.errors import Conflict, Invalid, TorporError
@@ -96,7 +98,7 @@ async def _listen(home: Home, service: Service, public: Listener | None) -> None
 
     closer = asyncio.create_task(close())
     bound = _bind(path)
-    outside = asyncio.create_task(_serve_public(service, public, stop))
+    outside = asyncio.create_task(_serve_outside(app, service, public, stop))
     try:
         _write(
             facts, {"pid": os.getpid(), "version": torpor.__version__, "started_at": time.time()}
@@ -112,10 +114,12 @@ async def _listen(home: Home, service: Service, public: Listener | None) -> None
         facts.unlink(missing_ok=True)
 
 
-async def _serve_public(service: Service, public: Listener | None, stop: Stop) -> None:
+async def _serve_outside(
+    api: ASGIApp, service: Service, public: Listener | None, stop: Stop
+) -> None:
     if public is not None:
         log.info("public at %s", public.url)
-        await public.serve(public_app(service), stop.closing)
+        await public.serve(Outside(service, api, service.access), stop.closing)
 
 
 @contextmanager

@@ -13,7 +13,16 @@ from rich.text import Text
 
 from torpor.cli import words
 from torpor.cli.screen import err, facts, say, show, show_json, table
-from torpor.client import Client, Unreachable, ensure_server, running, server_command, stop_server
+from torpor.client import (
+    Client,
+    Remote,
+    Unreachable,
+    ensure_server,
+    refuse_remote,
+    running,
+    server_command,
+    stop_server,
+)
 from torpor.model.engines import NOT_ISOLATED, PROCESS, SETTING, Engine
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.home import Home
@@ -55,7 +64,8 @@ def up(
     listen: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST:PORT", help="Open a port for public links of waits, and nothing else."
+            metavar="HOST:PORT",
+            help="Open a port for public links of waits, and for the API with keys: torpor keys.",
         ),
     ] = None,
     public_url: Annotated[
@@ -67,6 +77,7 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start the server, if it does not run."""
+    refuse_remote("torpor up")
     home = Home.find()
     told = {SETTING: engine, "TORPOR_LISTEN": listen, "TORPOR_PUBLIC_URL": public_url}
     os.environ.update({key: value for key, value in told.items() if value is not None})
@@ -107,7 +118,7 @@ def up(
 def connect(home: Home | None = None) -> Client:
     """A client of a server that runs, started if need be, with a word if that takes a moment."""
     home = home or Home.find()
-    if running(home):
+    if Remote.find() is not None or running(home):
         return ensure_server(home)
     with err.status("starting the server"):
         return ensure_server(home)
@@ -115,6 +126,7 @@ def connect(home: Home | None = None) -> Client:
 
 def down(as_json: Json = False) -> None:
     """Stop the server, its machines and processes. Runs go on where they are at the next start."""
+    refuse_remote("torpor down")
     home = Home.find()
 
     def told(stage: str, message: str, fraction: float | None) -> None:

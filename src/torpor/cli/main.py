@@ -23,6 +23,7 @@ from torpor.cli import (
     events,
     forks,
     host,
+    keys,
     query,
     queues,
     runs,
@@ -139,6 +140,7 @@ for panel, commands in _COMMANDS.items():
         app.command(name, rich_help_panel=panel)(command)
 app.add_typer(schedules.app, name="schedules", rich_help_panel=_RUNS)
 app.add_typer(queues.app, name="queues", rich_help_panel=_RUNS)
+app.add_typer(keys.keys, name="keys", rich_help_panel=_THIS_HOST)
 app.add_typer(host.bench, name="bench", rich_help_panel=_THIS_HOST)
 
 

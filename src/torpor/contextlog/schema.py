@@ -405,6 +405,22 @@ large_values = Table(
     Column("name", String, nullable=False),  # of its file
 )
 
+# See `torpor.contextlog.access`: digests of secrets, never these.
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("scopes", _Json, nullable=False),
+    Column("agents", _Json),
+    Column("run", _Id),
+    Column("wait", _Id),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+)
+
 run_keys = Table(
     "run_keys",
     metadata,

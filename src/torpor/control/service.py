@@ -30,6 +30,7 @@ from torpor.contextlog.transfer import refuse_known
 from torpor.contextlog.upgrades import upgrade_run
 from torpor.contextlog.waits import WaitRow
 from torpor.control import transfer
+from torpor.control.access import Access
 from torpor.control.backup import back_up
 from torpor.control.driver import CANCELLED, ENDED
 from torpor.control.engines import Engines
@@ -88,6 +89,7 @@ class Service:
             self._storage.run_ended,
         )
         self._asking = Asking(home.database)
+        self.access = Access(store)
         self._deploying: dict[AgentVersion, asyncio.Lock] = {}
 
     @classmethod

@@ -5,6 +5,8 @@
     │   ├── NotFound        no such run, wait, agent, snapshot
     │   ├── Conflict        right request, wrong moment (wait already answered, run already ended)
     │   ├── Overran         a run took longer than its agent's file allows
+    │   ├── Unauthorized    nobody says who asks, or not in a way that is believed
+    │   ├── Forbidden       who asks may not
     │   └── Invalid         malformed input (bad JSON, bad PEP 723 block, syntax error)
     ├── HostError       this host lacks or ran out of something: its operator acts
     │   ├── Missing         a program, device or package is absent
@@ -57,6 +59,14 @@ class NotFound(CallerError):
 
 class Conflict(CallerError):
     code = "conflict"
+
+
+class Unauthorized(CallerError):
+    code = "unauthorized"
+
+
+class Forbidden(CallerError):
+    code = "forbidden"
 
 
 class Invalid(CallerError):

@@ -26,6 +26,8 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.registry import Collector
 
 from torpor.api.server import serve
+from torpor.contextlog.store import LogStore
+from torpor.control.access import Access
 from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
@@ -61,6 +63,8 @@ class MemoryQueues:
 class MemoryService:
     def __init__(self, home: Home) -> None:
         self.home = home
+        home.create()
+        self.access = Access(LogStore.open(home.database))
         self.stopped = False
         self._base: str | None = None
         self._runs: dict[str, Object] = {}

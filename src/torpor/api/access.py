@@ -1,0 +1,185 @@
+"""Who may ask for what: one table, and where it is looked at.
+
+The Unix socket can be opened by its user only, so whoever asks there may do everything (`LOCAL`).
+What comes by TCP passes `Keyed` first, which takes the key out of the request and says whose it
+is. Then `admit`, which every route of the API depends on, holds the grant against ROUTES; a route
+that is not there is refused to all others. Every refusal is logged, with who asked and for what,
+never the key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Protocol
+
+from fastapi import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from torpor.api.problems import refuse
+from torpor.model import access
+from torpor.model.access import LOCAL, Grant
+from torpor.model.errors import Forbidden, Unauthorized
+
+log = logging.getLogger("torpor.api.access")
+
+_GRANT = "torpor.grant"
+
+
+class On(Enum):
+    """What a route is about, so that a grant for some agents or one run can be held against it."""
+
+    RUN = auto()  # the run `ref` of the path
+    WAIT = auto()  # the wait `ref` of the path
+    RUNS = auto()  # those of the agent that the query names
+    WAITS = auto()  # those of the run that the query names
+    START = auto()  # a run of the agent that the body names
+    NOTHING = auto()  # no secret of anybody
+    ALL = auto()  # all there is
+
+
+@dataclass(frozen=True)
+class Need:
+    scope: access.Scope
+    on: On = On.ALL
+
+
+_S = access.Scope
+ROUTES: dict[tuple[str, str], Need] = {
+    ("GET", "/v1/health"): Need(_S.OBSERVE, On.NOTHING),
+    ("GET", "/metrics"): Need(_S.OBSERVE),
+    ("GET", "/v1/totals"): Need(_S.OBSERVE),
+    ("GET", "/v1/agents"): Need(_S.OBSERVE),
+    ("POST", "/v1/agents"): Need(_S.DEPLOY),
+    ("GET", "/v1/runs"): Need(_S.OBSERVE, On.RUNS),
+    ("POST", "/v1/runs"): Need(_S.TRIGGER, On.START),
+    ("GET", "/v1/runs/{ref}"): Need(_S.OBSERVE, On.RUN),
+    ("GET", "/v1/runs/{ref}/log"): Need(_S.OBSERVE, On.RUN),
+    ("GET", "/v1/runs/{ref}/snapshots"): Need(_S.OBSERVE, On.RUN),
+    ("GET", "/v1/runs/{ref}/verify"): Need(_S.OPERATE, On.RUN),
+    ("GET", "/v1/runs/{ref}/export"): Need(_S.ADMIN),  # it has the run's key
+    ("POST", "/v1/runs/{ref}/cancel"): Need(_S.OPERATE, On.RUN),
+    ("POST", "/v1/runs/{ref}/fork"): Need(_S.OPERATE, On.RUN),
+    ("POST", "/v1/runs/{ref}/retry"): Need(_S.OPERATE, On.RUN),
+    ("POST", "/v1/runs/{ref}/events"): Need(_S.TRIGGER, On.RUN),
+    ("PATCH", "/v1/runs/{ref}/snapshots/{snapshot}"): Need(_S.OPERATE, On.RUN),
+    ("POST", "/v1/imports"): Need(_S.ADMIN),
+    ("POST", "/v1/gc"): Need(_S.OPERATE),
+    ("POST", "/v1/backups"): Need(_S.ADMIN),
+    ("GET", "/v1/waits"): Need(_S.OBSERVE, On.WAITS),
+    ("GET", "/v1/waits/{ref}"): Need(_S.OBSERVE, On.WAIT),
+    ("POST", "/v1/waits/{ref}/complete"): Need(_S.OPERATE, On.WAIT),
+    ("POST", "/v1/query"): Need(_S.QUERY),
+    ("GET", "/v1/keys"): Need(_S.ADMIN),
+    ("POST", "/v1/keys"): Need(_S.ADMIN),
+    ("DELETE", "/v1/keys/{ref}"): Need(_S.ADMIN),
+    ("POST", "/v1/tokens"): Need(_S.OPERATE),
+    ("POST", "/v1/dashboard/links"): Need(_S.ADMIN),
+    ("POST", "/v1/shutdown"): Need(_S.ADMIN),
+}
+
+
+class Keyring(Protocol):
+    async def recognize(self, text: str) -> Grant:
+        """Raises Unauthorized."""
+        ...
+
+
+class Looked(Protocol):
+    """What this needs of the control plane, to know whose a run or a wait is."""
+
+    async def run(self, ref: str) -> dict[str, Any]: ...
+
+    async def wait(self, ref: str) -> dict[str, Any]: ...
+
+
+class Keyed:
+    """ASGI middleware of what can be reached by others than the server's user: a request without
+    a valid key gets 401, whatever it asks for."""
+
+    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+        self._app = app
+        self._keyring = keyring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        try:
+            grant = await self._keyring.recognize(_bearer(scope))
+        except Unauthorized as error:
+            _refused(scope["method"], scope["path"], _whence(scope), error)
+            response = refuse(error, {"www-authenticate": "Bearer"})
+            await response(scope, receive, send)
+            return
+        await self._app({**scope, _GRANT: grant}, receive, send)
+
+
+def _bearer(scope: Scope) -> str:
+    told: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not told:
+        raise Unauthorized("a key is needed", hint="Send it: Authorization: Bearer torpor_…")
+    kind, _, key = told[0].decode("latin-1").partition(" ")
+    if len(told) > 1 or kind.lower() != "bearer":
+        raise Unauthorized("a key is needed, once, as Authorization: Bearer torpor_…")
+    return key.strip()
+
+
+async def admit(request: Request) -> None:
+    """Raises Forbidden, and NotFound where there is no such run or wait."""
+    grant: Grant = request.scope.get(_GRANT, LOCAL)
+    path = request.scope["route"].path
+    try:
+        need = ROUTES.get((request.method, path))
+        if need is None and grant is LOCAL:
+            return
+        if need is None:
+            raise Forbidden(f"{request.method} {path} is not to be asked for by others")
+        grant.require(need.scope)
+        if grant.restricted:
+            await _require(grant, need.on, request)
+    except Forbidden as error:
+        _refused(request.method, request.url.path, grant.who, error)
+        raise
+
+
+async def _require(grant: Grant, on: On, request: Request) -> None:
+    service: Looked = request.app.state.service
+    match on:
+        case On.RUN:
+            run = await service.run(request.path_params["ref"])
+            grant.require_run(run["id"], run["agent"])
+        case On.WAIT:
+            wait = await service.wait(request.path_params["ref"])
+            run = await service.run(wait["run"])
+            grant.require_wait(wait["id"], run["id"], run["agent"])
+        case On.WAITS if request.query_params.get("run"):
+            run = await service.run(request.query_params["run"])
+            grant.require_run(run["id"], run["agent"])
+        case On.RUNS:
+            grant.require_agent(request.query_params.get("agent"))
+        case On.START:
+            grant.require_agent(_agent(await request.body()))
+        case On.NOTHING:
+            pass
+        case _:
+            grant.require_all()
+
+
+def _agent(body: bytes) -> str | None:
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return None
+    agent = told.get("agent") if isinstance(told, dict) else None
+    return agent if isinstance(agent, str) else None
+
+
+def _whence(scope: Scope) -> str:
+    client = scope.get("client")
+    return f"{client[0]}" if client else "somebody"
+
+
+def _refused(method: str, path: str, who: str, error: Exception) -> None:
+    log.warning("refused %s %s to %s: %s", method, ascii(path[:200]), who, error)

@@ -1,0 +1,97 @@
+"""API keys and tokens (`torpor.model.access`), over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from torpor.api.problems import Json
+from torpor.api.shapes import Problem, ShortText
+from torpor.control.access import TOKEN_S, TOKEN_S_MAX, Access
+from torpor.model.access import Scope
+
+_AGENTS_MAX = 100
+_YEARS_S = 100 * 365 * 86400.0
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w .@/-]+$")]
+
+
+class KeyRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: Name
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
+    agents: Annotated[list[ShortText], Field(min_length=1, max_length=_AGENTS_MAX)] | None = Field(
+        default=None, description="for these only; with scopes observe, operate, trigger"
+    )
+    expires_s: Annotated[float, Field(gt=0, le=_YEARS_S)] | None = None
+
+
+class TokenRequest(BaseModel):
+    """For just one of the two."""
+
+    model_config = ConfigDict(extra="forbid")
+    run: ShortText | None = None
+    wait: ShortText | None = None
+    expires_s: float = Field(default=TOKEN_S, gt=0, le=TOKEN_S_MAX)
+
+
+class Key(BaseModel):
+    """Without the key itself, which nobody has but who was given it."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    agents: list[str] | None
+    run: str | None = Field(description="of a token: the one run that it is for")
+    wait: str | None
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+
+class NewKey(Key):
+    key: str = Field(description="told this once: `Authorization: Bearer …`")
+
+
+class HasAccess(Protocol):
+    @property
+    def access(self) -> Access: ...
+
+
+def _access(request: Request) -> Access:
+    service: HasAccess = request.app.state.service
+    return service.access
+
+
+Keys = Annotated[Access, Depends(_access)]
+router = APIRouter(
+    prefix="/v1",
+    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
+)
+
+
+@router.post("/keys", status_code=201, responses={201: {"model": NewKey}})
+async def create(body: KeyRequest, keys: Keys) -> Json:
+    """A new key. What it is, is told now and never again: only its hash is kept."""
+    made = await keys.create(body.name, body.scopes, body.agents, body.expires_s)
+    return Json(made, status_code=201)
+
+
+@router.get("/keys", responses={200: {"model": list[Key]}})
+async def list_keys(keys: Keys) -> Json:
+    """Oldest first, those that are of no use any more too."""
+    return Json(await keys.list())
+
+
+@router.delete("/keys/{ref}", responses={200: {"model": Key}})
+async def revoke(ref: str, keys: Keys) -> Json:
+    """From now on it is refused. `ref` is its id, or its name if no other has that."""
+    return Json(await keys.revoke(ref))
+
+
+@router.post("/tokens", status_code=201, responses={201: {"model": NewKey}})
+async def token(body: TokenRequest, keys: Keys) -> Json:
+    """A key for one run, to look at it, or for one wait, to answer it; it ends soon. To be given
+    to a page or a person."""
+    return Json(await keys.token(body.run, body.wait, body.expires_s), status_code=201)

@@ -1,0 +1,116 @@
+"""keys: who may use the API over TCP, and for what."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from torpor.cli import words
+from torpor.cli.host import Json, connect
+from torpor.cli.screen import say, show, show_json, table
+from torpor.model.access import Scope
+from torpor.model.errors import Invalid
+
+Object = dict[str, Any]
+
+keys = typer.Typer(help="Keys for the API, where it is reached by TCP.", no_args_is_help=True)
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+Expires = Annotated[
+    str | None, typer.Option("--expires", metavar="TIME", help="After that: 90d, 12h.")
+]
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What it is for: people read it in lists and logs.")],
+    scope: Annotated[
+        list[Scope], typer.Option("--scope", "-s", help="What it may do; may be repeated.")
+    ],
+    agent: Annotated[
+        list[str] | None, typer.Option("--agent", help="For this agent only; may be repeated.")
+    ] = None,
+    expires: Expires = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key. It is shown now, and never again."""
+    expires_s = None if expires is None else _seconds(expires)
+    scopes = [each.value for each in scope]
+    made = connect().create_key(name, scopes, agents=agent or None, expires_s=expires_s)
+    _tell(made, as_json, f"key {made['id']}: {_may(made)}")
+
+
+@keys.command(name="list")
+def list_keys(as_json: Json = False) -> None:
+    """All keys there are, and what they may do."""
+    found = connect().keys()
+    if as_json:
+        show_json(found)
+    elif not found:
+        say("no keys")
+    else:
+        now = time.time()
+        rows = [
+            (key["id"], key["name"], words.ago(key["created_at"], now), _state(key, now), _may(key))
+            for key in found
+        ]
+        show(table(("KEY", "NAME", "MADE", "STATE", "MAY"), rows))
+
+
+@keys.command()
+def revoke(
+    key: Annotated[str, typer.Argument(help="Its id, or its name.")], as_json: Json = False
+) -> None:
+    """Refuse a key from now on."""
+    found = connect().revoke_key(key)
+    if as_json:
+        show_json(found)
+    else:
+        say(f"key {found['id']} ({found['name']}): revoked")
+
+
+@keys.command()
+def token(
+    run: Annotated[str | None, typer.Option("--run", help="To look at this run.")] = None,
+    wait: Annotated[str | None, typer.Option("--wait", help="To answer this wait.")] = None,
+    expires: Annotated[str, typer.Option("--expires", metavar="TIME", help="At most 7d.")] = "1h",
+    as_json: Json = False,
+) -> None:
+    """Make a key for one run or one wait, that ends soon."""
+    if (run is None) == (wait is None):
+        raise typer.BadParameter("one of --run and --wait is needed")
+    made = connect().token(run=run, wait=wait, expires_s=_seconds(expires))
+    _tell(made, as_json, f"until {words.clock(made['expires_at'], time.time())}")
+
+
+def _tell(made: Object, as_json: bool, about: str) -> None:
+    if as_json:
+        show_json(made)
+        return
+    typer.echo(made["key"])
+    say(f"{about}; it is not shown again", "dim")
+
+
+def _may(key: Object) -> str:
+    limits = [f"agent {agent}" for agent in key["agents"] or ()]
+    limits += [key[of] for of in ("run", "wait") if key[of]]
+    of = f" of {', '.join(limits)}" if limits else ""
+    return ", ".join(key["scopes"]) + of
+
+
+def _state(key: Object, now: float) -> str:
+    if key["revoked_at"] is not None:
+        return "revoked"
+    if key["expires_at"] is None:
+        return "valid"
+    left = key["expires_at"] - now
+    return f"for {words.duration(left)}" if left > 0 else "expired"
+
+
+def _seconds(text: str) -> float:
+    number, unit = text[:-1], text[-1:]
+    if not number.isdecimal() or unit not in _UNITS or int(number) == 0:
+        raise Invalid(f"{text!r} is no time", hint="It is such as 30m, 12h or 90d.")
+    return float(int(number) * _UNITS[unit])
