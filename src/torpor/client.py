@@ -209,12 +209,16 @@ class Client:
     def entries(self, ref: str, *, after: int = 0) -> Iterator[Object]:
         """The run's whole log past `after`."""
         while True:
-            query = {"after": after, "limit": _PAGE}
-            page = self._list("GET", f"/runs/{_segment(ref)}/log", params=query)
+            page = self.page(ref, after=after, limit=_PAGE)
             yield from page
             if len(page) < _PAGE:
                 return
             after = page[-1]["seq"]
+
+    def page(self, ref: str, *, after: int, limit: int) -> list[Object]:
+        """The next entries of the run's log past `after`."""
+        query = {"after": after, "limit": limit}
+        return self._list("GET", f"/runs/{_segment(ref)}/log", params=query)
 
     def follow(self, ref: str, *, after: int = 0) -> Iterator[Followed]:
         """The run's log past `after` and on as it grows, until the run has ended.

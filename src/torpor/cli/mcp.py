@@ -1,0 +1,128 @@
+"""mcp: runs and waits as tools for an agent elsewhere, by the Model Context Protocol over stdio.
+
+`torpor mcp` is started by its client, and speaks to the server as every command does: over the Unix
+socket, or to TORPOR_URL with TORPOR_API_KEY, whose scopes then say what its tools can do. With
+--readonly it has no tool that starts or answers anything.
+
+What a tool gives is JSON, as the API's. What cannot be done is told as the tool's error, in words.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from torpor.cli.host import connect
+from torpor.client import Client
+from torpor.model.errors import Missing, TorporError
+
+Object = dict[str, Any]
+
+_LOG_MAX = 200
+_ROWS_MAX = 200
+_VIEWS = (
+    "runs, log, messages, model_calls, tool_calls, steps, waits, snapshots, egress, output; "
+    "SELECT * FROM view LIMIT 1 shows its columns; times are unix seconds"
+)
+
+
+def mcp(
+    readonly: Annotated[
+        bool, typer.Option("--readonly", help="Only tools that change nothing.")
+    ] = False,
+) -> None:
+    """Serve runs, waits and SQL as tools over the Model Context Protocol, on stdin and stdout."""
+    try:
+        from mcp.server.mcpserver import MCPServer
+    except ImportError as error:
+        raise Missing(
+            "the package mcp is not installed", hint="Install torpor with it: torpor[mcp]"
+        ) from error
+    server = MCPServer("torpor", instructions="Runs of durable agents, and what they wait for.")
+    offer(server, connect(), readonly=readonly)
+    asyncio.run(server.run_stdio_async())
+
+
+def offer(server: Any, client: Client, *, readonly: bool) -> None:
+    """Add the tools to a server."""
+    from mcp.types import ToolAnnotations
+
+    for tool in tools(client, readonly=readonly):
+        reads = tool.__name__ not in _CHANGE
+        hints = ToolAnnotations(
+            read_only_hint=reads, destructive_hint=tool.__name__ == "cancel_run"
+        )
+        server.add_tool(tool, annotations=hints)
+
+
+_CHANGE = ("start_run", "answer_wait", "cancel_run")
+
+
+def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
+    """Their names, parameters and docstrings are what a model is told of them."""
+
+    async def list_agents() -> str:
+        """The agents that are deployed: versions, names, parameters."""
+        return await told(client.agents)
+
+    async def list_runs(state: str | None = None, limit: int = 20) -> str:
+        """Runs, newest first. `state`: queued, running, suspended, completed, failed, cancelled."""
+        limit = min(max(limit, 1), _ROWS_MAX)
+        return await told(lambda: client.runs([state] if state else [], limit=limit))
+
+    async def show_run(run: str) -> str:
+        """All about one run: state, result or error, what it waits for, its costs."""
+        return await told(lambda: client.run(run))
+
+    async def read_log(run: str, after: int = 0) -> str:
+        """The next 200 entries of a run's context log after position `after`."""
+        return await told(lambda: client.page(run, after=after, limit=_LOG_MAX))
+
+    async def list_waits(run: str | None = None) -> str:
+        """What is open to be answered: prompts, data, and what an answer has to look like."""
+        return await told(lambda: client.waits(run))
+
+    async def query(sql: str) -> str:
+        return await told(lambda: client.query(sql, limit=_ROWS_MAX))
+
+    query.__doc__ = f"Ask by SQL (SQLite's, read-only; 200 rows). Views: {_VIEWS}."
+
+    async def start_run(
+        version: str,
+        input: dict[str, Any],
+        agent: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
+        """Start a run of an agent's `version` (list_agents has them) on an input. The same
+        idempotency key again starts nothing more."""
+        return await told(lambda: client.start(version, agent, input, idempotency_key))
+
+    async def answer_wait(
+        wait: str, approved: bool | None = None, data: Any = None, note: str | None = None
+    ) -> str:
+        """Answer a wait, once: `approved` where it asks for approval, else `data`."""
+        return await told(
+            lambda: client.complete(wait, data=data, approved=approved, note=note, by="mcp")
+        )
+
+    async def cancel_run(run: str) -> str:
+        """End a run."""
+        return await told(lambda: client.cancel(run))
+
+    reading: list[Callable[..., Any]] = [list_agents, list_runs, show_run, read_log, list_waits]
+    changing: list[Callable[..., Any]] = [start_run, answer_wait, cancel_run]
+    return [*reading, query, *([] if readonly else changing)]
+
+
+async def told(ask: Callable[[], Any]) -> str:
+    """What the server says, as JSON. Raises ToolError, which is the tool's answer then."""
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    try:
+        return json.dumps(await asyncio.to_thread(ask), ensure_ascii=True)
+    except TorporError as error:
+        raise ToolError(f"{error.message} {error.hint}".strip()) from error

@@ -1,0 +1,93 @@
+"""`torpor mcp`, spoken to by the official client."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from mcp import ClientSession, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp.types import TextContent
+from tests.unit.api.memory_service import VERSION
+
+from torpor.client import Client
+from torpor.model.home import Home
+
+pytestmark = pytest.mark.anyio
+
+READING = {"list_agents", "list_runs", "show_run", "read_log", "list_waits", "query"}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@asynccontextmanager
+async def session(home: Home, *options: str) -> AsyncIterator[ClientSession]:
+    server = StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "torpor.cli.main", "mcp", *options],
+        env={"TORPOR_HOME": str(home.root)},
+    )
+    async with stdio_client(server) as (read, write), ClientSession(read, write) as session:
+        await session.initialize()
+        yield session
+
+
+async def call(session: ClientSession, tool: str, **arguments: Any) -> Any:
+    result = await session.call_tool(tool, arguments)
+    [content] = result.content
+    assert isinstance(content, TextContent)
+    assert not result.is_error, content.text
+    return json.loads(content.text)
+
+
+async def refused(session: ClientSession, tool: str, **arguments: Any) -> str:
+    result = await session.call_tool(tool, arguments)
+    [content] = result.content
+    assert isinstance(content, TextContent) and result.is_error
+    return content.text
+
+
+async def test_a_run_is_started_asked_about_and_answered(home: Home, client: Client) -> None:
+    async with session(home) as mcp:
+        offered = {tool.name: tool for tool in (await mcp.list_tools()).tools}
+        assert set(offered) == READING | {"start_run", "answer_wait", "cancel_run"}
+        for name, each in offered.items():
+            assert each.description and each.annotations is not None
+            assert each.annotations.read_only_hint is (name in READING)
+        script = {"script": [["approve", "Go?", {"n": 1}], ["return", "went"]]}
+        asked = {"version": VERSION, "input": script, "idempotency_key": "mcp-1"}
+        run = (await call(mcp, "start_run", **asked))["id"]
+        assert (await call(mcp, "start_run", **asked))["id"] == run
+        assert run in [each["id"] for each in await call(mcp, "list_runs", limit=200)]
+        [wait] = await call(mcp, "list_waits", run=run)
+        assert wait["prompt"] == "Go?" and wait["data"] == {"n": 1}
+        answered = await call(mcp, "answer_wait", wait=wait["id"], approved=True, note="fine")
+        assert answered["by"] == "mcp" and answered["state"] == "completed"
+        assert "answered" in await refused(mcp, "answer_wait", wait=wait["id"], approved=False)
+        list(client.follow(run))
+        assert (await call(mcp, "show_run", run=run))["result"] == "went"
+        log = await call(mcp, "read_log", run=run)
+        assert [entry["seq"] for entry in log] == list(range(1, len(log) + 1))
+        rows = await call(mcp, "query", sql="select * from runs")
+        assert run in [row[0] for row in rows["rows"]]
+        failing: list[tuple[str, dict[str, Any], str]] = [
+            ("show_run", {"run": "run_nothing"}, "run_nothing"),
+            ("query", {"sql": "nonsense"}, "syntax error"),
+            ("list_runs", {"state": "asleep"}, "unknown state"),
+        ]
+        for asked_of, arguments, said in failing:
+            assert said in await refused(mcp, asked_of, **arguments)
+
+
+async def test_who_may_only_read_has_only_tools_that_read(home: Home, client: Client) -> None:
+    async with session(home, "--readonly") as mcp:
+        assert {tool.name for tool in (await mcp.list_tools()).tools} == READING
+        gone = await refused(mcp, "start_run", version=VERSION, input={})
+        assert "start_run" in gone
