@@ -26,6 +26,7 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 import torpor
+from torpor.api import logs
 from torpor.api.app import Service, create_app
 from torpor.api.listening import Listener, listener
 from torpor.api.public import Outside
@@ -45,8 +46,8 @@ def main(home: Home) -> int:
     """Serve until told to stop. Gives the exit code; what went wrong is on stderr, in words."""
     from torpor.control.service import Service as ControlService
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
+        logs.configure()
         asyncio.run(serve(home, ControlService.open))
     except TorporError as error:
         print(f"error: {error.message}", file=sys.stderr)

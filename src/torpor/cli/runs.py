@@ -304,7 +304,8 @@ def _tree(run: Object, read: timeline.Timeline, now: float) -> Tree:
     for machine in read.machines:
         epoch = "" if machine.epoch is None else f" {machine.epoch}"
         name = Text.assemble((f"machine{epoch}", "bold"), f"  {machine.how} ")
-        branch = tree.add(name.append(words.clock(machine.at, now), "dim"))
+        up = "" if machine.up_ms is None else f"  up in {words.duration(machine.up_ms / 1000)}"
+        branch = tree.add(name.append(words.clock(machine.at, now) + up, "dim"))
         for item in machine.items:
             branch.add(_item(item, until, ended=read.ended_at is not None))
     return tree
@@ -324,6 +325,9 @@ def _item(item: timeline.Operation | timeline.Freeze, until: float, *, ended: bo
     else:
         mark = Text("ok", "green") if item.ok else Text("failed", "red")
     shown = Text.assemble(item.op, f"  {took}  ", mark)
+    if item.input_tokens is not None or item.output_tokens is not None:
+        tokens = f"{item.input_tokens or 0:,} tokens in, {item.output_tokens or 0:,} out"
+        shown.append(f"  {words.line(item.model)}  {tokens}", "dim")
     if item.changed:
         shown.append(f"  {item.changed}", "yellow")
     if item.again:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torpor.model.replies import read_reply
 from torpor.model.states import FINAL
 
 _BEGINS = {"run.started": "started", "run.resumed": "resumed", "run.recovered": "recovered"}
@@ -30,6 +31,9 @@ class Operation:
     outcome: str = ""
     changed: str = ""
     again: int = 0  # times it was in doubt and done again
+    model: str = ""  # of a model call: who answered
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Machine:
     epoch: int | None
     how: str
     at: float
+    up_ms: float | None = None  # how long it took until it ran
     items: list[Operation | Freeze] = field(default_factory=list)
 
 
@@ -76,6 +81,8 @@ def read(entries: Iterable[Object]) -> Timeline:
             operations[entry["op"]].again += 1
         elif (kind == "op.end" or kind.startswith("wait.")) and entry["op"] in operations:
             _conclude(operations[entry["op"]], entry)
+        elif kind == "machine.up":
+            _current(timeline, entry).up_ms = data.get("resume_ms")
         elif kind == "op.retried":
             operations[entry["op"]].changed = "tried again"
         elif kind == "run.forked":
@@ -99,6 +106,10 @@ def _current(timeline: Timeline, entry: Object) -> Machine:
 def _conclude(operation: Operation, entry: Object) -> None:
     """Its result; a wait's is in the log when it was answered, and again as it was handed over."""
     data = entry["data"]
+    if entry["kind"] == "op.end" and operation.op.startswith("model:"):
+        reply = read_reply(data.get("value"))
+        operation.model = reply.model or ""
+        operation.input_tokens, operation.output_tokens = reply.input_tokens, reply.output_tokens
     if operation.ended_at is None:
         operation.ended_at = entry["at"]
         operation.ok = bool(data.get("ok", True))

@@ -312,6 +312,12 @@ def ended_before(c: Connection, among: Collection[RunId], at: float) -> list[Run
     return list(c.scalars(select(_runs.c.id).where(_runs.c.id.in_(among), _runs.c.ended_at < at)))
 
 
+def changed_since(c: Connection, since: float) -> list[RunId]:
+    """The runs that came into their state after `since`."""
+    at = _runs.c.state_since
+    return list(c.scalars(select(_runs.c.id).where(at > since).order_by(at)))
+
+
 def claim(c: Connection, run: RunId, now: float) -> Epoch:
     """Take the run for a new machine: it is running, under the epoch returned (rule 4).
 

@@ -14,6 +14,7 @@ from torpor.control.pen import Pen, Refused
 from torpor.control.tasks import Tasks
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.ids import OpId, RunId
+from torpor.model.replies import read_reply
 
 
 class Calls:
@@ -44,7 +45,7 @@ class Calls:
             begun = await self._store.read(lambda c: entries.read_op(c, self._run, op))
             asked = begun["data"]
         value = await self._model.answer(asked)
-        self._metrics.model_called(value["status"])
+        self._metrics.model_called(read_reply(value))
         try:
             return await self._record(op, value)
         except Refused as refused:

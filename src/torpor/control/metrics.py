@@ -7,6 +7,7 @@ with the pager, which may be older than the server, or younger.
 
 from __future__ import annotations
 
+from collections import Counter as Counting
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from torpor.contextlog.totals import Totals
+from torpor.model.prices import Prices
+from torpor.model.replies import Reply
 
 _MS = (5, 10, 25, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2000, 5000, 15000)
 
@@ -28,6 +31,9 @@ _PAGER = {
     "pushed": ("pushed_pages", "Pages pushed ahead of a resume"),
     "damaged": ("damaged", "Machines whose snapshot was found damaged when they read it"),
 }
+
+
+_TOKENS = ("input", "cached", "output")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class Metrics:
             ["status"],
             registry=self._registry,
         )
+        self._tokens: Counting[tuple[str, str]] = Counting()  # (model, kind)
         self._freed_bytes = Counter(
             "torpor_gc_freed_bytes",
             "Bytes of files that garbage collections removed",
@@ -72,15 +79,20 @@ class Metrics:
     def frozen(self, ms: float) -> None:
         self._freeze_ms.observe(ms)
 
-    def model_called(self, status: int) -> None:
-        self._model_calls.labels(str(status)).inc()
+    def model_called(self, reply: Reply) -> None:
+        self._model_calls.labels(str(reply.status)).inc()
+        for kind in _TOKENS:
+            tokens = getattr(reply, f"{kind}_tokens")
+            if tokens is not None:
+                self._tokens[reply.model or "", kind] += tokens
 
     def freed(self, bytes: int) -> None:
         self._freed_bytes.inc(bytes)
 
-    def at(self, moment: Moment) -> Collector:
+    def at(self, moment: Moment, prices: Prices) -> Collector:
         """All there is to tell now."""
-        return _Told([*self._registry.collect(), *_families(moment)])
+        told = [*self._registry.collect(), *_families(moment), *_of_models(self._tokens, prices)]
+        return _Told(told)
 
 
 class _Told(Collector):
@@ -89,6 +101,24 @@ class _Told(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._metrics
+
+
+def _of_models(tokens: Mapping[tuple[str, str], int], prices: Prices) -> Iterable[Metric]:
+    counted = CounterMetricFamily(
+        "torpor_model_tokens",
+        "Tokens that model calls took, as their answers say; cached ones are of the input",
+        labels=["model", "kind"],
+    )
+    cost = CounterMetricFamily(
+        "torpor_model_cost_usd", "What these cost by prices.toml", labels=["model"]
+    )
+    for (model, kind), number in sorted(tokens.items()):
+        counted.add_metric([model, kind], number)
+    for model in sorted({model for model, _ in tokens}):
+        took = [tokens.get((model, kind), 0) for kind in _TOKENS]
+        if (dollars := prices.cost(model, *took)) is not None:
+            cost.add_metric([model], dollars)
+    yield from (counted, cost)
 
 
 def _families(moment: Moment) -> Iterable[Metric]:

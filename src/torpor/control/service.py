@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -29,7 +29,7 @@ from torpor.contextlog.totals import totals
 from torpor.contextlog.transfer import refuse_known
 from torpor.contextlog.upgrades import upgrade_run
 from torpor.contextlog.waits import WaitRow
-from torpor.control import transfer
+from torpor.control import telemetry, transfer
 from torpor.control.access import Access
 from torpor.control.backup import back_up
 from torpor.control.driver import CANCELLED, ENDED
@@ -77,7 +77,7 @@ class Service:
         self.queueing = Queueing(store)
         self.schedules = Schedules(store)
         self._waiting = Waiting(store, self._keys, self._answered)
-        self._tending: asyncio.Task[None] | None = None
+        self._tending: list[asyncio.Task[None]] = []
         self._started_at = time.time()
         self._engines = Engines(
             home,
@@ -103,7 +103,9 @@ class Service:
             needed.add(service._engines.choice.engine)
         for engine in needed:
             service._engines.ready_soon(engine)
-        service._tending = asyncio.create_task(service._storage.tend())
+        service._tend(service._storage.tend())
+        if telemetry.wanted():
+            service._tend(telemetry.Telemetry(service._store, telemetry.Otlp()).tend())
         return service
 
     async def hand_over(self, tell: Callable[[str], None]) -> None:
@@ -112,10 +114,13 @@ class Service:
         if self._scheduler is not None:
             await self._scheduler.hand_over(tell)
 
+    def _tend(self, what: Coroutine[Any, Any, None]) -> None:
+        self._tending.append(asyncio.create_task(what))
+
     async def stop(self) -> None:
-        if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.gather(self._tending, return_exceptions=True)
+        for task in self._tending:
+            task.cancel()
+        await asyncio.gather(*self._tending, return_exceptions=True)
         await self._engines.stop()
         await stop_processes(self._home)
         await asyncio.to_thread(self._store.close)
@@ -156,7 +161,8 @@ class Service:
             pooled = made.waiting
             with contextlib.suppress(TorporError):  # it is just being started again
                 pager = await made.pager.stats()
-        return self._metrics.at(Moment(log, self._store.appended, machines, pooled, pager))
+        moment = Moment(log, self._store.appended, machines, pooled, pager)
+        return self._metrics.at(moment, await self.prices())
 
     async def totals(self) -> dict[str, Any]:
         """How much of everything there is."""
