@@ -111,7 +111,7 @@ def refuse_remote(what: str) -> None:
 class Client:
     """Safe to use from several threads."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, *, timeout_s: float = 30.0) -> None:
         self.home = home
         self.remote = Remote.find()
         if self.remote is None:
@@ -123,7 +123,7 @@ class Client:
             transport=transport,
             base_url=f"{url or 'http://torpor'}/v1",
             headers=headers,
-            timeout=30.0,
+            timeout=timeout_s,
         )
 
     def health(self) -> Object:
@@ -350,6 +350,10 @@ class Client:
         body = {"sql": sql, "parameters": parameters, "limit": limit, "timeout_s": timeout_s}
         # The server ends it; it may have to wait for its turn.
         return self._object("POST", "/query", json=_given(body), timeout=None)
+
+    def totals(self) -> Object:
+        """How much of everything there is."""
+        return self._object("GET", "/totals")
 
     def keys(self) -> list[Object]:
         return self._list("GET", "/keys")

@@ -30,6 +30,7 @@ from torpor.cli import (
     runs,
     schedules,
     storage,
+    top,
     versions,
     waits,
 )
@@ -106,6 +107,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     _AGENTS: {"run": agents.run, "deploy": agents.deploy, "agents": versions.agents},
     _RUNS: {
         "ps": runs.ps,
+        "top": top.top,
         "show": runs.show_run,
         "logs": runs.logs,
         "trace": runs.trace,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from torpor.cli import words
+from torpor.cli import complete, words
 from torpor.cli.host import Json, connect
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import Client
@@ -19,7 +19,12 @@ from torpor.model.home import Home
 
 RunArg = Annotated[
     str,
-    typer.Argument(metavar="RUN", show_default=False, help="A run's id, or the start of one."),
+    typer.Argument(
+        metavar="RUN",
+        show_default=False,
+        help="A run's id, or the start of one.",
+        autocompletion=complete.runs,
+    ),
 ]
 FAILED = 1
 _CHUNK = 1 << 20

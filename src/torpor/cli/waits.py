@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from torpor.cli import complete as shell
 from torpor.cli import words
 from torpor.cli.attach import answerable, user
 from torpor.cli.host import Json
@@ -21,14 +22,20 @@ from torpor.model.home import Home
 WaitArg = Annotated[
     str,
     typer.Argument(
-        metavar="WAIT", show_default=False, help="A wait's id, or that of a run with just one."
+        metavar="WAIT",
+        show_default=False,
+        help="A wait's id, or that of a run with just one.",
+        autocompletion=shell.waits,
     ),
 ]
 Note = Annotated[str | None, typer.Option(metavar="TEXT", help="Told to the agent.")]
 
 
 def waits(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", show_default=False)] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", show_default=False, autocompletion=shell.runs),
+    ] = None,
     all: Annotated[bool, typer.Option("--all", help="Also those that have ended.")] = False,
     tag: Annotated[str | None, typer.Option(metavar="TAG", help="Only those with it.")] = None,
     as_json: Json = False,

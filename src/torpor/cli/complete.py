@@ -1,0 +1,48 @@
+"""What a shell offers for a word that is being typed: `torpor --install-completion` sets it up.
+
+Asked while somebody types: it starts no server, waits for nothing long, and says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torpor.cli import words
+from torpor.client import Client
+from torpor.model.errors import TorporError
+from torpor.model.home import Home
+
+Object = dict[str, Any]
+Offers = list[tuple[str, str]]  # a value, and a word about it
+
+_MANY = 200
+_ABOUT_MAX = 60
+
+
+def runs(incomplete: str) -> Offers:
+    return _offers(incomplete, _runs)
+
+
+def waits(incomplete: str) -> Offers:
+    return _offers(incomplete, _waits)
+
+
+def _runs(client: Client) -> Iterator[tuple[str, str]]:
+    for run in client.runs(limit=_MANY):
+        yield run["id"], f"{run['agent'] or ''} {run['state']}".strip()
+
+
+def _waits(client: Client) -> Iterator[tuple[str, str]]:
+    for wait in client.waits():
+        if wait["kind"] != "sleep":
+            yield wait["id"], words.asked(wait, _ABOUT_MAX)
+
+
+def _offers(incomplete: str, find: Callable[[Client], Iterator[tuple[str, str]]]) -> Offers:
+    try:
+        found = list(find(Client(Home.find(), timeout_s=2.0)))
+    except TorporError:  # nothing to offer is no error to somebody who types
+        return []
+    # Zsh and fish take a colon for the end of the value.
+    return [(id, about.replace(":", " ")) for id, about in found if id.startswith(incomplete)]
