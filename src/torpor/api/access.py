@@ -71,6 +71,8 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("GET", "/v1/waits"): Need(_S.OBSERVE, On.WAITS),
     ("GET", "/v1/waits/{ref}"): Need(_S.OBSERVE, On.WAIT),
     ("POST", "/v1/waits/{ref}/complete"): Need(_S.OPERATE, On.WAIT),
+    ("GET", "/v1/queues"): Need(_S.OBSERVE),
+    ("PATCH", "/v1/queues/{name}"): Need(_S.OPERATE),
     ("POST", "/v1/query"): Need(_S.QUERY),
     ("GET", "/v1/keys"): Need(_S.ADMIN),
     ("POST", "/v1/keys"): Need(_S.ADMIN),

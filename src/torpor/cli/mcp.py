@@ -92,13 +92,13 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
     query.__doc__ = f"Ask by SQL (SQLite's, read-only; 200 rows). Views: {_VIEWS}."
 
     async def start_run(
-        version: str,
         input: dict[str, Any],
         agent: str | None = None,
+        version: str | None = None,
         idempotency_key: str | None = None,
     ) -> str:
-        """Start a run of an agent's `version` (list_agents has them) on an input. The same
-        idempotency key again starts nothing more."""
+        """Start a run of an agent (list_agents has them) on an input: by its name, by default of
+        the current version. The same idempotency key again starts nothing more."""
         return await told(lambda: client.start(version, agent, input, idempotency_key))
 
     async def answer_wait(
