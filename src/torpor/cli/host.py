@@ -231,6 +231,19 @@ def bench_control(
     raise typer.Exit(main(sleeping, as_json=as_json))
 
 
+@bench.command(name="query")
+def bench_query(
+    entries: Annotated[
+        int, typer.Option(min=10_000, max=100_000_000, help="How many entries there are.")
+    ] = 1_000_000,
+    as_json: Json = False,
+) -> None:
+    """What questions by SQL take on a long log, and what is written for them."""
+    from torpor.bench.query import main  # loads the store: only here
+
+    raise typer.Exit(main(entries, as_json=as_json))
+
+
 def _memory_mib(memory: str) -> int:
     try:
         return size_mib(memory, MEMORY_MIB_MIN, MEMORY_MIB_MAX, f"{memory!r}")

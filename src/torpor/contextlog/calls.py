@@ -17,15 +17,17 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, func, insert, select
+from sqlalchemy import Connection, and_, bindparam, func, insert, select
 
 from torpor.contextlog import messages, schema
+from torpor.contextlog.prepared import Prepared
 from torpor.model.ids import RunId
 from torpor.model.replies import read_reply
 
 _KEY = re.compile(r'"(messages|input)"\s*:\s*\[\s*$')
 
 _said, _usage, _tools, _lineage = schema.said, schema.usage, schema.tool_uses, schema.lineage
+_conversations = schema.conversations
 
 
 def record(
@@ -68,37 +70,47 @@ def _asked(c: Connection, run: RunId, seq: int, asked: Any) -> None:
     if not isinstance(asked, Mapping):
         return
     for last in messages.conversations(c, asked, _KEY):
-        new, at = _new(c, run, last)
+        # From its end back to what the run's log knows, and where in the conversation that is.
+        walked = _BACK.rows(c, in_run=run, last=last)
+        new = [node for node, known in walked if known is None]
+        start = next((known for _, known in walked if known is not None), 0)
         rows = [
-            {"run": run, "seq": seq, "n": at + i, "node": node}
+            {"run": run, "seq": seq, "n": start + i, "node": node}
             for i, node in enumerate(reversed(new), start=1)
         ]
         if rows:
-            c.execute(insert(_said), rows)
+            _INSERT_SAID.run_many(c, rows)
 
 
-def _new(c: Connection, run: RunId, last: str) -> tuple[list[str], int]:
-    """The nodes of a conversation, from its end back to where the run's log knows it, and how
-    many messages that beginning has."""
-    known = (
-        select(_said.c.n)
-        .join(
-            _lineage,
-            and_(
-                _said.c.run == _lineage.c.source,
-                _said.c.seq > _lineage.c.after_seq,
-                _said.c.seq <= _lineage.c.upto_seq,
-            ),
-        )
-        .where(_lineage.c.run == run)
+def _back() -> Any:
+    """A conversation's nodes from its last one on, up to the first that the log has sent, and of
+    that one its place."""
+    at = _conversations.c
+    of_log = (
+        _lineage.c.run == bindparam("in_run"),
+        _said.c.run == _lineage.c.source,
+        _said.c.seq > _lineage.c.after_seq,
+        _said.c.seq <= _lineage.c.upto_seq,
     )
-    new: list[str] = []
-    for node in messages.backwards(c, last):
-        at: int | None = c.scalar(known.where(_said.c.node == node))
-        if at is not None:
-            return new, at
-        new.append(node)
-    return new, 0
+
+    def known(node: Any) -> Any:
+        found = select(_said.c.n).select_from(_lineage).join(_said, and_(*of_log[1:]))
+        return found.where(of_log[0], _said.c.node == node).limit(1).scalar_subquery()
+
+    last = select(at.digest, at.previous, known(at.digest).label("known"))
+    back = last.where(at.digest == bindparam("last")).cte("back", recursive=True)
+    before = (
+        select(at.digest, at.previous, known(at.digest))
+        .join(back, at.digest == back.c.previous)
+        .where(back.c.known.is_(None))
+    )
+    back = back.union_all(before)
+    return select(back.c.digest, back.c.known)
+
+
+# Built once: building costs more than running them.
+_BACK, _INSERT_SAID = Prepared(_back()), Prepared(insert(_said))
+_INSERT_USAGE, _INSERT_TOOLS = Prepared(insert(_usage)), Prepared(insert(_tools))
 
 
 def _answered(c: Connection, run: RunId, seq: int, op: str, data: Mapping[str, Any]) -> None:
@@ -114,10 +126,10 @@ def _answered(c: Connection, run: RunId, seq: int, op: str, data: Mapping[str, A
         "output_tokens": reply.output_tokens,
         "finish": reply.finish,
     }
-    c.execute(insert(_usage), [row])
+    _INSERT_USAGE.run_many(c, [row])
     if reply.tools:
-        c.execute(
-            insert(_tools),
+        _INSERT_TOOLS.run_many(
+            c,
             [
                 {"run": run, "seq": seq, "n": n, "id": tool.id, "name": tool.name}
                 for n, tool in enumerate(reply.tools, start=1)

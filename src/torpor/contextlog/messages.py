@@ -88,15 +88,6 @@ def conversations(c: Connection, kept: Mapping[str, Any], key: re.Pattern[str]) 
     return found
 
 
-def backwards(c: Connection, last: str) -> Iterator[str]:
-    """The nodes of a conversation, from its last one back to its first."""
-    node: str | None = last
-    while node:
-        yield node
-        at = _conversations.c
-        node = c.scalar(select(at.previous).where(at.digest == node))
-
-
 def cut(body: str) -> list[Part]:
     """`body`, in parts that joined give it again: if it is a JSON object, the items of its arrays
     by themselves. Pure."""
