@@ -169,12 +169,12 @@ class Service:
         return asdict(await self._store.read(totals))
 
     async def prices(self) -> Prices:
-        """What models cost, as it is told here."""
-        return await asyncio.to_thread(Prices.load, self._home.prices)
+        """What models cost, as it is told here, for what is shown beside other things."""
+        return await asyncio.to_thread(Prices.load_whole, self._home.prices)
 
     async def query(self, question: Question) -> dict[str, Any]:
         """Rows of the views of docs/sql.md. Raises Invalid, TookTooLong, Exhausted, HostError."""
-        return (await self._asking.ask(question, await self.prices())).to_json()
+        return (await self._asking.ask(question, Prices.load(self._home.prices))).to_json()
 
     async def saved_queries(self) -> list[dict[str, Any]]:
         return [each.to_json() for each in await self._store.read(saved.saved_queries)]

@@ -45,6 +45,15 @@ class Prices:
         table = _read(DEFAULT)
         return cls(table | _read(own) if own.exists() else table)
 
+    @classmethod
+    def load_whole(cls, own: Path) -> Prices:
+        """As `load`, but a table of one's own that is malformed counts as none: what is shown
+        beside costs does not depend on it. `torpor query` says what is wrong with it."""
+        try:
+            return cls.load(own)
+        except Invalid:
+            return cls(_read(DEFAULT))
+
     def cost(
         self, model: str | None, input: int | None, cached: int | None, output: int | None
     ) -> float | None:

@@ -69,3 +69,4 @@ def test_a_table_that_is_none_is_told_by_its_path(text: str, tmp_path: Path) -> 
     path.write_text(text)
     with pytest.raises(Invalid, match=r"prices\.toml"):
         Prices.load(path)
+    assert Prices.load_whole(path).table == Prices.load(tmp_path / "none").table
