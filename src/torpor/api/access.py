@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from torpor.model.errors import Forbidden, Unauthorized
 log = logging.getLogger("torpor.api.access")
 
 _GRANT = "torpor.grant"
+_CONVERTER = re.compile(r":\w+\}")  # {op:path}: the API's description has {op}
 
 
 class On(Enum):
@@ -57,12 +59,14 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("POST", "/v1/runs"): Need(_S.TRIGGER, On.START),
     ("GET", "/v1/runs/{ref}"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}/log"): Need(_S.OBSERVE, On.RUN),
+    ("GET", "/v1/runs/{ref}/results/{op}"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}/snapshots"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}/verify"): Need(_S.OPERATE, On.RUN),
     ("GET", "/v1/runs/{ref}/export"): Need(_S.ADMIN),  # it has the run's key
     ("POST", "/v1/runs/{ref}/cancel"): Need(_S.OPERATE, On.RUN),
     ("POST", "/v1/runs/{ref}/fork"): Need(_S.OPERATE, On.RUN),
     ("POST", "/v1/runs/{ref}/retry"): Need(_S.OPERATE, On.RUN),
+    ("POST", "/v1/runs/{ref}/upgrade"): Need(_S.OPERATE, On.RUN),
     ("POST", "/v1/runs/{ref}/events"): Need(_S.TRIGGER, On.RUN),
     ("PATCH", "/v1/runs/{ref}/snapshots/{snapshot}"): Need(_S.OPERATE, On.RUN),
     ("POST", "/v1/imports"): Need(_S.ADMIN),
@@ -73,7 +77,14 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("POST", "/v1/waits/{ref}/complete"): Need(_S.OPERATE, On.WAIT),
     ("GET", "/v1/queues"): Need(_S.OBSERVE),
     ("PATCH", "/v1/queues/{name}"): Need(_S.OPERATE),
+    ("GET", "/v1/schedules"): Need(_S.OBSERVE),
+    ("PUT", "/v1/schedules/{name}"): Need(_S.OPERATE),
+    ("PATCH", "/v1/schedules/{name}"): Need(_S.OPERATE),
+    ("DELETE", "/v1/schedules/{name}"): Need(_S.OPERATE),
     ("POST", "/v1/query"): Need(_S.QUERY),
+    ("GET", "/v1/queries"): Need(_S.QUERY),
+    ("PUT", "/v1/queries/{name}"): Need(_S.QUERY),
+    ("DELETE", "/v1/queries/{name}"): Need(_S.QUERY),
     ("GET", "/v1/keys"): Need(_S.ADMIN),
     ("POST", "/v1/keys"): Need(_S.ADMIN),
     ("DELETE", "/v1/keys/{ref}"): Need(_S.ADMIN),
@@ -131,7 +142,7 @@ def _bearer(scope: Scope) -> str:
 async def admit(request: Request) -> None:
     """Raises Forbidden, and NotFound where there is no such run or wait."""
     grant: Grant = request.scope.get(_GRANT, LOCAL)
-    path = request.scope["route"].path
+    path = _CONVERTER.sub("}", request.scope["route"].path)
     try:
         need = ROUTES.get((request.method, path))
         if need is None and grant is LOCAL:

@@ -29,7 +29,6 @@ from torpor.api.server import serve
 from torpor.contextlog.store import LogStore
 from torpor.control.access import Access
 from torpor.control.forking import Wanted
-from torpor.control.queueing import Queueing
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
@@ -65,8 +64,7 @@ class MemoryService:
     def __init__(self, home: Home) -> None:
         self.home = home
         home.create()
-        store = LogStore.open(home.database)
-        self.access, self.queueing = Access(store), Queueing(store)
+        self.access = Access(LogStore.open(home.database))
         self.stopped = False
         self._base: str | None = None
         self._runs: dict[str, Object] = {}
