@@ -144,6 +144,7 @@ class Client:
             "keep": source.keep,
             "on_divergence": source.on_divergence,
             "rules": source.rules.given,
+            "webhooks": dict(source.webhooks),
         }
         data: Object
         for name, data in self._events("POST", "/agents", json=body):
@@ -311,6 +312,21 @@ class Client:
         """Send the run an event."""
         body = {"name": name, "data": data, "id": id, "by": by}
         return self._object("POST", f"/runs/{_segment(ref)}/events", json=body)
+
+    def create_hook(
+        self, agent: str, *, event: str | None, run_at: str | None, into: str | None
+    ) -> Object:
+        body = {"agent": agent, "event": event, "run_at": run_at, "into": into}
+        return self._object("POST", "/hooks", json=body)
+
+    def hooks(self, *, all: bool = False) -> list[Object]:
+        return self._list("GET", "/hooks", params=_given({"all": "true" if all else None}))
+
+    def revoke_hook(self, ref: str) -> Object:
+        return self._object("DELETE", f"/hooks/{_segment(ref)}")
+
+    def webhook_secret(self, url: str) -> Object:
+        return self._object("POST", "/webhook-secrets", json={"url": url})
 
     def waits(
         self, run: str | None = None, *, tag: str | None = None, all: bool = False

@@ -21,6 +21,7 @@ from torpor.api import (
     access,
     dashboard,
     events,
+    hooks,
     keys,
     limits,
     problems,
@@ -75,7 +76,7 @@ from torpor.query.ask import Question
 Object = dict[str, Any]
 
 
-class Service(Protocol):
+class Service(hooks.Service, Protocol):
     """What the API needs of the control plane. Raises `torpor.model.errors` only.
 
     `ref` is an id or a unique prefix of one; the shapes of what it gives are in `shapes`.
@@ -457,6 +458,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(schedules.router)
     app.include_router(upgrades.router)
     app.include_router(keys.router)
+    app.include_router(hooks.router)
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
     dashboard.install(app, service, app.state.stop)
     public.install(app, service)

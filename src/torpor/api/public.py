@@ -1,6 +1,7 @@
 """What the server shows on a TCP port, where one was asked for (`torpor.api.listening`).
 
-To the public: waitpoints by their links, which are on its Unix socket, too, beside the whole API.
+To the public: waitpoints by their links, and where signed webhooks come in; both are on its Unix
+socket, too, beside the whole API.
 To who has a key: the API, `torpor.api.access`. `public_app` is an app of its own, so that whatever
 else is to be reachable without a key is added to it on purpose, and nothing by accident; and so is
 what a key opens: the paths in KEYED.
@@ -8,19 +9,24 @@ what a key opens: the paths in KEYED.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from torpor.api import limits, problems
+from torpor.api import hooks, limits, problems
 from torpor.api.access import Keyed, Keyring
 from torpor.public.pages import Asked, pages
 
-Service = Asked
+
+class Service(Asked, hooks.Service, Protocol):
+    """What this needs of the control plane."""
 
 
 def install(app: FastAPI, service: Service) -> None:
     """Add the public routes to an app."""
     app.mount("/w", pages(service))
+    app.include_router(hooks.public)
 
 
 def public_app(service: Service) -> FastAPI:

@@ -28,6 +28,7 @@ from torpor.model.rules import parse_rules
 from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN
 from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX, Start
 from torpor.model.states import RunState
+from torpor.model.webhooks import check_webhooks
 
 
 def sound(value: Any) -> Any:
@@ -86,6 +87,13 @@ def _rules(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def _webhooks(table: dict[str, str]) -> dict[str, str]:
+    try:
+        return check_webhooks(table, "webhooks")
+    except Invalid as error:
+        raise ValueError(error.message) from error
+
+
 def split(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
 
@@ -118,6 +126,9 @@ class DeployRequest(Strict):
     rules: Annotated[dict[str, Any], AfterValidator(_rules)] = Field(
         default={}, description="how its runs are treated, as [tool.torpor] has it: `queue`, …"
     )
+    webhooks: Annotated[dict[str, str], AfterValidator(_webhooks)] = Field(
+        default={}, description="whom its waits may tell of themselves: names and URLs"
+    )
     engine: Literal["qemu", "process"] | None = Field(
         default=None, description="what its runs run on; by default the server's choice"
     )
@@ -141,6 +152,7 @@ class DeployRequest(Strict):
             keep=self.keep,
             on_divergence=self.on_divergence,
             rules=parse_rules(self.rules, "rules"),
+            webhooks=self.webhooks,
         )
 
 
@@ -375,8 +387,8 @@ class Wait(BaseModel):
 
 class Sent(BaseModel):
     run: str
-    seq: int = Field(description="the event's place in the run's log")
-    name: str
+    seq: int | None = Field(description="the event's place in the run's log; none: it started it")
+    name: str | None
     wait: str | None = Field(description="what it ended; none if the run does not wait for it yet")
     again: bool = Field(description="it had been sent before, and nothing has changed")
 
@@ -400,6 +412,47 @@ class Used(BaseModel):
     cached_tokens: int
     output_tokens: int
     cost_usd: float | None = Field(description="null where prices.toml has none for the model")
+
+
+class HookRequest(Strict):
+    agent: ShortText = Field(description="a deployed one: FILE, FILE:NAME or NAME")
+    event: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_sound)] | None = (
+        Field(default=None, description="messages are this event for a run; else each starts one")
+    )
+    run_at: ShortText | None = Field(
+        default=None, description="where in a message its run stands, such as data.run"
+    )
+    into: ShortText | None = Field(
+        default=None, description="the parameter that the whole message is; else it is the input"
+    )
+
+
+class HooksQuery(Strict):
+    all: bool = Field(default=False, description="also those that were revoked")
+
+
+class UrlRequest(Strict):
+    url: Annotated[str, Field(max_length=2000), AfterValidator(_sound)]
+
+
+class UrlSecret(BaseModel):
+    url: str
+    secret: str
+
+
+class Hook(BaseModel):
+    id: str
+    agent: str
+    event: str | None
+    run_at: str | None
+    into: str | None
+    created_at: float
+    revoked_at: float | None
+    url: str
+
+
+class CreatedHook(Hook):
+    secret: str = Field(description="shown only now")
 
 
 class RunDetail(Run):

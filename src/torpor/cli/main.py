@@ -22,6 +22,7 @@ from torpor.cli import (
     dashboard,
     events,
     forks,
+    hooks,
     host,
     keys,
     mcp,
@@ -145,6 +146,7 @@ for panel, commands in _COMMANDS.items():
 app.add_typer(schedules.app, name="schedules", rich_help_panel=_RUNS)
 app.add_typer(queues.app, name="queues", rich_help_panel=_RUNS)
 app.add_typer(keys.keys, name="keys", rich_help_panel=_THIS_HOST)
+app.add_typer(hooks.hooks, name="hooks", rich_help_panel=_WAITS)
 app.add_typer(host.bench, name="bench", rich_help_panel=_THIS_HOST)
 
 

@@ -182,6 +182,12 @@ def create_run(
     return _exactly(c, new.id)
 
 
+def made_with(c: Connection, id_key: str) -> RunRow | None:
+    """The run that was started with this key."""
+    row = c.execute(select(_runs).where(_runs.c.id_key == id_key)).first()
+    return None if row is None else _row(row)
+
+
 @dataclass(frozen=True)
 class NewRun:
     """A run that is to be; its input has been checked."""

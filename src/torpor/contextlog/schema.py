@@ -348,6 +348,37 @@ waits = Table(
     Index("waits_by_reminder", "state", "remind_at"),
 )
 
+# Messages that tell of waits (`torpor.contextlog.notices`).
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("run", _Id, ForeignKey("runs.id"), nullable=False),
+    Column("wait", _Id, ForeignKey("waits.id"), nullable=False),
+    Column("webhook", String, nullable=False),  # its name in the agent's file
+    Column("reminder", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("state", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_at", Double),
+    Column("why", String),  # the last attempt failed
+    Index("notices_by_state", "state", "next_at"),
+    Index("notices_by_wait", "wait"),
+)
+
+# What others may send in by webhook (`torpor.contextlog.hooks`).
+hooks = Table(
+    "hooks",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("agent", String, nullable=False),
+    Column("event", String),
+    Column("run_at", String),
+    Column("into", String),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+)
+
 # The events that were sent to a run, by their places in its log (`torpor.contextlog.events`).
 events = Table(
     "events",

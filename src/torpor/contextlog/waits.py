@@ -36,6 +36,7 @@ from sqlalchemy import (
 from torpor.contextlog import schema
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_op
 from torpor.contextlog.news import Answered, Due
+from torpor.contextlog.notices import queue_notice
 from torpor.contextlog.refs import resolve
 from torpor.contextlog.store import tell
 from torpor.model.errors import Conflict, Invalid, NotFound
@@ -152,6 +153,8 @@ def create_wait(
     there = c.execute(select(_waits).filter_by(run=run, op=op)).first()
     if there is not None:
         return _row(there)
+    if refused is not None:
+        also |= {"webhooks": [], "remind_after": []}
     wait = _insert(c, run, op, kind, asked | also, now, due_at)
     if refused is not None:
         _refuse(c, wait, refused, now)
@@ -191,6 +194,8 @@ def _insert(
 ) -> WaitRow:
     made = new_wait(run, op, kind, asked, now, due_at)
     c.execute(insert(_waits), [made])
+    if asked["webhooks"]:
+        queue_notice(c, run, made["id"], asked["webhooks"], 0, now)
     if made["due_at"] is not None or made["remind_at"] is not None:
         tell(c, Due())
     return get_wait(c, made["id"])

@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import children, entries, events, runs, snapshots, waits
+from torpor.contextlog import agents, children, entries, events, runs, snapshots, waits
 from torpor.contextlog.entries import NewEntry, Place
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
@@ -60,6 +60,17 @@ def recorded_or_lost() -> Iterator[None]:
         yield
     except (HostError, OSError) as error:
         raise Unrecorded(f"what it said could not be recorded: {error}") from error
+
+
+def _check_named(c: Connection, run: RunId, webhooks: Sequence[str]) -> None:
+    """Raises Invalid unless the agent's file names these."""
+    if webhooks:
+        known = agents.get_agent(c, runs.get_run(c, run).version).spec.get("webhooks", {})
+        if unknown := sorted(set(webhooks) - set(known)):
+            raise Invalid(
+                f"the agent's file names no webhook {', '.join(unknown)}; [tool.torpor.webhooks] "
+                f"has {', '.join(known) or 'none'}"
+            )
 
 
 class Pen:
@@ -153,6 +164,7 @@ class Pen:
         try:
             if asked.get("schema") is not None:
                 answers.check_schema(asked["schema"])
+            _check_named(c, self._run, asked.get("webhooks", ()))
         except Invalid as error:
             return {"type": type(error).__name__, "message": error.message}
         return None

@@ -35,6 +35,7 @@ from torpor.control.backup import back_up
 from torpor.control.driver import CANCELLED, ENDED
 from torpor.control.engines import Engines
 from torpor.control.forking import Forking, Wanted
+from torpor.control.hooks import Hooks
 from torpor.control.keys import Keys, switched_on
 from torpor.control.loading import Loaded, Progress, tar_of
 from torpor.control.machines import Machines
@@ -47,6 +48,7 @@ from torpor.control.storage import Storage
 from torpor.control.templates import Template, keep_template, make_template
 from torpor.control.values import Values
 from torpor.control.waiting import Answer, Waiting
+from torpor.control.webhooks import Webhooks
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
 from torpor.model.errors import HostError, Invalid, NotFound, TorporError
@@ -56,6 +58,7 @@ from torpor.model.inputs import check_input
 from torpor.model.prices import Prices
 from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
+from torpor.model.webhooks import check_url
 from torpor.query.ask import Asking, Question
 from torpor.snapshot.store import SnapshotStore
 
@@ -77,6 +80,8 @@ class Service:
         self.queueing = Queueing(store)
         self.schedules = Schedules(store)
         self._waiting = Waiting(store, self._keys, self._answered)
+        self._webhooks = Webhooks(store, self._keys, self._waiting)
+        self.hooks = Hooks(store, self._keys, self._waiting, self._made)
         self._tending: list[asyncio.Task[None]] = []
         self._started_at = time.time()
         self._engines = Engines(
@@ -104,6 +109,7 @@ class Service:
         for engine in needed:
             service._engines.ready_soon(engine)
         service._tend(service._storage.tend())
+        service._tend(service._webhooks.tend())
         if telemetry.wanted():
             service._tend(telemetry.Telemetry(service._store, telemetry.Otlp()).tend())
         return service
@@ -121,6 +127,7 @@ class Service:
         for task in self._tending:
             task.cancel()
         await asyncio.gather(*self._tending, return_exceptions=True)
+        await self._webhooks.stop()
         await self._engines.stop()
         await stop_processes(self._home)
         await asyncio.to_thread(self._store.close)
@@ -485,6 +492,10 @@ class Service:
     ) -> dict[str, Any]:
         return await self._waiting.complete(ref, Answer(data, approved, note, by))
 
+    async def webhook_secret(self, url: str) -> dict[str, Any]:
+        """What is sent to `url` is signed with it."""
+        return {"url": url, "secret": await self._webhooks.secret(check_url(url, "url"))}
+
     def publish(self, base: str) -> None:
         """This host is reached from outside at `base`: waits have public URLs."""
         self._waiting.publish(base)
@@ -521,7 +532,7 @@ def _chosen(c: Connection, version: str | None, agent: str | None) -> Chosen:
 def _rules(source: AgentSource) -> dict[str, Any]:
     """What a spec has that makes no other version."""
     told = {"keep": source.keep, "on_divergence": source.on_divergence}
-    return {**told, "rules": source.rules.given}
+    return {**told, "rules": source.rules.given, "webhooks": dict(source.webhooks)}
 
 
 def _keep_agent(

@@ -25,6 +25,7 @@ from torpor.model.keep import parse_keep
 from torpor.model.rules import KEYS as RULES
 from torpor.model.rules import Rules, parse_rules
 from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
+from torpor.model.webhooks import check_webhooks
 
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 
@@ -32,7 +33,7 @@ DISK_MIB_MIN, DISK_MIB_MAX = 64, 65536
 FILES_MAX = 2000
 FILES_BYTES_MAX = 64 * 1024 * 1024
 # The keys of [tool.torpor] this version knows; any other is refused rather than ignored.
-KEYS = ("memory", "disk", "include", "entry", "keep", "on_divergence", *RULES)
+KEYS = ("memory", "disk", "include", "entry", "keep", "on_divergence", "webhooks", *RULES)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class AgentSource:
     `files`. `dependencies` are PEP 508 requirement strings, sorted. Sizes are in MiB. `keep` says
     how long its snapshots are kept (`torpor.model.keep`), `on_divergence` what happens when it does
     not do what its log says (`torpor.model.divergence`), `rules` how its runs are treated otherwise
-    (`torpor.model.rules`); these make no other version.
+    (`torpor.model.rules`), `webhooks` whom its waits may tell of themselves
+    (`torpor.model.webhooks`); these make no other version.
     """
 
     entry: str
@@ -55,6 +57,7 @@ class AgentSource:
     keep: str = ""
     on_divergence: str = STOP
     rules: Rules = field(default_factory=Rules)
+    webhooks: Mapping[str, str] = field(default_factory=dict)
 
     def version(self, image_digest: str) -> AgentVersion:
         """Digest of all that makes this agent what it is, with the image it runs on."""
@@ -132,6 +135,7 @@ class _Facts:
     keep: str
     on_divergence: str
     rules: Rules
+    webhooks: dict[str, str]
 
 
 def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSource:
@@ -148,6 +152,7 @@ def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSourc
         keep=facts.keep,
         on_divergence=facts.on_divergence,
         rules=facts.rules,
+        webhooks=facts.webhooks,
     )
 
 
@@ -230,6 +235,7 @@ def _facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> _Facts:
             tool.get("on_divergence", STOP), f"{where}: on_divergence"
         ),
         rules=parse_rules({key: tool[key] for key in RULES if key in tool}, where),
+        webhooks=check_webhooks(tool.get("webhooks", {}), f"{where}: webhooks"),
     )
 
 

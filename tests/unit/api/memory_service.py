@@ -29,6 +29,7 @@ from torpor.api.server import serve
 from torpor.contextlog.store import LogStore
 from torpor.control.access import Access
 from torpor.control.forking import Wanted
+from torpor.control.hooks import Unsigned
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
@@ -60,11 +61,42 @@ class MemoryQueues:
         return self.known[name]
 
 
+class MemoryHooks:
+    """Each is for the agent that it is asked for. Takes what is signed `good`."""
+
+    def __init__(self) -> None:
+        self.made: list[Object] = []
+
+    async def create(
+        self, agent: str, event: str | None, run_at: str | None, into: str | None
+    ) -> Object:
+        if agent == "none":
+            raise NotFound("no agent 'none' is deployed")
+        hook: Object = {"id": new_id("hook"), "agent": agent, "event": event, "run_at": run_at}
+        hook |= {"into": into, "created_at": time.time(), "revoked_at": None}
+        self.made.append(hook | {"url": f"/hooks/{hook['id']}"})
+        return self.made[-1] | {"secret": "whsec_c2VjcmV0"}
+
+    async def list(self, revoked: bool) -> list[Object]:
+        return [hook for hook in self.made if revoked or hook["revoked_at"] is None]
+
+    async def revoke(self, ref: str) -> Object:
+        (hook,) = [hook for hook in self.made if hook["id"].startswith(ref)]
+        hook["revoked_at"] = time.time()
+        return hook
+
+    async def receive(self, hook: str, headers: Mapping[str, str], body: bytes) -> Object:
+        if headers.get("webhook-signature") != "good":
+            raise Unsigned("webhook-signature does not fit")
+        return {"run": "run_1", "seq": None, "name": None, "wait": None, "again": False}
+
+
 class MemoryService:
     def __init__(self, home: Home) -> None:
         self.home = home
         home.create()
         self.access = Access(LogStore.open(home.database))
+        self.hooks = MemoryHooks()
         self.stopped = False
         self._base: str | None = None
         self._runs: dict[str, Object] = {}
@@ -451,6 +483,9 @@ class MemoryService:
         self._append(self._runs[wait["run"]], "op.end", wait["op"], {"ok": True, "value": value})
         self._answered[wait["id"]].set()
         return wait
+
+    async def webhook_secret(self, url: str) -> Object:
+        return {"url": url, "secret": "whsec_c2VjcmV0"}
 
     def publish(self, base: str) -> None:
         self._base = base

@@ -55,6 +55,10 @@ def test_it_serves_what_is_public_until_the_server_stops(home: Home) -> None:
             assert (style.status_code, "server" in style.headers) == (200, False)
             assert (await http.get("/v1/health")).status_code == 404
             assert (await http.post("/v1/shutdown")).status_code == 404
+            assert (await http.post("/hooks/h", json={})).status_code == 401
+            signed = {"webhook-signature": "good"}
+            assert (await http.post("/hooks/h", json={}, headers=signed)).status_code == 202
+            assert (await http.get("/hooks/h")).status_code == 405
         closing.set()
         await serving
         async with httpx.AsyncClient(base_url=public.url) as http:

@@ -180,6 +180,19 @@ def test_an_event_is_taken_kept_or_known(torpor: Torpor, agent: str, client: Cli
     assert (late.exit_code, "is completed" in late.stderr) == (1, True)
 
 
+def test_hooks_are_made_listed_and_revoked(torpor: Torpor, client: Client) -> None:
+    made = torpor("hooks", "create", "shop", "--event", "paid", "--run-at", "data.run")
+    assert (made.exit_code, "whsec_" in made.stdout, "only now" in made.stderr) == (0, True, True)
+    hook = client.hooks()[0]["id"]
+    listed = torpor("hooks", "list").stdout
+    assert hook in listed and "sends paid" in listed and "whsec_" not in listed
+    assert torpor("hooks", "create", "none").exit_code == 1
+    assert "revoked" in torpor("hooks", "revoke", hook).stderr
+    assert torpor("hooks", "list").stderr == "no hooks\n"
+    assert "revoked" in torpor("hooks", "list", "--all").stdout
+    assert torpor("hooks", "secret", "https://example.com").stdout.startswith("whsec_")
+
+
 def test_looking_at_a_run(torpor: Torpor, agent: str, client: Client) -> None:
     evil = "[red]Pay\x1b[2J?"
     run = detached(

@@ -304,3 +304,26 @@ def test_any_size_is_taken_or_refused(text: str) -> None:
 def test_sizes(mib: int, unit: str) -> None:
     assert size_mib(f"{mib}M{unit}", 64, 4096, "m") == mib
     assert size_mib(f" {mib * 1024} k{unit} ", 64, 4096, "m") == mib
+
+
+def test_webhooks_are_names_and_urls(tmp_path: Path) -> None:
+    def read(toml: str) -> AgentSource:
+        path = tmp_path / "a.py"
+        path.write_text(block(toml))
+        return read_agent(path)
+
+    told = read('[tool.torpor.webhooks]\noffice = "https://example.com:8443/x?y=z"')
+    assert told.webhooks == {"office": "https://example.com:8443/x?y=z"}
+    source = dataclasses.replace(told, webhooks={})
+    assert told.version("i") == source.version("i")
+    for wrong in (
+        'webhooks = "https://example.com"',
+        "webhooks = { a = 1 }",
+        'webhooks = { a = "file:///etc/passwd" }',
+        'webhooks = { a = "https://" }',
+        'webhooks = { a = "https://example.com:port" }',
+        'webhooks = { "" = "https://example.com" }',
+        'webhooks = { a = "https://user:word@example.com" }',
+    ):
+        with pytest.raises(Invalid, match="webhooks"):
+            read(f"[tool.torpor]\n{wrong}")

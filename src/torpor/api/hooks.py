@@ -1,0 +1,95 @@
+"""Webhooks: those that others send in, and the secrets that ours are signed with.
+
+`router` is for who runs this host; `public` is where the messages come in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.exceptions import HTTPException
+
+from torpor.api.problems import Json
+from torpor.api.shapes import (
+    CreatedHook,
+    Hook,
+    HookRequest,
+    HooksQuery,
+    Problem,
+    Sent,
+    UrlRequest,
+    UrlSecret,
+)
+from torpor.control.hooks import Unsigned
+
+Object = dict[str, Any]
+
+
+class Hooks(Protocol):
+    async def create(
+        self, agent: str, event: str | None, run_at: str | None, into: str | None
+    ) -> Object: ...
+
+    async def list(self, revoked: bool) -> list[Object]: ...
+
+    async def revoke(self, ref: str) -> Object: ...
+
+    async def receive(self, hook: str, headers: Mapping[str, str], body: bytes) -> Object: ...
+
+
+class Service(Protocol):
+    @property
+    def hooks(self) -> Hooks: ...
+
+    async def webhook_secret(self, url: str) -> Object: ...
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Uses = Annotated[Service, Depends(_service)]
+_PROBLEM: dict[int | str, Any] = {
+    "default": {"model": Problem, "description": "problem details (RFC 9457)"}
+}
+
+router = APIRouter(prefix="/v1", responses=_PROBLEM)
+public = APIRouter(responses=_PROBLEM)
+
+
+@router.post("/hooks", status_code=201, responses={201: {"model": CreatedHook}})
+async def create(body: HookRequest, service: Uses) -> Json:
+    """Let others start runs of an agent, or send them events. The secret is shown only now."""
+    made = await service.hooks.create(body.agent, body.event, body.run_at, body.into)
+    return Json(made, status_code=201)
+
+
+@router.get("/hooks", responses={200: {"model": list[Hook]}})
+async def hooks(query: Annotated[HooksQuery, Query()], service: Uses) -> Json:
+    return Json(await service.hooks.list(query.all))
+
+
+@router.delete("/hooks/{ref}", responses={200: {"model": Hook}})
+async def revoke(ref: str, service: Uses) -> Json:
+    """No message is taken by it any more."""
+    return Json(await service.hooks.revoke(ref))
+
+
+@router.post("/webhook-secrets", responses={200: {"model": UrlSecret}})
+async def secret(body: UrlRequest, service: Uses) -> Json:
+    """What our messages to a URL are signed with, as Standard Webhooks has it."""
+    return Json(await service.webhook_secret(body.url))
+
+
+@public.post("/hooks/{hook}", status_code=202, responses={202: {"model": Sent}})
+async def receive(hook: str, request: Request) -> Json:
+    """A message, signed as Standard Webhooks has it. The same webhook-id again changes nothing."""
+    service = _service(request)
+    try:
+        taken = await service.hooks.receive(hook, request.headers, await request.body())
+    except Unsigned as error:
+        raise HTTPException(401, str(error)) from error
+    return Json(taken, status_code=202)
