@@ -8,6 +8,7 @@ that is asked for, and that it fits the wait's schema. It takes effect in one wr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -132,7 +133,10 @@ class Waiting:
 
     async def shown(self, found: Sequence[WaitRow]) -> list[Object]:
         """As the API shows them."""
-        made = await self.links() if self.base is not None else None
+        made = None
+        if self.base is not None:
+            with contextlib.suppress(HostError):  # the host's key is gone, and with it all links
+                made = await self.links()
         return [
             wait.to_json() | {"url": made.url(wait.id) if made and _has_url(wait) else None}
             for wait in found

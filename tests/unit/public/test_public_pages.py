@@ -11,9 +11,12 @@ import httpx
 import pytest
 from tests.unit.public.conftest import BROWSER, Outside, Talk
 
+from torpor.contextlog.keys import put_key
+from torpor.control.keys import wrap
 from torpor.control.links import Links
 from torpor.model.errors import NotFound
 from torpor.model.ids import WaitId
+from torpor.snapshot.seal import Key
 
 Talking = Callable[[Talk], None]
 SCHEMA = {
@@ -224,6 +227,17 @@ def test_nothing_else_is_public(talk: Talking) -> None:
         async with outside.http(all=True) as socket:  # the Unix socket has all of it
             assert (await socket.get(path)).json()["state"] == "open"
             assert (await socket.get("/v1/health")).json()["public_url"] == str(http.base_url)
+
+    talk(about)
+
+
+def test_without_the_hosts_key_there_are_no_links_but_waits(talk: Talking) -> None:
+    async def about(outside: Outside, http: httpx.AsyncClient) -> None:
+        wait = await outside.ask()
+        key = Key.new()
+        await outside.store.write(lambda c: put_key(c, outside.run, wrap(key, outside.run, key)))
+        assert (await outside.service.wait(wait.id))["url"] is None
+        assert (await http.get("/w/anything")).status_code == 503
 
     talk(about)
 
