@@ -416,7 +416,7 @@ class Used(BaseModel):
 
 class HookRequest(Strict):
     agent: ShortText = Field(description="a deployed one: FILE, FILE:NAME or NAME")
-    event: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_sound)] | None = (
+    event: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound)] | None = (
         Field(default=None, description="messages are this event for a run; else each starts one")
     )
     run_at: ShortText | None = Field(
@@ -432,7 +432,7 @@ class HooksQuery(Strict):
 
 
 class UrlRequest(Strict):
-    url: Annotated[str, Field(max_length=2000), AfterValidator(_sound)]
+    url: Annotated[str, Field(max_length=2000), AfterValidator(sound)]
 
 
 class UrlSecret(BaseModel):
