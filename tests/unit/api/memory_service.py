@@ -81,9 +81,11 @@ class MemoryHooks:
         return [hook for hook in self.made if revoked or hook["revoked_at"] is None]
 
     async def revoke(self, ref: str) -> Object:
-        (hook,) = [hook for hook in self.made if hook["id"].startswith(ref)]
-        hook["revoked_at"] = time.time()
-        return hook
+        found = [hook for hook in self.made if hook["id"].startswith(ref)]
+        if len(found) != 1:
+            raise NotFound(f"no hook {ref}")
+        found[0]["revoked_at"] = time.time()
+        return found[0]
 
     async def receive(self, hook: str, headers: Mapping[str, str], body: bytes) -> Object:
         if headers.get("webhook-signature") != "good":
