@@ -50,7 +50,7 @@ def _row(each: Object, now: float) -> tuple[str, ...]:
         each["version"][:12],
         ", ".join(agent["name"] for agent in each["agents"]),
         each["engine"],
-        "imported" if at is None else words.ago(at, now),
+        "" if at is None else words.ago(at, now),
         "current" if each["current"] else "",
     )
 

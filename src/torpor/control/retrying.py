@@ -20,6 +20,7 @@ from torpor.contextlog.forks import Rewrap
 from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys
 from torpor.control.loading import source_from
+from torpor.model.engines import PROCESS
 from torpor.model.ids import AgentVersion, RunId
 from torpor.policy.retries import decide
 
@@ -47,7 +48,7 @@ def told(
     here, if one is to."""
     row = runs.get_run(c, run)
     agent = agents.get_agent(c, row.version)
-    memory_mib = agent.spec.get("memory_mib", 0)
+    memory_mib = None if row.engine == PROCESS else agent.spec.get("memory_mib")
     retry = decide(error, row.attempt, agent.rules, memory_mib, _chance.random())
     if retry is None or row.cancel_requested:
         return dict(error)

@@ -14,7 +14,8 @@ from typing import Any
 from torpor.model.rules import Rules
 
 BACKOFF_S_MAX = 3600.0
-OUT_OF_MEMORY = "OutOfMemory"
+# Its machine was full, or would have been.
+_OUT_OF_MEMORY = frozenset({"OutOfMemory", "MemoryError"})
 _FOR_GOOD = frozenset(
     {"Invalid", "Conflict", "NotFound", "CannotRestore", "Overran", "Expired", "Cancelled"}
 )
@@ -31,11 +32,13 @@ class Retry:
 
 
 def decide(
-    error: Mapping[str, Any], attempt: int, rules: Rules, memory_mib: int, chance: float
+    error: Mapping[str, Any], attempt: int, rules: Rules, memory_mib: int | None, chance: float
 ) -> Retry | None:
-    """For the run's `attempt`, counted from 1; `chance` is from 0 to 1."""
+    """For the run's `attempt`, counted from 1, on a machine of `memory_mib`, if it has one;
+    `chance` is from 0 to 1."""
     most = rules.memory_max_mib
-    if error.get("type") == OUT_OF_MEMORY and most is not None and memory_mib < most:
+    starved = error.get("type") in _OUT_OF_MEMORY
+    if starved and memory_mib is not None and most is not None and memory_mib < most:
         return Retry(0.0, min(2 * memory_mib, most), counts=False)
     if attempt > rules.retries or error.get("type") in _FOR_GOOD:
         return None

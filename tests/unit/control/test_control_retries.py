@@ -156,6 +156,8 @@ async def test_out_of_memory_it_goes_to_a_bigger_machine(plain: Plain) -> None:
     error = {"type": "OutOfMemory", "message": "m"}
 
     def fail(c: Any) -> RunRow:
+        at = schema.runs.c
+        c.execute(schema.runs.update().where(at.id == run).values(engine="qemu"))
         told = retrying.told(c, run, error, lambda *_: b"", time.time())
         return runs.transition(c, run, None, RunState.FAILED, time.time(), error=told)
 

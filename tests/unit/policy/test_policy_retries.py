@@ -39,9 +39,10 @@ def test_an_agent_may_say_when() -> None:
     assert decide({**ERROR, "after_s": 60}, 4, RULES, 512, 1.0) is None
 
 
-def test_out_of_memory_it_gets_more_while_there_is() -> None:
-    full = {"type": "OutOfMemory"}
+@pytest.mark.parametrize("kind", ["OutOfMemory", "MemoryError"])
+def test_out_of_memory_it_gets_more_while_there_is(kind: str) -> None:
+    full = {"type": kind}
     assert decide(full, 9, RULES, 512, 1.0) == Retry(0.0, 1024, counts=False)
     assert decide(full, 1, RULES, 768, 1.0) == Retry(0.0, 1024, counts=False)
-    assert decide(full, 4, RULES, 1024, 1.0) is None
+    assert decide(full, 4, RULES, 1024, 1.0) is decide(full, 4, RULES, None, 1.0) is None
     assert decide(full, 1, parse_rules({}, "rules"), 512, 1.0) is None
