@@ -215,7 +215,7 @@ async def tell(trial: Trial, threads: list[list[list[Any]]], fork_at: float) -> 
     await check(trial, run, lines, shared=set())
 
     log = await world.entries(run)
-    at = log[int(fork_at * (len(log) - 1))].seq
+    at = log[int(fork_at * (len(log) - 2))].seq  # the end is no place to go on from
     shared = {str(e.op) for e in log if e.kind == "op.end" and e.seq <= at}
     given = {op: data for op, data in trial.answers.items() if op in shared}
     world.effects.clear()

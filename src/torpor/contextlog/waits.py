@@ -376,15 +376,16 @@ def cancel_waits(c: Connection, run: RunId, now: float) -> int:
     return len(still_open)
 
 
-def due_waits(c: Connection, now: float) -> list[WaitRow]:
+def due_waits(c: Connection, now: float, limit: int | None = None) -> list[WaitRow]:
     """Open waits whose time has come, earliest first."""
-    query = select(_waits).where(_waits.c.state == OPEN, _waits.c.due_at <= now)
+    query = select(_waits).where(_waits.c.state == OPEN, _waits.c.due_at <= now).limit(limit)
     return [_row(row) for row in c.execute(query.order_by(_waits.c.due_at, _waits.c.id))]
 
 
-def end_due(c: Connection, now: float) -> list[WaitRow]:
-    """End every due wait, sleeps as completed and others as timed out; what they were."""
-    due = due_waits(c, now)
+def end_due(c: Connection, now: float, limit: int | None = None) -> list[WaitRow]:
+    """End the due waits, at most `limit`, sleeps as completed and others as timed out; what they
+    were."""
+    due = due_waits(c, now, limit)
     for wait in due:
         complete_wait(c, wait.id, value={"status": _DUE[wait.kind]}, now=now)
     return due

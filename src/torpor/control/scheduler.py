@@ -68,6 +68,8 @@ LOSSES_MAX = 3
 HOST_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 # A server that stops gives its machines and their model calls this long.
 HAND_OVER_S = 30.0
+# Timers of one moment end so many waits in one write, not to keep the others from writing.
+DUE_AT_ONCE = 100
 # Everything is pushed by events; this finds what an event that never came would have told.
 SAFETY_NET_S = 30.0
 
@@ -441,4 +443,4 @@ def _end_due(c: Any) -> list[WaitRow]:
     now = time.time()
     deadlines.end_due(c, now)
     fire_due(c, now)
-    return [waits.get_wait(c, wait.id) for wait in waits.end_due(c, now)]
+    return [waits.get_wait(c, wait.id) for wait in waits.end_due(c, now, DUE_AT_ONCE)]
