@@ -275,11 +275,10 @@ class WatchedStore(LogStore):
     async def write(self, fn: Callable[[Connection], T]) -> T:
         if self.world is not None:
             await self.world.at("write")
-        try:
-            return await super().write(fn)
-        finally:
-            if self.world is not None:
-                await self.world.at("written")
+        value = await super().write(fn)
+        if self.world is not None:
+            await self.world.at("written")
+        return value
 
     async def write_unseen(self, fn: Callable[[Connection], T]) -> T:
         return await super().write(fn)
