@@ -1,6 +1,6 @@
 """What a query found, drawn: a small chart for each column of numbers. Pure.
 
-A row is a place along the chart; what it is called is the first column that is no number. Whether a
+A row is a place along the chart; what it is called is in the columns that are no numbers. Whether a
 result is one to draw (a few names with numbers, not a list of entries) is decided here, too.
 """
 
@@ -49,11 +49,12 @@ def charts(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[Chart]
     if not ROWS_MIN <= len(rows) <= ROWS_MAX:
         return []
     numbers = numeric(rows)
-    names = next((at for at in range(len(columns)) if at not in numbers), None)
-    if names is None:
-        # All are numbers: the first is what the others are of.
-        names, numbers = 0, numbers[1:]
-    called = [words.compact(row[names], _LABEL_CHARS) for row in rows]
+    names = [at for at in range(len(columns)) if at not in numbers]
+    if not names:  # all are numbers: the first is what the others are of
+        names, numbers = [0], numbers[1:]
+    called = [
+        words.line(" ".join(words.compact(row[at]) for at in names), _LABEL_CHARS) for row in rows
+    ]
     return [_chart(columns[at], called, [row[at] for row in rows]) for at in numbers[:CHARTS_MAX]]
 
 
@@ -72,7 +73,7 @@ def _chart(title: str, called: list[str], values: list[int | float | None]) -> C
     low, high = min(0, *known), max(0, *known)
     span = (high - low) or 1
     place = WIDTH / len(values)
-    zero = high / span * HEIGHT
+    zero = high / span * HEIGHT if high > low else HEIGHT
     bars = []
     for at, value in enumerate(values):
         if value is None or not math.isfinite(value):

@@ -35,6 +35,21 @@ def moment(at: float | None) -> Markup:
     )
 
 
+def time_of(at: float) -> Markup:
+    """A time in a list of such: of another day's, with its date, but not the year."""
+    when = datetime.fromtimestamp(at).astimezone()
+    today = when.date() == datetime.now(when.tzinfo).date()
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        when.isoformat(),
+        when.isoformat(" ", "milliseconds"),
+        when.strftime("%H:%M:%S" if today else "%m-%d %H:%M:%S"),
+    )
+
+
+def is_today(at: float) -> bool:
+    return datetime.fromtimestamp(at).date() == datetime.now().date()
+
+
 def clock(at: float) -> Markup:
     when = datetime.fromtimestamp(at).astimezone()
     return Markup('<time datetime="{}" title="{}">{}</time>').format(
@@ -83,12 +98,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(asset=assets.url, asked=words.asked)
+    environment.globals.update(asset=assets.url, asked=words.asked, is_today=is_today)
     environment.globals.update(console_url=console_url)
     environment.globals.update(form=answering.form, typed_first=answering.typed_first)
     environment.filters.update(
         moment=moment,
         clock=clock,
+        time_of=time_of,
         in_time=in_time,
         given=given,
         cell=cell,

@@ -15,13 +15,19 @@ from torpor.model.home import Home
 CELLS = st.none() | st.integers(-(10**9), 10**9) | st.floats() | st.text(max_size=5)
 
 
-def test_each_column_of_numbers_is_a_chart_by_the_first_that_is_none() -> None:
+def test_each_column_of_numbers_is_a_chart_of_what_the_others_name() -> None:
     rows = [["a", 1, 0.5], ["b", 3, None], ["c", -1, 1.5]]
     first, second = charts(["name", "n", "share"], rows)
     assert (first.title, first.names) == ("n", ["a", "b", "c"])
     assert (first.low, first.high, first.zero) == ("-1", "3", 90.0)
     assert [(bar.y, bar.height) for bar in first.bars] == [(60.0, 30.0), (0.0, 90.0), (90.0, 30.0)]
     assert [bar.says for bar in second.bars] == ["a: 0.5", "c: 1.5"]
+
+
+def test_names_are_put_together_and_nothing_stands_on_the_ground() -> None:
+    (chart,) = charts(["agent", "n", "state"], [["a", 0, "done"], ["a", 0, "failed"]])
+    assert chart.names == ["a done", "a failed"]
+    assert chart.zero == HEIGHT
 
 
 @pytest.mark.parametrize(
