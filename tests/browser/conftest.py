@@ -91,6 +91,7 @@ def stage(model: str) -> Iterator[Stage]:
         source = read_agent(HERE / "agent.py")
         deployed = client.deploy(source, lambda stage, message, fraction: None)
         client.set_queue("slow", concurrency=2, rate="10/1m")
+        client.add_schedule("early", cron="30 8 1 1 *", agent="research", input={"topic": "owls"})
         yield Stage(client, deployed["version"], many)
         stop_server(home)
 

@@ -13,7 +13,7 @@ from tests.browser.conftest import AXE, Opens, Stage
 
 QUERY = "/ui/query?sql=SELECT+state,+count(*)+AS+runs+FROM+runs+GROUP+BY+state"
 PAGES = ["/ui/runs", "/ui/runs?before={middle}", "/ui/runs/{long}", "/ui/waits", "/ui/agents"]
-PAGES += ["/ui/storage", "/ui/queues", QUERY, "/ui/waits?all=1", "/ui/runs/none"]
+PAGES += ["/ui/storage", "/ui/queues", "/ui/schedules", QUERY, "/ui/waits?all=1", "/ui/runs/none"]
 QUICK = [
     *PAGES[:-3],
     "/ui/waits?all=1",

@@ -1,4 +1,5 @@
-"""The dashboard: runs, waits, agents, queues, storage and SQL as pages, rendered here, for people.
+"""The dashboard, for people: runs, waits, agents, queues, schedules, storage and SQL as pages,
+filled in here.
 
     browser ──► guard        a session, CSRF, what a browser is told to allow
                 pages        GET: asks the service, renders            actions   POST: one call each

@@ -108,6 +108,19 @@ def _limit(name: str, text: str) -> int | None:
     return int(text) if text else None
 
 
+async def schedule(request: Request) -> Response:
+    """Pause it, let it go on, or remove it."""
+    schedules, name = service_of(request).schedules, request.path_params["name"]
+    what = one(request, "do")
+    if what == "remove":
+        await schedules.remove(name)
+    elif what in ("pause", "resume"):
+        await schedules.pause(name, what == "pause")
+    else:
+        raise Invalid(f"a schedule is paused, resumed or removed, not {what!r}")
+    return go(request, "/ui/schedules")
+
+
 async def collect(request: Request) -> Response:
     await service_of(request).gc(False)
     return go(request, "/ui/storage")

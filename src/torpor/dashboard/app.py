@@ -38,6 +38,8 @@ _ROUTES = [
     Route("/agents/{version}/runs", actions.start, methods=["POST"]),
     Route("/queues", pages.queues),
     Route("/queues/{name:path}", actions.queue, methods=["POST"]),
+    Route("/schedules", pages.schedules),
+    Route("/schedules/{name:path}", actions.schedule, methods=["POST"]),
     Route("/query", console.console),
     Route("/query.csv", console.as_csv),
     Route("/queries", console.save, methods=["POST"]),

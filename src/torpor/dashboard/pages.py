@@ -176,6 +176,12 @@ async def queues(request: Request) -> Response:
     return render.page(request, "queues.html", at="queues", queues=found, totals=totals)
 
 
+async def schedules(request: Request) -> Response:
+    service = service_of(request)
+    found, totals = await asyncio.gather(service.schedules.list(), service.totals())
+    return render.page(request, "schedules.html", at="schedules", schedules=found, totals=totals)
+
+
 async def storage(request: Request) -> Response:
     service = service_of(request)
     health, totals, found = await asyncio.gather(

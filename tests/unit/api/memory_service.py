@@ -93,6 +93,27 @@ class MemoryHooks:
         return {"run": "run_1", "seq": None, "name": None, "wait": None, "again": False}
 
 
+class MemorySchedules:
+    def __init__(self) -> None:
+        self.known: dict[str, Object] = {}
+
+    async def list(self) -> list[Object]:
+        return [*self.known.values()]
+
+    async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool) -> Object:
+        times = dict.fromkeys(("next_time", "next_at", "last_time", "last_run", "trouble"))
+        rules = {"paused": False, "made_at": 1.0, "overlap": "skip", "missed": "once"}
+        self.known[name] = {"name": name} | rules | times | dict(settings)
+        return self.known[name]
+
+    async def pause(self, name: str, paused: bool) -> Object:
+        self.known[name]["paused"] = paused
+        return self.known[name]
+
+    async def remove(self, name: str) -> Object:
+        return self.known.pop(name)
+
+
 class MemoryService:
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -109,6 +130,7 @@ class MemoryService:
         self._pinned: set[str] = set()
         self._saved: dict[str, Object] = {}
         self.queueing = MemoryQueues()
+        self.schedules = MemorySchedules()
         self._appended: dict[str, list[asyncio.Future[None]]] = {}
         self._answered: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}

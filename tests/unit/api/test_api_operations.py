@@ -29,7 +29,7 @@ class Service(MemoryService):
         super().__init__(home)
         self.store = store
         self.queueing = Queueing(store)  # type: ignore[assignment]
-        self.schedules = Schedules(store)
+        self.schedules = Schedules(store)  # type: ignore[assignment]
 
     async def upgrade(self, ref: str, version: str | None) -> dict[str, Any]:
         return (await self.store.write(lambda c: upgrade_run(c, ref, version, 9.0))).to_json()

@@ -17,8 +17,16 @@ from torpor.dashboard.sessions import Sessions
 from torpor.model.home import Home
 
 ORIGIN = "http://127.0.0.1:7717"
-PAGES = ["/ui/runs", "/ui/waits", "/ui/agents", "/ui/queues", "/ui/query", "/ui/storage"]
-PAGES += ["/ui/storage/reclaimable"]
+PAGES = [
+    "/ui/runs",
+    "/ui/waits",
+    "/ui/agents",
+    "/ui/queues",
+    "/ui/schedules",
+    "/ui/query",
+    "/ui/storage",
+]
+PAGES += ["/ui/schedules", "/ui/storage", "/ui/storage/reclaimable"]
 
 
 class Browser:
@@ -233,6 +241,22 @@ def test_a_queue_is_paused_and_limited(home: Home) -> None:
         assert "Resume" in page.text and "2 a key, 10/1m" in page.text
         wrong = await browser.post("/ui/queues/web%2Feu", per_key="many")
         assert wrong.status_code == 422 and "per_key is a number" in wrong.text
+
+    browse(home, talk)
+
+
+def test_a_schedule_is_paused_and_removed(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        schedules = browser.service.schedules
+        told = {"agent": "player", "cron": "30 8 * * *", "zone": "Europe/Berlin", "input": {"n": 1}}
+        await schedules.add("each/day", told, replace=False)
+        await browser.post("/ui/schedules/each%2Fday", do="pause")
+        assert schedules.known["each/day"]["paused"] is True
+        page = await browser.http.get("/ui/schedules")
+        assert "30 8 * * *" in page.text and "Resume" in page.text
+        assert (await browser.post("/ui/schedules/each%2Fday", do="x")).status_code == 422
+        await browser.post("/ui/schedules/each%2Fday", do="remove")
+        assert schedules.known == {}
 
     browse(home, talk)
 
