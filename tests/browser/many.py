@@ -7,6 +7,7 @@ other names.
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select, update
@@ -36,7 +37,9 @@ def seed(home: Home) -> dict[str, str]:
     home.create()
     store = LogStore.open(home.database)
     try:
-        asyncio.run(_seed(store))
+        # In a thread of its own: Playwright may have an event loop in this one.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(lambda: asyncio.run(_seed(store))).result()
     finally:
         store.close()
     return {"long": _id(1), "found": _id(2), "middle": _id(RUNS // 2)}
