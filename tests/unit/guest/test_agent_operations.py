@@ -469,7 +469,7 @@ def test_a_wait_given_up_in_a_coroutine_can_be_waited_for_again(driver: Driver) 
         async def main():
             w = torpor.waitpoint("w")
             try:
-                await asyncio.wait_for(w._wait(), 0.01)
+                await asyncio.wait_for(w, 0.01)
             except TimeoutError:
                 torpor.log("given up")
             return (await w).data
