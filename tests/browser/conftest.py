@@ -96,8 +96,10 @@ def stage(model: str) -> Iterator[Stage]:
         stop_server(home)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    # A module's, not the session's: Playwright leaves an event loop running in this thread, beside
+    # which no other test could have one.
     found = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if found is None:
         pytest.skip("no chromium is installed here: scripts/setup.sh does it")
