@@ -2,7 +2,8 @@
 
 `pack` gives the bytes as they are read, `Unpacker` takes them as they come: neither has a whole
 layer in memory, nor seeks. Every member is named in the header with its size and the BLAKE3 of
-its bytes, and compared with both. docs/formats/export.md has it byte by byte.
+its bytes, and compared with both; the header's own BLAKE3 follows it. docs/formats/export.md has it
+byte by byte.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torpor.model.errors import Damaged, Invalid
 
 FORMAT, VERSION = "torpor-export", 1
 HEADER = "header.json"
+HEADER_DIGEST = "header.blake3"
 HEADER_BYTES_MAX = 64 << 20
 MEMBERS_MAX = 100_000
 CHUNK = 1 << 20
@@ -46,6 +48,9 @@ def pack(facts: Mapping[str, Any], sources: Sequence[Source]) -> Iterator[bytes]
     header = json.dumps(head, separators=(",", ":")).encode()
     yield from _entry(HEADER, len(header))
     yield from (header, _padding(len(header)))
+    digest = blake3(header).hexdigest().encode()
+    yield from _entry(HEADER_DIGEST, len(digest))
+    yield from (digest, _padding(len(digest)))
     for source in sources:
         yield from _entry(source.member.name, source.member.size)
         yield from _verified(source.member, source.read())
@@ -90,8 +95,12 @@ class Unpacker:
         info = self._next(HEADER)
         if info.size > HEADER_BYTES_MAX:
             _refuse(f"its header has {info.size:,} bytes")
+        data = b"".join(self._chunks(info))
+        digest = b"".join(self._chunks(self._next(HEADER_DIGEST)))
+        if digest != blake3(data).hexdigest().encode():
+            _refuse("its header is damaged")
         try:
-            head = json.loads(b"".join(self._chunks(info)))
+            head = json.loads(data)
         except (ValueError, RecursionError) as error:
             _refuse(f"its header is not JSON ({error})", error)
         if not isinstance(head, dict) or head.get("format") != FORMAT:
