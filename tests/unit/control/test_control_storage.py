@@ -449,7 +449,7 @@ def test_what_was_tampered_with_is_refused_and_leaves_nothing(tmp_path: Path, na
 
 
 def broken(data: bytes) -> Iterator[bytes]:
-    for at in range(0, len(data), len(data) // 40):
+    for at in range(0, len(data.rstrip(b"\0")), len(data) // 40):
         yield data[:at]
         if data[at]:  # what fills up to the next member says nothing
             yield data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :]
