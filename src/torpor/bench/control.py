@@ -46,7 +46,7 @@ from torpor.snapshot.store import SnapshotStore
 
 AGENT = Path(__file__).with_name("working.py")
 WRITERS, APPENDS = 32, 20_000
-STARTS, WAKES = 40, 100
+STARTS, WAKES = 40, 30
 TIMERS, DUE_IN_S = 1000, 30.0
 PAGES, PAGE = 20, 50
 SETTLE_S, IDLE_S = 5.0, 20.0
