@@ -95,6 +95,6 @@ def figures(m: Measured) -> tuple[Figure, ...]:
             value=m.timers_late_ms,
             samples=m.timers,
             bar=2000,
-            bound="three statements each, and one commit for all",
+            bound="some statements each, and a commit for each hundred",
         ),
     )

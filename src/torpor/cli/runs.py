@@ -24,7 +24,7 @@ from torpor.cli.storage import RunArg, snapshot_table
 from torpor.client import Appended, Back, Client, Lost
 from torpor.model.engines import NOT_ISOLATED, PROCESS
 from torpor.model.home import Home
-from torpor.model.states import FINAL, RunState
+from torpor.model.states import FINAL, UNFINISHED, RunState
 
 _DAY_S = 86400
 _RECENT_MAX = 1000
@@ -32,7 +32,6 @@ _OUTPUT_LINES = 10
 _SNAPSHOTS = 5
 _CHILDREN = 10
 _IN_OP = ("kind", "name", "digest")  # its id says the first two; the third is not for people
-_UNFINISHED = tuple(s.value for s in RunState if s not in FINAL)
 
 Object = dict[str, Any]
 
@@ -51,7 +50,7 @@ def ps(
     else:
         ended = client.runs([s.value for s in FINAL], limit=_RECENT_MAX)
         since = time.time() - _DAY_S
-        found = list(client.all_runs(_UNFINISHED)) + [r for r in ended if r["ended_at"] >= since]
+        found = list(client.all_runs(UNFINISHED)) + [r for r in ended if r["ended_at"] >= since]
         found.sort(key=lambda run: run["created_at"], reverse=True)
     if as_json:
         show_json(found)

@@ -16,11 +16,10 @@ from torpor.cli import words
 from torpor.cli.host import Json, connect
 from torpor.cli.screen import show, show_json, state, table
 from torpor.client import Client, Unreachable
-from torpor.model.states import FINAL, RunState
+from torpor.model.states import UNFINISHED, RunState
 
 Object = dict[str, Any]
 
-_UNFINISHED = tuple(s.value for s in RunState if s not in FINAL)
 _RUNS = 200
 _AT_WORK = {RunState.RUNNING.value: 0, RunState.QUEUED.value: 1}
 
@@ -57,7 +56,7 @@ def _live(client: Client, interval_s: float) -> None:
 
 def look(client: Client) -> Object:
     """What there is to show: totals, the unfinished runs, what they wait for."""
-    runs = client.runs(_UNFINISHED, limit=_RUNS)
+    runs = client.runs(UNFINISHED, limit=_RUNS)
     runs.sort(key=lambda run: (_AT_WORK.get(run["state"], 2), -run["state_since"]))
     return {"totals": client.totals(), "runs": runs, "waits": client.waits()}
 

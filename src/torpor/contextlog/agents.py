@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, func, insert, select, update
@@ -40,7 +41,7 @@ class AgentRow:
         """Which engine its runs are of: a plain process stands on no image."""
         return PROCESS if self.spec.get("image") == PROCESS else QEMU
 
-    @property
+    @cached_property
     def rules(self) -> Rules:
         return parse_rules(self.spec.get("rules", {}), self.entry)
 

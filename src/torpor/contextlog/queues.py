@@ -23,7 +23,7 @@ from torpor.contextlog.store import tell
 from torpor.model.errors import NotFound
 from torpor.model.ids import RunId
 from torpor.model.rules import Limits, parse_limits
-from torpor.model.states import FINAL, RunState
+from torpor.model.states import UNFINISHED, RunState
 
 _queues, _runs = schema.queues, schema.runs
 _AT_REST = (RunState.QUEUED.value, RunState.SUSPENDED.value)
@@ -85,15 +85,12 @@ def list_queues(c: Connection) -> list[QueueRow]:
 def figures(c: Connection) -> dict[str, Counter[str]]:
     """Of each queue its unfinished runs by state; queued ones that are not due yet as "delayed"."""
     state = (_runs.c.queue, _runs.c.state, _runs.c.ready)
-    counts = select(*state, func.count()).where(_runs.c.state.in_(_UNFINISHED)).group_by(*state)
+    counts = select(*state, func.count()).where(_runs.c.state.in_(UNFINISHED)).group_by(*state)
     found: dict[str, Counter[str]] = {}
     for queue, name, ready, count in c.execute(counts):
         delayed = name == RunState.QUEUED and not ready
         found.setdefault(queue, Counter())["delayed" if delayed else name] += count
     return found
-
-
-_UNFINISHED = [state.value for state in RunState if state not in FINAL]
 
 
 def wanting(c: Connection) -> list[QueueRow]:

@@ -54,7 +54,7 @@ from torpor.model.errors import Conflict, InternalError, Invalid, NotFound
 from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
 from torpor.model.rules import Rules
 from torpor.model.starting import AT_ONCE, Start
-from torpor.model.states import FINAL, RunState, may_follow
+from torpor.model.states import FINAL, UNFINISHED, RunState, may_follow
 
 ID_KEY_MAX = 256
 CANCEL_REQUESTED = "run.cancel_requested"
@@ -117,11 +117,9 @@ class RunRow:
         return shown | {"state": self.state.value} | figures._asdict()
 
 
-_INTERNAL = {"ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested"} | {
-    "due_at",
-    "patient",
-    "wall_until",
-    "id_key_until",
+_INTERNAL = {
+    *("ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested"),
+    *("due_at", "patient", "wall_until", "id_key_until"),
 }
 
 
@@ -160,9 +158,9 @@ def create_run(
     if id_key is not None:
         if not 1 <= len(id_key) <= ID_KEY_MAX:
             raise Invalid(f"an id key has 1 to {ID_KEY_MAX} characters, not {len(id_key)}")
-        made = c.execute(select(_runs).where(_runs.c.id_key == id_key)).first()
+        made = made_with(c, id_key)
         if made is not None and (made.id_key_until is None or now < made.id_key_until):
-            return _same(_row(made), version, agent, input)
+            return _same(made, version, agent, input)
         if made is not None:
             c.execute(update(_runs).where(_runs.c.id == made.id).values(id_key=None))
     known = find_agent(c, version)
@@ -437,7 +435,7 @@ def unwanted_children(c: Connection, parent: RunId) -> list[RunId]:
     waited = select(schema.waits.c.id).where(
         schema.waits.c.child == _runs.c.id, schema.waits.c.state == OPEN
     )
-    unfinished = _runs.c.state.not_in([state.value for state in FINAL])
+    unfinished = _runs.c.state.in_(UNFINISHED)
     query = select(_runs.c.id).where(_runs.c.parent == parent, unfinished, ~waited.exists())
     return [RunId(run) for run in c.scalars(query.order_by(_runs.c.id))]
 

@@ -93,7 +93,7 @@ def remove_schedule(c: Connection, name: str) -> None:
 def get_schedule(c: Connection, name: str) -> ScheduleRow:
     found = find_schedule(c, name)
     if found is None:
-        raise _absent(name)
+        raise NotFound(f"there is no schedule {name!r}", hint="torpor schedules list")
     return found
 
 
@@ -116,7 +116,3 @@ def due_schedules(c: Connection, now: float, most: int) -> list[ScheduleRow]:
 def next_due(c: Connection) -> float | None:
     at: float | None = c.scalar(select(func.min(_schedules.c.next_at)).where(~_schedules.c.paused))
     return at
-
-
-def _absent(name: str) -> NotFound:
-    return NotFound(f"there is no schedule {name!r}", hint="torpor schedules list")

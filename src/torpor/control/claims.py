@@ -19,7 +19,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.model.ids import RunId
 from torpor.model.rules import Limits
 from torpor.model.states import RunState
-from torpor.policy.queues import Use, Waiting, choose
+from torpor.policy.queues import Use, Waiting, choose, full
 
 CANCELLED_MAX = 100  # at once
 
@@ -90,14 +90,14 @@ def _first(
             most = min(most, limit.concurrency - use.running[name])
         if most <= 0:
             return found
-        full = [key for (q, key), n in use.by_key.items() if q == name and _full(limit.per_key, n)]
+        by_key = [(key, n) for (q, key), n in use.by_key.items() if q == name]
         next_ones = queues.first_wanting(
             c,
             name,
             engines,
             most,
             but=[*but, *(one.run for one in found)],
-            keys=full,
+            keys=[key for key, n in by_key if full(limit.per_key, n)],
             starts=limit.rate is None or use.started[name] < limit.rate.count,
         )
         chosen = choose([_read(row) for row in next_ones], limits, use)
@@ -109,10 +109,6 @@ def _first(
 def _read(row: Any) -> Waiting:
     run, queue, engine, key, priority, state = row
     return Waiting(RunId(run), queue, engine, key, priority, starts=state == RunState.QUEUED)
-
-
-def _full(most: int | None, taken: int) -> bool:
-    return most is not None and taken >= most
 
 
 def _waiting(row: RunRow) -> Waiting:

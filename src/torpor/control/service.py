@@ -57,7 +57,7 @@ from torpor.model.ids import AgentVersion, OpId, RunId
 from torpor.model.inputs import check_input
 from torpor.model.prices import Prices
 from torpor.model.starting import AT_ONCE, Start
-from torpor.model.states import FINAL, RunState
+from torpor.model.states import FINAL, UNFINISHED, RunState
 from torpor.model.webhooks import check_url
 from torpor.query.ask import Asking, Question
 from torpor.snapshot.store import SnapshotStore
@@ -102,8 +102,7 @@ class Service:
         """Open the log. Where runs are unfinished, their engines are made ready for them now."""
         home.create()
         service = cls(home, await asyncio.to_thread(LogStore.open, home.database))
-        unfinished = [state for state in RunState if state not in FINAL]
-        needed = await service._store.read(lambda c: runs.engines_of(c, unfinished))
+        needed = await service._store.read(lambda c: runs.engines_of(c, UNFINISHED))
         if any(home.images.iterdir()):
             needed.add(service._engines.choice.engine)
         for engine in needed:

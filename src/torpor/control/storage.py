@@ -32,7 +32,7 @@ from torpor.control.metrics import Metrics
 from torpor.model.errors import TorporError
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.keep import parse_keep
-from torpor.model.states import FINAL, RunState
+from torpor.model.states import FINAL, UNFINISHED
 from torpor.policy import retention
 from torpor.policy.retention import Deployed, Taken
 from torpor.snapshot import gc
@@ -199,7 +199,7 @@ class Storage:
         def read(c: Connection) -> dict[str, set[RunId]]:
             users: dict[str, set[RunId]] = defaultdict(set)
             unfinished, based = defaultdict(set), defaultdict(set)
-            for run in runs.runs_in(c, [s for s in RunState if s not in FINAL]):
+            for run in runs.runs_in(c, UNFINISHED):
                 unfinished[run.version].add(run.id)
                 based[run.base].add(run.id)
             for row in snapshots.live_snapshots(c):
@@ -220,7 +220,7 @@ def _reclaim(c: Connection, now: float) -> tuple[_Plan, list[RunId]]:
 def _plan(c: Connection, now: float) -> _Plan:
     live = snapshots.live_snapshots(c)
     known = {agent.version: agent for agent in agents.list_agents(c)}
-    unfinished = {run.id: run for run in runs.runs_in(c, [s for s in RunState if s not in FINAL])}
+    unfinished = {run.id: run for run in runs.runs_in(c, UNFINISHED)}
     using = Counter(run.version for run in unfinished.values())
     kept = retention.templates_kept(
         [

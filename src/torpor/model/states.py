@@ -29,6 +29,7 @@ class RunState(StrEnum):
 
 
 FINAL = frozenset({RunState.COMPLETED, RunState.FAILED, RunState.CANCELLED})
+UNFINISHED = tuple(state for state in RunState if state not in FINAL)
 
 # from → what may follow. RUNNING → RUNNING is a recovery: the machine was lost, a new epoch began.
 # RUNNING → SUSPENDED is a freeze, while the run waits or when it is handed over.

@@ -51,13 +51,13 @@ class Use:
 
 def may_go(one: Waiting, limits: Limits, use: Use) -> bool:
     """Whether the limits of its queue, and the host, let this one go now."""
-    full = (
-        _full(limits.concurrency, use.running[one.queue]),
-        one.key is not None and _full(limits.per_key, use.by_key[one.queue, one.key]),
+    limits_reached = (
+        full(limits.concurrency, use.running[one.queue]),
+        one.key is not None and full(limits.per_key, use.by_key[one.queue, one.key]),
         one.starts and limits.rate is not None and use.started[one.queue] >= limits.rate.count,
         use.room[one.engine] <= 0,
     )
-    return not any(full)
+    return not any(limits_reached)
 
 
 def choose(waiting: Sequence[Waiting], limits: Mapping[str, Limits], use: Use) -> list[Waiting]:
@@ -71,5 +71,6 @@ def choose(waiting: Sequence[Waiting], limits: Mapping[str, Limits], use: Use) -
     return chosen
 
 
-def _full(most: int | None, taken: int) -> bool:
+def full(most: int | None, taken: int) -> bool:
+    """Whether a limit, None if there is none, lets no more go."""
     return most is not None and taken >= most
