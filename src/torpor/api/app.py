@@ -36,6 +36,7 @@ from torpor.api import (
 from torpor.api.problems import Json
 from torpor.api.query import QueryRequest, Rows
 from torpor.api.shapes import (
+    PROBLEMS,
     Agent,
     Backup,
     BackupRequest,
@@ -49,7 +50,6 @@ from torpor.api.shapes import (
     Health,
     LogQuery,
     PinRequest,
-    Problem,
     RetryRequest,
     Run,
     RunDetail,
@@ -228,10 +228,7 @@ Uses = Annotated[Service, Depends(_service)]
 Stopping = Annotated[Stop, Depends(_stop)]
 Closing = Annotated[asyncio.Event, Depends(_closing)]
 
-router = APIRouter(
-    prefix="/v1",
-    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
-)
+router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 
 def _gives(model: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:

@@ -15,7 +15,7 @@ import socket
 from typing import Annotated, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -26,6 +26,7 @@ from starlette.types import ASGIApp
 from torpor.api import limits
 from torpor.api.problems import Json
 from torpor.api.serving import Uvicorn
+from torpor.api.shapes import Strict
 from torpor.api.stopping import Stop
 from torpor.dashboard.app import dashboard
 from torpor.dashboard.needs import Service
@@ -39,8 +40,7 @@ _DRAIN_S = 2
 router = APIRouter(prefix="/v1/dashboard")
 
 
-class LinkRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class LinkRequest(Strict):
     port: int | None = Field(
         default=None, ge=0, le=65535, description=f"of {HOST}; by default {PORT} if it is free"
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Depends, Request
 
 from torpor.api.problems import Json
-from torpor.api.shapes import Problem, SendRequest, Sent
+from torpor.api.shapes import PROBLEMS, SendRequest, Sent
 
 Object = dict[str, Any]
 
@@ -25,10 +25,7 @@ def _receiver(request: Request) -> Receiver:
     return service
 
 
-router = APIRouter(
-    prefix="/v1",
-    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
-)
+router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 
 @router.post("/runs/{ref}/events", status_code=202, responses={202: {"model": Sent}})

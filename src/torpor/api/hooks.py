@@ -13,11 +13,11 @@ from starlette.exceptions import HTTPException
 
 from torpor.api.problems import Json
 from torpor.api.shapes import (
+    PROBLEMS,
     CreatedHook,
     Hook,
     HookRequest,
     HooksQuery,
-    Problem,
     UrlRequest,
     UrlSecret,
 )
@@ -51,11 +51,8 @@ def _service(request: Request) -> Service:
 
 
 Uses = Annotated[Service, Depends(_service)]
-_PROBLEM: dict[int | str, Any] = {
-    "default": {"model": Problem, "description": "problem details (RFC 9457)"}
-}
 
-router = APIRouter(prefix="/v1", responses=_PROBLEM)
+router = APIRouter(prefix="/v1", responses=PROBLEMS)
 public = APIRouter()
 
 

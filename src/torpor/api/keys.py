@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from torpor.api.problems import Json
-from torpor.api.shapes import Problem, ShortText
+from torpor.api.shapes import PROBLEMS, ShortText, Strict
 from torpor.control.access import TOKEN_S, TOKEN_S_MAX, Access
 from torpor.model.access import Scope
 
@@ -17,8 +17,7 @@ _YEARS_S = 100 * 365 * 86400.0
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w .@/-]+$")]
 
 
-class KeyRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class KeyRequest(Strict):
     name: Name
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
     agents: Annotated[list[ShortText], Field(min_length=1, max_length=_AGENTS_MAX)] | None = Field(
@@ -27,10 +26,9 @@ class KeyRequest(BaseModel):
     expires_s: Annotated[float, Field(gt=0, le=_YEARS_S)] | None = None
 
 
-class TokenRequest(BaseModel):
+class TokenRequest(Strict):
     """For just one of the two."""
 
-    model_config = ConfigDict(extra="forbid")
     run: ShortText | None = None
     wait: ShortText | None = None
     expires_s: float = Field(default=TOKEN_S, gt=0, le=TOKEN_S_MAX)
@@ -65,10 +63,7 @@ def _access(request: Request) -> Access:
 
 
 Keys = Annotated[Access, Depends(_access)]
-router = APIRouter(
-    prefix="/v1",
-    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
-)
+router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 
 @router.post("/keys", status_code=201, responses={201: {"model": NewKey}})

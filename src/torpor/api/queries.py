@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Protocol, cast
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from torpor.api.problems import Json
-from torpor.api.shapes import Problem, ShortText, Text
+from torpor.api.shapes import PROBLEMS, ShortText, Strict, Text
 
-router = APIRouter(
-    prefix="/v1/queries",
-    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
-)
+router = APIRouter(prefix="/v1/queries", responses=PROBLEMS)
 
 
 class Queries(Protocol):
@@ -30,8 +27,7 @@ class SavedQuery(BaseModel):
     saved_at: float
 
 
-class SaveRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class SaveRequest(Strict):
     sql: Annotated[Text, Field(min_length=1, max_length=20_000)]
 
 

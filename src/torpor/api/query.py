@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from torpor.api.shapes import Text
+from torpor.api.shapes import Strict, Text
 from torpor.query.ask import ROWS, ROWS_MAX, SQL_CHARS_MAX, TIMEOUT_S, TIMEOUT_S_MAX, Question
 
 _INT_MAX = 2**63 - 1
 Parameter = Annotated[int, Field(ge=-_INT_MAX - 1, le=_INT_MAX)] | float | Text | bool | None
 
 
-class QueryRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class QueryRequest(Strict):
     sql: Annotated[Text, Field(min_length=1, max_length=SQL_CHARS_MAX)]
     parameters: (
         Annotated[list[Parameter], Field(max_length=100)]

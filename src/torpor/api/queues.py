@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
 from torpor.api.problems import Json
-from torpor.api.shapes import Problem, Strict
+from torpor.api.shapes import PROBLEMS, Strict
 
 Object = dict[str, Any]
 
@@ -53,10 +53,7 @@ def _queueing(request: Request) -> Queueing:
 
 Uses = Annotated[Queueing, Depends(_queueing)]
 
-router = APIRouter(
-    prefix="/v1/queues",
-    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
-)
+router = APIRouter(prefix="/v1/queues", responses=PROBLEMS)
 
 
 @router.get("", responses={200: {"model": list[Queue]}})

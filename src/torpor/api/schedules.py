@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, BaseModel, Field
 
 from torpor.api.problems import Json
-from torpor.api.shapes import Problem, ShortText, Strict, sound
+from torpor.api.shapes import PROBLEMS, ShortText, Strict, sound
 
 Object = dict[str, Any]
 
@@ -72,10 +72,7 @@ def _schedules(request: Request) -> Schedules:
 
 Uses = Annotated[Schedules, Depends(_schedules)]
 
-router = APIRouter(
-    prefix="/v1/schedules",
-    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
-)
+router = APIRouter(prefix="/v1/schedules", responses=PROBLEMS)
 
 
 @router.get("", responses={200: {"model": list[Schedule]}})

@@ -296,6 +296,11 @@ class Problem(BaseModel):
     hint: str
 
 
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": Problem, "description": "problem details (RFC 9457)"}
+}
+
+
 class Health(BaseModel):
     version: str
     pid: int

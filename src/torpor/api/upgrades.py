@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Depends, Request
 
 from torpor.api.problems import Json
-from torpor.api.shapes import Problem, Run, ShortText, Strict
+from torpor.api.shapes import PROBLEMS, Run, ShortText, Strict
 
 
 class Upgrading(Protocol):
@@ -25,10 +25,7 @@ def _service(request: Request) -> Upgrading:
     return service
 
 
-router = APIRouter(
-    prefix="/v1/runs",
-    responses={"default": {"model": Problem, "description": "problem details (RFC 9457)"}},
-)
+router = APIRouter(prefix="/v1/runs", responses=PROBLEMS)
 
 
 @router.post("/{ref}/upgrade", responses={200: {"model": Run}})
