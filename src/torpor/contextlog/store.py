@@ -24,6 +24,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from torpor.contextlog import schema
+from torpor.contextlog.news import News
 from torpor.contextlog.prepared import wrapped
 from torpor.model.errors import Damaged, Exhausted, HostError, InternalError, TorporError
 from torpor.model.ids import RunId
@@ -67,7 +69,7 @@ def count_appended(c: Connection, entries: int) -> None:
     c.info[_APPENDED] = c.info.get(_APPENDED, 0) + entries
 
 
-def tell(c: Connection, news: object) -> None:
+def tell(c: Connection, news: News) -> None:
     """Say something of this write (`contextlog.news`) to who listens to the store: each is told
     once it is committed."""
     c.info.setdefault(_NEWS, []).append(news)
@@ -85,7 +87,7 @@ class LogStore:
         self._lock = threading.Lock()  # guards _closed with the queue's end, and _subscriptions
         self._closed = False
         self._subscriptions: dict[RunId, set[Subscription]] = {}
-        self._listeners: list[Callable[[object], None]] = []
+        self._listeners: list[Callable[[News], None]] = []
         self._writing: Connection | None = None  # the writer thread's own
         self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="log-reader")
         self._write_thread = threading.Thread(target=self._serve, name="log-writer", daemon=True)
@@ -158,10 +160,10 @@ class LogStore:
             self._subscriptions.setdefault(run, set()).add(subscription)
         return subscription
 
-    def listen(self, hear: Callable[[object], None]) -> None:
-        """Have `hear` called with all that writes `tell` from now on, in the writer's thread, in
-        the order of the log. It must be quick, and not raise."""
-        self._listeners.append(hear)
+    def listen(self, hear: Callable[[News], None]) -> None:
+        """Have `hear` called with all that writes `tell` from now on, in the order of the log and
+        in the running event loop."""
+        self._listeners.append(partial(_call_in, asyncio.get_running_loop(), hear))
 
     def close(self) -> None:
         """Finish the queued writes and close. Blocks; closing twice does nothing."""
@@ -278,8 +280,12 @@ class Subscription:
         self.close()
 
     def _notify(self) -> None:
-        with contextlib.suppress(RuntimeError):  # its event loop has been closed: nobody waits
-            self._loop.call_soon_threadsafe(self._changed.set)
+        _call_in(self._loop, self._changed.set)
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody is at work
+        loop.call_soon_threadsafe(call, *args)
 
 
 @dataclass(frozen=True)
@@ -294,7 +300,7 @@ class _Outcome:
     error: BaseException | None = None
     touched: frozenset[RunId] = frozenset()
     appended: int = 0
-    news: tuple[object, ...] = ()
+    news: tuple[News, ...] = ()
 
 
 class _Alone(Exception):

@@ -20,7 +20,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -114,8 +114,7 @@ class Scheduler:
         self._engines: dict[str, Carriers] = {}
 
     def start(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._store.listen(partial(_pass_on, loop, self._hear))
+        self._store.listen(self._hear)
         for work in (self._claim_runs(), self._fire_timers()):
             self._tasks.spawn(work)
 
@@ -409,11 +408,6 @@ class Scheduler:
         for (by, op), end in zip(asked, ends, strict=True):
             if end is not None:
                 by.deliver(op, **end)
-
-
-def _pass_on(loop: asyncio.AbstractEventLoop, hear: Callable[[News], None], news: object) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody is at work
-        loop.call_soon_threadsafe(hear, cast(News, news))
 
 
 def _log_failure(error: BaseException) -> None:

@@ -22,14 +22,13 @@ import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import httpx
 from sqlalchemy import Connection
 
 from torpor.contextlog import agents, notices, runs, waits
-from torpor.contextlog.news import Due
+from torpor.contextlog.news import Due, News
 from torpor.contextlog.notices import NoticeRow
 from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys
@@ -76,8 +75,7 @@ class Webhooks:
 
     async def tend(self) -> None:
         """Send what is due, for as long as the server lives."""
-        loop = asyncio.get_running_loop()
-        self._store.listen(partial(_wake, loop, self._wake))
+        self._store.listen(self._hear)
         while True:
             self._wake.clear()
             try:
@@ -90,6 +88,10 @@ class Webhooks:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(max(0.0, left_s), SAFETY_NET_S)):
                     await self._wake.wait()
+
+    def _hear(self, news: News) -> None:
+        if isinstance(news, Due):
+            self._wake.set()
 
     async def look(self) -> float | None:
         """Remind of what is due, begin to send what is due, and say when something will be."""
@@ -202,13 +204,6 @@ def _target(c: Connection, notice: NoticeRow) -> tuple[str | None, waits.WaitRow
         return None
     spec = agents.get_agent(c, runs.get_run(c, wait.run).version).spec
     return spec.get("webhooks", {}).get(notice.webhook), wait
-
-
-def _wake(loop: asyncio.AbstractEventLoop, wake: asyncio.Event, news: object) -> None:
-    """In the log's thread."""
-    if isinstance(news, Due):
-        with contextlib.suppress(RuntimeError):  # the server has stopped
-            loop.call_soon_threadsafe(wake.set)
 
 
 def _log_failure(error: BaseException) -> None:
