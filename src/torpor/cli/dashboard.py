@@ -20,8 +20,11 @@ def dashboard(
     open_: Annotated[bool, typer.Option("--open", help="Open it in a browser here.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print a link that opens the dashboard in a browser of this host. It works once, for ten
-    minutes; the browser stays logged in for a week, or until the server stops."""
+    """Print a link that opens the dashboard in a browser of this host.
+
+    It works once, for ten minutes; the browser stays logged in for a week, or until the server
+    stops.
+    """
     link = connect().dashboard(port)
     if as_json:
         show_json(link)

@@ -24,9 +24,10 @@ def totals(c: Connection) -> Totals:
     state, taken = schema.runs.c.state, schema.snapshots.c
     by_state = c.execute(select(state, func.count().label("many")).group_by(state))
     counted = {row.state: row.many for row in by_state}
-    by_kind = select(schema.waits.c.kind, func.count()).where(schema.waits.c.state == OPEN)
-    waits: dict[str, int] = dict(c.execute(by_kind.group_by(schema.waits.c.kind)).tuples().all())
-    asking = sum(waits.get(kind, 0) for kind in ASKING)
+    kind = schema.waits.c.kind
+    by_kind = select(kind, func.count().label("many")).where(schema.waits.c.state == OPEN)
+    waits = {row.kind: row.many for row in c.execute(by_kind.group_by(kind))}
+    asking = sum(waits.get(each, 0) for each in ASKING)
     kept = select(func.count(), func.coalesce(func.sum(taken.bytes), 0))
     snapshots, snapshot_bytes = c.execute(kept.where(taken.reclaimed_at.is_(None))).one()
     runs = {each.value: counted.get(each.value, 0) for each in RunState}
