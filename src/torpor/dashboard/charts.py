@@ -70,7 +70,7 @@ def _is_numeric(rows: Sequence[Sequence[Any]], at: int) -> bool:
 
 def _chart(title: str, called: list[str], values: list[int | float | None]) -> Chart:
     known = [value for value in values if value is not None and math.isfinite(value)]
-    low, high = min(0, *known), max(0, *known)
+    low, high = min([0, *known]), max([0, *known])
     span = (high - low) or 1
     place = WIDTH / len(values)
     zero = high / span * HEIGHT if high > low else HEIGHT

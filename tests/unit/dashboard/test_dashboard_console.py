@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.unit.dashboard.test_dashboard_access import Browser, browse
 
@@ -45,6 +46,7 @@ def test_what_compares_nothing_is_not_drawn(columns: list[str], rows: list[list[
 
 
 @given(st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=12))
+@example([(None, None, None), (None, None, math.inf)])
 def test_no_bar_leaves_its_chart(rows: list[tuple[Any, Any, Any]]) -> None:
     drawn = charts(["a", "b", "c"], rows)
     assert len(drawn) <= CHARTS_MAX
