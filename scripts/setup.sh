@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 PACKAGES="qemu-system-x86 mmdebstrap debian-archive-keyring erofs-utils e2fsprogs lz4 zstd fuse3
-    libfuse3-dev pkg-config gcc python3-dev python3-venv uidmap chromium"
+    libfuse3-dev pkg-config gcc python3-dev python3-venv uidmap cpio chromium"
 
 say() { printf '\033[2m· %s\033[0m\n' "$*" >&2; }
 

@@ -14,8 +14,7 @@ from torpor.model.errors import Invalid, Missing
 from torpor.model.home import Home
 
 needs_tools = pytest.mark.skipif(
-    shutil.which("uv") is None or shutil.which("mkfs.erofs") is None,
-    reason="uv or mkfs.erofs is not installed",
+    shutil.which("mkfs.erofs") is None, reason="mkfs.erofs is not installed"
 )
 
 
