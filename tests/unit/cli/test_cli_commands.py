@@ -87,6 +87,10 @@ def test_without_a_terminal_a_wait_tells_how_to_answer(
             line = process.stderr.readline()
             assert line, told
             told += line
+        while "asleep" not in told:  # who answers sooner finds it awake
+            line = process.stderr.readline()
+            assert line, told
+            told += line
         client.complete(asked.group(1), data=5)
         out, rest = process.communicate(timeout=LIMIT_S)
     told += rest
