@@ -158,7 +158,6 @@ async def serve(home: Path, fuse: Fuse) -> None:
                 now=time.time(),
             )
         )
-        plain.scheduler.run_created()
         await see_through(plain, made.id)
         row = await plain.ended(made.id)  # its log is checked
         log = await plain.store.read(lambda c: read_entries(c, made.id))
@@ -175,17 +174,14 @@ async def serve(home: Path, fuse: Fuse) -> None:
 
 
 async def see_through(plain: Plain, run: RunId) -> None:
-    def answer(c: Connection) -> list[waits.WaitRow]:
-        still_open = [wait for wait in waits.list_waits(c, run) if wait.kind == "wait"]
-        for wait in still_open:
+    def answer(c: Connection) -> None:
+        for wait in waits.list_waits(c, run, kinds=["wait"]):
             waits.complete_wait(c, wait.id, value={"data": "yes"}, now=time.time())
-        return [waits.get_wait(c, wait.id) for wait in still_open]
 
     with plain.store.subscribe(run) as subscription:
         while (row := await plain.row(run)).state not in FINAL:
             if row.state is RunState.SUSPENDED and not row.ready:
-                for wait in await plain.store.write(answer):
-                    plain.scheduler.answered(wait)
+                await plain.store.write(answer)
             await subscription.wait()
 
 

@@ -110,7 +110,6 @@ class Trial:
     async def see_through(self, run: RunId) -> None:
         """Until it has ended: do what befalls it from outside; answer when it sleeps."""
         self.run, self.answers = run, {}
-        self.world.scheduler.run_created()
         try:
             async with asyncio.timeout(STUCK_S):
                 await self._follow(run)

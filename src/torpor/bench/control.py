@@ -29,6 +29,7 @@ from torpor.cli.screen import show, show_json
 from torpor.client import Client, ensure_server
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import EntryRow, NewEntry, read_entries
+from torpor.contextlog.news import Answered, News
 from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys
 from torpor.control.metrics import Metrics
@@ -260,10 +261,18 @@ async def _timers_late_ms(home: Home) -> float:
         version = (await store.read(lambda c: runs.list_runs(c, None, 1, None)))[0].version
         due_at = time.time() + DUE_IN_S
         await _put_to_sleep(store, version, TIMERS, due_at)
+        ended, all_ended = 0, asyncio.Event()
+
+        def hear(news: News) -> None:
+            nonlocal ended
+            ended += isinstance(news, Answered)
+            if ended == TIMERS:
+                all_ended.set()
+
+        store.listen(hear)
         scheduler.start()
-        newest = await store.read(lambda c: runs.list_runs(c, None, TIMERS, None))
-        for row in newest:
-            await _entry(store, row.id, 0, entries.END)
+        async with asyncio.timeout(_LIMIT_S):
+            await all_ended.wait()
         return (time.time() - due_at) * 1000
     finally:
         await scheduler.stop()

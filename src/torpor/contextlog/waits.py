@@ -296,6 +296,7 @@ def complete_wait(
         [NewEntry(f"wait.{status}", ended.op, told), NewEntry(END, ended.op, result)],
         now,
     )
+    tell(c, Answered(ended.run, ended.op, outcome))
     return True
 
 
@@ -358,8 +359,6 @@ def end_child_waits(c: Connection, child: RunId, state: RunState, outcome: Any, 
             data = {key: error[key] for key in ("type", "message") if key in error}
         value = {"status": state.value, "data": data}
         complete_wait(c, wait.id, value=value, now=now, by=child)
-        ended = get_wait(c, wait.id)
-        tell(c, Answered(wait.run, wait.op, ended.value or {}))
 
 
 def move_child_waits(c: Connection, child: RunId, successor: RunId) -> None:
@@ -383,8 +382,8 @@ def due_waits(c: Connection, now: float, limit: int | None = None) -> list[WaitR
 
 
 def end_due(c: Connection, now: float, limit: int | None = None) -> list[WaitRow]:
-    """End the due waits, at most `limit`, sleeps as completed and others as timed out; what they
-    were."""
+    """End the due waits, at most `limit`, sleeps as completed and others as timed out; as they
+    were before."""
     due = due_waits(c, now, limit)
     for wait in due:
         complete_wait(c, wait.id, value={"status": _DUE[wait.kind]}, now=now)

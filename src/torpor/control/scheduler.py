@@ -31,7 +31,6 @@ from torpor.contextlog.news import Overran as NewsOverran
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
-from torpor.contextlog.waits import WaitRow
 from torpor.control import retrying
 from torpor.control.carrier import Carriers
 from torpor.control.claims import Claims, next_runs
@@ -156,17 +155,6 @@ class Scheduler:
             await carriers.close()
 
     # What others tell it.
-
-    def run_created(self) -> None:
-        self._claimable.set()
-
-    def answered(self, wait: WaitRow) -> None:
-        """A wait has ended and that is recorded: its run is told, or woken for it."""
-        driver = self.drivers.get(wait.run)
-        if driver is not None:
-            driver.deliver(wait.op, ok=True, value=wait.value)
-        else:
-            self._claimable.set()
 
     def answered_perhaps(self) -> None:
         """The log failed while a wait was being ended, and may have done it all the same: whoever
@@ -381,8 +369,7 @@ class Scheduler:
             if self._in_doubt:
                 await self._find_answers()
             try:
-                for wait in await self._store.write(_end_due):
-                    self.answered(wait)
+                await self._store.write(_end_due)
             except HostError as error:
                 log.warning("timers wait for the host: %s", error)
                 self.answered_perhaps()
@@ -433,8 +420,8 @@ def _next_due(c: Connection) -> float:
     return min((due for due in found if due is not None), default=math.inf)
 
 
-def _end_due(c: Any) -> list[WaitRow]:
+def _end_due(c: Connection) -> None:
     now = time.time()
     deadlines.end_due(c, now)
     fire_due(c, now)
-    return [waits.get_wait(c, wait.id) for wait in waits.end_due(c, now, DUE_AT_ONCE)]
+    waits.end_due(c, now, DUE_AT_ONCE)

@@ -28,7 +28,6 @@ from torpor.contextlog.store import LogStore
 from torpor.contextlog.totals import totals
 from torpor.contextlog.transfer import refuse_known
 from torpor.contextlog.upgrades import upgrade_run
-from torpor.contextlog.waits import WaitRow
 from torpor.control import telemetry, transfer
 from torpor.control.access import Access
 from torpor.control.backup import back_up
@@ -79,7 +78,7 @@ class Service:
         self._forking = Forking(store, self._keys)
         self.queueing = Queueing(store)
         self.schedules = Schedules(store)
-        self._waiting = Waiting(store, self._keys, self._answered)
+        self._waiting = Waiting(store, self._keys, self._answered_perhaps)
         self._webhooks = Webhooks(store, self._keys, self._waiting)
         self.hooks = Hooks(store, self._keys, self._waiting, self._made)
         self._tending: list[asyncio.Task[None]] = []
@@ -512,11 +511,9 @@ class Service:
     ) -> dict[str, Any]:
         return await self._waiting.send(ref, name, data, by=by, event=event)
 
-    def _answered(self, wait: WaitRow | None) -> None:
-        if self._scheduler is not None and wait is None:
+    def _answered_perhaps(self) -> None:
+        if self._scheduler is not None:
             self._scheduler.answered_perhaps()
-        elif self._scheduler is not None and wait is not None:
-            self._scheduler.answered(wait)
 
 
 def _chosen(c: Connection, version: str | None, agent: str | None) -> Chosen:

@@ -41,14 +41,12 @@ class Answer:
 
 
 class Waiting:
-    def __init__(
-        self, store: LogStore, keys: Keys, answered: Callable[[WaitRow | None], None]
-    ) -> None:
-        """`answered` is told of each wait that was ended, and of None when the log failed, and may
-        have ended some all the same."""
+    def __init__(self, store: LogStore, keys: Keys, answered_perhaps: Callable[[], None]) -> None:
+        """`answered_perhaps` is called when the log failed, and may have ended a wait all the
+        same."""
         self._store = store
         self._keys = keys
-        self._answered = answered
+        self._answered_perhaps = answered_perhaps
         self._links: Links | None = None
         self.base: str | None = None  # of public URLs
 
@@ -96,10 +94,7 @@ class Waiting:
             now = time.time()
             return waits.answer_wait(c, wait, value=value, now=now, by=answer.by)
 
-        ended = await self._write(write)
-        for each in ended:
-            self._answered(each)
-        return (await self.shown(ended))[0]
+        return (await self.shown(await self._write(write)))[0]
 
     async def send(
         self, ref: str, name: str, data: Any, *, by: str | None = None, event: str | None = None
@@ -111,8 +106,6 @@ class Waiting:
             return events.send_event(c, run, name, data, now=time.time(), by=by, event=event)
 
         sent = await self._write(write)
-        if sent.taken is not None:
-            self._answered(sent.taken)
         return {
             "run": sent.run,
             "seq": sent.seq,
@@ -125,7 +118,7 @@ class Waiting:
         try:
             return await self._store.write(fn)
         except HostError:
-            self._answered(None)
+            self._answered_perhaps()
             raise
 
     async def _find(self, ref: str) -> WaitRow:

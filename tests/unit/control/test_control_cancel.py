@@ -105,8 +105,7 @@ async def test_at_any_point(world: World, service: Service, point: str) -> None:
         cancelling.run = run
         world.acts.clear()
         world.on(point, *[None] * (n - 1), cancelling)
-        world.carriers.room = room
-        world.scheduler.run_created()
+        await world.have_room(room)
         await world.until(run, lambda row: row.state.value in ("suspended", "cancelled"))
         await world.gone(run)
         if cancelling.task is None:

@@ -98,8 +98,7 @@ async def test_each_run_ends_as_if_nothing_had_happened(
     world.carriers.room = 0
     run = await world.run(*threads)
     chaos = world.anywhere = Chaos(world, run, draw)
-    world.carriers.room = 1
-    world.scheduler.run_created()
+    await world.have_room(1)
     try:
         answering = asyncio.create_task(answer_all(world, run, chaos))
         if draw.random() < 0.3:

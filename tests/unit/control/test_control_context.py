@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
 from tests.unit.control.plain import Plain, PlayedBroker
 
 from torpor.contextlog import events
@@ -59,12 +58,7 @@ async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
 
 
 async def say(plain: Plain, run: RunId, text: str) -> None:
-    def send(c: Connection) -> events.Sent:
-        return events.send_event(c, run, "say", text, now=time.time())
-
-    sent = await plain.store.write(send)
-    if sent.taken is not None:
-        plain.scheduler.answered(sent.taken)
+    await plain.store.write(lambda c: events.send_event(c, run, "say", text, now=time.time()))
 
 
 async def messages(plain: Plain, run: RunId) -> list[tuple[str, str]]:

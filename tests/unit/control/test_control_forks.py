@@ -43,7 +43,6 @@ async def answer(world: World, run: RunId, data: str) -> RunRow:
     (wait,) = await world.open_waits(run)
     value = {"data": data}
     await world.store.write(lambda c: waits.complete_wait(c, wait.id, value=value, now=time.time()))
-    world.scheduler.answered(await world.store.read(lambda c: waits.get_wait(c, wait.id)))
     return await world.ended(run)
 
 
@@ -200,8 +199,7 @@ async def test_what_a_fork_needs_outlives_its_origin(world: World, service: Serv
     path.write_bytes(good)
 
     # Machines again, and the caches of none.
-    world.carriers.room = 9
-    world.scheduler.run_created()
+    await world.have_room(9)
     await world.asleep(copy)
     assert await start_of(world, copy) == base
     await world.store.write(lambda c: snapshots.reclaim(c, [base], 1.0))
@@ -222,8 +220,7 @@ async def test_a_base_that_is_lost_is_replayed_around(world: World, service: Ser
     base = (await service.run(copy))["forked"]["base"]
     manifest = (await world.store.read(lambda c: snapshots.get_snapshot(c, base))).manifest
     world.machines.store.delete_manifest(manifest)
-    world.carriers.room = 9
-    world.scheduler.run_created()
+    await world.have_room(9)
     await world.asleep(copy)
     assert base in (await world.entries(copy, "machine.failed"))[0].data["reason"]
     assert world.effects == {"step:a#1": 1}

@@ -44,7 +44,7 @@ class Town:
         self.store = LogStore.open(self.home.database)
         self.keys = Keys(self.home, self.store, on=True)
         self.now = 1_000_000.0
-        self.waiting = Waiting(self.store, self.keys, lambda wait: None)
+        self.waiting = Waiting(self.store, self.keys, lambda: None)
         self.started: list[RunRow] = []
         self.hooks = Hooks(
             self.store, self.keys, self.waiting, self.started.append, lambda: self.now

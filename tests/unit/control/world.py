@@ -24,8 +24,9 @@ from tests.unit.control.puppet import Object, Puppet, State
 
 from torpor.contextlog import agents, entries, runs, snapshots, waits
 from torpor.contextlog.entries import EntryRow
+from torpor.contextlog.news import Claimable
 from torpor.contextlog.runs import RunRow
-from torpor.contextlog.store import LogStore
+from torpor.contextlog.store import LogStore, tell
 from torpor.contextlog.waits import WaitRow
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured, Live, Machines, Taken
@@ -413,20 +414,23 @@ class World:
                 c, version=VERSION, agent=None, input={"threads": threads}, now=time.time()
             )
         )
-        self.scheduler.run_created()
         return made.id
+
+    async def have_room(self, room: int) -> None:
+        """For so many machines, which the scheduler is told as news."""
+        self.carriers.room = room
+        await self.store.write_unseen(lambda c: tell(c, Claimable()))
 
     async def answer(self, op: str, data: Any = "yes") -> None:
         """As `Service.complete` does."""
 
-        def write(c: Connection) -> WaitRow:
+        def write(c: Connection) -> None:
             wait = next((wait for wait in waits.list_waits(c) if wait.op == op), None)
             if wait is None:
                 raise NotFound(f"there is no wait for {op}")
             waits.complete_wait(c, wait.id, value={"data": data}, now=time.time())
-            return waits.get_wait(c, wait.id)
 
-        self.scheduler.answered(await self.store.write_unseen(write))
+        await self.store.write_unseen(write)
 
     def let_end(self, op: str) -> None:
         """The body of a step that is at work ends."""
