@@ -100,12 +100,15 @@ class Trial:
         asked = sorted(wait.op for wait in found if wait.kind == "wait")
         if not asked:
             return False
-        data = f"answer {len(self.answers)}"
-        with contextlib.suppress(NotFound):  # somebody was quicker
-            await self.world.answer(asked[0], data)
-            assert asked[0] not in self.answers
-            self.answers[asked[0]] = data
+        # The server that this befalls may be stopped meanwhile; who answers is not.
+        await asyncio.shield(self._give(asked[0], f"answer {len(self.answers)}"))
         return True
+
+    async def _give(self, op: str, data: str) -> None:
+        with contextlib.suppress(NotFound):  # somebody was quicker
+            await self.world.answer(op, data)
+            assert op not in self.answers
+            self.answers[op] = data
 
     async def see_through(self, run: RunId) -> None:
         """Until it has ended: do what befalls it from outside; answer when it sleeps."""
