@@ -53,6 +53,7 @@ BODY_CHARS_MAX = 16 * 1024 * 1024
 BEGIN, END, AGAIN = "op.begin", "op.end", "op.again"
 SUPERSEDED = "log.superseded"
 IDENTITY = ("kind", "name", "digest", "at", "side")
+_NO_SPACES = (",", ":")
 _OUTCOME = ("ok", "value", "error", "blob")
 # Begun again they happen again; a wait or a checkpoint that is asked for twice is one.
 DONE_AGAIN = ("step", "model", "read", "context")
@@ -89,7 +90,7 @@ def check_object(data: object, what: str) -> str:
     if not isinstance(data, Mapping):
         raise Invalid(f"{what} must be a JSON object, not {type(data).__name__}")
     try:
-        text = json.dumps(data, allow_nan=False)
+        text = json.dumps(data, allow_nan=False, separators=_NO_SPACES)
     except (TypeError, ValueError, RecursionError) as error:
         raise Invalid(f"{what} is not JSON: {error}") from error
     if len(text) > ENTRY_BYTES_MAX:
@@ -221,7 +222,7 @@ def _ready(c: Connection, entry: NewEntry, text: str | None) -> tuple[NewEntry, 
     if text is not None:
         return entry, text
     stored = replace(entry, data=folded(c, entry.kind, entry.data))
-    return stored, json.dumps(stored.data)
+    return stored, json.dumps(stored.data, separators=_NO_SPACES)
 
 
 def append_output(

@@ -31,7 +31,7 @@ from torpor.control.conversation import Conversation
 from torpor.control.keys import Keys, RunKey
 from torpor.control.pen import Pen, Write
 from torpor.model.errors import Conflict, GuestError, TorporError
-from torpor.model.ids import OpId, RunId
+from torpor.model.ids import OpId, RunId, op_kind
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Incoming, Kept, read
 from torpor.wire.messages import PART_BYTES, VALUE_BYTES_MAX
@@ -118,18 +118,19 @@ class Results:
                 self._trouble[op] = error
 
     def end(self, message: Mapping[str, Any], printed: Mapping[str, int]) -> Write:
-        """A step has ended; all of its result was sent. For `write`. Raises GuestError."""
+        """An operation has ended; all of its result was sent. Before the end of a step the agent
+        had `printed` so many bytes. For `write`. Raises GuestError."""
         op = OpId(message["op"])
         said = {key: message[key] for key in ("ok", "value", "error", "blob") if key in message}
+        also = {"printed": printed} if op_kind(op) == "step" else {}
         if "blob" not in said:
-            return NewEntry(END, op, {**said, "printed": printed})
+            return NewEntry(END, op, {**said, **also})
         if op not in self._incoming:
             raise GuestError(f"{op} ended with a large result that never came")
         self._ended[op] = said["blob"]["bytes"]
 
         def write(c: Connection) -> None:
-            outcome = {**self._outcome(c, op, said), "printed": printed}
-            self._pen.append(c, [NewEntry(END, op, outcome)])
+            self._pen.append(c, [NewEntry(END, op, {**self._outcome(c, op, said), **also})])
 
         return write
 
