@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -105,6 +106,10 @@ async def _listen(home: Home, service: Service, public: Listener | None) -> None
             facts, {"pid": os.getpid(), "version": torpor.__version__, "started_at": time.time()}
         )
         log.info("serving %s", path)
+        # What there is now stays. Looking through it for garbage would stop all for a tenth of a
+        # second at times.
+        gc.collect()
+        gc.freeze()
         await server.serve(sockets=[bound])
         await app.state.loopback.closed()
         await outside

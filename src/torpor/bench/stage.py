@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
 import signal
 import tempfile
@@ -60,6 +61,8 @@ def perform(work: Callable[[Stage], Coroutine[Any, Any, _T]]) -> _T:
 async def _on_stage(home: Home, tell: Tell, work: Callable[[Stage], Coroutine[Any, Any, _T]]) -> _T:
     store = await asyncio.to_thread(LogStore.open, home.database)
     service = Service(home, store)
+    gc.collect()
+    gc.freeze()  # as a server does
     try:
         return await work(Stage(home, store, service, tell))
     finally:

@@ -113,7 +113,7 @@ class AloneRuntime(Runtime):
         self._marks.skip_to(record.get("printed", {}))
         assert operation.own is not None
         if operation.fetched is None:
-            operation.future.set_result(operation.own)
+            operation.replayed = operation.own
 
     def _take_journal(self, message: dict[str, Any]) -> None:
         self._records += message["records"]

@@ -77,6 +77,12 @@ def flush_output() -> None:
             pass
 
 
+def spare_heap() -> None:
+    """What there is now stays. To look through it for garbage again and again takes time, and
+    writes to it: its pages would be in each snapshot."""
+    gc.freeze()
+
+
 def after_freeze() -> None:
     for hook in _thaw_hooks:
         try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torpor.sdk.errors import Cancelled
@@ -38,10 +39,21 @@ class Operation:
     order: int = 0  # of two that have ended, the lower ended first, live and replayed
     fetched: bytearray | None = None  # of a recorded value that is on its way
     cancelled: Callable[[], None] = lambda: None  # told when the wait for it raises Cancelled
-    future: Future[Outcome] = field(default_factory=Future)
+    replayed: Outcome | None = None  # its outcome, if that was in the log when it began
+
+    @cached_property
+    def future(self) -> Future[Outcome]:
+        """Made on demand: most of a long replay needs none. There before the host is told of the
+        operation, so that no two threads make it."""
+        made: Future[Outcome] = Future()
+        if self.replayed is not None:
+            made.set_result(self.replayed)
+        return made
 
     def block(self) -> Outcome:
         """Wait for the outcome in this thread."""
+        if self.replayed is not None:
+            return self.replayed
         try:
             return self.future.result()
         except Cancelled:

@@ -9,6 +9,7 @@ the socket HOLD_FD for `freezing.hold`. The agent's own code runs in the main th
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import inspect
 import io
@@ -29,6 +30,7 @@ from torpor.sdk.errors import (
     StepError,
     type_name,
 )
+from torpor.sdk.freezing import spare_heap
 from torpor.sdk.runtime import Runtime, install
 from torpor.wire import messages
 
@@ -58,6 +60,8 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str]) -> int:
             stream.reconfigure(line_buffering=True, write_through=False)
     try:
         _import(Path(app), entry, deps)
+        gc.collect()
+        spare_heap()
         found = [each.describe() for each in agents.registered().values()]
         runtime.say("loaded", agents=found, default=agents.default())
     except BaseException as error:

@@ -220,7 +220,7 @@ class Runtime:
         self._verdict = _Verdict(error, operation)
         record = self._journal.questions.pop(op, None)
         if record is not None and "ok" in record:
-            operation.future.set_result(outcome_of(record))
+            operation.replayed = outcome_of(record)
         else:
             self._start_now(operation)
         return self._verdict
@@ -253,7 +253,7 @@ class Runtime:
                 raise Cancelled(self.cancel_reason)
             record = self._journal.questions.pop(op, None)
             if record is not None and "ok" in record:
-                asked.future.set_result(outcome_of(record))
+                asked.replayed = outcome_of(record)
             else:
                 self._start_now(asked)
         return asked
@@ -268,7 +268,7 @@ class Runtime:
         """Give an operation in doubt the outcome that it is said to have had."""
         with self._critical:
             operation.doubt = 0
-            self._pending[operation.op] = operation
+            self._pend(operation)
         self.end(operation, outcome)
 
     def end(self, operation: Operation, outcome: Outcome) -> None:
@@ -360,8 +360,12 @@ class Runtime:
 
     # ---- under the lock ----
 
-    def _start_now(self, operation: Operation, held: list[bytes] | None = None) -> None:
+    def _pend(self, operation: Operation) -> None:
         self._pending[operation.op] = operation
+        operation.future  # noqa: B018 -- it is made here, where no two threads can
+
+    def _start_now(self, operation: Operation, held: list[bytes] | None = None) -> None:
+        self._pend(operation)
         if held is None:
             self._send(operation.message)
             self._update_status()
@@ -376,12 +380,12 @@ class Runtime:
             if "blob" in record:
                 operation.fetched = bytearray()
                 self._transfers += 1
-                self._pending[operation.op] = operation
+                self._pend(operation)
                 self._send(messages.encode("fetch", op=operation.op))
             self._replay_step(operation, record)
         else:
             operation.order = self._next_order(record.get("seq", 0))
-            operation.future.set_result(outcome_of(record))
+            operation.replayed = outcome_of(record)
 
     def _next_order(self, seq: int | None = None) -> int:
         """For an operation that ended at `seq` in the log; None: only now, after all of these."""
@@ -391,7 +395,7 @@ class Runtime:
     def _replay_step(self, operation: Operation, record: Recorded) -> None:
         """Its body printed, and will not again: the host must know where in the agent's output it
         was left out. Settled once what was printed so far is taken."""
-        self._pending[operation.op] = operation
+        self._pend(operation)
         self._send(messages.encode("replayed", op=operation.op))
 
     def _is_side_line(self) -> bool:
@@ -467,6 +471,7 @@ class Runtime:
             self.identity.update(run=message["run"], epoch=message["epoch"])
             self.input = message["input"]
             self._journal.extend(message["journal"])
+            freezing.spare_heap()
             self.running = True
         self.starts.put(message)
 
