@@ -173,6 +173,10 @@ class Journal:
         return (*self._main.values(), *self._side.values())
 
     @property
+    def empty(self) -> bool:
+        return not self._main and not self._side
+
+    @property
     def used_up(self) -> bool:
         """Nothing is left that must be asked for."""
         return not self._main and not any("ok" in record for record in self._side.values())

@@ -139,6 +139,8 @@ class Runtime:
         if threading.get_ident() == self._thread.ident:
             raise OutsideRun("an on_freeze or on_thaw hook cannot use operations")
         asked = Asked(kind, name, digest, caller(self.app) or at, self._is_side_line())
+        if callable(data) and self._journal.empty:
+            data = data()
         while True:
             verdict: _Verdict | None = None
             with self._critical:
@@ -425,11 +427,13 @@ class Runtime:
         """Tell the host what it needs to know to freeze. While nothing waits it never freezes,
         and how many steps are at work is not worth a message each."""
         waits = [each for each in self._pending.values() if each.kind in _WAITS]
+        if not waits and not self._status[0]:
+            return
         busy = sum(each.kind in _AT_WORK for each in self._pending.values())
         until = min((each.until for each in waits if each.until is not None), default=None)
         patient = bool(waits) and self._all_of.issuperset(each.op for each in waits)
         status = (len(waits), busy, until, patient)
-        if status != self._status and (waits or self._status[0]):
+        if status != self._status:
             self._status = status
             told = {"waiting": len(waits), "busy": busy, "until": until}
             self._send(messages.encode("status", **told, **({"all": True} if patient else {})))

@@ -30,17 +30,17 @@ def pack(value: Any) -> Any:
 
 def written(value: Any) -> str:
     """`value` as JSON text. Raises NotJson."""
-    return _written(value, _tagged)
+    return _written(value, _with_bytes)
 
 
 def pack_result(value: Any) -> Any:
     """As `pack`, with dataclasses as their fields: a run's result never comes back as an object."""
-    return json.loads(_written(value, _fields))
+    return json.loads(_written(value, _with_fields))
 
 
-def _written(value: Any, default: Callable[[Any], Any]) -> str:
+def _written(value: Any, write: Callable[[Any], str]) -> str:
     try:
-        return json.dumps(value, default=default, allow_nan=False)
+        return write(value)
     except NotJson:
         raise
     except ValueError as error:
@@ -75,20 +75,10 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode("ascii", "backslashreplace")).hexdigest()[:32]
 
 
-def _shown(value: Any) -> Any:
-    if isinstance(value, (set, frozenset)):
-        return sorted(_ADDRESS.sub("", repr(item)) for item in value)
-    return _ADDRESS.sub("", repr(value))
-
-
-# Made once: that takes half as long as using it.
-_canonical = json.JSONEncoder(sort_keys=True, default=_shown).encode
-
-
 def preview(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """A step's arguments for people who read the log: best effort, and never large."""
     try:
-        text = json.dumps({"args": args, "kwargs": kwargs}, default=_shown, allow_nan=False)
+        text = _best_effort({"args": args, "kwargs": kwargs})
         text.encode()
     except (TypeError, ValueError, RecursionError):
         return {"omitted": "arguments that are not JSON"}
@@ -111,3 +101,16 @@ def _fields(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return _tagged(value)
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(_ADDRESS.sub("", repr(item)) for item in value)
+    return _ADDRESS.sub("", repr(value))
+
+
+# Made once: making one takes as long as using it.
+_with_bytes = json.JSONEncoder(default=_tagged, allow_nan=False).encode
+_with_fields = json.JSONEncoder(default=_fields, allow_nan=False).encode
+_best_effort = json.JSONEncoder(default=_shown, allow_nan=False).encode
+_canonical = json.JSONEncoder(default=_shown, sort_keys=True).encode
