@@ -96,9 +96,15 @@ def _update(status: Status, text: str) -> None:
 
 
 async def _until_told(work: Coroutine[Any, Any, _T]) -> _T:
-    """SIGTERM ends it as Ctrl-C does: machines, pager and files are cleared away."""
+    """SIGTERM ends it as Ctrl-C does: machines, pager and files are cleared away. `timeout` sends
+    it twice: the second must not cut that short."""
     task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+    def told() -> None:
+        if not task.cancelling():
+            task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told)
     try:
         return await task
     except asyncio.CancelledError:
