@@ -15,7 +15,18 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from torpor.contextlog import schema
 from torpor.contextlog.news import Claimable
@@ -44,6 +55,15 @@ class QueueRow:
         given = {key: getattr(self, key) for key in SETTINGS}
         told = {key: value for key, value in given.items() if value is not None}
         return parse_limits(told, f"queue {self.name}")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Runs that want a machine: how many, and for how many seconds the one that waits longest to be
+    started does."""
+
+    runs: int
+    longest_s: float
 
 
 def ensure_queues(c: Connection, names: Iterable[str], now: float) -> None:
@@ -91,6 +111,17 @@ def figures(c: Connection) -> dict[str, Counter[str]]:
         delayed = name == RunState.QUEUED and not ready
         found.setdefault(queue, Counter())["delayed" if delayed else name] += count
     return found
+
+
+def waiting(c: Connection, now: float) -> dict[str, Waiting]:
+    """Of each queue that has any, the runs that want a machine."""
+    at = _runs.c
+    due_at = case((at.state == RunState.QUEUED.value, func.coalesce(at.not_before, at.created_at)))
+    counted = select(at.queue, func.count(), func.min(due_at)).where(_wants()).group_by(at.queue)
+    return {
+        queue: Waiting(count, 0.0 if since is None else max(0.0, now - since))
+        for queue, count, since in c.execute(_hinted(counted))
+    }
 
 
 def wanting(c: Connection) -> list[QueueRow]:

@@ -8,14 +8,16 @@ with the pager, which may be older than the server, or younger.
 from __future__ import annotations
 
 from collections import Counter as Counting
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from torpor.contextlog.totals import Totals
+from torpor.control.queueing import STATES, QueueMoment
 from torpor.model.prices import Prices
 from torpor.model.replies import Reply
 
@@ -43,6 +45,7 @@ class Moment:
     machines: int
     pooled: int
     pager: Mapping[str, float]  # its totals; empty when it does not answer
+    queues: Sequence[QueueMoment] = ()
 
 
 class Metrics:
@@ -91,8 +94,8 @@ class Metrics:
 
     def at(self, moment: Moment, prices: Prices) -> Collector:
         """All there is to tell now."""
-        told = [*self._registry.collect(), *_families(moment), *_of_models(self._tokens, prices)]
-        return _Told(told)
+        asked = (_families(moment), _of_queues(moment.queues), _of_models(self._tokens, prices))
+        return _Told([*self._registry.collect(), *chain(*asked)])
 
 
 class _Told(Collector):
@@ -119,6 +122,36 @@ def _of_models(tokens: Mapping[tuple[str, str], int], prices: Prices) -> Iterabl
         if (dollars := prices.cost(model, *took)) is not None:
             cost.add_metric([model], dollars)
     yield from (counted, cost)
+
+
+def _of_queues(queues: Sequence[QueueMoment]) -> Iterable[Metric]:
+    runs = GaugeMetricFamily(
+        "torpor_queue_runs", "Unfinished runs of a queue by state", labels=["queue", "state"]
+    )
+    waiting = GaugeMetricFamily(
+        "torpor_queue_waiting",
+        "Runs of it that want a machine, to be started or to go on",
+        labels=["queue"],
+    )
+    longest = GaugeMetricFamily(
+        "torpor_queue_waiting_seconds",
+        "How long the one that has waited longest to be started has",
+        labels=["queue"],
+    )
+    limit = GaugeMetricFamily(
+        "torpor_queue_concurrency", "How many of it may have a machine at once", labels=["queue"]
+    )
+    paused = GaugeMetricFamily("torpor_queue_paused", "1 while it is paused", labels=["queue"])
+    for each in queues:
+        name = each.row.name
+        for state in STATES:
+            runs.add_metric([name, str(state)], each.figures.get(state, 0))
+        waiting.add_metric([name], each.waiting.runs)
+        longest.add_metric([name], each.waiting.longest_s)
+        if each.row.concurrency is not None:
+            limit.add_metric([name], each.row.concurrency)
+        paused.add_metric([name], each.row.paused)
+    yield from (runs, waiting, longest, limit, paused)
 
 
 def _families(moment: Moment) -> Iterable[Metric]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
@@ -17,6 +18,17 @@ from torpor.model.states import RunState
 
 Object = dict[str, Any]
 
+STATES = ("delayed", RunState.QUEUED, RunState.RUNNING, RunState.SUSPENDED)
+
+
+@dataclass(frozen=True)
+class QueueMoment:
+    """A queue as it is now; `figures` are its unfinished runs by STATES."""
+
+    row: QueueRow
+    figures: Mapping[str, int]
+    waiting: queues.Waiting
+
 
 class Queueing:
     def __init__(self, store: LogStore) -> None:
@@ -26,6 +38,17 @@ class Queueing:
         def read(c: Connection) -> list[Object]:
             found = queues.figures(c)
             return [_shown(row, found.get(row.name, {})) for row in queues.list_queues(c)]
+
+        return await self._store.read(read)
+
+    async def moments(self) -> list[QueueMoment]:
+        def read(c: Connection) -> list[QueueMoment]:
+            figures, waiting = queues.figures(c), queues.waiting(c, time.time())
+            none = queues.Waiting(0, 0.0)
+            return [
+                QueueMoment(row, figures.get(row.name, {}), waiting.get(row.name, none))
+                for row in queues.list_queues(c)
+            ]
 
         return await self._store.read(read)
 
@@ -46,5 +69,4 @@ class Queueing:
 
 
 def _shown(row: QueueRow, figures: Mapping[str, int]) -> Object:
-    states = ("delayed", RunState.QUEUED, RunState.RUNNING, RunState.SUSPENDED)
-    return vars(row) | {str(state): figures.get(state, 0) for state in states}
+    return vars(row) | {str(state): figures.get(state, 0) for state in STATES}

@@ -166,7 +166,8 @@ class Service:
             pooled = made.waiting
             with contextlib.suppress(TorporError):  # it is just being started again
                 pager = await made.pager.stats()
-        moment = Moment(log, self._store.appended, machines, pooled, pager)
+        queues = await self.queueing.moments()
+        moment = Moment(log, self._store.appended, machines, pooled, pager, queues)
         return self._metrics.at(moment, await self.prices())
 
     async def totals(self) -> dict[str, Any]:

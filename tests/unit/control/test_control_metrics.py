@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
@@ -10,9 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Connection
 from tests.unit.control.world import VERSION, World
 
-from torpor.contextlog import runs
+from torpor.contextlog import queues, runs
 from torpor.control.service import Service
 from torpor.model.errors import HostError
+from torpor.model.starting import Start
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +57,27 @@ async def test_what_runs_do_is_counted(world: World) -> None:
     assert ended["torpor_runs completed"] == 1 and ended["torpor_waits_open"] == 0
     assert ended["torpor_resume_ms_count"] == 2
     assert ended["torpor_resume_ms_sum"] > asleep["torpor_resume_ms_sum"] > 0
+
+
+async def test_what_waits_in_queues(world: World) -> None:
+    service = Service(world.home, world.store)
+    world.carriers.room = 0
+    now = time.time()
+
+    def write(c: Connection) -> None:
+        for index in range(3):
+            start = Start(queue="mail", delay_s=3600.0 if index == 2 else 0.0)
+            given: Any = {"version": VERSION, "agent": None, "input": {}, "start": start}
+            runs.create_run(c, **given, now=now - 100 * (index + 1))
+        queues.set_queue(c, "mail", now, concurrency=2, paused=True)
+
+    await world.store.write(write)
+    found = await samples(service)
+    assert found["torpor_queue_runs mail queued"] == found["torpor_queue_waiting mail"] == 2
+    assert found["torpor_queue_runs mail delayed"] == 1
+    assert found["torpor_queue_runs mail suspended"] == 0
+    assert 200 <= found["torpor_queue_waiting_seconds mail"] < 300
+    assert found["torpor_queue_concurrency mail"] == 2 and found["torpor_queue_paused mail"] == 1
 
 
 async def test_what_is_written_in_vain_is_not_counted(world: World) -> None:
