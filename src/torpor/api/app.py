@@ -28,6 +28,7 @@ from torpor.api import (
     public,
     queries,
     queues,
+    reference,
     schedules,
     stream,
     tags,
@@ -445,6 +446,8 @@ def create_app(service: Service) -> FastAPI:
         version=torpor.__version__,
         description="Durable AI agents that sleep for free.",
         dependencies=[Depends(access.admit)],
+        docs_url=None,  # FastAPI's own load scripts from elsewhere
+        redoc_url=None,
     )
     app.state.service = service
     app.state.stop = Stop(service.hand_over)
@@ -460,6 +463,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(keys.router)
     app.include_router(hooks.router)
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)
+    reference.install(app)
     dashboard.install(app, service, app.state.stop)
     public.install(app, service)
     return app

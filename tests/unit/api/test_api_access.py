@@ -24,7 +24,7 @@ from torpor.model.home import Home
 pytestmark = pytest.mark.anyio
 
 # What has keys of its own, or shows nothing of anybody's.
-ELSEWHERE = {"/ui", "/w", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"}
+ELSEWHERE = {"/ui", "/w", "/docs", "/openapi.json"}
 
 
 @pytest.fixture
