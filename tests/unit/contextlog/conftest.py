@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 
 from torpor.contextlog import schema
 from torpor.contextlog.agents import put_agent
-from torpor.contextlog.runs import RunRow, claim, create_run, get_run
+from torpor.contextlog.runs import RunRow, claim, create_run, get_runs
 from torpor.contextlog.store import LogStore
 from torpor.model.ids import AgentVersion, Epoch, RunId
 
@@ -23,7 +23,7 @@ def claimable(c: Connection) -> list[RunRow]:
     """The runs that want a machine, oldest first."""
     at_rest = schema.runs.c.state.in_(["queued", "suspended"])
     wanting = select(schema.runs.c.id).where(schema.runs.c.ready, at_rest)
-    return [get_run(c, run) for run in c.scalars(wanting.order_by(schema.runs.c.id))]
+    return get_runs(c, list(c.scalars(wanting.order_by(schema.runs.c.id))))
 
 
 class Commit:

@@ -1,16 +1,12 @@
-"""Queues over the log: what is chosen, as any history of runs goes."""
+"""Queues over the log: what is chosen. `test_log_races.py` has it among all else that happens."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import hypothesis.strategies as st
 import pytest
-from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy import Connection, event
 
 from torpor.contextlog import deadlines, queues, runs, schema
@@ -26,7 +22,6 @@ from torpor.model.states import FINAL, RunState
 
 VERSION = AgentVersion("a" * 32)
 ROOM = 5
-NAMES, KEYS = ["a", "b", "c"], [None, "x", "y"]
 LIMITS: dict[str, dict[str, Any]] = {
     "a": {"concurrency": 2, "per_key": 1},
     "b": {"rate": "3/10s", "per_key": 2},
@@ -179,105 +174,3 @@ def test_nothing_that_sleeps_is_read(log: Log) -> None:
         assert not re.match("SCAN runs(?! USING)|.*TEMP B-TREE", each), plans
     for name in ("runs_ready", "runs_to_cancel", "runs_due", "runs_by_queue", "runs_by_start"):
         assert any(name in each for each in plans), (name, plans)
-
-
-class Histories(RuleBasedStateMachine):
-    """Whatever happens to runs, limits hold, and a slot that is free is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log = Log()
-
-    def teardown(self) -> None:
-        self.log.close()
-
-    def pick(self, *states: RunState) -> RunId | None:
-        found = [row.id for row in self.log.all() if row.state in states]
-        return found[len(found) // 2] if found else None
-
-    @rule(
-        queue=st.sampled_from(NAMES),
-        key=st.sampled_from(KEYS),
-        priority=st.integers(-1, 1),
-        delay_s=st.sampled_from([0.0, 0.0, 5.0]),
-        expires_s=st.sampled_from([None, None, 8.0]),
-    )
-    def start(self, **how: Any) -> None:
-        self.log.make(how.pop("queue"), **how)
-
-    @rule(part=st.integers(1, ROOM))
-    def claim(self, part: int) -> None:
-        """A server, or what is left of it after a crash."""
-        for run in self.log.next()[:part]:
-            row = runs.get_run(self.log.c, run)
-            if row.cancel_requested:
-                self.log.end(run, RunState.CANCELLED)
-            else:
-                self.log.claim(run)
-
-    @rule(to=st.sampled_from([RunState.SUSPENDED, RunState.FAILED, RunState.RUNNING]))
-    def leave(self, to: RunState) -> None:
-        if (run := self.pick(RunState.RUNNING)) is not None:
-            if to is RunState.RUNNING:  # its machine was lost
-                self.log.claim(run)
-            else:
-                self.log.end(run, to)
-
-    @rule()
-    def wake(self) -> None:
-        if (run := self.pick(RunState.SUSPENDED)) is not None:
-            self.log.c.execute(
-                schema.runs.update().where(schema.runs.c.id == run).values(ready=True)
-            )
-
-    @rule()
-    def cancel(self) -> None:
-        if (run := self.pick(RunState.QUEUED, RunState.SUSPENDED)) is not None:
-            runs.request_cancel(self.log.c, run, self.log.now)
-
-    @rule(seconds=st.sampled_from([1.0, 6.0, 11.0]))
-    def pass_time(self, seconds: float) -> None:
-        self.log.now += seconds
-        deadlines.end_due(self.log.c, self.log.now)
-
-    @precondition(lambda self: self.log.all())
-    @rule(queue=st.sampled_from(NAMES), paused=st.booleans())
-    def pause(self, queue: str, paused: bool) -> None:
-        queues.set_queue(self.log.c, queue, 1.0, paused=paused)
-
-    @invariant()
-    def limits_hold(self) -> None:
-        running = [row for row in self.log.all() if row.state is RunState.RUNNING]
-        by_queue = Counter(row.queue for row in running)
-        by_key = Counter((row.queue, row.queue_key) for row in running if row.queue_key)
-        assert by_queue["a"] <= 2 and len(running) <= ROOM
-        assert all(count <= {"a": 1, "b": 2, "c": ROOM}[q] for (q, _), count in by_key.items())
-        starts = [row.started_at for row in self.log.all() if row.queue == "b" and row.started_at]
-        assert sum(at > self.log.now - 10 for at in starts) <= 3
-
-    @invariant()
-    def no_slot_is_leaked(self) -> None:
-        """If nothing is chosen, each run that wants a machine is held up by what one can see."""
-        if self.log.next():
-            return
-        rows = self.log.all()
-        running = [row for row in rows if row.state is RunState.RUNNING]
-        by_queue = Counter(row.queue for row in running)
-        by_key = Counter((row.queue, row.queue_key) for row in running)
-        paused = {queue.name for queue in queues.list_queues(self.log.c) if queue.paused}
-        recent = sum((row.started_at or 0) > self.log.now - 10 for row in rows if row.queue == "b")
-        for row in rows:
-            if not row.ready or row.state not in (RunState.QUEUED, RunState.SUSPENDED):
-                continue
-            keyed = {"a": 1, "b": 2, "c": ROOM}[row.queue]
-            assert (
-                len(running) == ROOM
-                or row.queue in paused
-                or (row.queue == "a" and by_queue["a"] == 2)
-                or (row.queue_key and by_key[row.queue, row.queue_key] == keyed)
-                or (row.queue == "b" and row.state is RunState.QUEUED and recent >= 3)
-            ), row
-
-
-Histories.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-test_histories = Histories.TestCase

@@ -1,11 +1,12 @@
-"""Rule 11: answers, events, timeouts and cancellations, among freezes, crashes and forks, in
-whatever order. The log is the real one; machines are what an agent has in memory, and the clock is
-ours.
+"""Rule 11 and the slots of queues: answers, events, timeouts and cancellations, among freezes,
+crashes, forks and new servers, of runs that share a host and their queues' limits, in whatever
+order. The log is the real one, and so is what the scheduler asks whom to claim; machines are what
+an agent has in memory, and the clock is ours.
 
-Each run's agent is a program of phases: all waits of a phase begin, one after the other, and the
-next phase begins when all of them have ended. What is checked: a machine is never told two things
-of one wait, whatever it was restored from; what somebody was told is taken is in the log, once, and
-reaches the agent; and when everybody has had their say, every run ends.
+What is checked: a machine is never told two things of one wait, whatever it was restored from; what
+somebody was told is taken is in the log, once, and reaches the agent; no limit is exceeded, and no
+run is held up without one; what sleeps has no slot, what crashed keeps its own; and when everybody
+has had their say, every run ends, though queues have one slot each.
 
     TORPOR_INTERLEAVINGS=10000 pytest tests/unit/contextlog/test_log_races.py
 
@@ -17,57 +18,79 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 from sqlalchemy import Connection, bindparam, select
 from tests.unit.contextlog.conftest import claimable
+from tests.unit.contextlog.programs import (
+    PROGRAMS,
+    Asked,
+    Machine,
+    Program,
+    Taken,
+    Told,
+    program_of,
+)
+from tests.unit.contextlog.slots import LIMITS, Slots
 
-from torpor.contextlog import schema
+from torpor.contextlog import deadlines, queues, schema
 from torpor.contextlog.agents import put_agent
-from torpor.contextlog.entries import Place, journal, read_end, read_entries, seen_before
+from torpor.contextlog.entries import journal, read_end, read_entries, seen_before
 from torpor.contextlog.events import KIND, RECEIVED, send_event, wait_for_event
 from torpor.contextlog.forks import fork_of, fork_run, shared_end
 from torpor.contextlog.prepared import Prepared
 from torpor.contextlog.runs import (
+    RunRow,
     claim,
     create_run,
     get_run,
     request_cancel,
+    runs_in,
     transition,
 )
 from torpor.contextlog.schema import prepare
 from torpor.contextlog.snapshots import newest_snapshot, record_snapshot
 from torpor.contextlog.store import make_engine
 from torpor.contextlog.waits import answer_wait, create_wait, end_due, list_waits
+from torpor.control.claims import next_runs
+from torpor.model import ids
+from torpor.model.engines import QEMU
 from torpor.model.errors import Conflict, StaleEpoch
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
+from torpor.model.starting import Start
 from torpor.model.states import FINAL, RunState
+from torpor.policy import recovery
+from torpor.policy.recovery import Act, Facts
+from torpor.policy.recovery import Driver as By
 
 INTERLEAVINGS = int(os.environ.get("TORPOR_INTERLEAVINGS", "100"))
 VERSION = AgentVersion("a" * 32)
-RUNS_MAX = 3
-# (kind, name, seconds until it ends by itself); an ask has an idempotency key.
-WAITS = [
-    ("wait", "a", None),
-    ("wait", "a", 6.0),
-    ("wait", "b", 20.0),
-    ("ask", "k", None),
-    ("event", "x", 15.0),
-    ("event", "x", 200.0),
-    ("event", "y", 15.0),
-    ("sleep", "s", 4.0),
-]
-PROGRAMS = st.lists(
-    st.lists(st.sampled_from(WAITS), min_size=1, max_size=3), min_size=1, max_size=3
+RUNS_MAX = 4
+ROOM = 2  # machines of the host
+# Where runs wait: mostly where there is one slot for several of them.
+STARTS = st.builds(
+    Start,
+    queue=st.sampled_from(["one", "one", "keyed", "rated"]),
+    key=st.sampled_from(["x", "x", None]),
+    priority=st.integers(-1, 1),
+    delay_s=st.sampled_from([0.0, 0.0, 0.0, 5.0]),
+    expires_s=st.sampled_from([None, None, None, 8.0]),
 )
 
 T = TypeVar("T")
-Told = dict[str, Any]
 
 _runs = schema.runs.c
 
@@ -88,66 +111,6 @@ _ROW = Prepared(
 )
 
 
-@dataclass(frozen=True)
-class Asked:
-    op: OpId
-    kind: str
-    name: str
-    limit_s: float | None
-
-
-def program_of(phases: list[list[tuple[str, str, float | None]]]) -> list[list[Asked]]:
-    """With the names that their operations have whenever it is run."""
-    used: dict[tuple[str, str], int] = {}
-    made: list[list[Asked]] = []
-    for phase in phases:
-        made.append([])
-        for kind, name, limit_s in phase:
-            of = "wait" if kind == "ask" else kind
-            n = used[of, name] = used.get((of, name), 0) + 1
-            made[-1].append(Asked(OpId(f"{of}:{name}#{n}"), kind, name, limit_s))
-    return made
-
-
-@dataclass
-class Machine:
-    """What is in an agent's memory."""
-
-    phase: int = 0
-    begun: list[OpId] = field(default_factory=list)
-    known: dict[OpId, Told] = field(default_factory=dict)
-    recorded: dict[OpId, Told] = field(default_factory=dict)  # its journal
-    told: int = 0  # how often it was told something
-
-    def learn(self, op: OpId, value: Told) -> None:
-        assert self.known.get(op, value) == value, f"{op} has two results"
-        self.told += op not in self.known
-        self.known[op] = value
-
-    def next(self, program: list[list[Asked]]) -> Asked | None:
-        """What it is to begin now: it goes on for as long as it can."""
-        while self.phase < len(program):
-            for each in program[self.phase]:
-                if each.op not in self.begun:
-                    return each
-            if not all(each.op in self.known for each in program[self.phase]):
-                return None
-            self.phase += 1
-        return None
-
-    def waits_for(self) -> list[OpId]:
-        return [op for op in self.begun if op not in self.known]
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A machine that was paused, on its way to a snapshot."""
-
-    machine: Machine
-    place: Place
-    epoch: Epoch
-
-
 class Races(RuleBasedStateMachine):
     _connection: Connection | None = None
 
@@ -166,7 +129,13 @@ class Races(RuleBasedStateMachine):
         self.c = self.connection()
         self.all = self.c.begin()
         self.now = 100.0
-        self.programs: dict[RunId, list[list[Asked]]] = {}
+        # An id is later than all before it: who goes first among equals is no matter of chance.
+        clock = SimpleNamespace(time_ns=count(0, 1_000_000).__next__)
+        self.ids = patch.object(ids, "time", clock)
+        self.ids.start()
+        self.programs: dict[RunId, Program] = {}
+        self.slots = Slots(ROOM)
+        self.claiming: list[RunId] = []  # they have drivers that have not claimed them yet
         self.machines: dict[RunId, Machine] = {}
         self.lost: list[tuple[RunId, Epoch]] = []  # machines that are not dead yet
         self.taken: dict[RunId, Taken] = {}
@@ -176,11 +145,13 @@ class Races(RuleBasedStateMachine):
         self.said = 0
         fields: Told = {"name": "a", "entry": "a.py", "source": b"", "spec": {}, "now": 1.0}
         self.commit(lambda c: put_agent(c, version=VERSION, **fields))
+        self.commit(lambda c: queues.declare_queues(c, LIMITS, 1.0))
 
     def teardown(self) -> None:
         try:
             self.settle()
         finally:
+            self.ids.stop()
             self.all.rollback()
 
     def commit(self, fn: Callable[[Connection], Any]) -> Any:
@@ -194,7 +165,7 @@ class Races(RuleBasedStateMachine):
         return Row(RunState(row[0]), *row[1:])
 
     def pick(self, data: st.DataObject, among: Collection[RunId]) -> RunId:
-        """One of these runs, in the order in which they were made: ids are random."""
+        """One of these runs, in the order in which they were made."""
         return self.one(data, [run for run in self.programs if run in among])
 
     def one(self, data: st.DataObject, among: list[T]) -> T:
@@ -206,28 +177,69 @@ class Races(RuleBasedStateMachine):
 
     # -- runs and machines ------------------------------------------------------------------------
 
-    @initialize(first=PROGRAMS)
-    def first(self, first: Any) -> None:
-        self.start(first)
+    @property
+    def held(self) -> list[RunId]:
+        """The runs that have drivers."""
+        return [*self.claiming, *self.machines]
+
+    @property
+    def takers(self) -> list[RunId]:
+        """A slot each. What ended before it was claimed has a driver that does not know yet."""
+        return [run for run in self.held if self.row(run).state not in FINAL]
+
+    @initialize(first=PROGRAMS, second=PROGRAMS, how=STARTS)
+    def first(self, first: Any, second: Any, how: Start) -> None:
+        self.start(first, how)
+        self.start(second, how)
+        self.considered()
 
     @precondition(lambda self: len(self.programs) < RUNS_MAX)
-    @rule(phases=PROGRAMS)
-    def start(self, phases: Any) -> None:
-        made = self.commit(
-            lambda c: create_run(c, version=VERSION, agent="a", input={}, now=self.now)
-        )
+    @rule(phases=PROGRAMS, how=STARTS)
+    def start(self, phases: Any, how: Start) -> None:
+        fields: Told = {"version": VERSION, "agent": "a", "input": {}, "start": how}
+        made = self.commit(lambda c: create_run(c, now=self.now, **fields))
         self.programs[made.id], self.sent[made.id] = program_of(phases), []
+        self.slots.put(made)
 
+    @rule(at_once=st.integers(0, ROOM))
+    def considered(self, at_once: int = ROOM) -> None:
+        """The scheduler looks whom to claim. So many are claimed before anything else happens."""
+        room, chosen = self.slots.room - len(self.held), list[RunId]()
+        for row in next_runs(self.c, {QEMU: room}, self.held, self.now).rows:
+            if self.decide(row, room=room > len(chosen)) is Act.CLAIM:
+                chosen.append(row.id)
+        self.claiming += chosen
+        left = [row for row in claimable(self.c) if row.id not in self.held]
+        room -= len(chosen)
+        self.slots.check_chosen(chosen, left, self.takers, room, self.now)
+        for run in chosen[:at_once]:
+            self.claim(run)
+
+    def decide(self, row: RunRow, **known: Any) -> Act:
+        act = recovery.decide(
+            Facts(row.state, By.NONE, row.ready, cancel=row.cancel_requested, **known)
+        )
+        if act is Act.CANCEL:
+            self.commit(lambda c: transition(c, row.id, None, RunState.CANCELLED, self.now))
+        return act
+
+    @precondition(lambda self: self.claiming)
     @rule(data=st.data())
     def claimed(self, data: st.DataObject) -> None:
-        if waiting := [row.id for row in claimable(self.c)]:
-            self.claim(self.pick(data, waiting))
+        self.claim(self.pick(data, self.claiming))
 
     def claim(self, run: RunId) -> None:
-        if run in self.machines:  # it was lost
-            self.lost.append((run, self.row(run).epoch))
-        self.taken.pop(run, None)
-        self.commit(lambda c: claim(c, run, self.now))
+        before = self.row(run)
+        self.claiming.remove(run)
+        try:
+            self.commit(lambda c: claim(c, run, self.now))
+        except Conflict:
+            assert before.state in FINAL
+            return
+        if before.state is RunState.RUNNING:
+            self.lost.append((run, before.epoch))
+        elif before.state is RunState.QUEUED:
+            self.slots.started(run, self.now)
         newest = newest_snapshot(self.c, run)
         base = newest.id if newest else self.row(run).base
         machine = copy.deepcopy(self.snapshots[base]) if base else Machine()
@@ -271,6 +283,10 @@ class Races(RuleBasedStateMachine):
             return False
         return True
 
+    def go_on_to_a_wait(self, run: RunId) -> None:
+        while run in self.machines and self.go_on(run):
+            pass
+
     def begin(self, c: Connection, run: RunId, epoch: Epoch, asked: Asked) -> Any:
         due_at = None if asked.limit_s is None else self.now + asked.limit_s
         named: Told = {"op": asked.op, "name": asked.name, "digest": "d", "due_at": due_at}
@@ -306,9 +322,21 @@ class Races(RuleBasedStateMachine):
     @precondition(lambda self: self.machines)
     @rule(data=st.data())
     def crashed(self, data: st.DataObject) -> None:
-        """And is found to have: the log says that it runs, so it is claimed again."""
-        run = self.pick(data, self.machines)
-        self.claim(run)
+        """And is found to have: the log says that it runs, so it is to be claimed again."""
+        self.lose(self.pick(data, self.machines))
+
+    def lose(self, run: RunId) -> None:
+        del self.machines[run]
+        self.taken.pop(run, None)
+        self.claiming.append(run)
+
+    @precondition(lambda self: self.claiming or self.machines)
+    @rule()
+    def restarted(self) -> None:
+        """Another server, which knows what the log says."""
+        self.machines, self.taken = {}, {}
+        running = runs_in(self.c, [RunState.RUNNING])
+        self.claiming = [row.id for row in running if self.decide(row) is Act.CLAIM]
 
     @precondition(lambda self: self.lost)
     @rule(data=st.data())
@@ -377,13 +405,14 @@ class Races(RuleBasedStateMachine):
     @precondition(lambda self: self.machines)
     @rule(
         data=st.data(),
-        between=st.lists(st.sampled_from(["wait", KIND, "time", "deliver"]), max_size=2),
+        between=st.lists(st.sampled_from(["said", "said", "time", "deliver"]), max_size=2),
     )
     def slept(self, data: st.DataObject, between: list[str]) -> None:
         """A whole freeze, in the middle of which something happens to the run."""
-        run = self.pick(data, self.machines)
-        while run in self.machines and self.go_on(run):
-            pass
+        self.sleep(self.pick(data, self.machines), between)
+
+    def sleep(self, run: RunId, between: Collection[str] = ()) -> None:
+        self.go_on_to_a_wait(run)
         if run not in self.machines:  # that was its end
             return
         self.pause(run)
@@ -393,9 +422,9 @@ class Races(RuleBasedStateMachine):
                 self.time_passed(5.0)
             elif what == "deliver":
                 self.deliver_one(run)
-            elif waiting and what == waiting[0].kind == KIND:
+            elif waiting and waiting[0].kind == KIND:
                 self.send(run, waiting[0].prompt, None)
-            elif waiting and what == waiting[0].kind:
+            elif waiting:
                 self.answer(waiting[0])
         self.freeze(run, handed_over=False)
 
@@ -410,6 +439,7 @@ class Races(RuleBasedStateMachine):
         )
         self.programs[fork.id] = self.programs[origin.id]
         shared = read_entries(self.c, origin.id, 0, [RECEIVED])
+        self.slots.put(fork)
         self.sent[fork.id] = self.sent[origin.id][: sum(each.seq <= at for each in shared)]
 
     # -- others -----------------------------------------------------------------------------------
@@ -455,19 +485,37 @@ class Races(RuleBasedStateMachine):
     @rule(later_s=st.sampled_from([0.0, 1.0, 5.0, 12.0]))
     def time_passed(self, later_s: float) -> None:
         self.now += later_s
+        self.commit(lambda c: deadlines.end_due(c, self.now))
         self.commit(lambda c: end_due(c, self.now))
 
-    @precondition(lambda self: self.said > 3)  # late: little happens to what is cancelled
+    @rule(
+        name=st.sampled_from(["one", "keyed"]),
+        concurrency=st.sampled_from([None, 1, 2]),
+        per_key=st.sampled_from([None, 1]),
+    )
+    def limited(self, name: str, **limits: Any) -> None:
+        self.slots.limits[name] |= limits
+        self.commit(lambda c: queues.set_queue(c, name, self.now, **limits))
+
+    @rule(name=st.sampled_from(list(LIMITS)), paused=st.booleans())
+    def queue_paused(self, name: str, paused: bool) -> None:
+        (self.slots.paused.add if paused else self.slots.paused.discard)(name)
+        self.commit(lambda c: queues.set_queue(c, name, self.now, paused=paused))
+
+    @precondition(lambda self: len(self.programs) > 2)  # little happens to what is cancelled
     @rule(data=st.data())
     def cancelled(self, data: st.DataObject) -> None:
         run = self.pick(data, self.programs)
-        state = self.row(run).state
-        if state is RunState.RUNNING:
+        if self.row(run).state not in FINAL:
             self.commit(lambda c: request_cancel(c, run, self.now))
-        elif state not in FINAL:
-            self.commit(lambda c: transition(c, run, None, RunState.CANCELLED, self.now))
 
     # -- what must hold ---------------------------------------------------------------------------
+
+    @invariant()
+    def slots_are_of_runs_that_have_machines(self) -> None:
+        running = {run for run, _, _ in queues.running(self.c, list(LIMITS))}
+        assert self.machines.keys() <= running <= set(self.held)
+        self.slots.check_limits(self.takers)
 
     def what_was_taken_is_recorded(self) -> None:
         waits = list_waits(self.c, open_only=False)
@@ -522,24 +570,28 @@ class Races(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """Everybody has had their say: machines that were lost are found, what waits for a person
-        is answered, time passes. Then every run ends, and has what the log has."""
+        is answered, time passes. Then every run ends, though there is one slot for several of them,
+        and has what the log has."""
         self.what_was_taken_is_recorded()
         self.each_event_is_taken_once_in_order()
+        for name, limits in LIMITS.items():
+            self.limited(name, **{"concurrency": None, "per_key": None} | limits)
+            self.queue_paused(name, False)
+        for run in list(self.claiming):
+            self.claim(run)
+        for run in list(self.machines):
+            self.sleep(run, ["said"])
         for _ in range(60):
-            running = [run for run in self.programs if self.row(run).state is RunState.RUNNING]
-            for run in running:
-                if run not in self.machines:
-                    self.claim(run)
+            self.considered()
+            self.slots_are_of_runs_that_have_machines()
+            for run in list(self.machines):
                 for op in self.machines[run].waits_for():
                     self.deliver(run, op)
-                while run in self.machines and self.go_on(run):
-                    pass
-            for row in claimable(self.c):
-                self.claim(row.id)
+                self.go_on_to_a_wait(run)
             for wait in list_waits(self.c):
                 if wait.due_at is None and wait.kind == "wait":
                     self.answer(wait)
-            self.time_passed(50.0)
+            self.time_passed(250.0)
             if all(self.row(run).state in FINAL for run in self.programs):
                 break
         self.what_was_taken_is_recorded()
