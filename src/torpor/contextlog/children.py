@@ -17,6 +17,7 @@ not fit) has failed, and the parent is told why.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -30,6 +31,7 @@ from torpor.contextlog.waits import FAILED, WaitRow, complete_wait, new_wait, wa
 from torpor.model.errors import CallerError, Conflict
 from torpor.model.ids import Epoch, RunId, new_id
 from torpor.model.inputs import check_input
+from torpor.model.starting import Start
 
 # A child of a child of …: what is deeper is taken for a mistake that would never end.
 DEPTH_MAX = 32
@@ -65,14 +67,15 @@ def spawn(
                 version, agent = choose(data["own"], data["agent"])
                 check_input(agent, data["input"])
                 check_object(data["input"], "the input")
+                start = Start(**data.get("start", {})).check()
             except CallerError as error:
                 said = {"type": type(error).__name__, "message": error.message}
                 failed = {"status": FAILED, "data": said}
                 complete_wait(c, known[op].id, value=failed, now=now)
                 known |= waits_for(c, parent, [op])
             else:
-                new = NewRun(runs[op], version, agent["name"], data["input"], parent=parent)
-                made.append(new)
+                new = NewRun(runs[op], version, agent["name"], data["input"])
+                made.append(replace(new, parent=parent, start=start))
         insert_runs(c, made, now)
     return [known[op] for op in ops]
 
@@ -92,7 +95,9 @@ def _chooser(c: Connection, parent: RunRow) -> Callable[[bool, str], Chosen]:
 
 def _begin(asked: Mapping[str, Any], child: RunId | None) -> NewEntry:
     named = {key: asked[key] for key in IDENTITY if key in asked}
-    return NewEntry(BEGIN, asked["op"], named | _shown(asked) | {"due_at": None, "child": child})
+    start = {key: asked["data"][key] for key in ("start",) if key in asked["data"]}
+    made = _shown(asked) | start | {"due_at": None, "child": child}
+    return NewEntry(BEGIN, asked["op"], named | made)
 
 
 def _shown(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from torpor.model.errors import Invalid
 from torpor.model.rules import check_name
@@ -30,12 +31,18 @@ class Start:
         for name, value in (("queue", self.queue), ("key", self.key)):
             if value is not None:
                 check_name(value, name)
-        if not -PRIORITY_MAX <= self.priority <= PRIORITY_MAX:
-            raise Invalid(f"a priority is from {-PRIORITY_MAX} to {PRIORITY_MAX}")
+        whole = type(self.priority) is int
+        if not whole or not -PRIORITY_MAX <= self.priority <= PRIORITY_MAX:
+            raise Invalid(f"a priority is a whole number from {-PRIORITY_MAX} to {PRIORITY_MAX}")
         for span in (self.delay_s, self.expires_s or 0.0, self.id_key_for_s or 0.0):
             if not 0 <= span <= DELAY_S_MAX:
                 raise Invalid("a delay or an expiry is from 0 seconds to a hundred years")
         return self
+
+    def given(self) -> dict[str, Any]:
+        """What is not as it is by default; `Start(**start.given()) == start`."""
+        named = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {name: value for name, (value, default) in named.items() if value != default}
 
 
 AT_ONCE = Start()

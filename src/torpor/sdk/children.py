@@ -3,6 +3,9 @@
     child = torpor.spawn(research, {"topic": "tea"})  # it runs from now on, in its own machine
     notes = child.result()                            # or: await child
 
+A child may be started as any run may: in a queue, with a key and a priority, later, or in time or
+not at all (`torpor.model.starting.Start`).
+
 A child that did not complete raises `ChildFailed` where its result is asked for.
 """
 
@@ -12,7 +15,9 @@ import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
+from torpor.model.durations import Duration, seconds
 from torpor.model.errors import Invalid
+from torpor.model.starting import AT_ONCE, Start
 from torpor.sdk import agents, values
 from torpor.sdk.errors import ChildFailed
 from torpor.sdk.runtime import current
@@ -60,24 +65,48 @@ class Children(list[Child]):
 
 
 def spawn(
-    agent: str | Callable[..., Any], input: Mapping[str, Any] | None = None, /, **given: Any
+    agent: str | Callable[..., Any],
+    input: Mapping[str, Any] | None = None,
+    /,
+    *,
+    queue: str | None = None,
+    key: str | None = None,
+    priority: int | None = None,
+    delay: Duration | None = None,
+    expires: Duration | None = None,
+    **given: Any,
 ) -> Child:
     """Start a run of `agent` as a child of this one, and go on. `agent` is an agent of this file,
     as the function or by its name, and has this run's version; or another that is deployed, by its
     name: FILE, FILE:AGENT, or AGENT where just one file has it. `input` gives its arguments by
-    name, and so do keywords."""
+    name, and so do keywords, but for those that say how it is to be started, as the options of
+    `torpor run` do: the `queue` that it waits in for a machine, its `key` there and its `priority`
+    (the higher goes first), after which `delay` it is due, and how long after that it `expires`, if
+    it has not been started: it is cancelled then. ValueError says what is wrong with one."""
     refuse_inside("spawn")
     runtime = current("spawn")
-    name, digest, data = _asked("spawn", agent, {**(input or {}), **given})
+    how = _how(queue=queue, key=key, priority=priority, delay=delay, expires=expires)
+    name, digest, data = _asked("spawn", agent, {**(input or {}), **given}, how)
     return Child(runtime.begin("child", name, digest, data))
 
 
-def spawn_many(agent: str | Callable[..., Any], inputs: Iterable[Mapping[str, Any]], /) -> Children:
+def spawn_many(
+    agent: str | Callable[..., Any],
+    inputs: Iterable[Mapping[str, Any]],
+    /,
+    *,
+    queue: str | None = None,
+    key: str | None = None,
+    priority: int | None = None,
+    delay: Duration | None = None,
+    expires: Duration | None = None,
+) -> Children:
     """As `spawn`, one child for each input: at most 1,000, which are started all or, if there is a
-    crash, none."""
+    crash, none. How they are to be started is the same for all."""
     refuse_inside("spawn_many")
     runtime = current("spawn_many")
-    asked = [_asked("spawn_many", agent, each) for each in inputs]
+    how = _how(queue=queue, key=key, priority=priority, delay=delay, expires=expires)
+    asked = [_asked("spawn_many", agent, each, how) for each in inputs]
     if len(asked) > messages.BATCH_MAX:
         raise ValueError(f"spawn_many takes {messages.BATCH_MAX:,} inputs, not {len(asked):,}")
     chars = sum(len(json.dumps(data)) for _, _, data in asked)
@@ -88,8 +117,15 @@ def spawn_many(agent: str | Callable[..., Any], inputs: Iterable[Mapping[str, An
     return Children(Child(each) for each in runtime.begin_all("child", asked))
 
 
+def _how(**said: Any) -> dict[str, Any]:
+    return {word: value for word, value in said.items() if value is not None}
+
+
 def _asked(
-    what: str, agent: str | Callable[..., Any], given: Mapping[str, Any]
+    what: str,
+    agent: str | Callable[..., Any],
+    given: Mapping[str, Any],
+    how: Mapping[str, Any],
 ) -> tuple[str, str, dict[str, Any]]:
     """The operation's name, its digest and its data. Raises TypeError, ValueError."""
     registered = agents.registered()
@@ -101,17 +137,43 @@ def _asked(
     else:
         name, own = agent, agent in registered
     try:
+        start = _start(how)
         packed = values.pack(dict(given))
         if own:  # a slip is found where it is made
+            _refuse_both(registered[name], how, packed)
             registered[name].bind(packed)
     except values.NotJson as error:
         raise TypeError(f"torpor.{what}: the input cannot be sent: {error}") from None
-    except Invalid as error:
-        raise ValueError(f"torpor.{what}: {error.message}") from None
+    except (Invalid, ValueError) as error:
+        raise ValueError(f"torpor.{what}: {error}") from None
     if not 1 <= len(name) <= messages.NAME_MAX:
         raise ValueError(f"torpor.{what}: a name has 1 to {messages.NAME_MAX} characters")
     data = {"agent": name, "own": own, "input": packed}
+    if start != AT_ONCE:  # else not a word: its digest is what it was before there were any
+        data["start"] = start.given()
     return name, values.digest(data), data
+
+
+def _start(how: Mapping[str, Any]) -> Start:
+    """Raises Invalid, ValueError."""
+    start = Start(
+        queue=how.get("queue"),
+        key=how.get("key"),
+        priority=how.get("priority", 0),
+        delay_s=seconds(how.get("delay", 0)),
+        expires_s=seconds(how["expires"]) if "expires" in how else None,
+    )
+    return start.check()
+
+
+def _refuse_both(agent: agents.Agent, how: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """What might be meant for the agent is not taken for how it is to be started."""
+    for each in agent.parameters:
+        if each.name in how and each.name not in given:
+            raise Invalid(
+                f"{each.name} says how the child is started, and {agent.name} has an argument "
+                f"of that name: give that in the input, as in {{{each.name!r}: …}}"
+            )
 
 
 def _result(ended: WaitResult) -> Any:

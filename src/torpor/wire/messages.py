@@ -20,6 +20,7 @@ from typing import Any
 
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.errors import Invalid
+from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX
 
 PROTOCOL = 1
 # One message, encoded. Parsed JSON can take twenty times its text's size, hence not more.
@@ -234,6 +235,17 @@ _CONTEXT = _record(
     }
 )
 
+# How a child is to be started, where that is not as usual: `torpor.model.starting`.
+_START = _record(
+    {
+        "queue?": _NAME,
+        "key?": _NAME,
+        "priority?": _integer(-PRIORITY_MAX, PRIORITY_MAX),
+        "delay_s?": _number(0, DELAY_S_MAX),
+        "expires_s?": _number(0, DELAY_S_MAX),
+    }
+)
+
 # What `begin` carries as data, by the kind of operation.
 _BEGIN_DATA: dict[str, Check] = {
     "step": _OBJECT,
@@ -258,7 +270,9 @@ _BEGIN_DATA: dict[str, Check] = {
     ),
     "event": _record({"timeout_s": _or_null(_number(0, TIME_MAX))}),
     # `own`: an agent of its parent's file, and so of its parent's version.
-    "child": _record({"agent": _text(2 * NAME_MAX, 1), "own": _flag, "input": _OBJECT}),
+    "child": _record(
+        {"agent": _text(2 * NAME_MAX, 1), "own": _flag, "input": _OBJECT, "start?": _START}
+    ),
     "model": _record(
         {
             "method": _text(16, 1),

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 from tests.unit.contextlog.conftest import Commit
 
-from torpor.contextlog import children, runs, schema, transfer, waits
+from torpor.contextlog import children, deadlines, runs, schema, transfer, waits
 from torpor.contextlog.agents import choose_current, put_agent
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.forks import fork_of, fork_run, retry_of
@@ -24,8 +24,16 @@ OFFERED = [
 ]
 
 
-def asked(n: int, agent: str = "work", *, own: bool = True, **given: Any) -> dict[str, Any]:
+def asked(
+    n: int,
+    agent: str = "work",
+    *,
+    own: bool = True,
+    start: dict[str, Any] | None = None,
+    **given: Any,
+) -> dict[str, Any]:
     data = {"agent": agent, "own": own, "input": given or {"n": n}}
+    data |= {} if start is None else {"start": start}
     op = OpId(f"child:{agent}#{n}")
     return {"op": op, "kind": "child", "name": agent, "digest": f"{n:032x}", "data": data}
 
@@ -80,6 +88,27 @@ def test_a_child_is_spawned_once(family: Family) -> None:
     assert [row.input for row in made] == [{"n": 1}, {"n": 2}, {"n": 3}]
     assert {row.parent for row in made} == {family.parent}
     assert {row.version for row in made} == {family.commit.version}
+
+
+def test_a_child_is_started_as_was_asked(family: Family) -> None:
+    how = {"queue": "mail", "key": "k", "priority": 3, "delay_s": 5.0, "expires_s": 8.0}
+    there, plain, wrong = family.spawn(
+        asked(1, start=how), asked(2), asked(3, start={"queue": " "})
+    )
+    row = family.row(there.child)
+    assert (row.queue, row.queue_key, row.priority) == ("mail", "k", 3)
+    assert (row.not_before, row.expires_at, row.ready) == (17.0, 25.0, False)
+    assert family.row(plain.child).queue == "agent:work" and family.row(plain.child).ready
+    assert wrong.value is not None and "queue: ' ' is no name" in wrong.value["data"]["message"]
+    begun = family.commit(lambda c: read_entries(c, family.parent, 0, ["op.begin"]))
+    assert [each.data.get("start") for each in begun] == [how, None, {"queue": " "}]
+
+    family.commit(lambda c: deadlines.end_due(c, 17.0))
+    assert family.row(there.child).ready
+    family.commit(lambda c: deadlines.end_due(c, 25.0))
+    told = family.wait(family.parent, there.op)
+    assert told.value is not None and told.value["status"] == "cancelled"
+    assert told.value["data"]["type"] == "Expired"
 
 
 def test_its_end_is_its_parents_answer(family: Family) -> None:

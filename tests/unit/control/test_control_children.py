@@ -40,6 +40,24 @@ async def either(n):
     return [first, type(second).__name__, second.type, again.status, again.data["message"]]
 
 @torpor.agent
+def mails(key, priority=None):
+    return key
+
+@torpor.agent
+def sends():
+    said = []
+    for wrong in ({"key": "x"}, {"queue": " "}, {"delay": "soon"}, {"priority": 1001}):
+        try:
+            torpor.spawn(mails, **wrong)
+        except ValueError as error:
+            said.append(str(error))
+    one = torpor.spawn(mails, {"key": "x"}, key="y", queue="mail")
+    others = torpor.spawn_many(square, [{"n": 2}, {"n": 3}], priority=5, delay="5ms")
+    late = torpor.spawn(square, n=4, delay="1h", expires="1h")
+    torpor.spawn(asks).result()
+    return [said, one.result(), others.results()]
+
+@torpor.agent
 def asleep():
     torpor.sleep("1h")
 
@@ -86,6 +104,27 @@ async def test_a_parent_gets_what_its_children_return(plain: Plain) -> None:
     assert await plain.result(await plain.run(version, "total", count=4)) == 14
     got = await plain.result(await plain.run(version, "either", n=3))
     assert got == [9, "ChildFailed", "ValueError", "failed", "too small"]
+
+
+async def test_children_are_started_as_runs_are(plain: Plain) -> None:
+    version = await plain.deploy(AGENTS)
+    run = await plain.run(version, "sends")
+    one, *others, late, asks = await children(plain, run, 5)
+    assert (one.queue, one.queue_key, one.input) == ("mail", "y", {"key": "x"})
+    assert [each.priority for each in others] == [5, 5]
+    assert late.not_before == late.created_at + 3600.0
+    assert late.expires_at == late.created_at + 7200.0
+    await plain.kill(run)
+    await plain.answer(asks.id)
+    said, *results = await plain.result(run)
+    assert results == ["x", [4, 9]]
+    assert [each.removeprefix("torpor.spawn: ").split(" ")[0] for each in said] == [
+        "key",
+        "queue:",
+        "'soon'",
+        "a",
+    ]
+    assert len(await children(plain, run, 5)) == 5
 
 
 async def test_a_parent_that_was_killed_has_the_same_children(plain: Plain) -> None:
