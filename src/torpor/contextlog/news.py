@@ -36,10 +36,9 @@ class CancelRequested:
 
 @dataclass(frozen=True)
 class Overran:
-    """A run that has a machine takes too long."""
+    """A run that has a machine takes too long, unless it has only waited: its driver knows."""
 
     run: RunId
-    message: str
 
 
 News = Claimable | Due | Answered | CancelRequested | Overran

@@ -87,6 +87,7 @@ class RunRow:
     ended_at: float | None
     ran_s: float
     slept_s: float
+    waited_s: float
     state_since: float
     id_key: str | None
     origin: RunId | None
@@ -119,7 +120,7 @@ class RunRow:
 
 _INTERNAL = {
     *("ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested"),
-    *("due_at", "patient", "wall_until", "id_key_until"),
+    *("due_at", "patient", "wall_until", "id_key_until", "waited_s"),
 }
 
 
@@ -135,6 +136,11 @@ def live_figures(row: RunRow, now: float) -> Figures:
         row.ran_s + elapsed_s * (row.state is RunState.RUNNING),
         row.slept_s + elapsed_s * (row.state is RunState.SUSPENDED),
     )
+
+
+def computed_s(row: RunRow, now: float) -> float:
+    """How long the run has had a machine up to `now`, but for what it only waited with it."""
+    return live_figures(row, now).ran_s - row.waited_s
 
 
 def create_run(
@@ -340,7 +346,7 @@ def claim(c: Connection, run: RunId, now: float) -> Epoch:
             epoch=epoch,
             ready=False,
             patient=False,
-            **_limited(row, agent.rules if agent else Rules(), now),
+            **limited(row, agent.rules if agent else Rules(), now),
             started_at=func.coalesce(_runs.c.started_at, now),
         )
     )
@@ -468,12 +474,14 @@ def request_cancel(c: Connection, run: RunId, now: float) -> RunRow:
     return _exactly(c, run)
 
 
-def _limited(row: RunRow, rules: Rules, now: float) -> dict[str, Any]:
-    """When a run that is claimed now has to have ended, and when that is to be looked at."""
+def limited(row: RunRow, rules: Rules, now: float) -> dict[str, Any]:
+    """When a run that has a machine, or is claimed now, has to have ended, and when that is to be
+    looked at."""
     until = row.wall_until
     if row.state is RunState.QUEUED and rules.max_wall_s is not None:
         until = now + rules.max_wall_s
-    compute = [] if rules.max_compute_s is None else [now + rules.max_compute_s - row.ran_s]
+    most_s = rules.max_compute_s
+    compute = [] if most_s is None else [now + most_s - computed_s(row, now)]
     due = [*compute, *([] if until is None else [until])]
     return {"wall_until": until, "due_at": min(due, default=None)}
 

@@ -98,6 +98,8 @@ runs = Table(
     Column("ended_at", Double),
     Column("ran_s", Double, nullable=False, default=0.0),
     Column("slept_s", Double, nullable=False, default=0.0),
+    # Of `ran_s`, how long all of the agent waited though its machine was up.
+    Column("waited_s", Double, nullable=False, default=0.0, server_default="0"),
     Column("state_since", Double, nullable=False),
     Column("id_key", String, unique=True),
     # Of a fork: which run it began as, how much of that one's log it shares, and the snapshot that

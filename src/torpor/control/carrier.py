@@ -91,7 +91,8 @@ class Carrier(Protocol):
         """Have an agent that had not started begin, and replay `journal`."""
 
     async def woken(self) -> None:
-        """The agent is at work: what can be learned or got ready for the next time, is now."""
+        """The agent is at work: what can be learned or got ready for the next time, is now, if the
+        host lets it."""
 
     async def served(self) -> dict[str, Any] | None:
         """What a pager has done for it: {reads, bytes, frames, hits, misses, pushed, push_ms}; None

@@ -29,6 +29,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -43,6 +44,7 @@ from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.calls import Calls
 from torpor.control.carrier import Carrier, Carriers, Freezer, Origin
+from torpor.control.computing import Computing
 from torpor.control.conversation import Output, Said, Skipped
 from torpor.control.keys import Keys, RunKey
 from torpor.control.loading import exit_error
@@ -119,6 +121,7 @@ class Driver:
         self._key: RunKey | None = None
         self.standing = Standing()  # what the agent waits for, and what arrived for it
         self._heard = asyncio.Event()
+        self.computing = Computing(self._pen, row, self.standing, self._heard)
         self._cancel = CANCEL_REASON if row.cancel_requested else None
         self._cancel_deadline: float | None = None
         self._always_suspend = always_suspend
@@ -211,7 +214,7 @@ class Driver:
         if not started:
             live.start(self.epoch, self.row, journal)
         await self._ask_again()
-        self._learning.spawn(self._learn(live))
+        self._learning.spawn(live.woken())
         self.doing = "running"
 
     async def _take_up(self, snapshot: SnapshotRow, answered: set[str]) -> None:
@@ -223,12 +226,6 @@ class Driver:
         if detail.get("at_work"):
             went_on = self.row.state is RunState.RUNNING
             await self._pen.write(lambda c: self._pen.repeat(c, snapshot, went_on))
-
-    async def _learn(self, live: Carrier) -> None:
-        try:
-            await live.woken()
-        except (TorporError, OSError) as error:  # the next resume is slower, that is all
-            log.info("run %s: %s", self.run, error)
 
     async def _ask_again(self) -> None:
         """What the machine had asked for before its snapshot, and nobody is at any more."""
@@ -248,6 +245,7 @@ class Driver:
                 raise live.guest.broken
             if self._trouble is not None:
                 raise self._trouble
+            await self.computing.look()
             self._answer()
             self._say_cancel()
             if self._cancel_deadline is not None and time.monotonic() > self._cancel_deadline:
@@ -274,12 +272,10 @@ class Driver:
         if self._cancel_deadline is not None:
             left = max(0.0, self._cancel_deadline - time.monotonic()) + 0.01
             seconds = left if seconds is None else min(seconds, left)
-        try:
+        with self.standing.resting(), suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._heard.wait()
-        except TimeoutError:
-            return
-        self._heard.clear()
+                self._heard.clear()
 
     # What the guest says.
 
@@ -302,6 +298,7 @@ class Driver:
                     await self._results.write(*writes)
                     await self._end(*ending)
                     return
+            writes += self.computing.untold()
             if writes:
                 await self._results.write(*writes)
             if self._always_suspend and heard & {"begin", "end"}:
@@ -448,7 +445,8 @@ class Driver:
         """True once the run is suspended; what carried it may be discarded then."""
         self.doing = "freezing"
         freezer = self._live.freezer
-        suspended = await (self._leave() if freezer is None else self._freeze(freezer))
+        with self.standing.resting():
+            suspended = await (self._leave() if freezer is None else self._freeze(freezer))
         if not suspended and self._outcome is None:
             self.standing.changed()
             self.doing = "running"
@@ -461,7 +459,7 @@ class Driver:
             if self._outcome is not None:  # among the last things heard was its end
                 return False
             if self._may_go():
-                await self._pen.write(self._suspension(place.seq))
+                await self._pen.write(*self._suspension(place.seq))
                 self._tell_hand_over("ended; it goes on from the log")
                 return True
             self._live.guest.say("resume")
@@ -477,7 +475,7 @@ class Driver:
                         return False
                     captured = await freezer.keep(taken)
                     if self._may_go():
-                        await self._record(captured, place, decided, self._suspension())
+                        await self._record(captured, place, decided, *self._suspension())
                         return True
                     # It has something to do. What was stored is a good snapshot all the same.
                     await freezer.carry_on()
@@ -573,8 +571,9 @@ class Driver:
         self.progressed = True
         self._tell_hand_over(f"frozen where it was, in {freeze_ms:.0f} ms")
 
-    def _suspension(self, seen: Seq | None = None) -> Write:
-        return self._pen.suspension(seen, not self._only_waits(), self.standing.patient)
+    def _suspension(self, seen: Seq | None = None) -> list[Write]:
+        handed_over, patient = not self._only_waits(), self.standing.patient
+        return [self.computing.tell, self._pen.suspension(seen, handed_over, patient)]
 
     def _tell_hand_over(self, how: str) -> None:
         if self._hand_over is not None:

@@ -163,8 +163,11 @@ class MachineCarrier:
         guest.say("start", run=row.id, epoch=epoch, agent=row.agent, input=row.input, journal=last)
 
     async def woken(self) -> None:
-        await self._machines.learn_faults(self.live)
-        await self._get_ready()
+        try:
+            await self._machines.learn_faults(self.live)
+            await self._get_ready()
+        except (TorporError, OSError) as error:  # the next resume is slower, that is all
+            log.info("nothing was learned of a resume: %s", error)
 
     async def served(self) -> dict[str, Any]:
         return await self._machines.served(self.live)

@@ -26,8 +26,7 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import deadlines, entries, runs, schedules, waits
 from torpor.contextlog.entries import NewEntry
-from torpor.contextlog.news import Answered, CancelRequested, Claimable, Due, News
-from torpor.contextlog.news import Overran as NewsOverran
+from torpor.contextlog.news import Answered, CancelRequested, Claimable, Due, News, Overran
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
@@ -38,7 +37,6 @@ from torpor.control.driver import CANCELLED, Driver, Outcome
 from torpor.control.keys import Keys
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
-from torpor.control.pen import Refused
 from torpor.control.schedules import fire_due
 from torpor.control.tasks import Tasks
 from torpor.control.values import Values
@@ -48,7 +46,6 @@ from torpor.model.errors import (
     HostError,
     Invalid,
     NotFound,
-    Overran,
     StaleEpoch,
     TorporError,
 )
@@ -174,8 +171,8 @@ class Scheduler:
                 self.drivers[run].deliver(op, ok=True, value=value)
             case Answered():
                 self._claimable.set()
-            case NewsOverran(run, message) if run in self.drivers:
-                self.drivers[run].fail(Refused(Overran(message)))
+            case Overran(run) if run in self.drivers:
+                self.drivers[run].computing.overran()
             case CancelRequested(run) if run in self.drivers:
                 self.drivers[run].cancel()
 

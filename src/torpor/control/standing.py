@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,8 @@ class Standing:
         self._ends_at: float | None = None
         self._changed_at = time.monotonic()
         self._cpu: tuple[float, float] | None = None  # (when, CPU seconds) at the previous look
+        self._rested_s = 0.0
+        self._rests_since: float | None = None
 
     def take_up(self, detail: Mapping[str, Any], answered: Collection[str]) -> None:
         """Continue where the machine in a snapshot with this `detail` was; the log has what was
@@ -83,6 +86,22 @@ class Standing:
         idle = self.waiting and not self.busy and not self.checkpoints
         in_flight = self.arrived or self.of("model")
         return bool(idle and self.of(*WAITS)) and not in_flight
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """While nothing is said or heard: if the agent only waits, it rests for as long."""
+        began = time.monotonic()
+        self._rests_since = began if self.only_waits else None
+        try:
+            yield
+        finally:
+            self._rested_s, self._rests_since = self.rested_s, None
+
+    @property
+    def rested_s(self) -> float:
+        """How long the agent has rested until now, of this driver's time."""
+        since = self._rests_since
+        return self._rested_s + (0.0 if since is None else time.monotonic() - since)
 
     def facts(self, cpu_s: float) -> Facts:
         """At this moment; `cpu_s` is what the machine has used, from which its share is learned."""

@@ -9,7 +9,7 @@ another version: deployed again, an agent has the rules that its file then says,
     retries = 3                                 # a run that failed is tried again, so often
     retry_backoff = "5s"                        # after that, twice as long each time
     memory_max = "2G"                           # out of memory: again, on a bigger machine
-    max_compute = "1h"                          # with a machine; longer has failed
+    max_compute = "1h"                          # with a machine, waits excluded; longer has failed
     max_wall = "7d"                             # from its start; longer has failed
     upgradable = true                           # `torpor upgrade` may move runs to this version
 

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import Connection, event
 
 from torpor.contextlog import deadlines, queues, runs, schema
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import deployed_again, put_agent
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import make_engine
 from torpor.control.claims import next_runs
 from torpor.model.engines import QEMU
-from torpor.model.errors import Invalid, NotFound
-from torpor.model.ids import AgentVersion, RunId
+from torpor.model.errors import Invalid, NotFound, StaleEpoch
+from torpor.model.ids import AgentVersion, Epoch, RunId
 from torpor.model.starting import Start
 from torpor.model.states import FINAL, RunState
 
@@ -140,6 +140,32 @@ def test_a_delayed_run_is_due_and_an_expired_one_cancelled(log: Log) -> None:
     assert deadlines.next_due(log.c) == log.now - 61 + 90
     log.claim(late)
     assert deadlines.next_due(log.c) is None
+
+
+def test_what_a_run_only_waited_with_a_machine_does_not_count(log: Log) -> None:
+    deployed_again(log.c, VERSION, {"rules": {"max_compute": "1h"}}, 1.0)
+    run = log.make()
+    log.claim(run)
+    assert deadlines.next_due(log.c) == 4600.0
+    deadlines.waited(log.c, run, Epoch(1), 100.0, 1500.0)
+    assert deadlines.next_due(log.c) == 4700.0
+    log.now = 2000.0
+    log.claim(run)  # its machine was lost
+    assert deadlines.next_due(log.c) == 4700.0
+    with pytest.raises(StaleEpoch):
+        deadlines.waited(log.c, run, Epoch(1), 200.0, log.now)
+    log.now = 4000.0
+    log.end(run, RunState.SUSPENDED)
+    assert deadlines.next_due(log.c) is None
+    log.now = 9000.0
+    log.claim(run)
+    assert deadlines.next_due(log.c) == 9700.0
+    deadlines.end_due(log.c, 9700.0)
+    assert runs.get_run(log.c, run).state is RunState.RUNNING
+    assert "max_compute" in (deadlines.overrun(log.c, run, 9700.0) or "")
+    deadlines.waited(log.c, run, Epoch(3), 100.1, 9700.0)
+    assert deadlines.overrun(log.c, run, 9700.0) is None
+    assert deadlines.next_due(log.c) == 9701.0
 
 
 def test_whose_queue_a_run_is_in(log: Log) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 from tests.unit.control.plain import Plain
 
+import torpor.control.standing
 from torpor.contextlog import agents, deadlines, runs, schema
 from torpor.contextlog.runs import RunRow
 from torpor.control import retrying
+from torpor.control.standing import Result, Standing
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.states import FINAL, RunState
 
@@ -55,6 +60,10 @@ def parent():
 @torpor.agent
 def slow():
     time.sleep(60)
+
+@torpor.agent
+def asks():
+    return torpor.waitpoint("a").result().data
 
 @torpor.agent
 def asleep():
@@ -125,10 +134,57 @@ async def test_what_takes_too_long_has_failed(plain: Plain) -> None:
     for each, due in ((run, 3600), (other, 3600)):
         row = await plain.row(each)
         assert abs((row.due_at or 0) - now - due) < 60 and row.wall_until is not None
-    await plain.store.write(lambda c: deadlines.end_due(c, now + 3700))
+    await has_run(plain, 3700.0)
     row = await plain.ended(run)
     assert row.error is not None and row.error["type"] == "Overran"
     assert "max_compute" in row.error["message"] and row.successor is None
+
+
+async def has_run(plain: Plain, ran_s: float) -> None:
+    """Whatever has a machine has had one for so long."""
+
+    def write(c: Connection) -> None:
+        c.execute(schema.runs.update().values(ran_s=ran_s, due_at=time.time()))
+        deadlines.end_due(c, time.time())
+
+    await plain.store.write(write)
+
+
+@pytest.mark.parametrize("rested_s", [0.0, 3700.0])
+async def test_what_it_only_waits_is_no_computing(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch, rested_s: float
+) -> None:
+    version = await deploy(plain, max_compute="1h")
+    run = await plain.run(version, "asks")
+    await plain.open_wait(run)
+    monkeypatch.setattr(Standing, "rested_s", rested_s)
+    await has_run(plain, 3700.0)
+    if rested_s:
+        await plain.answer(run, 5)
+        assert await plain.result(run) == 5
+        assert (await plain.row(run)).waited_s == rested_s
+    else:
+        row = await plain.ended(run)
+        assert row.error is not None and row.error["type"] == "Overran"
+
+
+@pytest.mark.parametrize("busy", [0, 1])
+def test_an_agent_rests_while_it_has_nothing_else_to_do(
+    monkeypatch: pytest.MonkeyPatch, busy: int
+) -> None:
+    clock = SimpleNamespace(monotonic=count(0.0, 4.0).__next__)
+    monkeypatch.setattr(torpor.control.standing, "time", clock)
+    standing = Standing()
+    standing.unanswered.add("wait:a#1")
+    standing.said({"waiting": 1, "busy": busy, "until": None})
+    with standing.resting():
+        assert standing.rested_s == (0.0 if busy else 4.0)
+    rested_s = standing.rested_s
+    assert rested_s == (0.0 if busy else 8.0)
+    standing.arrived.append(Result("wait:a#1", {}))
+    with standing.resting():
+        assert standing.rested_s == rested_s
+    assert standing.rested_s == rested_s
 
 
 async def test_one_that_sleeps_too_long_is_not_woken_for_it(plain: Plain) -> None:
