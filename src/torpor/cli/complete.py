@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torpor.cli import words
+from torpor.cli.attach import answerable
 from torpor.client import Client
 from torpor.model.errors import TorporError
 from torpor.model.home import Home
@@ -35,7 +36,7 @@ def _runs(client: Client) -> Iterator[tuple[str, str]]:
 
 def _waits(client: Client) -> Iterator[tuple[str, str]]:
     for wait in client.waits():
-        if wait["kind"] != "sleep":
+        if answerable(wait):
             yield wait["id"], words.asked(wait, _ABOUT_MAX)
 
 

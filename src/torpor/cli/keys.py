@@ -8,16 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import words
+from torpor.cli.agents import duration_s
 from torpor.cli.host import Json, connect
 from torpor.cli.screen import say, show, show_json, table
 from torpor.model.access import Scope
-from torpor.model.errors import Invalid
 
 Object = dict[str, Any]
 
 keys = typer.Typer(help="Keys for the API, where it is reached by TCP.", no_args_is_help=True)
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 Expires = Annotated[
     str | None, typer.Option("--expires", metavar="TIME", help="After that: 90d, 12h.")
 ]
@@ -36,7 +35,7 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Make a key. It is shown now, and never again."""
-    expires_s = None if expires is None else _seconds(expires)
+    expires_s = duration_s(expires, "--expires")
     scopes = [each.value for each in scope]
     made = connect().create_key(name, scopes, agents=agent or None, expires_s=expires_s)
     _tell(made, as_json, f"key {made['id']}: {_may(made)}")
@@ -81,7 +80,7 @@ def token(
     """Make a key for one run or one wait, that ends soon."""
     if (run is None) == (wait is None):
         raise typer.BadParameter("one of --run and --wait is needed")
-    made = connect().token(run=run, wait=wait, expires_s=_seconds(expires))
+    made = connect().token(run=run, wait=wait, expires_s=duration_s(expires, "--expires") or 0.0)
     _tell(made, as_json, f"until {words.clock(made['expires_at'], time.time())}")
 
 
@@ -107,10 +106,3 @@ def _state(key: Object, now: float) -> str:
         return "valid"
     left = key["expires_at"] - now
     return f"for {words.duration(left)}" if left > 0 else "expired"
-
-
-def _seconds(text: str) -> float:
-    number, unit = text[:-1], text[-1:]
-    if not number.isdecimal() or unit not in _UNITS or int(number) == 0:
-        raise Invalid(f"{text!r} is no time", hint="It is such as 30m, 12h or 90d.")
-    return float(int(number) * _UNITS[unit])

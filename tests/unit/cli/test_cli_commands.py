@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
+from torpor.cli import complete
 from torpor.client import Client, Ended
 from torpor.model.home import Home
 
@@ -152,6 +153,16 @@ def test_approve_by_a_runs_id_or_the_start_of_one(
     again = torpor("deny", run)
     assert again.exit_code == 1
     assert "waits for nobody's answer" in again.stderr
+
+
+def test_a_shell_offers_the_waits_that_a_person_may_answer(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ("wait", "sleep", "event", "child", "doubt")
+    about = {"prompt": "Sure?", "op": "wait:a#1", "data": None, "approve": False}
+    found = [{"id": f"wait_{kind}", "kind": kind, **about} for kind in kinds]
+    monkeypatch.setattr(Client, "waits", lambda self: found)
+    assert [id for id, _ in complete.waits("wait_")] == ["wait_wait", "wait_doubt"]
 
 
 def test_deny_and_complete_by_a_waits_id(torpor: Torpor, agent: str, client: Client) -> None:

@@ -29,6 +29,9 @@ def test_a_key_is_made_listed_and_revoked(torpor: Torpor) -> None:
     brief = torpor("keys", "create", "brief", "-s", "admin", "--expires", "1h", "--json")
     key = json.loads(brief.stdout)
     assert key["expires_at"] - key["created_at"] == 3600
+    long = torpor("keys", "create", "long", "-s", "observe", "--expires", "1d 12h", "--json")
+    key = json.loads(long.stdout)
+    assert key["expires_at"] - key["created_at"] == 36 * 3600
     assert torpor("keys", "revoke", key["id"]).exit_code == 0
     [row] = [
         each
@@ -42,7 +45,6 @@ def test_a_key_is_made_listed_and_revoked(torpor: Torpor) -> None:
     ("asked", "said"),
     [
         (("create", "x", "-s", "admin", "--agent", "a"), "restricted cannot have scope admin"),
-        (("create", "x", "-s", "observe", "--expires", "soon"), "'soon' is no time"),
         (("revoke", "nobody"), "there is no key 'nobody'"),
         (("token", "--run", "run_nothing"), "run_nothing"),
     ],
@@ -50,6 +52,12 @@ def test_a_key_is_made_listed_and_revoked(torpor: Torpor) -> None:
 def test_what_is_wrong_is_said(torpor: Torpor, asked: tuple[str, ...], said: str) -> None:
     answer = torpor("keys", *asked)
     assert answer.exit_code == 1 and said in answer.stderr
+
+
+@pytest.mark.parametrize("command", [("create", "x", "-s", "observe"), ("token", "--run", "run_1")])
+def test_a_time_is_a_duration(torpor: Torpor, command: tuple[str, ...]) -> None:
+    answer = torpor("keys", *command, "--expires", "soon")
+    assert answer.exit_code == 2 and "'soon' is not a duration" in answer.stderr
 
 
 @pytest.fixture(scope="module")
