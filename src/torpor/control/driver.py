@@ -51,6 +51,7 @@ from torpor.control.loading import exit_error
 from torpor.control.machines import Captured
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
+from torpor.control.notes import Notes
 from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Unrecorded, Write, recorded_or_lost
 from torpor.control.standing import Result, Standing
@@ -127,8 +128,7 @@ class Driver:
         self._always_suspend = always_suspend
         self._hand_over: Tell | None = None  # it is to be handed over, and who wants to know how
         self._streams = Streams()
-        # For each step that may be replayed, how much output the log held when it ended.
-        self._printed: dict[str, dict[str, int]] = {}
+        self._notes = Notes()
         self._not_before = 0.0  # monotonic: no freeze is tried before
         self._outcome: Outcome | None = None
 
@@ -201,7 +201,8 @@ class Driver:
         started = snapshot is not None and snapshot.run is not None
         seq = Seq(0) if snapshot is None else snapshot.seq
         journal = await self._store.read(lambda c: entries.journal(c, self.run, seq))
-        self._printed = {r["op"]: r["printed"] for r in journal if "printed" in r}
+        self._notes = await self._store.read(lambda c: Notes.after(c, self.run, snapshot, journal))
+        self._streams.expect(journal)
         if snapshot is not None:
             answered = {record["op"] for record in journal if "ok" in record}
             await self._take_up(snapshot, answered)
@@ -220,9 +221,8 @@ class Driver:
     async def _take_up(self, snapshot: SnapshotRow, answered: set[str]) -> None:
         """Continue where the machine in `snapshot` was."""
         detail = snapshot.detail
-        self._printed = detail.get("printed", {}) | self._printed
         self.standing.take_up(detail, answered)
-        self._streams.set(detail.get("streams", {}))
+        self._streams.take_up(detail)
         if detail.get("at_work"):
             went_on = self.row.state is RunState.RUNNING
             await self._pen.write(lambda c: self._pen.repeat(c, snapshot, went_on))
@@ -330,9 +330,9 @@ class Driver:
             case "fetch":
                 self._learning.spawn(self._results.fetch(message["op"], self._live.guest))
             case "replayed":
-                self._streams.skip_to(self._printed.pop(message["op"], {}))
+                self._streams.replayed(message["op"])
             case "note":
-                writes.append(self._pen.noted(message))
+                writes += self._notes.fresh(self._pen.noted(message))
             case "status":
                 self.standing.said(message)
             case "done":
@@ -355,6 +355,7 @@ class Driver:
         self, message: dict[str, Any], writes: list[Write], after: list[Callable[[], None]]
     ) -> None:
         op, kind, data = message["op"], message["kind"], message["data"]
+        self._notes.begun([message])
         if kind in waits.WAITS:
             self._on_waits([message], writes, after)
             return
@@ -375,6 +376,7 @@ class Driver:
     def _on_waits(
         self, begins: list[dict[str, Any]], writes: list[Write], after: list[Callable[[], None]]
     ) -> None:
+        self._notes.begun(begins)
         self.standing.unanswered.update(each["op"] for each in begins)
         made: list[WaitRow] = []
         writes.append(lambda c: made.extend(self._pen.create_waits(c, begins)))
@@ -542,9 +544,8 @@ class Driver:
         place = await self._store.read(lambda c: entries.seen_before(c, self.run, unseen))
         return place, {
             **standing,
-            "streams": self._streams.to_json(),
+            **self._streams.to_json(),
             "at_work": not self._only_waits(),
-            "printed": self._printed,  # of what the machine has in its journal and may yet replay
         }
 
     async def _record(

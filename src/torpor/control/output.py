@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -35,6 +35,12 @@ class Streams:
 
     def __init__(self) -> None:
         self._streams = {STDOUT: _Stream("stdout", 0), STDERR: _Stream("stderr", 0)}
+        # Of each step that may be replayed, how far the log had them when it ended.
+        self._printed: dict[str, dict[str, int]] = {}
+
+    def expect(self, journal: Iterable[Mapping[str, Any]]) -> None:
+        """What is in `journal` may be replayed."""
+        self._printed |= {each["op"]: each["printed"] for each in journal if "printed" in each}
 
     def take(self, channel: int, data: bytes) -> Taken:
         """Take `data` in."""
@@ -47,8 +53,9 @@ class Streams:
         """How far each has come, by name."""
         return {stream.name: stream.offset for stream in self._streams.values()}
 
-    def skip_to(self, offsets: Mapping[str, int]) -> None:
-        """A step was replayed: its body, which printed up to `offsets`, did not print again."""
+    def replayed(self, op: str) -> None:
+        """A step was replayed: what its body had printed is not printed again."""
+        offsets = self._printed.pop(op, {})
         for channel, stream in self._streams.items():
             self.skip(channel, offsets.get(stream.name, 0))
 
@@ -60,17 +67,19 @@ class Streams:
             stream.decoder.reset()
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        streams = {
             str(channel): {
                 "offset": stream.offset,
                 "held": b64encode(stream.decoder.getstate()[0]).decode(),
             }
             for channel, stream in self._streams.items()
         }
+        return {"streams": streams, "printed": self._printed}
 
-    def set(self, state: Mapping[str, Any]) -> None:
+    def take_up(self, state: Mapping[str, Any]) -> None:
         """Go on from `to_json`."""
-        for channel, each in state.items():
+        self._printed = state.get("printed", {}) | self._printed
+        for channel, each in state.get("streams", {}).items():
             stream = self._streams[int(channel)]
             stream.offset = each["offset"]
             stream.decoder.setstate((b64decode(each["held"]), 0))

@@ -90,7 +90,7 @@ class Pen:
         """What a note message says."""
         data = message["data"]
         data = data if isinstance(data, dict) else {"value": data}
-        return NewEntry(f"note.{message['kind']}", None, data)
+        return NewEntry(f"note.{message['kind']}", message.get("op"), data)
 
     def output(self, stream: str, offset: int, text: str) -> Write:
         return lambda c: entries.append_output(

@@ -176,11 +176,6 @@ class Journal:
     def empty(self) -> bool:
         return not self._main and not self._side
 
-    @property
-    def used_up(self) -> bool:
-        """Nothing is left that must be asked for."""
-        return not self._main and not any("ok" in record for record in self._side.values())
-
     def extend(self, records: Iterable[Recorded]) -> None:
         """Add what the log has got since. What this agent has begun itself is left out; of what
         was here and in doubt, the newer record counts."""

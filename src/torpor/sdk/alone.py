@@ -106,7 +106,6 @@ class AloneRuntime(Runtime):
     def send(self, message: bytes) -> None:
         """From another thread than the agent's."""
         with self._critical:
-            self._flush_notes()
             self._send(message)
 
     def _replay_step(self, operation: Operation, record: Recorded) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torpor.sdk import steps
 from torpor.sdk.errors import OutsideRun
+from torpor.sdk.operations import inside
 from torpor.sdk.runtime import current
 
 
@@ -34,7 +34,7 @@ class Run:
     def idempotency_key(self) -> str:
         """In a step's body: a key that is the same whenever this step runs again after a crash.
         Give it to services that take one, and a payment happens once."""
-        step = steps.inside()
+        step = inside.get()
         if step is None:
             raise OutsideRun("torpor.run.idempotency_key exists only inside a step's body")
         return f"{self.id}:{step.op}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from torpor.model.errors import Invalid
 from torpor.sdk import values
+from torpor.sdk.operations import inside
 from torpor.sdk.runtime import current
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -31,9 +32,10 @@ def emit(value: Any) -> None:
 
 
 def _note(kind: str, data: Any) -> None:
-    runtime = current(kind)
+    runtime, step = current(kind), inside.get()
+    within = {} if step is None else {"op": step.op}
     try:
-        runtime.note(kind, values.pack(data))
+        runtime.say("note", kind=kind, data=values.pack(data), **within)
     except values.NotJson as error:
         raise TypeError(f"torpor.{kind}: {error}") from None
     except Invalid as error:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from torpor.sdk.errors import Cancelled
+
+# The step whose body is running here, in this thread or task.
+inside: ContextVar[Operation | None] = ContextVar("torpor_step", default=None)
 
 
 class Outcome(NamedTuple):

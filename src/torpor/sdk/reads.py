@@ -12,8 +12,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from torpor.sdk import steps, values
-from torpor.sdk.operations import Outcome
+from torpor.sdk import values
+from torpor.sdk.operations import Outcome, inside
 from torpor.sdk.runtime import current
 
 _SEED_BITS = 128
@@ -37,7 +37,7 @@ def uuid4() -> uuid.UUID:
 
 def _read(name: str, read: Callable[[], Any]) -> Any:
     runtime = current(name)
-    if steps.inside() is not None:
+    if inside.get() is not None:
         return read()
     operation = runtime.begin("read", name, values.digest(), {})
     if not operation.future.done():

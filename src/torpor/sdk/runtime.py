@@ -90,7 +90,6 @@ class Runtime:
         self._critical = Critical()
         self._journal = Journal()
         self._pending: dict[str, Operation] = {}
-        self._notes: list[bytes] = []  # of a replay: perhaps in the log already
         self._order = 0  # of what ended last
         self._transfers = 0  # of large values, under way
         self._status: tuple[int, int, float | None, bool] = (0, 0, None, False)
@@ -196,9 +195,6 @@ class Runtime:
         line = {"side": True} if asked.side else {}
         operation.message = messages.encode("begin", **named, data=data, at=asked.at, **line)
         self._journal.take(asked, match)
-        if record is not None:
-            self._notes.clear()
-        self._flush_notes()
         if once and record is not None:
             operation.doubt = record.get("again", 0) + 1
         else:
@@ -314,20 +310,10 @@ class Runtime:
             if self._pending.pop(operation.op, None) is not None:
                 self._update_status()
 
-    def note(self, kind: str, data: Any) -> None:
-        """Add to the log without an answer. Raises Invalid."""
-        message = messages.encode("note", kind=kind, data=data)
-        with self._critical:
-            if self._journal.used_up:
-                self._flush_notes()
-                self._send(message)
-            else:
-                self._notes.append(message)
-
     def say(self, t: str, **fields: Any) -> None:
+        """Tell the host something without an answer. Raises Invalid."""
         message = messages.encode(t, **fields)
         with self._critical:
-            self._flush_notes()
             self._send(message)
 
     def place(self, file: str, line: int) -> str:
@@ -376,7 +362,6 @@ class Runtime:
         operation.message = b""
 
     def _replay(self, operation: Operation, record: Recorded) -> None:
-        self._notes.clear()  # what was noted before this is in the log before it
         if operation.kind == "step":
             operation.own = outcome_of(record)
             if "blob" in record:
@@ -417,11 +402,6 @@ class Runtime:
 
     def _send(self, message: bytes) -> None:
         self._control.sendall(message + b"\n")
-
-    def _flush_notes(self) -> None:
-        for message in self._notes:
-            self._send(message)
-        self._notes.clear()
 
     def _update_status(self) -> None:
         """Tell the host what it needs to know to freeze. While nothing waits it never freezes,

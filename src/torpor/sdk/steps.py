@@ -18,7 +18,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
@@ -34,7 +34,7 @@ from torpor.sdk.errors import (
     step_error,
     type_name,
 )
-from torpor.sdk.operations import Operation, Outcome
+from torpor.sdk.operations import Operation, Outcome, inside
 from torpor.sdk.runtime import current
 from torpor.wire import messages
 
@@ -50,16 +50,9 @@ _RAW_BYTES_MAX = RESULT_CHARS_MAX // 4 * 3 - 64  # in base64, with its tag
 # Not the agent's generator: retries must not change what a seeded agent draws.
 _jitter = random.SystemRandom()
 
-_inside: ContextVar[Operation | None] = ContextVar("torpor_step", default=None)
-
-
-def inside() -> Operation | None:
-    """The step whose body is running here, in this thread or task."""
-    return _inside.get()
-
 
 def refuse_inside(what: str) -> None:
-    if step := _inside.get():
+    if step := inside.get():
         raise OutsideRun(
             f"torpor.{what} was called inside the step {step.name!r}: a step's body is one unit "
             "that is not run again once it is recorded; call it from the agent, around the step"
@@ -150,7 +143,7 @@ def _source(fn: Callable[..., Any]) -> tuple[str, int] | None:
 def _step(fn: Callable[..., Any], spec: _Spec) -> Callable[..., Any]:
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if _inside.get() is not None:
+        if inside.get() is not None:
             return fn(*args, **kwargs)
         operation = _begin(spec, args, kwargs)
         while operation.doubt:
@@ -170,7 +163,7 @@ def _async_step(
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     @functools.wraps(fn)
     async def call(*args: Any, **kwargs: Any) -> Any:
-        if _inside.get() is not None:
+        if inside.get() is not None:
             return await fn(*args, **kwargs)
         operation = _begin(spec, args, kwargs)
         while operation.doubt:
@@ -214,7 +207,7 @@ def _settle_doubt(operation: Operation, question: Operation, said: Outcome) -> N
 def _attempts(
     body: Callable[[], Any], spec: _Spec, operation: Operation
 ) -> tuple[Outcome, Exception | None]:
-    token = _inside.set(operation)
+    token = inside.set(operation)
     try:
         for attempt in range(1, spec.retries + 2):
             try:
@@ -232,13 +225,13 @@ def _attempts(
         current("step").abandon(operation)
         raise
     finally:
-        _inside.reset(token)
+        inside.reset(token)
 
 
 async def _async_attempts(
     body: Callable[[], Coroutine[Any, Any, Any]], spec: _Spec, operation: Operation
 ) -> tuple[Outcome, Exception | None]:
-    token = _inside.set(operation)
+    token = inside.set(operation)
     try:
         for attempt in range(1, spec.retries + 2):
             try:
@@ -256,7 +249,7 @@ async def _async_attempts(
         current("step").abandon(operation)
         raise
     finally:
-        _inside.reset(token)
+        inside.reset(token)
 
 
 def _timed(body: Callable[[], Any], timeout_s: float) -> Any:

@@ -344,7 +344,8 @@ FROM_GUEST: dict[str, Check] = {
     ),
     "fetch": _record({"op": _OP}),
     "replayed": _record({"op": _OP}),
-    "note": _record({"kind": _one_of(*NOTE_KINDS), "data": _any}),
+    # `op`: the step in whose body it was said.
+    "note": _record({"kind": _one_of(*NOTE_KINDS), "data": _any, "op?": _OP}),
     # `all`: the agent goes on only when all that it waits for has ended.
     "status": _record(
         {

@@ -202,6 +202,49 @@ async def test_a_server_that_starts_again_goes_on_from_the_log(
     assert await streams(plain, run) == PRINTED
 
 
+async def test_what_is_said_again_is_in_the_log_once(plain: Plain, tmp_path: Path) -> None:
+    version = await plain.deploy(
+        """
+import os, signal
+from pathlib import Path
+import torpor
+
+@torpor.step
+def write(number):
+    torpor.log("written", number=number)
+
+@torpor.agent
+def main(killed):
+    torpor.emit("first")
+    write(1)
+    torpor.log("written", number=1)
+    torpor.emit("tick")
+    torpor.emit("tick")
+    if not Path(killed).exists():
+        Path(killed).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    torpor.emit("tick")
+    write(2)
+    torpor.emit("tick")
+"""
+    )
+    run = await plain.run(version, "main", killed=str(tmp_path / "killed"))
+    await plain.result(run)
+    assert len(await plain.entries(run, "run.recovered")) == 1
+    said = [
+        (each.op, each.data.get("value") or each.data["data"]["number"])
+        for each in await plain.entries(run, "note.emit", "note.log")
+    ]
+    assert said == [
+        (None, "first"),
+        ("step:write#1", 1),
+        (None, 1),
+        *[(None, "tick")] * 3,
+        ("step:write#2", 2),
+        (None, "tick"),
+    ]
+
+
 async def test_files_of_a_run_are_there_in_its_next_process(plain: Plain, hasty: None) -> None:
     version = await plain.deploy(
         """

@@ -194,8 +194,8 @@ def test_replay_of_part_of_a_log(drive: Callable[[], Driver]) -> None:
     second = drive()
     assert second.value(source, journal=first.journal()[:2]) == [10, 20, 30, [3]]
     assert [each["op"] for each in second.said("begin")] == ["step:work#3"]
-    # What was logged before a replayed operation is in the log already.
-    assert [each["data"]["message"] for each in second.said("note")] == ["three"]
+    # It does not know what of this the log has: the host does (`control.notes`).
+    assert [each["data"]["message"] for each in second.said("note")] == ["one", "two", "three"]
 
 
 def test_replay_in_another_order(drive: Callable[[], Driver]) -> None:
@@ -320,7 +320,6 @@ def test_a_step_in_doubt_runs_again_under_its_name(drive: Callable[[], Driver]) 
         f"run_1:step:key#{n}" for n in (1, 2, 3)
     ]
     assert [each["op"] for each in second.said("begin")] == ["step:key#2", "step:key#3"]
-    assert not second.said("note")  # it is in the log before
 
 
 def test_divergence_names_both_sides_and_cannot_be_caught(drive: Callable[[], Driver]) -> None:

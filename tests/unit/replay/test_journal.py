@@ -46,7 +46,7 @@ def refused(journal: Journal, call: Callable[[], object]) -> Divergence:
 
 def test_an_empty_journal_is_live() -> None:
     journal = Journal()
-    assert journal.used_up
+    assert journal.empty
     assert ask(journal, "a", "x") == ("step:a#1", None)
     assert ask(journal, "a", "x") == ("step:a#2", None)
     journal.finish()
@@ -55,9 +55,9 @@ def test_an_empty_journal_is_live() -> None:
 def test_a_recorded_operation_gives_its_outcome_once_and_what_follows_is_live() -> None:
     first = record("a", 1, "x")
     journal = Journal([first])
-    assert not journal.used_up
+    assert not journal.empty
     assert ask(journal, "a", "x") == ("step:a#1", first)
-    assert journal.used_up
+    assert journal.empty
     journal.finish()
     assert ask(journal, "a", "x") == ("step:a#2", None)
 
@@ -163,7 +163,6 @@ def test_of_equal_operations_those_of_the_same_kind_of_line_come_first() -> None
 
 def test_a_side_line_s_operation_in_doubt_need_not_come_again() -> None:
     journal = Journal([record("a", 1, "x", side=True, doubt=True)])
-    assert journal.used_up
     assert ask(journal, "b", "x") == ("step:b#1", None)
     journal.finish()
     assert ask(journal, "a", "y", side=True) == ("step:a#2", None)
