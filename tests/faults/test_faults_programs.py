@@ -141,15 +141,10 @@ class Trial:
                 await self.lose_newest(run)
             case "restart":
                 await self.world.stop()
-                await self._start_again()
+                await self.world.start()
             case "hand over":
                 await self.world.hand_over()
-                await self._start_again()
-
-    async def _start_again(self) -> None:
-        # A write that the old server had begun is done, or not, before the next one looks.
-        await self.world.store.write_unseen(lambda c: None)
-        await self.world.start()
+                await self.world.start()
 
     async def lose_newest(self, run: RunId) -> None:
         newest = await self.world.store.read(lambda c: snapshots.newest_snapshot(c, run))

@@ -73,6 +73,7 @@ class Plain:
 
     async def stop(self) -> None:
         await self.scheduler.stop()
+        await self.store.write(lambda c: None)  # what it had begun to write is done, or not
 
     async def close(self) -> None:
         await self.stop()

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.unit.control.world import POINTS, Calls, Nth, World
+from tests.unit.control.world import POINTS, STUCK_S, Calls, Nth, World
 
 from torpor.contextlog import snapshots
 from torpor.control import driver as driving
@@ -126,11 +126,22 @@ async def test_the_model_is_waited_for_and_paid_once(world: World) -> None:
     calls = Calls(world)
     run = await up_to_work(world, [["model", "m"]])
     await calls.asked.wait()
-    handing = asyncio.create_task(world.hand_over())
-    await world.until(run, lambda row: row.state is RunState.SUSPENDED)
+    told: list[str] = []
+    waits_for_it = asyncio.Event()
+
+    def tell(words: str) -> None:
+        told.append(words)
+        if words == f"{run}: waiting for the model's answer":
+            waits_for_it.set()
+
+    handing = asyncio.create_task(world.scheduler.hand_over(tell))
+    async with asyncio.timeout(STUCK_S):
+        await waits_for_it.wait()
     calls.go.set()
-    frozen, waits = await handing
-    assert "frozen" in frozen and waits == f"{run}: waiting for the model's answer"
+    await handing
+    await world.stop()
+    frozen, _ = told
+    assert "frozen" in frozen
     assert [e.op for e in await world.entries(run, "op.end")] == ["step:a#1", "model:m#1"]
     await world.start()
     await world.up(run, 2)

@@ -367,6 +367,9 @@ class World:
 
     async def stop(self) -> None:
         await self.scheduler.stop()
+        # As when a server closes its log: a write that it had begun is done, or not, before the
+        # next one looks.
+        await self.store.write_unseen(lambda c: None)
 
     async def hand_over(self) -> list[str]:
         """A server stops as it is told to; what was told of that."""
