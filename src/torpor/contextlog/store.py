@@ -22,7 +22,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,12 +117,13 @@ class LogStore:
         Raises what `fn` raised, or the trouble that kept the transaction from being committed.
         A write cancelled before its turn does not happen; after that it does.
         """
-        future: Future[T] = Future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
         with self._lock:
             if self._closed:
                 raise InternalError("the log was written to after it was closed")
-            self._queue.put(_Write(fn, future))
-        return await asyncio.wrap_future(future)
+            self._queue.put(_Write(fn, loop, future))
+        return await future
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` in a thread, on a connection that sees one moment and cannot write."""
@@ -197,7 +198,7 @@ class LogStore:
                     batch.append(self._queue.get_nowait())
             last = batch[-1] is None
             # One that was cancelled while it queued is dropped here.
-            self._commit([w for w in batch if w and w.future.set_running_or_notify_cancel()])
+            self._commit([w for w in batch if w and not w.future.cancelled()])
         self._leave_connection()
 
     def _commit(self, batch: list[_Write]) -> None:
@@ -222,11 +223,11 @@ class LogStore:
         for news in (each for outcome in outcomes for each in outcome.news):
             for hear in self._listeners:
                 hear(news)
+        told: dict[asyncio.AbstractEventLoop, list[tuple[_Write, _Outcome]]] = {}
         for write, outcome in zip(batch, outcomes, strict=True):
-            if outcome.error is None:
-                write.future.set_result(outcome.value)
-            else:
-                write.future.set_exception(outcome.error)
+            told.setdefault(write.loop, []).append((write, outcome))
+        for loop, some in told.items():  # all at once: waking a loop costs as much as a statement
+            _call_in(loop, _settle, some)
 
     def _leave_connection(self) -> None:
         if self._writing is not None:
@@ -288,10 +289,22 @@ def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args
         loop.call_soon_threadsafe(call, *args)
 
 
+def _settle(several: list[tuple[_Write, _Outcome]]) -> None:
+    """In the loop of the writes."""
+    for write, outcome in several:
+        if write.future.done():  # nobody waits for it any more
+            continue
+        if outcome.error is None:
+            write.future.set_result(outcome.value)
+        else:
+            write.future.set_exception(outcome.error)
+
+
 @dataclass(frozen=True)
 class _Write:
     fn: Callable[[Connection], Any]
-    future: Future[Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
 
 
 @dataclass(frozen=True)
