@@ -2,7 +2,9 @@
 
 `log-1.jsonl` is what `torpor logs RUN --json` gave of a run of `log_agent.py` on a real machine, an
 entry a line. That machine was killed in the middle of a step; the step was asked about, and run
-again. No machine here: the log goes through the database, the agent's process through the runtime.
+again. `log-talk-1.jsonl` is of `talk_agent.py`, by the engine `process`, killed once between two
+turns: conversations, events and children are younger. No machine here: the log goes through the
+database, the agent's process through the runtime.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from torpor.model.ids import AgentVersion, RunId
 HERE = Path(__file__).parent
 SOURCE = (HERE / "log_agent.py").read_text()
 ENTRIES = [json.loads(line) for line in (HERE / "log-1.jsonl").read_text().splitlines()]
+TALK = [json.loads(line) for line in (HERE / "log-talk-1.jsonl").read_text().splitlines()]
 RESULT = ENTRIES[-1]["data"]["result"]
 READ = slice(7, 10)  # of the result: what came of the time and chance
 
@@ -39,14 +42,14 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
     engine.dispose()
 
 
-def records(c: Connection, upto: int) -> list[Object]:
-    """The journal of a run whose log is the first `upto` entries."""
+def records(c: Connection, log: list[Object]) -> list[Object]:
+    """The journal of a run with this log."""
     version = AgentVersion("f" * 32)
     agents.put_agent(c, version=version, name="a", entry="a.py", source=b"", spec={}, now=1.0)
     run = runs.create_run(c, version=version, agent=None, input={}, now=1.0).id
-    rows = [{**entry, "run": run} for entry in ENTRIES[1:upto]]  # it has its own first
+    rows = [{**entry, "run": run} for entry in log[1:]]  # it has its own first
     c.execute(insert(schema.entries), rows)
-    c.execute(update(schema.runs).where(schema.runs.c.id == RunId(run)).values(last_seq=upto))
+    c.execute(update(schema.runs).where(schema.runs.c.id == RunId(run)).values(last_seq=len(log)))
     return [{k: v for k, v in r.items() if k != "printed"} for r in journal(c, run, 0)]
 
 
@@ -64,7 +67,21 @@ def test_the_log_is_a_whole_one() -> None:
 def test_it_replays_whole(connection: Connection, tmp_path: Path) -> None:
     driver = Driver(tmp_path)
     try:
-        assert driver.value(SOURCE, journal=records(connection, len(ENTRIES)), most=3) == RESULT
+        assert driver.value(SOURCE, journal=records(connection, ENTRIES), most=3) == RESULT
+        assert not driver.said("begin")
+    finally:
+        driver.close()
+
+
+def test_conversations_events_and_children_replay(connection: Connection, tmp_path: Path) -> None:
+    begun = {entry["data"]["kind"] for entry in TALK if entry["kind"] == "op.begin"}
+    assert begun == {"step", "context", "event", "child", "wait"}
+    assert any(entry["kind"] == "run.recovered" for entry in TALK)
+    driver = Driver(tmp_path)
+    try:
+        source = (HERE / "talk_agent.py").read_text()
+        value = driver.value(source, journal=records(connection, TALK), turns=3)
+        assert value == TALK[-1]["data"]["result"]
         assert not driver.said("begin")
     finally:
         driver.close()
@@ -90,7 +107,7 @@ def test_its_beginning_replays_and_the_rest_happens(
     driver = Driver(tmp_path)
     driver.answer = answer
     try:
-        value = driver.value(SOURCE, journal=records(connection, upto), most=3)
+        value = driver.value(SOURCE, journal=records(connection, ENTRIES[:upto]), most=3)
     finally:
         driver.close()
     if ops("op.end", upto) >= {op for op in outcomes if op.startswith("read:")}:
