@@ -43,8 +43,9 @@ class Refused(Exception):
 
     def told(self) -> dict[str, Any]:
         """The error as a run that fails for it shows it."""
-        kind = type(self.error).__name__
-        return {"type": kind, "message": self.error.message, "traceback": None}
+        kind, hint = type(self.error).__name__, self.error.hint
+        message = f"{self.error.message}. {hint}" if hint else self.error.message
+        return {"type": kind, "message": message, "traceback": None}
 
 
 class Unrecorded(HostError):

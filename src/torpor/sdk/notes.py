@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from pathlib import Path
@@ -11,6 +12,7 @@ from torpor.model.errors import Invalid
 from torpor.sdk import values
 from torpor.sdk.operations import inside
 from torpor.sdk.runtime import current
+from torpor.wire import messages
 
 LEVELS = ("debug", "info", "warning", "error")
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120
@@ -35,7 +37,13 @@ def _note(kind: str, data: Any) -> None:
     runtime, step = current(kind), inside.get()
     within = {} if step is None else {"op": step.op}
     try:
-        runtime.say("note", kind=kind, data=values.pack(data), **within)
+        text = values.written(data)
+        if len(text) > messages.ENTRY_CHARS_MAX:
+            raise Invalid(
+                f"{len(text):,} characters of JSON; at most {messages.ENTRY_CHARS_MAX:,} are taken",
+                hint="Write it to a file, or return it from a step, and say which.",
+            )
+        runtime.say("note", kind=kind, data=json.loads(text), **within)
     except values.NotJson as error:
         raise TypeError(f"torpor.{kind}: {error}") from None
     except Invalid as error:

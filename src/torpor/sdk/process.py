@@ -13,6 +13,7 @@ import gc
 import importlib.util
 import inspect
 import io
+import json
 import os
 import socket
 import sys
@@ -33,6 +34,12 @@ from torpor.sdk.errors import (
 from torpor.sdk.freezing import spare_heap
 from torpor.sdk.runtime import Runtime, install
 from torpor.wire import messages
+
+_TOO_LARGE = (
+    "the agent's result has {:,} characters of JSON; at most "
+    f"{messages.ENTRY_CHARS_MAX:,} are kept. Return less, or return what is large from a step: "
+    "`torpor result RUN OPERATION` gives that, up to 1 GiB"
+)
 
 
 class _LoadFailed(Exception):
@@ -124,7 +131,10 @@ def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str,
         asynchronous = inspect.iscoroutinefunction(chosen.fn)
         value = asyncio.run(_attached(runtime, call)) if asynchronous else call()
         runtime.finish()
-        packed = values.pack_result(value)
+        text = values.written_result(value)
+        if len(text) > messages.ENTRY_CHARS_MAX:
+            return _failed("ValueError", _TOO_LARGE.format(len(text)), None)
+        packed = json.loads(text)
         messages.encode("done", value=packed)
         return {"t": "done", "value": packed}
     except values.NotJson as error:

@@ -44,9 +44,7 @@ OnDoubt: TypeAlias = Literal["again", "ask"]
 
 RETRIES_MAX = 1000
 BACKOFF_S_MAX = 300.0
-# What is larger goes to a blob: an entry of the log takes 1 MiB.
-RESULT_CHARS_MAX = 1024 * 1024 - 4096
-_RAW_BYTES_MAX = RESULT_CHARS_MAX // 4 * 3 - 64  # in base64, with its tag
+_RAW_BYTES_MAX = messages.ENTRY_CHARS_MAX // 4 * 3 - 64  # in base64, with its tag
 # Not the agent's generator: retries must not change what a seeded agent draws.
 _jitter = random.SystemRandom()
 
@@ -298,7 +296,7 @@ def _packed(operation: Operation, result: Any) -> tuple[Outcome, Exception | Non
             content, form = bytes(result), "bytes"
         else:
             text = values.written(result)
-            if len(text) <= RESULT_CHARS_MAX:
+            if len(text) <= messages.ENTRY_CHARS_MAX:  # what is larger goes to a blob
                 return Outcome(True, value=json.loads(text)), None
             content, form = text.encode(), "json"
     except values.NotJson as error:

@@ -33,9 +33,10 @@ def written(value: Any) -> str:
     return _written(value, _with_bytes)
 
 
-def pack_result(value: Any) -> Any:
-    """As `pack`, with dataclasses as their fields: a run's result never comes back as an object."""
-    return json.loads(_written(value, _with_fields))
+def written_result(value: Any) -> str:
+    """As `written`, with dataclasses as their fields: a run's result never comes back as an
+    object."""
+    return _written(value, _with_fields)
 
 
 def _written(value: Any, write: Callable[[Any], str]) -> str:

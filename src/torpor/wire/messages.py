@@ -47,6 +47,7 @@ ID_KEY_MAX = 256
 REMINDERS_MAX = 16
 TEXT_MAX = 64 * 1024
 BODY_MAX = SIZE_MAX
+ENTRY_CHARS_MAX = 1024 * 1024 - 4096  # of a value in an entry of the log, which takes 1 MiB
 VALUE_BYTES_MAX = 1024 * 1024 * 1024  # a result that does not go in one message
 PART_BYTES = 512 * 1024  # of it go in a message, in base64
 COUNT_MAX = 2**53 - 1  # the largest integer that every JSON reader keeps exact

@@ -119,3 +119,27 @@ def test_one_that_is_too_large_fails_once(driver: Driver) -> None:
     assert "step huge cannot be recorded: 2,000,001 bytes; at most 2,000,000" in words
     assert ran == 1
     assert not driver.said("part")
+
+
+def test_what_is_kept_in_the_log_is_limited_before_it_is_sent(drive: Callable[[], Driver]) -> None:
+    source = """
+        import torpor
+        @torpor.agent
+        def main(count):
+            refused = []
+            for say in (torpor.emit, torpor.log):
+                try:
+                    say("x" * count)
+                except ValueError as error:
+                    refused.append(str(error))
+            return {"refused": refused, "result": "x" * (count if not refused else 0)}
+    """
+    small = drive().run(source, count=1_000_000)
+    assert small["value"]["refused"] == [] and len(small["value"]["result"]) == 1_000_000
+    large = drive().run(source, count=1_100_000)
+    for said, kind in zip(large["value"]["refused"], ("emit", "log"), strict=True):
+        assert said.startswith(f"torpor.{kind}: 1,100,") and "write it to a file" in said.lower()
+    returning = source.replace("say(", "(lambda text: None)(")
+    failed = drive().run(returning, count=1_100_000)
+    assert failed["t"] == "failed" and "1,044,480 are kept" in failed["message"]
+    assert "`torpor result RUN OPERATION`" in failed["message"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.sdk.values import NotJson, digest, pack, pack_result, preview, unpack
+from torpor.sdk.values import NotJson, digest, pack, preview, unpack, written_result
 from torpor.sdk.waits import WaitResult
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -95,8 +95,8 @@ def test_a_preview_is_small_and_sendable_whatever_the_arguments_are() -> None:
 def test_a_result_may_hold_dataclasses_a_recorded_value_may_not() -> None:
     results = [WaitResult("completed", data={"n": 1}, by="ana", name="w")]
     plain = {"status": "completed", "data": {"n": 1}, "approved": None, "note": None}
-    assert pack_result(results) == [{**plain, "by": "ana", "name": "w"}]
+    assert json.loads(written_result(results)) == [{**plain, "by": "ana", "name": "w"}]
     with pytest.raises(NotJson, match="WaitResult is not JSON"):
         pack(results)
     with pytest.raises(NotJson, match="type is not JSON"):
-        pack_result([WaitResult])
+        written_result([WaitResult])
