@@ -170,6 +170,39 @@ def test_a_run_is_forked_from_a_point_of_its_log(stage: Stage, opens: Opens) -> 
     assert fork["origin_seq"] == kinds.index("op.end", kinds.index("op.end") + 1) + 1
 
 
+def test_a_run_is_forked_with_another_input(stage: Stage, opens: Opens) -> None:
+    run = stage.asking(topic="owls")
+    page = opens(f"/ui/runs/{run}")
+    page.get_by_text("Fork with another").click()
+    form = page.get_by_role("complementary").locator("form")
+    form.get_by_label("Input of the fork").fill('{"nothing": "such"}')
+    form.get_by_role("button", name="Fork").click()
+    expect(form.get_by_role("alert")).to_contain_text("unknown: nothing")
+    form.get_by_label("Input of the fork").fill('{"topic": "wrens"}')
+    form.get_by_role("button", name="Fork").click()
+    page.wait_for_url(lambda url: "/ui/runs/run_" in url and run not in url)
+    fork = stage.client.run(page.url.rpartition("/")[2])
+    assert (fork["origin"], fork["input"]) == (run, {"topic": "wrens"})
+    stage.client.cancel(fork["id"])
+
+
+def test_a_schedule_is_added(stage: Stage, opens: Opens) -> None:
+    page = opens("/ui/schedules")
+    page.get_by_text("Add a schedule").click()
+    for field, text in (("Name", "by-hand"), ("Agent", "research"), ("Cron", "5 3 * *")):
+        page.get_by_label(field, exact=True).fill(text)
+    page.get_by_label("Input").fill('{"topic": "larks"}')
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator(".several .trouble")).to_contain_text("no cron expression")
+    expect(page.get_by_label("Name", exact=True)).to_have_value("by-hand")
+    page.get_by_label("Cron", exact=True).fill("5 3 1 1 *")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("heading", name="by-hand")).to_be_visible()
+    (made,) = [each for each in stage.client.schedules() if each["name"] == "by-hand"]
+    assert (made["agent"], made["input"], made["zone"]) == ("research", {"topic": "larks"}, "UTC")
+    stage.client.remove_schedule("by-hand")
+
+
 def test_a_run_is_cancelled_once_one_is_sure(stage: Stage, opens: Opens) -> None:
     run = stage.asking(topic="owls")
     page = opens(f"/ui/runs/{run}", **PHONE)

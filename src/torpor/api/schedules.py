@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, BaseModel, Field
 
 from torpor.api.problems import Json
 from torpor.api.shapes import PROBLEMS, ShortText, Strict, sound
+from torpor.model.schedules import Missed, Overlap
 
 Object = dict[str, Any]
 
@@ -32,8 +33,8 @@ class ScheduleRequest(Strict):
     zone: ShortText = Field(default="UTC", description='"Europe/Berlin"')
     input: Annotated[dict[str, Any], AfterValidator(sound)] = Field(default={})
     jitter_s: float = Field(default=0.0, ge=0, le=86400)
-    overlap: Literal["skip", "queue", "cancel-old"] = "skip"
-    missed: Literal["skip", "once", "all"] = "once"
+    overlap: Overlap = "skip"
+    missed: Missed = "once"
     queue: ShortText | None = None
     priority: int = Field(default=0, ge=-1000, le=1000)
     replace: bool = Field(default=False, description="the one of this name, if it says otherwise")

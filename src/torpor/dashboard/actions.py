@@ -13,6 +13,7 @@ from torpor.dashboard import answering
 from torpor.dashboard.guard import COOKIE
 from torpor.dashboard.pages import service_of
 from torpor.dashboard.sessions import Sessions
+from torpor.model.durations import seconds
 from torpor.model.errors import Invalid
 
 BY = "dashboard"
@@ -72,19 +73,24 @@ async def fork(request: Request) -> Response:
     at = one(request, "at")
     if at and not (at.isascii() and at.isdecimal() and len(at) <= 15):
         raise Invalid(f"a place in a log is a number, not {at!r}")
-    wanted = Wanted(at=int(at) if at else None)
+    given = _input(request) if "input" in form_of(request) else None
+    wanted = Wanted(at=int(at) if at else None, input=given)
     run = await service_of(request).fork(request.path_params["ref"], wanted)
     return go(request, f"/ui/runs/{run['id']}")
 
 
 async def start(request: Request) -> Response:
-    given = answering.value(one(request, "input")) or {}
-    if not isinstance(given, dict):
-        raise Invalid("the input is a JSON object, with the agent's arguments by name")
     run = await service_of(request).start(
-        request.path_params["version"], one(request, "agent") or None, given, None
+        request.path_params["version"], one(request, "agent") or None, _input(request), None
     )
     return go(request, f"/ui/runs/{run['id']}")
+
+
+def _input(request: Request) -> dict[str, Any]:
+    given = answering.value(one(request, "input"))
+    if given is not None and not isinstance(given, dict):
+        raise Invalid("the input is a JSON object, with the agent's arguments by name")
+    return given or {}
 
 
 async def queue(request: Request) -> Response:
@@ -106,6 +112,25 @@ def _limit(name: str, text: str) -> int | None:
     if text and not (text.isascii() and text.isdecimal() and 0 < int(text) <= 1_000_000):
         raise Invalid(f"{name} is a number from 1 to 1,000,000, or empty for no limit")
     return int(text) if text else None
+
+
+async def add_schedule(request: Request) -> Response:
+    try:
+        jitter_s = seconds(one(request, "jitter") or 0)
+        priority = int(one(request, "priority") or 0)
+    except ValueError as error:
+        raise Invalid(f"jitter is a duration, priority a number: {error}") from None
+    settings = {
+        **{name: one(request, name).strip() for name in ("agent", "cron", "overlap", "missed")},
+        "zone": one(request, "zone").strip() or "UTC",
+        "input": _input(request),
+        "jitter_s": jitter_s,
+        "queue": one(request, "queue").strip() or None,
+        "priority": priority,
+    }
+    replace = bool(one(request, "replace"))
+    await service_of(request).schedules.add(one(request, "name").strip(), settings, replace=replace)
+    return go(request, "/ui/schedules")
 
 
 async def schedule(request: Request) -> Response:

@@ -39,6 +39,7 @@ _ROUTES = [
     Route("/queues", pages.queues),
     Route("/queues/{name:path}", actions.queue, methods=["POST"]),
     Route("/schedules", pages.schedules),
+    Route("/schedules", actions.add_schedule, methods=["POST"]),
     Route("/schedules/{name:path}", actions.schedule, methods=["POST"]),
     Route("/query", console.console),
     Route("/query.csv", console.as_csv),

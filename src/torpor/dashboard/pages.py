@@ -18,6 +18,7 @@ from torpor.dashboard.needs import Object, Service
 from torpor.dashboard.sessions import SESSION_S, Sessions
 from torpor.dashboard.timeline import Timeline
 from torpor.model.errors import Invalid, NotFound
+from torpor.model.schedules import MISSED, OVERLAPS
 from torpor.model.states import FINAL, RunState
 
 RUNS = 50
@@ -178,8 +179,20 @@ async def queues(request: Request) -> Response:
 
 async def schedules(request: Request) -> Response:
     service = service_of(request)
-    found, totals = await asyncio.gather(service.schedules.list(), service.totals())
-    return render.page(request, "schedules.html", at="schedules", schedules=found, totals=totals)
+    found, agents, totals = await asyncio.gather(
+        service.schedules.list(), service.agents(), service.totals()
+    )
+    names = sorted({agent["name"] for version in agents for agent in version["agents"]})
+    return render.page(
+        request,
+        "schedules.html",
+        at="schedules",
+        schedules=found,
+        names=names,
+        overlaps=OVERLAPS,
+        misses=MISSED,
+        totals=totals,
+    )
 
 
 async def storage(request: Request) -> Response:

@@ -20,8 +20,6 @@ from cronsim import CronSim, CronSimError
 
 from torpor.model.errors import Invalid
 
-OVERLAPS = ("skip", "queue", "cancel-old")
-MISSED = ("skip", "once", "all")
 # One that is fired so late was missed: no server was there.
 LATE_S = 60.0
 MISSED_MAX = 100  # runs are made for at most so many missed times, the newest

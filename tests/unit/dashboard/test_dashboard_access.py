@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -220,6 +221,12 @@ def test_a_run_is_started_forked_and_cancelled(home: Home) -> None:
         forked = await browser.post(f"/ui/runs/{run}/fork", at="1")
         fork = forked.headers["location"].rpartition("/")[2]
         assert (await browser.service.run(fork))["forked"]["at"] == 1
+        other = '{"script": [["return", 2]]}'
+        forked = await browser.post(f"/ui/runs/{run}/fork", input=other)
+        fork = forked.headers["location"].rpartition("/")[2]
+        assert (await browser.service.run(fork))["input"] == json.loads(other)
+        wrong = await browser.post(f"/ui/runs/{run}/fork", input="[1]")
+        assert wrong.status_code == 422 and "JSON object" in wrong.text
         await browser.post(f"/ui/runs/{run}/cancel")
         assert (await browser.service.run(run))["state"] == "cancelled"
         retried = await browser.post(f"/ui/runs/{run}/retry")
@@ -241,6 +248,42 @@ def test_a_queue_is_paused_and_limited(home: Home) -> None:
         assert "Resume" in page.text and "2 a key, 10/1m" in page.text
         wrong = await browser.post("/ui/queues/web%2Feu", per_key="many")
         assert wrong.status_code == 422 and "per_key is a number" in wrong.text
+
+    browse(home, talk)
+
+
+def test_a_schedule_is_added(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        known = browser.service.schedules.known
+        page = await browser.http.get("/ui/schedules")
+        assert "<option>cancel-old" in page.text
+        typed = {"name": " daily ", "agent": "player", "cron": "30 8 * * *", "overlap": "queue"}
+        typed |= {"missed": "all", "input": '{"n": 1}', "jitter": "15m", "priority": "3"}
+        added = await browser.post("/ui/schedules", **typed, zone="", queue="")
+        assert added.status_code == 303 and added.headers["location"] == "/ui/schedules"
+        assert (
+            known["daily"]
+            | {
+                "agent": "player",
+                "cron": "30 8 * * *",
+                "overlap": "queue",
+                "missed": "all",
+                "zone": "UTC",
+                "input": {"n": 1},
+                "jitter_s": 900.0,
+                "priority": 3,
+                "queue": None,
+            }
+            == known["daily"]
+        )
+        for field, value, says in (
+            ("jitter", "soon", "is not a duration"),
+            ("priority", "high", "priority a number"),
+            ("input", "7", "JSON object"),
+        ):
+            wrong = await browser.post("/ui/schedules", **(typed | {"name": "x", field: value}))
+            assert wrong.status_code == 422 and says in wrong.text
+        assert list(known) == ["daily"]
 
     browse(home, talk)
 
