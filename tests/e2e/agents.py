@@ -35,7 +35,11 @@ MIB = 1 << 20
 
 
 def ask(question: str) -> str:
-    body = {"model": "m", "messages": [{"role": "user", "content": question}]}
+    return ask_with([{"role": "user", "content": question}])
+
+
+def ask_with(messages: list[dict[str, Any]]) -> str:
+    body = {"model": "m", "messages": messages}
     request = urllib.request.Request(
         os.environ["OPENAI_BASE_URL"] + "/chat/completions",
         json.dumps(body).encode(),
@@ -127,6 +131,17 @@ def endure(cycles: int, mib: int) -> int:
             time.sleep(0.01)
         assert all(thread.is_alive() for thread in threads)
     return len(written)
+
+
+@torpor.agent
+def chat(turns: int) -> list[str]:
+    torpor.context.append("system", "Be brief.", pinned=True)
+    for _ in range(turns):
+        torpor.context.append("user", torpor.event("say").result().data)
+        reply = ask_with(torpor.context.window(1000))
+        torpor.context.append("assistant", reply)
+        torpor.emit(reply)
+    return [message["content"] for message in torpor.context.messages]
 
 
 @torpor.agent

@@ -74,8 +74,29 @@ def test_a_run_survives_the_loss_of_its_machine(stage: Stage, start: Start, blow
         op for op in watch.ops("op.begin") if "asked" in op or op.startswith("model:")
     )
     # Both lives after the wait began at the same snapshot, but did not draw the same numbers.
-    first, second = (e["data"]["drawn"] for e in watch.entries if e["kind"] == "note.emit")
-    assert not set(first) & set(second)
+    first, second, again = (e["data"]["drawn"] for e in watch.entries if e["kind"] == "note.emit")
+    assert second == again and not set(first) & set(second)
+
+
+def test_a_conversation_loses_no_turn(stage: Stage, start: Start) -> None:
+    """Asleep between its turns, and cut off in the middle of one."""
+    watch = start("chat", turns=2)
+    watch.until("run.suspended")
+    stage.client.send(watch.run, "say", data="hello")
+    watch.until("run.suspended")
+    stage.client.send(watch.run, "say", data="hold chat")
+    stage.model.wait_asked("hold chat")
+    kill_machine(stage, watch.run)
+    watch.until("run.recovered")
+    stage.model.wait_asked("hold chat", times=2)
+    stage.model.let("hold chat")
+    ended = watch.ended()
+    replies = ["answer 1 to hello", "answer 2 to hold chat"]
+    assert ended["result"] == ["Be brief.", "hello", replies[0], "hold chat", replies[1]], watch
+    assert [e["data"]["value"] for e in watch.entries if e["kind"] == "note.emit"] == replies
+    begun = [op for op in watch.ops("op.begin") if op.startswith("context:append")]
+    assert begun == [f"context:append#{n}" for n in range(1, 6)]
+    assert stage.model.asked["hello"] == 1
 
 
 def test_a_server_finds_its_suspended_runs_again(stage: Stage, start: Start) -> None:
