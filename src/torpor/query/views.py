@@ -355,6 +355,7 @@ output = View(
             "the text; of `emit`, JSON",
         ),
         ("data", "CASE e.kind WHEN 'note.log' THEN e.data -> '$.data' END", "JSON: of `log`"),
+        ("op", "e.op", "the step that logged or emitted it"),
     ),
     _of_log("entries", "e") + " AND e.kind IN ('output', 'note.log', 'note.emit')",
 )
