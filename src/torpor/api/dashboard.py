@@ -66,20 +66,14 @@ class Loopback:
         if self._serving is None:
             bound = _bind(port)
             self._port = bound.getsockname()[1]
-            self._serving = asyncio.create_task(self._serve(bound))
+            server = Uvicorn(self._app, _DRAIN_S)
+            self._serving = asyncio.create_task(server.serve_until(self._stop.closing, bound))
         elif port not in (None, 0, self._port):
             raise Conflict(
                 f"the dashboard is at port {self._port} already",
                 hint="Another port needs another server: torpor down.",
             )
         return self._port
-
-    async def _serve(self, bound: socket.socket) -> None:
-        server = Uvicorn(self._app, _DRAIN_S)
-        serving = asyncio.create_task(server.serve(sockets=[bound]))
-        await self._stop.closing.wait()
-        server.should_exit = True
-        await serving
 
     async def closed(self) -> None:
         """Return once nothing is served any more; the server stops."""

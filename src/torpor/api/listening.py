@@ -43,10 +43,7 @@ class Listener:
         server = Uvicorn(
             app, _DRAIN_S, server_header=False, timeout_keep_alive=_IDLE_S, limit_concurrency=_MANY
         )
-        serving = asyncio.create_task(server.serve(sockets=[self.bound]))
-        await closing.wait()
-        server.should_exit = True
-        await serving
+        await server.serve_until(closing, self.bound)
 
     def close(self) -> None:
         if self.bound is not None:

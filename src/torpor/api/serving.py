@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,3 +31,9 @@ class Uvicorn(uvicorn.Server):
         """They are `torpor.api.server`'s: uvicorn raises a signal again when it is done, which
         would end the process before the service has stopped."""
         yield
+
+    async def serve_until(self, closing: asyncio.Event, bound: socket.socket) -> None:
+        serving = asyncio.create_task(self.serve(sockets=[bound]))
+        await closing.wait()
+        self.should_exit = True
+        await serving
