@@ -14,9 +14,9 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from torpor.model.durations import Duration, Durations, seconds
 from torpor.model.errors import Invalid
@@ -116,6 +116,9 @@ class Wait:
         return _wait_result(self._operation, await self._operation.wait())
 
 
+_OF_RESULT = frozenset({*(each.name for each in fields(WaitResult)), "timed_out"})
+
+
 class Waitpoint(Wait):
     """A wait for an answer. `result()` blocks, `await` awaits; both may be used repeatedly."""
 
@@ -125,6 +128,14 @@ class Waitpoint(Wait):
 
     def __await__(self) -> Generator[Any, None, WaitResult]:
         return self._ending().__await__()
+
+    if not TYPE_CHECKING:  # a type checker is to find it by itself
+
+        def __getattr__(self, attribute: str) -> Any:
+            if attribute in _OF_RESULT:
+                asked = f".result().{attribute}, or (await …).{attribute}"
+                raise AttributeError(f"{attribute!r} is what came of a wait: write {asked}")
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {attribute!r}")
 
 
 def waitpoint(

@@ -399,6 +399,19 @@ def test_waits_in_plain_code(driver: Driver) -> None:
     }
 
 
+def test_a_result_that_is_asked_of_the_wait(driver: Driver) -> None:
+    failed = driver.run("""
+        import torpor
+        @torpor.agent
+        def main():
+            wait = torpor.waitpoint("q")
+            assert not hasattr(wait, "nothing") and wait.name == "q"
+            return wait.data
+    """)
+    assert failed["t"] == "failed" and failed["type"] == "AttributeError"
+    assert ".result().data" in failed["message"]
+
+
 def test_waits_in_coroutines(driver: Driver) -> None:
     driver.answer = verdicts
     value = driver.value(
