@@ -60,24 +60,22 @@ def _operation(api: Schema, path: str, verb: str, told: Schema) -> str:
         (each["name"], each["in"], each["schema"], each.get("required", False))
         for each in told.get("parameters", ())
     )
-    taken = [_content(told.get("requestBody", {}))]
-    given = [_content(answer) for code, answer in told["responses"].items() if code < "300"]
+    bodies = [("Takes", told.get("requestBody", {}))]
+    bodies += [("Gives", answer) for code, answer in told["responses"].items() if code < "300"]
     return (
         f"<section><h2><code>{verb.upper()} {escape(path)}</code></h2>"
         f"<p>{escape(told.get('description') or told.get('summary', ''))}</p>"
         + _table("Parameters", parameters)
-        + "".join(_body(api, "Takes", schema) for schema in taken if schema)
-        + "".join(_body(api, "Gives", schema) for schema in given if schema)
+        + "".join(_body(api, what, _content(body)) for what, body in bodies)
         + "</section>"
     )
 
 
-def _content(told: Schema) -> Schema:
-    """The schema of a body, if it has one."""
-    for media in told.get("content", {}).values():
-        schema: Schema = media.get("schema", {})
-        return schema
-    return {}
+def _content(body: Schema) -> Schema:
+    """Its schema; empty if there is none."""
+    by_media: Mapping[str, Schema] = body.get("content", {})
+    schema: Schema = next((each.get("schema", {}) for each in by_media.values()), {})
+    return schema
 
 
 def _body(api: Schema, what: str, schema: Schema) -> str:

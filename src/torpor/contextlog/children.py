@@ -17,7 +17,6 @@ not fit) has failed, and the parent is told why.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -74,8 +73,8 @@ def spawn(
                 complete_wait(c, known[op].id, value=failed, now=now)
                 known |= waits_for(c, parent, [op])
             else:
-                new = NewRun(runs[op], version, agent["name"], data["input"])
-                made.append(replace(new, parent=parent, start=start))
+                given = (agent["name"], data["input"])
+                made.append(NewRun(runs[op], version, *given, parent=parent, start=start))
         insert_runs(c, made, now)
     return [known[op] for op in ops]
 
@@ -95,8 +94,9 @@ def _chooser(c: Connection, parent: RunRow) -> Callable[[bool, str], Chosen]:
 
 def _begin(asked: Mapping[str, Any], child: RunId | None) -> NewEntry:
     named = {key: asked[key] for key in IDENTITY if key in asked}
-    start = {key: asked["data"][key] for key in ("start",) if key in asked["data"]}
-    made = _shown(asked) | start | {"due_at": None, "child": child}
+    made = _shown(asked) | {"due_at": None, "child": child}
+    if "start" in asked["data"]:
+        made["start"] = asked["data"]["start"]
     return NewEntry(BEGIN, asked["op"], named | made)
 
 

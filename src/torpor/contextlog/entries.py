@@ -491,8 +491,7 @@ def _advance(c: Connection, run: RunId, epoch: Epoch | None, more: int, *, wakes
     if not rows:
         raise refusal(c, run, epoch)
     last, ready = rows[0]
-    # Apart: `ready` is in an index, which is written anew even where it is set to what it was, and
-    # that was a third of what a step's commit takes.
+    # Apart: `ready` is in an index, which is written anew even where it is set to what it was.
     if wakes and not ready:
         _WAKE.rows(c, in_run=run)
     return int(last)

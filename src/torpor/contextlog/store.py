@@ -117,12 +117,11 @@ class LogStore:
         Raises what `fn` raised, or the trouble that kept the transaction from being committed.
         A write cancelled before its turn does not happen; after that it does.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         with self._lock:
             if self._closed:
                 raise InternalError("the log was written to after it was closed")
-            self._queue.put(_Write(fn, loop, future))
+            self._queue.put(_Write(fn, future))
         return await future
 
     async def read(self, fn: Callable[[Connection], T]) -> T:
@@ -225,7 +224,7 @@ class LogStore:
                 hear(news)
         told: dict[asyncio.AbstractEventLoop, list[tuple[_Write, _Outcome]]] = {}
         for write, outcome in zip(batch, outcomes, strict=True):
-            told.setdefault(write.loop, []).append((write, outcome))
+            told.setdefault(write.future.get_loop(), []).append((write, outcome))
         for loop, some in told.items():  # all at once: waking a loop costs as much as a statement
             _call_in(loop, _settle, some)
 
@@ -303,7 +302,6 @@ def _settle(several: list[tuple[_Write, _Outcome]]) -> None:
 @dataclass(frozen=True)
 class _Write:
     fn: Callable[[Connection], Any]
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
 
 

@@ -51,7 +51,7 @@ from torpor.control.loading import exit_error
 from torpor.control.machines import Captured
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
-from torpor.control.notes import Notes
+from torpor.control.notes import Notes, said_after
 from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Unrecorded, Write, recorded_or_lost
 from torpor.control.standing import Result, Standing
@@ -200,14 +200,14 @@ class Driver:
         """From the restored machine to an agent that goes on where it was, or starts."""
         started = snapshot is not None and snapshot.run is not None
         seq = Seq(0) if snapshot is None else snapshot.seq
-        journal = await self._store.read(lambda c: entries.journal(c, self.run, seq))
-        self._notes = await self._store.read(lambda c: Notes.after(c, self.run, snapshot, journal))
+        journal, said = await self._store.read(
+            lambda c: (entries.journal(c, self.run, seq), said_after(c, self.run, snapshot))
+        )
+        self._notes = Notes(said, journal)
         self._streams.expect(journal)
         if snapshot is not None:
-            answered = {record["op"] for record in journal if "ok" in record}
-            await self._take_up(snapshot, answered)
-        replayed = journal if started else []
-        await live.thaw(self.run, self.epoch, started=started, journal=replayed)
+            await self._take_up(snapshot, {each["op"] for each in journal if "ok" in each})
+        await live.thaw(self.run, self.epoch, started=started, journal=journal if started else [])
         resume_ms = (time.perf_counter() - self._decided) * 1000
         self._metrics.resumed(resume_ms)
         up = {"resume_ms": round(resume_ms, 1), "snapshot": self.snapshot, "warm": live.warm}
@@ -355,10 +355,10 @@ class Driver:
         self, message: dict[str, Any], writes: list[Write], after: list[Callable[[], None]]
     ) -> None:
         op, kind, data = message["op"], message["kind"], message["data"]
-        self._notes.begun([message])
         if kind in waits.WAITS:
             self._on_waits([message], writes, after)
             return
+        self._notes.begun([message])
         if kind in ("verdict", "model", "checkpoint"):
             self.standing.unanswered.add(op)
         match kind:

@@ -45,7 +45,7 @@ class Moment:
     machines: int
     pooled: int
     pager: Mapping[str, float]  # its totals; empty when it does not answer
-    queues: Sequence[QueueMoment] = ()
+    queues: Sequence[QueueMoment]
 
 
 class Metrics:

@@ -19,7 +19,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from torpor.contextlog import entries
-from torpor.contextlog.entries import NewEntry
+from torpor.contextlog.entries import EntryRow, NewEntry
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.model.ids import RunId
 from torpor.wire.messages import NOTE_KINDS
@@ -29,30 +29,20 @@ _ALL = 2**31
 
 
 class Notes:
-    def __init__(self, journal: Iterable[Mapping[str, Any]] = ()) -> None:
-        self._said: Counter[bytes] = Counter()
+    def __init__(
+        self,
+        said: Iterable[NewEntry | EntryRow] = (),
+        journal: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """For a machine that replays `journal`, and may say again what was `said`."""
+        self._said = Counter(map(_digest, said))
         self._in_doubt = {record["op"] for record in journal if "ok" not in record}
-
-    @classmethod
-    def after(
-        cls,
-        c: Connection,
-        run: RunId,
-        snapshot: SnapshotRow | None,
-        journal: Iterable[Mapping[str, Any]],
-    ) -> Notes:
-        """What the log has that a machine restored from `snapshot` may say again, which replays
-        `journal`."""
-        notes, seq = cls(journal), 0 if snapshot is None else snapshot.heard_seq
-        for row in entries.read_entries(c, run, seq, _KINDS, _ALL):
-            notes._said[_digest(row.kind, row.op, row.data)] += 1
-        return notes
 
     def fresh(self, note: NewEntry) -> list[NewEntry]:
         """The note, unless the log has it."""
         if not self._said:  # nearly always
             return [note]
-        digest = _digest(note.kind, note.op, note.data)
+        digest = _digest(note)
         if not self._said[digest]:
             return [note]
         self._said[digest] -= 1
@@ -64,6 +54,12 @@ class Notes:
             self._said.clear()
 
 
-def _digest(kind: str, op: str | None, data: Mapping[str, Any]) -> bytes:
-    text = json.dumps([kind, op, data], sort_keys=True)
+def said_after(c: Connection, run: RunId, snapshot: SnapshotRow | None) -> list[EntryRow]:
+    """What the log has that a machine restored from `snapshot` may say again."""
+    seq = 0 if snapshot is None else snapshot.heard_seq
+    return entries.read_entries(c, run, seq, _KINDS, _ALL)
+
+
+def _digest(note: NewEntry | EntryRow) -> bytes:
+    text = json.dumps([note.kind, note.op, note.data], sort_keys=True)
     return blake2b(text.encode(), digest_size=16).digest()

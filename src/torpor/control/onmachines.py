@@ -74,7 +74,11 @@ class MachineCarriers:
             snapshot.manifest, link, heard, origin.key, version=version
         )
         carrier = MachineCarrier(
-            self._machines, live, lambda: self._get_ready(live, version), self._alive.discard
+            self._machines,
+            live,
+            origin.row.id,
+            lambda: self._get_ready(live, version),
+            self._alive.discard,
         )
         self._alive.add(carrier)
         return carrier
@@ -123,10 +127,12 @@ class MachineCarrier:
         self,
         machines: Machines,
         live: Live,
+        run: RunId,
         get_ready: Callable[[], Awaitable[None]],
         gone: Callable[[MachineCarrier], None],
     ) -> None:
         self._machines = machines
+        self._run = run
         self._get_ready = get_ready
         self._gone = gone
         self.live = live
@@ -167,7 +173,7 @@ class MachineCarrier:
             await self._machines.learn_faults(self.live)
             await self._get_ready()
         except (TorporError, OSError) as error:  # the next resume is slower, that is all
-            log.info("nothing was learned of a resume: %s", error)
+            log.info("run %s: %s", self._run, error)
 
     async def served(self) -> dict[str, Any]:
         return await self._machines.served(self.live)

@@ -35,11 +35,7 @@ class Queueing:
         self._store = store
 
     async def queues(self) -> list[Object]:
-        def read(c: Connection) -> list[Object]:
-            found = queues.figures(c)
-            return [_shown(row, found.get(row.name, {})) for row in queues.list_queues(c)]
-
-        return await self._store.read(read)
+        return [_shown(each.row, each.figures) for each in await self.moments()]
 
     async def moments(self) -> list[QueueMoment]:
         def read(c: Connection) -> list[QueueMoment]:

@@ -41,8 +41,11 @@ class Start:
 
     def given(self) -> dict[str, Any]:
         """What is not as it is by default; `Start(**start.given()) == start`."""
-        named = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
-        return {name: value for name, (value, default) in named.items() if value != default}
+        return {
+            each.name: value
+            for each in fields(self)
+            if (value := getattr(self, each.name)) != each.default
+        }
 
 
 AT_ONCE = Start()

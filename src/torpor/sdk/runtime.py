@@ -138,7 +138,7 @@ class Runtime:
         if threading.get_ident() == self._thread.ident:
             raise OutsideRun("an on_freeze or on_thaw hook cannot use operations")
         asked = Asked(kind, name, digest, caller(self.app) or at, self._is_side_line())
-        if callable(data) and self._journal.empty:
+        if callable(data) and self._journal.empty:  # needed for sure: not asked for under the lock
             data = data()
         while True:
             verdict: _Verdict | None = None

@@ -16,7 +16,7 @@ from torpor.model.prices import Prices
 from torpor.model.replies import Reply
 
 PRICES = Prices({"gpt": {"input": 2.0, "cached": 1.0, "output": 10.0}})
-NOTHING = Moment(Totals({}, 0, 0, 0, 0), 0, 0, 0, {})
+NOTHING = Moment(Totals({}, 0, 0, 0, 0), 0, 0, 0, {}, [])
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:

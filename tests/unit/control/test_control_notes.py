@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torpor.contextlog.entries import NewEntry
-from torpor.control.notes import Notes, _digest
+from torpor.control.notes import Notes
 
 
 def note(text: str, op: str | None = None) -> Any:
@@ -13,9 +13,7 @@ def note(text: str, op: str | None = None) -> Any:
 
 
 def said(*notes: NewEntry, doubt: str = "") -> Notes:
-    made = Notes([{"op": doubt}, {"op": "step:done#1", "ok": True}])
-    made._said.update(_digest(each.kind, each.op, each.data) for each in notes)
-    return made
+    return Notes(notes, [{"op": doubt}, {"op": "step:done#1", "ok": True}])
 
 
 def test_each_takes_one_away_in_whatever_order() -> None:
