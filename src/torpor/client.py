@@ -27,6 +27,7 @@ from torpor.model import errors
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import HostError, InternalError, Invalid, TorporError
 from torpor.model.home import Home
+from torpor.model.paging import Page
 
 START_S = 60.0
 STOP_S = 60.0
@@ -209,17 +210,17 @@ class Client:
 
     def entries(self, ref: str, *, after: int = 0) -> Iterator[Object]:
         """The run's whole log past `after`."""
-        while True:
-            page = self.page(ref, after=after, limit=_PAGE)
+        more = True
+        while more:
+            page, more = self.page(ref, after=after, limit=_PAGE)
             yield from page
-            if len(page) < _PAGE:
-                return
-            after = page[-1]["seq"]
+            after = page[-1]["seq"] if page else after
 
-    def page(self, ref: str, *, after: int, limit: int) -> list[Object]:
+    def page(self, ref: str, *, after: int, limit: int) -> Page:
         """The next entries of the run's log past `after`."""
         query = {"after": after, "limit": limit}
-        return self._list("GET", f"/runs/{_segment(ref)}/log", params=query)
+        response = self._response("GET", f"/runs/{_segment(ref)}/log", params=query)
+        return Page(response.json(), "next" in response.links)
 
     def follow(self, ref: str, *, after: int = 0) -> Iterator[Followed]:
         """The run's log past `after` and on as it grows, until the run has ended.
@@ -414,13 +415,16 @@ class Client:
         return found
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
+        return self._response(method, path, **options).json()
+
+    def _response(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **options)
         except httpx.TransportError as error:
             raise self._unreachable(_why(error)) from error
         if response.is_error:
             raise _error(response)
-        return response.json()
+        return response
 
     def _events(self, method: str, path: str, **options: Any) -> Iterator[tuple[str, Any]]:
         """The events of a stream; ("", None) once it is open. Raises what `error` says."""

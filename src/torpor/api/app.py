@@ -69,6 +69,7 @@ from torpor.control.access import Access
 from torpor.control.forking import Wanted
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Invalid
+from torpor.model.paging import Page
 from torpor.model.prices import Prices
 from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
@@ -140,9 +141,7 @@ class Service(hooks.Service, Protocol):
 
     async def run(self, ref: str) -> Object: ...
 
-    async def entries(
-        self, ref: str, after: int, limit: int, kinds: list[str] | None
-    ) -> list[Object]: ...
+    async def entries(self, ref: str, after: int, limit: int, kinds: list[str] | None) -> Page: ...
 
     def changed(self, run_id: str) -> Awaitable[None]:
         """Resolves at the first append to the run after this call. The caller may cancel it."""
@@ -239,9 +238,9 @@ def _gives(model: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
 OnceKey = Annotated[ShortText | None, Header(description="the same key again starts nothing more")]
 
 
-def _next(request: Request, limit: int, page: list[Object], after: str, key: str) -> dict[str, str]:
-    """Where a page that is full goes on (RFC 8288)."""
-    if len(page) < limit:
+def _next(request: Request, more: bool, page: list[Object], after: str, key: str) -> dict[str, str]:
+    """Where a page goes on if there may be `more` (RFC 8288)."""
+    if not more:
         return {}
     there = request.url.include_query_params(**{after: page[-1][key]})
     return {"link": f'<{there.path}?{there.query}>; rel="next"'}
@@ -290,7 +289,7 @@ async def runs(query: Annotated[RunsQuery, Query()], request: Request, service: 
     """Newest first; where there are more, `Link: <…>; rel="next"` leads there."""
     states = split(query.states)
     found = await service.runs(states, query.limit, query.before, query.agent, query.text)
-    return Json(found, headers=_next(request, query.limit, found, "before", "id"))
+    return Json(found, headers=_next(request, len(found) == query.limit, found, "before", "id"))
 
 
 @router.get("/runs/{ref}", responses=_gives(RunDetail))
@@ -307,13 +306,13 @@ async def log(
     closing: Closing,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Json | StreamingResponse:
-    """The run's context log; `Link: <…>; rel="next"` leads to more. With `follow`, events:
-    `entry`… (its id is the seq), then `end`; a stream that broke off goes on where it was with the
-    header `Last-Event-ID`."""
+    """The run's context log, some 4 MiB at once; `Link: <…>; rel="next"` leads to more. With
+    `follow`, events: `entry`… (its id is the seq), then `end`; a stream that broke off goes on
+    where it was with the header `Last-Event-ID`."""
     kinds = split(query.kinds)
     if not query.follow:
         page = await service.entries(ref, query.after, query.limit, kinds)
-        return Json(page, headers=_next(request, query.limit, page, "after", "seq"))
+        return Json(page.entries, headers=_next(request, page.more, page.entries, "after", "seq"))
     found = await service.run(ref)
     lines = stream.follow(
         partial(service.entries, found["id"]),

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from torpor.api.problems import problem, unexpected
 from torpor.model.errors import TorporError
+from torpor.model.paging import Page
 from torpor.model.states import FINAL
 
 log = logging.getLogger("torpor.api")
@@ -24,7 +25,7 @@ _HEARTBEAT = ": heartbeat\n\n"
 _PAGE = 500
 _FINAL_KINDS = tuple(f"run.{state.value}" for state in FINAL)
 
-Entries = Callable[[int, int, list[str] | None], Coroutine[Any, Any, list[dict[str, Any]]]]
+Entries = Callable[[int, int, list[str] | None], Coroutine[Any, Any, Page]]
 Changed = Callable[[], Awaitable[None]]
 Tell = Callable[[list[dict[str, Any]]], Iterator[str]]
 
@@ -125,14 +126,14 @@ async def follow(
             # Asked before reading: what is appended in between is not missed.
             change = asyncio.ensure_future(changed())
             try:
-                page = await entries(after, _PAGE, wanted)
+                page, more = await entries(after, _PAGE, wanted)
                 for entry in page:
                     after = entry["seq"]
                     if entry["kind"] in _FINAL_KINDS:
                         ended = entry["kind"].removeprefix("run.")
                 for line in tell([e for e in page if kinds is None or e["kind"] in kinds]):
                     yield line
-                if len(page) == _PAGE:
+                if more:
                     continue
                 if ended is not None:
                     yield event("end", {"state": ended})

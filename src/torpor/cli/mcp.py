@@ -79,8 +79,9 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
         return await told(lambda: client.run(run))
 
     async def read_log(run: str, after: int = 0) -> str:
-        """The next 200 entries of a run's context log after position `after`."""
-        return await told(lambda: client.page(run, after=after, limit=_LOG_MAX))
+        """The next entries of a run's context log after position `after`, at most 200; with
+        `more`, others follow the last of them."""
+        return await told(lambda: client.page(run, after=after, limit=_LOG_MAX)._asdict())
 
     async def list_waits(run: str | None = None) -> str:
         """What is open to be answered: prompts, data, and what an answer has to look like."""

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict
 from textwrap import indent
 from typing import Annotated, Any
@@ -228,9 +229,9 @@ def logs(
     client = Client(Home.find())
     found = client.run(run)["id"]
     if not follow:
-        entries = list(client.entries(found))
+        entries = client.entries(found)
         if as_json:
-            show_json(entries)
+            show_json(list(entries))
         else:
             _print_entries(entries)
         return
@@ -247,7 +248,7 @@ def logs(
                 say("the server is back", "dim")
 
 
-def _print_entries(entries: list[Object]) -> None:
+def _print_entries(entries: Iterable[Object]) -> None:
     now = time.time()
     style = sys.stdout.isatty()
     for entry in entries:

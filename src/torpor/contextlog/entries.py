@@ -29,9 +29,11 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Text,
     Update,
     and_,
     bindparam,
+    cast,
     exists,
     func,
     insert,
@@ -45,6 +47,7 @@ from torpor.contextlog.prepared import Prepared, json_each, json_of
 from torpor.contextlog.store import count_appended, touched
 from torpor.model.errors import CallerError, Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq
+from torpor.model.paging import PAGE_BYTES_MAX, Page
 from torpor.model.states import FINAL
 
 ENTRY_BYTES_MAX = 1024 * 1024
@@ -258,12 +261,39 @@ def read_entries(
     limit: int = 1000,
 ) -> list[EntryRow]:
     """The run's entries with seq > `after`, in order, at most `limit`, of `kinds` if given."""
+    rows = c.execute(_reading(run, after, kinds, limit))
+    found = [EntryRow(**row._mapping) for row in rows]
+    return [replace(row, data=unfolded(c, row.kind, row.data)) for row in found]
+
+
+def read_page(
+    c: Connection, run: RunId, after: int, kinds: Sequence[str] | None, limit: int
+) -> Page:
+    """The same, as JSON, and no more than fits into a page."""
+    page: list[dict[str, Any]] = []
+    left = PAGE_BYTES_MAX
+    query = _reading(run, after, kinds, limit + 1).add_columns(
+        func.length(cast(_log.c.data, Text)).label("size")
+    )
+    # A row at a time: what does not fit is not even read.
+    with c.execution_options(yield_per=1).execute(query) as rows:
+        for *columns, size in rows:
+            row = EntryRow(*columns)
+            whole = unfolded(c, row.kind, row.data)
+            if whole is not row.data:
+                size = len(json.dumps(whole, separators=_NO_SPACES))
+            if len(page) == limit or (page and size > left):
+                return Page(page, more=True)
+            page.append(replace(row, data=whole).to_json())
+            left -= size
+    return Page(page, more=False)
+
+
+def _reading(run: RunId, after: int, kinds: Sequence[str] | None, limit: int) -> Select[Any]:
     query = select(*_COLUMNS).where(_log.c.run == run, _log.c.seq > after)
     if kinds is not None:
         query = query.where(_log.c.kind.in_(kinds))
-    rows = c.execute(query.order_by(*_IN_ORDER).limit(limit))
-    found = [EntryRow(**row._mapping) for row in rows]
-    return [replace(row, data=unfolded(c, row.kind, row.data)) for row in found]
+    return query.order_by(*_IN_ORDER).limit(limit)
 
 
 def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:

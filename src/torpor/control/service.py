@@ -54,6 +54,7 @@ from torpor.model.errors import HostError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, OpId, RunId
 from torpor.model.inputs import check_input
+from torpor.model.paging import Page
 from torpor.model.prices import Prices
 from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, UNFINISHED, RunState
@@ -354,13 +355,10 @@ class Service:
             served = await live.served() if live else None
         return shown | {"pager": served}
 
-    async def entries(
-        self, ref: str, after: int, limit: int, kinds: list[str] | None
-    ) -> list[dict[str, Any]]:
-        rows = await self._store.read(
-            lambda c: entries.read_entries(c, runs.get_run(c, ref).id, after, kinds, limit)
+    async def entries(self, ref: str, after: int, limit: int, kinds: list[str] | None) -> Page:
+        return await self._store.read(
+            lambda c: entries.read_page(c, runs.get_run(c, ref).id, after, kinds, limit)
         )
-        return [row.to_json() for row in rows]
 
     async def changed(self, run_id: str) -> None:
         with self._store.subscribe(RunId(run_id)) as subscription:

@@ -14,7 +14,8 @@ from torpor.model.states import FINAL
 
 _ENDS = tuple(f"run.{state.value}" for state in FINAL)
 _WAKES = ("run.started", "run.resumed", "run.recovered")
-KINDS = ("run.created", *_WAKES, "run.suspended", *_ENDS)
+_BEGINS = ("run.created", "run.forked")
+KINDS = (*_BEGINS, *_WAKES, "run.suspended", *_ENDS)
 
 WIDTH = 1000.0
 AWAKE_MIN = 3.0
@@ -39,7 +40,8 @@ class Life:
 
 
 def read(entries: Iterable[Mapping[str, Any]], now: float) -> Life | None:
-    """Of the entries of KINDS; None if there are none."""
+    """Of the entries of KINDS that the run wrote itself: what it shares with the run that it was
+    forked from, it did not live. None if there are none."""
     moves: list[tuple[float, str]] = []
     sleeps = lost = 0
     ended: float | None = None
@@ -48,7 +50,7 @@ def read(entries: Iterable[Mapping[str, Any]], now: float) -> Life | None:
         if kind in _ENDS:
             ended = at
         elif kind in KINDS:
-            what = "queued" if kind == "run.created" else "running"
+            what = "queued" if kind in _BEGINS else "running"
             if kind == "run.suspended":
                 what, sleeps = "suspended", sleeps + 1
             lost += kind == "run.recovered"

@@ -35,8 +35,12 @@ async def live(request: Request) -> Response:
     after = max(seen, place(request, "after", start))
     # What began before is changed by what comes: the page's own beginning is read again.
     begin = max(start, after - KNOWN_MAX)
-    known = await service.entries(run, begin, after - begin, None) if after > begin else []
-    timeline = Timeline.of(known, await service.prices())
+    timeline = Timeline(await service.prices())
+    while begin < after:
+        known, _ = await service.entries(run, begin, after - begin, None)
+        for entry in known:
+            timeline.take(entry)
+        begin = known[-1]["seq"] if known else after
     csrf = request.scope["torpor.session"].csrf
 
     def tell(page: list[Object]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Protocol
 
 from torpor.control.forking import Wanted
+from torpor.model.paging import Page
 from torpor.model.prices import Prices
 from torpor.query.ask import Question
 
@@ -66,9 +67,7 @@ class Service(Protocol):
 
     async def run(self, ref: str) -> Object: ...
 
-    async def entries(
-        self, ref: str, after: int, limit: int, kinds: list[str] | None
-    ) -> list[Object]: ...
+    async def entries(self, ref: str, after: int, limit: int, kinds: list[str] | None) -> Page: ...
 
     def changed(self, run_id: str) -> Awaitable[None]: ...
 

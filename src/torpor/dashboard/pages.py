@@ -99,8 +99,8 @@ async def run(request: Request) -> Response:
     if found["id"] != ref:
         return RedirectResponse(f"/ui/runs/{found['id']}", 307)
     after = place(request, "after", max(0, found["last_seq"] - ENTRIES))
-    drawn, entries, taken, totals, prices = await asyncio.gather(
-        _drawn(service, found["id"]),
+    drawn, (entries, _), taken, totals, prices = await asyncio.gather(
+        _drawn(service, found),
         service.entries(found["id"], after, ENTRIES, None),
         service.snapshots(found["id"]),
         service.totals(),
@@ -128,14 +128,14 @@ async def head(request: Request) -> Response:
     """The part of a run's page above its timeline, which changes with its state."""
     service = service_of(request)
     found = await service.run(request.path_params["ref"])
-    drawn = await _drawn(service, found["id"])
+    drawn = await _drawn(service, found)
     return render.page(request, "head.html", run=found, life=drawn)
 
 
 async def entry(request: Request) -> Response:
     """One entry of a log, whole."""
     seq = int(request.path_params["seq"])
-    found = await service_of(request).entries(request.path_params["ref"], seq - 1, 1, None)
+    found, _ = await service_of(request).entries(request.path_params["ref"], seq - 1, 1, None)
     if not found or found[0]["seq"] != seq:
         raise NotFound(f"there is no entry {seq}")
     return PlainTextResponse(json.dumps(found[0], indent=2))
@@ -216,9 +216,10 @@ async def reclaimable(request: Request) -> Response:
     return render.page(request, "reclaimable.html", report=report)
 
 
-async def _drawn(service: Service, run: str) -> life.Life | None:
-    moves = await service.entries(run, 0, MOVES_MAX, list(life.KINDS))
-    return life.read(moves, time.time())
+async def _drawn(service: Service, run: Object) -> life.Life | None:
+    shared = run["origin_seq"] or 0
+    moves = await service.entries(run["id"], shared, MOVES_MAX, list(life.KINDS))
+    return life.read(moves.entries, time.time())
 
 
 def place(request: Request, name: str, default: int) -> int:

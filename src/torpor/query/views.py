@@ -91,6 +91,13 @@ _TIMES = (
     ("duration_s", f"{_ENDED} - b.at", "between the two"),
 )
 
+
+def _so_far(state: str, column: str) -> str:
+    """The seconds of a column, with those since the run came into this state."""
+    since = "max(0.0, (julianday('now') - 2440587.5) * 86400.0 - r.state_since)"
+    return f"r.{column} + CASE r.state WHEN '{state}' THEN {since} ELSE 0.0 END"
+
+
 runs = View(
     "runs",
     "Every run.",
@@ -112,8 +119,8 @@ runs = View(
         ("started_at", "r.started_at", "when its first machine was claimed"),
         ("ended_at", "r.ended_at", "null if unfinished"),
         ("state_since", "r.state_since", "when it came into its state"),
-        ("ran_s", "r.ran_s", "seconds with a machine, up to `state_since`"),
-        ("slept_s", "r.slept_s", "seconds suspended, up to `state_since`"),
+        ("ran_s", _so_far("running", "ran_s"), "seconds with a machine, up to now"),
+        ("slept_s", _so_far("suspended", "slept_s"), "seconds suspended, up to now"),
         ("epoch", "r.epoch", "how many machines it has had"),
         ("entries", "r.last_seq", "how many entries its log has"),
         ("origin", "r.origin", "of a fork: the run that it began as"),

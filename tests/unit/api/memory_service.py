@@ -34,12 +34,14 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import new_id
+from torpor.model.paging import Page
 from torpor.model.prices import Prices
 from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
 from torpor.query.ask import Question
 
 Object = dict[str, Any]
+PAGE_ENTRIES = 3  # a page need not have as many entries as were asked for
 VERSION = "0123456789abcdef0123456789abcdef"
 SNAPSHOT_BYTES = 1_200_000
 # More than a body may have that is not streamed.
@@ -367,11 +369,11 @@ class MemoryService:
             members += [each for each in self._runs.values() if each["origin"] == member["id"]]
         return members
 
-    async def entries(
-        self, ref: str, after: int, limit: int, kinds: list[str] | None
-    ) -> list[Object]:
+    async def entries(self, ref: str, after: int, limit: int, kinds: list[str] | None) -> Page:
         log = self._logs[self._find(self._runs, ref, "run")["id"]]
-        return [e for e in log[after:] if kinds is None or e["kind"] in kinds][:limit]
+        found = [e for e in log[after:] if kinds is None or e["kind"] in kinds]
+        given = min(limit, PAGE_ENTRIES)
+        return Page(found[:given], len(found) > given)
 
     def changed(self, run_id: str) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

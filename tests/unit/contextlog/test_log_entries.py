@@ -17,6 +17,7 @@ from torpor.contextlog.entries import (
     in_doubt,
     journal,
     read_entries,
+    read_page,
 )
 from torpor.contextlog.runs import claim, get_run, transition
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch
@@ -38,6 +39,31 @@ def end(op: str, value: object = None) -> NewEntry:
 
 def note(text: str) -> NewEntry:
     return NewEntry("note.log", None, {"text": text})
+
+
+def test_a_page_is_bounded_in_bytes_and_says_whether_more_follows(
+    commit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torpor.contextlog.entries.PAGE_BYTES_MAX", 1000)
+    run, epoch = commit.claimed()
+    written = [note("x" * 400) for _ in range(5)] + [note("y" * 2000), note("z")]
+    commit(lambda c: append(c, run, epoch, written, 12.0))
+
+    def page(
+        after: int, limit: int = 100, kinds: list[str] | None = None
+    ) -> tuple[list[int], bool]:
+        read = commit(lambda c: read_page(c, run, after, kinds, limit))
+        return [entry["seq"] for entry in read.entries], read.more
+
+    assert page(2) == ([3, 4], True)
+    assert page(6) == ([7], True)
+    assert page(7) == ([8], True)  # alone it is given, however large
+    assert page(8) == ([9], False)
+    assert page(9) == ([], False)
+    assert page(0, limit=2) == ([1, 2], True)
+    assert page(7, limit=1) == ([8], True)
+    assert page(8, limit=1) == ([9], False)
+    assert page(0, kinds=["run.started"]) == ([2], False)
 
 
 def test_positions_have_no_gaps_and_entries_come_back_as_written(commit: Any) -> None:

@@ -172,6 +172,17 @@ def test_the_strip_is_true_to_scale() -> None:
     ]
 
 
+def test_a_fork_begins_where_it_was_forked() -> None:
+    drawn = life.read(moves((500, "forked"), (510, "started"), (520, "suspended")), now=600.0)
+    assert drawn is not None
+    assert (drawn.began_at, drawn.until, drawn.sleeps) == (500, 600, 1)
+    assert [(span.what, span.x) for span in drawn.spans] == [
+        ("queued", 0.0),
+        ("suspended", 200.0),
+        ("running", 100.0),
+    ]
+
+
 def test_a_moment_awake_is_seen_however_long_the_sleep() -> None:
     week = 7 * 86400.0
     drawn = life.read(moves((0, "created"), (0, "started"), (1, "suspended")), now=week)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
-from tests.unit.query.conftest import PRICES, Ask
+from sqlalchemy import Connection
+from tests.unit.query.conftest import PRICES, VERSION, Ask
 
 from torpor.contextlog import schema
-from torpor.model.ids import RunId
+from torpor.contextlog.agents import put_agent
+from torpor.contextlog.runs import claim, create_run, transition
+from torpor.contextlog.store import LogStore
+from torpor.model.ids import RunId, Seq
+from torpor.model.states import RunState
+from torpor.query.ask import Asking, Question
 from torpor.query.views import VIEWS
 
 PAGE = Path(__file__).parents[3] / "docs" / "sql.md"
@@ -133,6 +141,24 @@ def test_waits_output_egress_and_runs(ask: Ask, run: RunId, forked: RunId) -> No
     assert out == [["POST", "/v1/chat/completions", status] for status in (200, 200, 429)]
     runs = ask("SELECT id, state, origin FROM runs ORDER BY id").rows
     assert runs == [[run, "running", None], [forked, "completed", run]]
+
+
+def test_how_long_a_run_slept_counts_the_sleep_that_goes_on(tmp_path: Path) -> None:
+    before = time.time()
+
+    def sleep(c: Connection) -> None:
+        put_agent(c, version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0)
+        run = create_run(c, version=VERSION, agent="a", input={}, now=before - 90).id
+        epoch = claim(c, run, before - 80)
+        transition(c, run, epoch, RunState.SUSPENDED, before - 60, seen=Seq(2))
+
+    store = LogStore.open(tmp_path / "torpor.db")
+    asyncio.run(store.write(sleep))
+    asking = Asking(store.path).ask(Question("SELECT ran_s, slept_s FROM runs"), PRICES)
+    [[ran_s, slept_s]] = asyncio.run(asking).rows
+    store.close()
+    assert ran_s == 20
+    assert 59.9 <= slept_s <= 60.1 + time.time() - before
 
 
 def test_questions_about_one_run_do_not_read_the_others(ask: Ask) -> None:
