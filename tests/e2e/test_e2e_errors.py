@@ -22,8 +22,8 @@ FAILURES = {
     ),
     "result": (
         "TypeError",
-        "the agent's result cannot be recorded: a value of type builtins.set is not JSON; "
-        "return text, numbers, lists and dicts (or bytes)",
+        "the agent's result cannot be recorded: a value of type builtins.object is not JSON; "
+        "return text, numbers, lists and dicts (or bytes, dates, dataclasses, …)",
     ),
 }
 

@@ -131,7 +131,7 @@ def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str,
         asynchronous = inspect.iscoroutinefunction(chosen.fn)
         value = asyncio.run(_attached(runtime, call)) if asynchronous else call()
         runtime.finish()
-        text = values.written_result(value)
+        text = values.written(value)
         if len(text) > messages.ENTRY_CHARS_MAX:
             return _failed("ValueError", _TOO_LARGE.format(len(text)), None)
         packed = json.loads(text)

@@ -2,21 +2,33 @@
 
 A value that is recorded comes back as what JSON makes of it (a tuple is a list, a dict's keys are
 strings), and it does so at once, not only when it is replayed: `unpack(pack(value))` is what the
-agent gets in either case. What JSON cannot hold is refused with the place where it stands.
+agent gets in either case. Whatever leaves the agent is written here: results of runs and steps,
+what is logged, emitted, shown with a wait or given to a child. Beyond JSON these are written, as
+`torpor.sdk.parameters` reads them: see `_WRITTEN`. What cannot be is refused, saying why; so is
+what no door takes (`torpor.model.jsonvalues`).
 """
 
 from __future__ import annotations
 
 import base64
 import dataclasses
+import datetime
+import decimal
 import hashlib
 import json
 import re
-from collections.abc import Callable
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
+
+from torpor.model import jsonvalues
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _PREVIEW_BYTES_MAX = 32 * 1024
+_BYTES = "$bytes"
 
 
 class NotJson(TypeError):
@@ -24,33 +36,26 @@ class NotJson(TypeError):
 
 
 def pack(value: Any) -> Any:
-    """`value` as plain JSON values. Raises NotJson naming the type that does not fit."""
+    """`value` as plain JSON values. Raises NotJson naming what does not fit."""
     return json.loads(written(value))
 
 
 def written(value: Any) -> str:
     """`value` as JSON text. Raises NotJson."""
-    return _written(value, _with_bytes)
-
-
-def written_result(value: Any) -> str:
-    """As `written`, with dataclasses as their fields: a run's result never comes back as an
-    object."""
-    return _written(value, _with_fields)
-
-
-def _written(value: Any, write: Callable[[Any], str]) -> str:
     try:
-        return write(value)
+        text = _encode(value)
     except NotJson:
         raise
     except ValueError as error:
-        wrong = "it contains itself" if "Circular" in str(error) else "NaN and infinity are no JSON"
-        raise NotJson(f"{wrong}; return text, finite numbers, lists and dicts") from None
+        raise NotJson(_words(str(error))) from None
     except TypeError as error:
-        raise NotJson(f"{error}; a dict's keys must be text or numbers") from None
+        if "keys must be" not in str(error):  # the value's own code failed
+            raise NotJson(f"{type(error).__name__}: {error}") from None
+        text = _with_keys(value)
     except RecursionError:
-        raise NotJson("it is nested too deeply") from None
+        raise NotJson(f"it {jsonvalues.TOO_DEEP}") from None
+    _check(value, text)
+    return text
 
 
 def unpack(packed: Any) -> Any:
@@ -58,10 +63,20 @@ def unpack(packed: Any) -> Any:
     if isinstance(packed, list):
         return [unpack(item) for item in packed]
     if isinstance(packed, dict):
-        if len(packed) == 1 and isinstance(packed.get("$bytes"), str):
-            return base64.b64decode(packed["$bytes"])
+        if (content := _content(packed)) is not None:
+            return content
         return {key: unpack(item) for key, item in packed.items()}
     return packed
+
+
+def _content(packed: Mapping[str, Any]) -> bytes | None:
+    """The bytes that `packed` stands for. What only looks so came from outside, and is a dict."""
+    if len(packed) == 1 and isinstance(text := packed.get(_BYTES), str):
+        try:
+            return base64.b64decode(text, validate=True)
+        except ValueError:
+            return None
+    return None
 
 
 def digest(*parts: Any) -> str:
@@ -80,28 +95,162 @@ def preview(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """A step's arguments for people who read the log: best effort, and never large."""
     try:
         text = _best_effort({"args": args, "kwargs": kwargs})
-        text.encode()
+        shown: dict[str, Any] = json.loads(text)
     except (TypeError, ValueError, RecursionError):
         return {"omitted": "arguments that are not JSON"}
     if len(text) > _PREVIEW_BYTES_MAX:
         return {"omitted": f"{len(text):,} bytes of arguments"}
-    shown: dict[str, Any] = json.loads(text)
+    if jsonvalues.fault(shown) is not None:
+        return {"omitted": "arguments that are not JSON"}
     return shown
 
 
-def _tagged(value: Any) -> dict[str, str]:
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return {"$bytes": base64.b64encode(bytes(value)).decode()}
+# ---- what JSON has no word for ----
+
+
+def _duration(value: datetime.timedelta) -> str:
+    """As ISO 8601 has it: P1DT2H3M4.5S. Exact: a timedelta is a whole number of microseconds."""
+    left = abs(value) // datetime.timedelta(microseconds=1)
+    minutes, micros = divmod(left, 60 * 10**6)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    seconds = f"{micros // 10**6}.{micros % 10**6:06}".rstrip("0").rstrip(".")
+    date = f"{days}D" if days else ""
+    parts = ((hours, "H"), (minutes, "M"), (seconds, "S"))
+    time = "".join(f"{number}{unit}" for number, unit in parts if str(number) != "0")
+    sign = "-" if value < datetime.timedelta() else ""
+    return f"{sign}P{date}T{time}" if time else f"{sign}P{date or 'T0S'}"
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _sorted(value: set[Any] | frozenset[Any]) -> list[Any]:
+    """In an order that is the same in every process."""
+    return sorted(value, key=_encode)
+
+
+# What is written, and how; the first that a value is an instance of.
+_WRITTEN: tuple[tuple[tuple[type, ...], Callable[[Any], Any]], ...] = (
+    ((bytes, bytearray, memoryview), lambda v: {_BYTES: base64.b64encode(bytes(v)).decode()}),
+    ((Enum,), lambda v: v.value),
+    ((datetime.date, datetime.time), lambda v: v.isoformat()),  # and datetimes, which are dates
+    ((datetime.timedelta,), _duration),
+    ((decimal.Decimal, uuid.UUID, PurePath), str),
+    ((set, frozenset), _sorted),
+    ((deque,), list),
+    ((Mapping,), dict),
+)
+
+
+def _default(value: Any) -> Any:
+    for types, write in _WRITTEN:
+        if isinstance(value, types):
+            return write(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _fields(value)
+    # A model of pydantic's, which is the agent's: nothing is imported for it.
+    if hasattr(type(value), "__pydantic_serializer__") and hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
     raise NotJson(
         f"a value of type {type(value).__module__}.{type(value).__qualname__} is not JSON; "
-        "return text, numbers, lists and dicts (or bytes)"
+        "return text, numbers, lists and dicts (or bytes, dates, dataclasses, …)"
     )
 
 
-def _fields(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return _tagged(value)
+def _with_keys(value: Any) -> str:
+    """As JSON text, where a dict has keys that JSON has no word for: as they are written as
+    values."""
+    try:
+        return _encode(_keyed(value, 0))
+    except RecursionError:
+        raise NotJson(f"it {jsonvalues.TOO_DEEP}") from None
+    except (TypeError, ValueError) as error:
+        raise NotJson(_words(str(error))) from None
+
+
+def _keyed(value: Any, depth: int) -> Any:
+    if depth > jsonvalues.DEPTH_MAX:
+        raise NotJson(f"it {jsonvalues.TOO_DEEP}")
+    if isinstance(value, dict):
+        return {_key(key): _keyed(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_keyed(item, depth + 1) for item in value]
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return _keyed(_default(value), depth + 1)
+
+
+def _key(key: Any) -> Any:
+    if key is None or isinstance(key, (str, int, float)):
+        return key
+    try:
+        plain = _default(key)
+    except NotJson:
+        plain = None
+    if not isinstance(plain, (str, int, float)):
+        raise NotJson(f"a dict's keys must be text or numbers, not {type(key).__qualname__}")
+    return plain
+
+
+# ---- checks ----
+
+
+def _words(problem: str) -> str:
+    if "Circular" in problem:
+        problem = "it contains itself"
+    elif "digits" in problem:
+        problem = f"it {jsonvalues.TOO_LONG}"
+    elif "Out of range float" in problem:
+        problem = "NaN and infinity are no JSON"
+    return f"{problem}; return text, finite numbers, lists and dicts"
+
+
+def _check(value: Any, text: str) -> None:
+    """`text` is what `value` was written as. Raises NotJson if it says something else, or what no
+    door takes."""
+    _check_own(value, jsonvalues.DEPTH_MAX)
+    opened = text.count("[") + text.count("{")
+    if opened > jsonvalues.DEPTH_MAX or "\\ud" in text or _DIGITS.search(text):
+        try:
+            wrong = jsonvalues.fault(json.loads(text))
+        except RecursionError:
+            wrong = jsonvalues.TOO_DEEP
+        except ValueError:
+            wrong = jsonvalues.TOO_LONG
+        if wrong is not None:
+            raise NotJson(f"it {wrong}; return text, finite numbers, lists and dicts")
+
+
+_DIGITS = re.compile(rf"\d{{{jsonvalues.INT_DIGITS_MAX + 1}}}")
+
+
+def _check_own(value: Any, most: int) -> None:
+    """What JSON would make something else of."""
+    level = [value]
+    for _ in range(most):
+        dicts = [item for item in level if isinstance(item, dict)]
+        for each in dicts:
+            if len(each) == 1 and isinstance(each.get(_BYTES), str) and _content(each) is not None:
+                raise NotJson(f"a dict whose only key is {_BYTES!r} stands for bytes: return those")
+            if each and set(map(type, each)) != {str}:
+                _check_keys(each)
+        level = [
+            item
+            for parent in level
+            if isinstance(parent, (dict, list, tuple))
+            for item in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(item, (dict, list, tuple))
+        ]
+        if not level:
+            return
+
+
+def _check_keys(of: dict[Any, Any]) -> None:
+    texts = json.loads(_encode({_key(key): None for key in of}))
+    if len(texts) != len(of):
+        raise NotJson("two keys of a dict are the same as text: JSON would keep one of them")
 
 
 def _shown(value: Any) -> Any:
@@ -111,7 +260,6 @@ def _shown(value: Any) -> Any:
 
 
 # Made once: making one takes as long as using it.
-_with_bytes = json.JSONEncoder(default=_tagged, allow_nan=False).encode
-_with_fields = json.JSONEncoder(default=_fields, allow_nan=False).encode
+_encode = json.JSONEncoder(default=_default, allow_nan=False).encode
 _best_effort = json.JSONEncoder(default=_shown, allow_nan=False).encode
 _canonical = json.JSONEncoder(default=_shown, sort_keys=True).encode

@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torpor.model import jsonvalues
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.errors import Invalid
 from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX
@@ -39,7 +40,9 @@ OP_KINDS = (
     "checkpoint",
 )
 BATCH_MAX = 1000  # operations that begin at once
-DEPTH_MAX = 64  # nesting; what passes here must not break the recursion of a later reader
+# Nesting; what passes here must not break the recursion of a later reader. Every door lets values
+# of `jsonvalues.DEPTH_MAX` in, which come wrapped: in an answer, a record, a journal, a message.
+DEPTH_MAX = jsonvalues.DEPTH_MAX + 16
 NOTE_KINDS = ("log", "emit")
 NAME_MAX = 256
 PLACE_MAX = 512
@@ -423,7 +426,7 @@ def encode(t: str, **fields: Any) -> bytes:
             f"message {t} cannot be written as JSON: {_shown(str(error))}",
             hint="Values that leave the agent must be JSON: text, finite numbers, lists, objects.",
         ) from error
-    if _too_deep(data, fields):
+    if _too_deep(fields, data):
         raise Invalid(f"message {t} is nested more than {DEPTH_MAX} deep")
     if len(data) > SIZE_MAX:
         raise Invalid(
@@ -446,7 +449,7 @@ def decode(data: bytes, allowed: Mapping[str, Check] = MESSAGES) -> dict[str, An
         raise Invalid(f"a message that is not JSON: {_shown(str(error))}") from error
     if not isinstance(message, dict):
         raise Invalid(f"a message that is no object: {_shown(type(message).__name__)}")
-    if _too_deep(data, message):
+    if _too_deep(message, data):
         raise Invalid(f"a message nested more than {DEPTH_MAX} deep")
     t = message.pop("t", None)
     _check(t, message, allowed)
@@ -480,21 +483,8 @@ def _check(t: Any, fields: dict[str, Any], allowed: Mapping[str, Check]) -> None
         raise Invalid(f"message {t}{problem}")
 
 
-def _too_deep(data: bytes, value: Any) -> bool:
-    """Whether `value`, written as `data`, has more than DEPTH_MAX levels of lists and objects."""
-    if data.count(b"[") + data.count(b"{") <= DEPTH_MAX:
-        return False  # nearly every message
-    level = [value]
-    for _ in range(DEPTH_MAX):
-        level = [
-            item
-            for parent in level
-            for item in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(item, (dict, list, tuple))
-        ]
-        if not level:
-            return False
-    return True
+def _too_deep(value: Any, data: bytes) -> bool:
+    return jsonvalues.deeper_than(DEPTH_MAX, value, data.count(b"[") + data.count(b"{"))
 
 
 def _refuse_constant(text: str) -> float:

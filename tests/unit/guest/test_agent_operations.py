@@ -46,7 +46,7 @@ def raw():
 @torpor.step(retries=3)
 def unfit():
     ran.append(1)
-    return {1, 2}
+    return object()
 
 @torpor.step
 def inner(x): return x + 1
@@ -98,7 +98,7 @@ BAD = (
     ("hopeless()", "torpor.sdk.errors.NonRetryable", "give up", 1),
     ("slow()", "TimeoutError", "longer than 0.05 s", 2),
     ("asyncio.run(slow_async())", "TimeoutError", "", 0),
-    ("unfit()", "TypeError", "step unfit cannot be recorded: a value of type builtins.set", 1),
+    ("unfit()", "TypeError", "step unfit cannot be recorded: a value of type builtins.object", 1),
     ("waits()", "torpor.sdk.errors.OutsideRun", "inside the step 'waits'", 0),
 )
 
