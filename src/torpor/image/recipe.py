@@ -1,9 +1,10 @@
 """What is in the root file system of every machine.
 
-Debian's essential packages, Python with the whole standard library, CA certificates, the user
-`agent`; no service manager, no apt (a machine has no network to install from). Everything that
-depends on the moment of the build is removed or fixed, so that the same packages give the same
-bytes. Changing anything here changes `digest()`, and with it the cached root.
+Debian's essential packages, Python with the whole standard library, what compiled wheels leave to
+the system, git, curl, CA certificates, the user `agent`; no service manager, no apt (a machine has
+no network to install from). Everything that depends on the moment of the build is removed or fixed,
+so that the same packages give the same bytes. Changing anything here changes `digest()`,
+and with it the cached root.
 """
 
 from __future__ import annotations
@@ -15,10 +16,27 @@ import os
 SUITE = "bookworm"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 KERNEL_PACKAGE = "linux-image-cloud-amd64"  # small, and has all that a microVM needs
-PACKAGES = ("ca-certificates", "procps", "python3", "tzdata", "usr-is-merged")
-# 55 MB of Perl, which only usrmerge wants; usr-is-merged stands in for it.
+PACKAGES = (
+    "ca-certificates",
+    "curl",
+    "git",
+    # What wheels expect to find: Node.js, as Playwright has it; LightGBM; pyodbc; psycopg; all C++.
+    "libatomic1",
+    "libgomp1",
+    "libodbc2",
+    "libpq5",
+    "libstdc++6",
+    "procps",
+    "python3",
+    "tzdata",
+    "usr-is-merged",
+)
+# 55 MB of Perl, which usrmerge wants (usr-is-merged stands in for it), and of git what nobody calls
+# here: sending mail, Subversion, gitweb.
 PURGED = (
     "usrmerge",
+    "git-man",
+    "liberror-perl",
     "libfile-find-rule-perl",
     "libnumber-compare-perl",
     "libtext-glob-perl",
@@ -29,8 +47,20 @@ PURGED = (
     "libgdbm6",
 )
 PATHS_EXCLUDED = (
+    # Of git: to serve repositories, and to push over WebDAV. Each is 2 MB.
+    "/usr/bin/git-shell",
+    "/usr/bin/scalar",
+    "/usr/lib/git-core/git-daemon",
+    "/usr/lib/git-core/git-http-backend",
+    "/usr/lib/git-core/git-http-fetch",
+    "/usr/lib/git-core/git-http-push",
+    "/usr/lib/git-core/git-imap-send",
+    "/usr/lib/git-core/git-shell",
+    "/usr/lib/git-core/scalar",
+    "/usr/share/bash-completion/*",
     "/usr/share/doc/*",
     "/usr/share/doc-base/*",
+    "/usr/share/gitweb/*",
     "/usr/share/info/*",
     "/usr/share/lintian/*",
     "/usr/share/locale/*",
@@ -75,7 +105,7 @@ unset APT_CONFIG
 mv linux-image-*.deb linux.deb
 mv busybox-static_*.deb busybox.deb
 
-chroot "$root" dpkg --purge {" ".join(PURGED)} >&2
+chroot "$root" dpkg --purge --force-depends {" ".join(PURGED)} >&2
 chroot "$root" dpkg-query -W -f '${{Package}} ${{Version}}\\n' > packages.txt
 echo "$kernel" > kernel.txt
 
@@ -85,6 +115,7 @@ echo 'agent:!:1::::::' >> "$root/etc/shadow"
 chroot "$root" install -d -o agent -g agent /home/agent /home/agent/app /home/agent/work
 mkdir -p "$root{DEPS_DIRECTORY}" "$root{GUEST_DIRECTORY}"
 ln -sf python3 "$root/usr/bin/python"
+ln -sf ../../bin/git "$root/usr/lib/git-core/git"  # the same 4 MB again
 
 cd "$root"
 find usr/lib/python3 usr/lib/python{PYTHON_VERSION} -name __pycache__ -prune -exec rm -rf {{}} +
