@@ -44,7 +44,7 @@ from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.keys import Keys
 from torpor.control.machines import Live
-from torpor.control.thaw import thaw
+from torpor.control.thaw import resume, thaw
 from torpor.control.warm import Base
 from torpor.engine.memory import CopyBuffer
 from torpor.model.agentfile import read_agent
@@ -345,7 +345,7 @@ async def _least_of_a_freeze(worker: _Worker) -> tuple[float, float]:
             live.guest.say("prepare")
             await live.guest.hear("prepared", within_s=peer.PREPARE_LIMIT_S)
             prepared.append((time.perf_counter() - started) * 1000)
-            live.guest.say("resume")
+            resume(live.guest)
         for _ in range(PROBES):
             started = time.perf_counter()
             await live.machine.pause()

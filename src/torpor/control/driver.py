@@ -56,6 +56,7 @@ from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Unrecorded, Write, recorded_or_lost
 from torpor.control.standing import Result, Standing
 from torpor.control.tasks import Tasks
+from torpor.control.thaw import correct_clock, resume
 from torpor.control.values import Results, Values
 from torpor.model.errors import GuestError, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq, SnapshotId
@@ -200,9 +201,14 @@ class Driver:
         """From the restored machine to an agent that goes on where it was, or starts."""
         started = snapshot is not None and snapshot.run is not None
         seq = Seq(0) if snapshot is None else snapshot.seq
-        journal, said = await self._store.read(
-            lambda c: (entries.journal(c, self.run, seq), said_after(c, self.run, snapshot))
+        journal, said, still_open = await self._store.read(
+            lambda c: (
+                entries.journal(c, self.run, seq),
+                said_after(c, self.run, snapshot),
+                waits.list_waits(c, self.run),
+            )
         )
+        self.standing.due.update((wait.op, wait.due_at) for wait in still_open)
         self._notes = Notes(said, journal)
         self._streams.expect(journal)
         if snapshot is not None:
@@ -345,6 +351,8 @@ class Driver:
                 return RunState.FAILED, None, error
             case "exited":
                 return RunState.FAILED, None, exit_error(message, self._live.memory_mib)
+            case "resumed":
+                correct_clock(self._live.guest, message["at"])
             case "unprepared":
                 self._not_before = time.monotonic() + FREEZE_RETRY_S
             case _:
@@ -387,6 +395,7 @@ class Driver:
         self._live.guest.say("recorded", op=op)
 
     def _waits_made(self, made: list[WaitRow]) -> None:
+        self.standing.due.update((wait.op, wait.due_at) for wait in made)
         for wait in made:
             if wait.state != waits.OPEN:  # a recovered machine begins again what was answered
                 self.deliver(wait.op, **wait.outcome)
@@ -464,7 +473,7 @@ class Driver:
                 await self._pen.write(*self._suspension(place.seq))
                 self._tell_hand_over("ended; it goes on from the log")
                 return True
-            self._live.guest.say("resume")
+            resume(self._live.guest)
         return False
 
     async def _freeze(self, freezer: Freezer) -> bool:
@@ -481,7 +490,7 @@ class Driver:
                         return True
                     # It has something to do. What was stored is a good snapshot all the same.
                     await freezer.carry_on()
-                    self._live.guest.say("resume")
+                    resume(self._live.guest)
                     await self._record(captured, place, decided)
             except _NOT_OF_FREEZING:
                 raise
@@ -503,7 +512,7 @@ class Driver:
                     if self._outcome is not None:  # among the last things heard was its end
                         return
                     await freezer.carry_on()
-                    self._live.guest.say("resume")
+                    resume(self._live.guest)
                     captured = await freezer.keep(taken)
                 await self._record(captured, place, decided)
             except _NOT_OF_FREEZING:
@@ -524,7 +533,7 @@ class Driver:
     async def _freeze_failed(self, error: Exception) -> None:
         """Rule 6: the run goes on, says so, loses nothing."""
         self._not_before = time.monotonic() + FREEZE_RETRY_S
-        self._live.guest.say("resume")
+        resume(self._live.guest)
         log.warning("run %s could not be frozen: %s", self.run, error)
         self._tell_hand_over(f"cannot be frozen yet: {error}")
         await self._pen.note("freeze.failed", reason=str(error))

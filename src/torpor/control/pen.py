@@ -139,8 +139,8 @@ class Pen:
         now, data = time.time(), message["data"]
         named = {key: message[key] for key in ("op", *entries.IDENTITY) if key in message}
         if message["kind"] == "sleep":
-            until = data["until"]
-            return waits.create_wait(c, self._run, self.epoch, **named, now=now, due_at=until)
+            due_at = data["until"] if "until" in data else now + data["for_s"]
+            return waits.create_wait(c, self._run, self.epoch, **named, now=now, due_at=due_at)
         if message["kind"] == "doubt":
             step = OpId(message["name"])
             began = entries.read_op(c, self._run, step)

@@ -36,7 +36,7 @@ class Standing:
         # As the guest said last: it only says what has changed since.
         self.waiting, self.busy = 0, 0
         self.patient = False  # it goes on when all that it waits for has ended, and not before
-        self._ends_at: float | None = None
+        self.due: dict[str, float | None] = {}  # when the host ends a wait by itself
         self._changed_at = time.monotonic()
         self._cpu: tuple[float, float] | None = None  # (when, CPU seconds) at the previous look
         self._rested_s = 0.0
@@ -46,20 +46,20 @@ class Standing:
         """Continue where the machine in a snapshot with this `detail` was; the log has what was
         `answered` since."""
         self.unanswered = set(detail.get("unanswered", ())) - set(answered)
-        self.waiting, self.busy, self._ends_at = detail.get("status", (0, 0, None))
+        self.waiting, self.busy = detail.get("status", (0, 0))
         self.patient = bool(detail.get("patient"))
 
     def to_json(self, unseen: Collection[str]) -> dict[str, Any]:
         """What `take_up` takes. `unseen` are operations whose results are not in the machine."""
         return {
             "unanswered": sorted(self.unanswered | set(unseen)),
-            "status": [self.waiting, self.busy, self._ends_at],
+            "status": [self.waiting, self.busy],
             "patient": self.patient,
         }
 
     def said(self, status: Mapping[str, Any]) -> None:
         self.waiting, self.busy = status["waiting"], status["busy"]
-        self._ends_at, self.patient = status["until"], status.get("all", False)
+        self.patient = status.get("all", False)
         self.changed()
 
     def changed(self) -> None:
@@ -71,6 +71,7 @@ class Standing:
             result = self.arrived.popleft()
             if result.op in self.unanswered:
                 self.unanswered.discard(result.op)
+                self.due.pop(result.op, None)
                 self.changed()
                 return result
         return None
@@ -103,6 +104,11 @@ class Standing:
         since = self._rests_since
         return self._rested_s + (0.0 if since is None else time.monotonic() - since)
 
+    @property
+    def _ends_in_s(self) -> float | None:
+        ends = [at for op in self.unanswered if (at := self.due.get(op)) is not None]
+        return min(ends) - time.time() if ends else None
+
     def facts(self, cpu_s: float) -> Facts:
         """At this moment; `cpu_s` is what the machine has used, from which its share is learned."""
         now, share = time.monotonic(), 0.0
@@ -117,5 +123,5 @@ class Standing:
             in_flight=len(self.arrived) + len(self.of("model")),
             waited_s=now - self._changed_at,
             cpu_share=share,
-            ends_in_s=None if self._ends_at is None else self._ends_at - time.time(),
+            ends_in_s=self._ends_in_s,
         )

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from torpor.control.conversation import Conversation
 from torpor.control.guest import Guest
 from torpor.model.errors import GuestError
 from torpor.model.ids import Epoch, RunId
@@ -22,7 +23,7 @@ THAW_LIMIT_S = 30.0
 THAW_RECORD_S = 1.0
 # One message takes no more than `torpor.wire.messages.SIZE_MAX`; a longer journal comes in parts.
 JOURNAL_PART_BYTES = 4 << 20
-# Beyond this the clock is set a second time: the first answer after a restore is slow to come.
+# Beyond this the clock is set a second time: the first answer after a pause is slow to come.
 CLOCK_ERROR_MAX_S = 0.01
 
 
@@ -64,8 +65,18 @@ async def thaw(
     await guest.machine.resume()
     limit_s = THAW_LIMIT_S + len(journal) * THAW_RECORD_S
     answer = await guest.hear("thawed", within_s=limit_s)
-    error_s = answer["at"] - time.time()
+    correct_clock(guest, answer["at"])
     if answer["epoch"] != epoch:
         raise GuestError(f"the machine thawed as epoch {answer['epoch']}, not {epoch}")
-    if abs(error_s) > CLOCK_ERROR_MAX_S:
+
+
+def resume(guest: Conversation) -> None:
+    """An agent that was held goes on, in a machine that may have been paused: its clock has lost
+    that. It says `resumed`."""
+    guest.say("resume", time=time.time())
+
+
+def correct_clock(guest: Conversation, at: float) -> None:
+    """Its clock was set, and it says that it is `at` now."""
+    if abs(at - time.time()) > CLOCK_ERROR_MAX_S:
         guest.say("clock", time=time.time())

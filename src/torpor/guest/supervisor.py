@@ -106,7 +106,7 @@ class Supervisor:
         self._deferred: list[dict[str, Any]] = []  # came while PREPARED or THAWING
         self._thaw_epoch = 0
         self._journal: list[Any] = []  # parts of one that came before the last
-        self._status: dict[str, Any] = {"waiting": 0, "busy": 0, "until": None}  # as sent
+        self._status: dict[str, Any] = {"waiting": 0, "busy": 0}  # as sent
         self._agent_status = self._status
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "load": self._load,
@@ -498,6 +498,10 @@ class Supervisor:
             self._say("unprepared", reason=reason)
 
     def _resume(self, message: dict[str, Any]) -> None:
+        """It was not frozen after all, or goes on beside its snapshot. A pause was lost to the
+        clock: nobody may read it before it is right again."""
+        self._clock(message)
+        self._say("resumed", at=time.time())
         if self._phase is Phase.PREPARING:
             # The agent may be held in a moment; it is then released as late as it is.
             self._prepare_until = None
@@ -535,7 +539,7 @@ class Supervisor:
         )
 
     def _clock(self, message: dict[str, Any]) -> None:
-        """The thaw set the clock too, but took its time to get there."""
+        """A thaw and a resume set the clock too, but took their time to get there."""
         if self._settings.machine:
             set_clock(message["time"])
 

@@ -41,8 +41,7 @@ class Facts:
     in_flight: int  # things in flight outside for it (model calls), answers not yet delivered
     waited_s: float  # since the last change of any of the above
     cpu_share: float  # of one core, since the previous look
-    # Until a wait ends by itself, as its agent has it, None if none does. It is behind us where
-    # the host ended the wait just now, or knows better: a fork's waits end later than its origin's.
+    # Until a wait ends by itself, None if none does; behind us where that is just being written.
     ends_in_s: float | None
 
 

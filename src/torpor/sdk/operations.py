@@ -35,7 +35,6 @@ class Operation:
     kind: str
     name: str
     digest: str
-    until: float | None = None  # when the host ends it by itself, unix seconds
     own: Outcome | None = None  # a step's outcome on its way to the log, or replayed from it
     once: bool = False  # a step that is not to be repeated unasked
     doubt: int = 0  # it is in doubt for the so manieth time, and has not begun: see `ask`

@@ -92,7 +92,7 @@ class Runtime:
         self._pending: dict[str, Operation] = {}
         self._order = 0  # of what ended last
         self._transfers = 0  # of large values, under way
-        self._status: tuple[int, int, float | None, bool] = (0, 0, None, False)
+        self._status: tuple[int, int, bool] = (0, 0, False)
         self._all_of: frozenset[str] = frozenset()  # what the agent, if it is alone, waits for
         self._cancel_raised = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,7 +123,6 @@ class Runtime:
         digest: str,
         data: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         *,
-        until: float | None = None,
         at: str = "",
         once: bool = False,
         held: list[bytes] | None = None,
@@ -154,7 +153,7 @@ class Runtime:
                 else:
                     if match.settled or not callable(data):
                         given = {} if callable(data) else data
-                        return self._begin(asked, match, given, until, once, held)
+                        return self._begin(asked, match, given, once, held)
             if verdict is not None:
                 self._heed(verdict)
             elif callable(data):
@@ -180,12 +179,11 @@ class Runtime:
         asked: Asked,
         match: Match,
         data: Mapping[str, Any],
-        until: float | None,
         once: bool,
         held: list[bytes] | None,
     ) -> Operation:
         op, record = match
-        operation = Operation(op, asked.kind, asked.name, asked.digest, until, once=once)
+        operation = Operation(op, asked.kind, asked.name, asked.digest, once=once)
         operation.cancelled = self._note_cancelled
         if record is not None and "ok" in record:
             self._journal.take(asked, match)
@@ -410,12 +408,11 @@ class Runtime:
         if not waits and not self._status[0]:
             return
         busy = sum(each.kind in _AT_WORK for each in self._pending.values())
-        until = min((each.until for each in waits if each.until is not None), default=None)
         patient = bool(waits) and self._all_of.issuperset(each.op for each in waits)
-        status = (len(waits), busy, until, patient)
+        status = (len(waits), busy, patient)
         if status != self._status:
             self._status = status
-            told = {"waiting": len(waits), "busy": busy, "until": until}
+            told = {"waiting": len(waits), "busy": busy}
             self._send(messages.encode("status", **told, **({"all": True} if patient else {})))
 
     def _extend_journal(self, records: Iterable[Recorded]) -> list[Operation]:

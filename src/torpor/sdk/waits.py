@@ -11,7 +11,6 @@ gives the same result. The results can be awaited too, so that both uses have on
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, fields
@@ -182,10 +181,9 @@ def event(name: str, timeout: Duration | None = None) -> Waitpoint:
     refuse_inside("event")
     runtime = current("event")
     timeout_s = None if timeout is None else seconds(timeout)
-    until = None if timeout_s is None else time.time() + timeout_s
     try:
         fields = {"timeout_s": timeout_s}
-        return Waitpoint(runtime.begin("event", name, values.digest(), fields, until=until))
+        return Waitpoint(runtime.begin("event", name, values.digest(), fields))
     except Invalid as error:
         raise ValueError(f"torpor.event: {error.message}") from None
 
@@ -193,7 +191,7 @@ def event(name: str, timeout: Duration | None = None) -> Waitpoint:
 def sleep(duration: Duration) -> Done:
     """Sleep for a duration: seconds, or text such as "90s", "2h", "7d"."""
     duration_s = seconds(duration)
-    return _sleep("sleep", values.digest(duration_s), time.time() + duration_s)
+    return _sleep("sleep", values.digest(duration_s), {"for_s": duration_s})
 
 
 def sleep_until(when: datetime | float) -> Done:
@@ -203,7 +201,7 @@ def sleep_until(when: datetime | float) -> Done:
     until = when.timestamp() if isinstance(when, datetime) else float(when)
     if not 0 <= until <= messages.TIME_MAX:
         raise ValueError(f"sleep_until({when!r}): that is no time")
-    return _sleep("sleep_until", values.digest(), until)
+    return _sleep("sleep_until", values.digest(), {"until": until})
 
 
 def checkpoint() -> Done:
@@ -317,17 +315,16 @@ def _begin_wait(
     try:
         fields = asked() | {"timeout_s": timeout_s, "approve": approve}
         digest = values.digest(fields["prompt"] or None, fields["data"], approve)
-        until = None if timeout_s is None else time.time() + timeout_s
-        return runtime.begin("wait", name, digest, fields, until=until)
+        return runtime.begin("wait", name, digest, fields)
     except values.NotJson as error:
         raise TypeError(f"torpor.{what}: data or schema cannot be sent: {error}") from None
     except Invalid as error:
         raise ValueError(f"torpor.{what}: {error.message}") from None
 
 
-def _sleep(what: str, digest: str, until: float) -> Done:
+def _sleep(what: str, digest: str, end: Mapping[str, float]) -> Done:
     refuse_inside(what)
-    operation = current(what).begin("sleep", "sleep", digest, {"until": until}, until=until)
+    operation = current(what).begin("sleep", "sleep", digest, end)
     return _blocking_or_awaitable(what, operation, _done)
 
 

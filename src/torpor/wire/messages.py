@@ -250,6 +250,12 @@ _START = _record(
     }
 )
 
+
+def _sleep(value: Mapping[str, Any]) -> str:
+    """How long is the host's to count: the guest's clock need not be right for that."""
+    return "" if len(value) == 1 else " needs one of for_s and until"
+
+
 # What `begin` carries as data, by the kind of operation.
 _BEGIN_DATA: dict[str, Check] = {
     "step": _OBJECT,
@@ -258,7 +264,7 @@ _BEGIN_DATA: dict[str, Check] = {
     "checkpoint": _record({}),
     "doubt": _record({}),
     "verdict": _record({"message": _TEXT, "superseded": _list(_OP, SUPERSEDED_MAX)}),
-    "sleep": _record({"until": _TIME}),
+    "sleep": _record({"for_s?": _number(0, TIME_MAX), "until?": _TIME}, _sleep),
     "wait": _record(
         {
             "prompt": _TEXT,
@@ -355,13 +361,14 @@ FROM_GUEST: dict[str, Check] = {
         {
             "waiting": _integer(0),
             "busy": _integer(0),
-            "until": _or_null(_TIME),
             "all?": _flag,
         }
     ),
     "prepared": _record({}),
     "unprepared": _record({"reason": _TEXT}),
     "thawed": _record({"epoch": _EPOCH, "at": _TIME}),
+    # After a pause that ended with `resume`; `at` as its clock is now.
+    "resumed": _record({"at": _TIME}),
     "done": _record({"value": _any}),
     "failed": _record(
         {
@@ -407,7 +414,7 @@ FROM_HOST: dict[str, Check] = {
     "journal": _record({"records": _JOURNAL}),
     "clock": _record({"time": _TIME}),
     "prepare": _record({}),
-    "resume": _record({}),
+    "resume": _record({"time": _TIME}),
     "result": _record({"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR}, _outcome),
     "recorded": _record({"op": _OP}),
     "piece": _record({"op": _OP, "data": _PART, "last": _flag, "problem?": _TEXT}),

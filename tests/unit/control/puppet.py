@@ -4,6 +4,7 @@ What the script has come to is plain JSON, so that a snapshot can hold it and an
 on from it, as a real one does. An agent is a list of threads, a thread is a list of lines:
 
     ["step", NAME]  ["wait", NAME]  ["sleep", UNTIL]  ["model", NAME]  ["checkpoint", NAME]
+    ["nap", SECONDS]   a sleep of so long
     ["once", NAME]     a step that is asked about when it is in doubt
     ["large", N]       a step whose result is N bytes, and goes in parts
     ["print", TEXT]  ["emit", VALUE]
@@ -30,6 +31,7 @@ from torpor.wire.link import CONTROL, STDOUT, Link, LinkState
 
 Object = dict[str, Any]
 _WAITS = ("wait", "sleep", "doubt")
+_KINDS = {**dict.fromkeys(("value", "work", "once", "large"), "step"), "nap": "sleep"}
 DIGEST = "0" * 32
 
 
@@ -48,9 +50,9 @@ class State:
     results: Object = field(default_factory=dict)
     journal: Object = field(default_factory=dict)  # op → record
     doubts: Object = field(default_factory=dict)  # op → how often it was begun again
-    pending: Object = field(default_factory=dict)  # op → {kind, until}
+    pending: Object = field(default_factory=dict)  # op → {kind}
     deferred: list[Object] = field(default_factory=list)
-    status: list[Any] = field(default_factory=lambda: [0, 0, None])
+    status: list[Any] = field(default_factory=lambda: [0, 0])
     prepared: bool = True  # a template is taken of a supervisor that was prepared
     started: bool = False
     over: bool = False
@@ -78,6 +80,7 @@ class Puppet:
         self.state = state
         self.link = Link.from_state(LinkState.from_json(state.link))
         self._told, self._refuses, self._lets = told, refuses, lets
+        self.clock_right = False  # neither a snapshot nor a pause has the time
 
     def to_json(self) -> Object:
         self.state.link = self.link.state().to_json()
@@ -102,6 +105,7 @@ class Puppet:
             case "thaw":
                 if not state.prepared or self._refuses("thaw"):
                     return
+                self.clock_right = True
                 self._learn(message["journal"])
                 self.say("thawed", epoch=message["epoch"], at=time.time())
                 self._go_on()
@@ -117,6 +121,8 @@ class Puppet:
                 state.prepared = True
                 self.say("prepared")
             case "resume":
+                self.clock_right = True
+                self.say("resumed", at=message["time"])
                 if state.prepared:
                     self._go_on()
             case "result":
@@ -167,6 +173,7 @@ class Puppet:
         state = self.state
         if not state.started or state.over or state.prepared:
             return
+        assert self.clock_right, "the agent goes on with a clock that has lost a pause"
         for thread in state.threads:
             if thread.op is not None and op_kind(thread.op) == "compute" and self._lets(thread.op):
                 thread.op = None
@@ -205,7 +212,7 @@ class Puppet:
 
     def _operate(self, thread: Thread, verb: str, argument: Any) -> None:
         state, name = self.state, str(argument)
-        kind = "step" if verb in ("value", "work", "once", "large") else verb
+        kind = _KINDS.get(verb, verb)
         op = f"{kind}:{name}#1"
         if op in state.journal:
             record = state.journal[op]
@@ -217,14 +224,14 @@ class Puppet:
         if verb == "once" and op in state.doubts:
             asked = f"doubt:{op}#{state.doubts[op] + 1}"
             record = state.journal.get(asked)
-            state.pending[asked] = {"kind": "doubt", "until": None}
+            state.pending[asked] = {"kind": "doubt"}
             if record is not None:
                 self._settle(asked, record["value"])
             else:
                 self.say("begin", op=asked, kind="doubt", name=op, digest=DIGEST, data={})
             return
-        state.pending[op] = {"kind": kind, "until": argument if kind == "sleep" else None}
-        self.say("begin", op=op, kind=kind, name=name, digest=DIGEST, data=_data(kind, argument))
+        state.pending[op] = {"kind": kind}
+        self.say("begin", op=op, kind=kind, name=name, digest=DIGEST, data=_data(verb, argument))
         if kind == "step":
             self._told("ran", op)
             value = _text(f"did {name}" if isinstance(argument, str) else argument)
@@ -251,7 +258,7 @@ class Puppet:
                 del self.state.doubts[op]
             self._operate(thread, "once", op[5:].rpartition("#")[0])
             return
-        self.state.pending[op] = {"kind": "step", "until": None, "own": said.get("result")}
+        self.state.pending[op] = {"kind": "step", "own": said.get("result")}
         if said["do"] == "done":
             self.say("end", op=op, ok=True, value=said["result"])
         else:
@@ -261,12 +268,11 @@ class Puppet:
     def _tell_status(self) -> None:
         pending = self.state.pending.values()
         waits = [each for each in pending if each["kind"] in _WAITS]
-        until = min((each["until"] for each in waits if each["until"] is not None), default=None)
         busy = sum(each["kind"] in ("step", "model") for each in pending)
-        status = [len(waits), busy, until]
+        status = [len(waits), busy]
         if status != self.state.status and (status[0] or self.state.status[0]):
             self.state.status = status
-            self.say("status", waiting=status[0], busy=status[1], until=until)
+            self.say("status", waiting=status[0], busy=status[1])
 
     def _end(self, t: str, **fields: Any) -> None:
         self.state.over = True
@@ -277,8 +283,10 @@ def _text(argument: Any) -> Any:
     return "x" * argument if isinstance(argument, int) else argument
 
 
-def _data(kind: str, argument: Any) -> Object:
-    match kind:
+def _data(verb: str, argument: Any) -> Object:
+    match verb:
+        case "nap":
+            return {"for_s": argument}
         case "sleep":
             return {"until": argument}
         case "wait":

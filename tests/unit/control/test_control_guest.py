@@ -135,11 +135,11 @@ async def test_more_than_the_socket_holds(guest: Guest, inside: Inside) -> None:
 
 
 async def test_hearing_leaves_the_rest_in_order(guest: Guest, inside: Inside) -> None:
-    inside.say("status", waiting=1, busy=0, until=None)
+    inside.say("status", waiting=1, busy=0)
     inside.link.send(STDOUT, b"before")
     inside.say("prepared")
     inside.link.send(STDOUT, b"after")
-    inside.say("status", waiting=2, busy=0, until=None)
+    inside.say("status", waiting=2, busy=0)
     await heard(guest, 5)
     assert await guest.hear("prepared", "unprepared", within_s=10) == {"t": "prepared"}
     first, before, after, second = guest.inbox
@@ -149,7 +149,7 @@ async def test_hearing_leaves_the_rest_in_order(guest: Guest, inside: Inside) ->
 
 
 async def test_hearing_has_a_limit(guest: Guest, inside: Inside) -> None:
-    inside.say("status", waiting=1, busy=0, until=None)
+    inside.say("status", waiting=1, busy=0)
     await heard(guest, 1)
     with pytest.raises(GuestError, match="did not say thawed or prepared within 0 s"):
         await guest.hear("thawed", "prepared", within_s=0)

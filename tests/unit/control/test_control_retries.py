@@ -176,7 +176,7 @@ def test_an_agent_rests_while_it_has_nothing_else_to_do(
     monkeypatch.setattr(torpor.control.standing, "time", clock)
     standing = Standing()
     standing.unanswered.add("wait:a#1")
-    standing.said({"waiting": 1, "busy": busy, "until": None})
+    standing.said({"waiting": 1, "busy": busy})
     with standing.resting():
         assert standing.rested_s == (0.0 if busy else 4.0)
     rested_s = standing.rested_s

@@ -88,6 +88,16 @@ async def test_a_wait_is_slept_through(world: World) -> None:
     assert kinds(await world.entries(run)).count("run.resumed") == 1
 
 
+async def test_how_long_a_sleep_lasts_is_counted_here(world: World) -> None:
+    """The guest's clock has no part in it."""
+    run = await world.run([["nap", 3600]])
+    await world.asleep(run)
+    (wait,) = await world.open_waits(run)
+    assert wait.due_at == wait.created_at + 3600
+    await world.answer("sleep:3600#1")
+    await world.ended(run)
+
+
 @pytest.mark.parametrize("point", [*FREEZING, "write", "written"])
 async def test_an_answer_at_any_point_of_a_freeze(world: World, point: str) -> None:
     """Rule 11: exactly one delivery, and no run that sleeps on."""

@@ -116,6 +116,8 @@ class PlayedMachine:
     async def pause(self) -> None:
         await self._at("pause")
         self._stand_still()
+        if self.puppet is not None:
+            self.puppet.clock_right = False
         await self._at("paused")
 
     async def device_state(self) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ def test_no_snapshot_is_taken_while_one_is_on_its_way(drive: Callable[[], Driver
     wait = second.hear("begin", kind="wait")
     second.say("prepare")
     second.hear("prepared")
-    second.say("resume")
+    second.say("resume", time=time.time())
     second.say("result", op=wait["op"], ok=True, value=ANSWER)
     assert second.hear("done")["value"] == RESULTS["bytes"]
 

@@ -62,7 +62,8 @@ def test_a_resume_changes_nothing(driver: Driver) -> None:
     wait = waiting(driver, RANDOM)
     driver.say("prepare")
     driver.hear("prepared")
-    driver.say("resume")
+    driver.say("resume", time=time.time())
+    assert driver.hear("resumed")["at"] == pytest.approx(time.time(), abs=20)
     driver.say("result", op=wait["op"], ok=True, value=DONE)
     epoch, same_state, _ = driver.hear("done")["value"]
     assert (epoch, same_state) == (1, True)
@@ -278,7 +279,7 @@ def test_a_prepare_that_is_taken_back(driver: Driver) -> None:
     wait = waiting(driver, RANDOM)
     for _ in range(5):
         driver.say("prepare")
-        driver.say("resume")
+        driver.say("resume", time=time.time())
     driver.say("result", op=wait["op"], ok=True, value=DONE)
     assert driver.hear("done")["value"][1] is True
 
