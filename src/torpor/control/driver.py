@@ -33,11 +33,8 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Connection
-
 from torpor.contextlog import entries, waits
 from torpor.contextlog.entries import END, NewEntry, Place
-from torpor.contextlog.keys import put_key
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
@@ -566,17 +563,10 @@ class Driver:
     ) -> None:
         """Record a snapshot, and what goes with it into one transaction."""
         freeze_ms = (time.perf_counter() - decided) * 1000
-        made: list[SnapshotId] = []
-
-        def write(c: Connection) -> None:
-            version, parent = self.row.version, self._newest
-            row = self._pen.record_snapshot(c, version, parent, captured, *place, freeze_ms)
-            made.append(row.id)
-            if self._key is not None:
-                put_key(c, self.run, self._key.wrapped)
-
-        await self._pen.write(write, *also)
-        self._newest = made[-1]
+        wrapped = None if self._key is None else self._key.wrapped
+        self._newest = await self._pen.record_snapshot(
+            self.row.version, self._newest, captured, *place, freeze_ms, wrapped, *also
+        )
         self._metrics.frozen(freeze_ms)
         self.progressed = True
         self._tell_hand_over(f"frozen where it was, in {freeze_ms:.0f} ms")

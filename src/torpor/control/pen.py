@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import agents, children, entries, events, runs, snapshots, waits
 from torpor.contextlog.entries import NewEntry, Place
+from torpor.contextlog.keys import put_key
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
@@ -231,32 +232,42 @@ class Pen:
         ]
         entries.append(c, self._run, self.epoch, again, time.time())
 
-    def record_snapshot(
+    async def record_snapshot(
         self,
-        c: Connection,
         version: AgentVersion,
         parent: SnapshotId | None,
         captured: Captured,
         place: Place,
         detail: dict[str, Any],
         freeze_ms: float,
-    ) -> SnapshotRow:
+        wrapped_key: bytes | None,
+        *also: Write,
+    ) -> SnapshotId:
         """Rule 5: `captured` is durable. `parent` is what its machine was restored from, or its
         own snapshot before; `place` is where it stands in the log, `detail` what the machine in it
-        waits for."""
-        return snapshots.record_snapshot(
-            c,
-            run=self._run,
-            version=version,
-            epoch=self.epoch,
-            seq=place.seq,
-            heard=place.heard,
-            parent=parent,
-            manifest=captured.manifest,
-            bytes=captured.bytes,
-            pause_ms=captured.pause_ms,
-            freeze_ms=freeze_ms,
-            now=time.time(),
-            link=captured.link.to_json(),
-            detail=detail | {"pages": captured.pages},
-        )
+        waits for; `also` goes into the same transaction."""
+        made: list[SnapshotRow] = []
+
+        def write(c: Connection) -> None:
+            row = snapshots.record_snapshot(
+                c,
+                run=self._run,
+                version=version,
+                epoch=self.epoch,
+                seq=place.seq,
+                heard=place.heard,
+                parent=parent,
+                manifest=captured.manifest,
+                bytes=captured.bytes,
+                pause_ms=captured.pause_ms,
+                freeze_ms=freeze_ms,
+                now=time.time(),
+                link=captured.link.to_json(),
+                detail=detail | {"pages": captured.pages},
+            )
+            made.append(row)
+            if wrapped_key is not None:
+                put_key(c, self._run, wrapped_key)
+
+        await self.write(write, *also)
+        return made[-1].id
