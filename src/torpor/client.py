@@ -27,6 +27,7 @@ from torpor.model import errors
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import HostError, InternalError, Invalid, TorporError
 from torpor.model.home import Home
+from torpor.model.origins import seen_from_afar
 from torpor.model.paging import Page
 
 START_S = 60.0
@@ -146,6 +147,8 @@ class Client:
             "on_divergence": source.on_divergence,
             "rules": source.rules.given,
             "webhooks": dict(source.webhooks),
+            "name": source.called,
+            "origin": seen_from_afar(source.origin) if self.remote else source.origin,
         }
         data: Object
         for name, data in self._events("POST", "/agents", json=body):
@@ -158,6 +161,10 @@ class Client:
     def agents(self) -> list[Object]:
         return self._list("GET", "/agents")
 
+    def retire_agent(self, ref: str) -> Object:
+        """Forget that it is deployed."""
+        return self._object("DELETE", "/agents", params={"agent": ref})
+
     def start(
         self,
         version: str | None,
@@ -166,7 +173,7 @@ class Client:
         id_key: str | None,
         **start: Any,
     ) -> Object:
-        """`start`: as `torpor.model.starting.Start` has it."""
+        """`start`: as `torpor.model.starting.Start` has it, and `engine`."""
         body = {"version": version, "agent": agent, "input": input, "id_key": id_key, **start}
         return self._object("POST", "/runs", json=body)
 

@@ -56,6 +56,7 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("GET", "/v1/agents"): Need(_S.OBSERVE),
     ("POST", "/v1/agents"): Need(_S.DEPLOY),
     ("GET", "/v1/runs"): Need(_S.OBSERVE, On.RUNS),
+    ("DELETE", "/v1/agents"): Need(_S.DEPLOY),
     ("POST", "/v1/runs"): Need(_S.TRIGGER, On.START),
     ("GET", "/v1/runs/{ref}"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}/log"): Need(_S.OBSERVE, On.RUN),

@@ -43,6 +43,7 @@ from torpor.api.shapes import (
     BackupRequest,
     Collected,
     CompleteRequest,
+    Deployment,
     DeployRequest,
     Entry,
     ExportQuery,
@@ -121,6 +122,8 @@ class Service(hooks.Service, Protocol):
 
     async def agents(self) -> list[Object]: ...
 
+    async def retire(self, ref: str) -> Object: ...
+
     async def start(
         self,
         version: str | None,
@@ -128,6 +131,8 @@ class Service(hooks.Service, Protocol):
         input: Object,
         id_key: str | None,
         start: Start = AT_ONCE,
+        *,
+        engine: str | None = None,
     ) -> Object: ...
 
     async def runs(
@@ -273,6 +278,14 @@ async def agents(service: Uses) -> Json:
     return Json(await service.agents())
 
 
+@router.delete("/agents", responses=_gives(Deployment))
+async def retire(
+    service: Uses, agent: Annotated[ShortText, Query(description="its name, or where it is from")]
+) -> Json:
+    """Forget that an agent is deployed: its name starts nothing any more. Its runs stay."""
+    return Json(await service.retire(agent))
+
+
 @router.post("/runs", status_code=201, responses=_gives(Run, 201))
 async def start(body: StartRequest, service: Uses, idempotency_key: OnceKey = None) -> Json:
     """Start a run. With an `Idempotency-Key` (or `id_key`, which is the same) that was used
@@ -280,7 +293,9 @@ async def start(body: StartRequest, service: Uses, idempotency_key: OnceKey = No
     if idempotency_key is not None and body.id_key not in (None, idempotency_key):
         raise Invalid("Idempotency-Key and id_key are two keys", hint="Send one of them.")
     key = body.id_key or idempotency_key
-    run = await service.start(body.version, body.agent, body.input, key, body.start())
+    run = await service.start(
+        body.version, body.agent, body.input, key, body.start(), engine=body.engine
+    )
     return Json(run, status_code=201)
 
 

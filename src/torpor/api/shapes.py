@@ -130,7 +130,13 @@ class DeployRequest(Strict):
         default={}, description="whom its waits may tell of themselves: names and URLs"
     )
     engine: Literal["qemu", "process"] | None = Field(
-        default=None, description="what its runs run on; by default the server's choice"
+        default=None, description="by default the one that `rules` name, else the server's"
+    )
+    name: ShortText | None = Field(default=None, description="by default as the entry is called")
+    origin: Annotated[str, Field(max_length=4096), AfterValidator(sound)] = Field(
+        default="",
+        description="where it is from: a path, or a repository's address and a path in it. Agents "
+        "of the same name that are from elsewhere are others",
     )
 
     @model_validator(mode="after")
@@ -153,6 +159,8 @@ class DeployRequest(Strict):
             on_divergence=self.on_divergence,
             rules=parse_rules(self.rules, "rules"),
             webhooks=self.webhooks,
+            name=self.name or "",
+            origin=self.origin,
         )
 
 
@@ -162,7 +170,12 @@ class StartRequest(Strict):
     )
     agent: ShortText | None = Field(
         default=None,
-        description="of the version; without one FILE, FILE:AGENT, or AGENT if one file has it",
+        description="of the version; without one NAME, NAME:AGENT, or AGENT if one has it, and "
+        "for NAME also where it is from, or the end of that",
+    )
+    engine: Literal["qemu", "process"] | None = Field(
+        default=None,
+        description="of an agent by name: by default what its file says, else the server's",
     )
     input: Annotated[dict[str, Any], AfterValidator(sound)] = {}
     id_key: ShortText | None = Field(
@@ -321,6 +334,12 @@ class Totals(BaseModel):
     snapshot_bytes: int
 
 
+class Deployment(BaseModel):
+    origin: str = Field(description="where it is from")
+    name: str
+    deployed_at: float
+
+
 class Agent(BaseModel):
     version: str
     engine: str
@@ -329,7 +348,8 @@ class Agent(BaseModel):
     template_bytes: int | None
     boot_ms: float | None
     first_at: float
-    deployed_at: float | None = Field(description="the newest of its name is current")
+    deployed_at: float | None
+    current: list[Deployment] = Field(description="what it is the current version of")
 
 
 class Run(BaseModel):

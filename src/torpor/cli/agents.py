@@ -28,7 +28,7 @@ EngineOpt = Annotated[
     typer.Option(
         "--engine",
         help="qemu: a microVM of its own; process: a plain process, isolated from nothing. "
-        "By default the server's choice.",
+        "By default what the agent's file says, else the server's choice.",
     ),
 ]
 AgentArg = Annotated[str, typer.Argument(metavar="AGENT.py[:NAME]", show_default=False)]
@@ -97,8 +97,8 @@ def run(
 ) -> None:
     """Run an agent, and follow it until it ends. Ctrl-C leaves it running.
 
-    AGENT is a file, which is deployed first; or the name of what is deployed: FILE, FILE:AGENT, or
-    AGENT where one file has it.
+    AGENT is a file, which is deployed first; or the name of what is deployed: NAME, NAME:AGENT, or
+    AGENT where one has it.
     """
     path, name = split_target(target)
     given = read_input(input, pairs or [])
@@ -117,7 +117,9 @@ def run(
         started = client.start(deployed["version"], name, given, id_key, **how)
     else:
         client = connect()
-        started = client.start(None, target, given, id_key, **how)
+        started = client.start(None, target, given, id_key, engine=engine and engine.value, **how)
+        if started["engine"] == PROCESS:
+            _say_not_isolated("" if engine else "the agent's default; ")
     if detach:
         if as_json:
             show_json(started)
@@ -195,13 +197,19 @@ def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -
             told += f" · template {words.size(deployed['template_bytes'])}"
         say(told, "dim")
     if deployed["engine"] == PROCESS:
-        say(f"engine {PROCESS}: {_why_process(client, engine)}{NOT_ISOLATED}", "yellow")
+        _say_not_isolated(_why_process(client, source, engine))
     return deployed
 
 
-def _why_process(client: Client, told: str | None) -> str:
+def _say_not_isolated(why: str) -> None:
+    say(f"engine {PROCESS}: {why}{NOT_ISOLATED}", "yellow")
+
+
+def _why_process(client: Client, source: AgentSource, asked: str | None) -> str:
     """Where nobody asked for it here, what did."""
-    return "" if told else f"{client.health()['engine_why']}; "
+    if asked:
+        return ""
+    return f"{'its file says so' if source.rules.engine else client.health()['engine_why']}; "
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def _options(
 _THIS_HOST, _AGENTS, _RUNS, _WAITS = "This host", "Agents", "Runs", "Waits"
 
 _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
-    _AGENTS: {"run": agents.run, "deploy": agents.deploy, "agents": versions.agents},
+    _AGENTS: {"run": agents.run, "deploy": agents.deploy},
     _RUNS: {
         "ps": runs.ps,
         "top": top.top,
@@ -143,6 +143,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 for panel, commands in _COMMANDS.items():
     for name, command in commands.items():
         app.command(name, rich_help_panel=panel)(command)
+app.add_typer(versions.app, name="agents", rich_help_panel=_AGENTS)
 app.add_typer(schedules.app, name="schedules", rich_help_panel=_RUNS)
 app.add_typer(queues.app, name="queues", rich_help_panel=_RUNS)
 app.add_typer(keys.keys, name="keys", rich_help_panel=_THIS_HOST)

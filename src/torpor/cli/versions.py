@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -17,42 +18,62 @@ from torpor.model.home import Home
 Object = dict[str, Any]
 
 
-def agents(
+AgentArg = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        show_default=False,
+        help="Its name, or where it is from, or the end of that: mail/agent.py.",
+    ),
+]
+
+app = typer.Typer(help="The agents that are deployed.")
+
+
+@app.callback(invoke_without_command=True)
+def _list_if_nothing_else(
+    context: typer.Context,
     all: Annotated[bool, typer.Option("--all", help="Older versions, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The agents that are deployed: of each file the current version, which new runs get."""
-    found = Client(Home.find()).agents()
-    current = {each["version"] for each in _current(found).values()}
-    shown = [each | {"current": each["version"] in current} for each in found]
-    shown = [each for each in shown if all or each["current"]]
+    if context.invoked_subcommand is None:
+        list_agents(all, as_json)
+
+
+@app.command("list")
+def list_agents(
+    all: Annotated[bool, typer.Option("--all", help="Older versions, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Of each agent and engine the current version, which new runs by name get."""
+    found = [each for each in Client(Home.find()).agents() if all or each["current"]]
     if as_json:
-        show_json(shown)
-    elif not shown:
+        show_json(found)
+    elif not found:
         say("no agents: torpor deploy FILE.py")
     else:
-        heads = ("FILE", "VERSION", "AGENTS", "ENGINE", "DEPLOYED", "")
-        show(table(heads, [_row(each, time.time()) for each in shown]))
+        heads = ("NAME", "VERSION", "AGENTS", "ENGINE", "DEPLOYED", "FROM")
+        now = time.time()
+        show(table(heads, [row for each in found for row in _rows(each, now)]))
 
 
-def _current(found: list[Object]) -> dict[str, Object]:
-    by_age = sorted(
-        (each for each in found if each["deployed_at"] is not None),
-        key=lambda each: each["deployed_at"],
-    )
-    return {each["name"]: each for each in by_age}
+def _rows(each: Object, now: float) -> Iterator[tuple[str, ...]]:
+    agents = ", ".join(agent["name"] for agent in each["agents"])
+    if not each["current"]:
+        yield each["name"], each["version"][:12], agents, each["engine"], "", "(an older version)"
+    for one in each["current"]:
+        deployed = words.ago(one["deployed_at"], now)
+        yield one["name"], each["version"][:12], agents, each["engine"], deployed, one["origin"]
 
 
-def _row(each: Object, now: float) -> tuple[str, ...]:
-    at = each["deployed_at"]
-    return (
-        each["name"],
-        each["version"][:12],
-        ", ".join(agent["name"] for agent in each["agents"]),
-        each["engine"],
-        "" if at is None else words.ago(at, now),
-        "current" if each["current"] else "",
-    )
+@app.command()
+def retire(agent: AgentArg, as_json: Json = False) -> None:
+    """Forget that an agent is deployed: its name starts nothing any more. Its runs stay."""
+    gone = Client(Home.find()).retire_agent(agent)
+    if as_json:
+        show_json(gone)
+    else:
+        say(f"{gone['name']} is not deployed any more: {gone['origin'] or 'no origin'}")
 
 
 def upgrade(

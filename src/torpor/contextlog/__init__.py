@@ -17,6 +17,8 @@ machines, pages in a browser) is a reader or asks here. Which function is where:
     messages   what is sent to models, stored once by content
     calls      what is asked about model calls, as narrow rows
     agents     put_agent, deployed_again, set_template, get_agent, agent_source, list_agents
+    deployments
+               choose_current, current_of, list_current, retire
     keys       put_key, find_key, any_key, destroy_key, destroy_unused_keys
     settings   what the server remembers of its own
     access     keys for the API

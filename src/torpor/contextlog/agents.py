@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from torpor.contextlog import schema
 from torpor.contextlog.queues import declare_queues
 from torpor.contextlog.refs import resolve
 from torpor.model.engines import PROCESS, QEMU
-from torpor.model.errors import Conflict, Invalid, NotFound
+from torpor.model.errors import Invalid, NotFound
 from torpor.model.ids import AgentVersion, SnapshotId
 from torpor.model.rules import Rules, parse_rules
 
-_agents = schema.agents
+_agents, _deployments = schema.agents, schema.deployments
 # The source may be large and few want it: agent_source reads it.
 _SHOWN = [column for column in _agents.c if column is not _agents.c.source]
 
@@ -63,13 +63,6 @@ class AgentRow:
         return {"engine": self.engine} | {key: getattr(self, key) for key in keys}
 
 
-class Chosen(NamedTuple):
-    """An agent as a run is started of it."""
-
-    row: AgentRow
-    agent: dict[str, Any]  # as it described itself
-
-
 def put_agent(
     c: Connection,
     *,
@@ -81,9 +74,10 @@ def put_agent(
     now: float,
     agents: Sequence[Mapping[str, Any]] = (),
     deployed: bool = True,
+    origin: str = "",
 ) -> AgentRow:
     """Keep an agent version, which is current from now on if it is `deployed`; the one there is,
-    unchanged, if it was put before.
+    unchanged, if it was put before. `origin` is where it was deployed from.
 
     `source` is a tar of its files, `spec` what else its version is made of, `agents` what its
     entry file defines as the guest reported it.
@@ -107,13 +101,21 @@ def put_agent(
         )
         if deployed:
             declare_queues(c, spec.get("rules", {}).get("queues", {}), now)
+            _record_deployment(c, version, origin, name, now)
     return get_agent(c, version)
 
 
 def deployed_again(
-    c: Connection, version: AgentVersion, rules: Mapping[str, Any], now: float
+    c: Connection,
+    version: AgentVersion,
+    rules: Mapping[str, Any],
+    now: float,
+    *,
+    origin: str = "",
+    name: str = "",
 ) -> AgentRow:
-    """Note that the version was deployed once more, with these rules. It is current again."""
+    """Note that the version was deployed once more, from there, under this name, with these rules.
+    It is current again."""
     spec = get_agent(c, version).spec | dict(rules)
     changed = (
         update(_agents)
@@ -122,7 +124,24 @@ def deployed_again(
     )
     c.execute(changed)
     declare_queues(c, rules.get("rules", {}).get("queues", {}), now)
-    return get_agent(c, version)
+    row = get_agent(c, version)
+    _record_deployment(c, version, origin, name or row.name, now)
+    return row
+
+
+def _record_deployment(
+    c: Connection, version: AgentVersion, origin: str, name: str, now: float
+) -> None:
+    """Make the version current for its engine, and `name` what its origin is called."""
+    engine, at = get_agent(c, version).engine, _deployments.c
+    same = at.origin == origin if origin else (at.origin == "") & (at.name == name)
+    if origin:
+        c.execute(update(_deployments).where(same, at.current).values(name=name))
+    c.execute(update(_deployments).where(same, at.engine == engine).values(current=False))
+    known = (same, at.version == version, at.name == name)
+    c.execute(delete(_deployments).where(*known))
+    made = {"version": version, "origin": origin, "name": name, "engine": engine}
+    c.execute(insert(_deployments), [made | {"deployed_at": now, "current": True}])
 
 
 def set_template(
@@ -154,37 +173,6 @@ def find_agent(c: Connection, version: AgentVersion) -> AgentRow | None:
     """The agent of exactly this version, if it was deployed."""
     row = c.execute(select(*_SHOWN).filter_by(version=version)).first()
     return None if row is None else _row(row)
-
-
-def find_current(c: Connection, name: str) -> AgentRow | None:
-    """The current version of the agents that were deployed as NAME.py."""
-    query = select(*_SHOWN).where(_agents.c.name == name, _agents.c.deployed_at.is_not(None))
-    row = c.execute(query.order_by(_agents.c.deployed_at.desc(), _agents.c.version)).first()
-    return None if row is None else _row(row)
-
-
-def list_current(c: Connection) -> list[AgentRow]:
-    """The current version of each name."""
-    newest = select(_agents.c.name, func.max(_agents.c.deployed_at).label("at"))
-    current = newest.group_by(_agents.c.name).subquery()
-    same = (_agents.c.name == current.c.name, _agents.c.deployed_at == current.c.at)
-    return [_row(row) for row in c.execute(select(*_SHOWN).join(current, and_(*same)))]
-
-
-def choose_current(c: Connection, ref: str) -> Chosen:
-    """What is meant by a name: FILE, FILE:AGENT, or AGENT where just one file has it; always of
-    the current version. Raises NotFound, Conflict, Invalid."""
-    file, colon, name = ref.partition(":")
-    row = find_current(c, file.removesuffix(".py"))
-    if row is not None:
-        return Chosen(row, row.offered(name if colon else None))
-    having = [row for row in list_current(c) if ref in [each["name"] for each in row.agents]]
-    if len(having) > 1:
-        names = ", ".join(f"{row.name}:{ref}" for row in having)
-        raise Conflict(f"several files have an agent {ref!r}", hint=f"Name one: {names}")
-    if not having:
-        raise NotFound(f"no agent {ref!r} is deployed", hint="torpor deploy FILE.py deploys one.")
-    return Chosen(having[0], having[0].offered(ref))
 
 
 def agent_source(c: Connection, version: AgentVersion) -> bytes:

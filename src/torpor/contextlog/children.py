@@ -23,7 +23,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from torpor.contextlog import schema
-from torpor.contextlog.agents import Chosen, choose_current, get_agent
+from torpor.contextlog.agents import get_agent
+from torpor.contextlog.deployments import Chosen, Preference, choose_current
 from torpor.contextlog.entries import BEGIN, IDENTITY, NewEntry, append, check_object
 from torpor.contextlog.runs import NewRun, RunRow, get_run, insert_runs
 from torpor.contextlog.waits import FAILED, WaitRow, complete_wait, new_wait, waits_for
@@ -63,8 +64,8 @@ def spawn(
             try:
                 if too_deep:
                     raise Conflict(f"runs are nested {DEPTH_MAX} deep here, which is the most")
-                version, agent = choose(data["own"], data["agent"])
-                check_input(agent, data["input"])
+                chosen = choose(data["own"], data["agent"])
+                check_input(chosen.agent, data["input"])
                 check_object(data["input"], "the input")
                 start = Start(**data.get("start", {})).check()
             except CallerError as error:
@@ -73,8 +74,8 @@ def spawn(
                 complete_wait(c, known[op].id, value=failed, now=now)
                 known |= waits_for(c, parent, [op])
             else:
-                given = (agent["name"], data["input"])
-                made.append(NewRun(runs[op], version, *given, parent=parent, start=start))
+                given = (chosen.row, chosen.agent["name"], data["input"])
+                made.append(NewRun(runs[op], *given, parent=parent, start=start))
         insert_runs(c, made, now)
     return [known[op] for op in ops]
 
@@ -87,7 +88,8 @@ def _chooser(c: Connection, parent: RunRow) -> Callable[[bool, str], Chosen]:
         if own:
             row = get_agent(c, parent.version)
             return Chosen(row, row.offered(name))
-        return choose_current(c, name)
+        # A child is as isolated as its parent, where it can be.
+        return choose_current(c, name, Preference(rather=parent.engine, near=parent.version))
 
     return choose
 

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from torpor.contextlog import schema
-from torpor.contextlog.agents import choose_current
+from torpor.contextlog.deployments import choose_current
 from torpor.contextlog.refs import resolve
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import new_id
@@ -30,7 +30,8 @@ _hooks = schema.hooks
 @dataclass(frozen=True)
 class HookRow:
     id: str
-    agent: str  # FILE:AGENT
+    agent: str  # NAME:AGENT
+    origin: str  # that agent's
     event: str | None
     run_at: str | None
     into: str | None
@@ -70,6 +71,7 @@ def create_hook(
     made = {
         "id": hook,
         "agent": f"{chosen.row.name}:{chosen.agent['name']}",
+        "origin": chosen.origin,
         "event": event,
         "run_at": run_at,
         "into": into,

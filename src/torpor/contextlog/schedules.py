@@ -34,6 +34,7 @@ SETTINGS = ("agent", "input", "cron", "zone", "jitter_s", "overlap", "missed", "
 class ScheduleRow:
     name: str
     agent: str  # whose current version is started, each time
+    origin: str  # that agent's
     input: dict[str, Any]
     cron: str
     zone: str
@@ -70,7 +71,7 @@ def add_schedule(
     if known is None:
         made = {"name": name, "paused": False, "made_at": now, **settings}
         c.execute(insert(_schedules), [made | {"next_time": next_time, "next_at": next_at}])
-    elif {key: getattr(known, key) for key in SETTINGS} != dict(settings):
+    elif {key: getattr(known, key) for key in settings} != dict(settings):
         if not replace:
             raise Conflict(
                 f"there is a schedule {name!r} already, which says otherwise",

@@ -73,10 +73,22 @@ agents = Table(
     Column("first_at", Double, nullable=False),
     # When it was last deployed, or a run of it made.
     Column("used_at", Double, nullable=False),
-    # When it was last deployed; null: imported with a run. The version of a name that was deployed
-    # last is its current one.
+    # When it was last deployed; null: imported with a run.
     Column("deployed_at", Double),
-    Index("agents_by_name", "name", "deployed_at"),
+)
+
+# From where a version was deployed, and as what (`contextlog.deployments`). Of each origin (of each
+# name, where there is none) and engine one is current.
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("version", _Id, ForeignKey("agents.version"), primary_key=True),
+    Column("origin", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("engine", String, nullable=False),
+    Column("deployed_at", Double, nullable=False),
+    Column("current", Boolean, nullable=False),
+    Index("deployments_by_origin", "origin", "name"),
 )
 
 runs = Table(
@@ -144,6 +156,12 @@ def _few(name: str, only: ColumnElement[bool], *columns: ColumnElement[Any]) -> 
     Index(name, *columns, sqlite_where=only, postgresql_where=only)
 
 
+Index(
+    "deployments_current",
+    deployments.c.name,
+    sqlite_where=deployments.c.current == true(),
+    postgresql_where=deployments.c.current == true(),
+)
 _few("runs_ready", runs.c.ready == true(), runs.c.queue, runs.c.priority.desc(), runs.c.id)
 _few("runs_due", runs.c.due_at.is_not(None), runs.c.due_at)
 _few("runs_after", runs.c.after.is_not(None), runs.c.after)
@@ -154,6 +172,8 @@ schedules = Table(
     metadata,
     Column("name", String, primary_key=True),
     Column("agent", String, nullable=False),
+    # Where the agent comes from: what else is called so does not take its place.
+    Column("origin", String, nullable=False, default="", server_default=""),
     Column("input", _Json, nullable=False),
     Column("cron", String, nullable=False),
     Column("zone", String, nullable=False),
@@ -374,6 +394,7 @@ hooks = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("agent", String, nullable=False),
+    Column("origin", String, nullable=False, default="", server_default=""),
     Column("event", String),
     Column("run_at", String),
     Column("into", String),

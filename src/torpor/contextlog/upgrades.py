@@ -11,7 +11,8 @@ from __future__ import annotations
 from sqlalchemy import Connection, update
 
 from torpor.contextlog import schema
-from torpor.contextlog.agents import AgentRow, find_current, get_agent
+from torpor.contextlog.agents import AgentRow, get_agent
+from torpor.contextlog.deployments import current_of
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.runs import RunRow, get_run
 from torpor.contextlog.waits import list_waits
@@ -23,7 +24,7 @@ UPGRADED = "run.upgraded"
 
 
 def upgrade_run(c: Connection, ref: str, version: str | None, now: float) -> RunRow:
-    """Move the run to `version`, by default the current one of its agent's file. Raises Conflict
+    """Move the run to `version`, by default the current one of its agent. Raises Conflict
     (it is not at a wait; the version does not take runs, or has no such agent), Invalid (it does
     not take the run's input), NotFound."""
     row = get_run(c, ref)
@@ -49,7 +50,7 @@ def upgrade_run(c: Connection, ref: str, version: str | None, now: float) -> Run
 def _wanted(c: Connection, was: AgentRow, version: str | None) -> AgentRow:
     if version is not None:
         return get_agent(c, version)
-    return find_current(c, was.name) or was
+    return current_of(c, was)
 
 
 def _check_waiting(c: Connection, row: RunRow) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from torpor.contextlog import agents, hooks, runs
+from torpor.contextlog.deployments import Preference, choose_current, origins_of
 from torpor.contextlog.forks import find_run
 from torpor.contextlog.hooks import HookRow
 from torpor.contextlog.runs import RunRow
@@ -94,7 +95,7 @@ class Hooks:
             key = f"{row.id}:{id}"
             if (known := runs.made_with(c, key)) is not None:
                 return known, True
-            chosen = agents.choose_current(c, row.agent)
+            chosen = choose_current(c, row.agent, Preference(origin=row.origin))
             input = given if row.into is None else {row.into: given}
             if not isinstance(input, dict):
                 raise Invalid(
@@ -145,7 +146,8 @@ def _addressed(c: Connection, hook: HookRow, given: Any) -> RunRow:
     run = runs.made_with(c, at) or find_run(c, RunId(at))
     if run is not None:
         name = agents.get_agent(c, run.version).name
-        if f"{name}:{run.agent}" == hook.agent:
+        same = not hook.origin or hook.origin in origins_of(c, run.version)
+        if same and f"{name}:{run.agent}" == hook.agent:
             return run
     # Of another agent is as good as none: a hook tells nothing of those.
     raise NotFound(f"{hook.agent} has no run {at[:100]!r}")

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from torpor.contextlog import runs, schedules
-from torpor.contextlog.agents import choose_current
+from torpor.contextlog.deployments import Preference, choose_current
 from torpor.contextlog.runs import RunRow, create_run, request_cancel
 from torpor.contextlog.schedules import SETTINGS, ScheduleRow
 from torpor.contextlog.store import LogStore
@@ -48,7 +48,8 @@ class Schedules:
             now = time.time()
             first = first_time(times, now)
             at = None if first is None else times.fires_at(name, first)
-            return schedules.add_schedule(c, name, given, first, at, now, replace=replace)
+            whole = given | {"origin": chosen.origin}
+            return schedules.add_schedule(c, name, whole, first, at, now, replace=replace)
 
         return (await self._store.write(write)).to_json()
 
@@ -113,12 +114,12 @@ def _start(c: Connection, row: ScheduleRow, at: float, now: float) -> RunId:
                 after = before.id
             case "cancel-old":
                 request_cancel(c, before.id, now)
-    version, agent = choose_current(c, row.agent)
-    check_input(agent, row.input)
+    chosen = choose_current(c, row.agent, Preference(origin=row.origin))
+    check_input(chosen.agent, row.input)
     made = create_run(
         c,
-        version=version.version,
-        agent=agent["name"],
+        version=chosen.row.version,
+        agent=chosen.agent["name"],
         input=row.input,
         id_key=f"schedule {row.name} {at:.0f}",
         start=Start(queue=row.queue, priority=row.priority),

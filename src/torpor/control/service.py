@@ -20,9 +20,19 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
 import torpor
-from torpor.contextlog import agents, calls, entries, forks, runs, saved, snapshots, waits
-from torpor.contextlog.agents import AgentRow, Chosen
+from torpor.contextlog import (
+    agents,
+    calls,
+    deployments,
+    entries,
+    forks,
+    runs,
+    saved,
+    snapshots,
+    waits,
+)
 from torpor.contextlog.conversation import spoken
+from torpor.contextlog.deployments import Chosen, Preference
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.totals import totals
@@ -31,12 +41,12 @@ from torpor.contextlog.upgrades import upgrade_run
 from torpor.control import telemetry, transfer
 from torpor.control.access import Access
 from torpor.control.backup import back_up
+from torpor.control.deploying import Deploying
 from torpor.control.driver import CANCELLED, ENDED
 from torpor.control.engines import Engines
 from torpor.control.forking import Forking, Wanted
 from torpor.control.hooks import Hooks
 from torpor.control.keys import Keys, switched_on
-from torpor.control.loading import Loaded, Progress, tar_of
 from torpor.control.machines import Machines
 from torpor.control.metrics import Metrics, Moment
 from torpor.control.processes import stop_processes
@@ -44,15 +54,13 @@ from torpor.control.queueing import Queueing
 from torpor.control.scheduler import Scheduler
 from torpor.control.schedules import Schedules
 from torpor.control.storage import Storage
-from torpor.control.templates import Template, keep_template, make_template
 from torpor.control.values import Values
 from torpor.control.waiting import Answer, Waiting
 from torpor.control.webhooks import Webhooks
 from torpor.model.agentfile import AgentSource
-from torpor.model.engines import PROCESS
-from torpor.model.errors import HostError, Invalid, NotFound, TorporError
+from torpor.model.errors import Conflict, HostError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, OpId, RunId
+from torpor.model.ids import OpId, RunId
 from torpor.model.inputs import check_input
 from torpor.model.paging import Page
 from torpor.model.prices import Prices
@@ -95,16 +103,18 @@ class Service:
         )
         self._asking = Asking(home.database)
         self.access = Access(store)
-        self._deploying: dict[AgentVersion, asyncio.Lock] = {}
+        self._deploying = Deploying(store, self._engines)
 
     @classmethod
     async def open(cls, home: Home) -> Service:
         """Open the log. Where runs are unfinished, their engines are made ready for them now."""
         home.create()
         service = cls(home, await asyncio.to_thread(LogStore.open, home.database))
+        engine = service._engines.choice.engine
+        await service._store.write(lambda c: deployments.set_default_engine(c, engine))
         needed = await service._store.read(lambda c: runs.engines_of(c, UNFINISHED))
         if any(home.images.iterdir()):
-            needed.add(service._engines.choice.engine)
+            needed.add(engine)
         for engine in needed:
             service._engines.ready_soon(engine)
         service._tend(service._storage.tend())
@@ -201,55 +211,14 @@ class Service:
         progress: Callable[[str, str, float | None], None],
         engine: str | None = None,
     ) -> dict[str, Any]:
-        """The agent's version for `engine`, by default the server's, ready to be run: as it is
-        here, or made now. Raises Invalid, GuestError (it does not load), HostError."""
-        loop = asyncio.get_running_loop()
-
-        def told(stage: str, message: str, fraction: float | None) -> None:
-            loop.call_soon_threadsafe(progress, stage, message, fraction)
-
-        if (engine or self._engines.choice.engine) == PROCESS:
-            return await self._deploy_process(source, told)
-        machines = await self._engines.machines(told)
-        image = machines.image.digest
-        version = source.version(image)
-        async with self._deploying.setdefault(version, asyncio.Lock()):
-            known = await self._deployed_before(version, source)
-            if known is not None and known.template is not None:
-                return _deployed(known, cached=True)
-            template = await make_template(machines, source, version, told)
-            row = await self._store.write(
-                lambda c: _keep_with_template(c, source, version, image, template)
-            )
-        return _deployed(row, cached=False)
-
-    async def _deploy_process(self, source: AgentSource, told: Progress) -> dict[str, Any]:
-        processes = await self._engines.processes()
-        version = source.version(PROCESS)
-        async with self._deploying.setdefault(version, asyncio.Lock()):
-            known = await self._deployed_before(version, source)
-            if known is not None:
-                return _deployed(known, cached=True)
-            loaded = await processes.load(source, version, told)
-            row = await self._store.write(
-                lambda c: _keep_agent(c, source, version, PROCESS, loaded)
-            )
-        return _deployed(row, cached=False)
-
-    async def _deployed_before(self, version: AgentVersion, source: AgentSource) -> AgentRow | None:
-        if await self._store.read(lambda c: agents.find_agent(c, version)) is None:
-            return None
-        return await self._store.write(
-            lambda c: agents.deployed_again(
-                c,
-                version,
-                _rules(source),
-                time.time(),
-            )
-        )
+        """See `control.deploying.Deploying.deploy`."""
+        return await self._deploying.deploy(source, progress, engine)
 
     async def agents(self) -> list[dict[str, Any]]:
-        return [row.to_json() for row in await self._store.read(agents.list_agents)]
+        return await self._deploying.agents()
+
+    async def retire(self, ref: str) -> dict[str, Any]:
+        return await self._deploying.retire(ref)
 
     # Runs.
 
@@ -260,15 +229,17 @@ class Service:
         input: dict[str, Any],
         id_key: str | None,
         start: Start = AT_ONCE,
+        *,
+        engine: str | None = None,
     ) -> dict[str, Any]:
-        """Of this version of an agent; or of the current one, by the agent's name."""
-        known, chosen = await self._store.read(lambda c: _chosen(c, version, agent))
-        check_input(chosen, input)
+        """Of this version of an agent; or of the current one for `engine`, by the agent's name."""
+        chosen = await self._store.read(lambda c: _chosen(c, version, agent, engine))
+        check_input(chosen.agent, input)
         row = await self._store.write(
             lambda c: runs.create_run(
                 c,
-                version=known.version,
-                agent=chosen["name"],
+                version=chosen.row.version,
+                agent=chosen.agent["name"],
                 input=input,
                 id_key=id_key,
                 start=start,
@@ -515,57 +486,12 @@ class Service:
             self._scheduler.answered_perhaps()
 
 
-def _chosen(c: Connection, version: str | None, agent: str | None) -> Chosen:
+def _chosen(c: Connection, version: str | None, agent: str | None, engine: str | None) -> Chosen:
     if version is not None:
         known = agents.get_agent(c, version)
+        if engine not in (None, known.engine):
+            raise Conflict(f"{version} is for the engine {known.engine}, not for {engine}")
         return Chosen(known, known.offered(agent))
     if agent is None:
         raise Invalid("neither an agent nor a version is named")
-    return agents.choose_current(c, agent)
-
-
-def _rules(source: AgentSource) -> dict[str, Any]:
-    """What a spec has that makes no other version."""
-    told = {"keep": source.keep, "on_divergence": source.on_divergence}
-    return {**told, "rules": source.rules.given, "webhooks": dict(source.webhooks)}
-
-
-def _keep_agent(
-    c: Connection, source: AgentSource, version: AgentVersion, image: str, loaded: Loaded
-) -> AgentRow:
-    return agents.put_agent(
-        c,
-        version=version,
-        name=source.entry.removesuffix(".py"),
-        entry=source.entry,
-        source=tar_of(source),
-        spec={
-            "dependencies": list(source.dependencies),
-            "memory_mib": source.memory_mib,
-            "disk_mib": source.disk_mib,
-            **_rules(source),
-            "image": image,
-            "default": loaded.default,
-        },
-        now=time.time(),
-        agents=loaded.agents,
-    )
-
-
-def _keep_with_template(
-    c: Connection, source: AgentSource, version: AgentVersion, image: str, template: Template
-) -> AgentRow:
-    _keep_agent(c, source, version, image, template.loaded)
-    return keep_template(c, version, template)
-
-
-def _deployed(row: AgentRow, *, cached: bool) -> dict[str, Any]:
-    return {
-        "version": row.version,
-        "engine": row.engine,
-        "agents": row.agents,
-        "default": row.spec.get("default"),
-        "boot_ms": row.boot_ms,
-        "template_bytes": row.template_bytes,
-        "cached": cached,
-    }
+    return deployments.choose_current(c, agent, Preference(engine=engine))

@@ -17,6 +17,7 @@ from torpor.dashboard.guard import COOKIE
 from torpor.dashboard.needs import Object, Service
 from torpor.dashboard.sessions import SESSION_S, Sessions
 from torpor.dashboard.timeline import Timeline
+from torpor.model.engines import NOT_ISOLATED, PROCESS
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.schedules import MISSED, OVERLAPS
 from torpor.model.states import FINAL, RunState
@@ -165,10 +166,32 @@ async def waits(request: Request) -> Response:
 async def agents(request: Request) -> Response:
     service = service_of(request)
     found, totals = await asyncio.gather(service.agents(), service.totals())
-    named: dict[str, list[Object]] = {}
-    for version in found:
-        named.setdefault(version["name"], []).append(version)
-    return render.page(request, "agents.html", at="agents", named=named, totals=totals)
+    return render.page(
+        request,
+        "agents.html",
+        at="agents",
+        files=_files(found),
+        not_isolated=NOT_ISOLATED,
+        totals=totals,
+    )
+
+
+def _files(versions: list[Object]) -> list[Object]:
+    """What is deployed: {name, origin, versions}, what is current first, isolated before not."""
+    files: dict[str, Object] = {}
+    isolated_first = sorted(versions, key=lambda version: version["engine"] == PROCESS)
+    for version in isolated_first:
+        for one in version["current"]:
+            file = {"name": one["name"], "origin": one["origin"], "versions": []}
+            files.setdefault(one["origin"] or one["name"], file)["versions"].append(version)
+    for version in versions:
+        if not version["current"]:  # with what has its name now
+            named = [file for file in files.values() if file["name"] == version["name"]]
+            file = {"name": version["name"], "origin": "", "versions": []}
+            (named or [files.setdefault(f"older {version['name']}", file)])[0]["versions"].append(
+                version
+            )
+    return sorted(files.values(), key=lambda file: (file["name"], file["origin"]))
 
 
 async def queues(request: Request) -> Response:

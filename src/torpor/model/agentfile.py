@@ -14,7 +14,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,8 +22,9 @@ from torpor.model.divergence import STOP, check_on_divergence
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.ids import AgentVersion
 from torpor.model.keep import parse_keep
+from torpor.model.origins import origin_of
 from torpor.model.rules import KEYS as RULES
-from torpor.model.rules import Rules, parse_rules
+from torpor.model.rules import Rules, check_name, parse_rules
 from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
 from torpor.model.webhooks import check_webhooks
 
@@ -33,7 +34,7 @@ DISK_MIB_MIN, DISK_MIB_MAX = 64, 65536
 FILES_MAX = 2000
 FILES_BYTES_MAX = 64 * 1024 * 1024
 # The keys of [tool.torpor] this version knows; any other is refused rather than ignored.
-KEYS = ("memory", "disk", "include", "entry", "keep", "on_divergence", "webhooks", *RULES)
+KEYS = ("name", "memory", "disk", "include", "entry", "keep", "on_divergence", "webhooks", *RULES)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class AgentSource:
     how long its snapshots are kept (`torpor.model.keep`), `on_divergence` what happens when it does
     not do what its log says (`torpor.model.divergence`), `rules` how its runs are treated otherwise
     (`torpor.model.rules`), `webhooks` whom its waits may tell of themselves
-    (`torpor.model.webhooks`); these make no other version.
+    (`torpor.model.webhooks`); these make no other version. Nor do `name`, by which it is called
+    (by default as its entry is), and `origin`, where it is from (`torpor.model.origins`).
     """
 
     entry: str
@@ -58,6 +60,12 @@ class AgentSource:
     on_divergence: str = STOP
     rules: Rules = field(default_factory=Rules)
     webhooks: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+    origin: str = field(default="", compare=False)
+
+    @property
+    def called(self) -> str:
+        return self.name or self.entry.removesuffix(".py")
 
     def version(self, image_digest: str) -> AgentVersion:
         """Digest of all that makes this agent what it is, with the image it runs on."""
@@ -121,11 +129,12 @@ def read_agent(path: Path) -> AgentSource:
             raise Invalid(f"{path.name}: include = [{pattern!r}] matches no file")
         for p in matched:
             _add(files, p.relative_to(path.parent).as_posix(), p)
-    return _source(path.name, files, facts)
+    return _source(path, path.name, files, facts)
 
 
 @dataclass(frozen=True)
 class _Facts:
+    name: str
     requires_python: str
     dependencies: tuple[str, ...]
     memory_mib: int
@@ -138,7 +147,7 @@ class _Facts:
     webhooks: dict[str, str]
 
 
-def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSource:
+def _source(path: Path, entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSource:
     for name, body in files.items():
         if name.endswith(".py"):
             _check_syntax(body, name)
@@ -153,6 +162,8 @@ def _source(entry: str, files: Mapping[str, bytes], facts: _Facts) -> AgentSourc
         on_divergence=facts.on_divergence,
         rules=facts.rules,
         webhooks=facts.webhooks,
+        name=facts.name,
+        origin=origin_of(path),
     )
 
 
@@ -185,7 +196,7 @@ def _read_directory(path: Path) -> AgentSource:
             f"{path}: no entry file" + (f" {entry!r}" if entry else " (agent.py or main.py)"),
             hint='Name it in pyproject.toml: [tool.torpor] entry = "my_agent.py"',
         )
-    return _source(entry, files, facts)
+    return _source(path, entry, files, replace(facts, name=facts.name or path.absolute().name))
 
 
 def _matching(root: Path, pattern: str, where: str) -> list[Path]:
@@ -223,7 +234,9 @@ def _facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> _Facts:
     requires = meta.get("requires-python", "")
     if not isinstance(requires, str):
         raise Invalid(f'{where}: requires-python must be a string, like ">=3.11"')
+    name = tool.get("name", meta.get("name", ""))
     return _Facts(
+        name=check_name(name, f"{where}: name") if name != "" else "",
         requires_python=requires,
         dependencies=tuple(sorted(_strings(meta, "dependencies", where))),
         memory_mib=_size(tool, "memory", 512, MEMORY_MIB_MIN, MEMORY_MIB_MAX, where),

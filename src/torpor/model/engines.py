@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
+from typing import Any
 
 from torpor.model.errors import Invalid
 
@@ -22,8 +23,12 @@ NOT_ISOLATED = "agents are plain processes: isolated from nothing, as free as yo
 def told_engine() -> str | None:
     """What `$TORPOR_ENGINE` says; None if it says nothing. Raises Invalid."""
     told = os.environ.get(SETTING) or None
-    if told is not None and told not in ENGINES:
+    return told and check_engine(told, SETTING)
+
+
+def check_engine(value: Any, what: str) -> str:
+    if value not in ENGINES:
         raise Invalid(
-            f"{SETTING}={told}: there is no such engine", hint=f"There is: {', '.join(ENGINES)}."
+            f"{what}={value}: there is no such engine", hint=f"There is: {', '.join(ENGINES)}."
         )
-    return told
+    return str(value)

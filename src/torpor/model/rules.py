@@ -12,6 +12,7 @@ another version: deployed again, an agent has the rules that its file then says,
     max_compute = "1h"                          # with a machine, waits excluded; longer has failed
     max_wall = "7d"                             # from its start; longer has failed
     upgradable = true                           # `torpor upgrade` may move runs to this version
+    engine = "process"                          # what its runs are of, where nobody says otherwise
 
 Pure. What is given stays as it was given (`Rules.given`): so it travels, and so it is kept.
 """
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torpor.model.durations import seconds
+from torpor.model.engines import check_engine
 from torpor.model.errors import Invalid
 from torpor.model.sizes import parse_memory
 
@@ -63,6 +65,7 @@ class Rules:
     max_compute_s: float | None = None
     max_wall_s: float | None = None
     upgradable: bool = False
+    engine: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -151,5 +154,6 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "max_compute": ("max_compute_s", _duration),
     "max_wall": ("max_wall_s", _duration),
     "upgradable": ("upgradable", _flag),
+    "engine": ("engine", check_engine),
 }
 KEYS = tuple(_CHECKS)

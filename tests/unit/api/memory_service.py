@@ -239,9 +239,21 @@ class MemoryService:
     async def agents(self) -> list[Object]:
         keys = ("version", "agents", "template_bytes", "boot_ms")
         return [
-            {k: d[k] for k in keys} | {"name": "player", "first_at": 1.0, "deployed_at": 1.0}
+            {k: d[k] for k in keys}
+            | {
+                "name": "player",
+                "first_at": 1.0,
+                "deployed_at": 1.0,
+                "current": [{"origin": "/play.py", "name": "player", "deployed_at": 1.0}],
+            }
             for d in self._deployed
         ]
+
+    async def retire(self, ref: str) -> Object:
+        (known,) = await self.agents()
+        self._deployed = []
+        (gone,) = known["current"]
+        return dict(gone)
 
     async def start(
         self,
@@ -250,6 +262,8 @@ class MemoryService:
         input: Object,
         id_key: str | None,
         start: Start = AT_ONCE,
+        *,
+        engine: str | None = None,
     ) -> Object:
         if version != VERSION:
             raise NotFound(f"no agent of version {version}", hint="Deploy it first.")

@@ -7,7 +7,8 @@ from sqlalchemy import update
 from tests.unit.contextlog.conftest import Commit
 
 from torpor.contextlog import children, deadlines, runs, schema, transfer, waits
-from torpor.contextlog.agents import choose_current, put_agent
+from torpor.contextlog.agents import put_agent
+from torpor.contextlog.deployments import choose_current
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.forks import fork_of, fork_run, retry_of
 from torpor.contextlog.runs import RunRow
@@ -248,7 +249,7 @@ def test_what_a_name_means(family: Family) -> None:
     with pytest.raises(Invalid, match="several agents"):
         chosen("agent")
     family.deploy(NEWER, "other", 20.0)
-    with pytest.raises(Conflict, match="several files"):
+    with pytest.raises(Conflict, match="several deployed agents"):
         chosen("rest")
     assert chosen("other:rest") == (NEWER, "rest")
     with pytest.raises(NotFound):

@@ -7,6 +7,7 @@ from tests.unit.contextlog.test_log_queues import Log
 
 from torpor.contextlog import runs, schedules
 from torpor.contextlog.agents import put_agent
+from torpor.contextlog.deployments import retire
 from torpor.contextlog.runs import RunRow
 from torpor.control.schedules import fire_due
 from torpor.model.errors import Conflict, NotFound
@@ -131,3 +132,17 @@ def test_its_name_is_its_dedup_key(log: Scheduled) -> None:
     schedules.remove_schedule(log.c, "s")
     with pytest.raises(NotFound):
         log.row()
+
+
+def test_a_schedule_keeps_to_the_agent_it_was_made_for(log: Scheduled) -> None:
+    mine = AgentVersion("c" * 32)
+    agent: dict[str, Any] = {"name": "mail", "entry": "mail.py", "source": b"", "spec": {}}
+    put_agent(log.c, version=mine, **agent, agents=[AGENT], now=2.0, origin="/pa/mail.py")
+    log.add(agent="mail", origin="/pa/mail.py")
+    other = AgentVersion("d" * 32)
+    put_agent(log.c, version=other, **agent, agents=[AGENT], now=3.0, origin="/pb/mail.py")
+    (run,) = log.fire()
+    assert (run.version, log.row().trouble) == (mine, None)
+    retire(log.c, "pa/mail")
+    log.fire(MINUTE)
+    assert "no agent 'mail' is deployed" in str(log.row().trouble)

@@ -15,6 +15,7 @@ from tests.unit.control.plain import Plain
 
 import torpor.control.standing
 from torpor.contextlog import agents, deadlines, runs, schema
+from torpor.contextlog.deployments import choose_current
 from torpor.contextlog.runs import RunRow
 from torpor.control import retrying
 from torpor.control.standing import Result, Standing
@@ -222,5 +223,5 @@ async def test_out_of_memory_it_goes_to_a_bigger_machine(plain: Plain) -> None:
     bigger = await plain.row(row.successor)
     grown = await plain.store.read(lambda c: agents.get_agent(c, bigger.version))
     assert (grown.spec["memory_mib"], bigger.attempt) == (1024, 1)
-    current = await plain.store.read(lambda c: agents.choose_current(c, "agent:asleep"))
+    current = await plain.store.read(lambda c: choose_current(c, "agent:asleep"))
     assert current.row.version == version  # what is deployed is as it was

@@ -229,6 +229,27 @@ def test_a_directory(tmp_path: Path) -> None:
     assert (source.requires_python, source.dependencies) == (">=3.11", ("a", "b"))
 
 
+def test_what_an_agent_is_called(tmp_path: Path) -> None:
+    alone = read_agent(write(tmp_path, "mail.py", ""))
+    assert (alone.called, alone.origin) == ("mail", str(tmp_path / "mail.py"))
+    named = read_agent(write(tmp_path, "mail.py", block('[tool.torpor]\nname = "post office"')))
+    assert named.called == "post office"
+    write(tmp_path, "agent.py", "")
+    assert read_agent(project(tmp_path)).called == tmp_path.name
+    assert read_agent(project(tmp_path, '[project]\nname = "billing"')).called == "billing"
+    own = '[project]\nname = "billing"\n[tool.torpor]\nname = "bills"'
+    assert read_agent(project(tmp_path, own)).called == "bills"
+    with pytest.raises(Invalid, match="name: 3 is no name"):
+        read_agent(project(tmp_path, "[tool.torpor]\nname = 3"))
+
+
+def test_an_engine_is_one_there_is(tmp_path: Path) -> None:
+    told = read_agent(write(tmp_path, "a.py", block('[tool.torpor]\nengine = "process"')))
+    assert told.rules.engine == "process"
+    with pytest.raises(Invalid, match="there is no such engine"):
+        read_agent(write(tmp_path, "a.py", block('[tool.torpor]\nengine = "docker"')))
+
+
 @pytest.mark.parametrize("entry", ["lib/m.py", "./lib/m.py"])
 def test_a_directory_names_its_entry_and_files(tmp_path: Path, entry: str) -> None:
     project(tmp_path, f'[tool.torpor]\nentry = "{entry}"\ninclude = ["lib/*.py"]\n')
