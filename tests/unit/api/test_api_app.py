@@ -15,7 +15,8 @@ from tests.unit.api.memory_service import VERSION, MemoryService
 from torpor.api import limits
 from torpor.api.app import create_app
 from torpor.api.problems import MEDIA_TYPE, problem
-from torpor.client import _BY_CODE, from_problem, parse_events
+from torpor.client import from_problem
+from torpor.client.api import _BY_CODE, parse_events
 from torpor.model.home import Home
 
 FILES = {"agent.py": base64.b64encode(b"print(1)").decode()}

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 from tests.unit.api.memory_service import VERSION
 
-from torpor import client as client_module
 from torpor.client import (
     Appended,
     Back,
@@ -27,6 +26,7 @@ from torpor.client import (
     Lost,
     Unreachable,
     ensure_server,
+    launch,
     running,
 )
 from torpor.model.errors import HostError, NotFound
@@ -42,7 +42,7 @@ def command(home: Home) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def memory_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "server_command", command)
+    monkeypatch.setattr(launch, "server_command", command)
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def server(home: Home) -> Iterator[Client]:
     try:
         yield client
     finally:
-        client_module.stop_server(home, deadline_s=LIMIT_S)
+        launch.stop_server(home, deadline_s=LIMIT_S)
 
 
 def test_one_server_on_a_private_socket(home: Home) -> None:
@@ -122,7 +122,7 @@ def test_who_asks_for_the_end_hears_how_it_goes_and_a_second_signal_hurries_it(
         assert client.run(run["id"])["id"] == run["id"]
         os.kill(process.pid, signal.SIGTERM)
 
-    client_module.stop_server(home, hear, deadline_s=LIMIT_S)
+    launch.stop_server(home, hear, deadline_s=LIMIT_S)
     assert told == [f"{run['id']}: frozen where it was"]
     assert process.wait(LIMIT_S) == 0
     assert (home.root / "memory.json").exists()
@@ -153,7 +153,7 @@ def test_a_server_that_dies_shows_the_end_of_its_log(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dies = [sys.executable, "-c", "import sys; sys.exit('error: no such engine')"]
-    monkeypatch.setattr(client_module, "server_command", lambda home: dies)
+    monkeypatch.setattr(launch, "server_command", lambda home: dies)
     with pytest.raises(HostError, match="did not start") as caught:
         ensure_server(home, deadline_s=LIMIT_S)
     assert "error: no such engine" in caught.value.hint

@@ -27,7 +27,7 @@ def home() -> Iterator[Home]:
         home = Home(Path(folder))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                "torpor.client.server_command",
+                "torpor.client.launch.server_command",
                 lambda home: [sys.executable, str(SERVER), str(home.root)],
             )
             ensure_server(home)

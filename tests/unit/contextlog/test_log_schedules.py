@@ -138,7 +138,7 @@ def test_a_schedule_keeps_to_the_agent_it_was_made_for(log: Scheduled) -> None:
     mine = AgentVersion("c" * 32)
     agent: dict[str, Any] = {"name": "mail", "entry": "mail.py", "source": b"", "spec": {}}
     put_agent(log.c, version=mine, **agent, agents=[AGENT], now=2.0, origin="/pa/mail.py")
-    log.add(agent="mail", origin="/pa/mail.py")
+    log.add(agent="mail", origin="/pa/mail.py", overlap="cancel-old")
     other = AgentVersion("d" * 32)
     put_agent(log.c, version=other, **agent, agents=[AGENT], now=3.0, origin="/pb/mail.py")
     (run,) = log.fire()

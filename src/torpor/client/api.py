@@ -1,5 +1,5 @@
-"""Speaks to the server over its Unix socket, and starts it when it does not run; or to one
-elsewhere, which $TORPOR_URL names, with the key in $TORPOR_API_KEY.
+"""The API's client: of the server on this host, over its Unix socket, or of one elsewhere, which
+$TORPOR_URL names, with the key in $TORPOR_API_KEY.
 
 `Client` raises the errors of `torpor.model.errors`, rebuilt from the server's problem details,
 and `Unreachable` when nobody answers. It gives the API's JSON as it is; its shapes are at /docs
@@ -9,15 +9,11 @@ and in `torpor.api.shapes`. Synchronous: its user is the command line.
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -30,13 +26,9 @@ from torpor.model.home import Home
 from torpor.model.origins import seen_from_afar
 from torpor.model.paging import Page
 
-START_S = 60.0
-STOP_S = 60.0
 # The server's heartbeat comes every 15 s: a stream that is silent for longer is dead.
 _SILENCE_S = 40.0
-_POLL_S = 0.05
 _RETRY_S = 0.3
-_LOG_LINES = 12
 _PAGE = 1000
 
 Object = dict[str, Any]
@@ -511,92 +503,3 @@ def _segment(ref: str) -> str:
 
 def _given(query: Object) -> Object:
     return {key: value for key, value in query.items() if value not in (None, "")}
-
-
-# -- the server's process ---------------------------------------------------------------------
-
-
-def server_command(home: Home) -> list[str]:
-    return [sys.executable, "-m", "torpor.api", "--home", str(home.root)]
-
-
-def running(home: Home) -> bool:
-    """Whether a server process has this data directory, answering or not: it holds the lock."""
-    try:
-        with (home.run / "server.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def ensure_server(home: Home, *, deadline_s: float = START_S) -> Client:
-    """A client of a server that answers; started, detached from this terminal, if none runs.
-
-    Raises HostError, with the last lines of its log, when it ends instead or takes too long.
-    Several callers at once are fine: the lock lets one server live, and all find it. One that is
-    elsewhere is taken as it is.
-    """
-    client = Client(home)
-    if client.remote is not None:
-        return client
-    home.create()
-    path = home.run / "server.log"
-    began = path.stat().st_size if path.exists() else 0
-    child: subprocess.Popen[bytes] | None = None
-    until = time.monotonic() + deadline_s
-    while time.monotonic() < until:
-        try:
-            client.health()
-            return client
-        except Unreachable:
-            pass
-        if child is not None and child.poll() is not None:
-            if not running(home):
-                raise HostError("the server did not start", hint=_tail(path, began))
-            child = None  # another one was first: wait for that
-        elif child is None and not running(home):
-            child = _spawn(home, path)
-        time.sleep(_POLL_S)
-    raise HostError(f"the server did not answer within {deadline_s:.0f} s", hint=_tail(path, began))
-
-
-def _unheard(stage: str, message: str, fraction: float | None) -> None:
-    pass
-
-
-def stop_server(
-    home: Home, on_progress: OnProgress = _unheard, *, deadline_s: float = STOP_S
-) -> None:
-    """Ask the server to stop and wait until its process is gone. Raises Unreachable, HostError."""
-    Client(home).shutdown(on_progress)
-    until = time.monotonic() + deadline_s
-    while running(home):
-        if time.monotonic() > until:
-            raise HostError(
-                f"the server did not stop within {deadline_s:.0f} s",
-                hint=f"See {home.run / 'server.log'}.",
-            )
-        time.sleep(_POLL_S)
-
-
-def _spawn(home: Home, log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            server_command(home),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,  # Ctrl-C in this terminal is not meant for it
-        )
-
-
-def _tail(path: Path, began: int) -> str:
-    """The last lines written to the log since it had `began` bytes."""
-    with path.open("rb") as file:
-        file.seek(began)
-        lines = file.read().decode(errors="replace").splitlines()[-_LOG_LINES:]
-    shown = "\n".join(f"  {line}" for line in lines)
-    return f"The end of {path}:\n{shown}" if lines else f"Its log, {path}, says nothing."

@@ -1,0 +1,46 @@
+"""How programs speak to torpor's server: `Client`.
+
+api     Client, and what it gives and raises
+launch  ensure_server, stop_server: the server's process on this host
+"""
+
+from torpor.client.api import (
+    KEY,
+    URL,
+    Appended,
+    Back,
+    Client,
+    Ended,
+    Followed,
+    Lost,
+    Object,
+    OnProgress,
+    Remote,
+    Unreachable,
+    from_problem,
+    parse_events,
+    refuse_remote,
+)
+from torpor.client.launch import ensure_server, running, server_command, stop_server
+
+__all__ = [
+    "KEY",
+    "URL",
+    "Appended",
+    "Back",
+    "Client",
+    "Ended",
+    "Followed",
+    "Lost",
+    "Object",
+    "OnProgress",
+    "Remote",
+    "Unreachable",
+    "ensure_server",
+    "from_problem",
+    "parse_events",
+    "refuse_remote",
+    "running",
+    "server_command",
+    "stop_server",
+]
