@@ -43,7 +43,7 @@ class AgentProcess:
             *(str(settings.app), entry),
             *([str(settings.deps)] if deps else []),
         ]
-        environment = _environment(settings, model_port)
+        environment = _environment(settings, model_port, deps)
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -137,9 +137,12 @@ class AgentProcess:
         os.close(self.stderr)
 
 
-def _environment(settings: Settings, model_port: int) -> dict[str, str]:
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _environment(settings: Settings, model_port: int, deps: bool) -> dict[str, str]:
     return {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"{settings.deps}/bin:{_PATH}" if deps else _PATH,
         "HOME": str(settings.home),
         "USER": "agent",
         "LANG": "C.UTF-8",

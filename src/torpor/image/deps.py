@@ -32,20 +32,23 @@ from torpor.model.errors import Invalid, Missing
 from torpor.model.home import Home
 
 _LINES_FIRST, _LINES_LAST = 4, 8
+# Counts changes in what a layer is made of.
+_LAYOUT = 2
 
 
 @dataclass(frozen=True)
-class _Target:
-    """Which Python, where, the dependencies are for."""
+class Target:
+    """Which Python, where, dependencies are for."""
 
     python: str
     platform: str | None  # as uv calls it; None: this host
     shown: str
+    path: str  # of Python there
 
 
-_GUEST = _Target(recipe.PYTHON_VERSION, recipe.UV_PLATFORM, "Linux x86-64")
+GUEST = Target(recipe.PYTHON_VERSION, recipe.UV_PLATFORM, "Linux x86-64", recipe.PYTHON_PATH)
 HOST_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
-_HOST = _Target(HOST_PYTHON, None, "this host")
+_HOST = Target(HOST_PYTHON, None, "this host", sys.executable)
 
 
 def check_python(requires: str, version: str, whose: str) -> None:
@@ -69,7 +72,7 @@ def check_python(requires: str, version: str, whose: str) -> None:
 
 def layer_digest(dependencies: Sequence[str]) -> str:
     """The name of the layer for these requirements, in any order."""
-    facts = [sorted(dependencies), recipe.PYTHON_VERSION, recipe.UV_PLATFORM]
+    facts = [_LAYOUT, sorted(dependencies), recipe.PYTHON_VERSION, recipe.UV_PLATFORM]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
@@ -89,7 +92,7 @@ def ensure_modules(
         packages = workspace.directory / "packages"
         packages.mkdir()
         progress("deps", f"installing {', '.join(dependencies)}", None)
-        _install(workspace, dependencies, packages, _HOST)
+        install(dependencies, packages, _HOST, lock_fd=workspace.lock_fd)
         return packages
 
     return build_once(
@@ -145,7 +148,7 @@ def _make_layer(workspace: Workspace, dependencies: Sequence[str], progress: Pro
     packages = workspace.directory / "packages"
     packages.mkdir()
     progress("deps", f"installing {', '.join(dependencies)}", None)
-    _install(workspace, dependencies, packages, _GUEST)
+    install(dependencies, packages, GUEST, lock_fd=workspace.lock_fd)
     progress("deps", "compiling and packing", None)
     compile_tree(packages, recipe.DEPS_DIRECTORY)
 
@@ -166,9 +169,10 @@ def _make_layer(workspace: Workspace, dependencies: Sequence[str], progress: Pro
     return layer
 
 
-def _install(
-    workspace: Workspace, dependencies: Sequence[str], directory: Path, target: _Target
+def install(
+    dependencies: Sequence[str], directory: Path, target: Target, *, lock_fd: int | None = None
 ) -> None:
+    """Resolve and unpack them in the empty `directory`. Raises Invalid, Missing, Exhausted."""
     command = [*_uv(), "pip", "install", "--no-progress", "--color", "never"]
     command += ["--target", str(directory), "--python", sys.executable, "--link-mode", "copy"]
     command += ["--python-version", target.python]
@@ -176,7 +180,7 @@ def _install(
     command += ["--only-binary", ":all:", "--", *dependencies]
     try:
         # Elsewhere than the caller's directory, whose pyproject.toml is none of the agent's.
-        run(command, lock_fd=workspace.lock_fd, cwd=workspace.directory)
+        run(command, lock_fd=lock_fd, cwd=directory)
     except ProgramFailed as error:
         raise Invalid(
             f"the dependencies {', '.join(dependencies)} cannot be installed:\n"
@@ -186,6 +190,17 @@ def _install(
                 "nothing is built on the host, since that would run the package's code there."
             ),
         ) from error
+    for script in (directory / "bin").glob("*"):
+        _point_to(script, target.path)
+
+
+def _point_to(script: Path, python: str) -> None:
+    """Have a console script begin with the Python that it is for: uv wrote the one it ran with."""
+    with script.open("rb") as file:
+        if file.read(2) != b"#!":
+            return
+    body = script.read_bytes()
+    script.write_bytes(body.replace(sys.executable.encode(), python.encode(), 1))
 
 
 def essential_lines(said: str) -> str:

@@ -28,6 +28,7 @@ PACKAGES = (
     "libstdc++6",
     "procps",
     "python3",
+    "python3-distutils",
     "tzdata",
     "usr-is-merged",
 )
@@ -71,6 +72,7 @@ PATHS_EXCLUDED = (
 
 PYTHON = (3, 11)
 PYTHON_VERSION = ".".join(map(str, PYTHON))
+PYTHON_PATH = "/usr/bin/python3"
 # Debian 12 has glibc 2.36.
 UV_PLATFORM = "x86_64-manylinux_2_36"
 
@@ -115,6 +117,9 @@ echo 'agent:!:1::::::' >> "$root/etc/shadow"
 chroot "$root" install -d -o agent -g agent /home/agent /home/agent/app /home/agent/work
 mkdir -p "$root{DEPS_DIRECTORY}" "$root{GUEST_DIRECTORY}"
 ln -sf python3 "$root/usr/bin/python"
+# The agent's Python finds its dependencies, and so does each that it starts.
+echo 'import site; site.addsitedir("{DEPS_DIRECTORY}")' \\
+    > "$root/usr/local/lib/python{PYTHON_VERSION}/dist-packages/torpor.pth"
 ln -sf ../../bin/git "$root/usr/lib/git-core/git"  # the same 4 MB again
 
 cd "$root"

@@ -94,6 +94,8 @@ class _Endpoint:
 
 
 class AloneRuntime(Runtime):
+    machine = False
+
     def __init__(self, control: socket.socket, mark: str) -> None:
         super().__init__(control, -1)
         self._marks = _Marks(mark)

@@ -15,6 +15,7 @@ import inspect
 import io
 import json
 import os
+import site
 import socket
 import sys
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from torpor.model.errors import Invalid
-from torpor.sdk import agents, notes, values
+from torpor.sdk import agents, libraries, notes, values
 from torpor.sdk.errors import (
     Cancelled,
     Divergence,
@@ -73,7 +74,7 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str]) -> int:
         runtime.say("loaded", agents=found, default=agents.default())
     except BaseException as error:
         trace = "" if isinstance(error, _LoadFailed) else notes.trace(error)
-        described = messages.error(type(error).__name__, _load_problem(error), trace)
+        described = messages.error(type(error).__name__, _load_problem(runtime, error), trace)
         runtime.say("load_failed", error=described["message"], traceback=described["traceback"])
         return 1
     start = runtime.starts.get()
@@ -88,7 +89,13 @@ def _import(app: Path, entry: str, deps: list[str]) -> None:
     path = app / entry
     name = path.stem
     # As for `python FILE`: the file's own directory first; torpor itself is found by PYTHONPATH.
-    sys.path[:0] = [str(path.parent), *([str(app)] if path.parent != app else []), *deps]
+    sys.path[:0] = [str(path.parent), *([str(app)] if path.parent != app else [])]
+    # As in a virtual environment: behind the standard library (there are packages with names out
+    # of it), and with .pth files. In a machine the image has every Python find them.
+    for directory in deps:
+        if directory not in sys.path:
+            site.addsitedir(directory)
+            os.environ["PYTHONPATH"] = os.pathsep.join((os.environ["PYTHONPATH"], directory))
     if name in sys.modules or name in sys.stdlib_module_names:
         raise _LoadFailed(
             f"{entry} hides the module {name!r} that Python or torpor needs: rename it"
@@ -105,7 +112,9 @@ def _import(app: Path, entry: str, deps: list[str]) -> None:
         )
 
 
-def _load_problem(error: BaseException) -> str:
+def _load_problem(runtime: Runtime, error: BaseException) -> str:
+    if text := libraries.advice(error, machine=runtime.machine):
+        return f"{type(error).__name__}: {error}\n{text}"
     match error:
         case _LoadFailed():
             return str(error)
@@ -164,12 +173,15 @@ def _failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
         case SystemExit():
             called = f"the agent called sys.exit({error.code!r})"
             return _failed("SystemExit", f"{called}; an agent ends by returning its result", None)
-        case StepError():
-            return _failed(error.type, error.message, notes.trace(error)) | _about_retries(error)
         case Cancelled() | asyncio.CancelledError() if runtime.cancel_reason is not None:
             return _failed("Cancelled", runtime.cancel_reason, None, cancelled=True)
-    told = _failed(type_name(type(error)), str(error), notes.trace(error))
-    return told | _about_retries(error)
+        case StepError():
+            type_, message = error.type, error.message
+        case _:
+            type_, message = type_name(type(error)), str(error)
+    if text := libraries.advice(error, machine=runtime.machine):
+        message = f"{message}\n{text}"
+    return _failed(type_, message, notes.trace(error)) | _about_retries(error)
 
 
 def _about_retries(error: BaseException) -> dict[str, Any]:

@@ -73,6 +73,8 @@ def install(runtime: Runtime | None) -> None:
 
 
 class Runtime:
+    machine = True  # the agent has one to itself
+
     def __init__(self, control: socket.socket, hold_fd: int) -> None:
         # `run`, `epoch`: who this process is. `freezing.hold` changes it in place.
         self.identity: dict[str, Any] = {}

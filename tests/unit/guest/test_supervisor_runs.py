@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,7 @@ def test_an_agent_that_is_not_there(driver: Driver, asked: str | None, words: st
         ("import sys; sys.exit(3)", "sys.exit(3)"),
         ("import os; os._exit(4)", "exit code 4"),
         ("import os; os.kill(os.getpid(), 9)", "signal 9"),
+        ("import ctypes; ctypes.CDLL('libnone-such.so.3')", "in the package libnone-such3"),
     ],
 )
 def test_a_file_that_cannot_be_loaded(driver: Driver, source: str, words: str) -> None:
@@ -140,6 +142,52 @@ def test_more_files_are_importable(driver: Driver) -> None:
     assert driver.load(source, helper="value = 7")["t"] == "loaded"
     driver.start()
     assert driver.hear("done")["value"] == 7
+
+
+def test_dependencies_are_found_as_in_a_virtual_environment(driver: Driver) -> None:
+    """Behind the standard library, with .pth files and programs; and by Pythons it starts."""
+    deps = driver.directory / "deps"
+    (deps / "bin").mkdir(parents=True)
+    (deps / "below").mkdir()
+    (deps / "colorsys.py").write_text("raise ImportError('hides the standard library')")
+    (deps / "extra.py").write_text("value = 7")
+    (deps / "more.pth").write_text("below\n")
+    (deps / "below" / "deeper.py").write_text("value = 8")
+    (deps / "bin" / "say-nine").write_text("#!/bin/sh\necho 9\n")
+    (deps / "bin" / "say-nine").chmod(0o755)
+    source = """
+        import colorsys, deeper, extra, subprocess, sys, torpor
+
+        def said(*command):
+            return int(subprocess.check_output(command))
+
+        @torpor.agent
+        def main():
+            child = said(sys.executable, "-c", "import extra; print(extra.value)")
+            return [extra.value, deeper.value, child, said("say-nine")]
+    """
+    driver.send_files({"agent.py": textwrap.dedent(source)})
+    driver.say("load", entry="agent.py", deps=True, version="v1")
+    assert driver.hear("loaded", "load_failed")["t"] == "loaded"
+    driver.start()
+    assert driver.hear("done", "failed").get("value") == [7, 8, 7, 9]
+
+
+@pytest.mark.parametrize("in_step", [True, False])
+def test_a_library_that_is_missed_later(driver: Driver, in_step: bool) -> None:
+    source = """
+        import ctypes, torpor
+
+        @torpor.step
+        def load(): ctypes.CDLL("libnone-such.so.3")
+
+        @torpor.agent
+        def main(in_step):
+            load() if in_step else ctypes.CDLL("libnone-such.so.3")
+    """
+    failed = driver.run(source, in_step=in_step)
+    assert failed["type"] == "OSError"
+    assert "in the package libnone-such3" in failed["message"]
 
 
 def test_files_that_lead_elsewhere_are_refused(driver: Driver) -> None:

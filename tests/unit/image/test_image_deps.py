@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -81,6 +82,8 @@ def test_a_wheel_becomes_a_layer_with_its_version_recorded(
     assert layer is not None
     assert layer.read_bytes()[1024:1028] == bytes.fromhex("e2e1f5e0")  # EROFS superblock
     assert b"BODY = 'of tiny'" in layer.read_bytes()
+    assert b"#!/usr/bin/python3\n" in layer.read_bytes()
+    assert sys.executable.encode() not in layer.read_bytes()
     assert '"tiny": "1.5"' in (layer.parent / "deps.json").read_text()
     assert len(said) == 2
     assert ensure_deps(home, (f"tiny @ {wheel.as_uri()}",), lambda *_: said.append("")) == layer
@@ -124,5 +127,6 @@ def _wheel(path: Path) -> Path:
         wheel.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
+        wheel.writestr(f"{info}/entry_points.txt", "[console_scripts]\ntiny = tiny:main\n")
         wheel.writestr(f"{info}/RECORD", f"tiny.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n")
     return path

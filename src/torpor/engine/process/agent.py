@@ -108,6 +108,9 @@ class Agent:
 
 def _environment(program: Program, directory: Path) -> dict[str, str]:
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    if program.deps is not None:
+        path = inherited.get("PATH", os.defpath)
+        inherited["PATH"] = os.pathsep.join((str(program.deps / "bin"), path))
     return inherited | {
         "HOME": str(directory),
         "USER": "agent",
