@@ -49,6 +49,7 @@ from torpor.api.shapes import (
     ExportQuery,
     ForkRequest,
     GcRequest,
+    HeaderText,
     Health,
     LogQuery,
     PinRequest,
@@ -240,7 +241,7 @@ def _gives(model: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": model}}
 
 
-OnceKey = Annotated[ShortText | None, Header(description="the same key again starts nothing more")]
+OnceKey = Annotated[HeaderText | None, Header(description="the same key again starts nothing more")]
 
 
 def _next(request: Request, more: bool, page: list[Object], after: str, key: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from torpor.model import jsonvalues
 from torpor.model.errors import (
     CallerError,
     Conflict,
@@ -112,6 +113,18 @@ def sentence(errors: Iterable[Mapping[str, Any]]) -> str:
     return "; ".join(lines)
 
 
+def _unreadable(cause: BaseException | None) -> str | None:
+    """Why a body could not be parsed, where the framework only says that it could not."""
+    match cause:
+        case RecursionError():
+            return "it is nested too deeply"
+        case UnicodeDecodeError():
+            return f"it is not UTF-8: {cause.reason} at byte {cause.start}"
+        case ValueError() if "integer string conversion" in str(cause):
+            return f"it {jsonvalues.TOO_LONG}"
+    return None
+
+
 def install(app: FastAPI) -> None:
     @app.exception_handler(TorporError)
     async def on_torpor_error(request: Request, error: TorporError) -> _Problem:
@@ -123,6 +136,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> _Problem:
+        if (wrong := _unreadable(error.__cause__)) is not None:
+            return _respond(Invalid(f"the body is not valid JSON: {wrong}"))
         hint = "The API is described at /docs." if error.status_code in (404, 405) else ""
         kind = NotFound if error.status_code == 404 else Invalid
         where = f"{request.method} {request.url.path}: " if hint else ""

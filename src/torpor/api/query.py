@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
-from torpor.api.shapes import Strict, Text
+from torpor.api.shapes import Strict, Text, sound
 from torpor.query.ask import ROWS, ROWS_MAX, SQL_CHARS_MAX, TIMEOUT_S, TIMEOUT_S_MAX, Question
 
 _INT_MAX = 2**63 - 1
-Parameter = Annotated[int, Field(ge=-_INT_MAX - 1, le=_INT_MAX)] | float | Text | bool | None
+
+
+def _parameter(value: Any) -> Any:
+    """As SQLite has it, not converted: a union would make a float of a large integer."""
+    match value:
+        case list() | dict():
+            raise ValueError("is a number, text, true, false or null")
+        case int() if not -_INT_MAX - 1 <= value <= _INT_MAX:
+            raise ValueError("is an integer of more than 64 bits, which SQLite has not")
+    return sound(value)
+
+
+Parameter = Annotated[
+    Any,
+    AfterValidator(_parameter),
+    WithJsonSchema({"type": ["number", "string", "boolean", "null"]}),
+]
 
 
 class QueryRequest(Strict):

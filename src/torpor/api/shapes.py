@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from torpor.model import jsonvalues
 from torpor.model.agentfile import (
     DISK_MIB_MAX,
     DISK_MIB_MIN,
@@ -32,13 +32,9 @@ from torpor.model.webhooks import check_webhooks
 
 
 def sound(value: Any) -> Any:
-    """Python's parser takes NaN, Infinity and halves of surrogate pairs; JSON has none of them."""
-    try:
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("holds half a surrogate pair, which is no text") from None
-    except (ValueError, RecursionError):
-        raise ValueError("holds NaN, Infinity or a value nested too deeply") from None
+    """Python's parser takes more than JSON, and deeper (`torpor.model.jsonvalues`)."""
+    if (wrong := jsonvalues.fault(value)) is not None:
+        raise ValueError(wrong)
     return value
 
 
@@ -98,9 +94,19 @@ def split(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
 
 
+def _utf8(header: Any) -> Any:
+    """A header's bytes come as Latin-1; they are read as what a body is in."""
+    try:
+        return header.encode("latin-1").decode() if isinstance(header, str) else header
+    except UnicodeError:
+        raise ValueError("is not UTF-8; give it in the body instead") from None
+
+
 AnyJson = Annotated[Any, AfterValidator(sound)]
 Text = Annotated[str, AfterValidator(sound)]
 ShortText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(sound)]
+
+HeaderText = Annotated[ShortText, BeforeValidator(_utf8)]
 
 
 class Strict(BaseModel):

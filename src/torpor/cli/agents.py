@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -19,9 +18,11 @@ from torpor.cli.host import Json, connect
 from torpor.cli.question import as_value
 from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import Client, OnProgress
+from torpor.model import jsonvalues
 from torpor.model.agentfile import AgentSource, read_agent
 from torpor.model.durations import seconds
 from torpor.model.engines import NOT_ISOLATED, PROCESS, Engine
+from torpor.model.errors import Invalid
 
 EngineOpt = Annotated[
     Engine | None,
@@ -160,23 +161,39 @@ def read_input(whole: str | None, pairs: list[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise typer.BadParameter(f"-i {pair!r} is not KEY=VALUE")
-        given[key] = file_text(value[1:]) if value.startswith("@") else as_value(value)
+        of_file = value.startswith("@")
+        given[key] = file_text(value[1:]) if of_file else value_given(value, f"-i {key}")
     return given
 
 
 def _object(whole: str) -> dict[str, Any]:
-    text = whole
+    text: str | bytes = whole
     if whole == "-":
-        text = sys.stdin.read()
+        text = sys.stdin.buffer.read()
     elif whole.startswith("@"):
         text = file_text(whole[1:])
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"--input is not valid JSON: {error}") from error
+    value = json_given(text, "--input")
     if not isinstance(value, dict):
         raise typer.BadParameter("--input must be a JSON object: the agent's parameters by name")
     return value
+
+
+def json_given(text: str | bytes, option: str) -> Any:
+    """The value of an option that is JSON. Raises BadParameter."""
+    try:
+        return jsonvalues.read(text)
+    except jsonvalues.Refused as error:
+        raise typer.BadParameter(f"{option} {error}") from error
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} is not valid JSON: {error}") from error
+
+
+def value_given(text: str, option: str) -> Any:
+    """The value of an option that is JSON or else text. Raises BadParameter."""
+    try:
+        return as_value(text)
+    except Invalid as error:
+        raise typer.BadParameter(f"{option}: {error.message}") from error
 
 
 def file_text(name: str) -> str:

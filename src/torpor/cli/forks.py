@@ -12,10 +12,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from torpor.cli import words
-from torpor.cli.agents import deploy_now, file_text, read_input, split_target
+from torpor.cli.agents import deploy_now, file_text, read_input, split_target, value_given
 from torpor.cli.attach import attach
 from torpor.cli.host import Json, connect
-from torpor.cli.question import as_value
 from torpor.cli.screen import say, show_json, state
 from torpor.cli.storage import RunArg
 from torpor.client import Client
@@ -100,7 +99,7 @@ def _result(text: str) -> tuple[str, Any]:
     if found is None:
         raise typer.BadParameter(f"--set {text!r} is not OP=VALUE, such as step:search#1=[]")
     op, value = found.groups()
-    return op, file_text(value[1:]) if value.startswith("@") else as_value(value)
+    return op, file_text(value[1:]) if value.startswith("@") else value_given(value, f"--set {op}")
 
 
 def _made(client: Client, made: Object, *, follow: bool, as_json: bool) -> None:

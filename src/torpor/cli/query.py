@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import words
+from torpor.cli.agents import value_given
 from torpor.cli.host import Json, connect
 from torpor.cli.screen import say, show, show_json, table
 from torpor.model.errors import Invalid
@@ -68,27 +68,23 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.15g}"
+        return repr(value).removesuffix(".0")
     return words.line(str(value))
 
 
 def _read(sql: str) -> str:
-    if sql == "-":
-        return sys.stdin.read()
-    if sql.startswith("@"):
-        try:
-            return Path(sql[1:]).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise Invalid(f"{sql[1:]}: {error}") from error
-    return sql
+    if sql != "-" and not sql.startswith("@"):
+        return sql
+    try:
+        read = sys.stdin.buffer.read() if sql == "-" else Path(sql[1:]).read_bytes()
+        return read.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"{sql.removeprefix('@')}: {error}") from error
 
 
 def _parameter(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise Invalid(f"--param {text!r} is not KEY=VALUE")
-    try:
-        read = json.loads(value)
-    except ValueError:
-        return key, value
+    read = value_given(value, f"--param {key}")
     return key, value if isinstance(read, list | dict) else read

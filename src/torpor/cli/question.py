@@ -7,7 +7,6 @@ that it cannot pose as the question.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -18,6 +17,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from torpor.cli.words import asked, line, plain, shown
+from torpor.model import jsonvalues
+from torpor.model.errors import Invalid
 
 _ENTER, _ERASE = "\r\n", "\x7f\x08"
 _CLEAR_LINE, _END, _ESCAPE = "\x15", "\x04", "\x1b"
@@ -84,7 +85,11 @@ class Question:
         if not self._typed.strip():
             self.problem = "Type an answer first (null for none)."
             return None
-        return Answer(data=as_value(self._typed.strip()))
+        try:
+            return Answer(data=as_value(self._typed.strip()))
+        except Invalid as error:
+            self.problem = error.message
+            return None
 
     def _leave_line(self) -> None:
         self._typed = ""
@@ -124,15 +129,13 @@ _PROMPTS: dict[_Mode, Callable[[str], Text]] = {
 
 
 def as_value(text: str) -> Any:
-    """JSON if it is valid JSON, else the text itself."""
+    """JSON if it is valid JSON, else the text itself. Raises Invalid for JSON that is not taken."""
     try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        return jsonvalues.read(text)
+    except jsonvalues.Refused as error:
+        raise Invalid(f"{line(text, 40)} {error}") from error
+    except ValueError:
         return text
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def told(wait: Mapping[str, Any]) -> str:

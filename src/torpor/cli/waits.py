@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from torpor.cli import complete as shell
 from torpor.cli import words
+from torpor.cli.agents import json_given
 from torpor.cli.attach import answerable, user
 from torpor.cli.host import Json
 from torpor.cli.question import told
@@ -89,10 +89,7 @@ def deny(wait: WaitArg, note: Note = None, as_json: Json = False) -> None:
 
 
 def parsed(data: str) -> Any:
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"--data is not valid JSON: {error}") from error
+    return json_given(data, "--data")
 
 
 def _answer(ref: str, *, as_json: bool, **answer: Any) -> None:

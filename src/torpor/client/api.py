@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import httpx
 
-from torpor.model import errors
+from torpor.model import errors, jsonvalues
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import HostError, InternalError, Invalid, TorporError
 from torpor.model.home import Home
@@ -418,7 +418,14 @@ class Client:
 
     def _response(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
+            if "json" in options:  # the library would raise, or send what is no JSON
+                body = jsonvalues.write(options.pop("json"), jsonvalues.ENTRY_DEPTH_MAX)
+                options |= {"content": body, "headers": {"content-type": "application/json"}}
             response = self._http.request(method, path, **options)
+        except jsonvalues.Refused as error:
+            raise Invalid(f"what is given {error}") from error
+        except UnicodeEncodeError as error:
+            raise _no_text(error) from error
         except httpx.TransportError as error:
             raise self._unreachable(_why(error)) from error
         if response.is_error:
@@ -498,7 +505,15 @@ def _why(error: httpx.TransportError) -> str:
 
 def _segment(ref: str) -> str:
     """`ref` as one segment of a path, whatever somebody typed."""
-    return quote(ref, safe="") or "-"
+    try:
+        return quote(ref, safe="") or "-"
+    except UnicodeEncodeError as error:
+        raise _no_text(error) from error
+
+
+def _no_text(error: UnicodeEncodeError) -> Invalid:
+    """Arguments of a program that are not UTF-8 are halves of surrogate pairs to it."""
+    return Invalid(f"{error.object!a} is no text", hint="It is not UTF-8.")
 
 
 def _given(query: Object) -> Object:

@@ -45,6 +45,7 @@ from sqlalchemy import (
 from torpor.contextlog import calls, messages, schema
 from torpor.contextlog.prepared import Prepared, json_each, json_of
 from torpor.contextlog.store import count_appended, touched
+from torpor.model import jsonvalues
 from torpor.model.errors import CallerError, Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq
 from torpor.model.paging import PAGE_BYTES_MAX, Page
@@ -93,9 +94,9 @@ def check_object(data: object, what: str) -> str:
     if not isinstance(data, Mapping):
         raise Invalid(f"{what} must be a JSON object, not {type(data).__name__}")
     try:
-        text = json.dumps(data, allow_nan=False, separators=_NO_SPACES)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Invalid(f"{what} is not JSON: {error}") from error
+        text = jsonvalues.write(data, jsonvalues.ENTRY_DEPTH_MAX)
+    except ValueError as error:
+        raise Invalid(f"{what} {error}") from error
     if len(text) > ENTRY_BYTES_MAX:
         raise Invalid(
             f"{what} takes {len(text):,} bytes as JSON; at most {ENTRY_BYTES_MAX:,} are taken",

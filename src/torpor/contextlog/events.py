@@ -12,7 +12,6 @@ event that was kept at a fork's place is kept for the fork too, and one that was
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from torpor.contextlog import schema
 from torpor.contextlog.entries import END, NewEntry, append, read_entries
 from torpor.contextlog.runs import get_run
 from torpor.contextlog.waits import OPEN, WaitRow, complete_wait, create_wait, get_wait
+from torpor.model import jsonvalues
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.ids import Epoch, OpId, RunId, Seq
 from torpor.model.states import FINAL
@@ -138,9 +138,9 @@ def _check(name: str, data: Any, event: str | None) -> None:
     if event is not None and not 1 <= len(event) <= ID_MAX:
         raise Invalid(f"an event's id has 1 to {ID_MAX} characters, not {len(event)}")
     try:
-        size = len(json.dumps(data, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Invalid(f"the event's data is not JSON: {error}") from error
+        size = len(jsonvalues.write(data))
+    except ValueError as error:
+        raise Invalid(f"the event's data {error}") from error
     if size > DATA_BYTES_MAX:
         raise Invalid(
             f"the event's data takes {size:,} bytes as JSON; at most {DATA_BYTES_MAX:,} are taken",

@@ -37,6 +37,7 @@ from torpor.contextlog.runs import CANCEL_REQUESTED, RunRow, get_run, newest
 from torpor.contextlog.snapshots import SnapshotRow, list_snapshots
 from torpor.contextlog.store import tell, touched
 from torpor.contextlog.waits import COMPLETED, WAITS, end_child_waits, inherit_wait
+from torpor.model import jsonvalues
 from torpor.model.children import failure
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import AgentVersion, OpId, RunId, Seq, SnapshotId, new_id, op_name
@@ -306,6 +307,8 @@ def _fitting(op: OpId, data: dict[str, Any]) -> dict[str, Any]:
 
 def _checked(op: OpId, value: Any) -> Any:
     """A value that an operation of its kind can have. Raises Invalid."""
+    if (wrong := jsonvalues.fault(value)) is not None:
+        raise Invalid(f"the result of {op} {wrong}")
     match op.partition(":")[0], value:
         case "event", value:
             return {

@@ -41,6 +41,8 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.ext.compiler import compiles
 
 from torpor.model.errors import Damaged, HostError
 
@@ -49,7 +51,26 @@ SCHEMA_VERSION = 1
 metadata = MetaData()
 
 _Id = String().with_variant(String(collation="C"), "postgresql")
-_Json = JSON(none_as_null=True)
+
+
+class _Text(sqlite.JSON):
+    """JSON kept as text, as it was written. SQLAlchemy would declare the type JSON, which to SQLite
+    is a number wherever it looks like one: 2**80 would come back as 1.2089258196146292e+24."""
+
+
+@compiles(_Text, "sqlite")
+def _declared(kind: _Text, compiler: Any, **more: Any) -> str:
+    return "TEXT"
+
+
+def _json(*, none_as_null: bool) -> JSON:
+    made = JSON(none_as_null=none_as_null)
+    return made.with_variant(_Text(none_as_null=none_as_null), "sqlite")
+
+
+_Json = _json(none_as_null=True)
+# Where an agent's or a person's null is a value.
+_JsonOrNull = _json(none_as_null=False)
 
 meta = Table(
     "meta",
@@ -345,14 +366,14 @@ waits = Table(
     Column("kind", String, nullable=False),
     Column("prompt", Text, nullable=False),
     # What the agent shows and asks for may be JSON null, so null is kept as JSON here.
-    Column("data", JSON, nullable=False),
+    Column("data", _JsonOrNull, nullable=False),
     Column("schema", _Json),
     Column("approve", Boolean, nullable=False),
-    Column("tags", JSON, nullable=False),
+    Column("tags", _JsonOrNull, nullable=False),
     Column("id_key", String),
     # Whom to tell of it, by the names in the agent's file, and when to remind them.
-    Column("webhooks", JSON, nullable=False),
-    Column("remind_after", JSON, nullable=False),  # seconds from its creation, ascending
+    Column("webhooks", _JsonOrNull, nullable=False),
+    Column("remind_after", _JsonOrNull, nullable=False),  # seconds from its creation, ascending
     Column("reminded", Integer, nullable=False, default=0),
     Column("remind_at", Double),
     Column("created_at", Double, nullable=False),

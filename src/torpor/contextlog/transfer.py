@@ -18,12 +18,19 @@ from sqlalchemy import JSON, Boolean, Connection, Double, Integer, String, Table
 from sqlalchemy.exc import IntegrityError
 
 from torpor.contextlog import calls, lineage, schema
-from torpor.contextlog.entries import check_entry, check_object, folded, is_call, unfolded
+from torpor.contextlog.entries import (
+    check_entry,
+    check_object,
+    folded,
+    is_call,
+    unfolded,
+)
 from torpor.contextlog.events import read_events
 from torpor.contextlog.news import Claimable, Due
 from torpor.contextlog.queues import ensure_queues
 from torpor.contextlog.store import tell, touched
 from torpor.contextlog.waits import OPEN, list_waits
+from torpor.model import jsonvalues
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.ids import RunId, new_id
 from torpor.model.states import RunState
@@ -158,7 +165,7 @@ def checked(table: Table, row: Any, what: str) -> Row:
 
 def _fits(kind: Any, value: Any) -> bool:
     if isinstance(kind, JSON):
-        return True
+        return jsonvalues.fault(value, jsonvalues.ENTRY_DEPTH_MAX) is None
     allowed = next(types for base, types in _VALUES if isinstance(kind, base))
     if type(value) not in allowed:
         return False

@@ -7,7 +7,6 @@ What is not signed, or is not from now, changes nothing, and its sender is told 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys
 from torpor.control.waiting import Waiting
+from torpor.model import jsonvalues
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.ids import RunId
 from torpor.model.inputs import check_input
@@ -127,13 +127,11 @@ class Hooks:
 
 def _parsed(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
+        return jsonvalues.read(body)
+    except jsonvalues.Refused as error:
+        raise Invalid(f"the message {error}") from error
+    except ValueError as error:
         raise Invalid(f"the message is not valid JSON: {error}") from error
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _addressed(c: Connection, hook: HookRow, given: Any) -> RunRow:

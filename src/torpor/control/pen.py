@@ -91,7 +91,8 @@ class Pen:
     def noted(self, message: Mapping[str, Any]) -> NewEntry:
         """What a note message says."""
         data = message["data"]
-        data = data if isinstance(data, dict) else {"value": data}
+        if not isinstance(data, dict) or "value" in data:  # so that it can be told what was said
+            data = {"value": data}
         return NewEntry(f"note.{message['kind']}", message.get("op"), data)
 
     def output(self, stream: str, offset: int, text: str) -> Write:

@@ -23,7 +23,7 @@ from torpor.contextlog.waits import WaitRow
 from torpor.control import links
 from torpor.control.keys import Keys
 from torpor.control.links import Links
-from torpor.model import doubts
+from torpor.model import doubts, jsonvalues
 from torpor.model.errors import Conflict, HostError, Invalid, NotFound
 from torpor.model.ids import op_name
 from torpor.policy import answers
@@ -84,6 +84,8 @@ class Waiting:
 
     async def complete(self, ref: str, answer: Answer) -> Object:
         """Raises NotFound, Conflict (it has ended, or ends by itself), Invalid."""
+        if (wrong := jsonvalues.fault(answer.data)) is not None:
+            raise Invalid(f"the answer {wrong}", hint="Nothing has changed; answer again.")
         wait = await self._find(ref)
         if wait.kind == "wait" and wait.state == waits.OPEN:
             # Its schema never changes, and checking may take a moment: not in the write.

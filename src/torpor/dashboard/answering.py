@@ -6,11 +6,11 @@ may have several. Whether an answer fits is the service's to say.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from torpor.model import jsonvalues
 from torpor.model.errors import Invalid
 from torpor.public import forms
 from torpor.public.forms import Field
@@ -47,15 +47,15 @@ def read(wait: Object, typed: Mapping[str, list[str]]) -> Any:
 
 
 def value(text: str) -> Any:
-    """What somebody typed: JSON if it is some, else text. Nothing is null."""
+    """What somebody typed: JSON if it is some, else text. Nothing is null. Raises Invalid."""
     if not text.strip():
         return None
     try:
-        found = json.loads(text)
-        json.dumps(found, allow_nan=False)
-    except (ValueError, RecursionError):
+        return jsonvalues.read(text)
+    except jsonvalues.Refused as error:
+        raise Invalid(f"what was typed {error}") from error
+    except ValueError:
         return text
-    return found
 
 
 def _within(field: Field, wait: str) -> Field:

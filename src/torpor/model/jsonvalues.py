@@ -3,7 +3,7 @@
 A value that is taken anywhere (an input, an answer, an event, a result, what is logged or shown)
 goes on through all of torpor: the log, the link, a replay, exports, other people's programs. So
 there is one set of limits, checked wherever values come in (rule 13), and what is behind the doors
-takes more than they let in: `torpor.wire.messages.DEPTH_MAX` has room for envelopes.
+takes more than they let in.
 
 Refused: what is no JSON (NaN, infinity, halves of surrogate pairs), and what other readers break
 on: deep nesting, integers of thousands of digits (Python itself refuses to read those).
@@ -16,46 +16,70 @@ import re
 from typing import Any
 
 DEPTH_MAX = 64  # levels of lists and objects
+ENTRY_DEPTH_MAX = DEPTH_MAX + 8  # of what values are wrapped in: an entry of the log, a body
+MESSAGE_DEPTH_MAX = DEPTH_MAX + 16  # of what these are wrapped in: a journal in a message
 INT_DIGITS_MAX = 4300  # as Python's own limit is, which a program may switch off
 
-NO_NUMBER = "holds NaN, infinity or a number too large for JSON readers"
-NO_TEXT = "holds half a surrogate pair, which is no text"
-TOO_DEEP = f"is nested more than {DEPTH_MAX} deep"
+_NO_NUMBER = "holds NaN, infinity or a number too large for JSON readers"
+_NO_TEXT = "holds half a surrogate pair, which is no text"
+_CIRCULAR = "contains itself"
 TOO_LONG = f"holds an integer of more than {INT_DIGITS_MAX:,} digits"
 
 _LONG = re.compile(rf"\d{{{INT_DIGITS_MAX + 1}}}")
 
 
-def fault(value: Any) -> str | None:
-    """What keeps `value`, made of what `json` makes, from being taken, as the rest of a sentence;
-    None if nothing does."""
+class Refused(ValueError):
+    """JSON by its syntax, of a value that is not taken. Its words are the rest of a sentence."""
+
+
+def write(value: Any, depth_max: int = DEPTH_MAX) -> str:
+    """`value`, made of what `json` makes, as JSON in ASCII. Raises Refused."""
     try:
         text = _ENCODER.encode(value)
-        text.encode()
-    except UnicodeEncodeError:
-        return NO_TEXT
     except ValueError as error:
-        return TOO_LONG if "digits" in str(error) else NO_NUMBER
+        raise Refused(_words(error)) from None
     except RecursionError:
-        return TOO_DEEP
+        raise Refused(too_deep(depth_max)) from None
     except TypeError as error:
-        return f"is not JSON: {error}"
-    if deeper_than(DEPTH_MAX, value, text.count("[") + text.count("{")):
-        return TOO_DEEP
-    return TOO_LONG if _LONG.search(text) and _has_long_int(text) else None
+        raise Refused(f"is not JSON: {error}") from None
+    check(text, depth_max)
+    return text
+
+
+def check(text: str, depth_max: int = DEPTH_MAX) -> None:
+    """As `write`, of a value that was written as `text`, in ASCII."""
+    opened = text.count("[") + text.count("{")
+    if opened > depth_max and deeper_than(depth_max, json.loads(text), opened):
+        raise Refused(too_deep(depth_max))
+    if "\\ud" in text and _has_half_pair(text):
+        raise Refused(_NO_TEXT)
+    if len(text) > INT_DIGITS_MAX and _LONG.search(text) and _has_long_int(text):
+        raise Refused(TOO_LONG)
+
+
+def fault(value: Any, depth_max: int = DEPTH_MAX) -> str | None:
+    """What keeps `value` from being taken, as the rest of a sentence; None if nothing does."""
+    try:
+        write(value, depth_max)
+    except Refused as error:
+        return str(error)
+    return None
+
+
+def too_deep(depth_max: int = DEPTH_MAX) -> str:
+    return f"is nested more than {depth_max} deep"
 
 
 def read(text: str | bytes) -> Any:
-    """The value that is written as `text`. Raises ValueError, saying what is wrong, for what is no
-    JSON or would be refused as a value."""
+    """The value that is written as `text`. Raises ValueError, saying what is wrong: Refused, or
+    another if it is no JSON."""
     try:
         value = _DECODER.decode(text.decode() if isinstance(text, bytes) else text)
     except RecursionError:
-        raise ValueError(f"it {TOO_DEEP}") from None
+        raise Refused(too_deep()) from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8: {error.reason} at byte {error.start}") from None
-    if (wrong := fault(value)) is not None:
-        raise ValueError(f"it {wrong}")
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from None
+    write(value)
     return value
 
 
@@ -78,6 +102,21 @@ def deeper_than(most: int, value: Any, opened: int) -> bool:
     return True
 
 
+def _words(error: ValueError) -> str:
+    """Of the library's."""
+    if "Circular" in str(error):
+        return _CIRCULAR
+    return TOO_LONG if "integer string conversion" in str(error) else _NO_NUMBER
+
+
+def _has_half_pair(text: str) -> bool:
+    try:
+        _UNICODE.encode(json.loads(text)).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def _has_long_int(text: str) -> bool:
     try:
         _DECODER.decode(text)
@@ -93,15 +132,16 @@ def _refuse(name: str) -> Any:
 def _float(text: str) -> float:
     value = float(text)
     if value - value != 0:  # 1e999 reads as infinity
-        raise ValueError(f"{text[:40]} is larger than a number can be")
+        raise Refused(f"holds {text[:40]}, which is larger than a number can be")
     return value
 
 
 def _int(text: str) -> int:
     if len(text) > INT_DIGITS_MAX + text.startswith("-"):
-        raise ValueError(f"an integer has more than {INT_DIGITS_MAX:,} digits")
+        raise Refused(TOO_LONG)
     return int(text)
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+_UNICODE = json.JSONEncoder(ensure_ascii=False)
 _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_float, parse_int=_int)

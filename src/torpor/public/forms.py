@@ -9,17 +9,21 @@ brings values of the right type, and leaves out what was left empty.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torpor.api.problems import pointer
+from torpor.model import jsonvalues
 from torpor.model.errors import Part
 from torpor.policy.answers import resolve
 
 DEPTH_MAX = 6
 FIELDS_MAX = 200
 _LONG = 200  # characters: what may be longer gets several lines
+
+_WHOLE = re.compile(r"[+-]?[0-9]+")
 
 Json = Mapping[str, Any]
 Typed = Mapping[str, list[str]]
@@ -254,9 +258,11 @@ def _read(of: Field, typed: Typed, wrong: list[Part], free: bool) -> Any:
 
 def _number(of: Field, text: str, wrong: list[Part]) -> Any:
     try:
+        if _WHOLE.fullmatch(text):
+            return int(text)
         number = float(text)
         if number - number == 0:
-            return int(text) if number == int(number) and text.lstrip("+-").isdecimal() else number
+            return number
     except ValueError:
         pass
     wrong.append(Part(of.path, f"{text[:40]!r} is no number"))
@@ -265,16 +271,14 @@ def _number(of: Field, text: str, wrong: list[Part]) -> Any:
 
 def _parsed(of: Field, text: str, wrong: list[Part], free: bool = False) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
+        return jsonvalues.read(text)
+    except jsonvalues.Refused as error:
+        wrong.append(Part(of.path, str(error)))
+    except ValueError as error:
         if free:
             return text
         wrong.append(Part(of.path, f"is not valid JSON: {error}"))
-        return _ABSENT
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    return _ABSENT
 
 
 def by_field(of: Field, parts: Iterable[Part]) -> tuple[dict[str, list[str]], list[str]]:

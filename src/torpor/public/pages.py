@@ -7,7 +7,6 @@ others (`referrer-policy`), keeps it in a cache, or is listed by a search engine
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -32,6 +31,7 @@ from torpor.api import problems
 from torpor.api.problems import Json
 from torpor.api.shapes import PublicAnswer
 from torpor.cli import words
+from torpor.model import jsonvalues
 from torpor.model.errors import Conflict, Invalid, NotFound, TorporError
 from torpor.public import forms
 
@@ -155,10 +155,12 @@ def _read(wait: Object, typed: Mapping[str, list[str]]) -> tuple[Any, bool | Non
 
 def _given(body: bytes) -> PublicAnswer:
     try:
-        return PublicAnswer.model_validate(json.loads(body))
+        return PublicAnswer.model_validate(jsonvalues.read(body))
     except ValidationError as error:
         raise Invalid(problems.sentence(error.errors())) from error
-    except (ValueError, RecursionError) as error:
+    except jsonvalues.Refused as error:
+        raise Invalid(f"the body {error}") from error
+    except ValueError as error:
         raise Invalid(f"the body is not valid JSON: {error}") from error
 
 

@@ -43,19 +43,42 @@ def pack(value: Any) -> Any:
 def written(value: Any) -> str:
     """`value` as JSON text. Raises NotJson."""
     try:
-        text = _encode(value)
+        text = _written(value)
+        jsonvalues.check(text)
     except NotJson:
         raise
-    except ValueError as error:
-        raise NotJson(_words(str(error))) from None
+    except RecursionError:
+        raise NotJson(f"it {jsonvalues.too_deep()}") from None
+    except (TypeError, ValueError) as error:
+        raise NotJson(_words(error)) from None
+    _check_own(value)
+    return text
+
+
+def _written(value: Any) -> str:
+    try:
+        return _encode(value)
+    except NotJson:
+        raise
     except TypeError as error:
         if "keys must be" not in str(error):  # the value's own code failed
-            raise NotJson(f"{type(error).__name__}: {error}") from None
-        text = _with_keys(value)
-    except RecursionError:
-        raise NotJson(f"it {jsonvalues.TOO_DEEP}") from None
-    _check(value, text)
-    return text
+            raise
+    return _encode(_keyed(value, 0))
+
+
+def _words(error: Exception) -> str:
+    for said, problem in _PROBLEMS.items():
+        if said in str(error):
+            return problem
+    return f"it {error}" if str(error).startswith(("is ", "holds ")) else str(error)
+
+
+# What the library says, in words that say what to do.
+_PROBLEMS = {
+    "Circular reference": "it contains itself",
+    "integer string conversion": f"it {jsonvalues.TOO_LONG}",
+    "Out of range float": "NaN and infinity are no JSON; return finite numbers",
+}
 
 
 def unpack(packed: Any) -> Any:
@@ -159,20 +182,10 @@ def _default(value: Any) -> Any:
     )
 
 
-def _with_keys(value: Any) -> str:
-    """As JSON text, where a dict has keys that JSON has no word for: as they are written as
-    values."""
-    try:
-        return _encode(_keyed(value, 0))
-    except RecursionError:
-        raise NotJson(f"it {jsonvalues.TOO_DEEP}") from None
-    except (TypeError, ValueError) as error:
-        raise NotJson(_words(str(error))) from None
-
-
 def _keyed(value: Any, depth: int) -> Any:
+    """With keys that JSON has no word for as they are written as values."""
     if depth > jsonvalues.DEPTH_MAX:
-        raise NotJson(f"it {jsonvalues.TOO_DEEP}")
+        raise NotJson(f"it {jsonvalues.too_deep()}")
     if isinstance(value, dict):
         return {_key(key): _keyed(item, depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -197,39 +210,10 @@ def _key(key: Any) -> Any:
 # ---- checks ----
 
 
-def _words(problem: str) -> str:
-    if "Circular" in problem:
-        problem = "it contains itself"
-    elif "digits" in problem:
-        problem = f"it {jsonvalues.TOO_LONG}"
-    elif "Out of range float" in problem:
-        problem = "NaN and infinity are no JSON"
-    return f"{problem}; return text, finite numbers, lists and dicts"
-
-
-def _check(value: Any, text: str) -> None:
-    """`text` is what `value` was written as. Raises NotJson if it says something else, or what no
-    door takes."""
-    _check_own(value, jsonvalues.DEPTH_MAX)
-    opened = text.count("[") + text.count("{")
-    if opened > jsonvalues.DEPTH_MAX or "\\ud" in text or _DIGITS.search(text):
-        try:
-            wrong = jsonvalues.fault(json.loads(text))
-        except RecursionError:
-            wrong = jsonvalues.TOO_DEEP
-        except ValueError:
-            wrong = jsonvalues.TOO_LONG
-        if wrong is not None:
-            raise NotJson(f"it {wrong}; return text, finite numbers, lists and dicts")
-
-
-_DIGITS = re.compile(rf"\d{{{jsonvalues.INT_DIGITS_MAX + 1}}}")
-
-
-def _check_own(value: Any, most: int) -> None:
+def _check_own(value: Any) -> None:
     """What JSON would make something else of."""
     level = [value]
-    for _ in range(most):
+    for _ in range(jsonvalues.DEPTH_MAX):
         dicts = [item for item in level if isinstance(item, dict)]
         for each in dicts:
             if len(each) == 1 and isinstance(each.get(_BYTES), str) and _content(each) is not None:

@@ -40,9 +40,7 @@ OP_KINDS = (
     "checkpoint",
 )
 BATCH_MAX = 1000  # operations that begin at once
-# Nesting; what passes here must not break the recursion of a later reader. Every door lets values
-# of `jsonvalues.DEPTH_MAX` in, which come wrapped: in an answer, a record, a journal, a message.
-DEPTH_MAX = jsonvalues.DEPTH_MAX + 16
+DEPTH_MAX = jsonvalues.MESSAGE_DEPTH_MAX  # nothing that a door took is refused here
 NOTE_KINDS = ("log", "emit")
 NAME_MAX = 256
 PLACE_MAX = 512

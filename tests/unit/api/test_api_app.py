@@ -150,6 +150,9 @@ def test_failures_of_a_deployment_come_as_events(home: Home) -> None:
     ask(home, talk)
 
 
+DEEP = b"[" * 65 + b"]" * 65
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "says"),
     [
@@ -163,8 +166,34 @@ def test_failures_of_a_deployment_come_as_events(home: Home) -> None:
         ("POST", "/runs", b'{"version": "x", "input": []}', 422, "input: "),
         ("POST", "/runs", b'{"version": "x", "input": {"a": NaN}}', 422, "NaN"),
         ("POST", "/runs", b'{"version": "x", "input": {"a": "\\ud800"}}', 422, "surrogate"),
-        ("POST", "/runs", b'{"version": "x", "input": ' + b'{"a":' * 3000, 400, "parsing the body"),
-        ("POST", "/waits/w/complete", b'{"data": Infinity}', 422, "Infinity"),
+        ("POST", "/runs", b'{"version": "x", "input": ' + b'{"a":' * 3000, 422, "too deeply"),
+        ("POST", "/runs", b'{"version": "x", "input": {"a": ' + b"9" * 5000, 422, "4,300 digits"),
+        ("POST", "/runs", b'{"version": "\xff"}', 422, "not UTF-8"),
+        ("POST", "/runs", b'{"version": "x", "input": {"a": 1e400}}', 422, "input: holds NaN"),
+        ("POST", "/waits/w/complete", b'{"data": Infinity}', 422, "data: holds NaN, infinity"),
+        (
+            "POST",
+            "/waits/w/complete",
+            b'{"data": ' + DEEP + b"}",
+            422,
+            "data: is nested more than 64",
+        ),
+        (
+            "POST",
+            "/runs/r/events",
+            b'{"name": "e", "data": ' + DEEP + b"}",
+            422,
+            "more than 64 deep",
+        ),
+        ("POST", "/runs/r/fork", b'{"set": {"a:b#1": ' + DEEP + b"}}", 422, "more than 64 deep"),
+        ("POST", "/query", b'{"sql": "SELECT ?", "parameters": [1e400]}', 422, "too large"),
+        (
+            "POST",
+            "/query",
+            b'{"sql": "SELECT ?", "parameters": [9223372036854775808]}',
+            422,
+            "64 bits",
+        ),
         ("POST", "/waits/w/complete", b'{"approved": "perhaps"}', 422, "approved: "),
         ("GET", "/runs?states=asleep", None, 422, "unknown state asleep"),
         ("GET", "/runs?limit=0", None, 422, "limit: "),
@@ -327,5 +356,21 @@ def test_a_rule_of_keeping_is_checked(home: Home) -> None:
         refused = await http.post("/agents", json=DEPLOY | {"keep": "for ever"})
         assert refused.status_code == 422
         assert "does not say how long" in refused.json()["detail"]
+
+    ask(home, talk)
+
+
+def test_a_key_is_the_same_by_header_and_body(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        body = {"version": VERSION, "input": {}}
+        key = "Müller 🦥"
+        made = await http.post("/runs", json=body | {"id_key": key})
+        by_header = {b"Idempotency-Key": key.encode()}
+        again = await http.post("/runs", json=body, headers=by_header)
+        third = await http.post("/runs", json=body | {"id_key": key}, headers=by_header)
+        assert len({each.json()["id"] for each in (made, again, third)}) == 1
+        latin = {b"Idempotency-Key": "Müller".encode("latin-1")}
+        refused = await http.post("/runs", json=body, headers=latin)
+        assert (refused.status_code, "is not UTF-8" in refused.json()["detail"]) == (422, True)
 
     ask(home, talk)

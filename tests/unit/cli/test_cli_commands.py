@@ -109,6 +109,13 @@ def test_without_a_terminal_a_wait_tells_how_to_answer(
         (["--input", "@/nowhere"], "cannot read"),
         (["-i", "novalue"], "KEY=VALUE"),
         (["-i", "a=@/nowhere"], "cannot read"),
+        (["-i", "a=1e400"], "larger than a number can be"),
+        (["-i", "a=" + "9" * 5000], "4,300 digits"),
+        (["-i", 'a="\\ud800"'], "surrogate"),
+        (["-i", "a=" + "[" * 65 + "]" * 65], "nested more than 64 deep"),
+        (["--input", '{"a": NaN}'], "NaN is not JSON"),
+        (["--input", '{"a": 1e400}'], "larger than a number can be"),
+        (["--input", '{"a": ' * 65 + "1" + "}" * 65], "nested more than 64 deep"),
         (["--colour"], "No such option"),
     ],
 )
@@ -116,6 +123,16 @@ def test_usage_errors_exit_2(torpor: Torpor, agent: str, args: list[str], says: 
     done = torpor("run", agent, *args, env={"COLUMNS": "200"})
     assert done.exit_code == 2
     assert says in done.stderr
+
+
+def test_what_is_no_text_is_refused_in_words(torpor: Torpor, agent: str) -> None:
+    """Arguments that are not UTF-8 come as halves of surrogate pairs."""
+    for args in (["-i", "a=\udcff"], ["-i", "\udcff=1"], ["--id-key", "\udcff"]):
+        done = torpor("run", agent, "-d", *args)
+        assert (done.exit_code, "what is given holds half" in done.stderr) == (1, True)
+        assert "internal error" not in done.stderr
+    done = torpor("show", "run_\udcff")
+    assert (done.exit_code, "is no text" in done.stderr) == (1, True)
 
 
 def test_input_from_every_side(torpor: Torpor, agent: str, client: Client, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_a_page_is_bounded_in_bytes_and_says_whether_more_follows(
 
 def test_positions_have_no_gaps_and_entries_come_back_as_written(commit: Any) -> None:
     run, epoch = commit.claimed()
-    data = {"text": "naïve \ud800 \x00 🦥", "n": [1, 2.5, None, {"deep": True}]}
+    data = {"text": "naïve \x00 🦥", "n": [1, 2.5, None, {"deep": True}]}
     assert commit(lambda c: append(c, run, epoch, [note("a"), note("b")], 12.0)) == [3, 4]
     entry = NewEntry("note.emit", None, data)
     assert commit(lambda c: append(c, run, None, [entry], 13.0)) == [5]
@@ -218,7 +218,7 @@ def test_entries_are_limited_in_size_and_depth() -> None:
     deep: Any = {}
     for _ in range(100_000):
         deep = {"x": deep}
-    with pytest.raises(Invalid, match="not JSON"):
+    with pytest.raises(Invalid, match="it is nested more than 72 deep"):
         check_object(deep, "it")
 
 

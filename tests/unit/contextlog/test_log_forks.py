@@ -35,6 +35,7 @@ from torpor.contextlog.lineage import OPEN_END, Part, fork_parts, same_upto
 from torpor.contextlog.runs import RunRow, claim, get_run, request_cancel, transition
 from torpor.contextlog.snapshots import SnapshotRow, base_of, record_snapshot
 from torpor.contextlog.waits import complete_wait, create_wait, list_waits
+from torpor.model import jsonvalues
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq
 from torpor.model.states import RunState
@@ -316,8 +317,13 @@ def test_what_cannot_be_set(story: Story) -> None:
         story.fork(3, set={OpId("step:a#1"): 1})
     with pytest.raises(Invalid, match="an HTTP response"):
         story.fork(set={OpId("model:m#1"): "text"})
-    with pytest.raises(Invalid, match="is not JSON"):
+    with pytest.raises(Invalid, match="the result of step:a#1 holds NaN"):
         story.fork(set={OpId("step:a#1"): float("nan")})
+    deep: Any = 1
+    for _ in range(jsonvalues.DEPTH_MAX + 1):
+        deep = [deep]
+    with pytest.raises(Invalid, match="nested more than 64 deep"):
+        story.fork(set={OpId("step:a#1"): deep})
     story.commit(lambda c: complete_wait(c, wait.id, value={"data": 1}, now=20.0))
     for value in (True, {"approved": True, "why": 1}):
         with pytest.raises(Invalid, match="its result is an answer"):

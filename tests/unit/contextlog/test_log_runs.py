@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import JSON, Connection
 from tests.unit.contextlog.conftest import claimable
 
+from torpor.contextlog import schema
 from torpor.contextlog.agents import agent_source, get_agent, list_agents, put_agent, set_template
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.runs import (
@@ -20,8 +22,9 @@ from torpor.contextlog.runs import (
     transition,
 )
 from torpor.contextlog.snapshots import list_snapshots, newest_snapshot, record_snapshot
+from torpor.contextlog.waits import create_wait, get_wait
 from torpor.model.errors import Conflict, InternalError, Invalid, NotFound, StaleEpoch
-from torpor.model.ids import AgentVersion, Epoch
+from torpor.model.ids import AgentVersion, Epoch, OpId
 from torpor.model.states import FINAL, RunState
 
 FIGURES: dict[str, Any] = {"manifest": "m", "bytes": 9, "pause_ms": 1.0, "freeze_ms": 2.0}
@@ -239,3 +242,34 @@ def test_runs_are_found_by_agent_and_by_what_they_say(commit: Any) -> None:
     assert found(text="topic", limit=1) == [bats]
     assert found(text="topic", before=bats) == [owls]
     assert found(text="%bats%") == found(text="x" * 200) == []
+
+
+EXACT = (2**80, -(2**64), -0.0, 0, 1e22, 5e-324, 10**400, "1e5", "007", " 12", True, [2**80], "")
+
+
+@pytest.mark.parametrize("value", EXACT, ids=lambda value: repr(value)[:12])
+def test_values_come_back_as_they_were(commit: Any, value: Any) -> None:
+    """In columns of their own, too: a bare number is not a number of SQLite's."""
+    run, epoch = commit.claimed()
+    named = {"op": OpId("wait:w#1"), "name": "w", "digest": "d" * 32, "data": value}
+    wait = commit(lambda c: create_wait(c, run, epoch, kind="wait", now=12.0, **named))
+    done = commit(lambda c: transition(c, run, epoch, RunState.COMPLETED, 13.0, result=value))
+    assert repr(done.result) == repr(value)
+    assert repr(commit(lambda c: get_wait(c, wait.id)).data) == repr(value)
+
+
+def test_columns_of_json_are_text(commit: Any) -> None:
+    query = "SELECT m.name, t.name, t.type FROM sqlite_master m, pragma_table_info(m.name) t"
+    declared = {(table, name): kind for table, name, kind in commit(lambda c: sql(c, query))}
+    columns = [
+        (table.name, column.name)
+        for table in schema.metadata.sorted_tables
+        for column in table.c
+        if isinstance(column.type, JSON)
+    ]
+    assert len(columns) > 15
+    assert {declared[each] for each in columns} == {"TEXT"}
+
+
+def sql(c: Connection, query: str) -> list[Any]:
+    return list(c.exec_driver_sql(query).all())

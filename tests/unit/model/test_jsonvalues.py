@@ -40,7 +40,7 @@ def test_what_json_can_say_is_taken_exactly(value: Any) -> None:
     [
         ("NaN", "NaN"),
         ("[-Infinity]", "Infinity"),
-        ("1e400", "1e400 is larger"),
+        ("1e400", "1e400, which is larger"),
         ('"\\ud800"', "surrogate"),
         ('{"\\udfff": 1}', "surrogate"),
         ("9" * (INT_DIGITS_MAX + 1), "4,300 digits"),
