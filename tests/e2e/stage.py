@@ -97,13 +97,13 @@ class Model:
         self._thread.join()
 
 
-class Stage:
-    """One data directory and the server process on it."""
+class Server:
+    """One data directory and the server process on it, which asks the model at `model_url`."""
 
-    def __init__(self, home: Home, model: Model) -> None:
+    def __init__(self, home: Home, model_url: str) -> None:
         self.home = home
-        self.model = model
         self.client = Client(home)
+        self._model_url = model_url
         self._server: subprocess.Popen[bytes] | None = None
 
     @property
@@ -113,7 +113,7 @@ class Stage:
 
     def start(self) -> None:
         """Start the server, wait until it answers."""
-        environment = os.environ | {"OPENAI_BASE_URL": self.model.url, "OPENAI_API_KEY": "sk-e2e-1"}
+        environment = os.environ | {"OPENAI_BASE_URL": self._model_url, "OPENAI_API_KEY": "sk-e2e-1"}
         with (self.home.run / "server.log").open("ab") as log:
             self._server = subprocess.Popen(
                 server_command(self.home), stdout=log, stderr=log, env=environment
@@ -183,6 +183,14 @@ class Stage:
     def mounts(self) -> list[str]:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         return [line for line in mounts if str(self.home.root) in line.split()[1]]
+
+
+class Stage(Server):
+    """With the model of the tests here."""
+
+    def __init__(self, home: Home, model: Model) -> None:
+        super().__init__(home, model.url)
+        self.model = model
 
 
 def command_of(pid: int) -> str:

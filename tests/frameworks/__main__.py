@@ -1,0 +1,115 @@
+"""`scripts/frameworks.py`: frameworks, unmodified, against kill -9.
+
+For each framework an agent pays, asks a person, asleep, and pays again. Agent, server or broker is
+killed before, in and after each model call and each tool, and while it sleeps. Each model call must
+be paid for once, each effect happen once. The model is a fake of OpenAI's API that counts; what is
+counted and where is struck: `tests/frameworks`.
+
+    scripts/frameworks.py                   each as plain processes, one run a victim
+    scripts/frameworks.py --each            one run for each kill
+    scripts/frameworks.py --engine qemu     machines; the heavy frameworks only with --heavy
+    scripts/frameworks.py openai crewai --victim server --place "in pay 5"
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from tests.e2e.stage import Server
+from tests.frameworks.blows import PLACES, VICTIMS, Blow, faults, possible, sweep
+from tests.frameworks.fake_model import FakeModel
+from tests.frameworks.matrix import FRAMEWORKS, Matrix
+
+from torpor.model.home import Home
+
+ROOT = Path(__file__).parents[2]
+SHARED = ("images", "deps", "modules", "cache")
+console = Console(highlight=False)
+
+
+@contextmanager
+def served(base: Home) -> Iterator[tuple[Server, FakeModel]]:
+    """A server in a directory of its own, with what `base` has of images and packages."""
+    model = FakeModel()
+    with tempfile.TemporaryDirectory(prefix="torpor-frameworks-") as directory:
+        root = Path(directory)
+        for name in SHARED:
+            (root / name).symlink_to(base.create().root / name)
+        server = Server(Home(root).create(), model.url)
+        try:
+            server.start()
+            yield server, model
+            server.stop()
+        finally:
+            server.clear()
+            model.close()
+
+
+def plans(args: argparse.Namespace) -> list[tuple[str, list[Blow]]]:
+    """What each framework's runs are called, and their blows."""
+    found: list[tuple[str, list[Blow]]] = [("nobody", [])] if args.place is None else []
+    for victim in args.victim or VICTIMS:
+        if args.each or args.place is not None:
+            places = [place for place in PLACES if args.place in (None, str(place))]
+            each = filter(possible, (Blow(victim, place) for place in places))
+            found += [(str(blow), [blow]) for blow in each]
+        else:
+            blows = sweep(victim, args.engine)
+            found.append((f"{victim}, {len(blows)} times", blows))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("framework", nargs="*", help=", ".join(FRAMEWORKS))
+    parser.add_argument("--engine", choices=("process", "qemu"), default="process")
+    parser.add_argument("--victim", action="append", choices=VICTIMS)
+    parser.add_argument("--place", help=", ".join(map(str, PLACES)))
+    parser.add_argument("--each", action="store_true", help="one run for each kill")
+    parser.add_argument("--heavy", action="store_true", help="machines: the heavy ones, too")
+    parser.add_argument("--home", type=Path, default=ROOT / ".cache" / "test-home")
+    args = parser.parse_args(arguments)
+    if unknown := set(args.framework) - FRAMEWORKS.keys():
+        parser.error(f"no framework {', '.join(unknown)}; there are {', '.join(FRAMEWORKS)}")
+    if args.place is not None and args.place not in map(str, PLACES):
+        parser.error(f"no place {args.place!r}; there are {', '.join(map(str, PLACES))}")
+    names = args.framework or [
+        name
+        for name, framework in FRAMEWORKS.items()
+        if args.engine == "process" or args.heavy or not framework.heavy
+    ]
+    table = Table("framework", "killed", "payments a call", "effects", "slept", "right", "s")
+    failed = 0
+    with served(Home(args.home.absolute())) as (server, model):
+        matrix = Matrix(server, model, args.engine)
+        for name in names:
+            for shown, blows in plans(args):
+                began = time.monotonic()
+                outcome = matrix.run(FRAMEWORKS[name], blows)
+                wrong = faults(blows, outcome)
+                failed += bool(wrong)
+                row = (
+                    FRAMEWORKS[name].title,
+                    shown,
+                    " ".join(map(str, outcome.payments.values())),
+                    " ".join(map(str, outcome.effects.values())),
+                    "yes" if outcome.slept else "no",
+                    "; ".join(wrong) or "yes",
+                    f"{time.monotonic() - began:.0f}",
+                )
+                table.add_row(*row)
+                console.print(" | ".join(row))
+    console.print(table)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
