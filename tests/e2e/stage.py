@@ -113,7 +113,8 @@ class Server:
 
     def start(self) -> None:
         """Start the server, wait until it answers."""
-        environment = os.environ | {"OPENAI_BASE_URL": self._model_url, "OPENAI_API_KEY": "sk-e2e-1"}
+        model = {"OPENAI_BASE_URL": self._model_url, "OPENAI_API_KEY": "sk-e2e-1"}
+        environment = os.environ | model
         with (self.home.run / "server.log").open("ab") as log:
             self._server = subprocess.Popen(
                 server_command(self.home), stdout=log, stderr=log, env=environment

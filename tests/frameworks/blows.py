@@ -85,10 +85,15 @@ def sweep(victim: Victim, engine: str) -> list[Blow]:
     """All of one victim that one run takes.
 
     Three losses in a row in which a run got nothing done fail it, so the first of the three before
-    the first answer is left out. In a machine an approval may be asleep before a blow comes.
+    the first answer is left out. A call is made again for a broker that died once, and no more. In
+    a machine an approval may be asleep before a blow comes.
     """
     left_out = {"start"} if engine == "process" else {"start", WAITING}
-    blows = (Blow(victim, place) for place in PLACES if place not in left_out)
+    if victim == "broker":
+        left_out |= {
+            f"{'answering' if turn % 2 else 'asked'} {turn}" for turn in range(1, CALLS + 1)
+        }
+    blows = (Blow(victim, place) for place in PLACES if str(place) not in left_out)
     return [blow for blow in blows if possible(blow)]
 
 
