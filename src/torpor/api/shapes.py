@@ -389,6 +389,9 @@ class Run(BaseModel):
     successor: str | None = Field(description="of a failed run: what took its place, a retry")
     attempt: int = Field(description="the how manieth try it is")
     schedule: str | None = Field(description="that started it")
+    queued_because: str | None = Field(
+        default=None, description="why it has no machine, where it wants one: in words"
+    )
 
 
 class Wait(BaseModel):

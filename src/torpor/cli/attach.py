@@ -37,6 +37,7 @@ from torpor.model.errors import CallerError
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like
 _INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
+_PATIENCE_S = 2.0  # before it is said why a run has no machine
 
 Object = dict[str, Any]
 
@@ -135,6 +136,8 @@ class _Follower:
         self._woken, self._wake = os.pipe()
         self._awaited: dict[str, Object] = {}  # as of the entry shown last, by operation
         self._announced: set[str] = set()
+        self._wants_machine = True  # it may have to wait for one
+        self._said_why: str | None = None  # it has none
         self._frozen_bytes: float | None = None
         self._waking = False
         self._question: Question | None = None
@@ -148,7 +151,9 @@ class _Follower:
         try:
             while True:
                 sources = [self._woken, *([sys.stdin.fileno()] if self._question else [])]
-                ready, _, _ = select.select(sources, [], [])
+                ready, _, _ = select.select(sources, [], [], self._patience_s)
+                if not ready:
+                    self._say_why()
                 if self._woken in ready:
                     os.read(self._woken, 4096)
                     if self._take_arrived():
@@ -159,6 +164,21 @@ class _Follower:
                     return False
         finally:
             self.close()
+
+    @property
+    def _patience_s(self) -> float | None:
+        return _PATIENCE_S if self._wants_machine else None
+
+    def _say_why(self) -> None:
+        """Why nothing happens: a queue that is full or paused looks like a hang."""
+        try:
+            why = self._client.run(self._run).get("queued_because")
+        except Unreachable:
+            return  # the log's reader says so, and when it is back
+        self._wants_machine = why is not None
+        if why is not None and why != self._said_why:
+            self._remark(f"waits for a machine: {why}")
+        self._said_why = why
 
     def close(self) -> None:
         """Give the terminal back as it was."""
@@ -205,6 +225,7 @@ class _Follower:
 
     def _show(self, entry: Object) -> None:
         data = entry["data"]
+        self._wants_machine |= entry["kind"] in ("run.suspended", "op.end")
         match entry["kind"]:
             case "op.begin" if data["kind"] in ("wait", "event", "sleep", "doubt", "child"):
                 self._awaited[entry["op"]] = {**data, "op": entry["op"]}
@@ -222,8 +243,9 @@ class _Follower:
                 cost = "" if self._frozen_bytes is None else f" · {words.size(self._frozen_bytes)}"
                 reason = words.waiting_for(list(self._awaited.values()), time.time())
                 self._remark(f"asleep: waiting for {reason}{cost} · freed the machine; 0 processes")
-            case "run.resumed":
-                self._waking = True
+            case "run.started" | "run.resumed" as kind:
+                self._wants_machine, self._said_why = False, None
+                self._waking = kind == "run.resumed"
             case "machine.up" if self._waking:
                 self._waking = False
                 self._remark(f"awake in {words.duration(data['resume_ms'] / 1000)}")

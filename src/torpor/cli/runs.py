@@ -69,7 +69,9 @@ def ps(
 
 def _row(run: Object, depth: int, waits: list[Object], now: float) -> tuple[str | Text, ...]:
     about = ""
-    if waits:
+    if run.get("queued_because"):
+        about = f"waits for a machine: {run['queued_because']}"
+    elif waits:
         about = f"waiting for {words.waiting_for(waits, now)}"
     elif run["error"]:
         about = words.line(error_line(run["error"]))
@@ -132,6 +134,8 @@ def _facts(run: Object, now: float) -> Table:
         rows.append(("attempt", str(run["attempt"])))
     if run["state"] == RunState.QUEUED:
         rows.append(("queue", _queued(run, now)))
+    if run["queued_because"]:
+        rows.append(("waits", Text(f"for a machine: {run['queued_because']}", "yellow")))
     if run["parent"]:
         rows.insert(1, ("parent", run["parent"]))
     if run["machine"]:

@@ -6,8 +6,9 @@ nothing: whoever claims must be told again of what it has not claimed yet (`held
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,10 @@ from torpor.contextlog.runs import RunRow
 from torpor.model.ids import RunId
 from torpor.model.rules import Limits
 from torpor.model.states import RunState
-from torpor.policy.queues import Use, Waiting, choose, full
+from torpor.policy.queues import Obstacle, Use, Waiting, choose, full, obstacle
 
 CANCELLED_MAX = 100  # at once
+_AT_REST = (RunState.QUEUED, RunState.SUSPENDED)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,57 @@ def next_runs(
     return Claims([*rows, *runs.get_runs(c, chosen)], again_at)
 
 
+def reasons(
+    c: Connection,
+    rows: Iterable[RunRow],
+    room: Mapping[str, int],
+    held: Collection[RunId],
+    now: float,
+) -> dict[RunId, str]:
+    """Of those that want a machine, or are to start later, why they have none: in words. `room` is
+    as in `next_runs`; an engine that is not in it is not ready."""
+    waiting = [row for row in rows if row.state in _AT_REST and row.id not in held]
+    waiting = [row for row in waiting if row.ready or row.state is RunState.QUEUED]
+    if not waiting:
+        return {}
+    names = {row.queue for row in waiting}
+    known = {each.name: each for each in queues.list_queues(c) if each.name in names}
+    use, again_at = _use(c, {name: each.limits for name, each in known.items()}, held, now)
+    use.room = Counter({engine: max(0, left) for engine, left in room.items()})
+    return {row.id: _reason(row, known[row.queue], room, use, again_at, now) for row in waiting}
+
+
+def _reason(
+    row: RunRow,
+    queue: QueueRow,
+    room: Mapping[str, int],
+    use: Use,
+    again_at: float | None,
+    now: float,
+) -> str:
+    name, limits = f"queue {queue.name}", queue.limits
+    if row.after is not None and not row.ready:
+        return f"{row.after} of the same schedule has not ended"
+    if (row.not_before or 0) > now:
+        return "its delay is not over"
+    if queue.paused:
+        return f"{name} is paused (torpor queues resume {shlex.quote(queue.name)})"
+    if row.engine not in room:
+        return f"the engine {row.engine} is not ready yet"
+    match obstacle(_waiting(row), limits, use):
+        case Obstacle.CONCURRENCY:
+            return f"{name} is full: {use.running[queue.name]} of {limits.concurrency} run"
+        case Obstacle.PER_KEY:
+            return f"{name} is full for key {row.queue_key}: {limits.per_key} of it run"
+        case Obstacle.RATE:
+            assert limits.rate is not None
+            soon = "" if again_at is None else f": the next in {max(0.0, again_at - now):.0f} s"
+            return f"{name} starts {limits.rate.text}{soon}"
+        case Obstacle.ROOM:
+            return "the host runs as many agents as it can"
+    return "it is its turn"
+
+
 def _use(
     c: Connection, limits: Mapping[str, Limits], held: Collection[RunId], now: float
 ) -> tuple[Use, float | None]:
@@ -61,7 +114,7 @@ def _use(
     for run, queue, key in queues.running(c, list(limits)):
         use.take(Waiting(run, queue, "", key, starts=False))
     for row in runs.get_runs(c, list(held)) if held else []:
-        if row.state in (RunState.QUEUED, RunState.SUSPENDED):
+        if row.state in _AT_REST:
             use.take(_waiting(row))
     for name, each in limits.items():
         if each.rate is not None:

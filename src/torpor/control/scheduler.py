@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.control import retrying
 from torpor.control.carrier import Carriers
-from torpor.control.claims import Claims, next_runs
+from torpor.control.claims import Claims, next_runs, reasons
 from torpor.control.driver import CANCELLED, Driver, Outcome
 from torpor.control.keys import Keys
 from torpor.control.metrics import Metrics
@@ -192,8 +192,14 @@ class Scheduler:
                     await self._claimable.wait()
 
     def _next_runs(self, c: Connection) -> Claims:
-        room = {engine: self._room(engine) for engine in list(self._engines)}
-        return next_runs(c, room, list(self.drivers), time.time())
+        return next_runs(c, self._rooms(), list(self.drivers), time.time())
+
+    def reasons(self, c: Connection, rows: Iterable[RunRow], now: float) -> dict[RunId, str]:
+        """Why those of the runs that want a machine have none."""
+        return reasons(c, rows, self._rooms(), list(self.drivers), now)
+
+    def _rooms(self) -> dict[str, int]:
+        return {engine: self._room(engine) for engine in list(self._engines)}
 
     def _room(self, engine: str) -> int:
         carriers = self._engines.get(engine)

@@ -41,6 +41,7 @@ from torpor.contextlog.upgrades import upgrade_run
 from torpor.control import telemetry, transfer
 from torpor.control.access import Access
 from torpor.control.backup import back_up
+from torpor.control.claims import reasons
 from torpor.control.deploying import Deploying
 from torpor.control.driver import CANCELLED, ENDED
 from torpor.control.engines import Engines
@@ -274,12 +275,21 @@ class Service:
     ) -> list[dict[str, Any]]:
         wanted = None if states is None else [RunState(state) for state in states]
 
-        def read(c: Connection) -> list[RunRow]:
-            oldest = None if before is None else runs.get_run(c, before).id
-            return runs.list_runs(c, wanted, limit, oldest, agent=agent, text=text)
-
         now = time.time()
-        return [row.to_json(now) for row in await self._store.read(read)]
+
+        def read(c: Connection) -> list[dict[str, Any]]:
+            oldest = None if before is None else runs.get_run(c, before).id
+            rows = runs.list_runs(c, wanted, limit, oldest, agent=agent, text=text)
+            why = self._reasons(c, rows, now)
+            return [row.to_json(now) | {"queued_because": why.get(row.id)} for row in rows]
+
+        return await self._store.read(read)
+
+    def _reasons(self, c: Connection, rows: list[RunRow], now: float) -> dict[RunId, str]:
+        """Why those that want a machine have none."""
+        if self._scheduler is not None:
+            return self._scheduler.reasons(c, rows, now)
+        return reasons(c, rows, {}, (), now)
 
     async def run(self, ref: str) -> dict[str, Any]:
         now = time.time()
@@ -293,6 +303,7 @@ class Service:
             since = row.epoch + 1 if row.state in FINAL else runs.unbroken_since(c, row.id)
             at_work = range(since, row.epoch + 1)
             return row.to_json(now) | {
+                "queued_because": self._reasons(c, [row], now).get(row.id),
                 "waits": waits.list_waits(c, row.id),
                 "in_doubt": [each for each in unended if each["epoch"] not in at_work],
                 "snapshots_count": len(taken),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 from torpor.model.ids import RunId
 from torpor.model.rules import Limits
@@ -49,15 +50,24 @@ class Use:
             self.by_key[one.queue, one.key] += 1
 
 
-def may_go(one: Waiting, limits: Limits, use: Use) -> bool:
-    """Whether the limits of its queue, and the host, let this one go now."""
-    limits_reached = (
-        full(limits.concurrency, use.running[one.queue]),
-        one.key is not None and full(limits.per_key, use.by_key[one.queue, one.key]),
-        one.starts and limits.rate is not None and use.started[one.queue] >= limits.rate.count,
-        use.room[one.engine] <= 0,
-    )
-    return not any(limits_reached)
+class Obstacle(Enum):
+    """What keeps a run from getting a machine."""
+
+    CONCURRENCY = "concurrency"
+    PER_KEY = "per_key"
+    RATE = "rate"
+    ROOM = "room"
+
+
+def obstacle(one: Waiting, limits: Limits, use: Use) -> Obstacle | None:
+    """What of the limits of its queue, and of the host, does not let this one go now."""
+    if full(limits.concurrency, use.running[one.queue]):
+        return Obstacle.CONCURRENCY
+    if one.key is not None and full(limits.per_key, use.by_key[one.queue, one.key]):
+        return Obstacle.PER_KEY
+    if one.starts and limits.rate is not None and use.started[one.queue] >= limits.rate.count:
+        return Obstacle.RATE
+    return Obstacle.ROOM if use.room[one.engine] <= 0 else None
 
 
 def choose(waiting: Sequence[Waiting], limits: Mapping[str, Limits], use: Use) -> list[Waiting]:
@@ -65,7 +75,7 @@ def choose(waiting: Sequence[Waiting], limits: Mapping[str, Limits], use: Use) -
     is full holds up no other. What they take is added to `use`."""
     chosen = []
     for one in sorted(waiting, key=lambda each: (-each.priority, each.run)):
-        if may_go(one, limits[one.queue], use):
+        if obstacle(one, limits[one.queue], use) is None:
             use.take(one)
             chosen.append(one)
     return chosen

@@ -301,6 +301,7 @@ class MemoryService:
             "successor": None,
             "attempt": 1,
             "schedule": None,
+            "queued_because": None,
         }
         self._runs[run["id"]], self._logs[run["id"]] = run, []
         self._append(run, "run.created", None, {})
@@ -588,10 +589,13 @@ class MemoryService:
         self._tasks[run["id"]] = task
 
     async def _script(self, run: Object) -> None:
+        script = run["input"].get("script", [])
+        if script[:1] and script[0][0] == "queued":
+            run["queued_because"] = script[0][1]
+            return  # it never gets a machine
         if run["state"] == "queued":
             self._move(run, "running", "run.started")
             run["started_at"] = time.time()
-        script = run["input"].get("script", [])
         for position in range(self._positions.get(run["id"], 0), len(script)):
             self._positions[run["id"]] = position
             verb, *rest = script[position]

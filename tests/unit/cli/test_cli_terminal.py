@@ -162,6 +162,16 @@ def test_answered_elsewhere_the_question_goes_away(
         assert CHOICES not in _STEERING.sub("", terminal.raw[asked:]).split("approved by ana")[1]
 
 
+def test_a_run_that_gets_no_machine_says_why(
+    program: list[str], home: Home, agent: str, client: Client
+) -> None:
+    with running(program, home, agent, ["queued", "queue mail is paused"]) as terminal:
+        terminal.expect("run_", "waits for a machine: queue mail is paused")
+        terminal.type(CTRL_C)
+        terminal.expect("detached; the run goes on")
+        assert terminal.exit_code() == 130
+
+
 def test_leaving_does_not_harm_the_run(
     program: list[str], home: Home, agent: str, client: Client
 ) -> None:

@@ -13,7 +13,7 @@ from torpor.contextlog import deadlines, queues, runs, schema
 from torpor.contextlog.agents import deployed_again, put_agent
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import make_engine
-from torpor.control.claims import next_runs
+from torpor.control.claims import next_runs, reasons
 from torpor.model.engines import QEMU
 from torpor.model.errors import Invalid, NotFound, StaleEpoch
 from torpor.model.ids import AgentVersion, Epoch, RunId
@@ -58,6 +58,10 @@ class Log:
         taken = sum(row.state is RunState.RUNNING for row in self.all())
         found = next_runs(self.c, {QEMU: room - taken}, held, self.now)
         return [row.id for row in found.rows]
+
+    def why(self, run: RunId, room: dict[str, int] | None = None) -> str | None:
+        rooms = {QEMU: 9} if room is None else room
+        return reasons(self.c, [runs.get_run(self.c, run)], rooms, (), self.now).get(run)
 
     def claim(self, run: RunId) -> None:
         runs.claim(self.c, run, self.now)
@@ -200,3 +204,32 @@ def test_nothing_that_sleeps_is_read(log: Log) -> None:
         assert not re.match("SCAN runs(?! USING)|.*TEMP B-TREE", each), plans
     for name in ("runs_ready", "runs_to_cancel", "runs_due", "runs_by_queue", "runs_by_start"):
         assert any(name in each for each in plans), (name, plans)
+
+
+def test_a_run_that_waits_for_a_machine_says_why(log: Log) -> None:
+    first, second, third, fourth = (log.make("a", key=key) for key in "xxyz")
+    assert log.why(first) == "it is its turn"
+    assert log.why(first, {QEMU: 0}) == "the host runs as many agents as it can"
+    assert log.why(first, {}) == "the engine qemu is not ready yet"
+    log.claim(first)
+    assert log.why(first) is None
+    assert log.why(second) == "queue a is full for key x: 1 of it run"
+    log.claim(third)
+    assert log.why(fourth) == "queue a is full: 2 of 2 run"
+    queues.set_queue(log.c, "a", log.now, paused=True)
+    assert log.why(fourth) == "queue a is paused (torpor queues resume a)"
+    assert log.why(log.make("c", delay_s=5.0)) == "its delay is not over"
+
+
+def test_a_rate_says_when_the_next_starts(log: Log) -> None:
+    for _ in range(3):
+        log.claim(log.make("b"))
+    log.now += 4
+    assert log.why(log.make("b")) == "queue b starts 3/10s: the next in 6 s"
+
+
+def test_who_sleeps_wants_no_machine(log: Log) -> None:
+    run = log.make("a")
+    log.claim(run)
+    log.end(run, RunState.SUSPENDED)
+    assert log.why(run) is None
