@@ -32,7 +32,7 @@ _RECENT_MAX = 1000
 _OUTPUT_LINES = 10
 _SNAPSHOTS = 5
 _CHILDREN = 10
-_IN_OP = ("kind", "name", "digest")  # its id says the first two; the third is not for people
+_IN_OP = ("kind", "name", "digest", "hint")  # its id says the first two; the rest is not for people
 
 Object = dict[str, Any]
 

@@ -6,8 +6,7 @@ up first (rule 2), after the fence. What is read is the whole log, a fork's shar
 (`torpor.contextlog.lineage`): an operation recorded there is recorded.
 
 Data of operation entries:
-    op.begin   {kind, name, digest, at?, side?, …}; `at` is its place in the agent's source, `side`
-               is true if another thread or task than the agent's own began it
+    op.begin   {kind, name, digest, at?, side?, hint?, …}: see `replay.journal.Recorded`
                A model call's `data` is stored folded (`contextlog.messages`), and given whole
     op.again   {}: it was in doubt (rule 3) and is done again
     log.superseded   {ops}: a run went on without these, which its agent did not ask for any more
@@ -56,7 +55,7 @@ BODY_CHARS_MAX = 16 * 1024 * 1024
 
 BEGIN, END, AGAIN = "op.begin", "op.end", "op.again"
 SUPERSEDED = "log.superseded"
-IDENTITY = ("kind", "name", "digest", "at", "side")
+IDENTITY = ("kind", "name", "digest", "at", "side", "hint")
 _NO_SPACES = (",", ":")
 _OUTCOME = ("ok", "value", "error", "blob")
 # Begun again they happen again; a wait or a checkpoint that is asked for twice is one.
@@ -301,7 +300,7 @@ def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
     """The operations that ended after `after_seq`, and those that began after it and have not
     ended, in the order in which they began, as a machine replays them (`replay.journal.Recorded`).
 
-    Each is {op, kind, name, digest, at?, side?}. One that has ended also has {seq, ok,
+    Each is {op, kind, name, digest, at?, side?, hint?}. One that has ended also has {seq, ok,
     value | error}, a step's `printed`; one that has not, `again`: how often it was begun again. For
     a doubt that has ended, that of the step.
     """

@@ -100,7 +100,7 @@ class AloneRuntime(Runtime):
         super().__init__(control, -1)
         self._marks = _Marks(mark)
         self._endpoint = _Endpoint(self)
-        self._own_threads.add(self._endpoint.thread)
+        self.lines.own.add(self._endpoint.thread)
         self._records: list[Recorded] = []  # parts of a journal, of which `start` brings the last
         self._deferred: list[dict[str, Any]] = []  # came while it stood still
         self._handlers["journal"] = self._take_journal

@@ -18,7 +18,7 @@ from typing import Any
 from torpor.model.durations import Duration, seconds
 from torpor.model.errors import Invalid
 from torpor.model.starting import AT_ONCE, Start
-from torpor.sdk import agents, values
+from torpor.sdk import agents, arguments, values
 from torpor.sdk.errors import ChildFailed
 from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside
@@ -151,7 +151,7 @@ def _asked(
     data = {"agent": name, "own": own, "input": packed}
     if start != AT_ONCE:  # else not a word: its digest is what it was before there were any
         data["start"] = start.given()
-    return name, values.digest(data), data
+    return name, arguments.digest(data), data
 
 
 def _start(how: Mapping[str, Any]) -> Start:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torpor.model.errors import Invalid
-from torpor.sdk import values
+from torpor.sdk import arguments, values
 from torpor.sdk.operations import Operation, Outcome
 from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside, step
@@ -85,7 +85,7 @@ class Context:
         said = _Said(message, self.count(message), pinned)
         data = {"message": message, "tokens": said.tokens, "pinned": pinned}
         with self._lock:  # so that the log's order is this one's
-            operation = _begin(what, "append", values.digest(message, pinned), data)
+            operation = _begin(what, "append", arguments.digest(message, pinned), data)
             self._said.append(said)
         operation.block()
         return dict(message)
@@ -121,7 +121,7 @@ class Context:
             "messages": len(sent),
             "of": len(self._said),
         }
-        _begin(what, "window", values.digest(tokens, last), data)
+        _begin(what, "window", arguments.digest(tokens, last), data)
         return sent
 
     def compact(self, summary: str, *, keep: int = 0) -> None:
@@ -137,7 +137,7 @@ class Context:
             return False
         with self._lock:
             upto = self._compactions[-1].upto
-            operation = _begin("context.expand", "expand", values.digest(upto), {"upto": upto})
+            operation = _begin("context.expand", "expand", arguments.digest(upto), {"upto": upto})
             self._compactions.pop()
         operation.block()
         return True
@@ -167,7 +167,7 @@ class Context:
             before += self._compactions[-1].tokens
         data = {"upto": upto, "summary": summary, "before": before, "after": made.tokens}
         with self._lock:
-            digest = values.digest(upto, summary)
+            digest = arguments.digest(upto, summary)
             operation = _begin("context.compact", "compact", digest, data)
             self._compactions.append(made)
         operation.block()

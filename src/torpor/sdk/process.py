@@ -57,6 +57,7 @@ def main(arguments: list[str]) -> int:
 def live(runtime: Runtime, app: str, entry: str, deps: list[str]) -> int:
     """All that an agent's process does, with `runtime` as its way to the log."""
     runtime.app = os.path.join(app, "")  # noqa: PTH118
+    runtime.deps = tuple(os.path.join(each, "") for each in deps)  # noqa: PTH118
     install(runtime)
     # A forked copy of this process is no run: its words would get mixed with ours.
     os.register_at_fork(after_in_child=lambda: install(None))

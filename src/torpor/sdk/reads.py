@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from torpor.sdk import values
+from torpor.sdk import arguments
 from torpor.sdk.operations import Outcome, inside
 from torpor.sdk.runtime import current
 
@@ -39,7 +39,7 @@ def _read(name: str, read: Callable[[], Any]) -> Any:
     runtime = current(name)
     if inside.get() is not None:
         return read()
-    operation = runtime.begin("read", name, values.digest(), {})
+    operation = runtime.begin("read", name, arguments.digest(), {})
     if not operation.future.done():
         runtime.end(operation, Outcome(True, value=read()))
     return operation.block().value

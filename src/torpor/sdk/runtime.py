@@ -34,10 +34,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.ids import op_id
-from torpor.replay.journal import Asked, Divergence, Journal, Match, Recorded
+from torpor.replay.journal import Asked, Divergence, Early, Journal, Match, Recorded
 from torpor.sdk import freezing
 from torpor.sdk.critical import Critical, cancel_signal
 from torpor.sdk.errors import Cancelled, OutsideRun
+from torpor.sdk.holding import Beginning, Held, Holding, begun
+from torpor.sdk.lines import Lines
 from torpor.sdk.operations import Operation, Outcome, outcome_of, settle
 from torpor.sdk.places import caller, place
 from torpor.wire import messages
@@ -85,22 +87,24 @@ class Runtime:
         self._verdict: _Verdict | None = None  # on a divergence, while it is not known
         self.cancel_reason: str | None = None
         self.starts: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.app = ""  # the directory of the agent's files, ending in a separator
+        # The directories of the agent's files, and of its dependencies, ending in separators.
+        self.app = ""
+        self.deps: tuple[str, ...] = ()
         self._control = control
         self._reader = control.makefile("rb")
         self._hold_fd = hold_fd
         self._critical = Critical()
         self._journal = Journal()
         self._pending: dict[str, Operation] = {}
+        self._holding = Holding(self._is_at_work)
         self._order = 0  # of what ended last
         self._transfers = 0  # of large values, under way
         self._status: tuple[int, int, bool] = (0, 0, False)
         self._all_of: frozenset[str] = frozenset()  # what the agent, if it is alone, waits for
         self._cancel_raised = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._main_task: asyncio.Task[Any] | None = None
         self._thread = threading.Thread(target=self._listen, name="torpor", daemon=True)
-        self._own_threads = {self._thread}
+        self.lines = Lines(self._thread)
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "start": self._start,
             "result": self._result,
@@ -123,41 +127,63 @@ class Runtime:
         kind: str,
         name: str,
         digest: str,
+        data: Mapping[str, Any],
+        *,
+        held: list[bytes] | None = None,
+    ) -> Operation:
+        """Start an operation that has no body; see `beginning`."""
+        return begun(self.beginning(kind, name, digest, data, held=held))
+
+    def beginning(
+        self,
+        kind: str,
+        name: str,
+        digest: str,
         data: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         *,
         at: str = "",
         once: bool = False,
+        hint: str = "",
         held: list[bytes] | None = None,
-    ) -> Operation:
-        """Start an operation; it may be settled already. Does not wait for the host. `data` may be
-        made on demand: it is not needed where the log has the outcome. `at` is its place in the
-        agent's source where none of the agent's own code calls it. One that is to happen only
-        `once` does not begin if it is in doubt. What is to tell the host is put into `held`, if
-        that is given.
+    ) -> Beginning[Operation]:
+        """Start an operation; it may be settled already. Does not wait for the host, but for other
+        lines if it comes early (`torpor.sdk.holding`). `data` may be made on demand: it is not
+        needed where the log has the outcome. `at` is its place in the agent's source where none of
+        the agent's own code calls it. One that is to happen only `once` does not begin if it is in
+        doubt. What is to tell the host is put into `held`, if that is given.
 
         Raises Divergence, Cancelled, or Invalid when `data` cannot be sent."""
         if threading.get_ident() == self._thread.ident:
             raise OutsideRun("an on_freeze or on_thaw hook cannot use operations")
-        asked = Asked(kind, name, digest, caller(self.app) or at, self._is_side_line())
+        at = caller(self.app, self.deps) or at
+        asked = Asked(kind, name, digest, at, self.lines.is_side(), hint)
+        held_back: Held | None = None
         if callable(data) and self._journal.empty:  # needed for sure: not asked for under the lock
             data = data()
         while True:
             verdict: _Verdict | None = None
+            early: Early | None = None
             with self._critical:
                 if self.diverged is not None:
                     raise self.diverged
-                if self.cancel_reason is not None and kind in _WAITS:
+                if self.cancel_reason is not None and asked.kind in _WAITS:
                     raise Cancelled(self.cancel_reason)
+                late = held_back.late if held_back is not None else None
                 try:
-                    match = self._journal.find(asked, self._is_alone)
+                    match = self._journal.find(asked, self.lines.is_alone, late)
                 except Divergence as error:
                     verdict = self._ask_verdict(error)
+                except Early as error:
+                    early = error
+                    held_back = self._holding.hold(error, held_back)
                 else:
                     if match.settled or not callable(data):
                         given = {} if callable(data) else data
                         return self._begin(asked, match, given, once, held)
             if verdict is not None:
                 self._heed(verdict)
+            elif early is not None and held_back is not None:
+                yield held_back
             elif callable(data):
                 data = data()  # the agent's own code may run in it: not under the lock
 
@@ -185,6 +211,7 @@ class Runtime:
         held: list[bytes] | None,
     ) -> Operation:
         op, record = match
+        self._holding.moved(journal=record is not None)
         operation = Operation(op, asked.kind, asked.name, asked.digest, once=once)
         operation.cancelled = self._note_cancelled
         if record is not None and "ok" in record:
@@ -192,7 +219,9 @@ class Runtime:
             self._replay(operation, record)
             return operation
         named = {"op": op, "kind": asked.kind, "name": asked.name, "digest": asked.digest}
-        line = {"side": True} if asked.side else {}
+        line: dict[str, Any] = {"side": True} if asked.side else {}
+        if asked.hint:
+            line["hint"] = asked.hint
         operation.message = messages.encode("begin", **named, data=data, at=asked.at, **line)
         self._journal.take(asked, match)
         if once and record is not None:
@@ -233,6 +262,7 @@ class Runtime:
                     self._journal.supersede()
                 else:
                     self.diverged = verdict.error
+                self._holding.moved(journal=True)
         if not go_on:
             raise verdict.error
 
@@ -325,12 +355,12 @@ class Runtime:
         no other, the run need not be woken before that."""
         ops = [each.op for each in operations]
         with self._critical:
-            self._all_of = frozenset(ops if self._is_alone() else ())
+            self._all_of = frozenset(ops if self.lines.is_alone() else ())
             self._update_status()
 
     def attach(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
         """The agent is `task`: a cancellation goes there instead of to the main thread."""
-        self._main_task, self._loop = task, loop
+        self.lines.main_task, self._loop = task, loop
 
     def finish(self) -> None:
         """The agent has ended. Raises Divergence if the log holds operations that it should have
@@ -351,6 +381,9 @@ class Runtime:
     def _pend(self, operation: Operation) -> None:
         self._pending[operation.op] = operation
         operation.future  # noqa: B018 -- it is made here, where no two threads can
+
+    def _is_at_work(self) -> bool:
+        return any(each.kind in _AT_WORK for each in tuple(self._pending.values()))
 
     def _start_now(self, operation: Operation, held: list[bytes] | None = None) -> None:
         self._pend(operation)
@@ -385,21 +418,6 @@ class Runtime:
         self._pend(operation)
         self._send(messages.encode("replayed", op=operation.op))
 
-    def _is_side_line(self) -> bool:
-        """Whether another than the agent's main line (`torpor.replay.journal`) is running."""
-        task = _current_task()
-        if self._main_task is not None:
-            return task is not self._main_task
-        return task is not None or threading.get_ident() != threading.main_thread().ident
-
-    def _is_alone(self) -> bool:
-        """Whether no other line is alive than that which is running."""
-        ours = {threading.current_thread(), *self._own_threads}
-        if not ours.issuperset(threading.enumerate()):
-            return False
-        task = _current_task()
-        return task is None or asyncio.all_tasks() == {task}
-
     def _send(self, message: bytes) -> None:
         self._control.sendall(message + b"\n")
 
@@ -432,6 +450,7 @@ class Runtime:
                     operation.doubt = record.get("again", 0) + 1
                 settled.append(operation)
         self._journal.extend(rest)
+        self._holding.moved(journal=True)
         self._update_status()
         return sorted(settled, key=attrgetter("order"))
 
@@ -488,6 +507,7 @@ class Runtime:
             if operation is None or operation.fetched is not None:
                 return
             del self._pending[op]
+            self._holding.moved()
             operation.order = self._next_order()
             self._update_status()
         outcome = outcome if outcome is not None else operation.own
@@ -500,6 +520,7 @@ class Runtime:
                 return
             self.cancel_reason = message["reason"] or "the run was cancelled"
             self._journal.interrupt()
+            self._holding.moved(journal=True)
             waits = [each for each in self._pending.values() if each.kind in _WAITS]
             for operation in waits:
                 del self._pending[operation.op]
@@ -509,10 +530,10 @@ class Runtime:
                 operation.future.set_exception(Cancelled(self.cancel_reason))
         if self._loop is None:
             thread = threading.Thread(target=self._signal_main, name="torpor-cancel", daemon=True)
-            self._own_threads.add(thread)
+            self.lines.own.add(thread)
             thread.start()
-        elif not waits and self._main_task is not None:
-            self._loop.call_soon_threadsafe(self._main_task.cancel, self.cancel_reason)
+        elif not waits and self.lines.main_task is not None:
+            self._loop.call_soon_threadsafe(self.lines.main_task.cancel, self.cancel_reason)
 
     def _signal_main(self) -> None:
         """Until it was heard: one that comes just as the main thread goes to wait does not wake it,
@@ -574,10 +595,3 @@ class Runtime:
         if self.identity.pop("journal", False):
             return self._extend_journal(json.loads(self._reader.readline())["records"])
         return []
-
-
-def _current_task() -> asyncio.Task[Any] | None:
-    try:
-        return asyncio.current_task()
-    except RuntimeError:
-        return None

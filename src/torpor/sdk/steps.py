@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
 from torpor.model.durations import Duration, seconds
 from torpor.model.errors import Invalid
-from torpor.sdk import freezing, notes, values
+from torpor.sdk import arguments, freezing, notes, values
 from torpor.sdk.errors import (
     Cancelled,
     NonRetryable,
@@ -34,6 +34,7 @@ from torpor.sdk.errors import (
     step_error,
     type_name,
 )
+from torpor.sdk.holding import Beginning, begun, begun_in_task
 from torpor.sdk.operations import Operation, Outcome, inside
 from torpor.sdk.runtime import current
 from torpor.wire import messages
@@ -60,6 +61,7 @@ def refuse_inside(what: str) -> None:
 @dataclass(frozen=True)
 class _Spec:
     name: str
+    key: arguments.Key | None
     retries: int
     backoff_s: float
     timeout_s: float | None
@@ -86,6 +88,7 @@ def step(
     timeout: Duration | None = None,
     on_doubt: OnDoubt = "again",
     name: str | None = None,
+    key: Callable[..., Any] | str | None = None,
 ) -> Callable[[_F], _F]: ...
 def step(
     fn: _F | None = None,
@@ -96,6 +99,7 @@ def step(
     timeout: Duration | None = None,
     on_doubt: OnDoubt = "again",
     name: str | None = None,
+    key: Callable[..., Any] | str | None = None,
 ) -> _F | Callable[[_F], _F]:
     """Make a function, plain or async, a step of the agent. Also inline: `torpor.step(fn)(x)`.
 
@@ -104,7 +108,9 @@ def step(
     that overruns it is given up, its thread goes on unheeded. `on_doubt`: what to do when a crash
     came while it ran: "again" runs it again; "ask" holds the run until a person has said whether
     it is done (with which result), to be run again, or failed. `name` in the log, by default the
-    function's.
+    function's. `key`: what tells one call from another, where that is not the data among the
+    arguments: a function of the same arguments that returns data, or parameters by name, with
+    attributes, as in "order.id, amount".
 
     The result must be JSON (or bytes), and arrives as JSON gives it back: a tuple as a list. A
     step that fails for good raises `StepError`, which is also an instance of what the body
@@ -119,7 +125,8 @@ def step(
 
     def decorate(fn: _F) -> _F:
         ask = on_doubt == "ask"
-        spec = _Spec(_name(fn, name), retries, backoff_s, timeout_s, ask, _source(fn))
+        named = None if key is None else arguments.key_of(fn, key)
+        spec = _Spec(_name(fn, name), named, retries, backoff_s, timeout_s, ask, _source(fn))
         wrapped = _async_step(fn, spec) if inspect.iscoroutinefunction(fn) else _step(fn, spec)
         return cast(_F, wrapped)
 
@@ -143,7 +150,7 @@ def _step(fn: Callable[..., Any], spec: _Spec) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if inside.get() is not None:
             return fn(*args, **kwargs)
-        operation = _begin(spec, args, kwargs)
+        operation = begun(_beginning(spec, args, kwargs))
         while operation.doubt:
             question = current("step").ask(operation)
             _settle_doubt(operation, question, question.block())
@@ -163,7 +170,7 @@ def _async_step(
     async def call(*args: Any, **kwargs: Any) -> Any:
         if inside.get() is not None:
             return await fn(*args, **kwargs)
-        operation = _begin(spec, args, kwargs)
+        operation = await begun_in_task(_beginning(spec, args, kwargs))
         while operation.doubt:
             question = current("step").ask(operation)
             _settle_doubt(operation, question, await question.wait())
@@ -177,13 +184,18 @@ def _async_step(
     return call
 
 
-def _begin(spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Operation:
+def _beginning(spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Beginning[Operation]:
     runtime = current(f"step ({spec.name})")
-    digest = values.digest(args, kwargs)
+    shown: dict[str, Any] = {}
+    if spec.key is None:
+        digest, hint = arguments.identity(args, kwargs)
+    else:
+        shown["key"] = spec.key(args, kwargs)
+        digest, hint = arguments.identity(shown)
     freezing.flush_output()
+    data = functools.partial(arguments.preview, args, kwargs, **shown)
     at = "" if spec.source is None else runtime.place(*spec.source)
-    shown = functools.partial(values.preview, args, kwargs)
-    return runtime.begin("step", spec.name, digest, shown, at=at, once=spec.ask)
+    return runtime.beginning("step", spec.name, digest, data, at=at, once=spec.ask, hint=hint)
 
 
 def _settle_doubt(operation: Operation, question: Operation, said: Outcome) -> None:

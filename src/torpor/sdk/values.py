@@ -1,4 +1,4 @@
-"""Values on their way out of the agent: JSON, with bytes as {"$bytes": base64}; and digests.
+"""Values on their way out of the agent: JSON, with bytes as {"$bytes": base64}.
 
 A value that is recorded comes back as what JSON makes of it (a tuple is a list, a dict's keys are
 strings), and it does so at once, not only when it is replayed: `unpack(pack(value))` is what the
@@ -14,9 +14,7 @@ import base64
 import dataclasses
 import datetime
 import decimal
-import hashlib
 import json
-import re
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -26,8 +24,6 @@ from typing import Any
 
 from torpor.model import jsonvalues
 
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_PREVIEW_BYTES_MAX = 32 * 1024
 _BYTES = "$bytes"
 
 
@@ -100,32 +96,6 @@ def _content(packed: Mapping[str, Any]) -> bytes | None:
         except ValueError:
             return None
     return None
-
-
-def digest(*parts: Any) -> str:
-    """32 hex digits that two calls share when their arguments are the same.
-
-    What JSON cannot hold counts by its repr, without memory addresses: those differ from one
-    process to the next while the arguments are the same."""
-    try:
-        text = _canonical(parts)
-    except (TypeError, ValueError, RecursionError):  # keys of several types, cycles
-        text = _ADDRESS.sub("", repr(parts))
-    return hashlib.sha256(text.encode("ascii", "backslashreplace")).hexdigest()[:32]
-
-
-def preview(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A step's arguments for people who read the log: best effort, and never large."""
-    try:
-        text = _best_effort({"args": args, "kwargs": kwargs})
-        shown: dict[str, Any] = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return {"omitted": "arguments that are not JSON"}
-    if len(text) > _PREVIEW_BYTES_MAX:
-        return {"omitted": f"{len(text):,} bytes of arguments"}
-    if jsonvalues.fault(shown) is not None:
-        return {"omitted": "arguments that are not JSON"}
-    return shown
 
 
 # ---- what JSON has no word for ----
@@ -237,13 +207,5 @@ def _check_keys(of: dict[Any, Any]) -> None:
         raise NotJson("two keys of a dict are the same as text: JSON would keep one of them")
 
 
-def _shown(value: Any) -> Any:
-    if isinstance(value, (set, frozenset)):
-        return sorted(_ADDRESS.sub("", repr(item)) for item in value)
-    return _ADDRESS.sub("", repr(value))
-
-
 # Made once: making one takes as long as using it.
 _encode = json.JSONEncoder(default=_default, allow_nan=False).encode
-_best_effort = json.JSONEncoder(default=_shown, allow_nan=False).encode
-_canonical = json.JSONEncoder(default=_shown, sort_keys=True).encode

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from torpor.model.durations import Duration, Durations, seconds
 from torpor.model.errors import Invalid
-from torpor.sdk import values
+from torpor.sdk import arguments, values
 from torpor.sdk.operations import Operation, Outcome
 from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside
@@ -183,7 +183,7 @@ def event(name: str, timeout: Duration | None = None) -> Waitpoint:
     timeout_s = None if timeout is None else seconds(timeout)
     try:
         fields = {"timeout_s": timeout_s}
-        return Waitpoint(runtime.begin("event", name, values.digest(), fields))
+        return Waitpoint(runtime.begin("event", name, arguments.digest(), fields))
     except Invalid as error:
         raise ValueError(f"torpor.event: {error.message}") from None
 
@@ -191,7 +191,7 @@ def event(name: str, timeout: Duration | None = None) -> Waitpoint:
 def sleep(duration: Duration) -> Done:
     """Sleep for a duration: seconds, or text such as "90s", "2h", "7d"."""
     duration_s = seconds(duration)
-    return _sleep("sleep", values.digest(duration_s), {"for_s": duration_s})
+    return _sleep("sleep", arguments.digest(duration_s), {"for_s": duration_s})
 
 
 def sleep_until(when: datetime | float) -> Done:
@@ -201,13 +201,13 @@ def sleep_until(when: datetime | float) -> Done:
     until = when.timestamp() if isinstance(when, datetime) else float(when)
     if not 0 <= until <= messages.TIME_MAX:
         raise ValueError(f"sleep_until({when!r}): that is no time")
-    return _sleep("sleep_until", values.digest(), {"until": until})
+    return _sleep("sleep_until", arguments.digest(), {"until": until})
 
 
 def checkpoint() -> Done:
     """Have a snapshot taken now: a crash later on will not go back behind this point."""
     refuse_inside("checkpoint")
-    operation = current("checkpoint").begin("checkpoint", "checkpoint", values.digest(), {})
+    operation = current("checkpoint").begin("checkpoint", "checkpoint", arguments.digest(), {})
     return _blocking_or_awaitable("checkpoint", operation, _done)
 
 
@@ -314,7 +314,7 @@ def _begin_wait(
     timeout_s = None if timeout is None else seconds(timeout)
     try:
         fields = asked() | {"timeout_s": timeout_s, "approve": approve}
-        digest = values.digest(fields["prompt"] or None, fields["data"], approve)
+        digest = arguments.digest(fields["prompt"] or None, fields["data"], approve)
         return runtime.begin("wait", name, digest, fields)
     except values.NotJson as error:
         raise TypeError(f"torpor.{what}: data or schema cannot be sent: {error}") from None

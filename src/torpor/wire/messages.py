@@ -202,7 +202,7 @@ def _perhaps_outcome(value: Mapping[str, Any]) -> str:
 
 _FORM = _one_of("json", "bytes")
 _PART = _text(PART_BYTES * 4 // 3 + 4)
-_PLACE = {"at?": _text(PLACE_MAX), "side?": _flag}
+_PLACE = {"at?": _text(PLACE_MAX), "side?": _flag, "hint?": _hex(16)}
 _RECORDED = _record(
     {
         "op": _OP,
@@ -298,6 +298,8 @@ def _begin(value: Mapping[str, Any]) -> str:
     stem, _, count = value["op"].rpartition("#")
     if stem != f"{value['kind']}:{value['name']}" or not (count.isascii() and count.isdigit()):
         return ".op must be kind:name#count, of the kind and name given beside it"
+    if "hint" in value and value["kind"] != "step":
+        return " has a hint, which is for steps"
     problem = _BEGIN_DATA[value["kind"]](value["data"])
     return problem and f".data{problem}"
 

@@ -208,7 +208,7 @@ class Driver:
 
 
 def identity(begin: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("op", "kind", "name", "digest", "at", "side")
+    keys = ("op", "kind", "name", "digest", "at", "side", "hint")
     return {key: begin[key] for key in keys if key in begin}
 
 

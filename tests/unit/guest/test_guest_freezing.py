@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from torpor.sdk.values import digest
+from torpor.sdk.arguments import digest
 
 if TYPE_CHECKING:
     from tests.unit.guest.conftest import Driver

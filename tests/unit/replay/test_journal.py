@@ -5,16 +5,25 @@ from collections.abc import Callable
 import pytest
 
 from torpor.model.ids import op_id
-from torpor.replay.journal import Asked, Divergence, Journal, Recorded
+from torpor.replay.journal import Asked, Divergence, Early, Journal, Recorded
 
 
 def record(
-    name: str, n: int, digest: str, kind: str = "step", *, side: bool = False, doubt: bool = False
+    name: str,
+    n: int,
+    digest: str,
+    kind: str = "step",
+    *,
+    side: bool = False,
+    doubt: bool = False,
+    hint: str = "",
 ) -> Recorded:
     op = op_id(kind, name, n)
     made: Recorded = {"op": op, "kind": kind, "name": name, "digest": digest, "at": f"a.py:{n}"}
     if side:
         made["side"] = True
+    if hint:
+        made["hint"] = hint
     if not doubt:
         made |= {"ok": True, "value": f"{op} {digest}"}
     return made
@@ -28,9 +37,11 @@ def ask(
     kind: str = "step",
     side: bool = False,
     alone: bool = True,
+    hint: str = "",
+    late: Early | None = None,
 ) -> tuple[str, Recorded | None]:
-    asked = Asked(kind, name, digest, "a.py:99", side)
-    match = journal.find(asked, lambda: alone)
+    asked = Asked(kind, name, digest, "a.py:99", side, hint)
+    match = journal.find(asked, lambda: alone, late)
     journal.take(asked, match)
     return match
 
@@ -165,7 +176,76 @@ def test_a_side_line_s_operation_in_doubt_need_not_come_again() -> None:
     journal = Journal([record("a", 1, "x", side=True, doubt=True)])
     assert ask(journal, "b", "x") == ("step:b#1", None)
     journal.finish()
-    assert ask(journal, "a", "y", side=True) == ("step:a#2", None)
+    # Something of its name may be what it is.
+    error = refused(journal, lambda: ask(journal, "a", "y", side=True))
+    assert error.recorded["op"] == "step:a#1"
+
+
+def early(journal: Journal, call: Callable[[], object]) -> Early:
+    before = journal.unused
+    with pytest.raises(Early) as caught:
+        call()
+    assert journal.unused == before
+    return caught.value
+
+
+def test_no_body_begins_while_a_record_of_its_name_is_unused() -> None:
+    """Another line's, that is still to come; or its own, with other arguments."""
+    for side in (True, False):
+        for doubt in (True, False):
+            journal = Journal([record("a", 1, "x", side=True, doubt=doubt)])
+
+            def live(
+                late: Early | None = None, journal: Journal = journal, side: bool = side
+            ) -> object:
+                return ask(journal, "a", "y", side=side, alone=False, late=late)
+
+            held = early(journal, live)
+            assert (held.record["op"], held.alike) == ("step:a#1", False)
+            assert ask(journal, "b", "y", side=side, alone=False) == ("step:b#1", None)
+            assert ask(journal, "a", "y", kind="wait", alone=False) == ("wait:a#1", None)
+            refused(journal, lambda live=live, held=held: live(held))  # type: ignore[misc]
+            assert ask(journal, "a", "x", side=True)[0] == "step:a#1"
+            assert live() == ("step:a#2", None)
+
+
+def test_of_two_lines_that_do_the_same_either_may_be_ahead() -> None:
+    """One had done x and y; now the other is given its x. Its own is new, or it never got to y."""
+    journal = Journal([record("a", 1, "x", side=True), record("a", 2, "y", side=True)])
+    assert ask(journal, "a", "x", side=True, alone=False)[0] == "step:a#1"
+    assert ask(journal, "a", "x", side=True, alone=False) == ("step:a#3", None)
+    assert ask(journal, "a", "y", side=True, alone=False)[0] == "step:a#2"
+
+
+def test_of_equal_operations_each_gets_that_of_its_hint() -> None:
+    hinted = [record("a", n, "x", side=True, hint=hint) for n, hint in enumerate("pqr", 1)]
+    journal = Journal(hinted)
+    held = early(journal, lambda: ask(journal, "a", "x", side=True, alone=False, hint="s"))
+    assert (held.record["op"], held.alike) == ("step:a#1", True)
+    for op, hint in (("step:a#3", "r"), ("step:a#1", "p"), ("step:a#2", "q")):
+        assert ask(journal, "a", "x", side=True, alone=False, hint=hint)[0] == op
+    assert ask(journal, "a", "x", side=True, alone=False, hint="s") == ("step:a#4", None)
+    assert ask(journal, "a", "x", side=True, alone=False, hint="p") == ("step:a#5", None)
+
+
+def test_hints_that_are_not_the_same_again_mean_nothing() -> None:
+    hinted = [record("a", n, "x", side=True, hint=hint) for n, hint in enumerate("pqr", 1)]
+    for waited in (False, True):
+        journal = Journal(hinted)
+        if waited:
+            held = early(journal, lambda j=journal: ask(j, "a", "x", alone=False, hint="1"))  # type: ignore[misc]
+            found = ask(journal, "a", "x", side=True, alone=False, hint="1", late=held)
+        else:  # nobody is there to wait for
+            found = ask(journal, "a", "x", side=True, hint="1")
+        assert found[0] == "step:a#1"
+        for n, hint in ((2, "p"), (3, "2")):  # of the rest none is held
+            assert ask(journal, "a", "x", side=True, alone=False, hint=hint)[0] == f"step:a#{n}"
+
+
+def test_the_main_line_alone_needs_no_hint() -> None:
+    journal = Journal([record("a", 1, "x", hint="p"), record("a", 2, "x", hint="q")])
+    assert ask(journal, "a", "x", hint="1")[0] == "step:a#1"
+    assert ask(journal, "a", "x", hint="2")[0] == "step:a#2"
 
 
 def test_what_the_agent_has_begun_itself_does_not_come_from_the_log() -> None:
@@ -198,5 +278,6 @@ def test_a_cancellation_falls_anywhere() -> None:
     journal = Journal([record("a", 1, "x"), record("b", 1, "y")])
     journal.interrupt()
     assert ask(journal, "tidy", "x") == ("step:tidy#1", None)
+    assert ask(journal, "a", "y") == ("step:a#2", None)
     assert ask(journal, "b", "y")[1] is not None
     journal.finish()

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torpor.model import jsonvalues
-from torpor.sdk.values import NotJson, digest, pack, preview, unpack, written
+from torpor.sdk.values import NotJson, pack, unpack, written
 from torpor.sdk.waits import WaitResult
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -92,31 +92,6 @@ def deep() -> list[Any]:
 def test_what_cannot_be_recorded_is_named(value: Any, words: str) -> None:
     with pytest.raises(NotJson, match=words):
         pack(value)
-
-
-class Plain:
-    pass
-
-
-@given(VALUES)
-def test_digests_of_equal_arguments_are_equal(value: Any) -> None:
-    assert digest(value) == digest(unpack(pack(value)))
-    assert len(digest(value)) == 32
-
-
-def test_digests_ignore_where_objects_are_and_how_sets_are_ordered() -> None:
-    assert digest(Plain()) == digest(Plain())
-    assert digest({"b", "a", "c"}) == digest({"c", "b", "a"})
-    assert digest({1: "a", "b": 2}) == digest({1: "a", "b": 2})
-    assert digest("\ud800") != digest("\ud801")
-    assert digest(1) != digest("1")
-
-
-def test_a_preview_is_small_and_sendable_whatever_the_arguments_are() -> None:
-    assert preview((1, Plain()), {"x": {2}})["args"][0] == 1
-    assert "omitted" in preview(("x" * 100_000,), {})
-    assert "omitted" in preview((float("nan"),), {})
-    json.dumps(preview(("\ud800",), {}), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 class Colour(Enum):

@@ -1,0 +1,140 @@
+"""How long an operation that comes early is held (`torpor.replay.journal`): until somebody uses a
+record, or nobody seems to be left who could.
+
+Who is left cannot be known: threads may be anywhere. It is taken to be nobody once the process has
+been *quiet* for some time: no operation began or ended, no step's body is at work, and it hardly
+computed. What computes for ever without an operation does not put that off for ever. In an event
+loop's thread, plain code can be held only as long as the loop may stand still, and that only if
+there are other threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+from torpor.replay.journal import Early
+
+# For what the operation would diverge else; and what it would be given else, or in a loop's thread.
+QUIET_S, QUIET_SHORT_S = 60.0, 2.0
+NEVER_QUIET_S = 600.0
+_COMPUTES = 0.1  # of the time
+_LOOKS = 20
+
+T = TypeVar("T")
+
+
+class Holding:
+    """What is held; all but `moves` under the runtime's lock. `at_work` says whether a step's body
+    is running."""
+
+    def __init__(self, at_work: Callable[[], bool]) -> None:
+        self.at_work = at_work
+        self.moves = 0  # operations that began or ended
+        self._held: list[Held] = []
+
+    def hold(self, early: Early, before: Held | None) -> Held:
+        """What was held `before` for the same reason is so for as long already."""
+        if before is None or before.early.alike is not early.alike:
+            before = Held(early, self)
+        before.changed = Future()
+        self._held.append(before)
+        return before
+
+    def moved(self, *, journal: bool = False) -> None:
+        """Something began or ended; or the `journal` is another, so that what is held may not be
+        early any more."""
+        self.moves += 1
+        if journal:
+            held, self._held = self._held, []
+            for each in held:
+                if each.changed.set_running_or_notify_cancel():
+                    each.changed.set_result(None)
+
+
+@dataclass
+class Held:
+    """One operation, while it is held."""
+
+    early: Early
+    of: Holding
+    late: Early | None = None  # nobody came
+    changed: Future[None] = field(default_factory=Future)
+    _began: float = field(default_factory=time.monotonic)
+    _since: float = field(default_factory=time.monotonic)
+    _looked: float = field(default_factory=time.monotonic)
+    _moved: int = -1
+    _cpu_s: float = field(default_factory=time.process_time)
+
+    def block(self) -> None:
+        """In this thread, until something changed or it is late."""
+        quiet_s = self._quiet_s
+        if _in_event_loop():
+            quiet_s = QUIET_SHORT_S if threading.active_count() > 1 else 0.0
+        while not self._is_late(quiet_s):
+            with contextlib.suppress(TimeoutError):
+                self.changed.result(quiet_s / _LOOKS)
+                return
+
+    async def wait(self) -> None:
+        """The same, in this task."""
+        changed = asyncio.wrap_future(self.changed)
+        try:
+            while not self._is_late(self._quiet_s):
+                done, _ = await asyncio.wait({changed}, timeout=self._quiet_s / _LOOKS)
+                if done:
+                    return
+        finally:
+            changed.cancel()  # the loop may be closed when something changes
+
+    @property
+    def _quiet_s(self) -> float:
+        return QUIET_SHORT_S if self.early.alike else QUIET_S
+
+    def _is_late(self, quiet_s: float) -> bool:
+        now, cpu_s, moved = time.monotonic(), time.process_time(), self.of.moves
+        moves = moved != self._moved or self.of.at_work()
+        if moves:
+            self._began = now
+        if moves or cpu_s - self._cpu_s > _COMPUTES * (now - self._looked):
+            self._since = now
+        self._looked, self._cpu_s, self._moved = now, cpu_s, moved
+        late = now - self._since >= quiet_s or now - self._began >= NEVER_QUIET_S
+        self.late = self.early if late else None
+        return late
+
+
+# Gives what is to be held before it goes on, and returns what has begun.
+Beginning: TypeAlias = Generator[Held, None, T]
+
+
+def begun(beginning: Beginning[T]) -> T:
+    try:
+        while True:
+            next(beginning).block()
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+async def begun_in_task(beginning: Beginning[T]) -> T:
+    try:
+        while True:
+            await next(beginning).wait()
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
