@@ -29,6 +29,7 @@ from torpor.model.errors import (
     StaleEpoch,
     TorporError,
     Unauthorized,
+    full_disk,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -77,6 +78,11 @@ def problem(error: TorporError, status: int | None = None) -> dict[str, Any]:
 
 def pointer(path: Iterable[str | int]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def told(error: Exception) -> TorporError:
+    """`error` as a client is told of it."""
+    return error if isinstance(error, TorporError) else full_disk(error) or unexpected()
 
 
 def unexpected() -> InternalError:
@@ -145,4 +151,4 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_unexpected(request: Request, error: Exception) -> _Problem:
-        return _respond(unexpected())
+        return _respond(told(error))

@@ -13,7 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
-from torpor.api.problems import problem, unexpected
+from torpor.api.problems import problem, told
 from torpor.model.errors import TorporError
 from torpor.model.paging import Page
 from torpor.model.states import FINAL
@@ -160,5 +160,4 @@ def _failure(error: Exception) -> str:
     """The event that ends a stream whose status, 200, has been sent long ago."""
     if not isinstance(error, TorporError):
         log.error("a stream failed", exc_info=error)
-        error = unexpected()
-    return event("error", problem(error))
+    return event("error", problem(told(error)))

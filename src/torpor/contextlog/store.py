@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -57,6 +58,21 @@ _TROUBLES: dict[int, tuple[type[TorporError], str]] = {
     sqlite3.SQLITE_CORRUPT: (Damaged, "Restore the database from a copy."),
     sqlite3.SQLITE_NOTADB: (Damaged, "Restore the database from a copy."),
 }
+
+
+# What a full disk is as well, where it is noticed by no write: when a file of the database's is
+# made, mapped or synced.
+_FULL_TOO = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_FULL_BYTES = 1 << 20
+
+
+def _is_full(path: Path) -> bool:
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:
+        return False
+    no_names_left = found.f_files > 0 and not found.f_favail
+    return no_names_left or found.f_bavail * found.f_frsize < _FULL_BYTES
 
 
 def touched(c: Connection, run: RunId) -> None:
@@ -127,6 +143,11 @@ class LogStore:
     async def read(self, fn: Callable[[Connection], T]) -> T:
         """Run `fn` in a thread, on a connection that sees one moment and cannot write."""
         return await asyncio.get_running_loop().run_in_executor(self._read_threads, self._read, fn)
+
+    @property
+    def disk_is_full(self) -> bool:
+        """Nothing of any size can be written where the database is."""
+        return _is_full(self.path)
 
     async def scrub(self) -> None:
         """Bring all writes into the database file and empty the one they were kept in, which still
@@ -382,6 +403,8 @@ def _trouble(error: BaseException, path: Path) -> TorporError | None:
     if code not in _TROUBLES:
         return None
     assert isinstance(error, DBAPIError)
+    if code in _FULL_TOO and _is_full(path):
+        code = sqlite3.SQLITE_FULL
     kind, hint = _TROUBLES[code]
     trouble = kind(f"{path}: {error.orig}", hint=hint)
     trouble.__cause__ = error

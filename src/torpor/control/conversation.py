@@ -55,6 +55,8 @@ class Conversation:
         self.inbox: deque[Said | Output | Skipped] = deque()
         self.heard = heard or asyncio.Event()
         self.broken: GuestError | None = None  # the conversation is over, and why
+        # Why the agent stands still, where that is the host's doing: it goes on by itself.
+        self.stall: str | None = None
 
     def say(self, t: str, **fields: Any) -> None:
         """Queue a message; it goes out as it is taken."""
@@ -72,7 +74,8 @@ class Conversation:
     async def hear(self, *types: str, within_s: float) -> dict[str, Any]:
         """The next message, which must be one of `types`; output on the way stays in `inbox`.
 
-        For the moments when nothing else may be said. Raises GuestError.
+        For the moments when nothing else may be said. An agent that stands still has all the time
+        it needs. Raises GuestError.
         """
         deadline = time.monotonic() + within_s
         kept: list[Said | Output | Skipped] = []
@@ -86,8 +89,12 @@ class Conversation:
                 if self.broken is not None:
                     raise self.broken
                 self.heard.clear()
-                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                if self.stall is not None:
                     await self.heard.wait()
+                    deadline = time.monotonic() + within_s
+                else:
+                    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                        await self.heard.wait()
         except TimeoutError as error:
             raise GuestError(
                 f"the machine did not say {' or '.join(types)} within {within_s:g} s"

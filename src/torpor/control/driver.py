@@ -128,7 +128,19 @@ class Driver:
         self._streams = Streams()
         self._notes = Notes()
         self._not_before = 0.0  # monotonic: no freeze is tried before
+        self._stood_since: float | None = None  # monotonic: the machine stands still
+        self._freeze_failed_for: str | None = None
         self._outcome: Outcome | None = None
+
+    @property
+    def held_up(self) -> str | None:
+        """What of its host keeps the run from going on as it should, in words for people."""
+        stall = self.live.guest.stall if self.live is not None else None
+        if stall is not None:
+            return f"stands still: {stall}. It goes on once there is room"
+        if self._freeze_failed_for is not None and self._pen.waits_for is None:
+            return f"running, since it cannot be frozen: {self._freeze_failed_for}"
+        return self._pen.waits_for
 
     @property
     def epoch(self) -> Epoch:
@@ -248,6 +260,7 @@ class Driver:
                 raise live.guest.broken
             if self._trouble is not None:
                 raise self._trouble
+            await self._note_stall()
             await self.computing.look()
             self._answer()
             self._say_cancel()
@@ -270,6 +283,18 @@ class Driver:
                 continue
             await self._sleep(decision.again_s)
 
+    async def _note_stall(self) -> None:
+        """The log tells when a machine stands still, and when it goes on."""
+        stall = self._live.guest.stall
+        if stall is not None and self._stood_since is None:
+            self._stood_since = time.monotonic()
+            log.warning("run %s stands still: %s", self.run, stall)
+            await self._pen.note("machine.stalled", reason=stall)
+        elif stall is None and self._stood_since is not None:
+            stood_s = time.monotonic() - self._stood_since
+            self._stood_since = None
+            await self._pen.note("machine.went_on", stood_s=round(stood_s, 3))
+
     async def _sleep(self, seconds: float | None) -> None:
         """Until something happens, at most `seconds`."""
         if self._cancel_deadline is not None:
@@ -286,11 +311,12 @@ class Driver:
         """Record all that was heard, in one transaction, and do what follows from it."""
         inbox = self._live.guest.inbox
         while inbox and self._outcome is None:
+            await self._results.room()
             await self._live.guest.linger()
             writes: list[Write] = []
             after: list[Callable[[], None]] = []
             heard: set[str] = set()
-            while inbox and len(writes) < 256:
+            while inbox and len(writes) < 256 and not self._results.stuck:
                 item = inbox.popleft()
                 if not isinstance(item, Said):
                     self._on_output(item, writes)
@@ -427,6 +453,8 @@ class Driver:
         now = time.monotonic()
         if self._cancel is not None:
             return policy.Stay("it is being cancelled", None)
+        if self._live.guest.stall is not None:
+            return policy.Stay("it stands still", None)
         if self.standing.waiting and now < self._not_before:
             return policy.Stay("the last freeze failed", self._not_before - now)
         return policy.decide(self.standing.facts(self._live.cpu_s()), self._carriers.terms)
@@ -531,6 +559,7 @@ class Driver:
         """Rule 6: the run goes on, says so, loses nothing."""
         self._not_before = time.monotonic() + FREEZE_RETRY_S
         resume(self._live.guest)
+        self._freeze_failed_for = str(error)
         log.warning("run %s could not be frozen: %s", self.run, error)
         self._tell_hand_over(f"cannot be frozen yet: {error}")
         await self._pen.note("freeze.failed", reason=str(error))
@@ -567,6 +596,7 @@ class Driver:
         self._newest = await self._pen.record_snapshot(
             self.row.version, self._newest, captured, *place, freeze_ms, wrapped, *also
         )
+        self._freeze_failed_for = None
         self._metrics.frozen(freeze_ms)
         self.progressed = True
         self._tell_hand_over(f"frozen where it was, in {freeze_ms:.0f} ms")

@@ -9,10 +9,12 @@ nothing has to be verified again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,13 @@ class Flats:
         self._flats: OrderedDict[str, Flat] = OrderedDict()
         self._lock = threading.Lock()
 
+    @cached_property
+    def safe(self) -> bool:
+        """Whether a hole of a file that is mapped takes no room when it is read. On a tmpfs it
+        does, and where that is full, whoever reads it is killed."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _file_system(self.directory) != "tmpfs"
+
     def get(self, digest: str, manifest: Manifest) -> Flat:
         """The memory of the template whose manifest that is. Blocks while it is made. Raises
         Damaged, OSError (a full disk)."""
@@ -74,6 +83,18 @@ class Flats:
             path.unlink(missing_ok=True)
             raise
         return Flat(path, np.memmap(path, np.uint8, mode="r").reshape(-1, PAGE))
+
+
+def _file_system(path: Path) -> str:
+    """Its type, as Linux says; empty where nobody does."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            mount, _, kind = line.partition(" - ")
+            if mount.split()[2] == number:
+                return kind.split()[0]
+    return ""
 
 
 def _fill(fd: int, numbers: np.ndarray[tuple[int], np.dtype[np.int64]], reader: PageReader) -> None:

@@ -16,18 +16,22 @@ from typing import Any
 
 from torpor.control.conversation import Conversation, Output, Said
 from torpor.engine.protocol import Machine
-from torpor.model.errors import GuestError, Invalid
+from torpor.model.errors import GuestError, HostError, Invalid
 from torpor.wire import messages
 from torpor.wire.link import Link, LinkError, Received
 
 CONTROL, STDOUT, STDERR, FILES = 0, 1, 2, 3
 _READ_BYTES = 256 * 1024
 _SETTLE_S = 0.005
+# How often a machine on a full disk tries to go on; and it does if it stands for so long not again.
+STALL_RETRY_S = 1.0
+STALL_OVER_S = 0.5
 _INT = struct.Struct("i")
 
 
 class Guest(Conversation):
-    """Owns the machine's link socket. One task reads it, one writes it."""
+    """Owns the machine's link socket. One task reads it, one writes it, one minds that the machine
+    does not stand still unseen."""
 
     def __init__(self, machine: Machine, link: Link, heard: asyncio.Event | None = None) -> None:
         """`link` is fresh, or the one of the snapshot that `machine` was restored from."""
@@ -37,7 +41,10 @@ class Guest(Conversation):
         self._to_write = asyncio.Event()
         self._taken = asyncio.Event()  # something came, perhaps an acknowledgement
         self._sending = False
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        self._tasks = self._start()
+
+    def _start(self) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(do()) for do in (self._read, self._write, self._mind)]
 
     def say(self, t: str, **fields: Any) -> None:
         self.link.send(CONTROL, messages.encode(t, **fields))
@@ -73,7 +80,7 @@ class Guest(Conversation):
     def go_on_pumping(self) -> None:
         # A write that was cut off half way is made good as any other cut of the stream is.
         self.link.sync()
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        self._tasks = self._start()
         self._to_write.set()
 
     def drain(self) -> None:
@@ -140,6 +147,28 @@ class Guest(Conversation):
     def _break(self, error: GuestError) -> None:
         super()._break(error)
         self._taken.set()
+
+    async def _mind(self) -> None:
+        """Have a machine that stands still, since the host's disk is full, try again until it goes
+        on. Nobody tells when there is room: trying is how that is found out."""
+        try:
+            while True:
+                if self.stall is None:
+                    self._stand(await self.machine.stalled())
+                await asyncio.sleep(STALL_RETRY_S)
+                await self.machine.resume()
+                try:
+                    async with asyncio.timeout(STALL_OVER_S):
+                        self._stand(await self.machine.stalled())
+                except TimeoutError:
+                    self._stand(None)
+        except HostError as error:
+            if self.machine.alive:  # else the reader has more to say
+                self._break(GuestError(f"the machine stands still: {error.message}"))
+
+    def _stand(self, why: str | None) -> None:
+        self.stall = why
+        self.heard.set()
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()

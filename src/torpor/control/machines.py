@@ -262,7 +262,10 @@ class Machines:
 
     async def get_ready(self, live: Live, version: AgentVersion, template: Base) -> None:
         """Have ready, soon, what the next machine like `live` is best made from."""
-        if live.flat or await asyncio.to_thread(self._suits_warm, live, template):
+        suits = self._flats.safe and (
+            live.flat or await asyncio.to_thread(self._suits_warm, live, template)
+        )
+        if suits:
             self.warm_up(version, template)
         else:
             self.pool.refill(live.shape)
@@ -275,7 +278,8 @@ class Machines:
 
     def warm_up(self, version: AgentVersion, template: Base) -> None:
         """Have a warm machine of the agent's version ready soon."""
-        self.warm.refill(version, lambda: self._warm(template))
+        if self._flats.safe:
+            self.warm.refill(version, lambda: self._warm(template))
 
     async def _warm(self, template: Base) -> Warm:
         manifest = await asyncio.to_thread(self.store.load, template.digest)

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
@@ -20,12 +20,14 @@ from torpor.contextlog.waits import WaitRow
 from torpor.control import retrying, verdicts
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured
-from torpor.model.errors import CallerError, Exhausted, HostError, Invalid
+from torpor.model.errors import CallerError, Exhausted, HostError, Invalid, full_disk
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
 from torpor.policy import answers
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # A full disk stops a run's writes until there is room again; tried this often.
 DISK_FULL_RETRY_S = 1.0
@@ -79,6 +81,7 @@ class Pen:
     def __init__(self, store: LogStore, run: RunId, epoch: Epoch) -> None:
         """`epoch` is the machine's, to be set anew when the run is claimed."""
         self.epoch = epoch
+        self.waits_for: str | None = None  # what keeps it from writing, in words
         self._store = store
         self._run = run
 
@@ -117,14 +120,30 @@ class Pen:
                     write(c)
             self.append(c, several)
 
-        while True:
-            try:
-                return await self._store.write(together)
-            except CallerError as error:
-                raise Refused(error) from error
-            except Exhausted as error:
-                log.warning("run %s waits for room: %s", self._run, error)
-                await asyncio.sleep(DISK_FULL_RETRY_S)
+        await self.when_there_is_room(lambda: self._recorded(together))
+
+    async def _recorded(self, write: Callable[[Connection], None]) -> None:
+        try:
+            await self._store.write(write)
+        except CallerError as error:
+            raise Refused(error) from error
+
+    async def when_there_is_room(self, do: Callable[[], Awaitable[T]]) -> T:
+        """What `do` gives, however long the disk is full."""
+        try:
+            while True:
+                try:
+                    return await do()
+                except (Exhausted, OSError) as error:
+                    full = full_disk(error)
+                    if full is None:
+                        raise
+                    if self.waits_for is None:
+                        log.warning("run %s waits for room: %s", self._run, full)
+                    self.waits_for = f"waiting for room on the disk: {full}"
+                    await asyncio.sleep(DISK_FULL_RETRY_S)
+        finally:
+            self.waits_for = None
 
     def append(self, c: Connection, some: list[NewEntry]) -> None:
         if some:

@@ -48,6 +48,7 @@ from torpor.model.errors import (
     NotFound,
     StaleEpoch,
     TorporError,
+    full_disk,
 )
 from torpor.model.ids import RunId, SnapshotId
 from torpor.model.states import RunState
@@ -62,6 +63,8 @@ T = TypeVar("T")
 # Machines lost in a row, none of which got anything durable done.
 LOSSES_MAX = 3
 HOST_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+# What a full disk keeps from going on is tried again this often, for ever.
+FULL_RETRY_S = 10.0
 # A server that stops gives its machines and their model calls this long.
 HAND_OVER_S = 30.0
 # Timers of one moment end so many waits in one write, not to keep the others from writing.
@@ -77,6 +80,7 @@ class Tried:
     origins: Origins = Origins.UNTRIED
     why: str = ""
     outcome: Outcome | None = None
+    again_s: float | None = None  # it is worth trying for ever, this often
 
 
 class Scheduler:
@@ -143,7 +147,8 @@ class Scheduler:
         if driving:
             await asyncio.wait(driving.values(), timeout=HAND_OVER_S)
         for run, driver in self.drivers.items():
-            tell(f"{run}: {driver.doing} for too long, cut off; it goes on from the log")
+            doing = driver.held_up or driver.doing
+            tell(f"{run}: {doing} for too long, cut off; it goes on from the log")
 
     async def stop(self) -> None:
         """End all machines. Their runs stay as they are and are recovered by the next server."""
@@ -252,7 +257,13 @@ class Scheduler:
                 if driver.damage is not None and driver.snapshot is not None:
                     self._damaged.add(driver.snapshot)
                     await self._tell(driver, f"{driver.snapshot} is damaged: {driver.damage}")
-                losses = 0 if driver.progressed or driver.damage else losses + 1
+                if self._store.disk_is_full:  # no machine can be blamed for what it does then
+                    driver.doing = "waiting for the host: its disk is full"
+                    await asyncio.sleep(FULL_RETRY_S)
+                elif driver.progressed or driver.damage:
+                    losses = 0
+                else:
+                    losses += 1
                 row = await _when_possible(lambda: self._store.read(lambda c: runs.get_run(c, run)))
                 act = self._decide(row, By.LOST, spent=losses >= LOSSES_MAX)
                 if act is not Act.CLAIM:
@@ -274,7 +285,7 @@ class Scheduler:
             match act:
                 case Act.RESTORE:
                     tried = await self._try_origins(driver)
-                case Act.WAIT if (delay_s := next(delays_s, None)) is not None:
+                case Act.WAIT if (delay_s := next(delays_s, tried.again_s)) is not None:
                     driver.doing = f"waiting for the host: {tried.why}"
                     await asyncio.sleep(delay_s)
                     tried = Tried(Origins.UNTRIED)
@@ -298,7 +309,9 @@ class Scheduler:
                 await self._tell(driver, f"{what} is unusable: {why}")
             except (HostError, OSError) as error:
                 await self._tell(driver, f"no machine could be started: {error}")
-                return Tried(Origins.LATER, str(error))
+                # A full disk is waited out, however long that takes.
+                again_s = None if full_disk(error) is None else FULL_RETRY_S
+                return Tried(Origins.LATER, str(error), again_s=again_s)
             except Exception as error:  # ours to mend; it is recovered as from any other loss
                 log.exception("the driver of run %s failed", driver.run)
                 driver.loss = repr(error)

@@ -332,7 +332,8 @@ class Service:
         if driver is None or driver.doing == ENDED:
             return None
         live, served = driver.live, None
-        shown = {"pid": live.pid if live else None, "epoch": driver.epoch, "state": driver.doing}
+        doing = driver.held_up or driver.doing
+        shown = {"pid": live.pid if live else None, "epoch": driver.epoch, "state": doing}
         with contextlib.suppress(TorporError):  # the machine, or the pager, ends just now
             served = await live.served() if live else None
         return shown | {"pager": served}

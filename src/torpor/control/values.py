@@ -30,7 +30,7 @@ from torpor.contextlog.values import ValueRow, find_value, put_value
 from torpor.control.conversation import Conversation
 from torpor.control.keys import Keys, RunKey
 from torpor.control.pen import Pen, Write
-from torpor.model.errors import Conflict, GuestError, TorporError
+from torpor.model.errors import Conflict, GuestError, TorporError, full_disk
 from torpor.model.ids import OpId, RunId, op_kind
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Incoming, Kept, read
@@ -94,7 +94,29 @@ class Results:
         self._incoming: dict[str, Incoming] = {}
         self._ended: dict[str, int] = {}  # operation → the bytes that it must have
         self._kept: dict[str, Kept | TorporError | OSError] = {}
+        self._stuck: set[str] = set()
         self._trouble: dict[str, OSError] = {}
+
+    @property
+    def stuck(self) -> bool:
+        """Something that came could not be spooled, since the disk is full: no more should be
+        taken before `room`."""
+        return bool(self._stuck)
+
+    async def room(self) -> None:
+        """Return once all that came is spooled."""
+        while self._stuck:
+            await self._pen.when_there_is_room(self._spool_stuck)
+
+    async def _spool_stuck(self) -> None:
+        for op in list(self._stuck):
+            try:
+                self._incoming[op].spool()
+            except OSError as error:
+                if full_disk(error) is not None:
+                    raise
+                self._trouble[op] = error
+            self._stuck.discard(op)
 
     def part(self, message: Mapping[str, Any]) -> None:
         """Raises GuestError."""
@@ -114,8 +136,11 @@ class Results:
         if op not in self._trouble:
             try:
                 incoming.write(data)
-            except OSError as error:  # told when it has ended: the step fails, the run goes on
-                self._trouble[op] = error
+            except OSError as error:
+                if full_disk(error) is not None:
+                    self._stuck.add(op)
+                else:  # told when it has ended: the step fails, the run goes on
+                    self._trouble[op] = error
 
     def end(self, message: Mapping[str, Any], printed: Mapping[str, int]) -> Write:
         """An operation has ended; all of its result was sent. Before the end of a step the agent
@@ -151,13 +176,17 @@ class Results:
                     raise GuestError(f"{incoming.bytes:,} bytes of {size:,} of {op} came")
                 blobs = self._values.blobs
                 try:
-                    kept = await asyncio.to_thread(incoming.store, blobs)
+                    kept = await self._stored(incoming)
                     # However long the log takes, garbage collection does not (rule 12).
                     holds.enter_context(blobs.held(VALUES, [kept.name]))
                     self._kept[op] = kept
                 except (TorporError, OSError) as error:
                     self._kept[op] = error
         self._ended.clear()
+
+    async def _stored(self, incoming: Incoming) -> Kept:
+        blobs = self._values.blobs
+        return await self._pen.when_there_is_room(lambda: asyncio.to_thread(incoming.store, blobs))
 
     def _outcome(self, c: Connection, op: str, said: Mapping[str, Any]) -> dict[str, Any]:
         """What the log is to have of a step that ended as `said`, whose value is recorded as the

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from torpor.api.problems import problem, unexpected
+from torpor.api.problems import problem, told
 from torpor.dashboard import actions, assets, console, live, pages
 from torpor.dashboard.guard import Guard
 from torpor.dashboard.needs import Service
@@ -79,4 +79,4 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:
-    return pages.problem(request, problem(unexpected()))
+    return pages.problem(request, problem(told(error)))

@@ -99,6 +99,11 @@ class Machine(Protocol):
     async def pause(self) -> None:
         """Stop the CPU and drain the devices: when this returns, memory and disk are still."""
 
+    async def stalled(self) -> str:
+        """Return once the machine stands still though nobody paused it, because a file of its own
+        could not be written (a full disk): which, and why. `resume` has it try that again. Raises
+        HostError if it stopped for anything else, from which it cannot go on."""
+
     async def device_state(self) -> bytes:
         """State of CPU and devices of a paused machine, without memory."""
 

@@ -23,8 +23,12 @@ codes to `api/`.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
+
+# What the kernel says of a disk that takes no more: it is full, or its user's share is.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Part(NamedTuple):
@@ -93,6 +97,18 @@ class Missing(HostError):
 
 class Exhausted(HostError):
     code = "exhausted"
+
+
+def full_disk(error: BaseException) -> Exhausted | None:
+    """`error` as what its operator reads, if a full disk is what it says."""
+    if isinstance(error, Exhausted):
+        return error
+    if not isinstance(error, OSError) or error.errno not in FULL:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    full = Exhausted(f"{where}{error.strerror}", hint="Free some space; torpor goes on by itself.")
+    full.__cause__ = error
+    return full
 
 
 class GuestError(TorporError):

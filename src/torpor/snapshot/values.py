@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +51,8 @@ def name_of(digest: str, key: Key | None) -> str:
 
 
 class Incoming:
-    """A value that comes in pieces, and is written on its way. Blocks; raises OSError."""
+    """A value that comes in pieces, and is written on its way. Blocks. What could not be written
+    is held, and tried again with what comes next: a full disk loses nothing."""
 
     def __init__(self, scratch: Path, key: Key | None) -> None:
         """`scratch` is a directory on a disk that has room for it."""
@@ -59,39 +61,60 @@ class Incoming:
         self._digest = blake3()
         self._held = bytearray()
         self._parts = 0
-        self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 (see `close`)
-        salt = new_salt()
-        self._sealer = None if key is None else key.sealer(_PURPOSE, salt)
-        if key is not None:
-            self._file.write(salt)
+        self._scratch = scratch
+        self._file: FileIO | None = None
+        self._salt = b"" if key is None else new_salt()
+        self._sealer = None if key is None else key.sealer(_PURPOSE, self._salt)
+        self._size = 0  # of the file, as far as it counts
 
     def write(self, data: bytes) -> None:
+        """Raises OSError; `data` is taken all the same."""
         self.bytes += len(data)
         self._digest.update(data)
         self._held += data
+        self.spool()
+
+    def spool(self) -> None:
+        """Write what is held, in whole chunks. Raises OSError."""
         while len(self._held) >= CHUNK:
             self._keep(bytes(self._held[:CHUNK]))
-            del self._held[:CHUNK]
 
     def store(self, blobs: LocalBlobs) -> Kept:
-        """All of it is there: store it durably. Raises Exhausted, HostError."""
+        """All of it is there: store it durably. Raises OSError, Exhausted, HostError."""
+        self.spool()
         if self._held:
             self._keep(bytes(self._held))
+        file = self._open()
         digest = self._digest.hexdigest()
-        size = self._file.tell()
-        self._file.seek(0)
-        chunks = iter(lambda: self._file.read(CHUNK), b"")
+        file.seek(0)
+        chunks = iter(lambda: file.read(CHUNK), b"")
         kept = Kept(digest, self.bytes, name_of(digest, self._key))
-        blobs.put_stream(VALUES, kept.name, size, chunks)
+        blobs.put_stream(VALUES, kept.name, self._size, chunks)
         return kept
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> FileIO:
+        if self._file is None:
+            fd, name = tempfile.mkstemp(dir=self._scratch)
+            Path(name).unlink()
+            self._file = FileIO(fd, "r+b")
+        return self._file
 
     def _keep(self, chunk: bytes) -> None:
+        """The chunk is the first of what is held."""
         sealed = chunk if self._sealer is None else self._sealer.seal(self._parts, chunk)
-        self._file.write(sealed)
+        begin = self._salt if self._parts == 0 else b""
+        file = self._open()
+        file.seek(self._size)
+        rest = memoryview(begin + sealed)
+        while rest:
+            rest = rest[file.write(rest) :]
+        self._size += len(begin) + len(sealed)
         self._parts += 1
+        del self._held[: len(chunk)]
 
 
 def read(blobs: LocalBlobs, kept: Kept, key: Key | None) -> Iterator[bytes]:

@@ -30,6 +30,16 @@ class Machine:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         self.gone = asyncio.Event()
 
+        self.resumed = 0
+        self.stalls: asyncio.Queue[str] = asyncio.Queue()
+        self.alive = True
+
+    async def stalled(self) -> str:
+        return await self.stalls.get()
+
+    async def resume(self) -> None:
+        self.resumed += 1
+
     async def ended(self) -> str:
         await self.gone.wait()
         return "killed by SIGKILL"

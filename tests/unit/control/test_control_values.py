@@ -13,7 +13,7 @@ from tests.unit.control.world import World
 
 from torpor.contextlog.entries import EntryRow
 from torpor.control import values
-from torpor.model.errors import Conflict, Exhausted, NotFound
+from torpor.model.errors import Conflict, HostError, NotFound
 from torpor.model.ids import OpId, RunId
 from torpor.model.states import RunState
 from torpor.snapshot.values import VALUES, Incoming
@@ -83,14 +83,14 @@ async def test_what_was_cut_off_begins_anew(world: World) -> None:
 async def test_one_that_cannot_be_stored_fails_once_and_the_run_goes_on(
     world: World, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    def full(*_: Any) -> None:
+    def broken(*_: Any) -> None:
         raise (
-            OSError(errno.ENOSPC, "No space left on device")
+            OSError(errno.EIO, "Input/output error")
             if where == "write"
-            else Exhausted("the disk is full")
+            else HostError("the disk does not answer")
         )
 
-    monkeypatch.setattr(Incoming, where, full)
+    monkeypatch.setattr(Incoming, where, broken)
     run = await world.run([["large", N], ["step", "b"]])
     assert (await world.ended(run)).state is RunState.COMPLETED
     end = await end_of(world, run)

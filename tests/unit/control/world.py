@@ -77,6 +77,7 @@ class PlayedMachine:
         self._inside.setblocking(False)
         self._unwritten = b""
         self._gone = asyncio.Event()
+        self._stalled = asyncio.Event()
 
     @property
     def carries(self) -> bool:
@@ -103,6 +104,10 @@ class PlayedMachine:
 
     async def resume(self) -> None:
         await self._at("resume")
+        self._stalled.clear()
+        if self.world.disk_full and not self.spare:
+            self._stalled.set()
+            return
         self.running = True
         asyncio.get_running_loop().add_reader(self._inside, self._read)
         self._write()
@@ -119,6 +124,15 @@ class PlayedMachine:
         if self.puppet is not None:
             self.puppet.clock_right = False
         await self._at("paused")
+
+    def stall(self) -> None:
+        """It writes to a disk that is full, `World.disk_full`."""
+        self._stand_still()
+        self._stalled.set()
+
+    async def stalled(self) -> str:
+        await self._stalled.wait()
+        return "its disk is full"
 
     async def device_state(self) -> bytes:
         await self._at("device")
@@ -327,6 +341,7 @@ class World:
         self.broker = PlayedBroker(self)
         self.model = Model(home, self.broker, "played")  # type: ignore[arg-type]
         self.metrics = Metrics()
+        self.disk_full = False
         self.sealing = True  # what a server that starts is told of new runs
         store = WatchedStore.open(home.database)
         assert isinstance(store, WatchedStore)

@@ -28,9 +28,9 @@ COMMON = [
     *("-device", "virtio-serial-device,id=vs", "-chardev", "socket,id=link,fd=8"),
     *("-device", "virtserialport,chardev=link,name=torpor,nr=1"),
     *("-drive", "if=none,id=root,file=/i/root.erofs,format=raw,readonly=on"),
-    *("-device", "virtio-blk-device,drive=root,cyls=1024,heads=16,secs=63"),
+    *("-device", "virtio-blk-device,drive=root,cyls=1024,heads=16,secs=63,werror=enospc"),
     *("-drive", "if=none,id=disk,file=/m/disk,format=raw,readonly=off,cache=unsafe"),
-    *("-device", "virtio-blk-device,drive=disk,cyls=1024,heads=16,secs=63"),
+    *("-device", "virtio-blk-device,drive=disk,cyls=1024,heads=16,secs=63,werror=enospc"),
 ]
 MEMORY = ["-chardev", "socket,id=memory,fd=9"]
 MEMORY += ["-object", "qtest,id=qtest,chardev=memory,log=none"]
@@ -38,7 +38,7 @@ STANDS = ["-S", "-incoming", "defer", "-global", "migration.send-configuration=o
 WAITS = MEMORY + STANDS
 DEPS = [
     *("-drive", "if=none,id=deps,file=/d/deps.erofs,format=raw,readonly=on"),
-    *("-device", "virtio-blk-device,drive=deps,cyls=1024,heads=16,secs=63"),
+    *("-device", "virtio-blk-device,drive=deps,cyls=1024,heads=16,secs=63,werror=enospc"),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -279,3 +280,84 @@ async def test_a_monitor_that_stops_answering(
         await machine.resume()
     await machine.kill()
     assert is_gone(machine.pid)
+
+
+class Virtio:
+    """A driver of the machine's writable disk, over the channel that writes its memory, since the
+    guest has no kernel. Registers and rings as virtio's specification has them for MMIO, legacy."""
+
+    SLOTS = range(0xFEB00000, 0xFEB00000 + 24 * 512, 512)
+    BLOCK, READ_ONLY = 2, 1 << 5
+    RING = 0x100000  # descriptors and what is available; a page on, what is used
+    HEADER, DATA, STATUS = (0x110000 + at for at in (0, 512, 2048))
+
+    def __init__(self, machine: QemuMachine) -> None:
+        self._socket = machine._writing
+
+    async def ask(self, words: str) -> int:
+        loop, answer = asyncio.get_running_loop(), b""
+        await loop.sock_sendall(self._socket, f"{words}\n".encode())
+        while not answer.endswith(b"\n"):
+            answer += await loop.sock_recv(self._socket, 4096)
+        assert answer.startswith(b"OK"), answer
+        return int(answer.removeprefix(b"OK").strip() or b"0", 16)
+
+    async def disk(self) -> int:
+        for base in self.SLOTS:
+            block = await self.ask(f"readl {base + 0x08:#x}") == self.BLOCK
+            if block and not await self.ask(f"readl {base + 0x10:#x}") & self.READ_ONLY:
+                return base
+        raise AssertionError("no writable disk")
+
+    async def write_sector(self, content: bytes) -> None:
+        """Ask the device to write it to the disk's beginning."""
+        base = await self.disk()
+        acknowledged, driver_ok = 3, 7
+        started = ((0x70, acknowledged), (0x28, PAGE), (0x30, 0), (0x38, 8), (0x3C, PAGE))
+        for register, word in (*started, (0x40, self.RING // PAGE), (0x70, driver_ok)):
+            await self.ask(f"writel {base + register:#x} {word:#x}")
+        chain = [(self.HEADER, 16, 1, 1), (self.DATA, len(content), 1, 2), (self.STATUS, 1, 2, 0)]
+        for place, value in (
+            (self.RING, b"".join(struct.pack("<QIHH", *each) for each in chain)),
+            (self.HEADER, struct.pack("<IIQ", 1, 0, 0)),
+            (self.DATA, content),
+            (self.STATUS, b"\xff"),
+            (self.RING + 8 * 16, struct.pack("<HHH", 0, 1, 0)),
+        ):
+            await self.ask(f"write {place:#x} {len(value)} 0x{value.hex()}")
+        await self.ask(f"writel {base + 0x50:#x} 0")
+
+    async def done(self) -> int:
+        """The request's status: 0 done, 255 not yet."""
+        return await self.ask(f"read {self.STATUS:#x} 1")
+
+
+async def test_a_machine_on_a_full_disk_stands_still_until_there_is_room(stand: Stand) -> None:
+    rules = stand.directory.parent / "rules"
+    rules.write_text('[inject-error]\nevent = "write_aio"\nerrno = "28"\nonce = "on"\n')
+    disk = stand.directory.parent / "disk"
+    disk.write_bytes(bytes(1 << 20))
+    full = f"file=blkdebug:{rules}:{disk}"
+    plain = f"file={str(stand.files.disk).replace(',', ',,')}"
+    argv_for = stand.argv(without=("-S", "-incoming", "defer"))
+    machine = await stand.start(lambda *fds: [word.replace(plain, full) for word in argv_for(*fds)])
+    await machine.resume()
+    driver = Virtio(machine)
+    await driver.write_sector(b"kept".ljust(512, b"."))
+    async with asyncio.timeout(20):
+        why = await machine.stalled()
+    assert why.startswith(f"its disk cannot be written to {stand.directory}: No space left")
+    assert await driver.done() == 255, "the guest sees no error"
+    assert (await machine.stalled()) == why  # as long as it stands
+    await machine.resume()
+    async with asyncio.timeout(20):
+        while await driver.done() != 0:
+            pass
+    assert disk.read_bytes().startswith(b"kept....")
+    standing = asyncio.create_task(machine.stalled())
+    await machine.pause()
+    await machine.resume()
+    await machine.pause()
+    done, _ = await asyncio.wait([standing], timeout=0)
+    assert not done, "it was paused: that is no stall"
+    standing.cancel()

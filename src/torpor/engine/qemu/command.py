@@ -95,13 +95,14 @@ def command(
 def _disk(name: str, path: Path, *, readonly: bool) -> list[str]:
     # cache=unsafe: a guest's flush need not reach this host's disk, since only a snapshot makes
     # anything durable, and it has its own fsync. Geometry is fixed so that it is never guessed
-    # by reading a disk whose content is bound later.
+    # by reading a disk whose content is bound later. werror=enospc: on a full disk the machine
+    # stands still, and nothing in it sees an error (`QemuMachine.stalled`).
     mode = "readonly=on" if readonly else "readonly=off,cache=unsafe"
     return [
         "-drive",
         f"if=none,id={name},file={_escaped(path)},format=raw,{mode}",
         "-device",
-        f"virtio-blk-device,drive={name},cyls=1024,heads=16,secs=63",
+        f"virtio-blk-device,drive={name},cyls=1024,heads=16,secs=63,werror=enospc",
     ]
 
 

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -69,6 +70,11 @@ class QemuMachine:
         self._directory = directory
         self._memory_bytes = memory_bytes
         self._address = mapping_of(process.pid, str(memory), memory_bytes)
+        self._running = False  # it was told to
+        self._stopped = asyncio.Event()  # it has stopped all the same, perhaps
+        self._io_error = ""
+        # Its filter takes all it hears, and keeps nothing.
+        monitor.register_listener(EventListener(("BLOCK_IO_ERROR", "STOP"), self._on_stop))
 
     @classmethod
     async def start(
@@ -255,10 +261,40 @@ class QemuMachine:
             raise HostError(f"QEMU failed to {command!r}: {self.last_words()}")
 
     async def resume(self) -> None:
+        self._running = True
+        self._stopped.clear()
         await self._execute("cont")
 
     async def pause(self) -> None:
+        self._running = False
         await self._execute("stop")
+
+    async def stalled(self) -> str:
+        while True:
+            await self._stopped.wait()
+            self._stopped.clear()  # a stop from now on sets it again
+            try:
+                status = await self._execute("query-status")
+            except BaseException:
+                self._stopped.set()
+                raise
+            match status:
+                case {"running": True}:
+                    continue
+                case {"status": "io-error"}:
+                    self._stopped.set()
+                    return f"its disk cannot be written to {self._directory}: {self._io_error}"
+                case {"status": "paused"} if not self._running:
+                    continue
+            raise HostError(f"QEMU (pid {self.pid}) stopped its machine: {status}")
+
+    def _on_stop(self, event: object) -> bool:
+        match event:
+            case {"event": "BLOCK_IO_ERROR", "data": {"reason": str(reason)}}:
+                self._io_error = reason
+            case {"event": "STOP"} if self._running:
+                self._stopped.set()
+        return False
 
     async def device_state(self) -> bytes:
         path = self._directory / "device-state"
@@ -319,4 +355,6 @@ def _tail(log: Path) -> str:
 
 
 def _exit_words(code: int) -> str:
+    if code == -signal.SIGBUS:
+        return "SIGBUS (the file that its memory is on cannot be read: is that disk full?)"
     return f"signal {-code}" if code < 0 else f"exit code {code}"
