@@ -42,13 +42,14 @@ from torpor.contextlog.waits import WaitRow
 from torpor.control.calls import Calls
 from torpor.control.carrier import Carrier, Carriers, Freezer, Origin
 from torpor.control.computing import Computing
-from torpor.control.conversation import Output, Said, Skipped
+from torpor.control.conversation import Said
 from torpor.control.keys import Keys, RunKey
 from torpor.control.loading import exit_error
 from torpor.control.machines import Captured
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.notes import Notes, said_after
+from torpor.control.obstacles import Obstacles
 from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Unrecorded, Write, recorded_or_lost
 from torpor.control.standing import Result, Standing
@@ -66,8 +67,6 @@ PREPARE_LIMIT_S = 15.0
 CANCEL_GRACE_S = 10.0
 CANCEL_REASON = "cancelled on request"
 CANCELLED = {"type": "Cancelled", "message": CANCEL_REASON, "traceback": None}
-# After a freeze that failed, the run goes on awake for this long before the next try.
-FREEZE_RETRY_S = 15.0
 HAND_OVER_RETRY_S = 1.0
 
 ENDED = "ended"  # what a driver is `doing` once its run has ended
@@ -127,20 +126,13 @@ class Driver:
         self._hand_over: Tell | None = None  # it is to be handed over, and who wants to know how
         self._streams = Streams()
         self._notes = Notes()
-        self._not_before = 0.0  # monotonic: no freeze is tried before
-        self._stood_since: float | None = None  # monotonic: the machine stands still
-        self._freeze_failed_for: str | None = None
+        self._obstacles = Obstacles(self._pen)
         self._outcome: Outcome | None = None
 
     @property
     def held_up(self) -> str | None:
         """What of its host keeps the run from going on as it should, in words for people."""
-        stall = self.live.guest.stall if self.live is not None else None
-        if stall is not None:
-            return f"stands still: {stall}. It goes on once there is room"
-        if self._freeze_failed_for is not None and self._pen.waits_for is None:
-            return f"running, since it cannot be frozen: {self._freeze_failed_for}"
-        return self._pen.waits_for
+        return self._obstacles.words(self.live.guest if self.live else None)
 
     @property
     def epoch(self) -> Epoch:
@@ -260,7 +252,7 @@ class Driver:
                 raise live.guest.broken
             if self._trouble is not None:
                 raise self._trouble
-            await self._note_stall()
+            await self._obstacles.look(live.guest)
             await self.computing.look()
             self._answer()
             self._say_cancel()
@@ -282,18 +274,6 @@ class Driver:
                     return Outcome.SUSPENDED
                 continue
             await self._sleep(decision.again_s)
-
-    async def _note_stall(self) -> None:
-        """The log tells when a machine stands still, and when it goes on."""
-        stall = self._live.guest.stall
-        if stall is not None and self._stood_since is None:
-            self._stood_since = time.monotonic()
-            log.warning("run %s stands still: %s", self.run, stall)
-            await self._pen.note("machine.stalled", reason=stall)
-        elif stall is None and self._stood_since is not None:
-            stood_s = time.monotonic() - self._stood_since
-            self._stood_since = None
-            await self._pen.note("machine.went_on", stood_s=round(stood_s, 3))
 
     async def _sleep(self, seconds: float | None) -> None:
         """Until something happens, at most `seconds`."""
@@ -319,7 +299,7 @@ class Driver:
             while inbox and len(writes) < 256 and not self._results.stuck:
                 item = inbox.popleft()
                 if not isinstance(item, Said):
-                    self._on_output(item, writes)
+                    writes += self._streams.hear(item, self._pen)
                     continue
                 heard.add(item.t)
                 ending = self._on_message(item, writes, after)
@@ -334,12 +314,6 @@ class Driver:
                 self.hand_over(lambda how: None)
             for follow in after:
                 follow()
-
-    def _on_output(self, item: Output | Skipped, writes: list[Write]) -> None:
-        if isinstance(item, Skipped):
-            self._streams.skip(item.channel, item.offset)
-        elif (taken := self._streams.take(item.channel, item.data)).text:
-            writes.append(self._pen.output(*taken))
 
     def _on_message(
         self, said: Said, writes: list[Write], after: list[Callable[[], None]]
@@ -377,7 +351,7 @@ class Driver:
             case "resumed":
                 correct_clock(self._live.guest, message["at"])
             case "unprepared":
-                self._not_before = time.monotonic() + FREEZE_RETRY_S
+                self._obstacles.put_off()
             case _:
                 raise GuestError(f"the machine said {said.t!r} when it was not asked")
         return None
@@ -450,13 +424,10 @@ class Driver:
     # Freezing.
 
     def _decide(self) -> policy.Freeze | policy.Stay:
-        now = time.monotonic()
         if self._cancel is not None:
             return policy.Stay("it is being cancelled", None)
-        if self._live.guest.stall is not None:
-            return policy.Stay("it stands still", None)
-        if self.standing.waiting and now < self._not_before:
-            return policy.Stay("the last freeze failed", self._not_before - now)
+        if stay := self._obstacles.stay(self._live.guest, waiting=self.standing.waiting):
+            return stay
         return policy.decide(self.standing.facts(self._live.cpu_s()), self._carriers.terms)
 
     def _only_waits(self) -> bool:
@@ -472,9 +443,8 @@ class Driver:
         answer = await self._live.guest.hear("prepared", "unprepared", within_s=PREPARE_LIMIT_S)
         if answer["t"] == "prepared":
             return True
-        self._not_before = time.monotonic() + FREEZE_RETRY_S
         self._tell_hand_over(f"cannot be frozen yet: {answer['reason']}")
-        await self._pen.note("freeze.failed", reason=answer["reason"])
+        await self._obstacles.freeze_failed(answer["reason"])
         return False
 
     async def _suspend(self) -> bool:
@@ -557,12 +527,10 @@ class Driver:
 
     async def _freeze_failed(self, error: Exception) -> None:
         """Rule 6: the run goes on, says so, loses nothing."""
-        self._not_before = time.monotonic() + FREEZE_RETRY_S
         resume(self._live.guest)
-        self._freeze_failed_for = str(error)
         log.warning("run %s could not be frozen: %s", self.run, error)
         self._tell_hand_over(f"cannot be frozen yet: {error}")
-        await self._pen.note("freeze.failed", reason=str(error))
+        await self._obstacles.freeze_failed(str(error))
 
     async def _place(self) -> tuple[Place, dict[str, Any]]:
         """Where in the log a machine that was just taken stands, and what it waits for."""
@@ -596,7 +564,7 @@ class Driver:
         self._newest = await self._pen.record_snapshot(
             self.row.version, self._newest, captured, *place, freeze_ms, wrapped, *also
         )
-        self._freeze_failed_for = None
+        self._obstacles.frozen()
         self._metrics.frozen(freeze_ms)
         self.progressed = True
         self._tell_hand_over(f"frozen where it was, in {freeze_ms:.0f} ms")

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from torpor.control.conversation import Output, Skipped
+from torpor.control.pen import Pen, Write
 from torpor.wire.link import STDERR, STDOUT
 
 
@@ -41,6 +43,14 @@ class Streams:
     def expect(self, journal: Iterable[Mapping[str, Any]]) -> None:
         """What is in `journal` may be replayed."""
         self._printed |= {each["op"]: each["printed"] for each in journal if "printed" in each}
+
+    def hear(self, item: Output | Skipped, pen: Pen) -> list[Write]:
+        """What was heard, as writes."""
+        if isinstance(item, Skipped):
+            self.skip(item.channel, item.offset)
+            return []
+        taken = self.take(item.channel, item.data)
+        return [pen.output(*taken)] if taken.text else []
 
     def take(self, channel: int, data: bytes) -> Taken:
         """Take `data` in."""

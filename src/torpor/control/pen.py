@@ -83,7 +83,7 @@ class Pen:
         self.epoch = epoch
         self.waits_for: str | None = None  # what keeps it from writing, in words
         self._store = store
-        self._run = run
+        self.run = run
 
     def begin(self, message: Mapping[str, Any]) -> NewEntry:
         """What a begin message says."""
@@ -100,7 +100,7 @@ class Pen:
 
     def output(self, stream: str, offset: int, text: str) -> Write:
         return lambda c: entries.append_output(
-            c, self._run, self.epoch, stream, offset, text, time.time()
+            c, self.run, self.epoch, stream, offset, text, time.time()
         )
 
     async def note(self, kind: str, **data: Any) -> None:
@@ -139,7 +139,7 @@ class Pen:
                     if full is None:
                         raise
                     if self.waits_for is None:
-                        log.warning("run %s waits for room: %s", self._run, full)
+                        log.warning("run %s waits for room: %s", self.run, full)
                     self.waits_for = f"waiting for room on the disk: {full}"
                     await asyncio.sleep(DISK_FULL_RETRY_S)
         finally:
@@ -147,13 +147,13 @@ class Pen:
 
     def append(self, c: Connection, some: list[NewEntry]) -> None:
         if some:
-            entries.append(c, self._run, self.epoch, some, time.time())
+            entries.append(c, self.run, self.epoch, some, time.time())
             some.clear()
 
     def create_waits(self, c: Connection, begins: list[dict[str, Any]]) -> list[WaitRow]:
         """What begin messages of waits, or of children, say, recorded."""
         if all(each["kind"] == "child" for each in begins):
-            return children.spawn(c, self._run, self.epoch, begins, time.time())
+            return children.spawn(c, self.run, self.epoch, begins, time.time())
         return [self._create_wait(c, each) for each in begins]
 
     def _create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
@@ -161,24 +161,24 @@ class Pen:
         named = {key: message[key] for key in ("op", *entries.IDENTITY) if key in message}
         if message["kind"] == "sleep":
             due_at = data["until"] if "until" in data else now + data["for_s"]
-            return waits.create_wait(c, self._run, self.epoch, **named, now=now, due_at=due_at)
+            return waits.create_wait(c, self.run, self.epoch, **named, now=now, due_at=due_at)
         if message["kind"] == "doubt":
             step = OpId(message["name"])
-            began = entries.read_op(c, self._run, step)
+            began = entries.read_op(c, self.run, step)
             shown = {"step": step, "at": began.get("at"), "arguments": began.get("data")}
             prompt = f"{step} was cut off, and may have happened. Was it done?"
             return waits.create_wait(
-                c, self._run, self.epoch, **named, now=now, prompt=prompt, data=shown
+                c, self.run, self.epoch, **named, now=now, prompt=prompt, data=shown
             )
         timeout_s = data["timeout_s"]
         due_at = None if timeout_s is None else now + timeout_s
         if message["kind"] == "event":
             del named["kind"]
-            return events.wait_for_event(c, self._run, self.epoch, **named, now=now, due_at=due_at)
+            return events.wait_for_event(c, self.run, self.epoch, **named, now=now, due_at=due_at)
         asked = {key: value for key, value in data.items() if key != "timeout_s"}
         refused = self._refusal(c, asked)
         return waits.create_wait(
-            c, self._run, self.epoch, **named, now=now, **asked, due_at=due_at, refused=refused
+            c, self.run, self.epoch, **named, now=now, **asked, due_at=due_at, refused=refused
         )
 
     def _refusal(self, c: Connection, asked: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -186,19 +186,19 @@ class Pen:
         try:
             if asked.get("schema") is not None:
                 answers.check_schema(asked["schema"])
-            _check_named(c, self._run, asked.get("webhooks", ()))
+            _check_named(c, self.run, asked.get("webhooks", ()))
         except Invalid as error:
             return {"type": type(error).__name__, "message": error.message}
         return None
 
     def judge(self, c: Connection, message: Mapping[str, Any]) -> dict[str, Any]:
         """The outcome of the verdict that a begin message asks for, recorded."""
-        return verdicts.judge(c, self._run, self.epoch, message, time.time())
+        return verdicts.judge(c, self.run, self.epoch, message, time.time())
 
     async def has_suspended(self) -> bool:
         """Whether the run is, as this epoch left it. A write that was told of a failure may have
         been done all the same: it is the log that knows."""
-        row = await self._store.read(lambda c: runs.get_run(c, self._run))
+        row = await self._store.read(lambda c: runs.get_run(c, self.run))
         return row.state is RunState.SUSPENDED and row.epoch == self.epoch
 
     def suspension(self, seen: Seq | None, handed_over: bool, patient: bool) -> Write:
@@ -208,7 +208,7 @@ class Pen:
         def write(c: Connection) -> None:
             runs.transition(
                 c,
-                self._run,
+                self.run,
                 self.epoch,
                 RunState.SUSPENDED,
                 time.time(),
@@ -226,16 +226,16 @@ class Pen:
         the agent has `diverged`, a fork may take over."""
         recorded = OpId(error["diverged"]) if error is not None and "diverged" in error else None
         failed = error if state is RunState.FAILED else None
-        rewrap = await retrying.rewrapper(self._store, keys, self._run, failed)
+        rewrap = await retrying.rewrapper(self._store, keys, self.run, failed)
 
         def write(c: Connection) -> None:
             told, now = error, time.time()
             if error is not None and rewrap is not None:
                 if recorded is not None:
-                    told = verdicts.told(c, self._run, error, recorded, rewrap, now)
+                    told = verdicts.told(c, self.run, error, recorded, rewrap, now)
                 else:
-                    told = retrying.told(c, self._run, error, rewrap, now)
-            runs.transition(c, self._run, self.epoch, state, now, result=result, error=told)
+                    told = retrying.told(c, self.run, error, rewrap, now)
+            runs.transition(c, self.run, self.epoch, state, now, result=result, error=told)
 
         await self.write(write)
 
@@ -243,14 +243,14 @@ class Pen:
         """A machine goes on from `snapshot`, in the middle of steps and model calls: what they did
         after that is done again (rule 3). If the machine in it never `went_on`, because it was
         handed over there, only model calls are: the answers are not in it."""
-        newest = snapshots.newest_snapshot(c, self._run)
+        newest = snapshots.newest_snapshot(c, self.run)
         went_on = went_on or newest is None or newest.id != snapshot.id
         again = [
             NewEntry(entries.AGAIN, record["op"], {})
-            for record in entries.in_doubt(c, self._run)
+            for record in entries.in_doubt(c, self.run)
             if (went_on or record["kind"] == "model") and record["seq"] <= snapshot.seq
         ]
-        entries.append(c, self._run, self.epoch, again, time.time())
+        entries.append(c, self.run, self.epoch, again, time.time())
 
     async def record_snapshot(
         self,
@@ -271,7 +271,7 @@ class Pen:
         def write(c: Connection) -> None:
             row = snapshots.record_snapshot(
                 c,
-                run=self._run,
+                run=self.run,
                 version=version,
                 epoch=self.epoch,
                 seq=place.seq,
@@ -287,7 +287,7 @@ class Pen:
             )
             made.append(row)
             if wrapped_key is not None:
-                put_key(c, self._run, wrapped_key)
+                put_key(c, self.run, wrapped_key)
 
         await self.write(write, *also)
         return made[-1].id

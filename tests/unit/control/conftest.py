@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.unit.control.world import World
 
-from torpor.control import driver, pen, scheduler
+from torpor.control import obstacles, pen, scheduler
 from torpor.control.onmachines import MachineCarriers
 from torpor.model.home import Home
 from torpor.policy import freeze
@@ -23,7 +23,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is waited for that is only there to be patient, and nothing is found by chance."""
     terms = replace(freeze.MACHINE, grace_s=0.0, worth_s=0.0)
     monkeypatch.setattr(MachineCarriers, "terms", terms)
-    monkeypatch.setattr(driver, "FREEZE_RETRY_S", 0.0)
+    monkeypatch.setattr(obstacles, "FREEZE_RETRY_S", 0.0)
     monkeypatch.setattr(pen, "DISK_FULL_RETRY_S", 0.0)
     monkeypatch.setattr(scheduler, "HOST_RETRY_S", (0.0,) * 3)
     monkeypatch.setattr(scheduler, "SAFETY_NET_S", 3600.0)

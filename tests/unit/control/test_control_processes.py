@@ -20,7 +20,7 @@ from tests.e2e.stage import wait_gone
 from tests.unit.control.plain import Plain
 
 from torpor.contextlog.runs import RunRow
-from torpor.control import driver as driving
+from torpor.control import obstacles
 from torpor.control.conversation import Output, Skipped
 from torpor.control.onprocesses import ProcessCarriers
 from torpor.control.processguest import MarkedOutput
@@ -46,7 +46,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that waits is suspended at once."""
     terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
     monkeypatch.setattr(ProcessCarriers, "terms", terms)
-    monkeypatch.setattr(driving, "FREEZE_RETRY_S", 0.0)
+    monkeypatch.setattr(obstacles, "FREEZE_RETRY_S", 0.0)
 
 
 LEDGER = '''
