@@ -30,7 +30,7 @@ from torpor.contextlog.runs import NewRun, RunRow, get_run, insert_runs
 from torpor.contextlog.waits import FAILED, WaitRow, complete_wait, new_wait, waits_for
 from torpor.model.errors import CallerError, Conflict
 from torpor.model.ids import Epoch, RunId, new_id
-from torpor.model.inputs import check_input
+from torpor.model.inputs import Check
 from torpor.model.starting import Start
 
 # A child of a child of …: what is deeper is taken for a mistake that would never end.
@@ -38,7 +38,12 @@ DEPTH_MAX = 32
 
 
 def spawn(
-    c: Connection, parent: RunId, epoch: Epoch, asked: Sequence[Mapping[str, Any]], now: float
+    c: Connection,
+    parent: RunId,
+    epoch: Epoch,
+    asked: Sequence[Mapping[str, Any]],
+    check_input: Check,
+    now: float,
 ) -> list[WaitRow]:
     """Begin what `asked`, begin messages of kind `child`, ask for; the waits for them, in order.
     What began before is as it was. Raises as `entries.append` does."""

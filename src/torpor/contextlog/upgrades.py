@@ -17,13 +17,15 @@ from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.runs import RunRow, get_run
 from torpor.contextlog.waits import list_waits
 from torpor.model.errors import Conflict
-from torpor.model.inputs import check_input
+from torpor.model.inputs import Check
 from torpor.model.states import RunState
 
 UPGRADED = "run.upgraded"
 
 
-def upgrade_run(c: Connection, ref: str, version: str | None, now: float) -> RunRow:
+def upgrade_run(
+    c: Connection, ref: str, version: str | None, check_input: Check, now: float
+) -> RunRow:
     """Move the run to `version`, by default the current one of its agent. Raises Conflict
     (it is not at a wait; the version does not take runs, or has no such agent), Invalid (it does
     not take the run's input), NotFound."""

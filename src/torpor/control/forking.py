@@ -20,8 +20,8 @@ from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import AgentVersion, OpId, Seq
-from torpor.model.inputs import check_input
 from torpor.model.states import RunState
+from torpor.policy.inputs import check_input
 
 SNAPSHOT_PREFIX = "snap_"
 _RETRIABLE = (RunState.FAILED, RunState.CANCELLED)

@@ -25,8 +25,8 @@ from torpor.control.waiting import Waiting
 from torpor.model import jsonvalues
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.ids import RunId
-from torpor.model.inputs import check_input
 from torpor.policy import signing
+from torpor.policy.inputs import check_input
 from torpor.policy.signing import Unsigned
 
 __all__ = ["Hooks", "Unsigned"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -16,6 +17,7 @@ from torpor.contextlog.agents import AgentRow
 from torpor.control.conversation import Conversation, Output
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import GuestError
+from torpor.policy import inputs
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,8 @@ async def hear_loaded(guest: Conversation, entry: str) -> Loaded:
     """Wait until `entry` is imported. Raises GuestError if it is not, saying why."""
     answer = await guest.hear("loaded", "load_failed", "exited", within_s=LOAD_LIMIT_S)
     if answer["t"] == "loaded":
-        return Loaded(answer["agents"], answer["default"])
+        agents = [await asyncio.to_thread(inputs.usable, each) for each in answer["agents"]]
+        return Loaded(agents, answer["default"])
     if answer["t"] == "load_failed":
         why, said = answer["error"], answer["traceback"]
     else:

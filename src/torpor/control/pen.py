@@ -24,6 +24,7 @@ from torpor.model.errors import CallerError, Exhausted, HostError, Invalid, full
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
 from torpor.policy import answers
+from torpor.policy.inputs import check_input
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class Pen:
     def create_waits(self, c: Connection, begins: list[dict[str, Any]]) -> list[WaitRow]:
         """What begin messages of waits, or of children, say, recorded."""
         if all(each["kind"] == "child" for each in begins):
-            return children.spawn(c, self.run, self.epoch, begins, time.time())
+            return children.spawn(c, self.run, self.epoch, begins, check_input, time.time())
         return [self._create_wait(c, each) for each in begins]
 
     def _create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:

@@ -15,11 +15,11 @@ from torpor.contextlog.schedules import SETTINGS, ScheduleRow
 from torpor.contextlog.store import LogStore
 from torpor.model.errors import CallerError, Conflict, Invalid
 from torpor.model.ids import RunId
-from torpor.model.inputs import check_input
 from torpor.model.rules import check_name
 from torpor.model.schedules import MISSED, OVERLAPS
 from torpor.model.starting import PRIORITY_MAX, Start
 from torpor.model.states import FINAL
+from torpor.policy.inputs import check_input
 from torpor.policy.schedules import Times, due, first_time
 
 Object = dict[str, Any]

@@ -62,12 +62,12 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, HostError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import OpId, RunId
-from torpor.model.inputs import check_input
 from torpor.model.paging import Page
 from torpor.model.prices import Prices
 from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, UNFINISHED, RunState
 from torpor.model.webhooks import check_url
+from torpor.policy.inputs import check_input
 from torpor.query.ask import Asking, Question
 from torpor.snapshot.store import SnapshotStore
 
@@ -235,7 +235,7 @@ class Service:
     ) -> dict[str, Any]:
         """Of this version of an agent; or of the current one for `engine`, by the agent's name."""
         chosen = await self._store.read(lambda c: _chosen(c, version, agent, engine))
-        check_input(chosen.agent, input)
+        await asyncio.to_thread(check_input, chosen.agent, input)
         row = await self._store.write(
             lambda c: runs.create_run(
                 c,
@@ -253,9 +253,9 @@ class Service:
         return self._made(await self._forking.fork(ref, wanted))
 
     async def upgrade(self, ref: str, version: str | None) -> dict[str, Any]:
-        return self._made(
-            await self._store.write(lambda c: upgrade_run(c, ref, version, time.time()))
-        )
+        now = time.time()
+        write = self._store.write(lambda c: upgrade_run(c, ref, version, check_input, now))
+        return self._made(await write)
 
     async def retry(self, ref: str, version: str | None) -> dict[str, Any]:
         return self._made(await self._forking.retry(ref, version))

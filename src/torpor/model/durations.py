@@ -13,6 +13,7 @@ Durations: TypeAlias = Duration | Sequence[Duration]
 
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])\s*")
+_ISO = re.compile(r"(-)?P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.(\d+))?S)?)?")
 SECONDS_MAX = 100 * 366 * 86400.0
 
 
@@ -25,6 +26,22 @@ def seconds(duration: Duration) -> float:
             'give seconds (90) or text like "90s", "15m", "2h", "7d", at most 100 years'
         )
     return value
+
+
+def timedelta_of(given: float | str) -> timedelta:
+    """What others write: seconds, text as above, or ISO 8601 ("P1DT2H", "-PT0.5S"). Raises
+    ValueError, OverflowError."""
+    if isinstance(given, str) and (found := _ISO.fullmatch(given.strip())):
+        sign, *numbers = found.groups()
+        if any(numbers) and not given.strip().endswith("T"):
+            weeks, days, hours, minutes, whole, part = (number or "0" for number in numbers)
+            made = timedelta(int(days), int(whole), int(part[:6].ljust(6, "0")))
+            made += timedelta(weeks=int(weeks), hours=int(hours), minutes=int(minutes))
+            return -made if sign else made
+    value = _seconds(given)
+    if value is None:
+        raise ValueError(f"{given!r} is not a duration")
+    return timedelta(seconds=value)
 
 
 def _seconds(duration: Duration) -> float | None:

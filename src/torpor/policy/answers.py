@@ -16,15 +16,19 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from functools import cache, lru_cache
+from datetime import datetime
+from datetime import time as clock
+from decimal import Decimal
+from functools import cache, lru_cache, partial
 from typing import Any, cast
 
 import regex
-from jsonschema import Draft202012Validator, ValidationError, validators
+from jsonschema import Draft202012Validator, FormatChecker, ValidationError, validators
 from jsonschema.exceptions import SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from torpor.model import durations, schemas
 from torpor.model.errors import Invalid, Part
 
 SCHEMA_BYTES_MAX = 64 * 1024
@@ -55,31 +59,31 @@ class _TooLong(Exception):
     """The limit of time is up."""
 
 
-def check_schema(schema: Mapping[str, Any]) -> None:
-    """Raises Invalid unless answers can be checked against `schema`."""
+def check_schema(schema: Mapping[str, Any], probe_s: float = PROBE_S) -> None:
+    """Raises Invalid unless answers can be checked against `schema`: it is tried for `probe_s`."""
     text = json.dumps(schema, sort_keys=True)
     if len(text) > SCHEMA_BYTES_MAX:
         raise Invalid(
             f"the schema takes {len(text):,} bytes as JSON; at most {SCHEMA_BYTES_MAX:,} are taken"
         )
-    if (wrong := _wrong_with(text)) is not None:
+    if (wrong := _wrong_with(text, probe_s)) is not None:
         raise Invalid(f"the schema cannot be used: {wrong}")
 
 
-def problems(schema: Mapping[str, Any], answer: Any) -> list[Part]:
+def problems(schema: Mapping[str, Any], answer: Any, what: str = "the answer") -> list[Part]:
     """What is wrong with `answer`, in the order of its parts; nothing, if it fits. Raises Invalid
     when that cannot be told."""
     try:
         found = [
-            Part(tuple(error.absolute_path), _said(error))
+            Part(tuple(error.absolute_path), _said(error, schema))
             for error in _errors(schema, answer, LIMIT_S)
         ]
     except (_TooLong, TimeoutError) as error:
-        raise Invalid(f"the answer cannot be checked within {LIMIT_S:g} s") from error
+        raise Invalid(f"{what} cannot be checked within {LIMIT_S:g} s") from error
     except RecursionError as error:
-        raise Invalid("the answer is nested too deeply to be checked") from error
+        raise Invalid(f"{what} is nested too deeply to be checked") from error
     except Unresolvable as error:  # a part of the schema that is a schema of its own, by its $id
-        raise Invalid(f"the answer cannot be checked: {error}"[:_MESSAGE_MAX]) from error
+        raise Invalid(f"{what} cannot be checked: {error}"[:_MESSAGE_MAX]) from error
     return sorted(found, key=lambda problem: [str(part) for part in problem.path])[:PROBLEMS_MAX]
 
 
@@ -94,7 +98,7 @@ def check_answer(schema: Mapping[str, Any] | None, answer: Any) -> None:
 
 
 @lru_cache(maxsize=256)
-def _wrong_with(text: str) -> str | None:
+def _wrong_with(text: str, probe_s: float) -> str | None:
     schema = json.loads(text)
     try:
         if (wrong := _unusable(schema, schema, 0)) is not None:
@@ -103,7 +107,7 @@ def _wrong_with(text: str) -> str | None:
             return f"$schema {str(schema['$schema'])[:100]!r} is not known"
         draft.check_schema(schema)
         for probe in _PROBES:
-            for _ in _errors(schema, probe, PROBE_S):
+            for _ in _errors(schema, probe, probe_s):
                 pass
     except SchemaError as error:
         where = "".join(f"/{part}" for part in error.absolute_path)
@@ -111,7 +115,7 @@ def _wrong_with(text: str) -> str | None:
     except RecursionError:
         return "it is nested too deeply, or refers to itself without end"
     except (_TooLong, TimeoutError):
-        return f"it takes longer than {PROBE_S:g} s to apply"
+        return f"it takes longer than {probe_s:g} s to apply"
     except regex.error as error:
         return f"a pattern of it is no regular expression: {error}"
     return None
@@ -140,23 +144,7 @@ def _unusable(schema: Any, root: Any, depth: int) -> str | None:
 
 def _resolves(reference: Any, root: Any) -> bool:
     """Only places of the schema itself are referred to: `#`, `#/$defs/person`."""
-    return resolve(reference, root) is not None
-
-
-def resolve(reference: Any, root: Any) -> Any:
-    """The part of the schema `root` that a `$ref` names; None if it names none."""
-    if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
-        return None
-    at = root
-    for part in reference.split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(at, list) and key.isdecimal() and int(key) < len(at):
-            at = at[int(key)]
-        elif isinstance(at, dict) and key in at:
-            at = at[key]
-        else:
-            return None
-    return at
+    return schemas.resolve(reference, root) is not None
 
 
 def _draft(schema: Mapping[str, Any]) -> Any:
@@ -171,13 +159,37 @@ def _errors(schema: Mapping[str, Any], answer: Any, limit_s: float) -> Iterator[
     made = _bounded(_draft(schema))
     token = _until.set(time.monotonic() + limit_s)
     try:
-        checker = made(schema, registry=Registry(), format_checker=made.FORMAT_CHECKER)
+        checker = made(schema, registry=Registry(), format_checker=_formats(made))
         for count, error in enumerate(checker.iter_errors(answer)):
             if count == 5 * PROBLEMS_MAX:
                 return
             yield error
     finally:
         _until.reset(token)
+
+
+@cache
+def _formats(made: Any) -> FormatChecker:
+    """What the library checks without further ones, and what agents' types are written as."""
+    checker = FormatChecker(())
+    checker.checkers = {**made.FORMAT_CHECKER.checkers}
+    for name, read in _READ.items():
+        checker.checks(name, raises=(ValueError, ArithmeticError))(partial(_reads, read))
+    return checker
+
+
+def _reads(read: Callable[[str], Any], value: Any) -> bool:
+    if isinstance(value, str):
+        read(value)
+    return True
+
+
+_READ: dict[str, Callable[[str], Any]] = {
+    "date-time": datetime.fromisoformat,
+    "time": clock.fromisoformat,
+    "duration": durations.timedelta_of,
+    "decimal": Decimal,
+}
 
 
 @cache
@@ -226,7 +238,10 @@ def _required(checker: Any, names: Any, instance: Any, schema: Any) -> Iterator[
 _OURS = {"pattern": _pattern, "uniqueItems": _unique_items, "required": _required}
 
 
-def _said(error: ValidationError | SchemaError) -> str:
+def _said(error: ValidationError | SchemaError, root: Any = None) -> str:
     # The library's words begin with all of the value that they are about.
     text = error.message
+    ours = root is not None and error.validator in ("anyOf", "oneOf")
+    if ours and (fits := schemas.words(error.schema, root)):
+        text = f"{error.instance!r} is not {fits}"
     return text if len(text) <= _MESSAGE_MAX else f"{text[:100]} … {text[-150:]}"

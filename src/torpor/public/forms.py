@@ -17,7 +17,7 @@ from typing import Any
 from torpor.api.problems import pointer
 from torpor.model import jsonvalues
 from torpor.model.errors import Part
-from torpor.policy.answers import resolve
+from torpor.model.schemas import resolve
 
 DEPTH_MAX = 6
 FIELDS_MAX = 200
@@ -167,7 +167,9 @@ def _plain(schema: Any, root: Json) -> tuple[Any, bool]:
                 schema, nullable = {**rest[0], **beside}, True
                 continue
         kinds = schema.get("type")
-        if isinstance(kinds, list) and len(rest := [k for k in kinds if k != "null"]) == 1:
+        if isinstance(kinds, list) and {"string", "number"}.issuperset(kinds):
+            schema = {**schema, "type": "string"}  # a decimal number, a duration
+        elif isinstance(kinds, list) and len(rest := [k for k in kinds if k != "null"]) == 1:
             nullable = nullable or "null" in kinds
             schema = {**schema, "type": rest[0]}
         break

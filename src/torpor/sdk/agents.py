@@ -6,11 +6,14 @@ import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar, overload
 
-from torpor.model.errors import Invalid
-from torpor.model.inputs import check_input
-from torpor.sdk import values
+from torpor.model import jsonvalues
+from torpor.model.errors import Invalid, Part
+from torpor.model.inputs import check_input, misfit
+from torpor.sdk import parameters, values
+from torpor.sdk.parameters import ANYTHING, Kind, Kinds, Misfit
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -18,6 +21,23 @@ _POSITIONAL, _NAMED = (
     (inspect.Parameter.POSITIONAL_ONLY,),
     (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY),
 )
+
+
+class Input(NamedTuple):
+    schema: dict[str, Any]
+    kinds: Mapping[str, Kind]
+    rest: Kind  # of names that are not among them
+
+    def read(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Part]]:
+        """The arguments, by name, and what is wrong with them."""
+        named: dict[str, Any] = {}
+        wrong: list[Part] = []
+        for name, value in given.items():
+            try:
+                named[name] = self.kinds.get(name, self.rest).read(value)
+            except Misfit as problem:
+                wrong += [Part((name, *part.path), part.message) for part in problem.parts]
+        return named, wrong
 
 
 @dataclass(frozen=True)
@@ -35,21 +55,50 @@ class Agent:
 
     def describe(self) -> dict[str, Any]:
         """As the `loaded` message has it."""
+        schema = self._input.schema
         return {
             "name": self.name,
             "doc": inspect.getdoc(self.fn),
             "params": [_describe(each) for each in self.parameters],
-            "open": any(
-                each.kind is inspect.Parameter.VAR_KEYWORD
-                for each in inspect.signature(self.fn).parameters.values()
-            ),
+            "open": self._rest is not None,
+            # One that could not be sent is of no use; the values are checked all the same.
+            **({"schema": schema} if jsonvalues.fault(schema) is None else {}),
         }
 
+    @property
+    def _rest(self) -> inspect.Parameter | None:
+        """That takes whatever else an input names."""
+        found = inspect.signature(self.fn).parameters.values()
+        return next((each for each in found if each.kind is each.VAR_KEYWORD), None)
+
+    @cached_property
+    def _input(self) -> Input:
+        kinds, hints = Kinds(), parameters.hints(self.fn)
+        known = {
+            each.name: (kinds.parameter(hints.get(each.name, Any), each.default), each.default)
+            for each in self.parameters
+        }
+        schema = parameters.closed(
+            {name: parameters.described(kind, default) for name, (kind, default) in known.items()},
+            [each.name for each in self.parameters if each.default is each.empty],
+        )
+        rest = ANYTHING if self._rest is None else kinds.of(hints.get(self._rest.name, Any))
+        if self._rest is not None:
+            schema["additionalProperties"] = rest.schema or True
+        about = {"$schema": parameters.DRAFT, "title": self.name}
+        if doc := inspect.getdoc(self.fn):
+            about["description"] = doc
+        defs = {"$defs": kinds.defs} if kinds.defs else {}
+        return Input({**about, **schema, **defs}, {n: kind for n, (kind, _) in known.items()}, rest)
+
     def bind(self, given: Mapping[str, Any]) -> Callable[[], Any]:
-        """The call of the agent with the input `given`. Raises Invalid naming what is missing or
-        unknown."""
-        check_input(self.describe(), given)
-        named = dict(given)
+        """The call of the agent with the input `given`, as its annotations say. Raises Invalid
+        naming what is missing, unknown or not of its type."""
+        described = self.describe()
+        check_input(described, given)
+        named, wrong = self._input.read(given)
+        if wrong:
+            raise misfit(described, wrong)
         args = [
             named.pop(each.name)
             for each in self.parameters

@@ -310,6 +310,7 @@ _AGENT = _record(
         "doc": _or_null(_TEXT),
         "params": _list(_record({"name": _NAME, "required": _flag, "default?": _any}), 256),
         "open": _flag,
+        "schema?": _OBJECT,  # of its input; its host checks that it can be used
     }
 )
 

@@ -18,6 +18,7 @@ from torpor.control.queueing import Queueing
 from torpor.control.schedules import Schedules
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion
+from torpor.model.inputs import check_input
 
 OLD, NEW = AgentVersion("a" * 32), AgentVersion("b" * 32)
 AGENT: dict[str, Any] = {"name": "a", "doc": None, "params": [], "open": False}
@@ -32,7 +33,9 @@ class Service(MemoryService):
         self.schedules = Schedules(store)  # type: ignore[assignment]
 
     async def upgrade(self, ref: str, version: str | None) -> dict[str, Any]:
-        return (await self.store.write(lambda c: upgrade_run(c, ref, version, 9.0))).to_json()
+        return (
+            await self.store.write(lambda c: upgrade_run(c, ref, version, check_input, 9.0))
+        ).to_json()
 
 
 def ask(home: Home, talk: Callable[[httpx.AsyncClient, LogStore], Awaitable[None]]) -> None:

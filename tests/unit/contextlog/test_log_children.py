@@ -15,6 +15,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.waits import WaitRow
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq
+from torpor.model.inputs import check_input
 from torpor.model.states import RunState
 from torpor.sdk.errors import ChildFailed, type_name
 
@@ -47,7 +48,9 @@ class Family:
         self.parent, self.epoch = commit.claimed()
 
     def spawn(self, *several: dict[str, Any]) -> list[WaitRow]:
-        return self.commit(lambda c: children.spawn(c, self.parent, self.epoch, several, 12.0))
+        return self.commit(
+            lambda c: children.spawn(c, self.parent, self.epoch, several, check_input, 12.0)
+        )
 
     def end(self, child: RunId | None, state: RunState, now: float = 13.0, **told: Any) -> None:
         assert child is not None
@@ -196,7 +199,9 @@ def test_a_retry_retries_the_children_that_failed_it(family: Family) -> None:
     assert (child.origin, child.parent) == (bad.child, made.id)
     epoch = family.commit(lambda c: runs.claim(c, made.id, 17.0))
     known, fresh = family.commit(
-        lambda c: children.spawn(c, made.id, epoch, [asked(2), asked(3, nonsense=1)], 18.0)
+        lambda c: children.spawn(
+            c, made.id, epoch, [asked(2), asked(3, nonsense=1)], check_input, 18.0
+        )
     )
     assert known == again and fresh.state == "failed"  # it does not fit this time either
     assert unmade.state == "failed"

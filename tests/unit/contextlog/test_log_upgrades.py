@@ -12,6 +12,7 @@ from torpor.contextlog.upgrades import UPGRADED, upgrade_run
 from torpor.contextlog.waits import create_wait
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.ids import AgentVersion, OpId, RunId
+from torpor.model.inputs import check_input
 from torpor.model.states import RunState
 
 NEW, OTHER = AgentVersion("b" * 32), AgentVersion("c" * 32)
@@ -42,22 +43,22 @@ def sleeping(commit: Commit) -> RunId:
 def test_a_sleeping_run_is_moved_to_the_current_version(commit: Commit) -> None:
     run = sleeping(commit)
     deploy(commit, NEW, 20.0, upgradable=True)
-    moved = commit(lambda c: upgrade_run(c, run, None, 21.0))
+    moved = commit(lambda c: upgrade_run(c, run, None, check_input, 21.0))
     assert (moved.version, moved.state, moved.ready) == (NEW, RunState.SUSPENDED, False)
     (entry,) = commit(lambda c: read_entries(c, run, 0, [UPGRADED]))
     assert entry.data == {"from": commit.version, "to": NEW}
     with pytest.raises(Conflict, match="already"):
-        commit(lambda c: upgrade_run(c, run, None, 22.0))
+        commit(lambda c: upgrade_run(c, run, None, check_input, 22.0))
 
 
 def test_only_where_the_version_says_that_it_can(commit: Commit) -> None:
     run = sleeping(commit)
     deploy(commit, NEW, 20.0)
     with pytest.raises(Conflict, match="does not say"):
-        commit(lambda c: upgrade_run(c, run, None, 21.0))
+        commit(lambda c: upgrade_run(c, run, None, check_input, 21.0))
     deploy(commit, OTHER, 22.0, takes="m", upgradable=True)
     with pytest.raises(Invalid, match="missing: m"):
-        commit(lambda c: upgrade_run(c, run, OTHER, 23.0))
+        commit(lambda c: upgrade_run(c, run, OTHER, check_input, 23.0))
     assert commit(lambda c: runs.get_run(c, run)).version == commit.version
 
 
@@ -65,8 +66,8 @@ def test_not_while_it_is_at_work(commit: Commit) -> None:
     run, epoch = commit.claimed()
     deploy(commit, NEW, 20.0, upgradable=True)
     with pytest.raises(Conflict, match="while it sleeps"):
-        commit(lambda c: upgrade_run(c, run, None, 21.0))
+        commit(lambda c: upgrade_run(c, run, None, check_input, 21.0))
     to = RunState.SUSPENDED
     commit(lambda c: runs.transition(c, run, epoch, to, 22.0, handed_over=True))
     with pytest.raises(Conflict, match="while it sleeps"):
-        commit(lambda c: upgrade_run(c, run, None, 23.0))
+        commit(lambda c: upgrade_run(c, run, None, check_input, 23.0))

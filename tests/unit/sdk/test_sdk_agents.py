@@ -66,5 +66,18 @@ def test_how_agents_are_described() -> None:
             {"name": "c", "required": False, "default": 3},
         ],
         "open": False,
+        "schema": {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "x",
+            "description": "Adds up.",
+            "type": "object",
+            "properties": {
+                "a": {"type": "integer"},
+                "b": {"type": "integer", "default": 2},
+                "c": {"type": "integer", "default": 3},
+            },
+            "required": ["a"],
+            "additionalProperties": False,
+        },
     }
     assert Agent("x", odd_default).describe()["params"] == [{"name": "a", "required": False}]
