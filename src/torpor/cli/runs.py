@@ -31,6 +31,7 @@ _DAY_S = 86400
 _RECENT_MAX = 1000
 _OUTPUT_LINES = 10
 _SNAPSHOTS = 5
+_WARNINGS = 3
 _CHILDREN = 10
 _IN_OP = ("kind", "name", "digest", "hint")  # its id says the first two; the rest is not for people
 
@@ -103,7 +104,9 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
         if wait["kind"] != "child":
             parts.append(_wait(wait, now))
     parts += [_doubt(each, now) for each in found["in_doubt"]]
-    if lines := _last_output(client, found["id"]):
+    entries = list(client.entries(found["id"]))
+    parts += [_warning(each["data"]) for each in entries if _is_warning(each)][-_WARNINGS:]
+    if lines := _last_output(entries):
         parts += [Text("\nlast output", "bold"), Text(words.plain("\n".join(lines)))]
     if found["error"] and found["error"].get("traceback"):
         trace = words.plain(found["error"]["traceback"]).rstrip()
@@ -217,8 +220,16 @@ def _doubt(operation: Object, now: float) -> Text:
     return Text(words.plain(f"\nin doubt: {operation['op']}{at}, begun {began}{again}"), "yellow")
 
 
-def _last_output(client: Client, run: str) -> list[str]:
-    text = "".join(e["data"]["text"] for e in client.entries(run) if e["kind"] == "output")
+def _is_warning(entry: Object) -> bool:
+    return entry["kind"] == "note.log" and entry["data"].get("level") in ("warning", "error")
+
+
+def _warning(data: Object) -> Text:
+    return Text(f"\n{data['level']}: {words.note(data)}", "yellow")
+
+
+def _last_output(entries: list[Object]) -> list[str]:
+    text = "".join(e["data"]["text"] for e in entries if e["kind"] == "output")
     return text.splitlines()[-_OUTPUT_LINES:]
 
 

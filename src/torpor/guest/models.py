@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torpor.guest.http1 import Request, error_response, response
+from torpor.guest.unasked import Unasked
 from torpor.model.errors import TorporError
 from torpor.replay.journal import Asked, Journal, Recorded
 from torpor.wire import messages
@@ -45,6 +46,7 @@ class Models:
     def __init__(self, send: Callable[[bytes], None]) -> None:
         self._send = send
         self._journal = Journal()
+        self._unasked = Unasked()
         self._pending: dict[str, _Call] = {}
 
     @property
@@ -52,9 +54,11 @@ class Models:
         return len(self._pending)
 
     def extend_journal(self, records: Iterable[Recorded]) -> None:
-        """Results that came into the log while the machine slept, or before it was restored."""
-        rest = []
-        for record in records:
+        """Results that came into the log while the machine slept, or before it was restored: of all
+        that came, those of model calls are for here."""
+        records, rest = list(records), []
+        self._unasked.extend(records)
+        for record in (each for each in records if each["kind"] == "model"):
             if record["op"] not in self._pending:
                 rest.append(record)
             elif "ok" in record:
@@ -73,6 +77,7 @@ class Models:
         op, record = match = self._journal.find(asked)
         if record is not None and "ok" in record:
             self._journal.take(asked, match)
+            self._unasked.used(name)
             respond(_response(call, record))
             return
         data: dict[str, Any] = {
@@ -102,6 +107,8 @@ class Models:
             return
         self._journal.take(asked, match)
         self._pending[op] = call
+        if record is None:
+            self._unasked.began(op)
 
     def result(self, message: Mapping[str, Any]) -> bool:
         """Answer the call that `message` (a `result`, or a record of the log) is for; False if
@@ -110,6 +117,8 @@ class Models:
         if call is None:
             return False
         call.respond(_response(call, message))
+        if (warning := self._unasked.ended(message["op"])) is not None:
+            self._send(messages.encode("note", kind="log", data=warning))
         return True
 
 

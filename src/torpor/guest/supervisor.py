@@ -267,7 +267,7 @@ class Supervisor:
     def _journal_for_agent(self, last: list[Any]) -> list[Any]:
         """Use the whole journal: model calls are answered here, the rest by the agent."""
         records, self._journal = self._journal + last, []
-        self._models.extend_journal(each for each in records if each["kind"] == "model")
+        self._models.extend_journal(records)
         return [each for each in records if each["kind"] != "model"]
 
     def _start(self, message: dict[str, Any]) -> None:

@@ -123,7 +123,7 @@ class AloneRuntime(Runtime):
         os.environ["HOME"] = message["home"]
         os.chdir(os.path.join(message["home"], "work"))  # noqa: PTH118
         records = self._records + message["journal"]
-        self._endpoint.give([each for each in records if each["kind"] == "model"])
+        self._endpoint.give(records)
         message["journal"] = [each for each in records if each["kind"] != "model"]
         super()._start(message)
 

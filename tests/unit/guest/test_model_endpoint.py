@@ -161,3 +161,58 @@ def main():
             ask("fine")[0]]
 """
     assert driver.value(source) == ["400", "411", "413", "100", 200]
+
+
+VARYING = f"""{CLIENT}
+import threading
+
+@torpor.step
+def think(n): return ask(f"in a step {{n}}")[2]
+
+@torpor.agent
+def main(asks, steps=0):
+    told = [think(n) for n in range(steps)]
+    return told + [ask(each)[2] for each in asks]
+"""
+
+
+def test_a_call_that_is_made_while_recorded_ones_are_left_is_warned_of(
+    drive: Callable[[], Driver], record: Callable[[Any, Any], dict[str, Any]]
+) -> None:
+    def logged(driver: Driver) -> list[dict[str, Any]]:
+        """The whole log's journal."""
+        ends = {each["op"]: each for each in driver.said("end")}
+        made = []
+        for seq, begin in enumerate(driver.said("begin"), 1):
+            made.append(
+                record(begin, ends[begin["op"]]["value"] if begin["op"] in ends else echo(begin))
+            )
+            # The call of a step is in the log before the step's end.
+            made[-1]["seq"] = 10 * seq + (15 if begin["kind"] == "step" else 0)
+        return made
+
+    first = drive()
+    first.answer = echo
+    first.value(VARYING, asks=["a", "b", "c"], steps=2)
+    journal = logged(first)
+
+    # As it was, killed after any of its calls: nothing to say, also not of the steps' own calls.
+    for upto in range(4, len(journal) + 1):
+        same = drive()
+        same.answer = echo
+        assert same.value(VARYING, journal[:upto], asks=["a", "b", "c"], steps=2)[2:] == [
+            f"re: {each}" for each in "abc"
+        ]
+        assert not same.said("note")
+        same.close()
+
+    other = drive()
+    other.answer = echo
+    other.value(VARYING, journal, asks=["a", "B", "C"], steps=2)
+    notes = [each["data"] for each in other.said("note")]
+    assert [each["level"] for each in notes] == ["warning"] * 2
+    made = [each["op"] for each in other.said("begin")]
+    recorded = [each["op"] for each in journal[-2:]]
+    assert [each["data"] for each in notes] == [
+        {"recorded": op, "made": instead} for op, instead in zip(recorded, made, strict=True)
+    ]
