@@ -19,6 +19,10 @@ PARTS_AHEAD_MAX = 16
 LINGER_S = 0.001
 
 
+class Silence(GuestError):
+    """Nothing of what was waited for was said in time."""
+
+
 @dataclass(frozen=True)
 class Said:
     """A message, checked."""
@@ -96,7 +100,7 @@ class Conversation:
                     async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                         await self.heard.wait()
         except TimeoutError as error:
-            raise GuestError(
+            raise Silence(
                 f"the machine did not say {' or '.join(types)} within {within_s:g} s"
             ) from error
         finally:

@@ -6,15 +6,17 @@ import asyncio
 import contextlib
 import io
 import logging
+import math
 import os
 import signal
 import tarfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torpor.contextlog.agents import AgentRow
-from torpor.control.conversation import Conversation, Output
+from torpor.control.conversation import Conversation, Output, Silence
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import GuestError
 from torpor.policy import inputs
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 # stage, message, fraction done or None
 Progress = Callable[[str, str, float | None], None]
 
-LOAD_LIMIT_S = 300.0
+_LOADING = ("importing", "loaded", "load_failed", "exited")
 _PRINTED_CHARS = 2000
 
 
@@ -36,9 +38,27 @@ class Loaded:
     default: str | None
 
 
-async def hear_loaded(guest: Conversation, entry: str) -> Loaded:
-    """Wait until `entry` is imported. Raises GuestError if it is not, saying why."""
-    answer = await guest.hear("loaded", "load_failed", "exited", within_s=LOAD_LIMIT_S)
+async def hear_loaded(
+    guest: Conversation, entry: str, limit_s: float, progress: Progress
+) -> Loaded:
+    """Wait until `entry` is imported, at most `limit_s`. Raises GuestError if it is not, saying
+    why."""
+    began, what = time.monotonic(), entry
+    while True:
+        left_s = began + limit_s - time.monotonic()
+        try:
+            answer = await guest.hear(*_LOADING, within_s=max(0.0, left_s))
+        except Silence as silence:
+            raise GuestError(
+                f"{entry} was not imported within {limit_s:g} s; it was at {what}",
+                hint="What takes so long may be done once a run has begun; or give it more time, "
+                f'[tool.torpor] max_import = "{math.ceil(limit_s / 30)}m".',
+            ) from silence
+        if answer["t"] != "importing":
+            break
+        what = answer["what"]
+        shown = what if what.startswith(f"{entry}:") else f"{entry}: {what}"
+        progress("load", f"importing {shown}, {time.monotonic() - began:.0f} s", None)
     if answer["t"] == "loaded":
         agents = [await asyncio.to_thread(inputs.usable, each) for each in answer["agents"]]
         return Loaded(agents, answer["default"])

@@ -99,7 +99,7 @@ class ProcessCarriers:
             _install, self._home, source, version, progress
         )
         progress("load", f"importing {source.entry}", None)
-        ready = await self._start(version)
+        ready = await self._start(version, source.rules.max_import_s, progress)
         self._spares.put_back(version, ready)
         return ready.loaded
 
@@ -109,7 +109,7 @@ class ProcessCarriers:
     async def restore(self, origin: Origin, heard: asyncio.Event) -> ProcessCarrier:
         version = origin.row.version
         spare = await self._spares.take(version, wait=True)
-        ready = spare or await self._start(version)
+        ready = spare or await self._start_deployed(version)
         directory = self._home.work / origin.row.id
         await asyncio.to_thread(_settle, ready.directory, directory)
         ready.guest.heard = heard
@@ -136,15 +136,19 @@ class ProcessCarriers:
 
     def refill(self, version: AgentVersion) -> None:
         """Have a process wait for the next run of this version."""
-        self._spares.refill(version, lambda: self._start(version))
+        self._spares.refill(version, lambda: self._start_deployed(version))
 
-    async def _start(self, version: AgentVersion) -> _Ready:
+    async def _start_deployed(self, version: AgentVersion) -> _Ready:
+        agent = await self._store.read(lambda c: agents.get_agent(c, version))
+        return await self._start(version, agent.rules.max_import_s, lambda *_: None)
+
+    async def _start(self, version: AgentVersion, limit_s: float, progress: Progress) -> _Ready:
         program = self._programs.get(version) or await self._program(version)
         directory = self._home.processes / f"p{os.getpid()}-{next(self._names)}"
         await asyncio.to_thread(directory.mkdir, parents=True)
         guest = ProcessGuest(await Agent.start(program, directory))
         try:
-            loaded = await hear_loaded(guest, program.entry)
+            loaded = await hear_loaded(guest, program.entry, limit_s, progress)
         except BaseException:
             await guest.agent.kill()
             await guest.close()

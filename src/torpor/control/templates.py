@@ -58,7 +58,7 @@ async def make_template(
         hello = await live.guest.hear("hello", within_s=BOOT_LIMIT_S)
         boot_ms = (time.perf_counter() - started) * 1000
         progress("load", f"importing {source.entry} (Python {hello['python']})", None)
-        loaded = await _load(live.guest, source, version, deps)
+        loaded = await _load(live.guest, source, version, deps, progress)
         captured = await _freeze(machines, live, progress)
     finally:
         await machines.discard(live)
@@ -67,13 +67,13 @@ async def make_template(
 
 
 async def _load(
-    guest: Guest, source: AgentSource, version: AgentVersion, deps: Path | None
+    guest: Guest, source: AgentSource, version: AgentVersion, deps: Path | None, progress: Progress
 ) -> Loaded:
     # It booted in 1970, and what the agent does while it is imported must not be of then.
     guest.say("clock", time=time.time())
     guest.send_files(tar_of(source))
     guest.say("load", entry=source.entry, deps=deps is not None, version=version)
-    return await hear_loaded(guest, source.entry)
+    return await hear_loaded(guest, source.entry, source.rules.max_import_s, progress)
 
 
 async def _freeze(machines: Machines, live: Live, progress: Progress) -> Captured:

@@ -57,6 +57,7 @@ _FROM_AGENT = {
     t: messages.FROM_GUEST[t]
     for t in (
         *(
+            "importing",
             "loaded",
             "load_failed",
             "begin",

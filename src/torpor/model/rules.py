@@ -11,6 +11,7 @@ another version: deployed again, an agent has the rules that its file then says,
     memory_max = "2G"                           # out of memory: again, on a bigger machine
     max_compute = "1h"                          # with a machine, waits excluded; longer has failed
     max_wall = "7d"                             # from its start; longer has failed
+    max_import = "15m"                          # its file is imported within that, else refused
     upgradable = true                           # `torpor upgrade` may move runs to this version
     engine = "process"                          # what its runs are of, where nobody says otherwise
 
@@ -64,6 +65,7 @@ class Rules:
     memory_max_mib: int | None = None
     max_compute_s: float | None = None
     max_wall_s: float | None = None
+    max_import_s: float = 300.0
     upgradable: bool = False
     engine: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -153,6 +155,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "memory_max": ("memory_max_mib", parse_memory),
     "max_compute": ("max_compute_s", _duration),
     "max_wall": ("max_wall_s", _duration),
+    "max_import": ("max_import_s", _duration),
     "upgradable": ("upgradable", _flag),
     "engine": ("engine", check_engine),
 }

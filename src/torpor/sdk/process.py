@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from torpor.model.errors import Invalid
-from torpor.sdk import agents, libraries, notes, values
+from torpor.sdk import agents, importing, libraries, notes, values
 from torpor.sdk.errors import (
     Cancelled,
     Divergence,
@@ -68,7 +68,10 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)
     try:
-        _import(Path(app), entry, deps)
+        with importing.watched(
+            lambda what: runtime.say("importing", what=what[: messages.NAME_MAX]), runtime.app
+        ):
+            _import(Path(app), entry, deps)
         gc.collect()
         spare_heap()
         found = [each.describe() for each in agents.registered().values()]

@@ -338,6 +338,7 @@ def _children(value: Mapping[str, Any]) -> str:
 
 FROM_GUEST: dict[str, Check] = {
     "hello": _record({"protocol": _integer(1), "python": _NAME, "kernel": _NAME}),
+    "importing": _record({"what": _NAME}),  # the module, or the line of a file of the agent's
     "loaded": _record({"agents": _list(_AGENT, 256), "default": _or_null(_NAME)}),
     "load_failed": _record({"error": _TEXT, "traceback": _TEXT}),
     "begin": _BEGIN,

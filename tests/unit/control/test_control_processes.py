@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -17,14 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.e2e.stage import wait_gone
-from tests.unit.control.plain import Plain
+from tests.unit.control.plain import STUCK_S, Plain
 
 from torpor.contextlog.runs import RunRow
 from torpor.control import obstacles
 from torpor.control.conversation import Output, Skipped
+from torpor.control.loading import logged
 from torpor.control.onprocesses import ProcessCarriers
 from torpor.control.processguest import MarkedOutput
+from torpor.model.agentfile import AgentSource
+from torpor.model.engines import PROCESS
 from torpor.model.errors import GuestError
+from torpor.model.rules import parse_rules
 from torpor.model.states import FINAL, RunState
 from torpor.policy import freeze
 
@@ -491,3 +496,50 @@ async def test_results_too_large_for_the_log_come_back_in_another_process(
     await plain.answer(run, approved=True)
     assert await plain.result(run) == [256 * 20_000, True, 3_000_000]
     assert await plain.output(run) == "making bytes\nmaking json\n"
+
+
+BUSY = """
+import torpor
+import lengthy
+
+@torpor.agent
+def main():
+    return lengthy.came
+"""
+
+
+async def test_what_is_imported_is_told_while_it_takes_long(plain: Plain, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    files = {"agent.py": BUSY, "lengthy.py": f"came = open({str(gate)!r}).read()\n"}
+    source = AgentSource("agent.py", {name: text.encode() for name, text in files.items()})
+    told: list[str] = []
+    slow = asyncio.Event()
+
+    def tell(stage: str, message: str, fraction: float | None) -> None:
+        told.append(message)
+        if "lengthy" in message:
+            slow.set()
+
+    loading = asyncio.create_task(plain.carriers.load(source, source.version(PROCESS), tell))
+    await asyncio.wait_for(slow.wait(), STUCK_S)
+    gate.write_text("at last")
+    assert [each["name"] for each in (await loading).agents] == ["main"]
+    assert told[0] == "importing agent.py"
+    assert re.fullmatch(r"importing agent\.py: lengthy\.py:1, \d+ s", told[1])
+
+
+async def test_an_import_that_takes_longer_than_its_file_allows(plain: Plain) -> None:
+    text = """
+import threading, torpor
+threading.Event().wait()
+"""
+    source = AgentSource(
+        "agent.py", {"agent.py": text.encode()}, rules=parse_rules({"max_import": "2s"}, "rules")
+    )
+    with pytest.raises(GuestError) as refused:
+        await plain.carriers.load(source, source.version(PROCESS), logged)
+    said = refused.value
+    assert said.message.startswith("agent.py was not imported within 2 s; it was at agent.py")
+    assert 'max_import = "1m"' in said.hint
+    assert not list(plain.home.processes.iterdir())

@@ -50,6 +50,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
             "default": "research",
         },
     ),
+    ("importing", {"what": "pandas.core.frame"}),
     ("load_failed", {"error": "no such module", "traceback": ""}),
     ("begin", begin("step", {"args": [1]})),
     ("begin", begin("checkpoint", {})),
