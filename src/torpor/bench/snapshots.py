@@ -46,7 +46,6 @@ from torpor.control.keys import Keys
 from torpor.control.machines import Live
 from torpor.control.thaw import resume, thaw
 from torpor.control.warm import Base
-from torpor.engine.memory import CopyBuffer
 from torpor.model.agentfile import read_agent
 from torpor.model.engines import QEMU
 from torpor.model.errors import InternalError
@@ -375,7 +374,7 @@ async def _memory_of(stage: Stage, live: Live) -> tuple[int, int]:
     cache of its slot that it does not map; and how much of that was pushed."""
     stats = await stage.service.machines.pager.stats(live.name)
     cached = stats["pushed"] + sum(count for _, count in stats["faults"])
-    changed, _ = await asyncio.to_thread(live.machine.changed_memory, CopyBuffer(0))
+    changed = await asyncio.to_thread(live.machine.changed_memory)
     mapped = len(live.machine.touched_memory()) - len(changed)
     unmapped = max(0, cached - mapped)
     return _proportional(live.machine.pid) + unmapped * PAGE, stats["pushed"] * PAGE

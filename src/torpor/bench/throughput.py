@@ -39,7 +39,7 @@ def capture(pages: Pages, directory: Path, key: Key | None) -> Rates:
     source, packed, blobs = (directory / name for name in ("pages", "pages.zst", "capture"))
     source.write_bytes(pages.data)
     store = SnapshotStore(blobs, lambda image: directory / image)
-    changed = {"memory": Changed(pages.nbytes, np.arange(len(pages)), pages)}
+    changed = {"memory": Changed.at_hand(pages.nbytes, np.arange(len(pages)), pages)}
 
     def ours() -> None:
         built = build(None, None, changed, hot=np.empty(0, np.int64), facts={}, level=1, key=key)

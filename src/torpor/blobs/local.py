@@ -24,7 +24,7 @@ import os
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,19 +36,59 @@ _T = TypeVar("_T")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Chunks per writev(2) call; Linux takes at most 1024 (IOV_MAX).
 _CHUNKS_PER_WRITE = 512
+_SYNC_BYTES = 32 << 20
+
+
+class Draft:
+    """Bytes that are being written, in a file that has no name yet: its digest is known only when
+    all have come. Of one thread at a time. What it takes of memory is what `write` is given.
+
+    What was written is sent to the disk every now and then, so that the fsync in the end, which
+    somebody waits for, has little left to do.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / f"draft.{secrets.token_hex(8)}"
+        self.size = 0
+        self._fd: int | None = None
+        self._synced = 0
+
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Raises Exhausted on a full disk."""
+        with _full_disk(f"cannot write {self.path}"):
+            if self._fd is None:
+                self._fd = _create(self.path)
+            for start in range(0, len(chunks), _CHUNKS_PER_WRITE):
+                _write_all(self._fd, chunks[start : start + _CHUNKS_PER_WRITE])
+            self.size += sum(map(len, chunks))
+            if self.size - self._synced >= _SYNC_BYTES:
+                os.fdatasync(self._fd)
+                self._synced = self.size
+
+    def finish(self) -> None:
+        """Bring all to the disk."""
+        assert self._fd is not None
+        os.fsync(self._fd)
+        self.close()
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
 
 @dataclass(frozen=True)
 class Blob:
-    """Bytes to store, in order, under `kind` and `name`."""
+    """Bytes to store, in order, under `kind` and `name`: at hand, or in a draft of this store."""
 
     kind: str
     name: str
-    chunks: tuple[bytes, ...]
+    chunks: tuple[bytes, ...] | Draft
 
     @property
     def size(self) -> int:
-        return sum(map(len, self.chunks))
+        chunks = self.chunks
+        return chunks.size if isinstance(chunks, Draft) else sum(map(len, chunks))
 
 
 @dataclass(frozen=True)
@@ -122,6 +162,17 @@ class LocalBlobs:
                 if write.exception() is None and (temporary := write.result().temporary):
                     temporary.unlink(missing_ok=True)
             raise
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[Draft]:
+        """Something to write to that a `Blob` can be made of inside. What did not become one is
+        gone at the end."""
+        draft = Draft(self._tmp)
+        try:
+            yield draft
+        finally:
+            draft.close()
+            draft.path.unlink(missing_ok=True)  # it has its name by now, or gets none
 
     def put_stream(self, kind: str, name: str, size: int, chunks: Iterable[bytes]) -> None:
         """Store one blob of `size` bytes durably as its chunks come, never all in memory.
@@ -218,6 +269,9 @@ class LocalBlobs:
             if self._refresh(final, blob.size):
                 return _Staged(blob, None)
             _make_directory(final.parent)
+            if isinstance(blob.chunks, Draft):
+                blob.chunks.finish()
+                return _Staged(blob, blob.chunks.path)
             temporary = self._tmp / f"{blob.name}.{secrets.token_hex(8)}"
             try:
                 _write_durably(temporary, _batches(blob.chunks))
@@ -264,8 +318,12 @@ def _batches(chunks: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
         yield chunks[start : start + _CHUNKS_PER_WRITE]
 
 
+def _create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
 def _write_durably(path: Path, batches: Iterable[tuple[bytes, ...]]) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = _create(path)
     try:
         for chunks in batches:
             _write_all(fd, chunks)
@@ -274,7 +332,7 @@ def _write_durably(path: Path, batches: Iterable[tuple[bytes, ...]]) -> None:
         os.close(fd)
 
 
-def _write_all(fd: int, chunks: tuple[bytes, ...]) -> None:
+def _write_all(fd: int, chunks: Sequence[bytes]) -> None:
     left = [memoryview(chunk) for chunk in chunks if chunk]
     while left:
         written = os.writev(fd, left)  # may be short: a signal, or the last block of a disk

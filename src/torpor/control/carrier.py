@@ -10,7 +10,7 @@ the whole log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.conversation import Conversation
-from torpor.control.machines import Captured, Taken
+from torpor.control.machines import Captured
+from torpor.control.taken import Taken
 from torpor.model.ids import AgentVersion, Epoch, RunId
 from torpor.policy.freeze import Terms
 from torpor.snapshot.seal import Key
@@ -113,6 +114,6 @@ class Freezer(Protocol):
 
     def capturing(self) -> AbstractAsyncContextManager[Taken]: ...
 
-    async def keep(self, taken: Taken) -> Captured: ...
+    async def keep(self, taken: Taken, goes_on: Callable[[], bool] = ...) -> Captured: ...
 
     async def carry_on(self) -> None: ...

@@ -15,7 +15,8 @@ model's response are committed first (rules 1, 2). Every write is fenced by this
 A freeze is three moments. *Prepare*: the supervisor holds the agent. *Take*: one pause copies
 what changed (rule 7). *Keep*: it is stored, recorded together with the run's new state in one
 transaction, and only then is the machine killed (rules 5, 6). An answer that comes before the
-last moment lets the machine go on instead; one that comes after finds a suspended run (rule 11).
+last moment lets the machine go on instead, and a large snapshot is given up for it; one that comes
+after finds a suspended run (rule 11).
 
 A server that is told to stop *hands over* its runs: each machine is frozen wherever it is, be it in
 the middle of a computation, and its run is claimable at once, for the next server. Model calls
@@ -53,6 +54,7 @@ from torpor.control.obstacles import Obstacles
 from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Unrecorded, Write, recorded_or_lost
 from torpor.control.standing import Result, Standing
+from torpor.control.taken import GivenUp
 from torpor.control.tasks import Tasks
 from torpor.control.thaw import correct_clock, resume
 from torpor.control.values import Results, Values
@@ -479,7 +481,7 @@ class Driver:
                     place = await self._place()
                     if self._outcome is not None:  # among the last things heard was its end
                         return False
-                    captured = await freezer.keep(taken)
+                    captured = await freezer.keep(taken, lambda: not self._may_go())
                     if self._may_go():
                         await self._record(captured, place, decided, *self._suspension())
                         return True
@@ -489,6 +491,8 @@ class Driver:
                     await self._record(captured, place, decided)
             except _NOT_OF_FREEZING:
                 raise
+            except GivenUp:  # it has something to do, and the machine goes on already
+                self._live.guest.say("resume")
             except (TorporError, OSError) as error:
                 if await self._pen.has_suspended():
                     return True

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from torpor.engine.memory import runs_of
-from torpor.snapshot.layer import PAGE, Pages
+from torpor.snapshot.layer import PAGE
 from torpor.snapshot.manifest import Manifest
+from torpor.snapshot.pages import InFile, PageSource, runs_of
 from torpor.snapshot.reader import FrameCache, PageReader
 from torpor.snapshot.store import SnapshotStore
 
@@ -34,7 +34,7 @@ class Flat:
     """A template's memory: the file, and its pages. Both stay usable when the name is gone."""
 
     path: Path
-    pages: Pages
+    pages: PageSource
 
 
 class Flats:
@@ -82,7 +82,7 @@ class Flats:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        return Flat(path, np.memmap(path, np.uint8, mode="r").reshape(-1, PAGE))
+        return Flat(path, InFile(path))
 
 
 def _file_system(path: Path) -> str:

@@ -3,8 +3,9 @@
 A machine that was booted stands on files of its own. One that was restored stands on a slot of
 the pager, which serves its snapshot lazily; or was a warm machine (`torpor.control.warm`), whose
 memory is its agent's template with all overwritten that differs, and only its disk is on a slot.
-Capturing is the same for all: in one pause (rule 7) device state, changed memory and changed disk
-are taken; what follows, comparing, compressing and storing, needs the machine no more.
+Capturing is the same for all: one pause (rule 7) has device state, changed memory and changed disk
+taken (`torpor.control.taken`), which are then compared, compressed and stored, some pages at a
+time: however much a machine has written, this process holds little of it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ import numpy as np
 from torpor.control.flat import Flats
 from torpor.control.guest import Guest
 from torpor.control.pool import Empty, Pool, Spares
-from torpor.control.sparse import copy_sparse, data_pages, pages_of, read_runs, whole
+from torpor.control.sparse import copy_sparse, data_pages, pages_of, whole
+from torpor.control.taken import InMachine, Taken
 from torpor.control.warm import OVERWRITTEN_PAGES_MAX, Base, Warm, warm_up
 from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers
 from torpor.engine.protocol import Engine, Files, Machine, Shape
@@ -36,10 +38,11 @@ from torpor.model.ids import AgentVersion
 from torpor.pager.client import PagerClient
 from torpor.snapshot.build import Changed, ImageIndex, build, build_index
 from torpor.snapshot.manifest import LayerRef, Manifest, Region
+from torpor.snapshot.pages import InFile, InMemory, hashes_of
 from torpor.snapshot.reader import FrameCache
 from torpor.snapshot.refs import make_refs
 from torpor.snapshot.seal import Key
-from torpor.snapshot.seen import Seen, page_hashes
+from torpor.snapshot.seen import Seen
 from torpor.snapshot.store import SnapshotStore
 from torpor.snapshot.upon import Upon
 from torpor.wire.link import Link, LinkState
@@ -73,6 +76,7 @@ class Live:
     # Memory pages that the way back had to wait for, and all that it touched.
     faults: PageNumbers | None = None
     touched: PageNumbers | None = None
+    taken: Taken | None = None  # what its snapshot is being made of
     # Held back from garbage collection while it lives (rule 12): the snapshot it reads its
     # memory from, and its newest, which may wait long to be recorded and is the next one's parent.
     base: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -86,20 +90,11 @@ class Captured:
     manifest: str
     bytes: int
     link: LinkState
-    pause_ms: float  # the guest stood still for this
+    # The guest stood still for this; or, if it has not gone on since, until all was taken that
+    # would have kept it from that.
+    pause_ms: float
     store_ms: float  # comparing, compressing, writing, after that
     pages: dict[str, int]  # what became of the pages that were looked at
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What one pause took. Memory is in the shared copy buffer: gone when `capturing` ends."""
-
-    link: LinkState
-    device: bytes
-    memory: Changed
-    disk: Changed
-    pause_ms: float
 
 
 class Machines:
@@ -257,7 +252,8 @@ class Machines:
             key=key,
             flat=True,
         )
-        live.seen.note(shape.memory_mib << 20, numbers, page_hashes(pages))
+        hashes = hashes_of(pages)
+        live.seen.note(Changed(shape.memory_mib << 20, numbers, InMemory(pages), hashes))
         return live
 
     async def get_ready(self, live: Live, version: AgentVersion, template: Base) -> None:
@@ -394,7 +390,7 @@ class Machines:
 
     @contextlib.asynccontextmanager
     async def capturing(self, live: Live) -> AsyncIterator[Taken]:
-        """Pause the machine and take all of it that changed, copied; it stays paused.
+        """Pause the machine and take what changed of it; it stays paused.
 
         Inside, `keep` makes a snapshot of what was taken, before or after `carry_on`. Leaving
         with an error resumes the machine: a failed snapshot harms nothing (rule 6).
@@ -407,18 +403,30 @@ class Machines:
                 live.guest.drain()
                 if live.guest.broken is not None:
                     raise live.guest.broken
-                link = live.guest.link.state()
-                device, memory, disk = await self._take(live)
-                pause_ms = (time.perf_counter() - started) * 1000
-                yield Taken(link, device, memory, disk, pause_ms)
+                live.taken = await self._take(live, started)
+                yield live.taken
             except BaseException:
+                live.taken = None
                 await self.carry_on(live)
                 raise
+            finally:
+                live.taken = None
 
-    async def keep(self, live: Live, taken: Taken, hot: PageNumbers | None = None) -> Captured:
+    async def keep(
+        self,
+        live: Live,
+        taken: Taken,
+        hot: PageNumbers | None = None,
+        goes_on: Callable[[], bool] = lambda: False,
+    ) -> Captured:
         """Store what was taken, durably (rule 5). `hot` overrides what a restore pushes; by
-        default it is learned. The next snapshot of this machine is compared with this one."""
+        default it is learned. The next snapshot of this machine is compared with this one.
+
+        Raises GivenUp if there is much to store and `goes_on`, which another thread calls, comes
+        to say that the machine is to go on first."""
+        taken.give_up_if(goes_on)
         captured = await asyncio.to_thread(self._build_and_store, live, taken, hot)
+        live.taken = None  # nothing is read of the machine any more
         live.snapshot = captured.manifest
         newest = contextlib.ExitStack()
         newest.enter_context(self.store.held(captured.manifest))
@@ -434,12 +442,17 @@ class Machines:
         self.store.delete_manifest(captured.manifest)
 
     async def carry_on(self, live: Live) -> None:
-        """A paused machine goes on instead of being killed. Does nothing to one that runs."""
+        """A paused machine goes on instead of being killed, once nothing has to be read of it any
+        more. Does nothing to one that runs."""
         if live.guest.pumping:
             return
+        if live.taken is not None:
+            await asyncio.to_thread(live.taken.copy_out, self._buffer, live.directory)
         with contextlib.suppress(HostError):  # it may be gone: then its reader says so
             await live.machine.resume()
         live.guest.go_on_pumping()
+        if live.taken is not None:
+            live.taken.note_pause()
 
     async def served(self, live: Live) -> dict[str, Any]:
         """What the pager has done for the machine. Raises Missing, NotFound."""
@@ -475,20 +488,15 @@ class Machines:
         live.newest.close()
         await asyncio.to_thread(shutil.rmtree, live.directory, ignore_errors=True)
 
-    async def _take(self, live: Live) -> tuple[bytes, Changed, Changed]:
-        """Everything of a paused machine that may have changed, copied."""
-        # A boot touched all memory: no buffer to keep for that.
-        buffer = self._buffer if live.restored else CopyBuffer(0)
-        length = live.shape.memory_mib << 20
-
-        def memory() -> Changed:
-            numbers, pages = live.machine.changed_memory(buffer)
-            return Changed(length, numbers, pages)
-
-        device, copied, disk = await asyncio.gather(
-            live.machine.device_state(), asyncio.to_thread(memory), self._take_disk(live)
+    async def _take(self, live: Live, started: float) -> Taken:
+        """Of a paused machine: what cannot be read later, and where all the rest is."""
+        device, numbers, disk = await asyncio.gather(
+            live.machine.device_state(),
+            asyncio.to_thread(live.machine.changed_memory),
+            self._take_disk(live),
         )
-        return device, copied, disk
+        memory = Changed(live.shape.memory_mib << 20, numbers, InMachine(live.machine, numbers))
+        return Taken(live.guest.link.state(), device, memory, disk, started)
 
     async def _take_disk(self, live: Live) -> Changed:
         length = live.shape.disk_mib << 20
@@ -498,7 +506,7 @@ class Machines:
         else:
             path = live.directory / "disk"
             numbers = await asyncio.to_thread(data_pages, path, length)
-        return Changed(length, numbers, await asyncio.to_thread(read_runs, path, numbers))
+        return Changed(length, numbers, InFile(path, numbers))
 
     def _build_and_store(self, live: Live, taken: Taken, hot: PageNumbers | None) -> Captured:
         started = time.perf_counter()
@@ -509,21 +517,22 @@ class Machines:
         else:
             parent = self._kernel_in_memory(taken.memory)
             live.seen = Seen()
-        hashes = page_hashes(taken.memory.pages)
-        memory = live.seen.without_known(taken.memory, hashes)
-        reader = self.store.reader(parent, self._cache, live.key)
-        built = build(
-            parent,
-            reader,
-            {"memory": memory, "disk": taken.disk, "device": whole(taken.device)},
-            hot=self._hot(live, parent, memory.numbers) if hot is None else hot,
-            facts={"shape": live.shape.facts()},
-            dedup=self._image_index(live.shape.image),
-            key=live.key,
-        )
-        stored = self.store.put(built, live.key)
+        everything = taken.memory.hashed()
+        memory = live.seen.without_known(everything)
+        with self.store.draft() as draft:
+            built = build(
+                parent,
+                self.store.reader(parent, self._cache, live.key),
+                {"memory": memory, "disk": taken.disk, "device": whole(taken.device)},
+                hot=self._hot(live, parent, memory.numbers) if hot is None else hot,
+                facts={"shape": live.shape.facts()},
+                dedup=self._image_index(live.shape.image),
+                key=live.key,
+                out=draft,
+            )
+            stored = self.store.put(built, live.key)
         live.manifest = replace(built.manifest, digest=stored.manifest_digest)
-        live.seen.note(taken.memory.length, taken.memory.numbers, hashes)
+        live.seen.note(everything)
         return Captured(
             manifest=stored.manifest_digest,
             bytes=stored.bytes,

@@ -19,7 +19,8 @@ from torpor.contextlog.store import LogStore
 from torpor.control.carrier import Journal, Origin
 from torpor.control.conversation import Conversation
 from torpor.control.loading import host_memory_mib, logged, source_from
-from torpor.control.machines import Captured, Live, Machines, Taken
+from torpor.control.machines import Captured, Live, Machines
+from torpor.control.taken import Taken
 from torpor.control.templates import keep_template, make_template
 from torpor.control.thaw import say_journal, thaw
 from torpor.control.warm import Base
@@ -191,8 +192,8 @@ class MachineCarrier:
     def capturing(self) -> AbstractAsyncContextManager[Taken]:
         return self._machines.capturing(self.live)
 
-    async def keep(self, taken: Taken) -> Captured:
-        return await self._machines.keep(self.live, taken)
+    async def keep(self, taken: Taken, goes_on: Callable[[], bool] = lambda: False) -> Captured:
+        return await self._machines.keep(self.live, taken, goes_on=goes_on)
 
     async def carry_on(self) -> None:
         await self._machines.carry_on(self.live)

@@ -1,4 +1,4 @@
-"""Files as pages: which of a disk hold data, their bytes, and copies that keep the holes."""
+"""Files as pages: which of a disk hold data, and copies that keep the holes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from torpor.engine.memory import PAGE, PageNumbers, Pages, runs_of
+from torpor.engine.memory import PAGE, PageNumbers
 from torpor.model.errors import HostError
 from torpor.snapshot.build import Changed
+from torpor.snapshot.pages import InMemory
 
 
 def whole(data: bytes) -> Changed:
     pages = -(-len(data) // PAGE)
     padded = np.zeros((pages, PAGE), dtype=np.uint8)
     padded.reshape(-1)[: len(data)] = np.frombuffer(data, dtype=np.uint8)
-    return Changed(len(data), np.arange(pages, dtype=np.int64), padded)
+    return Changed(len(data), np.arange(pages, dtype=np.int64), InMemory(padded))
 
 
 def pages_of(runs: list[list[int]]) -> PageNumbers:
@@ -48,27 +49,6 @@ def data_extents(path: Path, length: int) -> Iterator[tuple[int, int]]:
             yield start, end
     finally:
         os.close(fd)
-
-
-def read_runs(path: Path, numbers: PageNumbers) -> Pages:
-    pages = np.empty((len(numbers), PAGE), dtype=np.uint8)
-    if not len(numbers):  # a memoryview of no pages cannot be cast
-        return pages
-    flat = memoryview(pages.data).cast("B")
-    position = 0
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        for first, count in zip(*runs_of(numbers), strict=True):
-            offset, end = int(first) * PAGE, position + int(count) * PAGE
-            while position < end:
-                got = os.preadv(fd, [flat[position:end]], offset)
-                if not got:  # beyond the end of a sparse file: zeros
-                    flat[position:end] = bytes(end - position)
-                    got = end - position
-                position, offset = position + got, offset + got
-    finally:
-        os.close(fd)
-    return pages
 
 
 async def copy_sparse(source: Path, target: Path) -> None:

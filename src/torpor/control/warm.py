@@ -31,11 +31,12 @@ from torpor.control.flat import Flats
 from torpor.control.guest import Guest
 from torpor.control.pool import Empty, Pool
 from torpor.control.thaw import thaw
-from torpor.engine.memory import CopyBuffer, PageNumbers, Pages
+from torpor.engine.memory import PageNumbers
 from torpor.engine.protocol import Machine, Shape
 from torpor.model.errors import GuestError
 from torpor.model.ids import Epoch, RunId
 from torpor.snapshot.manifest import Manifest
+from torpor.snapshot.pages import PageSource
 from torpor.snapshot.store import SnapshotStore
 from torpor.snapshot.upon import Upon
 from torpor.wire.link import Link, LinkState
@@ -60,7 +61,7 @@ class Base:
 class Warm:
     empty: Empty
     template: Manifest
-    memory: Pages  # the template's
+    memory: PageSource  # the template's
     changed: PageNumbers  # pages of memory that are the template's no more
     held: contextlib.ExitStack  # what keeps its template's layers from being collected
 
@@ -125,5 +126,4 @@ async def _there_and_back(machine: Machine, link: LinkState) -> PageNumbers:
         raise guest.broken
     if guest.unread:
         raise GuestError("a machine that was warmed up leaves something unread")
-    numbers, _ = await asyncio.to_thread(machine.changed_memory, CopyBuffer(0))
-    return numbers
+    return await asyncio.to_thread(machine.changed_memory)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torpor.model.errors import HostError, InternalError
+from torpor.snapshot.pages import runs_of
 
 PageNumbers = npt.NDArray[np.int64]  # ascending
 Pages = npt.NDArray[np.uint8]  # shape (n, 4096)
@@ -83,34 +84,22 @@ def _flags(pid: int, address: int, length: int) -> npt.NDArray[np.uint8]:
     return (pagemap >> np.uint64(61)).astype(np.uint8)
 
 
-def runs_of(numbers: PageNumbers) -> tuple[PageNumbers, PageNumbers]:
-    """Ascending numbers as runs: (first numbers, lengths)."""
-    if not len(numbers):
-        return numbers, numbers
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    starts = np.concatenate(([0], breaks))
-    ends = np.concatenate((breaks, [len(numbers)]))
-    return numbers[starts], (ends - starts).astype(np.int64)
-
-
 class CopyBuffer:
-    """Memory that is mapped once and reused. One copy at a time lives in it."""
+    """Memory of a fixed size that is mapped once and reused. One copy at a time lives in it."""
 
     def __init__(self, capacity: int) -> None:
-        self._pages = self._map(capacity)
-
-    @staticmethod
-    def _map(capacity: int) -> Pages:
-        area = mmap.mmap(-1, max(capacity, PAGE))
+        area = mmap.mmap(-1, max(capacity, PAGE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         area.madvise(mmap.MADV_HUGEPAGE)
         flat = np.frombuffer(area, dtype=np.uint8)
         flat[::PAGE] = 0  # fault every page in now
-        return flat.reshape(-1, PAGE)
+        self._pages: Pages = flat.reshape(-1, PAGE)
+
+    @property
+    def pages(self) -> int:
+        return len(self._pages)
 
     def room(self, count: int) -> Pages:
-        """An array of `count` pages, valid until the next call."""
-        if count > len(self._pages):
-            self._pages = self._map(count * PAGE)
+        """An array of `count` pages, at most all that there are, valid until the next call."""
         return self._pages[:count]
 
 

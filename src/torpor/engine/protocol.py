@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torpor.engine.memory import CopyBuffer, PageNumbers, Pages
+from torpor.engine.memory import PageNumbers, Pages
 from torpor.model.errors import Invalid
 
 
@@ -107,8 +107,12 @@ class Machine(Protocol):
     async def device_state(self) -> bytes:
         """State of CPU and devices of a paused machine, without memory."""
 
-    def changed_memory(self, buffer: CopyBuffer) -> tuple[PageNumbers, Pages]:
-        """Pages written since the start, copied into `buffer`. It must be paused (rule 7)."""
+    def changed_memory(self) -> PageNumbers:
+        """Pages written since the start. It must be paused (rule 7)."""
+
+    def read_memory(self, numbers: PageNumbers, into: Pages) -> None:
+        """Copy these pages, in this order. It must be paused, or they may be of different times.
+        Raises OSError, HostError: it has ended."""
 
     def touched_memory(self) -> PageNumbers:
         """Pages read or written since the start, perhaps with some of their neighbours."""

@@ -1,7 +1,8 @@
 """The difference builder: a parent and the pages that may have changed make a new snapshot.
 
 Pure: it reads the parent's pages through a `PageReader` and returns a manifest and an encoded
-layer; nothing is written. Each page is taken for the first of these that fits:
+layer; nothing is written but to the draft that it is given. Each page is taken for the first of
+these that fits:
 
     zero    all bytes are zero                                    ref 0
     same    equal to the parent's page at the same place          the parent's ref and base
@@ -15,6 +16,10 @@ An XOR is always against a plain page (a page that is itself an XOR passes on it
 page takes two reads at most, at any depth. Hashes (XXH3) only propose equal pages; bytes are
 compared before anything is shared, as a guest could construct collisions.
 
+Neither the changed pages nor the layer are in memory as a whole (`torpor.snapshot.pages`). They
+are gone through twice: compared, which leaves some bytes a page to know what becomes of it; and,
+in the layer's order, stored. How many are read at a time changes nothing of what is built.
+
 Some pages that the parent has stored are stored again, as they are (`torpor.snapshot.gather`).
 
 In the layer, plain pages come before XORs (unlike data compresses badly together), and in each
@@ -26,18 +31,29 @@ with all its pages.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
+from torpor.blobs.local import Draft
 from torpor.model.errors import InternalError, Invalid
 from torpor.snapshot.gather import to_move
-from torpor.snapshot.layer import PAGE, EncodedLayer, Pages, write_layer
+from torpor.snapshot.layer import PAGE, EncodedLayer, LayerWriter, Pages
 from torpor.snapshot.manifest import LayerRef, Manifest, Region, page_count
+from torpor.snapshot.pages import (
+    Hashes,
+    InFile,
+    InMemory,
+    PageSource,
+    Rows,
+    Some,
+    chunks,
+    hashes_of,
+    source_hashes,
+)
 from torpor.snapshot.reader import PageReader
 from torpor.snapshot.refs import Refs, layer_numbers, make_refs, renumber
 from torpor.snapshot.seal import Key
@@ -59,35 +75,51 @@ _LEVEL_OF_FIRST = 9
 _COMPARE_PAGES = 1024
 
 _TABLE = np.dtype([("hash", "<u8"), ("page", "<u4")])
-Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
 class Changed:
     """The pages of a region that may differ from the parent's; all others are the parent's, or
-    zero without one. `numbers` are sorted page numbers, `pages[i]` the content of page
-    `numbers[i]`. `length` is the region's, in bytes; what the last page has beyond it is zero.
+    zero without one. `numbers` are sorted page numbers, row i of `pages` the content of page
+    `numbers[i]`, and `hashes[i]` its hash, if they are known. `length` is the region's, in bytes;
+    what the last page has beyond it is zero.
     """
 
     length: int
     numbers: npt.NDArray[np.int64]
-    pages: Pages
+    pages: PageSource
+    hashes: Hashes | None = None
 
-    def __post_init__(self) -> None:
+    @classmethod
+    def at_hand(cls, length: int, numbers: npt.NDArray[np.int64], pages: Pages) -> Changed:
         if (
-            self.pages.shape != (len(self.numbers), PAGE)
-            or self.pages.dtype != np.uint8
-            or not self.pages.flags.c_contiguous
+            pages.shape != (len(numbers), PAGE)
+            or pages.dtype != np.uint8
+            or not pages.flags.c_contiguous
         ):
             raise InternalError(
-                f"{len(self.numbers)} page numbers came with {self.pages.dtype} {self.pages.shape}"
+                f"{len(numbers)} page numbers came with {pages.dtype} {pages.shape}"
             )
+        return cls(length, numbers, InMemory(pages))
+
+    def __post_init__(self) -> None:
+        if len(self.pages) != len(self.numbers):
+            raise InternalError(f"{len(self.numbers)} page numbers came with {len(self.pages)}")
         if len(self.numbers) and (
             self.numbers[0] < 0
             or self.numbers[-1] >= page_count(self.length)
             or (np.diff(self.numbers) <= 0).any()
         ):
             raise InternalError(f"page numbers are not sorted, or beyond {self.length} bytes")
+
+    def hashed(self) -> Changed:
+        """The same with its hashes, for which all pages are read."""
+        return replace(self, hashes=source_hashes(self.pages))
+
+    def only(self, rows: Rows) -> Changed:
+        """The same without the pages that are not in these rows."""
+        hashes = None if self.hashes is None else self.hashes[rows]
+        return Changed(self.length, self.numbers[rows], Some(self.pages, rows), hashes)
 
 
 @dataclass(frozen=True)
@@ -119,7 +151,7 @@ class ImageIndex:
     """Finds pages in an image's root file system. `pages` are the file's; `table` is what
     `build_index` made of them."""
 
-    def __init__(self, digest: str, pages: Pages, table: npt.NDArray[np.void]) -> None:
+    def __init__(self, digest: str, pages: PageSource, table: npt.NDArray[np.void]) -> None:
         self.digest = digest
         self.pages = pages
         self._hashes: Hashes = np.ascontiguousarray(table["hash"])
@@ -130,7 +162,7 @@ class ImageIndex:
     @classmethod
     def open(cls, digest: str, image: Path, table: Path) -> ImageIndex:
         """Of the file system at `image` and its index, saved with numpy at `table`."""
-        return cls(digest, _map_pages(image), np.load(table, allow_pickle=False))
+        return cls(digest, _file_pages(image), np.load(table, allow_pickle=False))
 
     def find(self, hashes: Hashes) -> npt.NDArray[np.int64]:
         """For each hash the number of a page that has it, -1 where there is none."""
@@ -142,11 +174,16 @@ class ImageIndex:
 
 def build_index(image: Path) -> npt.NDArray[np.void]:
     """The table of an `ImageIndex`: hash and number of each page that is not zero, by hash."""
-    pages = _map_pages(image)
-    numbers = np.flatnonzero(_not_zero(pages))
-    hashes, first = np.unique(_hashes(_views(pages, numbers)), return_index=True)
-    table = np.empty(len(hashes), _TABLE)
-    table["hash"], table["page"] = hashes, numbers[first]
+    source = _file_pages(image)
+    numbers, hashes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+    for rows in chunks(len(source)):
+        pages = source.read(rows)
+        some = np.flatnonzero(_not_zero(pages))
+        numbers.append(rows[some])
+        hashes.append(hashes_of(pages[some]))
+    known, first = np.unique(np.concatenate(hashes), return_index=True)
+    table = np.empty(len(known), _TABLE)
+    table["hash"], table["page"] = known, np.concatenate(numbers)[first]
     return table
 
 
@@ -160,11 +197,13 @@ def build(
     dedup: ImageIndex | None = None,
     level: int | None = None,
     key: Key | None = None,
+    out: Draft | None = None,
 ) -> Built:
     """The snapshot that is `parent` with `changed`, and with `hot` and `facts` as its own.
 
     Regions not in `changed` are the parent's. `dedup` is the image that the machine runs on.
-    `level` is zstd's, by default what suits the layer. With a `key`, the layer is sealed.
+    `level` is zstd's, by default what suits the layer. With a `key`, the layer is sealed. Its
+    bytes are written to `out`, or, without that, are in memory.
     """
     layers = list(parent.layers) if parent else []
     regions = dict(parent.regions) if parent else {}
@@ -172,8 +211,8 @@ def build(
         name: _compare(name, change, regions.get(name), parent_pages)
         for name, change in changed.items()
     }
-    fresh = _Fresh.gather(differences, hot)
-    first = _first_equal(fresh.views, fresh.hashes)
+    fresh = _Fresh.gather(differences, hot, parent_pages)
+    first = _first_equal(fresh)
     own = first == np.arange(len(first))  # the others are dups of one of these
 
     refs = np.zeros(len(first), np.uint64)
@@ -196,11 +235,17 @@ def build(
     refs[stored] = places[: len(stored)]
     layer = None
     if len(order):
-        pages = [fresh.xors[i] if bases[i] else fresh.views[i] for i in stored.tolist()]
-        pages += _views(moved.pages, np.arange(len(moved.refs)))
         if level is None:
             level = _level(len(order), first=not any(layer.kind != "raw" for layer in layers))
-        layer = write_layer([pages[i] for i in order.tolist()], level=level, key=key)
+        writer = LayerWriter(level=level, key=key, out=out)
+        for rows in chunks(len(order)):
+            some = order[rows]
+            pages = np.empty((len(some), PAGE), np.uint8)
+            new = some < len(stored)
+            pages[new] = fresh.stored(stored[some[new]])
+            pages[~new] = moved.stored(some[~new] - len(stored))
+            writer.add(pages)
+        layer = writer.finish()
         layers.append(LayerRef("sealed" if key else "zstd", layer.digest, layer.pages))
 
     _complete(differences, refs[first], bases[first])
@@ -235,14 +280,14 @@ def _level(pages: int, *, first: bool) -> int:
 @dataclass(frozen=True, eq=False)
 class _Difference:
     """A region compared with the parent's. `region` is right but for its fresh pages: `fresh`
-    are indices of pages that are neither zero nor the parent's; `bases` and `xors` are, for
-    each of them, the plain page that it resembles (0: none) and the XOR with it."""
+    are rows of pages that are neither zero nor the parent's; `hashes` and `bases` are, for each
+    of them, its hash and the plain page that it resembles (0: none)."""
 
     region: Region
     change: Changed
-    fresh: npt.NDArray[np.int64]
+    fresh: Rows
+    hashes: Hashes
     bases: Refs
-    xors: Mapping[int, bytes]  # by index, for those with a base
     zero: int
     same: int
 
@@ -255,14 +300,50 @@ def _compare(
 ) -> _Difference:
     refs = _resized(before.refs if before else None, change.length)
     bases = _resized(before.bases if before else None, change.length)
-    old_refs, old_bases = refs[change.numbers], bases[change.numbers]
-    not_zero = _not_zero(change.pages)
-    refs[change.numbers] = np.where(not_zero, old_refs, np.uint64(0))
-    bases[change.numbers] = np.where(not_zero, old_bases, np.uint64(0))
+    fresh, hashes, similar = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], []
+    zero = 0
+    for rows in chunks(len(change.numbers)):
+        pages, numbers = change.pages.read(rows), change.numbers[rows]
+        found = _compare_some(pages, refs[numbers], bases[numbers], parent)
+        refs[numbers], bases[numbers] = found.refs, found.bases
+        zero += found.zero
+        fresh.append(rows[found.fresh])
+        similar.append(found.similar[found.fresh])
+        known = change.hashes
+        hashes.append(hashes_of(pages[found.fresh]) if known is None else known[fresh[-1]])
+    new = np.concatenate(fresh)
+    return _Difference(
+        region=Region(name, change.length, refs, bases),
+        change=change,
+        fresh=new,
+        hashes=np.concatenate(hashes),
+        bases=np.concatenate([np.empty(0, np.uint64), *similar]),
+        zero=zero,
+        same=len(change.numbers) - zero - len(new),
+    )
 
-    same = np.zeros(len(change.numbers), bool)
-    similar = np.zeros(len(change.numbers), np.uint64)
-    xors: dict[int, bytes] = {}
+
+@dataclass(frozen=True, eq=False)
+class _Some:
+    """What `_compare` found of some pages: refs and bases, both 0 where a page is zero or fresh;
+    the rows of the fresh ones; for each page the plain page that it resembles; how many are zero.
+    """
+
+    refs: Refs
+    bases: Refs
+    fresh: Rows
+    similar: Refs
+    zero: int
+
+
+def _compare_some(
+    pages: Pages, old_refs: Refs, old_bases: Refs, parent: PageReader | None
+) -> _Some:
+    not_zero = _not_zero(pages)
+    refs = np.where(not_zero, old_refs, np.uint64(0))
+    bases = np.where(not_zero, old_bases, np.uint64(0))
+    same = np.zeros(len(pages), bool)
+    similar = np.zeros(len(pages), np.uint64)
     roots = np.where(old_bases != 0, old_bases, old_refs)
     comparable = np.flatnonzero(not_zero & (old_refs != 0))
     comparable = comparable[roots[comparable].argsort(kind="stable")]  # each frame once
@@ -270,13 +351,13 @@ def _compare(
         some = comparable[start : start + _COMPARE_PAGES]
         if parent is None:
             raise InternalError("a parent was given without a reader of its pages")
-        words = change.pages[some].view(np.uint64)
+        words = pages[some].view(np.uint64)
         xor = words ^ parent.at(roots[some]).view(np.uint64)
         differing = np.count_nonzero(xor, axis=1)
         # Back to what the root is: the parent's page if that is plain, no XOR any more if not.
         is_root = differing == 0
-        refs[change.numbers[some[is_root]]] = roots[some[is_root]]
-        bases[change.numbers[some[is_root]]] = 0
+        refs[some[is_root]] = roots[some[is_root]]
+        bases[some[is_root]] = 0
         same[some[is_root]] = True
         based = np.flatnonzero(old_bases[some])
         if len(based):
@@ -284,79 +365,94 @@ def _compare(
             same[some[based]] |= (xor[based] == kept).all(axis=1)
         little = ~same[some] & (differing <= _XOR_SHARE * np.count_nonzero(words, axis=1))
         similar[some[little]] = roots[some[little]]
-        for i in np.flatnonzero(little).tolist():
-            xors[int(some[i])] = xor[i].tobytes()
-
     fresh = np.flatnonzero(not_zero & ~same)
-    refs[change.numbers[fresh]] = bases[change.numbers[fresh]] = 0
-    return _Difference(
-        region=Region(name, change.length, refs, bases),
-        change=change,
-        fresh=fresh,
-        bases=similar[fresh],
-        xors=xors,
-        zero=len(change.numbers) - int(not_zero.sum()),
-        same=int(same.sum()),
-    )
+    refs[fresh] = bases[fresh] = 0
+    return _Some(refs, bases, fresh, similar, len(pages) - int(not_zero.sum()))
 
 
 @dataclass(frozen=True, eq=False)
 class _Fresh:
-    """The fresh pages of all regions in one row, each list with an element for each."""
+    """The fresh pages of all regions in one row: for each its hash, the plain page that it
+    resembles, and whether it is hot."""
 
-    views: list[memoryview]
     hashes: Hashes
     bases: Refs
-    xors: Mapping[int, bytes]
     hot: npt.NDArray[np.bool_]
+    parts: list[tuple[PageSource, Rows]]  # where they are, a region at a time
+    parent: PageReader | None
 
     @classmethod
     def gather(
-        cls, differences: Mapping[str, _Difference], hot: npt.NDArray[np.integer[Any]]
+        cls,
+        differences: Mapping[str, _Difference],
+        hot: npt.NDArray[np.integer[Any]],
+        parent: PageReader | None,
     ) -> _Fresh:
-        views: list[memoryview] = []
-        bases, is_hot, xors = [np.zeros(0, np.uint64)], [np.zeros(0, bool)], {}
+        is_hot = [np.zeros(0, bool)]
         for name, difference in differences.items():
-            for i, at in enumerate(difference.fresh.tolist(), start=len(views)):
-                if at in difference.xors:
-                    xors[i] = difference.xors[at]
-            views += _views(difference.change.pages, difference.fresh)
-            bases.append(difference.bases)
             numbers = difference.change.numbers[difference.fresh]
             is_hot.append(np.isin(numbers, hot if name == "memory" else ()))
-        return cls(views, _hashes(views), np.concatenate(bases), xors, np.concatenate(is_hot))
+        every = list(differences.values())
+        return cls(
+            np.concatenate([np.empty(0, np.uint64), *(each.hashes for each in every)]),
+            np.concatenate([np.empty(0, np.uint64), *(each.bases for each in every)]),
+            np.concatenate(is_hot),
+            [(each.change.pages, each.fresh) for each in every],
+            parent,
+        )
+
+    def read(self, rows: Rows) -> Pages:
+        pages = np.empty((len(rows), PAGE), np.uint8)
+        start = 0
+        for source, fresh in self.parts:
+            stop = start + len(fresh)
+            these = (start <= rows) & (rows < stop)
+            if these.any():
+                pages[these] = source.read(fresh[rows[these] - start])
+            start = stop
+        return pages
+
+    def stored(self, rows: Rows) -> Pages:
+        """As they are stored: those that resemble a page as the XOR with it."""
+        pages = self.read(rows)
+        (xor,) = self.bases[rows].nonzero()
+        if len(xor):
+            assert self.parent is not None
+            pages[xor] ^= self.parent.at(self.bases[rows[xor]])
+        return pages
 
 
-def _first_equal(views: Sequence[memoryview], hashes: Hashes) -> npt.NDArray[np.int64]:
-    """For each page the index of the first that is equal to it; its own if there is none."""
-    _, at, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+def _first_equal(fresh: _Fresh) -> Rows:
+    """For each page the row of the first that is equal to it; its own if there is none."""
+    _, at, inverse = np.unique(fresh.hashes, return_index=True, return_inverse=True)
     first = at[inverse]
-    for i in np.flatnonzero(first != np.arange(len(first))).tolist():
-        if bytes(views[first[i]]) != bytes(views[i]):
-            first[i] = i
+    alike = np.flatnonzero(first != np.arange(len(first)))
+    for some in chunks(len(alike)):
+        rows = alike[some]
+        others = rows[(fresh.read(first[rows]) != fresh.read(rows)).any(axis=1)]
+        first[others] = others
     return first
 
 
-def _in_image(
-    index: ImageIndex, fresh: _Fresh, own: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int64]:
+def _in_image(index: ImageIndex, fresh: _Fresh, own: npt.NDArray[np.bool_]) -> Rows:
     """For each page of its own the number of the image's page that is equal to it, else -1."""
     found = np.where(own, index.find(fresh.hashes), -1)
-    for i in np.flatnonzero(found >= 0).tolist():
-        if index.pages[found[i]].tobytes() != bytes(fresh.views[i]):
-            found[i] = -1
+    alike = np.flatnonzero(found >= 0)
+    for some in chunks(len(alike)):
+        rows = alike[some]
+        found[rows[(index.pages.read(found[rows]) != fresh.read(rows)).any(axis=1)]] = -1
     return found
 
 
 @dataclass(frozen=True, eq=False)
 class _Moved:
-    """Pages that the parent has stored and the new layer gets: where they were, as they were
-    stored, and for each whether it is an XOR and whether a hot page needs it."""
+    """Pages that the parent has stored and the new layer gets: where they were, and for each
+    whether it is an XOR and whether a hot page needs it."""
 
     refs: Refs
-    pages: Pages
     xor: npt.NDArray[np.bool_]
     hot: npt.NDArray[np.bool_]
+    parent: PageReader | None
 
     @classmethod
     def of(
@@ -374,17 +470,23 @@ class _Moved:
             refs = to_move(parent, hot)
         if not len(refs) or parent_pages is None:
             nothing = np.empty(0, bool)
-            return cls(refs, np.empty((0, PAGE), np.uint8), nothing, nothing)
+            return cls(refs, nothing, nothing, None)
         columns = [column for r in regions.values() for column in (r.refs, r.bases)]
         refs = refs[np.isin(refs, np.concatenate([*(c[c != 0] for c in columns), bases]))]
         xors = [region.refs[region.bases != 0] for region in regions.values()]
         hot_refs = [regions["memory"].refs[hot], regions["memory"].bases[hot]] if len(hot) else []
         return cls(
             refs,
-            parent_pages.at(refs),
             np.isin(refs, np.concatenate(xors)),
             np.isin(refs, np.concatenate([*hot_refs, bases])),
+            parent_pages,
         )
+
+    def stored(self, rows: Rows) -> Pages:
+        """As they are stored."""
+        if self.parent is None:
+            return np.empty((0, PAGE), np.uint8)
+        return self.parent.at(self.refs[rows])
 
     def redirected(self, regions: Mapping[str, Region], places: Refs) -> dict[str, Region]:
         """`regions` with `places` for all refs to these pages."""
@@ -455,19 +557,8 @@ def _not_zero(pages: Pages) -> npt.NDArray[np.bool_]:
     return any_bit.astype(np.bool_)
 
 
-def _views(pages: Pages, rows: npt.NDArray[np.int64]) -> list[memoryview]:
-    if not len(rows):  # a memoryview of no pages cannot be cast
-        return []
-    flat = pages.data.cast("B")
-    return [flat[row * PAGE : row * PAGE + PAGE] for row in rows.tolist()]
-
-
-def _hashes(views: Sequence[memoryview]) -> Hashes:
-    return np.fromiter(map(xxhash.xxh3_64_intdigest, views), np.uint64, len(views))
-
-
-def _map_pages(path: Path) -> Pages:
+def _file_pages(path: Path) -> InFile:
     size = path.stat().st_size
     if not size or size % PAGE:
         raise Invalid(f"{path}: its {size} bytes are not whole pages of {PAGE}")
-    return np.memmap(path, np.uint8, "r", shape=(size // PAGE, PAGE))
+    return InFile(path)

@@ -22,7 +22,8 @@ import os
 import struct
 import threading
 import weakref
-from collections.abc import Sequence
+from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +34,10 @@ import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 
+from torpor.blobs.local import Draft
 from torpor.model.errors import Damaged, InternalError
 from torpor.snapshot.seal import SALT_BYTES, Key, new_salt
-from torpor.snapshot.workers import map_batches
+from torpor.snapshot.workers import THREADS, submit
 
 PAGE = 4096
 FRAME_PAGES = 16
@@ -54,6 +56,9 @@ _SEALED_MAGIC = b"TORPORL1"
 _SEALED_HEAD_BYTES = len(_SEALED_MAGIC) + SALT_BYTES
 _PURPOSE = b"torpor layer 1"
 _FRAMES_PER_TASK = 4
+# Tasks that are under way or done and not yet written: what a layer takes of memory while it is
+# made, 256 KiB each.
+_TASKS_MAX = 4 * THREADS
 
 
 class _Codecs(threading.local):
@@ -75,58 +80,106 @@ _codecs = _Codecs()
 
 @dataclass(frozen=True)
 class EncodedLayer:
-    """A layer's bytes, ready to be stored under its digest."""
+    """A layer's bytes, ready to be stored under its digest: `chunks`, or all in `draft`."""
 
     chunks: tuple[bytes, ...]
     digest: str
     pages: int
+    draft: Draft | None = None
 
     @property
     def size(self) -> int:
-        return sum(map(len, self.chunks))
+        return sum(map(len, self.chunks)) if self.draft is None else self.draft.size
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | memoryview) -> int:
     """What the seek table keeps of a frame: the low 32 bits of its XXH64."""
     return xxhash.xxh64_intdigest(data) & 0xFFFFFFFF
 
 
-def write_layer(
-    pages: Sequence[bytes | memoryview] | Pages, *, level: int = 1, key: Key | None = None
-) -> EncodedLayer:
-    """Encode pages (each PAGE bytes) as a layer, page k at position k; sealed if there is a key."""
-    salt = new_salt()
-    sealer = key.sealer(_PURPOSE, salt) if key else None
+_Frame = tuple[bytes, int, int]  # as it is stored, its length decompressed, its checksum
 
-    def encode(starts: Sequence[int]) -> list[tuple[bytes, int, int]]:
-        compress = _codecs.compressor(level).compress
+
+class LayerWriter:
+    """Encodes pages as they come, sealed if there is a key, on several threads; page k of all that
+    are added is at position k. Their bytes go to `out`, or, without that, stay in memory.
+
+    No more than _TASKS_MAX tasks' pages are held at a time, in either form.
+    """
+
+    def __init__(self, *, level: int = 1, key: Key | None = None, out: Draft | None = None) -> None:
+        salt = new_salt()
+        self._sealer = key.sealer(_PURPOSE, salt) if key else None
+        self._level = level
+        self._out = out
+        self._chunks: list[bytes] = []
+        self._digest = blake3()
+        self._table: list[tuple[int, int, int]] = []
+        self._pages = 0
+        self._tasks: deque[Future[list[_Frame]]] = deque()
+        if self._sealer:
+            self._write([_SEALED_MAGIC + salt])
+
+    def add(self, pages: Pages) -> None:
+        """Whole frames of pages, but for the last ones of the layer."""
+        if pages.shape[1:] != (PAGE,) or pages.dtype != np.uint8:
+            raise InternalError(f"a layer takes pages of {PAGE} bytes only")
+        if self._pages % FRAME_PAGES:
+            raise InternalError("pages were added to a layer after a frame that was not full")
+        task = _FRAMES_PER_TASK * FRAME_PAGES
+        if len(pages) <= task and not self._tasks:  # to hand it over would cost more
+            self._keep(self._encode(self._pages, pages))
+        else:
+            for start in range(0, len(pages), task):
+                part = pages[start : start + task]
+                self._tasks.append(submit(self._encode, self._pages + start, part))
+                if len(self._tasks) > _TASKS_MAX:
+                    self._keep(self._tasks.popleft().result())
+        self._pages += len(pages)
+
+    def finish(self) -> EncodedLayer:
+        while self._tasks:
+            self._keep(self._tasks.popleft().result())
+        entries = np.array(self._table, dtype=_ENTRY)
+        if self._sealer is None:
+            self._write([_seek_table(entries, _CHECKSUMS)])
+        else:
+            bare = entries[["stored", "length"]].astype(_SEALED_ENTRY)
+            self._write([_seek_table(bare, 0)])
+        digest = self._digest.hexdigest()
+        return EncodedLayer(tuple(self._chunks), digest, self._pages, self._out)
+
+    def _encode(self, position: int, pages: Pages) -> list[_Frame]:
+        compress = _codecs.compressor(self._level).compress
         frames = []
-        for start in starts:
-            data = b"".join(pages[start : start + FRAME_PAGES])
+        for start in range(0, len(pages), FRAME_PAGES):
+            data = pages[start : start + FRAME_PAGES].data
             stored = compress(data)
-            if sealer is None:
-                frames.append((stored, len(data), checksum(data)))
+            if self._sealer is None:
+                frames.append((stored, data.nbytes, checksum(data)))
             else:
-                frames.append((sealer.seal(start // FRAME_PAGES, stored), len(data), 0))
+                number = (position + start) // FRAME_PAGES
+                frames.append((self._sealer.seal(number, stored), data.nbytes, 0))
         return frames
 
-    chunks: list[bytes] = [_SEALED_MAGIC + salt] if sealer else []
-    digest = blake3(b"".join(chunks))
-    table: list[tuple[int, int, int]] = []
-    for done in map_batches(encode, range(0, len(pages), FRAME_PAGES), batch=_FRAMES_PER_TASK):
-        for stored, length, check in done:
-            chunks.append(stored)
-            digest.update(stored)  # while the other frames are being compressed
-            table.append((len(stored), length, check))
-    if sum(length for _, length, _ in table) != len(pages) * PAGE:
-        raise InternalError(f"a layer takes pages of {PAGE} bytes only")
-    entries = np.array(table, dtype=_ENTRY)
-    if sealer is None:
-        chunks.append(_seek_table(entries, _CHECKSUMS))
-    else:
-        chunks.append(_seek_table(entries[["stored", "length"]].astype(_SEALED_ENTRY), 0))
-    digest.update(chunks[-1])
-    return EncodedLayer(tuple(chunks), digest.hexdigest(), len(pages))
+    def _keep(self, frames: list[_Frame]) -> None:
+        self._write([stored for stored, _, _ in frames])
+        self._table += [(len(stored), length, check) for stored, length, check in frames]
+
+    def _write(self, chunks: list[bytes]) -> None:
+        for chunk in chunks:
+            self._digest.update(chunk)  # while the other frames are being compressed
+        if self._out is None:
+            self._chunks += chunks
+        else:
+            self._out.write(chunks)
+
+
+def write_layer(pages: Pages, *, level: int = 1, key: Key | None = None) -> EncodedLayer:
+    """Encode pages that are at hand as a layer in memory."""
+    writer = LayerWriter(level=level, key=key)
+    writer.add(pages)
+    return writer.finish()
 
 
 def _seek_table(entries: npt.NDArray[np.void], descriptor: int) -> bytes:

@@ -9,21 +9,10 @@ by a guest's design, it is that guest's own next snapshot that keeps the older p
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
-import xxhash
 
 from torpor.snapshot.build import Changed
-from torpor.snapshot.layer import PAGE, Pages
-
-Hashes = npt.NDArray[np.uint64]
-
-
-def page_hashes(pages: Pages) -> Hashes:
-    if not len(pages):  # a memoryview of no pages cannot be cast
-        return np.empty(0, np.uint64)
-    flat = pages.data.cast("B")
-    views = (flat[at : at + PAGE] for at in range(0, len(flat), PAGE))
-    return np.fromiter(map(xxhash.xxh3_64_intdigest, views), np.uint64, len(pages))
+from torpor.snapshot.manifest import page_count
+from torpor.snapshot.pages import Hashes
 
 
 class Seen:
@@ -32,17 +21,17 @@ class Seen:
     def __init__(self) -> None:
         self._hashes: Hashes = np.zeros(0, np.uint64)  # 0: not known
 
-    def note(self, length: int, numbers: npt.NDArray[np.int64], hashes: Hashes) -> None:
-        """In the last snapshot, of a region of `length` bytes, these pages had these hashes."""
+    def note(self, pages: Changed) -> None:
+        """In the last snapshot these were the region's pages; their hashes are known."""
+        assert pages.hashes is not None
         if not len(self._hashes):
-            self._hashes = np.zeros(length // PAGE, np.uint64)
-        self._hashes[numbers] = hashes
+            self._hashes = np.zeros(page_count(pages.length), np.uint64)
+        self._hashes[pages.numbers] = pages.hashes
 
-    def without_known(self, changed: Changed, hashes: Hashes) -> Changed:
-        """`changed`, whose pages have these hashes, without those that are as they were."""
+    def without_known(self, changed: Changed) -> Changed:
+        """`changed`, whose hashes are known, without the pages that are as they were."""
+        assert changed.hashes is not None
         if not len(self._hashes):
             return changed
-        (new,) = np.nonzero(self._hashes[changed.numbers] != hashes)
-        if len(new) == len(changed.numbers):
-            return changed
-        return Changed(changed.length, changed.numbers[new], changed.pages[new])
+        (new,) = np.nonzero(self._hashes[changed.numbers] != changed.hashes)
+        return changed if len(new) == len(changed.numbers) else changed.only(new)

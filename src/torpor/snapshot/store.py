@@ -14,7 +14,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from torpor.blobs.local import Blob, LocalBlobs
+from torpor.blobs.local import Blob, Draft, LocalBlobs
 from torpor.model.errors import Damaged, TorporError
 from torpor.snapshot.build import Built
 from torpor.snapshot.layer import LayerReader, RawReader, SealedReader
@@ -48,15 +48,16 @@ class SnapshotStore:
         """Store a snapshot durably: rule 5's first half, to be done before it is recorded.
         `key` is the one that it was built with; it seals the manifest.
 
-        The layer is being written while the manifest is encoded, both are fsynced side by side,
-        and the manifest gets its name last. Raises Exhausted if the disk is full, and then
+        The layer is brought to the disk while the manifest is encoded, both are fsynced side by
+        side, and the manifest gets its name last. Raises Exhausted if the disk is full, and then
         leaves nothing behind.
         """
         stored: list[Blob] = []
 
         def blobs() -> Iterator[Blob]:
             if built.layer is not None:
-                stored.append(Blob(LAYERS, built.layer.digest, built.layer.chunks))
+                layer = built.layer
+                stored.append(Blob(LAYERS, layer.digest, layer.draft or layer.chunks))
                 yield stored[-1]
             encoded = built.manifest.encode(key)
             stored.append(Blob(MANIFESTS, blake3(encoded).hexdigest(), (encoded,)))
@@ -68,6 +69,10 @@ class SnapshotStore:
             layer_digest=built.layer.digest if built.layer else None,
             bytes=sum(blob.size for blob in stored),
         )
+
+    def draft(self) -> AbstractContextManager[Draft]:
+        """What a layer can be built into, to be put inside: it is never in memory as a whole."""
+        return self.blobs.draft()
 
     def load(self, manifest_digest: str, key: Key | None = None) -> Manifest:
         """The manifest, verified. Raises NotFound or Damaged."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from torpor.snapshot.layer import Pages
 from torpor.snapshot.manifest import Manifest
+from torpor.snapshot.pages import PageSource
 from torpor.snapshot.reader import PageReader
 from torpor.snapshot.refs import Refs, renumber
 
@@ -38,10 +39,10 @@ class Upon:
         # Where a page is an XOR with what `below` has, plain, at the same place.
         self._with_own = (bases != 0) & (bases == under.refs) & (under.bases == 0)
 
-    def pages(self, numbers: PageNumbers, below: Pages, reader: PageReader) -> Pages:
+    def pages(self, numbers: PageNumbers, below: PageSource, reader: PageReader) -> Pages:
         """The pages `numbers` of `above`, which `reader` reads. `below` are all pages of the
         region below. Raises Damaged."""
-        pages = below[numbers]
+        pages = below.read(numbers)
         there = np.isin(numbers, self.differing, assume_unique=True)
         fresh = numbers[there]
         refs, bases = self._above.refs[fresh], self._above.bases[fresh]

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+_P = ParamSpec("_P")
 
-_pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="pages")
+THREADS = min(8, os.cpu_count() or 1)
+_pool = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
+
+
+def submit(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
+    """Have `work` done, which is a leaf."""
+    return _pool.submit(work, *args, **kwargs)
 
 
 def map_batches(

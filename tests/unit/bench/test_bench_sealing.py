@@ -17,7 +17,7 @@ def test_both_ways_are_measured(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path / "blobs", lambda digest: tmp_path / digest)
     pages = np.zeros((50, PAGE), np.uint8)
     pages[10:] = np.arange(40)[:, np.newaxis] + 1
-    changed = {"memory": Changed(pages.nbytes, np.arange(50), pages)}
+    changed = {"memory": Changed.at_hand(pages.nbytes, np.arange(50), pages)}
     stored = store.put(build(None, None, changed, hot=np.array([], np.int64), facts={}))
     memory = sealing.memory_of(store, stored.manifest_digest)
     assert (memory == pages[10:]).all()

@@ -92,7 +92,7 @@ class Place:
     def freeze(self, parent: str | None, seed: int, key: Any = None) -> tuple[str, int]:
         numbers = np.arange(20) if parent is None else np.arange(seed % 20, 20)
         pages = np.random.default_rng(seed).integers(0, 9, (len(numbers), PAGE)).astype(np.uint8)
-        changed = {"memory": Changed(20 * PAGE, numbers, pages)}
+        changed = {"memory": Changed.at_hand(20 * PAGE, numbers, pages)}
         before = self.blobs.load(parent, None) if parent else None
         reader = self.blobs.reader(before, _cache()) if before else None
         hot = np.empty(0, np.int64)

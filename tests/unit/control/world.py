@@ -29,18 +29,19 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore, tell
 from torpor.contextlog.waits import WaitRow
 from torpor.control.keys import Keys
-from torpor.control.machines import Captured, Live, Machines, Taken
+from torpor.control.machines import Captured, Live, Machines
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.onmachines import MachineCarriers
 from torpor.control.scheduler import Scheduler
 from torpor.control.sparse import whole
+from torpor.control.taken import Taken
 from torpor.control.values import Values
-from torpor.engine.memory import PAGE, CopyBuffer, PageNumbers, Pages
+from torpor.engine.memory import PAGE, PageNumbers, Pages
 from torpor.engine.protocol import Files, Shape
 from torpor.image.build import Image
 from torpor.model.engines import QEMU
-from torpor.model.errors import HostError, NotFound
+from torpor.model.errors import HostError, InternalError, NotFound
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.states import FINAL, RunState
@@ -139,10 +140,13 @@ class PlayedMachine:
         assert self.puppet is not None and not self.running
         return json.dumps(self.puppet.to_json()).encode()
 
-    def changed_memory(self, buffer: CopyBuffer) -> tuple[PageNumbers, Pages]:
-        pages = buffer.room(1)
-        pages[:] = self.pid % 256
-        return np.array([self.pid % _MEMORY_PAGES], dtype=np.int64), pages
+    def changed_memory(self) -> PageNumbers:
+        return np.array([self.pid % _MEMORY_PAGES], dtype=np.int64)
+
+    def read_memory(self, numbers: PageNumbers, into: Pages) -> None:
+        if self.running:
+            raise InternalError("the memory of a machine that runs was read")
+        into[:] = self.pid % 256
 
     def touched_memory(self) -> PageNumbers:
         return np.empty(0, dtype=np.int64)
@@ -304,9 +308,15 @@ class WatchedStore(LogStore):
 class WatchedMachines(Machines):
     world: World
 
-    async def keep(self, live: Live, taken: Taken, hot: PageNumbers | None = None) -> Captured:
+    async def keep(
+        self,
+        live: Live,
+        taken: Taken,
+        hot: PageNumbers | None = None,
+        goes_on: Callable[[], bool] = lambda: False,
+    ) -> Captured:
         await self.world.at("keep")
-        captured = await super().keep(live, taken, hot)
+        captured = await super().keep(live, taken, hot, goes_on)
         await self.world.at("kept")
         return captured
 
@@ -564,7 +574,9 @@ class World:
         """An agent whose template is a supervisor that has done nothing yet."""
         shape = self.machines.shape(memory_mib=1, disk_mib=1, deps="")
         state = json.dumps(State().__dict__ | {"threads": []}).encode()
-        empty = Changed(_MEMORY_PAGES * PAGE, np.empty(0, np.int64), np.empty((0, PAGE), np.uint8))
+        empty = Changed.at_hand(
+            _MEMORY_PAGES * PAGE, np.empty(0, np.int64), np.empty((0, PAGE), np.uint8)
+        )
         built = build(
             None,
             None,

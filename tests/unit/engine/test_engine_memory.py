@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,6 @@ from torpor.engine.memory import (
     changed_pages,
     mapping_of,
     read_pages,
-    runs_of,
     touched_pages,
 )
 from torpor.model.errors import HostError, InternalError
@@ -81,7 +79,7 @@ class Child:
         return changed_pages(self.pid, self.address, LENGTH)
 
     def read(self, numbers: PageNumbers) -> Pages:
-        into = CopyBuffer(0).room(len(numbers))
+        into = np.empty((len(numbers), PAGE), np.uint8)
         read_pages(self.pid, self.address, numbers, into)
         return into
 
@@ -193,22 +191,10 @@ def test_less_than_was_asked_for_is_no_answer(child: Child) -> None:
         changed_pages(child.pid, (1 << 47) - 2 * PAGE, 10 * PAGE)
 
 
-@given(st.sets(st.integers(0, 200)))
-def test_runs(numbers: set[int]) -> None:
-    firsts, counts = runs_of(np.array(sorted(numbers), dtype=np.int64))
-    parts = [range(first, first + count) for first, count in zip(firsts, counts, strict=True)]
-    assert [n for part in parts for n in part] == sorted(numbers)
-    assert all(a.stop < b.start for a, b in itertools.pairwise(parts))
-
-
-def test_the_copy_buffer_is_the_same_memory_until_it_is_too_small() -> None:
+def test_the_copy_buffer_is_the_same_memory_each_time() -> None:
     buffer = CopyBuffer(4 * PAGE)
     first = buffer.room(3)
-    assert first.shape == (3, PAGE)
+    assert buffer.pages == 4 and first.shape == (3, PAGE)
     assert buffer.room(0).shape == (0, PAGE)
     assert buffer.room(4).ctypes.data == first.ctypes.data
-    first[:] = 7
-    larger = buffer.room(5)
-    assert larger.shape == (5, PAGE) and larger.ctypes.data != first.ctypes.data
-    assert (first == 7).all()  # whoever still holds it
-    assert buffer.room(1).ctypes.data == larger.ctypes.data
+    assert buffer.room(5).shape == (4, PAGE)

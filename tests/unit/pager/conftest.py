@@ -137,7 +137,7 @@ class Pager:
 
 def _whole(data: bytes) -> Changed:
     pages = np.frombuffer(data, np.uint8).reshape(-1, PAGE)
-    return Changed(len(data), np.arange(len(pages)), pages)
+    return Changed.at_hand(len(data), np.arange(len(pages)), pages)
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

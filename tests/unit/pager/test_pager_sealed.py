@@ -24,7 +24,7 @@ MEMORY = np.random.default_rng(3).integers(0, 9, 40 * PAGE).astype(np.uint8).tob
 
 def sealed(pager: Any, key: Key, hot: tuple[int, ...] = ()) -> str:
     pages = np.frombuffer(MEMORY, np.uint8).reshape(-1, PAGE)
-    changed = {"memory": Changed(len(MEMORY), np.arange(len(pages)), pages)}
+    changed = {"memory": Changed.at_hand(len(MEMORY), np.arange(len(pages)), pages)}
     built = build(None, None, changed, hot=np.array(hot, np.uint32), facts={}, key=key)
     digest: str = pager.store.put(built, key).manifest_digest
     return digest

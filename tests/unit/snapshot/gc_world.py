@@ -42,7 +42,7 @@ def freeze(store: SnapshotStore, parent: str | None, seed: int) -> Stored:
     pages = np.repeat(values[:, None], PAGE, axis=1)
     pages[:, 0] = numbers % 7
     reader = store.reader(before, FrameCache(1 << 20)) if before else None
-    changed = {"memory": Changed(PAGES * PAGE, numbers, np.ascontiguousarray(pages))}
+    changed = {"memory": Changed.at_hand(PAGES * PAGE, numbers, np.ascontiguousarray(pages))}
     return store.put(build(before, reader, changed, hot=NOTHING_HOT, facts={}))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torpor.blobs.local import Draft
 from torpor.model.errors import InternalError, Invalid
 from torpor.snapshot import gather
+from torpor.snapshot import pages as sources
 from torpor.snapshot.build import Built, Changed, ImageIndex, build, build_index
 from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages, write_layer
 from torpor.snapshot.manifest import Manifest, page_count
+from torpor.snapshot.pages import InMemory, Rows
 from torpor.snapshot.reader import FrameCache, PageReader
 from torpor.snapshot.refs import Refs, layer_numbers, positions
 from torpor.snapshot.store import SnapshotStore
@@ -27,11 +31,11 @@ def distinct(count: int, seed: int = 0) -> Pages:
 
 
 def whole(pages: Pages) -> Changed:
-    return Changed(len(pages) * PAGE, np.arange(len(pages)), pages)
+    return Changed.at_hand(len(pages) * PAGE, np.arange(len(pages)), pages)
 
 
 def part(pages: Pages, numbers: list[int]) -> Changed:
-    return Changed(len(pages) * PAGE, np.array(numbers, np.int64), pages[numbers])
+    return Changed.at_hand(len(pages) * PAGE, np.array(numbers, np.int64), pages[numbers])
 
 
 class Chain:
@@ -43,16 +47,40 @@ class Chain:
         self.manifest: Manifest | None = None
 
     def add(self, changed: Mapping[str, Changed], hot: object = NO_HOT) -> Built:
-        built = build(
+        built = self._build(changed, hot)
+        self.manifest = self.store.load(self.store.put(built).manifest_digest)
+        return built
+
+    def add_in_chunks(
+        self, changed: Mapping[str, Changed], hot: object, chunk_pages: int, *, hashed: bool
+    ) -> None:
+        """Read some pages at a time, written to a draft, and the same as if they were not."""
+        whole = self._build(changed, hot)
+        counted = {name: Counted(each) for name, each in changed.items()}
+        with pytest.MonkeyPatch.context() as limits, self.store.draft() as draft:
+            limits.setattr(sources, "CHUNK_PAGES", chunk_pages)
+            pieces = {name: each.changed(hashed) for name, each in counted.items()}
+            built = self._build(pieces, hot, draft)
+            assert built.manifest.encode() == whole.manifest.encode()
+            assert built.stats == whole.stats
+            if whole.layer is not None:
+                assert draft.path.read_bytes() == b"".join(whole.layer.chunks)
+            self.manifest = self.store.load(self.store.put(built).manifest_digest)
+        assert all(each.most <= chunk_pages for each in counted.values())
+        assert not list((self.store.blobs.root / "tmp").iterdir())
+
+    def _build(
+        self, changed: Mapping[str, Changed], hot: object, out: Draft | None = None
+    ) -> Built:
+        return build(
             self.manifest,
             self.reader() if self.manifest else None,
             changed,
             hot=np.asarray(hot, np.uint32),
             facts={},
             dedup=None if self.manifest else self.image,
+            out=out,
         )
-        self.manifest = self.store.load(self.store.put(built).manifest_digest)
-        return built
 
     def reader(self) -> PageReader:
         assert self.manifest is not None
@@ -61,6 +89,25 @@ class Chain:
     def pages(self, region: str) -> Pages:
         assert self.manifest is not None
         return self.reader().pages(region, np.arange(len(self.manifest.regions[region].refs)))
+
+
+class Counted:
+    """A source that knows how many pages it was asked for at a time, at most."""
+
+    def __init__(self, changed: Changed) -> None:
+        self.most = 0
+        self._changed = changed
+
+    def changed(self, hashed: bool) -> Changed:
+        region = Changed(self._changed.length, self._changed.numbers, self)
+        return region.hashed() if hashed else region
+
+    def __len__(self) -> int:
+        return len(self._changed.pages)
+
+    def read(self, rows: Rows) -> Pages:
+        self.most = max(self.most, len(rows))
+        return self._changed.pages.read(rows)
 
 
 def counts(built: Built) -> dict[str, int]:
@@ -164,7 +211,7 @@ def test_a_region_may_grow_and_shrink(chain: Chain) -> None:
     for length in (9_000, 20_000, 4_096, 5_000):
         pages = distinct(page_count(length), seed=length)
         pages.reshape(-1)[length:] = 0
-        chain.add({"device": Changed(length, np.arange(len(pages)), pages)})
+        chain.add({"device": Changed.at_hand(length, np.arange(len(pages)), pages)})
         data = chain.reader().read("device", 0, 1 << 20)
         assert data == pages.tobytes()[:length]
 
@@ -194,6 +241,32 @@ def test_layers_are_compressed_as_their_size_allows(chain: Chain, pages: int, le
     built = chain.add({"memory": whole(second)})
     assert built.stats.stored_bytes == write_layer(second, level=level).size
     assert (chain.pages("memory") == second).all()
+
+
+def test_a_large_snapshot_takes_little_memory(tmp_path: Path) -> None:
+    """128 MiB that do not compress, of which half is on the disk too."""
+    count, block = 32_768, distinct(256)
+
+    class Random:
+        def __len__(self) -> int:
+            return count
+
+        def read(self, rows: Rows) -> Pages:
+            pages = block[rows % len(block)]
+            pages[:, :8] = (rows % (count // 2)).astype("<i8").view(np.uint8).reshape(-1, 8)
+            return pages
+
+    chain, pages = Chain(tmp_path), Changed(count * PAGE, np.arange(count), Random())
+    tracemalloc.start()
+    try:
+        with chain.store.draft() as draft:
+            built = build(None, None, {"memory": pages}, hot=NO_HOT, facts={}, level=1, out=draft)
+            chain.store.put(built)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert built.stats.plain == built.stats.dup == count // 2
+    assert peak < 48 << 20
 
 
 def test_manifests_name_their_parents(chain: Chain) -> None:
@@ -243,13 +316,13 @@ def test_a_hash_alone_shares_nothing(tmp_path: Path, image: Pages) -> None:
 def test_an_index_of_another_image_is_refused(tmp_path: Path, image: Pages) -> None:
     table = build_index(tmp_path / "root.erofs")
     with pytest.raises(Invalid, match="does not belong"):
-        ImageIndex("ab" * 16, image[:20], table)
+        ImageIndex("ab" * 16, InMemory(image[:20]), table)
 
 
 def test_an_image_without_content_has_an_empty_index(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(bytes(4 * PAGE))
     table = build_index(tmp_path / "empty")
-    index = ImageIndex("ab" * 16, np.zeros((4, PAGE), np.uint8), table)
+    index = ImageIndex("ab" * 16, InMemory(np.zeros((4, PAGE), np.uint8)), table)
     assert index.find(np.array([1, 2], np.uint64)).tolist() == [-1, -1]
     (tmp_path / "empty").write_bytes(b"x")
     with pytest.raises(Invalid, match="whole pages"):
@@ -259,7 +332,7 @@ def test_an_image_without_content_has_an_empty_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize("numbers", [[1, 0], [0, 0], [0, 2], [-1, 0], [0]])
 def test_page_numbers_that_make_no_sense_are_refused(numbers: list[int]) -> None:
     with pytest.raises(InternalError, match="page numbers"):
-        Changed(2 * PAGE, np.array(numbers, np.int64), distinct(2))
+        Changed.at_hand(2 * PAGE, np.array(numbers, np.int64), distinct(2))
 
 
 # What may happen to a page between two snapshots.
@@ -310,6 +383,8 @@ STEPS = st.lists(
     used=st.integers(0, 40),
     with_image=st.booleans(),
     eager=st.booleans(),
+    frames=st.integers(1, 4),
+    hashed=st.booleans(),
 )
 def test_any_sequence_of_snapshots_reads_back(
     tmp_path_factory: pytest.TempPathFactory,
@@ -318,8 +393,11 @@ def test_any_sequence_of_snapshots_reads_back(
     used: int,
     with_image: bool,
     eager: bool,
+    frames: int,
+    hashed: bool,
 ) -> None:
-    """`eager`: pages move at once, not only when there are many frames or layers."""
+    """`eager`: pages move at once, not only when there are many frames or layers. `frames`: as
+    many of pages are read at a time."""
     directory = tmp_path_factory.mktemp("chain")
     origin = distinct(40, seed=5)
     (directory / "root.erofs").write_bytes(origin[::2].tobytes())
@@ -327,7 +405,8 @@ def test_any_sequence_of_snapshots_reads_back(
     chain = Chain(directory, open_index(directory) if with_image else None)
     model = {"memory": origin.copy(), "disk": np.zeros((40, PAGE), np.uint8)}
     model["memory"][used:] = 0
-    chain.add({name: whole(pages) for name, pages in model.items()}, sorted(hot))
+    first = {name: whole(pages) for name, pages in model.items()}
+    chain.add_in_chunks(first, sorted(hot), frames * FRAME_PAGES, hashed=hashed)
     history = [(chain.manifest, {name: pages.copy() for name, pages in model.items()})]
     with pytest.MonkeyPatch.context() as limits:
         for name in ("SPARSE_FRAMES_MAX", "LAYERS_MAX", "LAYERS_LEFT") if eager else ():
@@ -337,9 +416,8 @@ def test_any_sequence_of_snapshots_reads_back(
             for name, page, kind, seed in step:
                 change(kind, page, model, name, origin, seed)
                 touched.setdefault(name, set()).add(page)
-            chain.add(
-                {name: part(model[name], sorted(at)) for name, at in touched.items()}, sorted(hot)
-            )
+            changed = {name: part(model[name], sorted(at)) for name, at in touched.items()}
+            chain.add_in_chunks(changed, sorted(hot), frames * FRAME_PAGES, hashed=hashed)
             history.append((chain.manifest, {name: pages.copy() for name, pages in model.items()}))
 
     cache = FrameCache(1 << 20)

@@ -43,7 +43,7 @@ def test_a_restore_costs_the_same_at_any_depth(store: SnapshotStore) -> None:
     memory = random.integers(0, 256, (PAGES, PAGE), dtype=np.uint8)
     hot = np.arange(200, dtype=np.int64) * 7
     cache = FrameCache(64 << 20)
-    everything = Changed(LENGTH, np.arange(PAGES, dtype=np.int64), memory)
+    everything = Changed.at_hand(LENGTH, np.arange(PAGES, dtype=np.int64), memory)
     digest = store.put(build(None, None, {"memory": everything}, hot=hot, facts={})).manifest_digest
     frames = []
     for _ in range(100):
@@ -51,7 +51,7 @@ def test_a_restore_costs_the_same_at_any_depth(store: SnapshotStore) -> None:
         numbers = np.sort(np.append(random.choice(hot, 2, replace=False), 5))
         memory[numbers] = random.integers(0, 256, (3, PAGE), dtype=np.uint8)
         parent = store.load(digest)
-        changed = {"memory": Changed(LENGTH, numbers, memory[numbers])}
+        changed = {"memory": Changed.at_hand(LENGTH, numbers, memory[numbers])}
         built = build(parent, store.reader(parent, cache), changed, hot=hot, facts={})
         digest = store.put(built).manifest_digest
         frames.append(frames_of(store.load(digest), hot))
@@ -67,7 +67,9 @@ def test_a_restore_costs_the_same_at_any_depth(store: SnapshotStore) -> None:
 
 def test_few_scattered_pages_are_left_where_they_are(store: SnapshotStore) -> None:
     memory = np.full((PAGES, PAGE), 7, np.uint8) * np.arange(PAGES, dtype=np.uint8)[:, None]
-    everything = Changed(LENGTH, np.arange(PAGES, dtype=np.int64), np.ascontiguousarray(memory))
+    everything = Changed.at_hand(
+        LENGTH, np.arange(PAGES, dtype=np.int64), np.ascontiguousarray(memory)
+    )
     built = build(None, None, {"memory": everything}, hot=np.empty(0, np.int64), facts={})
     manifest = store.load(store.put(built).manifest_digest)
     assert not len(to_move(manifest, np.array([1, 100])))
@@ -138,7 +140,7 @@ def test_layers_are_few_at_any_depth_and_pages_move_as_they_are(store: SnapshotS
     memory = random.integers(1, 256, (PAGES, PAGE), dtype=np.uint8)
     cache = FrameCache(64 << 20)
     nothing = np.empty(0, np.int64)
-    everything = Changed(LENGTH, np.arange(PAGES, dtype=np.int64), memory)
+    everything = Changed.at_hand(LENGTH, np.arange(PAGES, dtype=np.int64), memory)
     built = build(None, None, {"memory": everything}, hot=nothing, facts={})
     digest = store.put(built).manifest_digest
     layers, stored = [], []
@@ -147,7 +149,7 @@ def test_layers_are_few_at_any_depth_and_pages_move_as_they_are(store: SnapshotS
         memory[numbers[:10], :8] += 1  # XORs
         memory[numbers[10:]] = random.integers(1, 256, (10, PAGE), dtype=np.uint8)
         parent = store.load(digest)
-        changed = {"memory": Changed(LENGTH, numbers, memory[numbers])}
+        changed = {"memory": Changed.at_hand(LENGTH, numbers, memory[numbers])}
         built = build(parent, store.reader(parent, cache), changed, hot=nothing, facts={})
         digest = store.put(built).manifest_digest
         layers.append(len(built.manifest.layers))

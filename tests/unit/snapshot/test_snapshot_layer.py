@@ -13,6 +13,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torpor.blobs.local import LocalBlobs
 from torpor.model.errors import Damaged, InternalError
 from torpor.snapshot.layer import (
     FRAME,
@@ -20,6 +21,7 @@ from torpor.snapshot.layer import (
     PAGE,
     EncodedLayer,
     LayerReader,
+    LayerWriter,
     Pages,
     RawReader,
     write_layer,
@@ -58,14 +60,27 @@ def test_name_is_blake3_of_the_file_and_size_is_its_size(tmp_path: Path) -> None
     assert len(data) == layer.size
 
 
-def test_a_list_of_pages_is_the_same_as_an_array() -> None:
-    pages = some_pages(20)
-    assert write_layer([page.tobytes() for page in pages]) == write_layer(pages)
+@pytest.mark.parametrize("step", [FRAME_PAGES, 5 * FRAME_PAGES, 9 * FRAME_PAGES])
+def test_how_many_pages_come_at_a_time_makes_no_difference(tmp_path: Path, step: int) -> None:
+    pages = some_pages(20 * FRAME_PAGES + 3)
+    whole = write_layer(pages)
+    with LocalBlobs(tmp_path / "blobs").draft() as draft:
+        writer = LayerWriter(out=draft)
+        for start in range(0, len(pages), step):
+            writer.add(pages[start : start + step])
+        layer = writer.finish()
+        assert draft.path.read_bytes() == b"".join(whole.chunks)
+        assert (layer.digest, layer.pages, layer.size) == (whole.digest, whole.pages, whole.size)
+        assert layer.chunks == ()
 
 
 def test_what_is_no_page_is_refused() -> None:
     with pytest.raises(InternalError, match="pages of 4096 bytes"):
-        write_layer([bytes(PAGE), bytes(PAGE - 1)])
+        write_layer(np.zeros((2, PAGE - 1), np.uint8))
+    writer = LayerWriter()
+    writer.add(some_pages(FRAME_PAGES + 1))
+    with pytest.raises(InternalError, match="not full"):
+        writer.add(some_pages(1))
 
 
 def test_the_zstd_program_reads_it(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def store(tmp_path: Path) -> SnapshotStore:
 
 
 def memory(pages: Pages) -> dict[str, Changed]:
-    return {"memory": Changed(len(pages) * PAGE, np.arange(len(pages)), pages)}
+    return {"memory": Changed.at_hand(len(pages) * PAGE, np.arange(len(pages)), pages)}
 
 
 def template(store: SnapshotStore) -> Stored:
@@ -70,7 +70,7 @@ def child(store: SnapshotStore, parent: str, key: Key | None, seed: int = 9) -> 
     """Every other page of the parent's is another."""
     manifest = store.load(parent, key)
     numbers = np.arange(0, 40, 2)
-    changed = {"memory": Changed(40 * PAGE, numbers, some_pages(20, seed))}
+    changed = {"memory": Changed.at_hand(40 * PAGE, numbers, some_pages(20, seed))}
     reader = store.reader(manifest, FrameCache(1 << 20), key)
     return build(manifest, reader, changed, hot=np.array([2]), facts={"a": 1}, key=key)
 

@@ -11,6 +11,7 @@ import pytest
 from torpor.model.errors import Damaged, NotFound
 from torpor.snapshot.build import Built, Changed, ImageIndex, build, build_index
 from torpor.snapshot.layer import PAGE
+from torpor.snapshot.pages import InMemory
 from torpor.snapshot.reader import FrameCache
 from torpor.snapshot.store import SnapshotStore, Stored
 
@@ -25,8 +26,8 @@ def built(tmp_path: Path) -> Built:
     pages = np.random.default_rng(4).integers(0, 9, (60, PAGE)).astype(np.uint8)
     image = tmp_path / f"{'ee' * 16}.erofs"
     image.write_bytes(pages[:20].tobytes())
-    index = ImageIndex("ee" * 16, pages[:20], build_index(image))
-    changed = {"memory": Changed(60 * PAGE, np.arange(60), pages)}
+    index = ImageIndex("ee" * 16, InMemory(pages[:20]), build_index(image))
+    changed = {"memory": Changed.at_hand(60 * PAGE, np.arange(60), pages)}
     hot = np.array([1, 50], np.uint32)
     return build(None, None, changed, hot=hot, facts={"engine": "qemu"}, dedup=index)
 

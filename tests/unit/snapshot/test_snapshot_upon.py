@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import PAGE, Pages
 from torpor.snapshot.manifest import Manifest
+from torpor.snapshot.pages import InMemory
 from torpor.snapshot.reader import FrameCache, PageReader
-from torpor.snapshot.seen import Seen, page_hashes
+from torpor.snapshot.seen import Seen
 from torpor.snapshot.store import SnapshotStore
 from torpor.snapshot.upon import Upon
 
@@ -50,7 +51,7 @@ class Memory:
         built = build(
             self.manifest,
             self.reader(self.manifest) if self.manifest else None,
-            {"memory": Changed(COUNT * PAGE, numbers, self.pages[numbers])},
+            {"memory": Changed.at_hand(COUNT * PAGE, numbers, self.pages[numbers])},
             hot=np.zeros(0, np.uint32),
             facts={},
         )
@@ -80,7 +81,7 @@ def test_what_differs_and_what_is_there(
     # None of the others has to be read, whatever is asked for.
     asked = np.union1d(upon.differing, data.draw(st.lists(st.integers(0, COUNT - 1))))
     asked = asked.astype(np.int64)
-    assert (upon.pages(asked, under, memory.reader(above)) == over[asked]).all()
+    assert (upon.pages(asked, InMemory(under), memory.reader(above)) == over[asked]).all()
     if below is above:
         assert not len(upon.differing)
 
@@ -88,16 +89,15 @@ def test_what_differs_and_what_is_there(
 def test_only_what_is_not_as_it_was_last_time() -> None:
     pages = np.random.default_rng(5).integers(0, 256, (6, PAGE)).astype(np.uint8)
     numbers = np.array([1, 4, 9, 10, 11, 30])
-    changed = Changed(32 * PAGE, numbers, pages)
+    changed = Changed.at_hand(32 * PAGE, numbers, pages).hashed()
     seen = Seen()
-    hashes = page_hashes(pages)
-    assert seen.without_known(changed, hashes) is changed
-    seen.note(changed.length, numbers[:4], hashes[:4])
-    fresh = seen.without_known(changed, hashes)
+    assert seen.without_known(changed) is changed
+    seen.note(changed.only(np.arange(4)))
+    fresh = seen.without_known(changed)
     assert fresh.numbers.tolist() == [11, 30]
-    assert (fresh.pages == pages[4:]).all()
+    assert (fresh.pages.read(np.arange(2)) == pages[4:]).all()
     pages[1, 7] ^= 1
-    again = seen.without_known(changed, page_hashes(pages))
+    again = seen.without_known(Changed.at_hand(32 * PAGE, numbers, pages).hashed())
     assert again.numbers.tolist() == [4, 11, 30]
-    nothing = Changed(32 * PAGE, numbers[:0], pages[:0])
-    assert not len(seen.without_known(nothing, page_hashes(nothing.pages)).numbers)
+    nothing = Changed.at_hand(32 * PAGE, numbers[:0], pages[:0]).hashed()
+    assert not len(seen.without_known(nothing).numbers)

@@ -26,18 +26,17 @@ from qemu.qmp import EventListener, QMPClient, QMPError
 from torpor.engine.cputime import cpu_s
 from torpor.engine.memory import (
     PAGE,
-    CopyBuffer,
     PageNumbers,
     Pages,
     changed_pages,
     mapping_of,
     read_pages,
-    runs_of,
     touched_pages,
     write_pages,
 )
 from torpor.engine.qemu import reload
 from torpor.model.errors import HostError, InternalError
+from torpor.snapshot.pages import runs_of
 
 ArgvFor = Callable[[int, int, int], list[str]]
 
@@ -301,11 +300,11 @@ class QemuMachine:
         await self._execute("xen-save-devices-state", filename=str(path))
         return path.read_bytes()
 
-    def changed_memory(self, buffer: CopyBuffer) -> tuple[PageNumbers, Pages]:
-        numbers = changed_pages(self.pid, self._address, self._memory_bytes)
-        pages = buffer.room(len(numbers))
-        read_pages(self.pid, self._address, numbers, pages)
-        return numbers, pages
+    def changed_memory(self) -> PageNumbers:
+        return changed_pages(self.pid, self._address, self._memory_bytes)
+
+    def read_memory(self, numbers: PageNumbers, into: Pages) -> None:
+        read_pages(self.pid, self._address, numbers, into)
 
     def touched_memory(self) -> PageNumbers:
         return touched_pages(self.pid, self._address, self._memory_bytes)
