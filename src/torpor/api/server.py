@@ -35,6 +35,7 @@ from torpor.api.serving import Uvicorn
 from torpor.api.stopping import Stop
 from torpor.model.errors import Conflict, Invalid, TorporError
 from torpor.model.home import Home
+from torpor.model.memory import keep_small
 
 _DRAIN_S = 10
 _LOCK_TRIES, _LOCK_RETRY_S = 10, 0.05
@@ -49,6 +50,7 @@ def main(home: Home) -> int:
 
     try:
         logs.configure()
+        keep_small()
         asyncio.run(serve(home, ControlService.open))
     except TorporError as error:
         print(f"error: {error.message}", file=sys.stderr)

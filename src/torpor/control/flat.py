@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
+from torpor.model.memory import FLATS_MAX
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.pages import InFile, PageSource, runs_of
 from torpor.snapshot.reader import FrameCache, PageReader
 from torpor.snapshot.store import SnapshotStore
 
-FLATS_MAX = 4
 _PAGES_AT_ONCE = 4096
 
 

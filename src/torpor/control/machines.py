@@ -35,10 +35,11 @@ from torpor.image.publish import Workspace, build_once
 from torpor.model.errors import HostError, Invalid, TorporError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion
+from torpor.model.memory import COPY_BUFFER_BYTES, SERVER_FRAMES_BYTES, give_back
 from torpor.pager.client import PagerClient
 from torpor.snapshot.build import Changed, ImageIndex, build, build_index
 from torpor.snapshot.manifest import LayerRef, Manifest, Region
-from torpor.snapshot.pages import InFile, InMemory, hashes_of
+from torpor.snapshot.pages import CHUNK_PAGES, InFile, InMemory, hashes_of
 from torpor.snapshot.reader import FrameCache
 from torpor.snapshot.refs import make_refs
 from torpor.snapshot.seal import Key
@@ -52,10 +53,8 @@ log = logging.getLogger(__name__)
 # More pages than this changed in one go are work, not the way back from a freeze: only the
 # latter is worth pushing ahead of the next resume.
 _HOT_CHANGED_MAX = 1024
-_CACHE_BYTES = 64 << 20
 # A miss reads a frame's worth of pages: they were changed together, and decompress together.
 READAHEAD_KB = 64
-_BUFFER_BYTES = 32 << 20
 
 
 @dataclass
@@ -109,8 +108,8 @@ class Machines:
         self.pool = Pool(home, engine, pager)
         self.warm: Spares[AgentVersion, Warm] = Spares()
         self._flats = Flats(home.run / "flat", store)
-        self._cache = FrameCache(_CACHE_BYTES)
-        self._buffer = CopyBuffer(_BUFFER_BYTES)
+        self._cache = FrameCache(SERVER_FRAMES_BYTES)
+        self._buffer: CopyBuffer | None = None  # there from the first checkpoint on
         self._indexes: dict[str, ImageIndex] = {}  # by image
         # Capture and comparison of one machine at a time: they share the copy buffer, and two at
         # once would only make both slower.
@@ -447,12 +446,17 @@ class Machines:
         if live.guest.pumping:
             return
         if live.taken is not None:
-            await asyncio.to_thread(live.taken.copy_out, self._buffer, live.directory)
+            await asyncio.to_thread(self._copy_out, live.taken, live.directory)
         with contextlib.suppress(HostError):  # it may be gone: then its reader says so
             await live.machine.resume()
         live.guest.go_on_pumping()
         if live.taken is not None:
             live.taken.note_pause()
+
+    def _copy_out(self, taken: Taken, directory: Path) -> None:
+        if self._buffer is None:
+            self._buffer = CopyBuffer(COPY_BUFFER_BYTES)
+        taken.copy_out(self._buffer, directory)
 
     async def served(self, live: Live) -> dict[str, Any]:
         """What the pager has done for the machine. Raises Missing, NotFound."""
@@ -533,6 +537,8 @@ class Machines:
             stored = self.store.put(built, live.key)
         live.manifest = replace(built.manifest, digest=stored.manifest_digest)
         live.seen.note(everything)
+        if len(everything.numbers) + len(taken.disk.numbers) > CHUNK_PAGES:
+            give_back()
         return Captured(
             manifest=stored.manifest_digest,
             bytes=stored.bytes,

@@ -15,6 +15,7 @@ import numpy as np
 import trio
 
 from torpor.model.home import Home
+from torpor.model.memory import PAGER_SNAPSHOTS_MAX
 from torpor.pager.runs import Numbers, bridged
 from torpor.snapshot.layer import Pages
 from torpor.snapshot.manifest import Manifest
@@ -26,9 +27,6 @@ from torpor.snapshot.store import SnapshotStore
 # many others are pushed along (measured, 2,034 pages: 570 runs instead of 1,100).
 HOT_GAP_PAGES = 2
 COLD_READS_MAX = 4
-# Opened snapshots kept for the next bind beside those that slots use: in practice the templates
-# that runs start from. A machine's manifest takes about 10 MB.
-SNAPSHOTS_KEPT = 4
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,9 @@ class Contents:
             return Content(reader, self._frames, cold)
 
         self._open_sealed = open_
-        self._open = lru_cache(SNAPSHOTS_KEPT)(partial(open_, key=None))
+        # Kept for the next bind beside those that slots use: in practice the templates that runs
+        # start from. A machine's manifest takes about 10 MB.
+        self._open = lru_cache(PAGER_SNAPSHOTS_MAX)(partial(open_, key=None))
 
     def open(self, manifest: str, key: Key | None = None) -> Content:
         """Raises NotFound, Damaged. Blocking, for worker threads. What a key opened is not kept
