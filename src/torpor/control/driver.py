@@ -492,7 +492,7 @@ class Driver:
             except _NOT_OF_FREEZING:
                 raise
             except GivenUp:  # it has something to do, and the machine goes on already
-                self._live.guest.say("resume")
+                resume(self._live.guest)
             except (TorporError, OSError) as error:
                 if await self._pen.has_suspended():
                     return True

@@ -13,7 +13,9 @@ from tests.unit.control.world import FREEZING, POINTS, Calls, Nth, World
 
 from torpor.contextlog import runs, snapshots
 from torpor.control import driver as driving
+from torpor.control import taken
 from torpor.control import thaw as thawing
+from torpor.engine.memory import CopyBuffer
 from torpor.model.errors import Damaged, Exhausted, HostError, NotFound
 from torpor.model.ids import RunId
 from torpor.model.states import RunState
@@ -133,6 +135,36 @@ async def test_an_answer_during_a_freeze_keeps_the_machine(world: World, point: 
     row = await world.ended(await world.run([["wait", "q"], ["step", "b"]]))
     assert row.state is RunState.COMPLETED and row.epoch == 1
     assert row.slept_s == 0
+
+
+@pytest.mark.parametrize("many", [True, False])
+async def test_an_answer_does_not_wait_for_a_large_snapshot(
+    world: World, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    """It is given up; one of few pages is made, and the machine goes on just so."""
+    monkeypatch.setattr(taken, "CHUNK_PAGES", 0 if many else 1)
+    world.on("keep", lambda: world.answer("wait:q#1"))
+    run = await world.run([["wait", "q"], ["wait", "r"]])
+    await world.until(run, lambda row: row.state is RunState.SUSPENDED)
+    assert world.passed["keep"] == 2 and (await world.row(run)).epoch == 1
+    assert len(await world.entries(run, "snapshot")) == (1 if many else 2)
+    assert await world.entries(run, "freeze.failed") == []
+    assert not list((world.home.blobs / "tmp").iterdir())
+    await world.answer("wait:r#1")
+    assert (await world.ended(run)).state is RunState.COMPLETED
+
+
+@pytest.mark.parametrize("lines", [[["wait", "q"]], [["checkpoint", "c"], ["wait", "q"]]])
+async def test_a_machine_is_not_read_once_it_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch, lines: Script
+) -> None:
+    """Whatever there is too much of for the buffer goes through a file."""
+    monkeypatch.setattr(CopyBuffer, "pages", property(lambda _: 0))
+    run = await world.run(lines)
+    await world.asleep(run)
+    assert await world.entries(run, "freeze.failed") == []
+    await world.answer("wait:q#1")
+    assert (await world.ended(run)).state is RunState.COMPLETED
 
 
 async def test_an_answer_that_a_lost_machine_never_heard(world: World) -> None:
