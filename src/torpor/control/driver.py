@@ -12,16 +12,14 @@ What may be said to the guest follows from what is durable: a step's end, a wait
 model's response are committed first (rules 1, 2). Every write is fenced by this machine's epoch
 (rule 4).
 
-A freeze is three moments. *Prepare*: the supervisor holds the agent. *Take*: one pause copies
-what changed (rule 7). *Keep*: it is stored, recorded together with the run's new state in one
-transaction, and only then is the machine killed (rules 5, 6). An answer that comes before the
-last moment lets the machine go on instead, and a large snapshot is given up for it; one that comes
-after finds a suspended run (rule 11).
+A freeze is three moments. *Prepare*: the supervisor holds the agent. *Take*: one pause finds what
+changed (rule 7). *Keep*: it is stored, recorded together with the run's new state in one
+transaction, and only then is the machine killed (rules 5, 6). An answer that comes before lets the
+machine go on instead, for which a large snapshot is given up; one after finds a suspended run.
 
 A server that is told to stop *hands over* its runs: each machine is frozen wherever it is, be it in
 the middle of a computation, and its run is claimable at once, for the next server. Model calls
-that are under way then are not cut off with the machine but waited for: their answers go into
-the log, where the next machine finds them.
+under way are not cut off but waited for: the next machine finds their answers in the log.
 """
 
 from __future__ import annotations
