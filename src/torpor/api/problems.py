@@ -30,6 +30,7 @@ from torpor.model.errors import (
     TorporError,
     Unauthorized,
     full_disk,
+    pointer,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -74,10 +75,6 @@ def problem(error: TorporError, status: int | None = None) -> dict[str, Any]:
         "hint": error.hint,
         **({"errors": errors} if errors else {}),
     }
-
-
-def pointer(path: Iterable[str | int]) -> str:
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def told(error: Exception) -> TorporError:

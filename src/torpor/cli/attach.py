@@ -29,6 +29,7 @@ from typing import Any
 from rich.live import Live
 
 from torpor.cli import words
+from torpor.cli.filling import expected
 from torpor.cli.question import Answer, Detach, Question, told
 from torpor.cli.screen import err, say, show_json
 from torpor.client import Appended, Back, Client, Ended, Followed, Lost, Unreachable
@@ -103,8 +104,10 @@ def answerable(wait: Object) -> bool:
 
 
 def how_to_answer(wait: Object) -> str:
-    """In words; where it has a public link, that on a line of its own."""
-    return "\n  ".join(filter(None, (_command(wait), wait.get("url"))))
+    """In words: what an answer has to look like, the command, and its public link if it has one."""
+    fields = [f"  {each}" for each in expected(wait.get("schema"))]
+    fields = ["the answer has"] * bool(fields) + fields
+    return "\n  ".join(filter(None, (*fields, _command(wait), wait.get("url"))))
 
 
 def _command(wait: Object) -> str:

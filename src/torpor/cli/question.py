@@ -1,8 +1,8 @@
 """A wait as a question in the terminal: keys in, an answer out. No I/O.
 
-An approval takes one key: y, n, e (write a note, then y or n), d. Any other wait takes a line,
-JSON or text. What the agent wrote is shown without control characters and without markup, so
-that it cannot pose as the question.
+An approval takes one key: y, n, e (write a note, then y or n), d. A wait whose schema asks for
+fields takes a line for each; any other takes one line, JSON or text. What the agent wrote is shown
+without control characters and without markup, so that it cannot pose as the question.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from torpor.cli.filling import Filling
 from torpor.cli.words import asked, line, plain, shown
 from torpor.model import jsonvalues
 from torpor.model.errors import Invalid
+from torpor.policy import forms
 
 _ENTER, _ERASE = "\r\n", "\x7f\x08"
 _CLEAR_LINE, _END, _ESCAPE = "\x15", "\x04", "\x1b"
@@ -41,6 +43,7 @@ class _Mode(Enum):
     CHOOSE = "choose"
     NOTE = "note"
     VALUE = "value"
+    FIELD = "field"
 
 
 class Question:
@@ -48,7 +51,10 @@ class Question:
         self.wait = wait
         self.problem = ""  # why the last answer was not taken
         self._others = others
+        self._filling = _filling(wait)
         self._mode = _Mode.CHOOSE if wait["approve"] else _Mode.VALUE
+        if self._filling is not None:
+            self._mode = _Mode.FIELD
         self._typed = ""
         self._note = ""
 
@@ -82,6 +88,8 @@ class Question:
             self._note = self._typed.strip()
             self._leave_line()
             return None
+        if self._filling is not None:
+            return self._fill(self._filling)
         if not self._typed.strip():
             self.problem = "Type an answer first (null for none)."
             return None
@@ -91,7 +99,19 @@ class Question:
             self.problem = error.message
             return None
 
+    def _fill(self, filling: Filling) -> Answer | None:
+        self.problem = filling.take(self._typed) or ""
+        if self.problem:
+            return None
+        self._typed = ""
+        if not filling.done:
+            return None
+        value, self.problem = filling.answer()
+        return None if self.problem else Answer(data=value)
+
     def _leave_line(self) -> None:
+        if self._filling is not None and not self._typed:
+            self._filling.go_back()
         self._typed = ""
         if self._mode is _Mode.NOTE:
             self._mode = _Mode.CHOOSE
@@ -109,12 +129,24 @@ class Question:
             parts.append(Padding(Text("\n".join(lines)), (0, 0, 0, 2)))
         if self._note and self._mode is _Mode.CHOOSE:
             parts.append(Text(f"  note: {self._note}", style="dim"))
+        if self._filling is not None:
+            parts += [Text(f"  {plain(each)}", style="dim") for each in self._filling.filled]
         if self.problem:
             parts.append(Text(f"  {plain(self.problem)}", style="red"))
-        parts.append(_PROMPTS[self._mode](self._typed))
+        if self._filling is not None:
+            parts.append(_typing(plain(self._filling.label))(self._typed))
+            parts.append(Text("  (Enter goes on, Esc goes back, Ctrl-D detaches)", style="dim"))
+        else:
+            parts.append(_PROMPTS[self._mode](self._typed))
         if self._others:
             parts.append(Text(f"  ({self._others} more waiting)", style="dim"))
         return Group(*parts)
+
+
+def _filling(wait: Mapping[str, Any]) -> Filling | None:
+    """The form of a wait whose schema asks for fields."""
+    form = forms.form(wait["schema"])
+    return None if wait["approve"] or form.kind == "json" else Filling(form)
 
 
 def _typing(label: str) -> Callable[[str], Text]:

@@ -12,6 +12,7 @@ from torpor.cli import complete as shell
 from torpor.cli import words
 from torpor.cli.agents import json_given
 from torpor.cli.attach import answerable, user
+from torpor.cli.filling import expected
 from torpor.cli.host import Json
 from torpor.cli.question import told
 from torpor.cli.screen import facts, say, show, show_json, table
@@ -54,6 +55,9 @@ def waits(
         if urls:
             show(Text())
             show(facts(urls))
+        for wait in found:
+            if fields := expected(wait["schema"] if wait["state"] == "open" else None):
+                show(Text("\n".join(["", f"{wait['id']}: the answer has", *fields])))
 
 
 def _row(wait: dict[str, Any], now: float) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Forms for waits, and what was typed into them. Pure.
 
-A form is what the wait's schema asks for (`torpor.public.forms`), under names of its own: a page
+A form is what the wait's schema asks for (`torpor.policy.forms`), under names of its own: a page
 may have several. Whether an answer fits is the service's to say.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from torpor.model import jsonvalues
 from torpor.model.errors import Invalid
-from torpor.public import forms
-from torpor.public.forms import Field
+from torpor.policy import forms
+from torpor.policy.forms import Field
 
 Object = Mapping[str, Any]
 

@@ -24,7 +24,7 @@ codes to `api/`.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 # What the kernel says of a disk that takes no more: it is full, or its user's share is.
@@ -40,6 +40,11 @@ class Part(NamedTuple):
     def __str__(self) -> str:
         where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in self.path)
         return f"{where.removeprefix('.')}: {self.message}" if where else self.message
+
+
+def pointer(path: Iterable[str | int]) -> str:
+    """As a JSON pointer (RFC 6901)."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 class TorporError(Exception):

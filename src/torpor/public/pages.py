@@ -33,7 +33,7 @@ from torpor.api.shapes import PublicAnswer
 from torpor.cli import words
 from torpor.model import jsonvalues
 from torpor.model.errors import Conflict, Invalid, NotFound, TorporError
-from torpor.public import forms
+from torpor.policy import forms
 
 Object = dict[str, Any]
 

@@ -617,7 +617,15 @@ class MemoryService:
                 run["result"] = rest[0]
         self._end(run, "completed")
 
-    async def _ask(self, run: Object, position: int, verb: str, prompt: str, data: Any) -> None:
+    async def _ask(
+        self,
+        run: Object,
+        position: int,
+        verb: str,
+        prompt: str,
+        data: Any,
+        schema: Object | None = None,
+    ) -> None:
         kind = "event" if verb == "event" else "wait"
         op = f"{kind}:{verb}#{position}"
         known = [w for w in self._waits.values() if w["run"] == run["id"] and w["op"] == op]
@@ -631,7 +639,7 @@ class MemoryService:
                 "kind": kind,
                 "prompt": prompt,
                 "data": data,
-                "schema": None,
+                "schema": schema,
                 "approve": verb == "approve",
                 "tags": [verb],
                 "id_key": None,

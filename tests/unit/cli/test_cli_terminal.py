@@ -162,6 +162,24 @@ def test_answered_elsewhere_the_question_goes_away(
         assert CHOICES not in _STEERING.sub("", terminal.raw[asked:]).split("approved by ana")[1]
 
 
+def test_a_schema_is_a_form(program: list[str], home: Home, agent: str, client: Client) -> None:
+    due = {"type": "string", "format": "date", "description": "when it is paid"}
+    schema = {"type": "object", "properties": {"id": {"type": "integer"}, "due": due}}
+    schema["required"] = ["id", "due"]
+    steps = (["wait", "Fix it", None, schema], ["return", "done"])
+    with running(program, home, agent, *steps) as terminal:
+        terminal.expect("? Fix it", "id, a whole number")
+        terminal.type("seven\r")
+        terminal.expect("'seven' is no number")
+        terminal.type(f"{CTRL_U}7\r")
+        terminal.expect("id: 7", "due, date, YYYY-MM-DD (when it is paid)")
+        terminal.type("2026-12-01\r")
+        terminal.expect("answered by", "done")
+        assert terminal.exit_code() == 0
+    [wait] = client.waits(newest(client), all=True)
+    assert wait["value"]["data"] == {"id": 7, "due": "2026-12-01"}
+
+
 def test_a_run_that_gets_no_machine_says_why(
     program: list[str], home: Home, agent: str, client: Client
 ) -> None:

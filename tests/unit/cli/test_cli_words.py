@@ -64,7 +64,7 @@ def test_a_value_is_json_or_itself(text: str) -> None:
 
 def wait(**more: Any) -> dict[str, Any]:
     asked = {"run": "run_1", "op": "wait:send#1", "prompt": "Send?", "data": None, "approve": True}
-    return asked | more
+    return asked | {"schema": None} | more
 
 
 def typed(question: Question, keys: str) -> Any:

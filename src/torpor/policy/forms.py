@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torpor.api.problems import pointer
 from torpor.model import jsonvalues
-from torpor.model.errors import Part
+from torpor.model.errors import Part, pointer
 from torpor.model.schemas import resolve
 
 DEPTH_MAX = 6
