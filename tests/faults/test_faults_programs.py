@@ -206,7 +206,7 @@ def program(number: int, verbs: list[str]) -> list[list[Any]]:
 async def tell(trial: Trial, threads: list[list[list[Any]]], fork_at: float) -> None:
     world = trial.world
     lines = {f"{verb}:{name}#1": verb for thread in threads for verb, name in thread}
-    world.broker.asked.clear()
+    world.upstream.asked.clear()
     run = await world.run(*threads)
     await trial.see_through(run)
     await check(trial, run, lines, shared=set())
@@ -217,7 +217,7 @@ async def tell(trial: Trial, threads: list[list[list[Any]]], fork_at: float) -> 
     given = {op: data for op, data in trial.answers.items() if op in shared}
     world.effects.clear()
     world.recorded.clear()
-    world.broker.asked.clear()
+    world.upstream.asked.clear()
     service = trial.service
     service._engines.scheduler = world.scheduler  # there may be another since
     service._keys = service._forking._keys = world.scheduler._keys
@@ -236,7 +236,7 @@ async def check(trial: Trial, run: RunId, lines: dict[str, str], shared: set[str
     given = {op: value["data"] for op, value in row.result.items() if op.startswith("wait:")}
     assert given == trial.answers
     most = times_at_most(await world.entries(run))
-    happened = world.effects + Counter(f"model:{name}#1" for name in world.broker.asked)
+    happened = world.effects + Counter(f"model:{name}#1" for name in world.asked)
     own = {op for op, verb in lines.items() if verb in ("step", "model")} - shared
     assert set(happened) == own, "0 lost, and nothing that was recorded"
     for op, times in happened.items():

@@ -54,7 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> None:
 async def live(world: World) -> None:
     """A run of one of everything, checked."""
     _looking.set(True)
-    world.broker.asked.clear()
+    world.upstream.asked.clear()
     nap = time.time() + 0.02
     first: list[list[Any]] = [
         *(["print", "one "], ["step", "a"], ["checkpoint", "c"], ["model", "m"], ["wait", "q"]),
@@ -74,7 +74,7 @@ async def live(world: World) -> None:
     most = times_at_most(await world.entries(run))
     for op, times in world.effects.items():
         assert times <= most[op], f"{op} again, not in doubt"
-    assert len(world.broker.asked) <= most["model:m#1"]
+    assert len(world.asked) <= most["model:m#1"]
 
 
 @pytest.mark.parametrize(

@@ -442,10 +442,18 @@ class Conversation(BaseModel):
 class Used(BaseModel):
     model: str | None
     calls: int
-    input_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    cost_usd: float | None = Field(description="null where prices.toml has none for the model")
+    input_tokens: int | None = Field(description="as answers told; null where none did")
+    cached_tokens: int | None
+    output_tokens: int | None
+    unmeasured: int = Field(
+        description="calls whose answers did not tell: tokens and cost are without them"
+    )
+    repeats: int = Field(
+        description="how often one was in doubt and made again: it may have been paid twice"
+    )
+    cost_usd: float | None = Field(
+        description="null where prices.toml has none for the model, or no answer told"
+    )
 
 
 class HookRequest(Strict):

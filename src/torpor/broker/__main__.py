@@ -67,6 +67,7 @@ def _serve(home: Home, path: Path) -> None:
             log_config=None,
             log_level="warning",
             server_header=False,
+            date_header=False,  # an answer has its own
             timeout_graceful_shutdown=STOP_S_MAX,
         )
         _log.info("serving %s; upstream: %s", path, upstream.description)

@@ -10,31 +10,72 @@ from typing import Any
 import httpx
 
 from torpor.model.errors import HostError, Missing
+from torpor.model.ids import OpId, RunId
 
 # Longer than the broker waits for its upstream: it answers for that one's silence itself.
 TIMEOUT = httpx.Timeout(660, connect=10, pool=None)
+_AT_ONCE = httpx.Timeout(10, pool=None)
+# Marks the answer of a call: no header of an upstream's comes through that begins so.
+ANSWERED = {"torpor-call": "answered"}
+
+Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
 class BrokerClient:
-    """Many requests may be under way at once. Use it within one event loop, and close it."""
+    """Many requests may be under way at once. Use it within one event loop, and close it.
+
+    Each method raises Missing when no broker listens, HostError when it went away before it
+    answered."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
         self._client = httpx.AsyncClient(
             transport=httpx.AsyncHTTPTransport(uds=str(socket)),
             base_url="http://broker",
-            timeout=TIMEOUT,
         )
 
-    async def request(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
-        """(status, headers, body) as the broker answers, whatever the status.
+    async def make(
+        self, run: RunId, op: OpId, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Answer:
+        """The answer of this call, whatever its status; joined if it is under way, given again if
+        it was not acknowledged yet."""
+        asked = {"run": run, "op": op, "method": method, "path": path}
+        answer = _answer(await self._request("POST", asked, headers, body))
+        if answer is None:
+            raise HostError("the broker gave the call up", hint="It was being stopped.")
+        return answer
 
-        Raises Missing when no broker listens, HostError when it went away before it answered.
-        """
+    async def adopt(self, run: RunId, op: OpId) -> Answer | None:
+        """As `make`, of a call that was made before; None if the broker does not know of it."""
+        return _answer(await self._request("GET", {"run": run, "op": op}))
+
+    async def acknowledge(self, run: RunId, op: OpId) -> None:
+        """The call's answer is recorded."""
+        await self._request("DELETE", {"run": run, "op": op})
+
+    async def forget(self, run: RunId) -> None:
+        """The run has ended: its calls are given up."""
+        await self._request("DELETE", {"run": run})
+
+    async def health(self) -> dict[str, Any]:
+        """{upstream: what answers, for people; pid: of the broker}."""
+        _, _, body = await self._request("GET", None)
+        health: dict[str, Any] = json.loads(body)
+        return health
+
+    async def _request(
+        self,
+        method: str,
+        call: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Answer:
+        url = "/health" if call is None else "/calls"
+        timeout = _AT_ONCE if method == "DELETE" else TIMEOUT
         try:
-            response = await self._client.request(method, path, headers=headers, content=body)
+            response = await self._client.request(
+                method, url, params=call, headers=headers, content=body, timeout=timeout
+            )
         except httpx.ConnectError as error:
             raise Missing(
                 f"no broker answers at {self._socket}", hint="It is started by `torpor up`."
@@ -46,11 +87,12 @@ class BrokerClient:
             ) from error
         return response.status_code, dict(response.headers), response.content
 
-    async def health(self) -> dict[str, Any]:
-        """{upstream: what answers, for people; pid: of the broker}. Raises as `request` does."""
-        _, _, body = await self.request("GET", "/health", {}, b"")
-        health: dict[str, Any] = json.loads(body)
-        return health
-
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _answer(response: Answer) -> Answer | None:
+    status, headers, body = response
+    if not ANSWERED.items() <= headers.items():
+        return None
+    return status, {name: text for name, text in headers.items() if name not in ANSWERED}, body

@@ -61,7 +61,7 @@ class LocalModel:
             try:
                 process = await self._running()
             except Missing as error:
-                return problem(503, "No local model", error.message, error.hint)
+                return problem(request.path, 503, "no_model", error.message, error.hint)
             try:
                 return await exchange(self._client, request, {})
             except httpx.TimeoutException:
@@ -70,14 +70,12 @@ class LocalModel:
                 await self._stop(process)
                 if last:
                     return problem(
-                        502,
-                        "Local model died",
+                        *(request.path, 502, "model_died"),
                         f"the local model's process ended while it was asked: {error}",
                         "Ask again: it is started anew. See run/broker.log.",
                     )
         return problem(
-            504,
-            "Local model timed out",
+            *(request.path, 504, "model_timed_out"),
             f"the local model was not done within {TIMEOUT.read} s",
             "Set max_tokens in the request, or ask fewer questions at once.",
         )

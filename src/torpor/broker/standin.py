@@ -24,19 +24,23 @@ class StandIn:
             model = {"id": MODEL, "object": "model", "owned_by": "torpor"}
             return json_reply(200, {"object": "list", "data": [model]})
         if request.path != "/v1/chat/completions":
-            return problem(501, "No model", f"the stand-in has no answer for {request.path}", _HINT)
+            return _no_model(request, 501, f"the stand-in has no answer for {request.path}")
         try:
             asked = json.loads(request.body)
             text = str(asked["messages"][-1]["content"])
             stream = bool(asked.get("stream"))
         except (ValueError, LookupError, TypeError, AttributeError):
-            return problem(400, "Not a chat request", "the body holds no JSON with messages", _HINT)
+            return _no_model(request, 400, "the body holds no JSON with messages")
         if stream:
-            return problem(501, "No model", "the stand-in does not stream", _HINT)
+            return _no_model(request, 501, "the stand-in does not stream")
         return json_reply(200, _completion(text))
 
     async def close(self) -> None:
         return
+
+
+def _no_model(request: Request, status: int, why: str) -> Reply:
+    return problem(request.path, status, "no_model", why, _HINT)
 
 
 def _completion(asked: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 `Upstream` is the one seam of the broker; its three kinds are `OpenAIUpstream` (here), `LocalModel`
 and `StandIn`. An upstream answers, always: what it was told by the other end passes through as it
-is, status and all; where there was no other end it answers with a problem (RFC 9457) of its own.
+is, status and all; where there was no other end it answers with an error of its own, in the shape
+of the API that was called (`torpor.model.refusals`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Protocol
 
 import httpx
 
+from torpor.model import refusals
 from torpor.model.errors import Invalid
 
 # A reply crosses the link as one message of at most 64 MiB, perhaps in base 64.
@@ -45,6 +47,7 @@ _HOP_BY_HOP = frozenset(
 # The caller's own credentials never go out, and no state of the upstream's comes in.
 _NOT_SENT = _HOP_BY_HOP | {"authorization", "api-key", "x-api-key", "cookie", "accept-encoding"}
 _NOT_RETURNED = _HOP_BY_HOP | {"content-encoding", "set-cookie"}
+_OURS = "torpor-"  # what the broker itself says of a call
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Request:
 @dataclass(frozen=True)
 class Reply:
     status: int
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     body: bytes
 
 
@@ -75,14 +78,14 @@ class Upstream(Protocol):
     async def close(self) -> None: ...
 
 
-def json_reply(status: int, value: object, media_type: str = "application/json") -> Reply:
-    return Reply(status, {"content-type": media_type}, json.dumps(value).encode())
+def json_reply(status: int, value: object) -> Reply:
+    return Reply(status, {"content-type": "application/json"}, json.dumps(value).encode())
 
 
-def problem(status: int, title: str, detail: str, hint: str) -> Reply:
-    """The broker's own refusal or failure, as problem details (RFC 9457)."""
-    fields = {"type": "about:blank", "title": title, "status": status}
-    return json_reply(status, fields | {"detail": detail, "hint": hint}, "application/problem+json")
+def problem(path: str, status: int, code: str, detail: str, hint: str) -> Reply:
+    """The broker's own refusal or failure of a call of `path`."""
+    words = f"{detail}. {hint}" if hint else detail
+    return Reply(status, refusals.headers(), refusals.encoded(path, status, code, words))
 
 
 async def exchange(
@@ -106,13 +109,16 @@ async def exchange(
             body += chunk
             if len(body) > BODY_BYTES_MAX:
                 return problem(
-                    502,
-                    "Reply too large",
+                    *(request.path, 502, "reply_too_large"),
                     f"the model's reply is larger than {BODY_BYTES_MAX:,} bytes",
                     "Ask for less in one request.",
                 )
         response.headers.encoding = _HEADER_ENCODING
-        returned = {k: v for k, v in response.headers.items() if k.lower() not in _NOT_RETURNED}
+        returned = {
+            k: v
+            for k, v in response.headers.items()
+            if k.lower() not in _NOT_RETURNED and not k.lower().startswith(_OURS)
+        }
         return Reply(response.status_code, returned, bytes(body))
 
 
@@ -154,8 +160,7 @@ class OpenAIUpstream:
                     await asyncio.sleep(delay_s)
             except httpx.TimeoutException as error:
                 return problem(
-                    504,
-                    "Upstream timed out",
+                    *(request.path, 504, "upstream_timed_out"),
                     f"{self._host} was connected but did not answer in time ({_name(error)})",
                     "Ask again, or ask for a shorter answer.",
                 )
@@ -163,8 +168,7 @@ class OpenAIUpstream:
                 failure = error
                 break
         return problem(
-            502,
-            "Upstream unreachable",
+            *(request.path, 502, "upstream_unreachable"),
             f"{self._host} could not be asked: {failure} ({_name(failure)})",
             "See OPENAI_BASE_URL and the network of the host that runs the broker.",
         )

@@ -340,9 +340,9 @@ def _item(item: timeline.Operation | timeline.Freeze, until: float, *, ended: bo
     else:
         mark = Text("ok", "green") if item.ok else Text("failed", "red")
     shown = Text.assemble(item.op, f"  {took}  ", mark)
-    if item.input_tokens is not None or item.output_tokens is not None:
-        tokens = f"{item.input_tokens or 0:,} tokens in, {item.output_tokens or 0:,} out"
-        shown.append(f"  {words.line(item.model)}  {tokens}", "dim")
+    tokens = words.tokens(item.input_tokens, item.output_tokens)
+    if tokens or not item.measured:
+        shown.append(f"  {words.line(item.model)}  {tokens or 'tokens unknown'}", "dim")
     if item.changed:
         shown.append(f"  {item.changed}", "yellow")
     if item.again:

@@ -34,6 +34,7 @@ class Operation:
     model: str = ""  # of a model call: who answered
     input_tokens: int | None = None
     output_tokens: int | None = None
+    measured: bool = True  # its answer says what it took, or need not
 
 
 @dataclass
@@ -110,9 +111,12 @@ def _conclude(operation: Operation, entry: Object) -> None:
         reply = read_reply(data.get("value"))
         operation.model = reply.model or ""
         operation.input_tokens, operation.output_tokens = reply.input_tokens, reply.output_tokens
+        operation.measured = reply.measured
+        if reply.failed:
+            operation.outcome = f"HTTP {reply.status}"
     if operation.ended_at is None:
         operation.ended_at = entry["at"]
-        operation.ok = bool(data.get("ok", True))
+        operation.ok = bool(data.get("ok", True)) and not operation.outcome
     if "set" in data:
         operation.changed = "set by hand"
     value = data.get("value")

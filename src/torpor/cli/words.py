@@ -128,10 +128,30 @@ def times(run: Mapping[str, Any]) -> str:
 
 
 def used(told: Mapping[str, Any]) -> str:
-    """`gpt-4.1: 12 calls, 3,400 tokens in, 500 out, $0.01`"""
-    text = f"{told['model'] or 'unknown'}: {count(told['calls'], 'call')}, "
-    text += f"{told['input_tokens']:,} tokens in, {told['output_tokens']:,} out"
-    return text if told["cost_usd"] is None else f"{text}, {dollars(told['cost_usd'])}"
+    """`gpt-4.1: 12 calls, 3,400 tokens in, 500 out, $0.01, and 2 calls that did not tell`"""
+    parts = [f"{told['model'] or 'unknown'}: {count(told['calls'], 'call')}", *figures(told)]
+    if told["repeats"]:
+        parts.append(f"in doubt and made again {count(told['repeats'], 'time')}")
+    return ", ".join(parts)
+
+
+def figures(told: Mapping[str, Any]) -> list[str]:
+    """What calls took, of which some may not have told."""
+    parts = [tokens(told["input_tokens"], told["output_tokens"])]
+    if told["cost_usd"] is not None:
+        parts.append(dollars(told["cost_usd"]))
+    unmeasured = told["unmeasured"]
+    if parts[0] and unmeasured:
+        parts.append(f"and {count(unmeasured, 'call')} that did not tell")
+    elif unmeasured:
+        parts = ["tokens unknown"]
+    return [part for part in parts if part]
+
+
+def tokens(input: int | None, output: int | None) -> str:
+    """`3,400 tokens in, 500 out`; empty where nothing is known"""
+    known = [f"{n:,} {way}" for n, way in ((input, "in"), (output, "out")) if n is not None]
+    return ", ".join(known).replace(" ", " tokens ", 1)
 
 
 def conversation(told: Mapping[str, Any]) -> str:

@@ -17,17 +17,17 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, func, insert, select
+from sqlalchemy import Connection, and_, bindparam, case, func, insert, literal_column, select
 
 from torpor.contextlog import messages, schema
 from torpor.contextlog.prepared import Prepared
 from torpor.model.ids import RunId
-from torpor.model.replies import read_reply
+from torpor.model.replies import HTTP_ERROR, read_reply
 
 _KEY = re.compile(r'"(messages|input)"\s*:\s*\[\s*$')
 
 _said, _usage, _tools, _lineage = schema.said, schema.usage, schema.tool_uses, schema.lineage
-_conversations = schema.conversations
+_conversations, _ops = schema.conversations, schema.log_ops
 
 
 def record(
@@ -42,26 +42,40 @@ def record(
 
 
 class Used(NamedTuple):
-    """By one model, in one run. Tokens are those that answers told."""
+    """By one model, in one run. Tokens are those that answers told, None where none did;
+    `unmeasured` calls were answered and did not tell. `repeats`: how often one was in doubt and
+    made again, so that it may have been paid twice."""
 
     model: str | None
     calls: int
-    input_tokens: int
-    cached_tokens: int
-    output_tokens: int
+    input_tokens: int | None
+    cached_tokens: int | None
+    output_tokens: int | None
+    unmeasured: int
+    repeats: int
 
 
 def used(c: Connection, run: RunId) -> list[Used]:
     """What the run's models took, by model; of a fork, with what it shares."""
     at = _usage.c
     figures = (at.input_tokens, at.cached_tokens, at.output_tokens)
-    sums = [func.coalesce(func.sum(each), 0) for each in figures]
+    sums = [func.sum(each) for each in figures]
+    silent = and_(
+        at.input_tokens.is_(None),
+        at.output_tokens.is_(None),
+        func.coalesce(at.status, 0) < HTTP_ERROR,
+    )
+    unmeasured = func.coalesce(func.sum(case((silent, 1), else_=0)), 0)
     of = and_(
         at.run == _lineage.c.source,
         at.seq > _lineage.c.after_seq,
         at.seq <= _lineage.c.upto_seq,
     )
-    query = select(at.model, func.count(), *sums).join(_lineage, of)
+    again = select(func.count()).where(
+        _ops.c.run == run, _ops.c.op == at.op, _ops.c.kind == literal_column("'op.again'")
+    )
+    repeats = func.coalesce(func.sum(again.correlate(_usage).scalar_subquery()), 0)
+    query = select(at.model, func.count(), *sums, unmeasured, repeats).join(_lineage, of)
     query = query.where(_lineage.c.run == run).group_by(at.model).order_by(at.model)
     return [Used(*row) for row in c.execute(query)]
 

@@ -8,7 +8,7 @@ up first (rule 2), after the fence. What is read is the whole log, a fork's shar
 Data of operation entries:
     op.begin   {kind, name, digest, at?, side?, hint?, …}: see `replay.journal.Recorded`
                A model call's `data` is stored folded (`contextlog.messages`), and given whole
-    op.again   {}: it was in doubt (rule 3) and is done again
+    op.again   {reason?}: it was in doubt (rule 3) and is done again
     log.superseded   {ops}: a run went on without these, which its agent did not ask for any more
     op.end     {ok: true, value} | {ok: true, blob} (`contextlog.values`) | {ok: false, error}; a
                step's also has printed: {stdout, stderr},
@@ -58,8 +58,9 @@ SUPERSEDED = "log.superseded"
 IDENTITY = ("kind", "name", "digest", "at", "side", "hint")
 _NO_SPACES = (",", ":")
 _OUTCOME = ("ok", "value", "error", "blob")
-# Begun again they happen again; a wait or a checkpoint that is asked for twice is one.
+# In doubt they may happen again. Begun again they do, but for model calls (`control.calls`).
 DONE_AGAIN = ("step", "model", "read", "context")
+_REPEATED = frozenset(DONE_AGAIN) - {"model"}
 _OFFSETS = {"stdout": "out_offset", "stderr": "err_offset"}
 
 _entries, _log, _ops, _runs = schema.entries, schema.log, schema.log_ops, schema.runs
@@ -146,7 +147,7 @@ def append(
 
     `epoch` is the writing machine's, None where the host itself writes. An op.begin that is
     there already, with the same digest, is not repeated: its position is given. A recovered machine
-    begins again what was in doubt (rule 3); for what is then done again, op.again is appended.
+    begins again what was in doubt (rule 3); for what is thereby done again, op.again is appended.
 
     A result (op.end) makes the run ready: if it is suspended, somebody must wake it. Not one that
     sleeps until all that it waits for has ended, if this is not the last.
@@ -221,7 +222,7 @@ def begin_logs(c: Connection, several: Sequence[tuple[RunId, NewEntry]], now: fl
 def _ready(c: Connection, entry: NewEntry, text: str | None) -> tuple[NewEntry, str]:
     """The entry as it is stored, and its data as JSON."""
     if entry.kind == AGAIN:
-        return entry, "{}"
+        return entry, check_object(entry.data, f"the data of {AGAIN} entry {entry.op}")
     if text is not None:
         return entry, text
     stored = replace(entry, data=folded(c, entry.kind, entry.data))
@@ -562,7 +563,7 @@ def _placed(
             raise Invalid(f"an {entry.kind} entry names no operation")
         if entry.kind == BEGIN:
             place = _begin(entry, begun, known)
-            if place is not None and entry.op not in ended and entry.data["kind"] in DONE_AGAIN:
+            if place is not None and entry.op not in ended and entry.data["kind"] in _REPEATED:
                 entry, place = NewEntry(AGAIN, entry.op, {}), None
         elif entry.kind == END:
             if entry.op not in begun:

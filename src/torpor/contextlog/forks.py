@@ -41,12 +41,12 @@ from torpor.model import jsonvalues
 from torpor.model.children import failure
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import AgentVersion, OpId, RunId, Seq, SnapshotId, new_id, op_name
+from torpor.model.replies import HTTP_ERROR
 from torpor.model.states import FINAL, RunState
 
 FORKED, RETRIED, RETRY = "run.forked", "op.retried", "retry"
 _ENDINGS = ("wait.cancelled", CANCEL_REQUESTED, *(f"run.{state.value}" for state in sorted(FINAL)))
 # A model's answer that its client takes for a failure.
-_HTTP_ERROR = 400
 
 _log, _runs = schema.log, schema.runs
 
@@ -239,7 +239,7 @@ class _OpOutcome:
         status = value.get("status") if isinstance(value, dict) else None
         if self.kind == "child":
             return status != COMPLETED
-        return self.kind == "model" and isinstance(status, int) and status >= _HTTP_ERROR
+        return self.kind == "model" and isinstance(status, int) and status >= HTTP_ERROR
 
     def error_is(self, error: Mapping[str, Any]) -> bool:
         mine = self.outcome.get("error") or {}

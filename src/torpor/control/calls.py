@@ -1,20 +1,34 @@
-"""Model calls of a run: made, recorded, and only then given to the agent (rule 2)."""
+"""Model calls of a run: made, recorded, and only then given to the agent (rule 2).
+
+A call's identity is its run and operation. The broker makes it once for that identity, however
+often it is asked (`torpor.broker.calls`): a driver that takes over a run in the middle of a call,
+in this server or the next one, *adopts* what the one before it had begun. Where the broker does not
+know of a call that had begun, it is in doubt (rule 3): it died with a broker. That is marked in the
+log, with the reason, and the call is made again, once, under the same identity and the same
+Idempotency-Key.
+
+What is recorded is acknowledged to the broker, which then forgets it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torpor.contextlog import entries
-from torpor.contextlog.entries import END, NewEntry
+from torpor.contextlog.entries import AGAIN, END, NewEntry
 from torpor.contextlog.store import LogStore
 from torpor.control.metrics import Metrics
-from torpor.control.model import Model, no_answer
+from torpor.control.model import Model, Unanswered, no_answer
 from torpor.control.pen import Pen, Refused
 from torpor.control.tasks import Tasks
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.ids import OpId, RunId
 from torpor.model.replies import read_reply
+
+DIED = "the broker ended before it had an answer: whether the model was asked is not known"
+BEGUN = "it was begun before, and no broker knows of it: whether the model was asked is not known"
+_TRIES = 2
 
 
 class Calls:
@@ -30,21 +44,51 @@ class Calls:
         self.under_way = under_way
         self._metrics = metrics
         self._run, self._store, self._model, self._pen = run, store, model, pen
+        self._before: frozenset[OpId] = frozenset()
+        self._under_way: set[OpId] = set()
+        self._unsettled: set[OpId] = set()  # the broker may have them
+
+    @property
+    def ops(self) -> frozenset[OpId]:
+        """Those under way."""
+        return frozenset(self._under_way)
+
+    def take_up(self, unanswered: Iterable[OpId], journal: Iterable[Mapping[str, Any]]) -> None:
+        """What began in an epoch before, and has no result: the broker may have it."""
+        records = (each for each in journal if each["kind"] == "model" and "ok" not in each)
+        self._before = frozenset([*unanswered, *(OpId(each["op"]) for each in records)])
+        self._unsettled.update(self._before)
 
     def make(self, op: OpId, asked: dict[str, Any] | None, deliver: Callable[..., None]) -> None:
         """Make the call that `op` began with `asked`, by default as the log has it. `deliver` gets
         its outcome once that is recorded: op, ok=…, value=… or error=…."""
+        self._under_way.add(op)
+        self._unsettled.add(op)
 
         async def make() -> None:
-            deliver(op, **await self._outcome(op, asked))
+            try:
+                outcome = await self._outcome(op, asked)
+            finally:
+                self._under_way.discard(op)
+            deliver(op, **outcome)
+            await self._model.acknowledge(self._run, op)
+            self._unsettled.discard(op)
 
         self.under_way.spawn(make())
 
+    async def leave(self, *, ended: bool) -> None:
+        """What is under way is the next driver's to adopt; nobody's, if the run has ended."""
+        await self.under_way.cut_off()
+        if ended and self._unsettled:
+            await self._model.forget(self._run)
+
     async def _outcome(self, op: OpId, asked: dict[str, Any] | None) -> dict[str, Any]:
+        recorded = await self._store.read(lambda c: entries.read_end(c, self._run, op))
+        if recorded is not None:  # its client had gone, and another asks for the same
+            return recorded
         if asked is None:
-            begun = await self._store.read(lambda c: entries.read_op(c, self._run, op))
-            asked = begun["data"]
-        value = await self._model.answer(asked)
+            asked = (await self._store.read(lambda c: entries.read_op(c, self._run, op)))["data"]
+        value = await self._value(op, asked, BEGUN if op in self._before else None)
         self._metrics.model_called(read_reply(value))
         try:
             return await self._record(op, value)
@@ -52,7 +96,24 @@ class Calls:
             if not isinstance(refused.error, Invalid):
                 raise
             # Too large to be kept.
-            return await self._record(op, no_answer(502, refused.error))
+            return await self._record(op, no_answer(asked["path"], 502, refused.error))
+
+    async def _value(self, op: OpId, asked: dict[str, Any], doubt: str | None) -> dict[str, Any]:
+        """The model's answer. `doubt` is why the call may have been made already, if it may."""
+        lost: Unanswered | None = None
+        for _ in range(_TRIES):
+            if doubt is not None:
+                adopted = await self._model.adopt(self._run, op)
+                if adopted is not None:
+                    return adopted
+                await self._pen.write(NewEntry(AGAIN, op, {"reason": doubt}))
+            try:
+                return await self._model.make(self._run, op, asked)
+            except Unanswered as error:
+                lost, doubt = error, DIED
+        assert lost is not None
+        # Perhaps because of it: a client that repeats it by itself may pay again and again.
+        return no_answer(asked["path"], 503, lost, retry=False)
 
     async def _record(self, op: OpId, value: dict[str, Any]) -> dict[str, Any]:
         outcome = {"ok": True, "value": value}

@@ -19,7 +19,7 @@ machine go on instead, for which a large snapshot is given up; one after finds a
 
 A server that is told to stop *hands over* its runs: each machine is frozen wherever it is, be it in
 the middle of a computation, and its run is claimable at once, for the next server. Model calls
-under way are not cut off but waited for: the next machine finds their answers in the log.
+under way are waited for: the next machine finds their answers in the log (`control.calls`).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Driver:
         self._decided = time.perf_counter()  # before the claim, which is part of a resume
         self._carriers, self._store, self._keys = carriers, store, keys
         self._metrics = metrics
-        self._calls = Calls(row.id, store, model, self._pen, Tasks(self.fail), metrics)
+        self.calls = Calls(row.id, store, model, self._pen, Tasks(self.fail), metrics)
         self._results = Results(row.id, values, store, self._pen)
         self._learning = Tasks(self.fail)
         self._trouble: BaseException | None = None  # what ended one of these
@@ -189,7 +189,7 @@ class Driver:
             self._tell_hand_over(f"lost its machine, goes on from the log: {error}")
         finally:
             if outcome is not Outcome.SUSPENDED:
-                await self._calls.under_way.cut_off()
+                await self.calls.leave(ended=outcome is Outcome.ENDED)
             await self._learning.cut_off()
             self._results.close()
             self.live = None
@@ -214,6 +214,7 @@ class Driver:
         self._streams.expect(journal)
         if snapshot is not None:
             await self._take_up(snapshot, {each["op"] for each in journal if "ok" in each})
+        self.calls.take_up(self.standing.of("model"), journal)
         await live.thaw(self.run, self.epoch, started=started, journal=journal if started else [])
         resume_ms = (time.perf_counter() - self._decided) * 1000
         self._metrics.resumed(resume_ms)
@@ -399,14 +400,14 @@ class Driver:
 
     def _call_model(self, op: OpId, asked: dict[str, Any] | None = None) -> None:
         if self._hand_over is None:  # else the next server makes it
-            self._calls.make(op, asked, self.deliver)
+            self.calls.make(op, asked, self.deliver)
 
     async def _finish_calls(self) -> None:
         """What the model was asked is paid for: recorded, though no machine hears it now."""
-        if self._calls.under_way:
+        if self.calls.under_way:
             self.doing = "waiting for the model's answer"
             self._tell_hand_over(self.doing)
-        await self._calls.under_way.finish()
+        await self.calls.under_way.finish()
         if self._trouble is not None:  # the next server asks again
             log.warning("run %s: an answer was not recorded: %s", self.run, self._trouble)
 

@@ -69,6 +69,12 @@ class Metrics:
             ["status"],
             registry=self._registry,
         )
+        self._unmeasured = Counter(
+            "torpor_model_calls_unmeasured",
+            "Model calls whose answers did not say what they took: tokens and cost are without",
+            ["model"],
+            registry=self._registry,
+        )
         self._tokens: Counting[tuple[str, str]] = Counting()  # (model, kind)
         self._freed_bytes = Counter(
             "torpor_gc_freed_bytes",
@@ -84,6 +90,8 @@ class Metrics:
 
     def model_called(self, reply: Reply) -> None:
         self._model_calls.labels(str(reply.status)).inc()
+        if not reply.measured:
+            self._unmeasured.labels(reply.model or "").inc()
         for kind in _TOKENS:
             tokens = getattr(reply, f"{kind}_tokens")
             if tokens is not None:

@@ -1,22 +1,28 @@
 """The way to the model: the broker, started when it is not there.
 
-The broker is a process of its own and may die; a model call that finds none starts one and asks
-again. One whose broker died while it was under way has failed: whether the model was asked, nobody
-knows, and the caller is told so.
+The broker is a process of its own and may die; a model call that finds none starts one. One whose
+broker dies while it has the call is *unanswered*: whether the model was asked, nobody knows, and
+what is done then is its run's to decide and to record (`torpor.control.calls`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import Any
 
-from torpor.broker.client import BrokerClient
+from torpor.broker.client import Answer, BrokerClient
 from torpor.broker.launch import ensure_broker
-from torpor.model.errors import Missing, TorporError
+from torpor.model import refusals
+from torpor.model.errors import HostError, Missing, TorporError
 from torpor.model.home import Home
+from torpor.model.ids import OpId, RunId
+
+
+class Unanswered(HostError):
+    """The broker went away with a call: it may have been made."""
 
 
 class Model:
@@ -32,39 +38,66 @@ class Model:
         client = await ensure_broker(home)
         return cls(home, client, (await client.health())["upstream"])
 
-    async def request(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
-        """(status, headers, body) of the answer, whatever the status. Raises HostError."""
-        try:
-            return await self._client.request(method, path, headers, body)
-        except Missing:
-            async with self._starting:
-                await (await ensure_broker(self._home)).close()
-            return await self._client.request(method, path, headers, body)
-
-    async def answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+    async def make(self, run: RunId, op: OpId, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The outcome of a `model` operation, `asked` as in its begin message: an HTTP response,
-        made here where the broker has none."""
+        made here where there is no broker. Raises Unanswered."""
+        path = asked["path"]
         try:
             body = asked["body"].encode() if "body" in asked else b64decode(asked["body_b64"])
-            status, headers, answer = await self.request(
-                asked["method"], asked["path"], asked["headers"], body
-            )
-        except (TorporError, ValueError) as error:
-            return no_answer(503, error)
+        except ValueError as error:
+            return no_answer(path, 400, error)
+        request = (run, op, asked["method"], path, asked["headers"], body)
         try:
-            return {"status": status, "headers": headers, "body": answer.decode()}
-        except UnicodeDecodeError:
-            encoded = b64encode(answer).decode()
-            return {"status": status, "headers": headers, "body_b64": encoded}
+            return _response(await self._client.make(*request))
+        except Missing:  # so it did not get there
+            pass
+        except HostError as error:
+            raise Unanswered(error.message, hint=error.hint) from error
+        try:
+            async with self._starting:
+                await (await ensure_broker(self._home)).close()
+        except TorporError as error:
+            return no_answer(path, 503, error)
+        try:
+            return _response(await self._client.make(*request))
+        except Missing as error:
+            return no_answer(path, 503, error)
+        except HostError as error:
+            raise Unanswered(error.message, hint=error.hint) from error
+
+    async def adopt(self, run: RunId, op: OpId) -> dict[str, Any] | None:
+        """The outcome of a call that was made before, if the broker has it or is at it."""
+        try:
+            answer = await self._client.adopt(run, op)
+        except HostError:
+            return None
+        return None if answer is None else _response(answer)
+
+    async def acknowledge(self, run: RunId, op: OpId) -> None:
+        """The outcome is recorded. A broker that is gone has forgotten it."""
+        with contextlib.suppress(HostError):
+            await self._client.acknowledge(run, op)
+
+    async def forget(self, run: RunId) -> None:
+        """The run has ended: its calls are given up."""
+        with contextlib.suppress(HostError):
+            await self._client.forget(run)
 
     async def close(self) -> None:
         await self._client.close()
 
 
-def no_answer(status: int, error: TorporError | ValueError) -> dict[str, Any]:
+def _response(answer: Answer) -> dict[str, Any]:
+    status, headers, body = answer
+    try:
+        return {"status": status, "headers": headers, "body": body.decode()}
+    except UnicodeDecodeError:
+        return {"status": status, "headers": headers, "body_b64": b64encode(body).decode()}
+
+
+def no_answer(
+    path: str, status: int, error: TorporError | ValueError, *, retry: bool = True
+) -> dict[str, Any]:
     """What a model's client is told when there is no answer that it could be given."""
-    told = {"message": str(error), "type": getattr(error, "code", "invalid")}
-    headers = {"content-type": "application/json"}
-    return {"status": status, "headers": headers, "body": json.dumps({"error": told})}
+    body = refusals.encoded(path, status, getattr(error, "code", "invalid"), str(error))
+    return {"status": status, "headers": refusals.headers(retry=retry), "body": body.decode()}

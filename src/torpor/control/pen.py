@@ -241,15 +241,16 @@ class Pen:
         await self.write(write)
 
     def repeat(self, c: Connection, snapshot: SnapshotRow, went_on: bool) -> None:
-        """A machine goes on from `snapshot`, in the middle of steps and model calls: what they did
-        after that is done again (rule 3). If the machine in it never `went_on`, because it was
-        handed over there, only model calls are: the answers are not in it."""
+        """A machine goes on from `snapshot`, in the middle of steps: what they did after that is
+        done again (rule 3), unless the machine in it never `went_on`, because it was handed over
+        there. Model calls may be under way still (`torpor.control.calls`)."""
         newest = snapshots.newest_snapshot(c, self.run)
-        went_on = went_on or newest is None or newest.id != snapshot.id
+        if not went_on and newest is not None and newest.id == snapshot.id:
+            return
         again = [
             NewEntry(entries.AGAIN, record["op"], {})
             for record in entries.in_doubt(c, self.run)
-            if (went_on or record["kind"] == "model") and record["seq"] <= snapshot.seq
+            if record["kind"] != "model" and record["seq"] <= snapshot.seq
         ]
         entries.append(c, self.run, self.epoch, again, time.time())
 

@@ -357,15 +357,18 @@ class Scheduler:
                 told = retrying.told(c, driver.run, error, rewrap, now)
             runs.transition(c, driver.run, None, RunState.FAILED, now, error=told)
 
-        with contextlib.suppress(Conflict):
-            await _when_possible(lambda: self._store.write(write))
+        await self._write_end(driver.run, write)
 
     async def _end(self, run: RunId, state: RunState, error: dict[str, Any]) -> None:
-        def write(c: Any) -> None:
+        def write(c: Connection) -> None:
             runs.transition(c, run, None, state, time.time(), error=error)
 
+        await self._write_end(run, write)
+
+    async def _write_end(self, run: RunId, write: Callable[[Connection], None]) -> None:
         with contextlib.suppress(Conflict):
             await _when_possible(lambda: self._store.write(write))
+        await self._model.forget(run)  # an earlier machine of it may have left model calls
 
     async def _tell(self, driver: Driver, trouble: str) -> None:
         log.warning("run %s: %s", driver.run, trouble)

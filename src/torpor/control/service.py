@@ -318,6 +318,10 @@ class Service:
             }
 
         shown = await self._store.read(read)
+        driver = self._scheduler.drivers.get(RunId(shown["id"])) if self._scheduler else None
+        if driver is not None:  # a call of an epoch before may be under way still
+            calling = driver.calls.ops
+            shown["in_doubt"] = [each for each in shown["in_doubt"] if each["op"] not in calling]
         prices = await self.prices()
         for each in shown["models"]:
             took = (each["input_tokens"], each["cached_tokens"], each["output_tokens"])

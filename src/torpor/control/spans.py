@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
-from torpor.model.replies import read_reply
+from torpor.model.replies import HTTP_ERROR, read_reply
 from torpor.model.states import FINAL
 
 Value = str | int | float | bool | list[str]
@@ -30,7 +30,6 @@ _BEGINS = frozenset({"run.started", "run.resumed", "run.recovered"})
 _ENDINGS = {f"run.{state.value}": state.value for state in FINAL}
 _SUSPENDED = "run.suspended"
 _NAMES = {"wait": "wait", "sleep": "sleep", "step": "step", "checkpoint": "checkpoint"}
-_HTTP_ERROR = 400
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class _Reading:
             title, told = _model_call(begun, data)
             attributes |= told
             status = told.get("http.response.status_code")
-            if isinstance(status, int) and status >= _HTTP_ERROR:
+            if isinstance(status, int) and status >= HTTP_ERROR:
                 error = f"the model's server answered {status}"
                 attributes["error.type"] = str(status)
         here = self._turn.id if self._turn else self._root

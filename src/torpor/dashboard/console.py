@@ -31,7 +31,7 @@ EXAMPLES = {
 FROM runs GROUP BY agent, state ORDER BY runs DESC""",
     "What models took, by day": """SELECT date(began_at, 'unixepoch') AS day, count(*) AS calls,
        sum(input_tokens) AS input, sum(output_tokens) AS output,
-       round(sum(cost_usd), 4) AS usd
+       round(sum(cost_usd), 4) AS usd, count(*) - count(input_tokens) AS unknown
 FROM model_calls GROUP BY day ORDER BY day""",
     "Which steps fail": """SELECT name, count(*) AS times, sum(NOT ok) AS failed,
        round(avg(duration_s), 3) AS seconds

@@ -117,6 +117,7 @@ def _environment() -> Environment:
         times=words.times,
         conversation=words.conversation,
         dollars=words.dollars,
+        used=words.used,
     )
     return environment
 

@@ -144,7 +144,11 @@ class Timeline:
         item = self.items.get(self._open.get(str(entry["op"]), 0))
         if item is None:
             return None
-        return self._put(replace(item, figures=(*item.figures, "done again"), last=entry["seq"]))
+        blocks = item.blocks
+        if reason := entry["data"].get("reason"):
+            blocks = (*blocks, block("done again", str(reason)))
+        figures = (*item.figures, "done again")
+        return self._put(replace(item, figures=figures, blocks=blocks, last=entry["seq"]))
 
     def _end(self, entry: Object) -> Item:
         item = self.items.get(self._open.pop(str(entry["op"]), 0))
@@ -351,13 +355,14 @@ def _answered(item: Item, value: object, prices: Prices | None) -> Item:
         figures.append(f"{reply.input_tokens} in{cached}")
     if reply.output_tokens is not None:
         figures.append(f"{reply.output_tokens} out")
+    if not reply.measured:
+        figures.append("tokens unknown")
     took = (reply.model, reply.input_tokens, reply.cached_tokens, reply.output_tokens)
     if prices is not None and (cost := prices.cost(*took)) is not None:
         figures.append(words.dollars(cost))
     if reply.finish and reply.finish not in ("stop", "completed", "tool_calls"):
         figures.append(reply.finish)
-    failed = reply.status is not None and reply.status >= 400
-    if failed:
+    if reply.failed:
         figures.append(f"HTTP {reply.status}")
     said = [reply.text] if reply.text else []
     said += [f"→ {tool.name}({tool.arguments})" for tool in reply.tools]
@@ -365,7 +370,7 @@ def _answered(item: Item, value: object, prices: Prices | None) -> Item:
     if not said:
         blocks.append(block("answer", value))
     brief = words.line(said[-1], BRIEF_CHARS) if said else item.brief
-    tone = BAD if failed else GOOD
+    tone = BAD if reply.failed else GOOD
     return replace(item, tone=tone, brief=brief, figures=tuple(figures), blocks=tuple(blocks))
 
 

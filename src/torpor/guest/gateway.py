@@ -8,12 +8,12 @@ import socket
 from collections.abc import Callable
 
 from torpor.guest.http1 import CONTINUE, BadRequest, Parser, Request, error_response
+from torpor.guest.models import Client
 
 _READ_BYTES = 64 * 1024
 CONNECTIONS_MAX = 256
 
-# Given a request and where its whole response goes.
-Handle = Callable[[Request, Callable[[bytes], None]], None]
+Handle = Callable[[Request, Client], None]
 
 
 class Gateway:
@@ -53,6 +53,7 @@ class _Connection:
         self._closed = closed
         self._parser = Parser()
         self._outgoing = bytearray()
+        self._path = ""  # of the last request: which API it is that is called here
         self._last = False  # close after what is going out
         self._serving = False  # a request is being answered; further ones stay in the parser
         client.setblocking(False)
@@ -76,30 +77,43 @@ class _Connection:
     def _feed(self, data: bytes) -> None:
         if self._serving:
             if data:  # nobody pipelines to a model; refusing keeps the buffers bounded
-                self._respond_last(error_response(400, "invalid", "one request at a time"))
+                self._refuse(400, "one request at a time")
             return
         if self._last:
             return
         try:
             request = self._parser.feed(data)
         except BadRequest as error:
-            self._respond_last(error_response(error.status, "invalid", error.message))
+            self._refuse(error.status, error.message)
             return
         if request is not None:
             self._serving = True
-            keep_alive = request.keep_alive
-            self._handle(request, lambda response: self._answer(response, keep_alive))
+            self._path = request.path
+            self._handle(request, _Exchange(self, request.keep_alive))
         elif self._parser.expects_continue:
             self._parser.expects_continue = False
             self._send(CONTINUE)
 
-    def _answer(self, response: bytes, keep_alive: bool) -> None:
+    @property
+    def gone(self) -> bool:
+        """Whether the client has closed it, be it just now."""
+        try:
+            return not self._client.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def answer(self, response: bytes, keep_alive: bool) -> None:
         self._serving = False
         if keep_alive:
             self._send(response)
             self._feed(b"")  # a further request may have come with the last one
         else:
             self._respond_last(response)
+
+    def _refuse(self, status: int, message: str) -> None:
+        self._respond_last(error_response(self._path, status, "invalid", message))
 
     def _respond_last(self, response: bytes) -> None:
         self._last = True
@@ -129,3 +143,18 @@ class _Connection:
             self._selector.unregister(self._client)
             self._client.close()
             self._closed(self)
+
+
+class _Exchange:
+    """See `models.Client`: one request of a connection."""
+
+    def __init__(self, connection: _Connection, keep_alive: bool) -> None:
+        self._connection = connection
+        self._keep_alive = keep_alive
+
+    def respond(self, whole: bytes) -> None:
+        self._connection.answer(whole, self._keep_alive)
+
+    @property
+    def gone(self) -> bool:
+        return self._connection.gone

@@ -7,9 +7,10 @@ large raises BadRequest with the status to answer before the connection is close
 from __future__ import annotations
 
 import http
-import json
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from torpor.model import refusals
 
 HEAD_BYTES_MAX = 64 * 1024
 BODY_BYTES_MAX = 8 * 1024 * 1024
@@ -194,7 +195,10 @@ def response(
     return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + (b"" if head else body)
 
 
-def error_response(status: int, type: str, message: str, *, keep_alive: bool = False) -> bytes:
-    """An error in the form that OpenAI's clients read."""
-    body = json.dumps({"error": {"type": type, "message": message}}).encode()
-    return response(status, [("content-type", "application/json")], body, keep_alive=keep_alive)
+def error_response(
+    path: str, status: int, code: str, message: str, *, keep_alive: bool = False, retry: bool = True
+) -> bytes:
+    """An error as the clients of the API at `path` read it; one to be repeated, if `retry`."""
+    headers = refusals.headers(retry=retry).items()
+    body = refusals.encoded(path, status, code, message)
+    return response(status, headers, body, keep_alive=keep_alive)

@@ -4,6 +4,12 @@ A call's name is its path and the beginning of its request's digest, so that equ
 counted and unequal ones do not disturb each other: a step whose result is replayed does not make
 its calls again, and concurrent calls come in any order. A request that the log does not hold is
 therefore always live, never a divergence.
+
+A client that gives up (its timeout has come) leaves its call under way, or answered with nobody to
+hear it. An equal request that comes then, its own next try mostly, takes that call over instead of
+beginning, and paying, another. Two whose clients are both there are two calls.
+
+While the agent's file is imported there is no run and so no log: what is asked then is refused.
 """
 
 from __future__ import annotations
@@ -11,8 +17,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from torpor.guest.http1 import Request, error_response, response
 from torpor.guest.unasked import Unasked
@@ -20,7 +27,21 @@ from torpor.model.errors import TorporError
 from torpor.replay.journal import Asked, Journal, Recorded
 from torpor.wire import messages
 
-Respond = Callable[[bytes], None]
+_AT_IMPORT = (
+    "The agent's file calls a model while it is imported: there is no run yet whose log could keep "
+    "the answer. Make the call in the agent's function, or in a step."
+)
+
+
+class Client(Protocol):
+    """Who has asked, and waits."""
+
+    def respond(self, whole: bytes) -> None: ...
+
+    @property
+    def gone(self) -> bool:
+        """It does not wait any more."""
+
 
 # Not the client's business with us, or not ours with the host: the connection, and the
 # placeholder that stands for a key. Bodies travel uncompressed so that they can be read in the log.
@@ -31,13 +52,15 @@ _DROPPED = frozenset(
     }
 )
 _NAME_PATH_MAX = 200
+# Answers that nobody heard and that an equal request may have: their names. Older ones are asked
+# for anew.
+_UNHEARD_MAX = 1000
 
 
 class _Call(NamedTuple):
-    name: str
-    digest: str
+    asked: Asked
     request: Request
-    respond: Respond
+    client: Client
 
 
 class Models:
@@ -48,10 +71,16 @@ class Models:
         self._journal = Journal()
         self._unasked = Unasked()
         self._pending: dict[str, _Call] = {}
+        self._unheard: deque[tuple[str, Asked]] = deque(maxlen=_UNHEARD_MAX)
+        self._open = False
 
     @property
     def busy(self) -> int:
         return len(self._pending)
+
+    def open(self) -> None:
+        """There is a run from now on."""
+        self._open = True
 
     def extend_journal(self, records: Iterable[Recorded]) -> None:
         """Results that came into the log while the machine slept, or before it was restored: of all
@@ -65,50 +94,67 @@ class Models:
                 self.result(record)
         self._journal.extend(rest)
 
-    def request(self, request: Request, respond: Respond) -> None:
-        """Start the operation for `request`; `respond` gets the whole response, now or later."""
+    def request(self, request: Request, client: Client) -> None:
+        """Start the operation for `request`, or join one; `client` gets the whole response, now or
+        later."""
+        if not self._open:
+            client.respond(_refused(request, 409, "no_run", _AT_IMPORT, retry=False))
+            return
         body = bytes(request.body)
         digest = hashlib.sha256(
             b"\n".join((request.method.encode(), request.path.encode(), body))
         ).hexdigest()[:32]
         name = f"{request.path.partition('?')[0][:_NAME_PATH_MAX]}@{digest[:8]}"
-        call = _Call(name, digest, request, respond)
         asked = Asked("model", name, digest, side=True)
+        call = _Call(asked, request, client)
         op, record = match = self._journal.find(asked)
         if record is not None and "ok" in record:
             self._journal.take(asked, match)
             self._unasked.used(name)
-            respond(_response(call, record))
+            client.respond(_response(call, record))
+        elif record is None and self._takes_over(call):
             return
+        elif self._begin(op, call):
+            self._journal.take(asked, match)
+            if record is None:
+                self._unasked.began(op)
+
+    def _takes_over(self, call: _Call) -> bool:
+        """Whether there was an equal one whose client has gone, which is this one's now."""
+        for op, other in self._pending.items():
+            if other.asked == call.asked and other.client.gone:
+                self._pending[op] = call
+                return True
+        for op, asked in self._unheard:
+            if asked == call.asked:
+                # The log has the answer: begun again, it is given.
+                if self._begin(op, call):
+                    self._unheard.remove((op, asked))
+                return True
+        return False
+
+    def _begin(self, op: str, call: _Call) -> bool:
+        """Whether it could be begun; its client is answered if not."""
+        body = bytes(call.request.body)
         data: dict[str, Any] = {
-            "method": request.method,
-            "path": request.path,
-            "headers": {k: v for k, v in request.headers.items() if k not in _DROPPED},
+            "method": call.request.method,
+            "path": call.request.path,
+            "headers": {k: v for k, v in call.request.headers.items() if k not in _DROPPED},
         }
         try:
             data["body"] = body.decode()
         except UnicodeDecodeError:
             data["body_b64"] = base64.b64encode(body).decode()
+        asked = call.asked
+        named = {"kind": asked.kind, "name": asked.name, "digest": asked.digest}
         try:
-            self._send(
-                messages.encode(
-                    "begin",
-                    op=op,
-                    kind="model",
-                    name=name,
-                    digest=digest,
-                    data=data,
-                    at="",
-                    side=True,
-                )
-            )
+            self._send(messages.encode("begin", op=op, **named, data=data, at="", side=True))
         except TorporError as error:  # too large once it is JSON, or the host is far behind
-            respond(error_response(413, "invalid", f"{error.message}. {error.hint}"))
-            return
-        self._journal.take(asked, match)
+            words = f"{error.message}. {error.hint}"
+            call.client.respond(_refused(call.request, 413, "too_large", words))
+            return False
         self._pending[op] = call
-        if record is None:
-            self._unasked.began(op)
+        return True
 
     def result(self, message: Mapping[str, Any]) -> bool:
         """Answer the call that `message` (a `result`, or a record of the log) is for; False if
@@ -116,24 +162,41 @@ class Models:
         call = self._pending.pop(message["op"], None)
         if call is None:
             return False
-        call.respond(_response(call, message))
+        if not call.client.gone:
+            call.client.respond(_response(call, message))
+        elif _serves(message):
+            self._unheard.append((message["op"], call.asked))
         if (warning := self._unasked.ended(message["op"])) is not None:
             self._send(messages.encode("note", kind="log", data=warning))
         return True
+
+
+def _serves(outcome: Mapping[str, Any]) -> bool:
+    """Whether who asks again is better served with this than with an answer of its own."""
+    value = outcome.get("value")
+    status = value.get("status") if isinstance(value, dict) else None
+    return isinstance(status, int) and status < 400
+
+
+def _refused(
+    request: Request, status: int, code: str, message: str, *, retry: bool = True
+) -> bytes:
+    keep_alive = request.keep_alive
+    return error_response(request.path, status, code, message, keep_alive=keep_alive, retry=retry)
 
 
 def _response(call: _Call, outcome: Mapping[str, Any]) -> bytes:
     keep_alive = call.request.keep_alive
     if not outcome["ok"]:
         error = outcome["error"]
-        return error_response(502, error["type"], error["message"], keep_alive=keep_alive)
+        return _refused(call.request, 502, error["type"], error["message"])
     value: Any = outcome.get("value")
     try:
         status, headers = int(value["status"]), dict(value["headers"])
         body = value["body"].encode() if "body" in value else base64.b64decode(value["body_b64"])
     except (TypeError, KeyError, ValueError, AttributeError):
         text = json.dumps(value)[:200]
-        return error_response(502, "invalid", f"the recorded response is malformed: {text}")
+        return _refused(call.request, 502, "invalid", f"the recorded response is malformed: {text}")
     kept = [
         (str(name), str(text))
         for name, text in headers.items()

@@ -273,6 +273,7 @@ class Supervisor:
 
     def _start(self, message: dict[str, Any]) -> None:
         message["journal"] = self._journal_for_agent(message["journal"])
+        self._models.open()
         if self._agent is not None:
             # Not as a message: it was checked in parts, and may be longer than one.
             self._agent.say_line(json.dumps(message).encode())

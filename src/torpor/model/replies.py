@@ -13,6 +13,7 @@ from typing import Any
 
 _TEXT_MAX = 500  # of a name: it becomes a column
 _COUNT_MAX = 2**53
+HTTP_ERROR = 400
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,15 @@ class Reply:
     finish: str | None = None
     text: str | None = None
     tools: tuple[ToolCall, ...] = field(default=())
+
+    @property
+    def failed(self) -> bool:
+        return self.status is not None and self.status >= HTTP_ERROR
+
+    @property
+    def measured(self) -> bool:
+        """It says what it took, or has failed. A stream says so only if it is asked to."""
+        return self.failed or (self.input_tokens, self.output_tokens) != (None, None)
 
 
 def read_reply(value: Any) -> Reply:
@@ -94,6 +104,8 @@ def _joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _read(status: int | None, whole: Mapping[str, Any]) -> Reply:
     usage = whole.get("usage")
+    if usage is None and _lists_models(whole):
+        usage = {"input_tokens": 0, "output_tokens": 0}
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
     text, finish, tools = _said(whole)
@@ -107,6 +119,12 @@ def _read(status: int | None, whole: Mapping[str, Any]) -> Reply:
         text=text,
         tools=tuple(tools),
     )
+
+
+def _lists_models(whole: Mapping[str, Any]) -> bool:
+    listed = whole.get("data")
+    kinds = {each.get("object") for each in listed} if isinstance(listed, list) else set()
+    return whole.get("object") == "list" and kinds <= {"model"}
 
 
 def _said(whole: Mapping[str, Any]) -> tuple[str | None, Any, list[ToolCall]]:

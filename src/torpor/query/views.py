@@ -198,6 +198,14 @@ messages = View(
     ),
 )
 
+_REPEATS = (
+    "repeats",
+    "(SELECT count(*) FROM lineage m CROSS JOIN entries a ON a.run = m.source "
+    "AND a.op = b.op AND a.kind = 'op.again' AND +a.seq > m.after_seq "
+    "AND +a.seq <= m.upto_seq WHERE m.run = l.run)",
+    "how often it was in doubt and done again",
+)
+
 model_calls = View(
     "model_calls",
     "Every call of a model.",
@@ -207,15 +215,20 @@ model_calls = View(
         ("model", "coalesce(u.model, torpor_model(b.data))", "who answered, else who was asked"),
         *_TIMES,
         ("status", "u.status", "HTTP status of the answer"),
-        ("input_tokens", "u.input_tokens", "as the answer says, with the cached ones"),
+        (
+            "input_tokens",
+            "u.input_tokens",
+            "as the answer says, with the cached ones; null where it does not (a stream, mostly)",
+        ),
         ("cached_tokens", "u.cached_tokens", "of the input, those read from a cache"),
         ("output_tokens", "u.output_tokens", "as the answer says"),
         ("finish", "u.finish", "why the answer ended: `stop`, `length`, `tool_calls`, …"),
         (
             "cost_usd",
             "torpor_cost(u.model, u.input_tokens, u.cached_tokens, u.output_tokens)",
-            "by prices.toml; null where that has no price for the model",
+            "by prices.toml; null where that has no price for the model, or the answer no tokens",
         ),
+        _REPEATS,
     ),
     _operations("model")
     + " LEFT JOIN usage u ON u.run = coalesce(e.run, f.run) AND u.seq = coalesce(e.seq, f.seq)",
@@ -271,13 +284,7 @@ steps = View(
         ),
         ("error_type", f"{_RESULT} ->> '$.error.type'", "of a failed one"),
         ("error", f"{_RESULT} ->> '$.error.message'", "of a failed one"),
-        (
-            "repeats",
-            "(SELECT count(*) FROM lineage m CROSS JOIN entries a ON a.run = m.source "
-            "AND a.op = b.op AND a.kind = 'op.again' AND +a.seq > m.after_seq "
-            "AND +a.seq <= m.upto_seq WHERE m.run = l.run)",
-            "how often it was in doubt and done again",
-        ),
+        _REPEATS,
         ("arguments", "b.data -> '$.data'", "JSON: `{args, kwargs}`"),
         ("value", f"{_RESULT} -> '$.value'", "JSON: what it returned"),
         ("place", "b.data ->> '$.at'", "in the agent's source"),

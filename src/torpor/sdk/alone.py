@@ -83,6 +83,7 @@ class _Endpoint:
             given = self._given.popleft()
             if isinstance(given, list):
                 self._models.extend_journal(given)
+                self._models.open()
             else:
                 self._models.result(given)
 

@@ -76,9 +76,20 @@ def api_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 def ask(
     upstream: Upstream, do: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
 ) -> httpx.Response:
+    """`do` what a machine does: its requests are calls of a run."""
+
+    async def call(request: httpx.Request) -> None:
+        if request.url.path in ("/health", "/calls"):
+            return
+        asked = {"method": request.method, "path": request.url.raw_path.decode()}
+        request.method = "POST"
+        request.url = httpx.URL("http://broker/calls", params={"run": "r", "op": "o"} | asked)
+
     async def main() -> httpx.Response:
         transport = httpx.ASGITransport(create_app(upstream))
-        async with httpx.AsyncClient(transport=transport, base_url="http://broker") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://broker", event_hooks={"request": [call]}
+        ) as client:
             try:
                 return await do(client)
             finally:
@@ -170,7 +181,8 @@ def test_only_what_is_allowed_reaches_the_upstream(method: str, path: str) -> No
             return await super().send(request)
 
     Recorder.reached = []
-    reply = ask(Recorder(), lambda c: c.request(method, f"http://broker{path}"))
+    asked = {"run": "r", "op": "o", "method": method, "path": path}
+    reply = ask(Recorder(), lambda c: c.post("/calls", params=asked))
     assert (reply.status_code == 403) == (not Recorder.reached)
 
 
@@ -178,10 +190,19 @@ def test_a_refusal_says_what_is_allowed_and_is_logged(caplog: pytest.LogCaptureF
     with caplog.at_level("INFO", logger="torpor.broker"):
         reply = ask(StandIn(), lambda c: c.delete("/v1/files/7"))
     assert reply.status_code == 403
-    assert reply.headers["content-type"] == "application/problem+json"
-    assert "DELETE /v1/files/7" in reply.json()["detail"]
-    assert all(path in reply.json()["hint"] for _, path in ALLOWED)
-    assert "DELETE '/v1/files/7': 403 refused" in caplog.text
+    told = reply.json()["error"]
+    assert (told["type"], told["code"], told["param"]) == ("permission_error", "not_allowed", None)
+    assert "DELETE /v1/files/7" in told["message"]
+    assert all(path in told["message"] for _, path in ALLOWED)
+    assert "DELETE /v1/files/7: 403 refused" in caplog.text
+
+
+def test_a_refusal_has_the_shape_of_the_api_that_was_called() -> None:
+    reply = ask(StandIn(), lambda c: c.post("/v1/messages", json=ASKED))
+    told = reply.json()
+    assert (reply.status_code, told["type"]) == (403, "error")
+    assert told["error"]["type"] == "permission_error"
+    assert "POST /v1/messages may not leave a machine" in told["error"]["message"]
 
 
 def test_a_body_over_the_limit_is_refused() -> None:
@@ -192,7 +213,7 @@ def test_a_body_over_the_limit_is_refused() -> None:
 def test_a_reply_over_the_limit_is_refused(api: Api) -> None:
     api.body = bytes(BODY_BYTES_MAX + 1)
     reply = ask(OpenAIUpstream(api.url, KEY), lambda c: c.post(CHAT, json=ASKED))
-    assert (reply.status_code, reply.json()["title"]) == (502, "Reply too large")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "reply_too_large")
 
 
 def test_an_upstream_that_cannot_be_connected_is_a_problem_without_the_key() -> None:
@@ -200,8 +221,9 @@ def test_an_upstream_that_cannot_be_connected_is_a_problem_without_the_key() -> 
         pass
     upstream = OpenAIUpstream(gone.url, KEY, retry_delays_s=(0, 0))
     reply = ask(upstream, lambda c: c.post(CHAT, json=ASKED))
-    assert (reply.status_code, reply.json()["title"]) == (502, "Upstream unreachable")
-    assert "OPENAI_BASE_URL" in reply.json()["hint"]
+    told = reply.json()["error"]
+    assert (reply.status_code, told["code"]) == (502, "upstream_unreachable")
+    assert "OPENAI_BASE_URL" in told["message"]
     assert KEY not in reply.text
 
 
@@ -244,7 +266,7 @@ def test_the_stand_in_says_that_it_is_one() -> None:
 def test_the_stand_in_refuses_what_it_cannot_do(path: str, body: bytes, status: int) -> None:
     reply = ask(StandIn(), lambda c: c.post(path, content=body))
     assert reply.status_code == status
-    assert "OPENAI_API_KEY" in reply.json()["hint"]
+    assert "OPENAI_API_KEY" in reply.json()["error"]["message"]
 
 
 def test_health_names_the_upstream() -> None:

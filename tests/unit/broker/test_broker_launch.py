@@ -20,8 +20,10 @@ from torpor.broker.client import BrokerClient
 from torpor.broker.launch import ensure_broker, stop_broker
 from torpor.model.errors import HostError, Missing
 from torpor.model.home import Home
+from torpor.model.ids import OpId, RunId
 
 KEY = "sk-launch-0b7e2f6d41c94a58"
+RUN, OP = RunId("run_1"), OpId("model:m#1")
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -68,10 +70,10 @@ def test_the_key_is_nowhere_but_upstream(
 
     async def main() -> str:
         client = await ensure_broker(home)
-        chat = await client.request(
-            "POST", "/v1/chat/completions", {"authorization": "Bearer torpor"}, b"{}"
+        chat = await client.make(
+            *(RUN, OP, "POST", "/v1/chat/completions"), {"authorization": "Bearer torpor"}, b"{}"
         )
-        refused = await client.request("GET", f"/v1/keys/{KEY[:6]}", {}, b"")
+        refused = await client.make(RUN, OpId("model:k#1"), "GET", f"/v1/keys/{KEY[:6]}", {}, b"")
         health = await client.health()
         await client.close()
         assert (chat[0], refused[0]) == (200, 403)
@@ -81,7 +83,7 @@ def test_the_key_is_nowhere_but_upstream(
     seen = asyncio.run(main())
     asyncio.run(stop_broker(home))
     kept = [path.read_bytes() for path in home.root.rglob("*") if path.is_file()]
-    assert b"POST '/v1/chat/completions': 200" in b"".join(kept)  # the log is among them
+    assert b"POST /v1/chat/completions: 200" in b"".join(kept)  # the log is among them
     assert KEY not in seen
     assert all(KEY.encode() not in body for body in kept)
 

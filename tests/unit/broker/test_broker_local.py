@@ -72,6 +72,6 @@ def test_weights_that_cannot_be_loaded_are_a_problem_not_a_crash(tmp_path: Path)
     async def do(model: LocalModel) -> None:
         reply = await model.send(ASK)
         assert reply.status == 503
-        assert "did not start" in json.loads(reply.body)["detail"]
+        assert "did not start" in json.loads(reply.body)["error"]["message"]
 
     with_model(Path("/nonexistent.gguf"), tmp_path, do)

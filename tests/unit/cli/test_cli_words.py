@@ -149,6 +149,35 @@ def test_a_timeline_of_a_run_that_slept() -> None:
     assert second.items == [timeline.Operation("step:send#1", 93.0)]
 
 
+@pytest.mark.parametrize("status", [403, 429, 500, 503])
+def test_a_model_call_that_was_answered_with_an_error_has_failed(status: int) -> None:
+    answer = {"status": status, "headers": {}, "body": '{"error": {"message": "no"}}'}
+    read = timeline.read(
+        [
+            entry(1, 1.0, "run.started"),
+            entry(2, 2.0, "op.begin", "model:/v1/x@0#1"),
+            entry(3, 3.0, "op.end", "model:/v1/x@0#1", ok=True, value=answer),
+        ]
+    )
+    (call,) = read.machines[0].items
+    assert isinstance(call, timeline.Operation)
+    assert (call.ok, call.outcome) == (False, f"HTTP {status}")
+
+
+@pytest.mark.parametrize(
+    ("input", "output", "text"),
+    [
+        (3400, 500, "3,400 tokens in, 500 out"),
+        (3400, None, "3,400 tokens in"),
+        (None, 5, "5 tokens out"),
+        (0, 0, "0 tokens in, 0 out"),
+        (None, None, ""),
+    ],
+)
+def test_tokens(input: int | None, output: int | None, text: str) -> None:
+    assert words.tokens(input, output) == text
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

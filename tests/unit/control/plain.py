@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
+from tests.unit.control.brokers import PlayedBroker, PlayedUpstream
 from tests.unit.control.world import Drivers
 
 from torpor.blobs.local import LocalBlobs
+from torpor.broker.upstream import Reply, Request
 from torpor.contextlog import agents, entries, runs, waits
 from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.runs import RunRow
@@ -38,26 +40,22 @@ from torpor.model.states import FINAL, RunState
 STUCK_S = 30.0
 
 
-class PlayedBroker:
-    """What `Model` asks of a `BrokerClient`. Answers how often it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[bytes] = []
-
-    async def request(
-        self, method: str, path: str, headers: dict[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
-        self.asked.append(body)
-        return 200, {"content-type": "text/plain"}, b"answer %d" % len(self.asked)
-
-
 class Plain:
     def __init__(self, directory: Path) -> None:
         self.home = Home(directory).create()
         self.store = LogStore.open(self.home.database)
-        self.broker = PlayedBroker()
+        self.upstream = PlayedUpstream(self._answer)  # answers how often it was asked
+        self.broker = PlayedBroker(self.upstream)
         self.scheduler: Scheduler
         self.carriers: ProcessCarriers
+
+    @property
+    def asked(self) -> list[bytes]:
+        """What the model was asked."""
+        return [request.body for request in self.upstream.asked]
+
+    async def _answer(self, request: Request) -> Reply:
+        return Reply(200, {"content-type": "text/plain"}, b"answer %d" % len(self.asked))
 
     async def start(self) -> None:
         """A server starts."""

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.unit.control.plain import Plain, PlayedBroker
+from tests.unit.control.plain import Plain
 
+from torpor.broker.upstream import Reply, Request
 from torpor.contextlog import events
 from torpor.contextlog.conversation import Spoken, spoken
 from torpor.contextlog.entries import EntryRow
@@ -82,7 +83,7 @@ async def test_killed_after_every_entry_of_its_log_no_turn_is_lost_or_taken_twic
     version = await plain.deploy(CHAT)
     killed = 0
     for k in range(2, 80, 2):
-        plain.broker.asked.clear()
+        plain.upstream.asked.clear()
         run = await plain.run(version)
         for text in [*SAID, "bye"]:  # all at once: what is sent early is kept
             await say(plain, run, text)
@@ -96,7 +97,7 @@ async def test_killed_after_every_entry_of_its_log_no_turn_is_lost_or_taken_twic
         assert [turn for turn in told if turn[0] == "user"] == [("user", text) for text in SAID], k
         assert [role for role, _ in told] == ROLES, k
         assert await messages(plain, run) == told, k
-        asked = [json.loads(body)["messages"][-1]["content"] for body in plain.broker.asked]
+        asked = [json.loads(body)["messages"][-1]["content"] for body in plain.asked]
         cut_off = [op for op in await plain.ops(run, "op.again") if str(op).startswith("model:")]
         assert list(dict.fromkeys(asked)) == SAID, k
         # One that was cut off may not have been made by then.
@@ -120,27 +121,19 @@ async def test_older_turns_are_summarised_by_the_model_once(plain: Plain) -> Non
     assert all(each["after"] < each["before"] for each in compactions)
     again = [op for op in await plain.ops(run, "op.again") if str(op).startswith("model:")]
     wanted = len(texts) + len(compactions)
-    assert wanted <= len(plain.broker.asked) <= wanted + len(again)
+    assert wanted <= len(plain.asked) <= wanted + len(again)
     told = await plain.store.read(lambda c: spoken(c, run))
     assert isinstance(told, Spoken)
     assert (told.messages, told.turns, told.compactions) == (17, 8, len(compactions))
     assert told.tokens_sent < told.tokens_whole / 2
 
 
-class Talking(PlayedBroker):
-    """Answers as a model would, in many words."""
-
-    async def request(
-        self, method: str, path: str, headers: dict[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
-        self.asked.append(body)
-        said = {"choices": [{"message": {"content": f"No. {len(self.asked)}. " + "word " * 30}}]}
-        return 200, {"content-type": "application/json"}, json.dumps(said).encode()
-
-
 async def test_the_example_keeps_to_its_budget_and_says_what_it_answers(plain: Plain) -> None:
-    talking = Talking()
-    plain.broker.request = talking.request  # type: ignore[method-assign]
+    async def in_many_words(request: Request) -> Reply:
+        said = {"choices": [{"message": {"content": f"No. {len(plain.asked)}. " + "word " * 30}}]}
+        return Reply(200, {"content-type": "application/json"}, json.dumps(said).encode())
+
+    plain.upstream.answers = in_many_words
     run = await plain.run(await plain.deploy(EXAMPLE.read_text()), budget=200)
     for text in [*(f"question {n}?" for n in range(6)), "bye"]:
         await say(plain, run, text)

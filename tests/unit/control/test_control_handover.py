@@ -11,6 +11,7 @@ from tests.unit.control.world import POINTS, STUCK_S, Calls, Nth, World
 from torpor.contextlog import snapshots
 from torpor.control import driver as driving
 from torpor.control import scheduler as scheduling
+from torpor.control.calls import BEGUN
 from torpor.control.onmachines import MachineCarriers
 from torpor.control.service import Service
 from torpor.model.ids import RunId
@@ -100,7 +101,7 @@ async def test_at_any_point(world: World, point: str) -> None:
         Nth(world, point, n, hand_over)
         reached.clear()
         world.let = {"step:w#1"}
-        world.broker.asked.clear()
+        world.upstream.asked.clear()
         run = await world.run(LIFE)
         ends = [asyncio.create_task(end) for end in (reached.wait(), world.asleep(run))]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -115,7 +116,7 @@ async def test_at_any_point(world: World, point: str) -> None:
         row = await world.ended(run)
         assert row.state is RunState.COMPLETED, row.error
         assert world.effects == {"step:a#1": 1, "step:w#1": 1}
-        assert world.broker.asked == ["m"]
+        assert world.asked == ["m"]
         assert await world.output(run) == "w"
         if not reached.is_set():
             return
@@ -148,10 +149,10 @@ async def test_the_model_is_waited_for_and_paid_once(world: World) -> None:
     world.let_end("step:w#1")
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED and row.result["model:m#1"]["body"] == "{}"
-    assert world.broker.asked == ["m"]
+    assert world.asked == ["m"]
 
 
-async def test_a_model_that_takes_too_long_is_asked_again(
+async def test_a_model_that_takes_too_long_is_in_doubt_and_asked_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduling, "HAND_OVER_S", 0.3)
@@ -159,13 +160,15 @@ async def test_a_model_that_takes_too_long_is_asked_again(
     run = await up_to_work(world, [["model", "m"]])
     await calls.asked.wait()
     assert "cut off" in (await world.hand_over())[-1]
+    await world.broker.die()  # with its server
     assert (await world.row(run)).state is RunState.SUSPENDED
     await world.start()
     await world.up(run, 2)
     world.let_end("step:w#1")
     assert (await world.ended(run)).state is RunState.COMPLETED
-    assert world.broker.asked == ["m", "m"]
-    assert [entry.op for entry in await world.entries(run, "op.again")] == ["model:m#1"]
+    assert world.asked == ["m", "m"]
+    (again,) = await world.entries(run, "op.again")
+    assert (again.op, again.data) == ("model:m#1", {"reason": BEGUN})
 
 
 async def test_what_cannot_be_frozen_in_time_is_recovered(
@@ -268,7 +271,7 @@ async def test_a_machine_for_each_operation(world: World) -> None:
     world.scheduler.always_suspend = True
     life = [["print", "one "], ["step", "a"], ["model", "m"], ["checkpoint", "c"], ["wait", "q"]]
     for _ in range(2):  # lazily, then warm
-        world.broker.asked.clear()
+        world.upstream.asked.clear()
         run = await world.run([*life, ["print", "two"], ["step", "b"]])
         await world.open_waits(run)
         await world.answer("wait:q#1")
@@ -277,7 +280,7 @@ async def test_a_machine_for_each_operation(world: World) -> None:
         assert row.result["wait:q#1"]["data"] == "yes"
         assert world.effects == {"step:a#1": 1, "step:b#1": 1}
         assert await world.output(run) == "one two"
-        assert world.broker.asked == ["m"]
+        assert world.asked == ["m"]
         log = [entry.kind for entry in await world.entries(run)]
         assert log.count("machine.up") > 3  # what is heard together is handed over together
         assert "run.recovered" not in log

@@ -133,7 +133,7 @@ async def test_killed_after_every_entry_of_its_log(plain: Plain, tmp_path: Path)
     killed = 0
     for k in range(1, 40):
         ledger = tmp_path / f"ledger-{k}"
-        plain.broker.asked.clear()
+        plain.upstream.asked.clear()
         run = await plain.run(version, "story", ledger=str(ledger))
         answering = asyncio.create_task(plain.answer(run, approved=True))
         row = await plain.until(run, partial(reached, k))
@@ -151,7 +151,7 @@ async def test_killed_after_every_entry_of_its_log(plain: Plain, tmp_path: Path)
         for what, step in (("a", 1), ("b", 2), ("c", 3)):
             marked = again[f"step:spend#{step}"]
             assert 1 <= spent[what] <= 1 + marked, (k, spent, again)
-        assert len(plain.broker.asked) <= 1 + again.total(), k
+        assert len(plain.asked) <= 1 + again.total(), k
     assert killed > 10
 
 
@@ -184,7 +184,7 @@ async def test_a_wait_that_is_long_takes_no_process(
     assert await plain.result(run) == STORY
     assert await streams(plain, run) == PRINTED
     assert (tmp_path / "ledger").read_text() == "a\nb\nc\n"
-    assert len(plain.broker.asked) == 1
+    assert len(plain.asked) == 1
     resumed = await plain.entries(run, "run.resumed")
     assert len(resumed) == len(await plain.entries(run, "run.suspended")) >= 1
     assert not await plain.entries(run, "op.again")

@@ -15,6 +15,7 @@ from torpor.contextlog import runs, snapshots
 from torpor.control import driver as driving
 from torpor.control import taken
 from torpor.control import thaw as thawing
+from torpor.control.calls import DIED
 from torpor.engine.memory import CopyBuffer
 from torpor.model.errors import Damaged, Exhausted, HostError, NotFound
 from torpor.model.ids import RunId
@@ -442,7 +443,7 @@ async def test_a_model_call_that_was_recorded_is_not_made_again(world: World) ->
     world.anywhere = lambda point: kill_when_recorded()
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED and row.epoch == 2
-    assert world.broker.asked == ["m"]
+    assert world.asked == ["m"]
 
 
 async def test_a_model_call_keeps_its_machine_awake(world: World) -> None:
@@ -455,26 +456,26 @@ async def test_a_model_call_keeps_its_machine_awake(world: World) -> None:
     await world.asleep(run)
     await world.answer("wait:q#1")
     assert (await world.ended(run)).state is RunState.COMPLETED
-    assert world.broker.asked == ["m"]
+    assert world.asked == ["m"]
 
 
-async def test_a_model_call_under_way_at_a_checkpoint_is_made_again_when_lost(
-    world: World,
-) -> None:
-    """Rule 3: nobody else would ever answer it."""
+async def test_a_model_call_under_way_at_a_checkpoint_is_adopted(world: World) -> None:
     calls = Calls(world)
     run = await world.run([["model", "m"]], [["checkpoint", "c"]])
     await calls.asked.wait()
     while not await world.entries(run, "snapshot"):
         await world.until(run, lambda row: row.last_seq > 5)
     await world.kill()
+    await world.up(run, 2)
+    calls.go.set()
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED
-    assert world.broker.asked == ["m", "m"]
+    assert world.asked == ["m"]
+    assert not await world.entries(run, "op.again")
 
 
 async def test_an_answer_of_a_model_that_is_too_large(world: World) -> None:
-    world.broker.answer = b"x" * (2 << 20)
+    world.answers = b"x" * (2 << 20)
     row = await world.ended(await world.run([["model", "m"]]))
     assert row.state is RunState.COMPLETED
     assert row.result["model:m#1"]["status"] == 502
@@ -482,13 +483,16 @@ async def test_an_answer_of_a_model_that_is_too_large(world: World) -> None:
 
 
 async def test_a_model_that_is_not_there(world: World) -> None:
-    async def absent() -> None:
-        raise HostError("no model here")
-
-    world.on("model", absent)
-    row = await world.ended(await world.run([["model", "m"]]))
-    assert row.result["model:m#1"]["status"] == 503
-    assert "no model here" in row.result["model:m#1"]["body"]
+    """Its broker dies of the call, and dies again."""
+    world.on("model", world.broker.die, world.broker.die)
+    run = await world.run([["model", "m"]])
+    row = await world.ended(run)
+    answer = row.result["model:m#1"]
+    assert (answer["status"], answer["headers"]["x-should-retry"]) == (503, "false")
+    assert "the broker died" in answer["body"]
+    assert world.asked == ["m", "m"]
+    (again,) = await world.entries(run, "op.again")
+    assert (again.op, again.data) == ("model:m#1", {"reason": DIED})
 
 
 async def test_a_pager_that_died_does_not_undo_what_was_done(world: World) -> None:
@@ -515,7 +519,10 @@ async def test_a_server_that_is_started_again(world: World) -> None:
     assert not any(machine.alive for machine in world.machines_made)
     assert (await world.row(awake)).state is RunState.RUNNING
     await world.start()
+    await world.up(awake, 2)
+    calls.go.set()
     assert (await world.ended(awake)).state is RunState.COMPLETED
+    assert world.asked == ["m"]  # the broker was at it all the time
     assert await world.output(awake) == "one two"
     world.recorded.clear()
     await world.answer("wait:q#1")

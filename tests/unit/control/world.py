@@ -20,8 +20,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 from sqlalchemy import Connection
+from tests.unit.control.brokers import PlayedBroker, PlayedUpstream
 from tests.unit.control.puppet import Object, Puppet, State
 
+from torpor.broker.upstream import Reply, Request
 from torpor.contextlog import agents, entries, runs, snapshots, waits
 from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.news import Claimable
@@ -274,22 +276,6 @@ class PlayedPager:
             raise self.failure
 
 
-class PlayedBroker:
-    """What `Model` asks of a `BrokerClient`."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.asked: list[str] = []
-        self.answer: bytes = b"{}"
-
-    async def request(
-        self, method: str, path: str, headers: Object, body: bytes
-    ) -> tuple[int, Object, bytes]:
-        self.asked.append(path)
-        await self._world.at("model")
-        return 200, {}, self.answer
-
-
 class WatchedStore(LogStore):
     world: World | None = None
 
@@ -348,7 +334,9 @@ class World:
         self.passed: Counter[str] = Counter()
         self.anywhere: Callable[[str], Awaitable[None]] | None = None
         self.pager = PlayedPager(home)
-        self.broker = PlayedBroker(self)
+        self.upstream = PlayedUpstream(self._answer)
+        self.broker = PlayedBroker(self.upstream)
+        self.answers: bytes = b"{}"  # the model
         self.model = Model(home, self.broker, "played")  # type: ignore[arg-type]
         self.metrics = Metrics()
         self.disk_full = False
@@ -405,6 +393,15 @@ class World:
         await self.stop()
         assert not any(machine.alive for machine in self.machines_made)
         return told
+
+    @property
+    def asked(self) -> list[str]:
+        """What the model was asked."""
+        return [request.path for request in self.upstream.asked]
+
+    async def _answer(self, request: Request) -> Reply:
+        await self.at("model")
+        return Reply(200, {}, self.answers)
 
     # What machines and store pass.
 

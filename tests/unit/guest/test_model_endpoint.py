@@ -216,3 +216,127 @@ def test_a_call_that_is_made_while_recorded_ones_are_left_is_warned_of(
     assert [each["data"] for each in notes] == [
         {"recorded": op, "made": instead} for op, instead in zip(recorded, made, strict=True)
     ]
+
+
+GIVING_UP = f"""{CLIENT}
+def gives_up(prompt):
+    \"\"\"Ask as a client whose timeout has come at once.\"\"\"
+    connection = http.client.HTTPConnection(where)
+    connection.request("POST", "/v1/chat/completions?x=1", json.dumps({{"p": prompt}}), {{}})
+    return connection
+"""
+
+
+def both(driver: Driver) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The call and the checkpoint that came after its client had gone."""
+    driver.until(lambda: len(driver.said("begin")) == 2)
+    (call,), (checkpoint,) = (driver.said("begin", kind=kind) for kind in ("model", "checkpoint"))
+    return call, checkpoint
+
+
+def test_an_equal_request_takes_over_the_call_whose_client_has_gone(driver: Driver) -> None:
+    """Under way or answered by then, and across a freeze: it is begun anew under its name at most,
+    and never as another."""
+    driver.load(f"""{GIVING_UP}
+@torpor.agent
+def main():
+    gives_up("a").close()
+    torpor.checkpoint()
+    gives_up("a").close()
+    torpor.approve("?")
+    return ask("a")[2]
+""")
+    driver.start()
+    call, checkpoint = both(driver)
+    driver.say("result", op=checkpoint["op"], ok=True, value=None)
+    wait = driver.hear("begin", kind="wait")
+    driver.say("prepare")
+    driver.hear("prepared")
+    driver.thaw()
+    driver.hear("thawed")
+    driver.say("result", op=wait["op"], ok=True, value={"status": "completed"})
+    driver.answer = echo
+    driver.say("result", op=call["op"], ok=True, value=echo(call))
+    assert driver.hear("done")["value"] == "re: a"
+    assert {each["op"] for each in driver.said("begin", kind="model")} == {call["op"]}
+
+
+def test_an_equal_request_gets_the_answer_that_nobody_heard(driver: Driver) -> None:
+    """The host has recorded it: it is asked for again under its name."""
+    driver.load(f"""{GIVING_UP}
+@torpor.agent
+def main():
+    gives_up("a").close()
+    torpor.checkpoint()
+    return [ask("a")[2], ask("a")[2]]
+""")
+    driver.start()
+    call, checkpoint = both(driver)
+    driver.answer = echo
+    driver.say("result", op=call["op"], ok=True, value=echo(call))
+    driver.say("result", op=checkpoint["op"], ok=True, value=None)
+    assert driver.hear("done")["value"] == ["re: a"] * 2
+    begun = [each["op"] for each in driver.said("begin", kind="model")]
+    first, second = (f"model:{call['name']}#{n}" for n in (1, 2))
+    assert begun == [first, first, second]
+
+
+def test_an_error_that_nobody_heard_is_left_alone(driver: Driver) -> None:
+    driver.load(f"""{GIVING_UP}
+@torpor.agent
+def main():
+    gives_up("a").close()
+    torpor.checkpoint()
+    return ask("a")[0]
+""")
+    driver.start()
+    call, checkpoint = both(driver)
+    driver.answer = echo
+    driver.say("result", op=call["op"], ok=True, value=model("slow down", status=429))
+    driver.say("result", op=checkpoint["op"], ok=True, value=None)
+    assert driver.hear("done")["value"] == 200
+    assert len({each["op"] for each in driver.said("begin", kind="model")}) == 2
+
+
+def test_equal_requests_whose_clients_are_there_are_two_calls(driver: Driver) -> None:
+    driver.load(f"""{CLIENT}
+@torpor.agent
+def main():
+    with ThreadPoolExecutor(2) as pool:
+        return [each[2] for each in pool.map(ask, "aa")]
+""")
+    driver.start()
+    first, second = driver.hear("begin"), driver.hear("begin")
+    assert first["op"] != second["op"]
+    for each in (first, second):
+        driver.say("result", op=each["op"], ok=True, value=echo(each))
+    assert driver.hear("done")["value"] == ["re: a", "re: a"]
+
+
+AT_IMPORT = """
+import http.client, os, torpor
+from urllib.parse import urlsplit
+
+def ask(path):
+    connection = http.client.HTTPConnection(urlsplit(os.environ["OPENAI_BASE_URL"]).netloc)
+    connection.request("POST", path, "{}")
+    response = connection.getresponse()
+    return [response.status, response.getheader("x-should-retry"), response.read().decode()]
+
+TOLD = [ask("/v1/chat/completions"), ask("/v1/messages")]
+
+@torpor.agent
+def main():
+    return TOLD
+"""
+
+
+def test_a_call_at_import_is_refused_at_once_in_the_shape_of_its_api(driver: Driver) -> None:
+    openai, anthropic = driver.value(AT_IMPORT)
+    assert openai[:2] == anthropic[:2] == [409, "false"]
+    error = json.loads(openai[2])["error"]
+    assert (error["code"], error["type"]) == ("no_run", "invalid_request_error")
+    assert "Make the call in the agent's function" in error["message"]
+    told = json.loads(anthropic[2])
+    assert (told["type"], told["error"]["message"]) == ("error", error["message"])
+    assert not driver.said("begin")

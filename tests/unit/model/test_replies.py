@@ -75,6 +75,16 @@ def response() -> dict[str, Any]:
     }
 
 
+def test_what_does_not_say_what_it_took_is_not_measured() -> None:
+    piece = {"model": "m", "choices": [{"index": 0, "delta": {"content": "Hi"}}]}
+    stream = read_reply(answer(streamed(piece)))
+    assert (stream.model, stream.input_tokens, stream.output_tokens) == ("m", None, None)
+    assert not stream.measured
+    assert read_reply(answer({"error": {"message": "slow down"}}, 429)).measured
+    listed = read_reply(answer({"object": "list", "data": [{"id": "m", "object": "model"}]}))
+    assert (listed.input_tokens, listed.output_tokens) == (0, 0)  # it takes none
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -1,0 +1,156 @@
+"""Model calls in flight when something dies: each is paid once, or marked as in doubt (rule 3)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.unit.control.world import Calls, World
+
+from torpor.control import driver as driving
+from torpor.control.calls import BEGUN, DIED
+from torpor.model.ids import OpId, RunId
+from torpor.model.states import RunState
+
+pytestmark = pytest.mark.anyio
+
+OP = OpId("model:m#1")
+BODY = "the only answer"
+
+
+async def up_to_the_call(world: World) -> tuple[RunId, Calls]:
+    world.answers = BODY.encode()
+    calls = Calls(world)
+    run = await world.run([["model", "m"], ["step", "a"]])
+    await calls.asked.wait()
+    return run, calls
+
+
+async def machine(world: World) -> None:
+    await world.kill()
+
+
+async def server(world: World) -> None:
+    await world.stop()
+    await world.start()
+
+
+async def both(world: World) -> None:
+    await world.kill()
+    await server(world)
+
+
+@pytest.mark.parametrize("die", [machine, server, both])
+async def test_what_is_in_flight_is_adopted(
+    world: World, die: Callable[[World], Awaitable[None]]
+) -> None:
+    run, calls = await up_to_the_call(world)
+    await die(world)
+    await world.up(run, 2)
+    calls.go.set()
+    await paid_once(world, run)
+
+
+async def test_what_was_answered_while_there_was_no_server_is_kept(world: World) -> None:
+    run, calls = await up_to_the_call(world)
+    await world.stop()
+    calls.go.set()
+    kept = await world.broker.adopt(run, OP)
+    assert kept is not None and kept[2] == BODY.encode()
+    await world.start()
+    await paid_once(world, run)
+
+
+async def test_what_cannot_be_recorded_is_kept(world: World) -> None:
+    """The server dies with the answer in its hands."""
+    run, calls = await up_to_the_call(world)
+    stopped = asyncio.Event()
+
+    async def stop() -> None:
+        stopped.set()
+        await asyncio.Event().wait()
+
+    world.on("write", stop)
+    calls.go.set()
+    await stopped.wait()
+    await server(world)
+    await paid_once(world, run)
+
+
+async def paid_once(world: World, run: RunId) -> None:
+    row = await world.ended(run)
+    assert row.state is RunState.COMPLETED and row.result[OP]["body"] == BODY
+    assert world.asked == ["m"]
+    assert not await world.entries(run, "op.again")
+
+
+async def test_again_and_again(world: World) -> None:
+    run, calls = await up_to_the_call(world)
+    for epoch in range(2, 6):
+        await (machine if epoch % 2 else server)(world)
+        await world.up(run, epoch)
+    calls.go.set()
+    assert (await world.ended(run)).state is RunState.COMPLETED
+    assert world.asked == ["m"]
+
+
+async def test_what_dies_with_the_broker_is_in_doubt_and_repeated_once(world: World) -> None:
+    run, _ = await up_to_the_call(world)
+    await world.broker.die()
+    row = await world.ended(run)
+    assert row.result[OP]["body"] == BODY
+    assert row.epoch == 1  # the agent noticed nothing
+    (again,) = await world.entries(run, "op.again")
+    assert (again.op, again.data) == (OP, {"reason": DIED})
+    assert world.asked == ["m", "m"]
+
+
+async def test_what_dies_with_broker_and_server_is_in_doubt(world: World) -> None:
+    run, _ = await up_to_the_call(world)
+    await world.stop()
+    await world.broker.die()
+    await world.start()
+    row = await world.ended(run)
+    assert row.result[OP]["body"] == BODY
+    (again,) = await world.entries(run, "op.again")
+    assert (again.op, again.data) == (OP, {"reason": BEGUN})
+    assert world.asked == ["m", "m"]
+
+
+async def test_an_answer_is_kept_until_it_is_recorded_and_no_longer(world: World) -> None:
+    run, calls = await up_to_the_call(world)
+    assert await known(world, run)
+    calls.go.set()
+    assert (await world.ended(run)).state is RunState.COMPLETED
+    await world.gone(run)
+    assert not await known(world, run)
+
+
+async def test_a_run_that_is_cancelled_gives_its_call_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driving, "CANCEL_GRACE_S", 0.05)
+    world.refused["cancel"] = 1
+    run, _ = await up_to_the_call(world)
+    world.scheduler.drivers[run].cancel()
+    assert (await world.ended(run)).state is RunState.CANCELLED
+    await world.gone(run)
+    assert not await known(world, run)
+    assert [request.path for request in world.upstream.given_up] == ["m"]
+    assert world.asked == ["m"]
+
+
+async def test_two_runs_that_ask_the_same_pay_each(world: World) -> None:
+    for _ in range(2):
+        assert (await world.ended(await world.run([["model", "m"]]))).state is RunState.COMPLETED
+    assert world.asked == ["m", "m"]
+
+
+async def known(world: World, run: RunId) -> bool:
+    """Whether the broker has the call."""
+    try:
+        async with asyncio.timeout(0):
+            return await world.broker.calls.adopt((run, OP)) is not None
+    except TimeoutError:
+        return True
