@@ -4,6 +4,7 @@
                engine `process`
     a server   of its own, on a log with many runs that sleep: what it takes idle, a page of runs,
                and its timers all at once; nothing resumes there, as no slot is free for that
+    another    what it takes of memory after many runs, and while much is frozen
 
 Times are those that the log holds where it holds them.
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from torpor.bench import footprint
 from torpor.bench.controlbars import Measured, figures
 from torpor.bench.stage import Stage, figure_table, perform, processor
 from torpor.broker.client import BrokerClient
@@ -56,11 +58,17 @@ _AT_ONCE = 500
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def main(sleeping: int, as_json: bool) -> int:
-    """Measure and print: JSON or a table on stdout, progress on stderr. `sleeping` is how many
-    runs sleep. Raises TorporError."""
+@dataclass(frozen=True)
+class Sizes:
+    sleeping: int  # runs
+    runs: int  # of the engine `process`, for a server's memory
+    machine_runs: int  # 0: no machines
+
+
+def main(sizes: Sizes, as_json: bool) -> int:
+    """Measure and print: JSON or a table on stdout, progress on stderr. Raises TorporError."""
     began = time.perf_counter()
-    found = figures(perform(lambda stage: _measure(stage, sleeping)))
+    found = figures(perform(lambda stage: _measure(stage, sizes)))
     took_s = time.perf_counter() - began
     if as_json:
         about = {"processor": processor(), "cores": os.cpu_count(), "took_s": round(took_s, 1)}
@@ -71,7 +79,8 @@ def main(sleeping: int, as_json: bool) -> int:
     return 0
 
 
-async def _measure(stage: Stage, sleeping: int) -> Measured:
+async def _measure(stage: Stage, sizes: Sizes) -> Measured:
+    sleeping = sizes.sleeping
     version = await _deployed(stage.service)
     stage.tell(f"appends of {WRITERS} writers")
     appends_per_s = await _appends_per_s(stage.store, version)
@@ -86,6 +95,14 @@ async def _measure(stage: Stage, sleeping: int) -> Measured:
     idle = await asyncio.to_thread(_idle, home)
     stage.tell(f"{TIMERS:,} timers")
     late_ms = await _timers_late_ms(home)
+    taken = await asyncio.to_thread(
+        footprint.measure,
+        Home(stage.home.root / "memory"),
+        stage.home,
+        sizes.runs,
+        sizes.machine_runs,
+        stage.tell,
+    )
     return Measured(
         writers=WRITERS,
         appends=APPENDS,
@@ -98,6 +115,7 @@ async def _measure(stage: Stage, sleeping: int) -> Measured:
         page_ms=idle.page_ms,
         timers=TIMERS,
         timers_late_ms=late_ms,
+        memory=taken,
     )
 
 
@@ -227,8 +245,8 @@ def _idle(home: Home) -> _Idle:
         before, began = _cpu_s(pid), time.perf_counter()
         time.sleep(IDLE_S)
         share = (_cpu_s(pid) - before) / (time.perf_counter() - began)
-        resident = _resident(pid)
-        return _Idle(share, resident, [_page_ms(client) for _ in range(PAGES)])
+        taken = footprint.resident(pid)
+        return _Idle(share, taken, [_page_ms(client) for _ in range(PAGES)])
     finally:
         client.shutdown(_unheard)
 
@@ -243,14 +261,6 @@ def _page_ms(client: Client) -> float:
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
-
-
-def _resident(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "VmRSS":
-            return int(value.split()[0]) * 1024
-    raise InternalError(f"the kernel does not say what memory process {pid} takes")
 
 
 async def _timers_late_ms(home: Home) -> float:

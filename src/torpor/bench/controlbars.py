@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torpor.bench.bars import Figure
+from torpor.bench.footprint import LARGE_MIB, VERSIONS, Footprint, Frozen, Grown
 from torpor.bench.stats import percentile
 
 
@@ -21,6 +23,7 @@ class Measured:
     page_ms: list[float]
     timers: int
     timers_late_ms: float
+    memory: Footprint
 
 
 def figures(m: Measured) -> tuple[Figure, ...]:
@@ -97,4 +100,64 @@ def figures(m: Measured) -> tuple[Figure, ...]:
             bar=2000,
             bound="some statements each, and a commit for each hundred",
         ),
+        *_memory(m.memory),
+    )
+
+
+def _memory(m: Footprint) -> Iterator[Figure]:
+    yield from _grown("process", "the engine process", m.process)
+    if m.machines is not None:
+        yield from _grown("machine", "machines", m.machines)
+    if m.freeze is not None:
+        yield from _frozen("freeze", "a freeze", m.freeze)
+    if m.checkpoint is not None:
+        yield from _frozen("checkpoint", "a checkpoint", m.checkpoint)
+
+
+def _grown(key: str, how: str, m: Grown) -> Iterator[Figure]:
+    title = f"{m.runs} runs of {VERSIONS} versions, {how}"
+    yield Figure(
+        key=f"{key}_runs_bytes",
+        title=f"{title}: memory of the server",
+        unit="bytes",
+        value=m.bytes,
+        samples=m.runs,
+        bar=250_000_000,
+        bound="Python, its libraries, and what model.memory lets it keep",
+    )
+    yield Figure(
+        key=f"{key}_runs_grown_bytes",
+        title=f"{title}: of that, since half of them",
+        unit="bytes",
+        value=max(0, m.grown_bytes),
+        bar=10_000_000,
+        bound="nothing is kept of a run that has ended",
+    )
+
+
+def _frozen(key: str, what: str, m: Frozen) -> Iterator[Figure]:
+    title = f"{what} of {LARGE_MIB} MiB that do not compress"
+    yield Figure(
+        key=f"{key}_peak_bytes",
+        title=f"{title}: peak of the server",
+        unit="bytes",
+        value=m.server_bytes,
+        bar=500_000_000,
+        bound="some chunks of pages, however many there are",
+    )
+    yield Figure(
+        key=f"{key}_pager_bytes",
+        title=f"{title}: peak of the pager",
+        unit="bytes",
+        value=m.pager_bytes,
+        bar=300_000_000,
+        bound="its cache of frames, and 10 MB for each machine",
+    )
+    yield Figure(
+        key=f"{key}_pause_ms",
+        title=f"{title}: the pause",
+        unit="ms",
+        value=m.pause_ms,
+        bar=1200,
+        bound="a freeze copies nothing; a checkpoint its pages, once",
     )

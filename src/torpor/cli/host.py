@@ -223,12 +223,20 @@ def bench_control(
     sleeping: Annotated[
         int, typer.Option(min=50, max=1_000_000, help="How many runs sleep.")
     ] = 10_000,
+    runs: Annotated[
+        int, typer.Option(min=20, max=100_000, help="After how many its memory is looked at.")
+    ] = 500,
+    machine_runs: Annotated[
+        int,
+        typer.Option(min=0, max=100_000, help="The same on machines; 0: without machines."),
+    ] = 60,
     as_json: Json = False,
 ) -> None:
-    """What the control plane costs: appends, starts, waking, and many runs that sleep."""
-    from torpor.bench.control import main  # loads the engines: only here
+    """What the control plane costs: appends, starts, waking, many runs that sleep, and the memory
+    of a server that runs many and freezes much."""
+    from torpor.bench.control import Sizes, main  # loads the engines: only here
 
-    raise typer.Exit(main(sleeping, as_json=as_json))
+    raise typer.Exit(main(Sizes(sleeping, runs, machine_runs), as_json=as_json))
 
 
 @bench.command(name="query")
