@@ -2,8 +2,8 @@
 
 A carrier is one process of an agent's version, made for one epoch of a run. It begins at the
 beginning of the log, whatever that holds, and replays it. A run that waits long has no process at
-all. What a run has beside its log is its directory, where its files are; it goes some time after
-the run has ended.
+all. What a run has beside its log is its directory, where its files are, as its newest process has
+made them; and what its steps did to files. Both go some time after the run has ended.
 
 A process that has imported the agent and waits for a run is kept for each version that was used
 lately: most of a resume is Python starting and importing.
@@ -111,7 +111,8 @@ class ProcessCarriers:
         spare = await self._spares.take(version, wait=True)
         ready = spare or await self._start_deployed(version)
         directory = self._home.work / origin.row.id
-        await asyncio.to_thread(_settle, ready.directory, directory)
+        inherited = origin.row.origin and self._home.work / origin.row.origin
+        await asyncio.to_thread(_settle, ready.directory, directory, inherited or None)
         ready.guest.heard = heard
         return ProcessCarrier(self, ready.guest, directory, version, warm=spare is not None)
 
@@ -127,9 +128,10 @@ class ProcessCarriers:
             await asyncio.sleep(LOOK_S)
 
     async def sweep(self, before: float) -> None:
-        names = [RunId(path.name) for path in self._home.work.iterdir()]
+        names = [RunId(path.stem) for path in self._home.work.iterdir()]
         for run in await self._store.read(lambda c: runs.ended_before(c, names, before)):
-            await asyncio.to_thread(shutil.rmtree, self._home.work / run, ignore_errors=True)
+            for path in (self._home.work / run, _kept(self._home.work / run)):
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     async def close(self) -> None:
         await self._spares.close()
@@ -203,7 +205,8 @@ class ProcessCarrier:
             part, rest = rest[:JOURNAL_PART_RECORDS], rest[JOURNAL_PART_RECORDS:]
             self.guest.say_line(_encoded({"t": "journal", "records": part}))
         start = {"t": "start", "run": row.id, "epoch": epoch, "agent": row.agent}
-        start |= {"input": row.input, "home": str(self._home), "journal": rest}
+        start |= {"input": row.input, "home": str(self._home), "kept": str(_kept(self._home))}
+        start["journal"] = rest
         self.guest.say_line(_encoded(start))
 
     async def woken(self) -> None:
@@ -236,13 +239,20 @@ def _encoded(message: dict[str, Any]) -> bytes:
     return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _settle(fresh: Path, directory: Path) -> None:
-    """The run's directory: the one that it had, else the one its first process began in."""
-    if directory.exists():
-        shutil.rmtree(fresh, ignore_errors=True)
-    else:
-        directory.parent.mkdir(exist_ok=True)
-        fresh.rename(directory)
+def _settle(fresh: Path, directory: Path, inherited: Path | None) -> None:
+    """The run's directory is the one its newest process began in: what is replayed must not find
+    what an earlier process left. What steps did to files is kept apart (`sdk.stepfiles`); a fork
+    has that of its origin, of which it shares the steps."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.parent.mkdir(exist_ok=True)
+    fresh.rename(directory)
+    kept = _kept(directory)
+    if inherited is not None and _kept(inherited).exists() and not kept.exists():
+        shutil.copytree(_kept(inherited), kept)
+
+
+def _kept(directory: Path) -> Path:
+    return directory.with_name(f"{directory.name}.steps")
 
 
 def _link_package(home: Home) -> None:

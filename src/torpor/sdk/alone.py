@@ -33,6 +33,7 @@ from torpor.replay.journal import Recorded
 from torpor.sdk import process
 from torpor.sdk.operations import Operation
 from torpor.sdk.runtime import Runtime
+from torpor.sdk.stepfiles import StepFiles
 from torpor.wire import messages
 
 _PR_SET_PDEATHSIG = 1
@@ -99,6 +100,7 @@ class AloneRuntime(Runtime):
 
     def __init__(self, control: socket.socket, mark: str) -> None:
         super().__init__(control, -1)
+        self._files = StepFiles(os.environ["HOME"])
         self._marks = _Marks(mark)
         self._endpoint = _Endpoint(self)
         self.lines.own.add(self._endpoint.thread)
@@ -114,14 +116,31 @@ class AloneRuntime(Runtime):
     def _replay_step(self, operation: Operation, record: Recorded) -> None:
         self._marks.skip_to(record.get("printed", {}))
         assert operation.own is not None
+        self._files.replay(operation.op)
         if operation.fetched is None:
             operation.replayed = operation.own
+
+    def body(self, operation: Operation, *, begins: bool) -> None:
+        if begins:
+            self._files.begin(operation.op)
+            return
+        try:
+            self._files.end(operation.op)
+        except OSError as error:
+            text = f"what {operation.op} wrote to files will not be there after a replay: {error}"
+            data = {"message": text, "level": "warning", "data": {}}
+            self.say("note", kind="log", data=data, op=operation.op)
+
+    def abandon(self, operation: Operation) -> None:
+        self._files.forget(operation.op)
+        super().abandon(operation)
 
     def _take_journal(self, message: dict[str, Any]) -> None:
         self._records += message["records"]
 
     def _start(self, message: dict[str, Any]) -> None:
         os.environ["HOME"] = message["home"]
+        self._files.move(message["home"], message["kept"])
         os.chdir(os.path.join(message["home"], "work"))  # noqa: PTH118
         records = self._records + message["journal"]
         self._endpoint.give(records)

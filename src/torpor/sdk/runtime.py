@@ -334,6 +334,9 @@ class Runtime:
             with self._critical:
                 self._transfers -= 1
 
+    def body(self, operation: Operation, *, begins: bool) -> None:
+        """A step's body begins, or is through and not yet recorded."""
+
     def abandon(self, operation: Operation) -> None:
         """The step's body was cut off: it stays in the log without a result (rule 3)."""
         with self._critical:

@@ -156,6 +156,7 @@ def _step(fn: Callable[..., Any], spec: _Spec) -> Callable[..., Any]:
             _settle_doubt(operation, question, question.block())
         if operation.own is not None:
             return _give(operation, operation.block())
+        current("step").body(operation, begins=True)
         outcome, trace = _attempts(functools.partial(fn, *args, **kwargs), spec, operation)
         _end(operation, outcome)
         return _give(operation, operation.block(), trace)
@@ -177,6 +178,7 @@ def _async_step(
         if operation.own is not None:
             return _give(operation, await operation.wait())
         body = functools.partial(fn, *args, **kwargs)
+        current("step").body(operation, begins=True)
         outcome, trace = await _async_attempts(body, spec, operation)
         _end(operation, outcome)
         return _give(operation, await operation.wait(), trace)
@@ -322,6 +324,7 @@ def _packed(operation: Operation, result: Any) -> tuple[Outcome, Exception | Non
 def _end(operation: Operation, outcome: Outcome) -> None:
     runtime = current("step")
     freezing.flush_output()
+    runtime.body(operation, begins=False)
     try:
         runtime.end(operation, outcome)
     except Invalid as error:  # too large, or text that is no Unicode

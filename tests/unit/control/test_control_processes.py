@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tests.e2e.stage import wait_gone
 from tests.unit.control.plain import STUCK_S, Plain
 
+from torpor.contextlog import waits
 from torpor.contextlog.runs import RunRow
 from torpor.control import obstacles
 from torpor.control.conversation import Output, Skipped
@@ -29,6 +30,7 @@ from torpor.control.processguest import MarkedOutput
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
 from torpor.model.errors import GuestError
+from torpor.model.ids import RunId
 from torpor.model.rules import parse_rules
 from torpor.model.states import FINAL, RunState
 from torpor.policy import freeze
@@ -250,31 +252,114 @@ def main(killed):
     ]
 
 
-async def test_files_of_a_run_are_there_in_its_next_process(plain: Plain, hasty: None) -> None:
-    version = await plain.deploy(
-        """
-import torpor
+FILES = """
+import os, sqlite3, subprocess, threading, torpor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+Path("imported").write_text("by the file")
+
+def note(name, what):
+    with open(name, "a") as file:
+        file.write(what)
 
 @torpor.step
 def write():
-    Path("kept").write_text("once")
+    note("step", "once ")
+    note("both", "step ")
     (Path.home() / "too").write_text("home")
+    subprocess.run(["sh", "-c", "mkdir -p cloned/empty && echo x > cloned/a && ln -s a cloned/l"])
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(note, "threaded", "once").result()
+    Path("gone").unlink()
+
+@torpor.step
+def beside(table):
+    "While it runs, a checkpointer writes."
+    busy.set()
+    written.wait()
+    note("step", f"{table} ")
+
+busy, written = threading.Event(), threading.Event()
 
 @torpor.agent
 def main():
+    seen = sorted(os.listdir("."))
+    note("agent", "once ")
+    note("both", "agent ")
+    note("gone", "soon")
     write()
-    torpor.approve("?")
-    return [Path("kept").read_text(), (Path.home() / "too").read_text()]
+    torpor.approve("one?")
+    with sqlite3.connect("state.db") as db:
+        db.execute("create table t (n)")
+        def save():
+            busy.wait()
+            with sqlite3.connect("state.db") as other:
+                other.execute("insert into t values (1)")
+            written.set()
+        saver = threading.Thread(target=save)
+        saver.start()
+        beside("t")
+        busy.set()
+        saver.join()
+        db.execute("insert into t values (2)")
+    torpor.approve("two?")
+    note("both", "agent ")
+    names = ("agent", "both", "step", "threaded", "imported")
+    told = {name: Path(name).read_text() for name in names}
+    rows = sqlite3.connect("state.db").execute("select n from t order by n").fetchall()
+    home, link = (Path.home() / "too").read_text(), os.readlink("cloned/l")
+    return [seen, told, home, rows, sorted(os.listdir(".")), link]
 """
-    )
-    first = await plain.run(version)
-    await plain.suspended(first)
-    other = await plain.run(version)
-    await plain.suspended(other)
-    for run in (first, other):
+LEFT = ["agent", "both", "cloned", "imported", "state.db", "step", "threaded"]
+TOLD = [
+    ["imported"],  # a replay finds nothing of an earlier life
+    {
+        "agent": "once ",
+        "both": "agent step agent ",
+        "step": "once t ",
+        "threaded": "once",
+        "imported": "by the file",
+    },
+    "home",
+    [[1], [2]],
+    LEFT,
+    "a",
+]
+
+
+async def test_a_replay_finds_no_files_but_those_of_steps_that_it_does_not_run(
+    plain: Plain, hasty: None
+) -> None:
+    run = await plain.run(await plain.deploy(FILES))
+    for _ in ("one?", "two?"):
+        await plain.suspended(run)
         await plain.answer(run, approved=True)
-        assert await plain.result(run) == ["once", "home"]
+    assert await plain.result(run) == TOLD
+    assert sorted(path.name for path in (plain.home.work / run / "work").iterdir()) == LEFT
+
+
+async def test_files_of_steps_are_there_after_every_crash(plain: Plain) -> None:
+    """Killed as soon as the k-th entry is there; in the middle of a step, that begins anew."""
+    version = await plain.deploy(FILES)
+    for k in range(3, 30):
+        run = await plain.run(version)
+        approving = asyncio.create_task(approve_all(plain, run))
+        killed = (await plain.until(run, partial(reached, k))).state is not RunState.COMPLETED
+        if killed:
+            await plain.kill(run)
+        assert await plain.result(run) == TOLD, k
+        await approving
+        if not killed:
+            break
+
+
+async def approve_all(plain: Plain, run: RunId) -> None:
+    with plain.store.subscribe(run) as subscription:
+        while (await plain.row(run)).state not in FINAL:
+            if await plain.store.read(lambda c: waits.list_waits(c, run)):
+                await plain.answer(run, approved=True)
+            await subscription.wait()
 
 
 async def test_its_files_go_some_time_after_it_has_ended(plain: Plain, tmp_path: Path) -> None:
