@@ -2,8 +2,9 @@
 
 `hold` is called by the one thread that talks to the supervisor, and keeps Python's global
 interpreter lock while it waits: no other Python thread of the process can run. Once released it
-gives the process its identity of this epoch and new seeds for every random generator that lives
-in user space, and says so to the supervisor, and only then lets the other threads go on.
+gives the process its identity of this epoch and new seeds for the random generators that live in
+user space (`torpor.sdk.generators` has the agent's own), and says so to the supervisor, and only
+then lets the other threads go on.
 
 Two things make that exact. ctypes.PyDLL calls C functions without giving up the lock. And all of
 it, from "held" to "fresh", is one chain of C iterators that one call of a C function consumes:
@@ -30,11 +31,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from itertools import chain
-from operator import itemgetter
+from itertools import chain, count, repeat
+from operator import add, itemgetter
 from typing import Any, TypeVar
 
 from torpor.guest.held import FRESH, HELD, RELEASE_BYTES_MAX, SEED_BYTES
+from torpor.sdk.generators import generators
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
@@ -65,6 +67,7 @@ def before_freeze() -> None:
     """Run the hooks; raises what the first failing one raises."""
     for hook in _freeze_hooks:
         hook()
+    generators.look()
     flush_output()  # a line that was begun is shown while it sleeps
     _release_memory(0)
 
@@ -80,6 +83,7 @@ def flush_output() -> None:
 def spare_heap() -> None:
     """What there is now stays. To look through it for garbage again and again takes time, and
     writes to it: its pages would be in each snapshot."""
+    generators.look()
     gc.freeze()
 
 
@@ -88,7 +92,9 @@ def after_freeze() -> None:
         try:
             hook()
         except BaseException:
-            print(f"torpor: on_thaw hook {hook!r} failed:", file=sys.stderr)
+            # Not its repr, which may be that of an object with secrets in it.
+            name = getattr(hook, "__qualname__", type(hook).__qualname__)
+            print(f"torpor: on_thaw hook {name} failed:", file=sys.stderr)
             traceback.print_exc()
 
 
@@ -113,7 +119,9 @@ def hold(fd: int, identity: dict[str, Any]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if collecting:
             gc.enable()
-        identity.pop("seeds", None)
+        seeded = bool(identity.pop("seeds", None))
+    if seeded:
+        generators.reseed()
 
 
 class _Seeds:
@@ -134,9 +142,23 @@ def _reseeders(seeds: _Seeds) -> Iterator[Iterator[Any]]:
     to_int: Any = int.from_bytes
     yield map(seed_shared, map(to_int, seeds.later(), ("little",)))
     yield map(setattr, (shared,), ("gauss_next",), (None,))
+    yield from _plain_reseeders(seeds)
     yield map(setattr, (tempfile,), ("_name_sequence",), (None,))
     if ssl := sys.modules.get("ssl"):
         yield map(ssl.RAND_add, seeds.later(), (float(SEED_BYTES),))
     if numpy_random := sys.modules.get("numpy.random"):
         words = struct.Struct(f"<{SEED_BYTES // 4}I").unpack
         yield map(numpy_random.seed, map(words, seeds.later()))
+
+
+def _plain_reseeders(seeds: _Seeds) -> Iterator[Iterator[Any]]:
+    """For the agent's own; each gets another seed."""
+    plain, c_class = generators.plain(), random.Random.__mro__[1]
+    to_int: Any = int.from_bytes
+    first = chain.from_iterable(map(repeat, map(to_int, seeds.later(), ("little",))))
+    c_seed: Any = vars(c_class)["seed"]
+    yield map(c_seed, plain, map(add, first, count(1)))
+    # As many as there are, if there is a seed.
+    nothing: Any = {}.get
+    nones = chain.from_iterable(map(repeat, map(nothing, seeds.later())))
+    yield map(object.__setattr__, plain, repeat("gauss_next"), nones)

@@ -33,6 +33,7 @@ from torpor.sdk.errors import (
     type_name,
 )
 from torpor.sdk.freezing import spare_heap
+from torpor.sdk.generators import generators
 from torpor.sdk.runtime import Runtime, install
 from torpor.wire import messages
 
@@ -51,6 +52,7 @@ def main(arguments: list[str]) -> int:
     control_fd, hold_fd, app, entry, *deps = arguments
     for fd in (control_fd, hold_fd):
         os.set_inheritable(int(fd), False)
+    generators.watch()
     return live(Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd)), app, entry, deps)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy
 import pytest
 
 from torpor.sdk.arguments import digest
@@ -68,6 +69,63 @@ def test_a_resume_changes_nothing(driver: Driver) -> None:
     epoch, same_state, _ = driver.hear("done")["value"]
     assert (epoch, same_state) == (1, True)
     assert not driver.said("thawed")
+
+
+GENERATORS = """
+import random, torpor
+import numpy as np
+
+class Mine(random.Random):
+    def __init__(self, *args):
+        super().__init__(*args)
+
+LATER = random.Random(5)
+LATER.seed()
+UNSEEDED = [random.Random(), Mine(), LATER, np.random.default_rng(), np.random.RandomState(),
+    np.random.Generator(np.random.MT19937()), np.random.Generator(np.random.SFC64())]
+SEEDED = [random.Random(42), Mine("x"), np.random.default_rng(42), np.random.RandomState(42)]
+random.Random()  # nobody keeps it
+BACK = random.Random()
+BACK.seed(7)
+SEEDED.append(BACK)
+for each in UNSEEDED + SEEDED:
+    getattr(each, "gauss", each.normal if hasattr(each, "normal") else None)(0, 1)
+
+def state(each):
+    if hasattr(each, "getstate"):
+        return repr(each.getstate())
+    bits = getattr(each, "bit_generator", None)
+    return repr(bits.state if bits is not None else each.get_state())
+
+@torpor.agent
+def main():
+    made = random.Random(), np.random.default_rng(), np.random.default_rng(3)
+    several = [*UNSEEDED, *made[:2], *SEEDED, made[2]]
+    before = list(map(state, several))
+    torpor.approve("?")
+    after = list(map(state, several))
+    return [[a != b for a, b in zip(before, after)], len(set(after)) == len(after)]
+"""
+
+
+@pytest.mark.parametrize("thawed", [True, False])
+def test_generators_that_the_agent_left_to_be_seeded_are_seeded_anew(
+    driver: Driver, thawed: bool
+) -> None:
+    packages = str(Path(numpy.__file__).parents[1])
+    wait = waiting(driver, f"import sys; sys.path.append({packages!r})\n{GENERATORS}")
+    driver.say("prepare")
+    driver.hear("prepared")
+    if thawed:
+        driver.thaw()
+        driver.hear("thawed")
+    else:
+        driver.say("resume", time=time.time())
+        driver.hear("resumed")
+    driver.say("result", op=wait["op"], ok=True, value=DONE)
+    changed, distinct = driver.hear("done")["value"]
+    assert changed == [thawed] * 9 + [False] * 6
+    assert distinct
 
 
 TICKING = """
