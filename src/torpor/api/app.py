@@ -20,6 +20,7 @@ import torpor
 from torpor.api import (
     access,
     dashboard,
+    deleting,
     events,
     hooks,
     keys,
@@ -88,6 +89,9 @@ class Service(hooks.Service, Protocol):
 
     @property
     def queueing(self) -> queues.Queueing: ...
+
+    @property
+    def deleting(self) -> deleting.Deleting: ...
 
     @property
     def access(self) -> Access: ...
@@ -473,6 +477,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(queries.router)
     app.include_router(events.router)
     app.include_router(queues.router)
+    app.include_router(deleting.router)
     app.include_router(schedules.router)
     app.include_router(upgrades.router)
     app.include_router(keys.router)

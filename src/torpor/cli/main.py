@@ -20,6 +20,7 @@ import torpor
 from torpor.cli import (
     agents,
     dashboard,
+    deleting,
     events,
     forks,
     hooks,
@@ -115,6 +116,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "query": query.query,
         "snapshots": storage.snapshots,
         "cancel": runs.cancel,
+        "delete": deleting.delete,
         "fork": forks.fork,
         "retry": forks.retry,
         "result": storage.result,
@@ -136,6 +138,7 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "doctor": host.doctor,
         "mcp": mcp.mcp,
         "gc": storage.gc,
+        "retention": deleting.retention,
         "backup": storage.backup,
         "restore": storage.restore,
     },

@@ -276,6 +276,15 @@ class Client:
         path = f"/runs/{_segment(ref)}/snapshots/{_segment(snapshot)}"
         return self._object("PATCH", path, json={"pinned": pinned})
 
+    def delete(self, ref: str) -> Object:
+        return self._object("DELETE", f"/runs/{_segment(ref)}", timeout=None)
+
+    def retention(self) -> Object:
+        return self._object("GET", "/retention")
+
+    def keep(self, retention: Object) -> Object:
+        return self._object("PUT", "/retention", json=retention)
+
     def gc(self, *, dry_run: bool) -> Object:
         return self._object("POST", "/gc", json={"dry_run": dry_run}, timeout=None)
 

@@ -22,6 +22,7 @@ machines, pages in a browser) is a reader or asks here. Which function is where:
     keys       put_key, find_key, any_key, destroy_key, destroy_unused_keys
     settings   what the server remembers of its own
     access     keys for the API
+    deletion   ended runs, removed whole
     transfer   a run's rows, out of this database and into another
     schema     the tables
 

@@ -14,7 +14,7 @@ An entry names the last of each conversation, however long that is; one more cal
 new message. Conversations whose beginnings differ (a window that slides) share messages still.
 Bodies come back byte by byte: what is cut is text, never parsed and written anew.
 
-Nothing of this is ever removed: no log is.
+What a deleted run alone has sent goes with it (`torpor.contextlog.deletion`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Times are unix seconds. Ids are compared byte by byte (they sort by age), which 
 unasked and PostgreSQL does under collation "C".
 
 `entries` is append-only, and the database itself says so (rule 1): triggers abort UPDATE and
-DELETE, also for people who open the file with another tool.
+DELETE, also for people who open the file with another tool. Only a whole run can go (`deleting`).
 
 A fork shares the beginning of its origin's log, so a run's log is not the entries with its id: it
 is what the view `log` gives, by way of `lineage` (`torpor.contextlog.lineage`). Whoever reads
@@ -185,6 +185,7 @@ Index(
 )
 _few("runs_ready", runs.c.ready == true(), runs.c.queue, runs.c.priority.desc(), runs.c.id)
 _few("runs_due", runs.c.due_at.is_not(None), runs.c.due_at)
+_few("runs_ended", runs.c.ended_at.is_not(None), runs.c.ended_at)
 _few("runs_after", runs.c.after.is_not(None), runs.c.after)
 _few("runs_to_cancel", runs.c.cancel_requested == true(), runs.c.state)
 
@@ -233,6 +234,7 @@ lineage = Table(
     Column("after_seq", BigInteger, primary_key=True, autoincrement=False),
     Column("upto_seq", BigInteger, nullable=False),
     Column("source", _Id, ForeignKey("runs.id"), nullable=False),
+    Index("lineage_by_source", "source"),
 )
 
 entries = Table(
@@ -264,13 +266,20 @@ Index("entries_superseded", entries.c.run, sqlite_where=_superseded, postgresql_
 _again = entries.c.kind == "op.again"
 Index("entries_again", entries.c.run, entries.c.op, sqlite_where=_again, postgresql_where=_again)
 
-for _verb in ("UPDATE", "DELETE"):
+# Runs that are just being deleted whole, by `torpor.contextlog.deletion`: named here, and gone, in
+# one transaction. The entries of no other can be.
+deleting = Table("deleting", metadata, Column("run", _Id, primary_key=True))
+
+for _verb, _unless in (
+    ("UPDATE", ""),
+    ("DELETE", "WHEN NOT EXISTS (SELECT 1 FROM deleting WHERE run = OLD.run) "),
+):
     event.listen(
-        entries,
+        metadata,
         "after_create",
         DDL(  # type: ignore[no-untyped-call]
-            f"CREATE TRIGGER entries_refuse_{_verb.lower()} BEFORE {_verb} ON entries BEGIN "
-            "SELECT RAISE(ABORT, 'the context log is append-only'); END"
+            f"CREATE TRIGGER entries_refuse_{_verb.lower()} BEFORE {_verb} ON entries {_unless}"
+            "BEGIN SELECT RAISE(ABORT, 'the context log is append-only'); END"
         ).execute_if(dialect="sqlite"),
     )
 
@@ -315,7 +324,8 @@ conversations = Table(
     metadata,
     Column("digest", _Id, primary_key=True),
     Column("previous", _Id, nullable=False),  # empty: it is the first
-    Column("message", _Id, ForeignKey("messages.digest"), nullable=False),
+    # No foreign key: for each message that is deleted SQLite would look through all of these.
+    Column("message", _Id, nullable=False),  # of `messages`
 )
 
 # Of model calls, what is asked about often: see `torpor.contextlog.calls`. `said`, `usage` and

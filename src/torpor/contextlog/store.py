@@ -45,6 +45,10 @@ T = TypeVar("T")
 BATCH_WRITES_MAX = 256
 READERS = 4
 BUSY_TIMEOUT_MS = 5000
+# Pages of the database that are given back in one transaction, which takes some milliseconds; and
+# how long others have then.
+GIVE_BACK_PAGES = 256
+GIVE_BACK_PAUSE_S = 0.02
 
 _TOUCHED, _APPENDED, _NEWS = "torpor.touched", "torpor.appended", "torpor.news"
 
@@ -149,6 +153,36 @@ class LogStore:
         """Nothing of any size can be written where the database is."""
         return _is_full(self.path)
 
+    def used_bytes(self, c: Connection) -> int:
+        """What the database takes, without the pages of it that are free."""
+        pages, free, size = (
+            c.exec_driver_sql(f"PRAGMA {name}").scalar() or 0
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+    async def give_back(self) -> None:
+        """Give pages that are free back to the disk, few at a time, so that writers go on."""
+        more = True
+        while more:
+            more = await asyncio.to_thread(self._give_back)
+            await asyncio.sleep(GIVE_BACK_PAUSE_S)
+        await self.scrub()
+
+    def _give_back(self) -> bool:
+        """Give some pages back; whether there are more."""
+        try:
+            with contextlib.closing(_beside(self.path)) as c:
+                # Each step of the statement is a page, and only a script is stepped to its end.
+                c.executescript(f"PRAGMA incremental_vacuum({GIVE_BACK_PAGES})")
+                ((mode,), (free,)) = (
+                    c.execute(f"PRAGMA {name}").fetchone()
+                    for name in ("auto_vacuum", "freelist_count")
+                )
+        except sqlite3.Error as error:
+            raise HostError(f"{self.path}: {error}") from error
+        return bool(mode and free)
+
     async def scrub(self) -> None:
         """Bring all writes into the database file and empty the one they were kept in, which still
         holds what was deleted. Where readers are in the way, that is left to the next time."""
@@ -171,7 +205,7 @@ class LogStore:
             raise Damaged(f"{self.path} is damaged: {found}", hint="Use an older backup.")
 
     def _scrub(self) -> None:
-        with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_MS / 1000)) as c:
+        with contextlib.closing(_beside(self.path)) as c:
             c.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def subscribe(self, run: RunId) -> Subscription:
@@ -304,6 +338,11 @@ class Subscription:
         _call_in(self._loop, self._changed.set)
 
 
+def _beside(path: Path) -> sqlite3.Connection:
+    """A connection beside those of the store, that waits for them."""
+    return sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)
+
+
 def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: object) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody is at work
         loop.call_soon_threadsafe(call, *args)
@@ -419,6 +458,8 @@ def make_engine(
     )
     pragmas = [
         f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        # Of a new file: pages that become free can be given back (`give_back`).
+        *([] if read_only else ["auto_vacuum = INCREMENTAL"]),
         *(["journal_mode = WAL"] if wal else []),
         "synchronous = FULL",  # WAL's default leaves commits to the page cache: rule 1
         "foreign_keys = ON",

@@ -1,8 +1,8 @@
 """Which values too large for the log a run has (`torpor.snapshot.values` has their bytes).
 
 An op.end entry names one by its digest, in `blob` instead of `value`. A row stands for all such
-entries of its run; a fork finds those of what it shares with the runs that these are of. Nothing of
-this is ever removed: no log is.
+entries of its run; a fork finds those of what it shares with the runs that these are of. They go
+with their run.
 """
 
 from __future__ import annotations

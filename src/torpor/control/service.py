@@ -42,6 +42,7 @@ from torpor.control import telemetry, transfer
 from torpor.control.access import Access
 from torpor.control.backup import back_up
 from torpor.control.claims import reasons
+from torpor.control.deleting import Deleting
 from torpor.control.deploying import Deploying
 from torpor.control.driver import CANCELLED, ENDED
 from torpor.control.engines import Engines
@@ -85,6 +86,7 @@ class Service:
         self._values = Values(self._blobs.blobs, home.run, store, self._keys)
         self._metrics = Metrics()
         self._storage = Storage(store, self._blobs, self._keys, self._metrics)
+        self.deleting = Deleting(home, store, self._storage)
         self._forking = Forking(store, self._keys)
         self.queueing = Queueing(store)
         self.schedules = Schedules(store)
@@ -119,6 +121,7 @@ class Service:
         for engine in needed:
             service._engines.ready_soon(engine)
         service._tend(service._storage.tend())
+        service._tend(service.deleting.tend())
         service._tend(service._webhooks.tend())
         if telemetry.wanted():
             service._tend(telemetry.Telemetry(service._store, telemetry.Otlp()).tend())

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,7 @@ from torpor.snapshot import gc
 from torpor.snapshot.manifest import LayerRef
 from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
+from torpor.snapshot.values import VALUES
 from torpor.snapshot.values import collect as collect_values
 
 log = logging.getLogger(__name__)
@@ -131,6 +132,18 @@ class Storage:
             "kept_templates": [{"version": v, "why": why} for v, why in plan.templates.items()],
             "problems": list(swept.problems),
         }
+
+    async def remove(self, manifests: Collection[str], values: Collection[str]) -> None:
+        """Remove the files of a run that was deleted, as far as they are nobody else's."""
+        async with self._collecting:
+            live, named = await self._store.read(
+                lambda c: (snapshots.live_snapshots(c), value_names(c))
+            )
+            roots = frozenset(row.manifest for row in live)
+            await asyncio.to_thread(gc.remove, self._blobs, manifests, roots)
+            for name in set(values) - named:
+                self._blobs.blobs.delete_unused(VALUES, name, before=time.time())
+        self.run_ended()
 
     @asynccontextmanager
     async def undisturbed(self) -> AsyncIterator[None]:

@@ -64,6 +64,11 @@ async def cancel(request: Request) -> Response:
     return go(request, f"/ui/runs/{run['id']}")
 
 
+async def delete(request: Request) -> Response:
+    await service_of(request).deleting.delete(request.path_params["ref"])
+    return go(request, "/ui/runs")
+
+
 async def retry(request: Request) -> Response:
     run = await service_of(request).retry(request.path_params["ref"], None)
     return go(request, f"/ui/runs/{run['id']}")

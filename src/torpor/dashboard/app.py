@@ -29,6 +29,7 @@ _ROUTES = [
     Route("/runs/{ref}/live", live.live),
     Route("/runs/{ref}/entries/{seq:int}", pages.entry),
     Route("/runs/{ref}/cancel", actions.cancel, methods=["POST"]),
+    Route("/runs/{ref}/delete", actions.delete, methods=["POST"]),
     Route("/runs/{ref}/retry", actions.retry, methods=["POST"]),
     Route("/runs/{ref}/events", actions.send, methods=["POST"]),
     Route("/runs/{ref}/fork", actions.fork, methods=["POST"]),

@@ -19,6 +19,10 @@ class Queueing(Protocol):
     async def set(self, name: str, changes: Mapping[str, Any]) -> Object: ...
 
 
+class Deleting(Protocol):
+    async def delete(self, ref: str) -> Object: ...
+
+
 class Schedules(Protocol):
     async def list(self) -> list[Object]: ...
 
@@ -35,6 +39,9 @@ class Service(Protocol):
 
     @property
     def queueing(self) -> Queueing: ...
+
+    @property
+    def deleting(self) -> Deleting: ...
 
     async def health(self) -> Object: ...
 

@@ -19,6 +19,7 @@ A crash at any point leaves at most garbage: no manifest ever loses a layer befo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -45,15 +46,36 @@ def unreached(present: Iterable[Present], live: Collection[str]) -> list[Present
     return [blob for blob in present if blob.name not in live]
 
 
+def remove(store: SnapshotStore, manifests: Collection[str], roots: Collection[str]) -> None:
+    """Remove these manifests, whose run was deleted, and the sealed layers that only they name, at
+    once: whoever has not that run's key cannot have put them lately. What is wrong, or in the
+    clear, is left to `collect`. Blocks."""
+    dead = set(manifests) - set(roots)
+    present = {blob.name for blob in store.blobs.present(MANIFESTS)}
+    named, problems = _named_by(store, present, roots)
+    if problems:
+        return
+    own = {
+        layer.digest
+        for name in dead & present
+        for layer in store.layers(name)
+        if layer.kind == "sealed"
+    }
+    needed = _all(layers for name, layers in named.items() if name not in dead)
+    for kind, names in ((MANIFESTS, dead & present), (LAYERS, own - needed)):
+        for name in names:
+            store.blobs.delete_unused(kind, name, before=math.inf)
+
+
 def collect(
     store: SnapshotStore, roots: Collection[str], *, before: float, dry_run: bool = False
 ) -> Swept:
     """Remove what `roots` do not reach and nobody put since `before` (unix seconds), or only say
     what that is. Blocks. One collection of a store at a time. Raises HostError."""
-    remove = store.blobs.is_unused if dry_run else store.blobs.delete_unused
+    unused = store.blobs.is_unused if dry_run else store.blobs.delete_unused
 
     def sweep(kind: str, unreached: list[Present]) -> dict[str, Present]:
-        return {b.name: b for b in unreached if remove(kind, b.name, before=before)}
+        return {b.name: b for b in unreached if unused(kind, b.name, before=before)}
 
     dead = unreached(store.blobs.present(MANIFESTS), roots)
     gone = sweep(MANIFESTS, dead)

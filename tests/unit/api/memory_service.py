@@ -19,6 +19,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from torpor.model.home import Home
 from torpor.model.ids import new_id
 from torpor.model.paging import Page
 from torpor.model.prices import Prices
+from torpor.model.retention import Retention
 from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
 from torpor.query.ask import Question
@@ -46,6 +48,26 @@ VERSION = "0123456789abcdef0123456789abcdef"
 SNAPSHOT_BYTES = 1_200_000
 # More than a body may have that is not streamed.
 EXPORT_BYTES = 3 << 20
+
+
+@dataclass
+class MemoryDeleting:
+    service: MemoryService
+    kept: Retention = field(default_factory=Retention)
+
+    async def delete(self, ref: str) -> Object:
+        run = self.service._find(self.service._runs, ref, "run")
+        if RunState(run["state"]) not in FINAL:
+            raise Conflict(f"{run['id']} has not ended")
+        del self.service._runs[run["id"]]
+        return {"id": run["id"], "deleted": True}
+
+    async def retention(self) -> Object:
+        return self.kept.to_json()
+
+    async def keep(self, retention: Retention) -> Object:
+        self.kept = retention
+        return retention.to_json()
 
 
 class MemoryQueues:
@@ -132,6 +154,7 @@ class MemoryService:
         self._pinned: set[str] = set()
         self._saved: dict[str, Object] = {}
         self.queueing = MemoryQueues()
+        self.deleting = MemoryDeleting(self)
         self.schedules = MemorySchedules()
         self._appended: dict[str, list[asyncio.Future[None]]] = {}
         self._answered: dict[str, asyncio.Event] = {}

@@ -1,0 +1,71 @@
+"""Ended runs, deleted over HTTP, and how long they are kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Protocol
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field
+
+from torpor.api.problems import Json
+from torpor.api.shapes import PROBLEMS, Strict
+from torpor.model.retention import Retention
+
+Object = dict[str, Any]
+
+
+class Deleting(Protocol):
+    """What this needs of the control plane (`torpor.control.deleting`)."""
+
+    async def delete(self, ref: str) -> Object: ...
+
+    async def retention(self) -> Object: ...
+
+    async def keep(self, retention: Retention) -> Object: ...
+
+
+class Deleted(BaseModel):
+    id: str
+    deleted: bool
+
+
+class Kept(Strict):
+    """Null: without a limit."""
+
+    age_s: float | None = Field(
+        default=None, description="ended runs are deleted when they ended longer ago"
+    )
+    log_bytes: int | None = Field(
+        default=None,
+        le=2**60,
+        description="while the database takes more, the runs that ended first are deleted",
+    )
+
+
+def _deleting(request: Request) -> Deleting:
+    deleting: Deleting = request.app.state.service.deleting
+    return deleting
+
+
+Uses = Annotated[Deleting, Depends(_deleting)]
+
+router = APIRouter(prefix="/v1", responses=PROBLEMS)
+
+
+@router.delete("/runs/{ref}", responses={200: {"model": Deleted}})
+async def delete(ref: str, deleting: Uses) -> Json:
+    """Delete an ended run, with its log, waits, snapshots and keys, for good. 409 while it has not
+    ended, or while other runs share its log."""
+    return Json(await deleting.delete(ref))
+
+
+@router.get("/retention", responses={200: {"model": Kept}})
+async def retention(deleting: Uses) -> Json:
+    """How long ended runs are kept."""
+    return Json(await deleting.retention())
+
+
+@router.put("/retention", responses={200: {"model": Kept}})
+async def keep(body: Kept, deleting: Uses) -> Json:
+    """Delete ended runs by themselves from now on, or no longer."""
+    return Json(await deleting.keep(Retention(body.age_s, body.log_bytes)))

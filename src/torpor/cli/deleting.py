@@ -1,0 +1,100 @@
+"""delete, retention: ended runs that are not kept any more."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from torpor.cli import complete, words
+from torpor.cli.host import Json, connect
+from torpor.cli.screen import facts, say, show, show_json
+from torpor.client import Client
+from torpor.model.durations import seconds
+from torpor.model.home import Home
+from torpor.model.sizes import size_mib
+
+_FOR_EVER = "ever"
+_LOG_MIB_MAX = 1 << 30
+
+Runs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN…",
+        show_default=False,
+        help="Ids, or starts of ids.",
+        autocompletion=complete.runs,
+    ),
+]
+
+
+def delete(
+    runs: Runs,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete ended runs for good: log, waits, snapshots, keys, files."""
+    client = Client(Home.find())
+    # Forks before the runs whose logs they share: ids sort by age.
+    found = sorted({client.run(run)["id"] for run in runs}, reverse=True)
+    if not yes and not as_json:
+        typer.confirm(f"Delete {', '.join(found)} for good?", abort=True)
+    deleted = []
+    for run in found:
+        deleted.append(client.delete(run))
+        if not as_json:
+            say(f"{run}: deleted")
+    if as_json:
+        show_json(deleted)
+
+
+def retention(
+    age: Annotated[
+        str | None,
+        typer.Option(metavar="AGE", help='Delete runs that ended longer ago: "30d", or "ever".'),
+    ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help='While the database takes more, delete what ended first: "10G", or "ever".',
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """How long ended runs are kept; by default for ever."""
+    client = connect()
+    kept = client.retention()
+    if age is not None:
+        kept["age_s"] = _age_s(age)
+    if log is not None:
+        kept["log_bytes"] = _log_bytes(log)
+    if age is not None or log is not None:
+        kept = client.keep(kept)
+    if as_json:
+        show_json(kept)
+    else:
+        show(facts([("ended runs", _ages(kept)), ("database", _sizes(kept))]))
+
+
+def _age_s(age: str) -> float | None:
+    if age == _FOR_EVER:
+        return None
+    try:
+        return seconds(age)
+    except ValueError as error:
+        raise typer.BadParameter(f"--age: {error}") from error
+
+
+def _log_bytes(log: str) -> int | None:
+    return None if log == _FOR_EVER else size_mib(log, 1, _LOG_MIB_MAX, f"--log {log}") << 20
+
+
+def _ages(kept: dict[str, Any]) -> str:
+    age_s = kept["age_s"]
+    return "kept for ever" if age_s is None else f"kept for {words.duration(age_s)}"
+
+
+def _sizes(kept: dict[str, Any]) -> str:
+    size = kept["log_bytes"]
+    return "as large as it gets" if size is None else f"{words.size(size)} at most"
