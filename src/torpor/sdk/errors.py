@@ -92,6 +92,14 @@ class ChildFailed(Exception):
         self.message: str = told.get("message") or ""
 
 
+def said(error: BaseException) -> str:
+    """`str(error)`, which is the agent's own code, and may itself fail."""
+    try:
+        return str(error)
+    except Exception as failed:
+        return f"(its text cannot be shown: {type(failed).__name__})"
+
+
 def type_name(cls: type[BaseException]) -> str:
     """How a class is written in the log: builtins by their bare name."""
     if cls.__module__ == "builtins":

@@ -30,6 +30,7 @@ from torpor.sdk.errors import (
     NonRetryable,
     RetryAfter,
     StepError,
+    said,
     type_name,
 )
 from torpor.sdk.freezing import spare_heap
@@ -120,10 +121,10 @@ def _import(app: Path, entry: str, deps: list[str]) -> None:
 
 def _load_problem(runtime: Runtime, error: BaseException) -> str:
     if text := libraries.advice(error, machine=runtime.machine):
-        return f"{type(error).__name__}: {error}\n{text}"
+        return f"{type(error).__name__}: {said(error)}\n{text}"
     match error:
         case _LoadFailed():
-            return str(error)
+            return said(error)
         case SystemExit():
             return (
                 f"the file called sys.exit({error.code!r}) while it was imported: put what is to "
@@ -131,10 +132,10 @@ def _load_problem(runtime: Runtime, error: BaseException) -> str:
             )
         case ModuleNotFoundError():
             return (
-                f"{type(error).__name__}: {error}; name the package under `dependencies` in the "
-                "file's `# /// script` block"
+                f"{type(error).__name__}: {said(error)}; name the package under `dependencies` in "
+                "the file's `# /// script` block"
             )
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {said(error)}"
 
 
 def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -184,7 +185,7 @@ def _failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
         case StepError():
             type_, message = error.type, error.message
         case _:
-            type_, message = type_name(type(error)), str(error)
+            type_, message = type_name(type(error)), said(error)
     if text := libraries.advice(error, machine=runtime.machine):
         message = f"{message}\n{text}"
     return _failed(type_, message, notes.trace(error)) | _about_retries(error)

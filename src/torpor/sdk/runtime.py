@@ -37,7 +37,7 @@ from torpor.model.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Early, Journal, Match, Recorded
 from torpor.sdk import freezing
 from torpor.sdk.critical import Critical, cancel_signal
-from torpor.sdk.errors import Cancelled, OutsideRun
+from torpor.sdk.errors import Cancelled, OutsideRun, said
 from torpor.sdk.holding import Beginning, Held, Holding, begun
 from torpor.sdk.lines import Lines
 from torpor.sdk.operations import Operation, Outcome, outcome_of, settle
@@ -571,7 +571,7 @@ class Runtime:
             freezing.before_freeze()
         except BaseException as error:
             freezing.after_freeze()
-            described = messages.error(type(error).__name__, str(error))  # of bounded length
+            described = messages.error(type(error).__name__, said(error))  # of bounded length
             reason = f"an on_freeze hook raised {described['type']}: {described['message'][:2000]}"
             self.say("unprepared", reason=reason)
             return

@@ -31,6 +31,7 @@ from torpor.sdk.errors import (
     OutsideRun,
     RetryAfter,
     StepError,
+    said,
     step_error,
     type_name,
 )
@@ -293,13 +294,13 @@ def _timed(body: Callable[[], Any], timeout_s: float) -> Any:
 def _report(spec: _Spec, attempt: int, error: Exception, delay_s: float) -> None:
     notes.log(
         f"step {spec.name}: attempt {attempt} of {spec.retries + 1} failed with "
-        f"{type(error).__name__}: {error}; next in {delay_s:.1f} s",
+        f"{type(error).__name__}: {said(error)}; next in {delay_s:.1f} s",
         level="warning",
     )
 
 
 def _failed(error: Exception) -> Outcome:
-    described = messages.error(type_name(type(error)), str(error), notes.trace(error))
+    described = messages.error(type_name(type(error)), said(error), notes.trace(error))
     return Outcome(False, error=described)
 
 

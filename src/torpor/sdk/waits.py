@@ -143,7 +143,7 @@ def waitpoint(
     data: Any = None,
     timeout: Duration | None = None,
     schema: Mapping[str, Any] | None = None,
-    tags: Sequence[str] = (),
+    tags: str | Sequence[str] = (),
     idempotency_key: str | None = None,
     remind_after: Durations = (),
     webhook: str | Sequence[str] = (),
@@ -164,7 +164,7 @@ def approve(
     prompt: str,
     data: Any = None,
     timeout: Duration | None = None,
-    tags: Sequence[str] = (),
+    tags: str | Sequence[str] = (),
     idempotency_key: str | None = None,
     remind_after: Durations = (),
     webhook: str | Sequence[str] = (),
@@ -275,7 +275,7 @@ def _asked(
     data: Any,
     prompt: str | None,
     schema: Mapping[str, Any] | None,
-    tags: Sequence[str],
+    tags: str | Sequence[str],
     idempotency_key: str | None,
     remind_after: Durations,
     webhook: str | Sequence[str],
@@ -294,7 +294,7 @@ def _asked(
             "prompt": prompt or "",
             "data": values.pack(data),
             "schema": None if schema is None else values.pack(dict(schema)),
-            "tags": list(tags),
+            "tags": [tags] if isinstance(tags, str) else list(tags),
             **{key: value for key, value in also.items() if value not in (None, [])},
         }
 
@@ -319,7 +319,7 @@ def _begin_wait(
     except values.NotJson as error:
         raise TypeError(f"torpor.{what}: data or schema cannot be sent: {error}") from None
     except Invalid as error:
-        raise ValueError(f"torpor.{what}: {error.message}") from None
+        raise ValueError(f"torpor.{what}: {error.message} {error.hint}".strip()) from None
 
 
 def _sleep(what: str, digest: str, end: Mapping[str, float]) -> Done:

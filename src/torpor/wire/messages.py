@@ -437,6 +437,8 @@ def encode(t: str, **fields: Any) -> bytes:
         ) from error
     if _too_deep(fields, data):
         raise Invalid(f"message {t} is nested more than {DEPTH_MAX} deep")
+    if t == "begin":
+        _check_kept(fields, data)
     if len(data) > SIZE_MAX:
         raise Invalid(
             f"message {t} has {len(data):,} bytes; at most {SIZE_MAX:,} are taken",
@@ -490,6 +492,18 @@ def _check(t: Any, fields: dict[str, Any], allowed: Mapping[str, Check]) -> None
         raise Invalid(f"a message of the unknown type {_shown(t)}")
     if problem := check(fields):
         raise Invalid(f"message {t}{problem}")
+
+
+def _check_kept(fields: Mapping[str, Any], data: bytes) -> None:
+    """What begins stands in an entry of the log, where it is ASCII; else the run would fail for it.
+    The input of a child stands in the child's."""
+    if fields["kind"] in ("child", "model") or 3 * len(data) <= ENTRY_CHARS_MAX:
+        return
+    if (chars := len(json.dumps(fields["data"]))) > ENTRY_CHARS_MAX:
+        raise Invalid(
+            f"{chars:,} characters of JSON; at most {ENTRY_CHARS_MAX:,} are taken",
+            hint="Keep what is large in a file, and say which.",
+        )
 
 
 def _too_deep(value: Any, data: bytes) -> bool:
