@@ -40,12 +40,14 @@ from torpor.api.query import QueryRequest, Rows
 from torpor.api.shapes import (
     PROBLEMS,
     Agent,
+    AgentQuery,
     Backup,
     BackupRequest,
     Collected,
     CompleteRequest,
     Deployment,
     DeployRequest,
+    DescribedAgent,
     Entry,
     ExportQuery,
     ForkRequest,
@@ -126,6 +128,8 @@ class Service(hooks.Service, Protocol):
         ...
 
     async def agents(self) -> list[Object]: ...
+
+    async def agent(self, ref: str | None, version: str | None, engine: str | None) -> Object: ...
 
     async def retire(self, ref: str) -> Object: ...
 
@@ -281,6 +285,13 @@ async def deploy(body: DeployRequest, service: Uses, closing: Closing) -> Stream
 @router.get("/agents", responses=_gives(list[Agent]))
 async def agents(service: Uses) -> Json:
     return Json(await service.agents())
+
+
+@router.get("/agents/{ref:path}", responses=_gives(DescribedAgent))
+async def agent(ref: str, service: Uses, query: Annotated[AgentQuery, Query()]) -> Json:
+    """What a run by this name would be started of; `agent.schema` is the JSON Schema of its input,
+    where its annotations say something of that."""
+    return Json(await service.agent(ref, query.version, query.engine))
 
 
 @router.delete("/agents", responses=_gives(Deployment))

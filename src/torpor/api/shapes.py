@@ -276,6 +276,11 @@ class SendRequest(Strict):
     by: ShortText | None = None
 
 
+class AgentQuery(Strict):
+    version: ShortText | None = Field(default=None, description="by default the current one")
+    engine: Literal["qemu", "process"] | None = None
+
+
 class WaitsQuery(Strict):
     run: ShortText | None = None
     tag: ShortText | None = None
@@ -356,6 +361,13 @@ class Agent(BaseModel):
     first_at: float
     deployed_at: float | None
     current: list[Deployment] = Field(description="what it is the current version of")
+
+
+class DescribedAgent(BaseModel):
+    version: str
+    engine: str
+    name: str
+    agent: dict[str, Any] = Field(description="name, doc, params, open, and the input's `schema`")
 
 
 class Run(BaseModel):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +16,13 @@ from rich.status import Status
 from torpor.cli import words
 from torpor.cli.attach import attach
 from torpor.cli.host import Json, connect
-from torpor.cli.question import as_value
 from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import Client, OnProgress
-from torpor.model import jsonvalues
+from torpor.model import inputs, jsonvalues, schemas
 from torpor.model.agentfile import AgentSource, read_agent
 from torpor.model.durations import seconds
 from torpor.model.engines import NOT_ISOLATED, PROCESS, Engine
-from torpor.model.errors import Invalid
+from torpor.model.errors import TorporError
 
 EngineOpt = Annotated[
     Engine | None,
@@ -66,7 +66,8 @@ def run(
         typer.Option(
             "-i",
             metavar="KEY=VALUE",
-            help="One parameter: VALUE is JSON, or else text; @FILE is a file's text.",
+            help="One parameter: VALUE is what the agent's annotation says, by default JSON, or "
+            "else text; @FILE is a file's text.",
         ),
     ] = None,
     detach: Annotated[
@@ -102,7 +103,7 @@ def run(
     AGENT where one has it.
     """
     path, name = split_target(target)
-    given = read_input(input, pairs or [])
+    given = InputGiven.read(input, pairs or [])
     how = {
         "queue": queue,
         "key": key,
@@ -115,10 +116,13 @@ def run(
         source = read_agent(path)
         client = connect()
         deployed = deploy_now(client, source, engine)
-        started = client.start(deployed["version"], name, given, id_key, **how)
+        agent = _offered(deployed, name)
+        started = client.start(deployed["version"], name, given.of(agent), id_key, **how)
     else:
         client = connect()
-        started = client.start(None, target, given, id_key, engine=engine and engine.value, **how)
+        chosen = engine and engine.value
+        agent = described(client, target, engine=chosen) if given.pairs else None
+        started = client.start(None, target, given.of(agent), id_key, engine=chosen, **how)
         if started["engine"] == PROCESS:
             _say_not_isolated("" if engine else "the agent's default; ")
     if detach:
@@ -154,16 +158,54 @@ def split_target(target: str) -> tuple[Path, str | None]:
     return Path(path), name
 
 
-def read_input(whole: str | None, pairs: list[str]) -> dict[str, Any]:
-    """The run's input: `--input`, then each `-i` over it. Raises BadParameter."""
-    given = _object(whole) if whole is not None else {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise typer.BadParameter(f"-i {pair!r} is not KEY=VALUE")
-        of_file = value.startswith("@")
-        given[key] = file_text(value[1:]) if of_file else value_given(value, f"-i {key}")
-    return given
+@dataclass(frozen=True)
+class InputGiven:
+    """A run's input as it was typed: `--input`, and each `-i` over it, a text or a file's."""
+
+    whole: dict[str, Any]
+    pairs: dict[str, str]
+    files: dict[str, str]
+
+    @classmethod
+    def read(cls, whole: str | None, pairs: list[str]) -> InputGiven:
+        """Raises BadParameter."""
+        given = _object(whole) if whole is not None else {}
+        texts: dict[str, str] = {}
+        files: dict[str, str] = {}
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals or not key:
+                raise typer.BadParameter(f"-i {pair!r} is not KEY=VALUE")
+            texts.pop(key, None)
+            files.pop(key, None)
+            if value.startswith("@"):
+                files[key] = file_text(value[1:])
+            else:
+                texts[key] = value
+        return cls(given, texts, files)
+
+    def of(self, agent: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The input that it is to an agent that described itself so. Raises BadParameter."""
+        typed = {
+            key: value_given(text, f"-i {key}", agent and inputs.schema_of(agent, key), agent)
+            for key, text in self.pairs.items()
+        }
+        return {**self.whole, **typed, **self.files}
+
+
+def described(client: Client, ref: str, **which: Any) -> dict[str, Any] | None:
+    """How the agent described itself, for what is typed as its input. None if that is not to be
+    had: what is wrong with its name is said when it is to be started."""
+    with suppress(TorporError):
+        found: dict[str, Any] = client.agent(ref, **which)["agent"]
+        return found
+    return None
+
+
+def _offered(deployed: Mapping[str, Any], name: str | None) -> dict[str, Any] | None:
+    agents: list[dict[str, Any]] = deployed["agents"]
+    wanted = name or deployed["default"]
+    return next((each for each in agents if each["name"] == wanted), None)
 
 
 def _object(whole: str) -> dict[str, Any]:
@@ -188,12 +230,15 @@ def json_given(text: str | bytes, option: str) -> Any:
         raise typer.BadParameter(f"{option} is not valid JSON: {error}") from error
 
 
-def value_given(text: str, option: str) -> Any:
-    """The value of an option that is JSON or else text. Raises BadParameter."""
+def value_given(
+    text: str, option: str, schema: Any = None, agent: Mapping[str, Any] | None = None
+) -> Any:
+    """The value of an option that is JSON or else text, or as `schema` says, which is in that of
+    an agent. Raises BadParameter."""
     try:
-        return as_value(text)
-    except Invalid as error:
-        raise typer.BadParameter(f"{option}: {error.message}") from error
+        return schemas.from_text(text, schema, agent and agent.get("schema"))
+    except jsonvalues.Refused as error:
+        raise typer.BadParameter(f"{option}: {words.line(text, 40)} {error}") from error
 
 
 def file_text(name: str) -> str:

@@ -12,7 +12,14 @@ from rich.text import Text
 from rich.tree import Tree
 
 from torpor.cli import words
-from torpor.cli.agents import deploy_now, file_text, read_input, split_target, value_given
+from torpor.cli.agents import (
+    InputGiven,
+    deploy_now,
+    described,
+    file_text,
+    split_target,
+    value_given,
+)
 from torpor.cli.attach import attach
 from torpor.cli.host import Json, connect
 from torpor.cli.screen import say, show_json, state
@@ -62,16 +69,18 @@ def fork(
 ) -> None:
     """Make a run that begins as RUN was at some place of its log."""
     client = connect()
-    given = None
+    given, version = None, _version(client, run, agent)
     if input is not None or pairs:
-        given = read_input(input, pairs or [])
+        typed, origin = InputGiven.read(input, pairs or []), client.run(run)
+        which = {"version": version or origin["version"]}
+        given = typed.of(described(client, origin["agent"], **which))
         if input is None:
-            given = client.run(run)["input"] | given
+            given = origin["input"] | given
     made = client.fork(
         run,
         at=int(at) if at is not None and at.isdecimal() else at,
         input=given,
-        version=_version(client, run, agent),
+        version=version,
         set=dict(_result(each) for each in results or ()),
     )
     _made(client, made, follow=follow, as_json=as_json)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from torpor.cli.filling import Filling
 from torpor.cli.words import asked, line, plain, shown
-from torpor.model import jsonvalues
+from torpor.model import jsonvalues, schemas
 from torpor.model.errors import Invalid
 from torpor.policy import forms
 
@@ -163,11 +163,9 @@ _PROMPTS: dict[_Mode, Callable[[str], Text]] = {
 def as_value(text: str) -> Any:
     """JSON if it is valid JSON, else the text itself. Raises Invalid for JSON that is not taken."""
     try:
-        return jsonvalues.read(text)
+        return schemas.from_text(text, None, None)
     except jsonvalues.Refused as error:
         raise Invalid(f"{line(text, 40)} {error}") from error
-    except ValueError:
-        return text
 
 
 def told(wait: Mapping[str, Any]) -> str:

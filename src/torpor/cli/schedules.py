@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from torpor.cli import words
-from torpor.cli.agents import duration_s, read_input
+from torpor.cli.agents import InputGiven, described, duration_s
 from torpor.cli.host import Json, connect
 from torpor.cli.screen import say, show, show_json, table
 from torpor.client import Client
@@ -55,11 +55,12 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Add a schedule: AGENT's current version is started at each time of CRON."""
+    given, client = InputGiven.read(input, pairs or []), connect()
     settings = {
         "agent": agent,
         "cron": cron,
         "zone": zone,
-        "input": read_input(input, pairs or []),
+        "input": given.of(described(client, agent) if given.pairs else None),
         "jitter_s": duration_s(jitter, "--jitter") or 0.0,
         "overlap": overlap,
         "missed": missed,
@@ -67,7 +68,7 @@ def add(
         "priority": priority,
         "replace": replace,
     }
-    _told(connect().add_schedule(name, **settings), as_json)
+    _told(client.add_schedule(name, **settings), as_json)
 
 
 @app.command("list")

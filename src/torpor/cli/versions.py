@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from torpor.cli import words
 from torpor.cli.host import Json
-from torpor.cli.screen import say, show, show_json, table
+from torpor.cli.screen import facts, say, show, show_json, table
 from torpor.cli.storage import RunArg
 from torpor.client import Client
+from torpor.model import inputs, schemas
 from torpor.model.home import Home
 
 Object = dict[str, Any]
@@ -64,6 +66,39 @@ def _rows(each: Object, now: float) -> Iterator[tuple[str, ...]]:
     for one in each["current"]:
         deployed = words.ago(one["deployed_at"], now)
         yield one["name"], each["version"][:12], agents, each["engine"], deployed, one["origin"]
+
+
+@app.command("show")
+def show_agent(agent: AgentArg, as_json: Json = False) -> None:
+    """What an agent takes: its parameters, their types and defaults. NAME may be NAME:AGENT."""
+    found = Client(Home.find()).agent(agent)
+    if as_json:
+        show_json(found)
+        return
+    offered = found["agent"]
+    about = [("agent", offered["name"]), ("version", found["version"][:12])]
+    show(facts([*about, ("engine", found["engine"])]))
+    if offered["doc"]:
+        show(Text("\n" + words.plain(offered["doc"])))
+    if offered["params"] or offered["open"]:
+        show(Text())
+        heads = ("PARAMETER", "TYPE", "DEFAULT", "")
+        rows = [_parameter(offered, each) for each in offered["params"]]
+        rows += [("…", _type(offered, ""), "", "any other name")] * offered["open"]
+        show(table(heads, rows))
+
+
+def _parameter(agent: Object, param: Object) -> tuple[str, ...]:
+    schema = inputs.schema_of(agent, param["name"]) or {}
+    default = "required" if param["required"] else "…"
+    default = words.compact(param["default"], 60) if "default" in param else default
+    about = words.line(str(schema.get("description") or ""))
+    return param["name"], _type(agent, param["name"]), default, about
+
+
+def _type(agent: Object, name: str) -> str:
+    told = schemas.words(inputs.schema_of(agent, name), agent.get("schema"))
+    return words.line(told) or "anything"
 
 
 @app.command()

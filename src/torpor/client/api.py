@@ -153,6 +153,11 @@ class Client:
     def agents(self) -> list[Object]:
         return self._list("GET", "/agents")
 
+    def agent(self, ref: str, *, version: str | None = None, engine: str | None = None) -> Object:
+        """What a run by this name would be started of; how it described itself is its `agent`."""
+        query = _given({"version": version, "engine": engine})
+        return self._object("GET", f"/agents/{_segment(ref)}", params=query)
+
     def retire_agent(self, ref: str) -> Object:
         """Forget that it is deployed."""
         return self._object("DELETE", "/agents", params={"agent": ref})

@@ -221,6 +221,13 @@ class Service:
     async def agents(self) -> list[dict[str, Any]]:
         return await self._deploying.agents()
 
+    async def agent(
+        self, ref: str | None, version: str | None, engine: str | None
+    ) -> dict[str, Any]:
+        """What a run would be started of, as it described itself."""
+        chosen = await self._store.read(lambda c: _chosen(c, version, ref, engine))
+        return chosen.row.to_json() | {"agent": chosen.agent}
+
     async def retire(self, ref: str) -> dict[str, Any]:
         return await self._deploying.retire(ref)
 

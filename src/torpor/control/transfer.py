@@ -51,6 +51,7 @@ from torpor.model.ids import AgentVersion, RunId, SnapshotId
 from torpor.model.keep import parse_keep
 from torpor.model.rules import parse_rules
 from torpor.model.states import FINAL, RunState
+from torpor.policy import inputs
 from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.seal import KEY_BYTES, Key
 from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
@@ -473,6 +474,7 @@ def _agent(given: Any, source: bytes, version: str) -> AgentRow:
         sound = all(
             isinstance(each["name"], str)
             and isinstance(each["open"], bool)
+            and inputs.usable(each) == each
             and all(isinstance(p["name"], str) and isinstance(p["required"], bool) for p in params)
             for each in row.agents
             for params in [each["params"]]

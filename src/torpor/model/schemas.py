@@ -122,6 +122,8 @@ def from_text(text: str, schema: Any, root: Any) -> Any:
     except ValueError:
         value = text
     kind = _kind(value)
+    if kind in ("integer", "number") and any(arm.get("format") == "decimal" for arm in found):
+        return text  # with all its digits
     if not kinds or kind in kinds or (kind == "integer" and "number" in kinds):
         return value
     if "boolean" in kinds and (yes := _YES.get(text.lower())) is not None:

@@ -138,6 +138,28 @@ class MemorySchedules:
         return self.known.pop(name)
 
 
+SCHEMA: Object = {
+    "type": "object",
+    "properties": {
+        "script": {},
+        "count": {"type": "integer", "default": 3, "description": "how often"},
+        "dry_run": {"anyOf": [{"type": "boolean"}, {"type": "null"}]},
+        "name": {"type": "string"},
+        "due": {"$ref": "#/$defs/Due"},
+    },
+    "additionalProperties": True,
+    "$defs": {"Due": {"type": "string", "format": "date"}},
+}
+
+PLAYER: Object = {
+    "name": "player",
+    "doc": "Plays.",
+    "params": [{"name": "script", "required": True}],
+    "open": True,
+    "schema": SCHEMA,
+}
+
+
 class MemoryService:
     def __init__(self, home: Home) -> None:
         self.home = home
@@ -246,11 +268,10 @@ class MemoryService:
         if "breaks the service" in text:
             raise RuntimeError("secret detail")
         cached = bool(self._deployed)
-        params = [{"name": "script", "required": True}]
         deployed = {
             "engine": engine or "qemu",
             "version": VERSION,
-            "agents": [{"name": "player", "doc": "Plays.", "params": params}],
+            "agents": [PLAYER],
             "default": "player",
             "boot_ms": 1000.0,
             "template_bytes": 16_100_000,
@@ -271,6 +292,12 @@ class MemoryService:
             }
             for d in self._deployed
         ]
+
+    async def agent(self, ref: str | None, version: str | None, engine: str | None) -> Object:
+        for known in await self.agents():
+            if ref in ("player", "player:player"):
+                return {**known, "engine": "qemu", "agent": known["agents"][0]}
+        raise NotFound(f"no agent {ref!r} is deployed", hint="Deploy it first.")
 
     async def retire(self, ref: str) -> Object:
         (known,) = await self.agents()

@@ -152,6 +152,32 @@ def test_input_from_every_side(torpor: Torpor, agent: str, client: Client, tmp_p
     }
 
 
+def test_a_typed_parameter_is_read_as_its_annotation_says(
+    torpor: Torpor, agent: str, client: Client
+) -> None:
+    pairs = ("count=5", "dry_run=False", "name=5", "due=2026", "script=[]", "more=1")
+    given = [part for pair in pairs for part in ("-i", pair)]
+    done = torpor("run", agent, "-d", *given)
+    assert client.run(done.stdout.strip())["input"] == {
+        "count": 5,
+        "dry_run": False,
+        "name": "5",
+        "due": "2026",
+        "script": [],
+        "more": 1,
+    }
+
+
+def test_what_an_agent_takes_is_shown(torpor: Torpor, agent: str) -> None:
+    torpor("deploy", agent)
+    shown = torpor("agents", "show", "player").stdout
+    assert "script     anything  required" in shown
+    done = torpor("agents", "show", "nobody")
+    assert (done.exit_code, "no agent 'nobody' is deployed" in done.stderr) == (1, True)
+    whole = json.loads(torpor("agents", "show", "player", "--json").stdout)
+    assert whole["agent"]["schema"]["properties"]["count"]["type"] == "integer"
+
+
 def test_the_same_key_is_the_same_run(torpor: Torpor, agent: str) -> None:
     first, second = (torpor("run", agent, "-d", "--id-key", "k").stdout for _ in range(2))
     assert first == second
