@@ -54,7 +54,7 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("GET", "/metrics"): Need(_S.OBSERVE),
     ("GET", "/v1/totals"): Need(_S.OBSERVE),
     ("GET", "/v1/agents"): Need(_S.OBSERVE),
-    ("GET", "/v1/agents/{ref:path}"): Need(_S.OBSERVE),
+    ("GET", "/v1/agents/{ref}"): Need(_S.OBSERVE),
     ("POST", "/v1/agents"): Need(_S.DEPLOY),
     ("GET", "/v1/runs"): Need(_S.OBSERVE, On.RUNS),
     ("DELETE", "/v1/agents"): Need(_S.DEPLOY),
