@@ -85,9 +85,13 @@ async def fork(request: Request) -> Response:
 
 
 async def start(request: Request) -> Response:
-    run = await service_of(request).start(
-        request.path_params["version"], one(request, "agent") or None, _input(request), None
-    )
+    service, version = service_of(request), request.path_params["version"]
+    found = await service.agent(one(request, "agent") or None, version, None)
+    if "input" in form_of(request):
+        given = _input(request)
+    else:
+        given = answering.read_input(found["agent"], form_of(request))
+    run = await service.start(version, found["agent"]["name"], given, None)
     return go(request, f"/ui/runs/{run['id']}")
 
 

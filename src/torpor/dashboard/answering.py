@@ -1,6 +1,6 @@
-"""Forms for waits, and what was typed into them. Pure.
+"""Forms for waits and for agents' inputs, and what was typed into them. Pure.
 
-A form is what the wait's schema asks for (`torpor.policy.forms`), under names of its own: a page
+A form is what the schema asks for (`torpor.policy.forms`), under names of its own: a page
 may have several. Whether an answer fits is the service's to say.
 """
 
@@ -44,6 +44,17 @@ def read(wait: Object, typed: Mapping[str, list[str]]) -> Any:
     if wrong:
         raise Invalid("; ".join(map(str, wrong)), parts=wrong)
     return data
+
+
+def read_input(agent: Object, typed: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The input that was typed into the form of an agent that described itself so: what is no JSON
+    is text where anything is taken. Raises Invalid."""
+    given, wrong = forms.answer(forms.form(agent.get("schema")), typed, free=True)
+    if wrong:
+        raise Invalid("; ".join(map(str, wrong)), parts=wrong)
+    if not isinstance(given, dict):
+        raise Invalid("the input is a JSON object, with the agent's arguments by name")
+    return given
 
 
 def value(text: str) -> Any:

@@ -281,7 +281,7 @@ class MemoryService:
         return deployed
 
     async def agents(self) -> list[Object]:
-        keys = ("version", "agents", "template_bytes", "boot_ms")
+        keys = ("version", "engine", "agents", "template_bytes", "boot_ms")
         return [
             {k: d[k] for k in keys}
             | {
@@ -294,9 +294,8 @@ class MemoryService:
         ]
 
     async def agent(self, ref: str | None, version: str | None, engine: str | None) -> Object:
-        for known in await self.agents():
-            if ref in ("player", "player:player"):
-                return {**known, "engine": "qemu", "agent": known["agents"][0]}
+        if ref in (None, "player", "player:player") and (self._deployed or version == VERSION):
+            return {"version": VERSION, "name": "player", "engine": "qemu", "agent": PLAYER}
         raise NotFound(f"no agent {ref!r} is deployed", hint="Deploy it first.")
 
     async def retire(self, ref: str) -> Object:

@@ -10,11 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unit.api.memory_service import VERSION, MemoryService
+from tests.unit.api.memory_service import PLAYER, VERSION, MemoryService
 
 from torpor.api.app import create_app
 from torpor.dashboard import sessions
 from torpor.dashboard.sessions import Sessions
+from torpor.model.agentfile import AgentSource
 from torpor.model.home import Home
 
 ORIGIN = "http://127.0.0.1:7717"
@@ -231,6 +232,34 @@ def test_a_run_is_started_forked_and_cancelled(home: Home) -> None:
         assert (await browser.service.run(run))["state"] == "cancelled"
         retried = await browser.post(f"/ui/runs/{run}/retry")
         assert retried.status_code == 303
+
+    browse(home, talk)
+
+
+def test_a_run_is_started_by_the_form_of_its_agents_input(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def talk(browser: Browser) -> None:
+        source = AgentSource(entry="player.py", files={"player.py": b""})
+        await browser.service.deploy(source, lambda *told: None)
+        page = (await browser.http.get("/ui/agents")).text
+        assert 'name="input"' in page  # it takes any other name, too
+        monkeypatch.setitem(PLAYER, "open", False)
+        page = (await browser.http.get("/ui/agents")).text
+        assert 'name="input"' not in page
+        assert 'name="a/count"' in page and 'value="3"' in page and "how often" in page
+        typed = {"a/count": "5", "a/dry_run": "false", "a/name": "5", "a/script": "some text"}
+        started = await browser.post(f"/ui/agents/{VERSION}/runs", agent="player", **typed)
+        run = started.headers["location"].rpartition("/")[2]
+        assert (await browser.service.run(run))["input"] == {
+            "count": 5,
+            "dry_run": False,
+            "name": "5",
+            "script": "some text",
+        }
+        typed["a/count"] = "abc"
+        refused = await browser.post(f"/ui/agents/{VERSION}/runs", agent="player", **typed)
+        assert refused.status_code == 422 and "is no number" in refused.text
 
     browse(home, talk)
 
