@@ -172,7 +172,8 @@ class LocalBlobs:
             yield draft
         finally:
             draft.close()
-            draft.path.unlink(missing_ok=True)  # it has its name by now, or gets none
+            with contextlib.suppress(OSError):  # absent: it has its name; else `sweep` removes it
+                draft.path.unlink()
 
     def put_stream(self, kind: str, name: str, size: int, chunks: Iterable[bytes]) -> None:
         """Store one blob of `size` bytes durably as its chunks come, never all in memory.

@@ -22,7 +22,7 @@ NOTHING_HOT = np.empty(0, np.int64)
 # The system calls by which anything comes to the disk or goes from it.
 _utime = os.utime  # never one that fails
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_DIRECTORY
-CALLS = ("open", "writev", "fsync", "utime", "rename", "unlink", "mkdir")
+CALLS = ("open", "writev", "fdatasync", "fsync", "utime", "rename", "unlink", "mkdir")
 
 
 def open_store(root: Path) -> SnapshotStore:
@@ -43,7 +43,8 @@ def freeze(store: SnapshotStore, parent: str | None, seed: int) -> Stored:
     pages[:, 0] = numbers % 7
     reader = store.reader(before, FrameCache(1 << 20)) if before else None
     changed = {"memory": Changed.at_hand(PAGES * PAGE, numbers, np.ascontiguousarray(pages))}
-    return store.put(build(before, reader, changed, hot=NOTHING_HOT, facts={}))
+    with store.draft() as draft:
+        return store.put(build(before, reader, changed, hot=NOTHING_HOT, facts={}, out=draft))
 
 
 def names(store: SnapshotStore) -> set[str]:
