@@ -21,7 +21,8 @@ from torpor.contextlog.store import LogStore
 from torpor.control.engines import Engines
 from torpor.control.loading import Loaded, Progress, tar_of
 from torpor.control.templates import Template, keep_template, make_template
-from torpor.model.agentfile import AgentSource
+from torpor.image.deps import deps_are_here, ensure_deps
+from torpor.model.agentfile import AgentSource, may_define_agents, no_agent
 from torpor.model.engines import PROCESS
 from torpor.model.ids import AgentVersion
 
@@ -41,6 +42,8 @@ class Deploying:
         run: as it is here, or made now.
 
         Raises Invalid, GuestError (it does not load), HostError."""
+        if not source.dependencies and not may_define_agents(source.files):
+            raise no_agent(source.entry)
         loop = asyncio.get_running_loop()
 
         def told(stage: str, message: str, fraction: float | None) -> None:
@@ -54,6 +57,8 @@ class Deploying:
         async with self._under_way.setdefault(version, asyncio.Lock()):
             known = await self._deployed_before(version, source)
             if known is not None and known.template is not None:
+                if not deps_are_here(machines.home, source.dependencies):
+                    await asyncio.to_thread(ensure_deps, machines.home, source.dependencies, told)
                 return _deployed(known, cached=True)
             template = await make_template(machines, source, version, told)
             row = await self._store.write(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torpor.control.engines import choose
 from torpor.engine.qemu.probe import KVM_DEVICE, find_qemu, host_tsc_khz, probe
-from torpor.image.build import open_image
+from torpor.image.build import Image, image_damage, open_image
+from torpor.image.deps import layer_damage
 from torpor.model.engines import NOT_ISOLATED, PROCESS
 from torpor.model.errors import TorporError
 from torpor.model.home import Home
@@ -37,7 +38,8 @@ def checks(home: Home) -> list[Check]:
         _attempt("QEMU", lambda: "{} {}".format(*find_qemu())),
         _attempt("FUSE", _fuse),
         *_builders(),
-        *_accelerator(home),
+        *_images(home),
+        *_time_stamps(),
         _disk(home),
         *_host_key(home),
         Check("cores and memory", None, f"{os.cpu_count()} cores, {_memory_gib():.1f} GiB"),
@@ -85,19 +87,42 @@ def _builders() -> Iterator[Check]:
         yield Check("image tools", True, "mmdebstrap, erofs-utils, e2fsprogs")
 
 
-def _accelerator(home: Home) -> Iterator[Check]:
-    images = sorted(home.images.iterdir(), key=_age) if home.images.is_dir() else []
-    built = [path for path in images if (path / "vmlinuz").is_file()]
-    if not built:
-        yield Check("guest image", None, "not built yet; the first deploy builds it (a minute)")
+def _images(home: Home) -> Iterator[Check]:
+    """The newest image that is whole, and what is damaged."""
+    built = _built(home.images)
+    whole: Image | None = None
+    for path in built:
+        if wrong := image_damage(path):
+            hint = (
+                "The next deployment makes the image of this version of torpor anew; what was made "
+                "with another has to be deployed again."
+            )
+            yield Check("guest image", False, f"{wrong}: {path}", hint)
+        else:
+            whole = open_image(home, path.name)
+    for path in _built(home.deps):
+        if wrong := layer_damage(path):
+            hint = "The next deployment of an agent with these dependencies installs them anew."
+            yield Check("dependencies", False, f"{wrong}: {path}", hint)
+    if whole is None:
         state = "exists" if KVM_DEVICE.exists() else "is absent"
+        if not built:
+            built_soon = "not built yet; the first deployment builds it (a minute)"
+            yield Check("guest image", None, built_soon)
         yield Check("acceleration", None, f"{KVM_DEVICE} {state}; probed once there is an image")
     else:
-        image = open_image(home, built[-1].name)
-        yield Check("guest image", True, f"{image.digest} in {image.directory}")
-        yield _attempt(
-            "acceleration", lambda: probe(image.kernel, image.initramfs, home.create().cache).why
-        )
+        yield Check("guest image", True, f"{whole.digest} in {whole.directory}")
+        kernel, initramfs = whole.kernel, whole.initramfs
+        yield _attempt("acceleration", lambda: probe(kernel, initramfs, home.create().cache).why)
+
+
+def _built(parent: Path) -> list[Path]:
+    """What was built there, the oldest first."""
+    found = parent.glob("?" * 32) if parent.is_dir() else ()
+    return sorted((path for path in found if path.is_dir()), key=_age)
+
+
+def _time_stamps() -> Iterator[Check]:
     khz = host_tsc_khz()
     if khz is None:
         hint = "Emulated machines may not boot here; KVM is not affected."

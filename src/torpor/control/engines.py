@@ -83,6 +83,13 @@ class Engines:
             if self.made_machines is None:
                 self._check_staying()
                 self.made_machines = await self._ready_machines(progress)
+            elif not self.made_machines.image.is_here():
+                image = await asyncio.to_thread(ensure_image, self._home, progress)
+                if image.digest != self.made_machines.image.digest:
+                    raise HostError(
+                        "the guest image was lost, and Debian has newer packages than it had",
+                        hint="torpor down, then deploy again: there is another image now.",
+                    )
             return self.made_machines
 
     async def processes(self) -> ProcessCarriers:

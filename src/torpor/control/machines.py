@@ -560,7 +560,14 @@ class Machines:
             np.save(table, build_index(image.root))
             return table
 
-        table = build_once(image.directory / "pages.npy", make)
+        def damage(table: Path) -> str:
+            try:
+                ImageIndex.open(digest, image.root, table)
+            except (ValueError, EOFError, LookupError, Invalid) as error:
+                return f"the index of its pages is damaged: {error}"
+            return ""
+
+        table = build_once(image.directory / "pages.npy", make, damage=damage, damaged=log.warning)
         self._indexes[digest] = ImageIndex.open(digest, image.root, table)
         return self._indexes[digest]
 

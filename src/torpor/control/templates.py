@@ -23,8 +23,8 @@ from torpor.control.thaw import thaw
 from torpor.control.warm import Base
 from torpor.engine.memory import PageNumbers
 from torpor.image import recipe
-from torpor.image.deps import check_python, ensure_deps
-from torpor.model.agentfile import AgentSource
+from torpor.image.deps import check_python, ensure_deps, may_import_torpor
+from torpor.model.agentfile import AgentSource, may_define_agents, no_agent
 from torpor.model.errors import GuestError
 from torpor.model.ids import AgentVersion, Epoch, RunId
 
@@ -46,6 +46,8 @@ async def make_template(
     """Raises Invalid, GuestError (the agent does not load), HostError."""
     check_python(source.requires_python, recipe.PYTHON_VERSION, "machines have")
     deps = await asyncio.to_thread(ensure_deps, machines.home, source.dependencies, progress)
+    if not may_define_agents(source.files) and not (deps and may_import_torpor(deps)):
+        raise no_agent(source.entry)
     shape = machines.shape(
         memory_mib=source.memory_mib,
         disk_mib=source.disk_mib,

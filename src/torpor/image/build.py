@@ -22,6 +22,7 @@ import torpor
 from torpor.image import recipe
 from torpor.image.bytecode import compile_tree
 from torpor.image.initramfs import INIT, guest_sources, initramfs
+from torpor.image.intact import damage, digests
 from torpor.image.kernel import find_modules
 from torpor.image.kernelmem import PAGE, kernel_memory
 from torpor.image.publish import Workspace, build_once
@@ -62,6 +63,10 @@ class Image:
     def root(self) -> Path:
         return self.directory / "root.erofs"
 
+    def is_here(self) -> bool:
+        """Whether its files are; not whether they are whole."""
+        return all(path.is_file() for path in (self.kernel, self.initramfs, self.root))
+
     def facts(self) -> dict[str, Any]:
         """Versions of kernel, Python and every package, sizes."""
         facts: dict[str, Any] = json.loads((self.directory / "image.json").read_text())
@@ -73,7 +78,9 @@ class Image:
         Equal bytes for equal sizes. Raises Missing, Exhausted, HostError.
         """
         return build_once(
-            self.directory / f"disk-{mib}.ext4", lambda workspace: _make_disk(workspace, mib)
+            self.directory / f"disk-{mib}.ext4",
+            lambda workspace: _make_disk(workspace, mib),
+            damage=lambda disk: "" if disk.stat().st_size == mib << 20 else "its size is wrong",
         )
 
 
@@ -83,21 +90,47 @@ def ensure_image(home: Home, progress: Progress = lambda *_: None) -> Image:
     Blocks; several callers at once share one build. Raises Missing when the host lacks a
     program, Exhausted when the disk is full, HostError when Debian cannot be reached.
     """
+    guest = guest_sources(Path(torpor.__file__).parent)
+    root = home.roots / recipe.digest()
+    known = home.images / image_digest(_content(root), guest)
+    if not image_damage(known):
+        return Image(known.name, known)
     waiting = _say_waiting(progress)
-    root = build_once(
-        home.roots / recipe.digest(),
+
+    def damaged(why: str) -> None:
+        progress("image", f"the guest image is made anew: {why}", None)
+
+    build_once(
+        root,
         lambda workspace: _make_root(workspace, progress),
         waiting=waiting,
+        damage=lambda directory: damage(directory, "root.json"),
+        damaged=damaged,
     )
-    guest = guest_sources(Path(torpor.__file__).parent)
     facts = json.loads((root / "root.json").read_text())
     digest = image_digest(facts["content"], guest)
     directory = build_once(
         home.images / digest,
         lambda workspace: _make_image(workspace, root, facts, guest, progress),
         waiting=waiting,
+        damage=image_damage,
+        damaged=damaged,
     )
     return Image(digest, directory)
+
+
+def image_damage(directory: Path) -> str:
+    """What is wrong with an image's files, "" if nothing is."""
+    return damage(directory, "image.json")
+
+
+def _content(root: Path) -> dict[str, str]:
+    """The digests of a root's files as they were when it was made; {} where that is not known."""
+    try:
+        content: dict[str, str] = json.loads((root / "root.json").read_text())["content"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return content
 
 
 def open_image(home: Home, digest: str) -> Image:
@@ -184,11 +217,7 @@ def _arrange_root(workspace: Workspace, made: Path) -> Path:
             "pages": len(memory.pages) // PAGE,
         },
         "python": packages[f"python{recipe.PYTHON_VERSION}"],
-        "content": {
-            path.relative_to(root).as_posix(): _file_digest(path)
-            for path in sorted(root.rglob("*"))
-            if path.is_file()
-        },
+        "content": digests(root, (path for path in root.rglob("*") if path.is_file())),
         "packages": packages,
     }
     (root / "root.json").write_text(json.dumps(facts, indent=1))
@@ -224,7 +253,8 @@ def _make_image(
         },
     )
     (image / "initramfs").write_bytes(archive)
-    (image / "image.json").write_text(json.dumps(facts, indent=1))
+    content = digests(image, list(image.iterdir()))
+    (image / "image.json").write_text(json.dumps({**facts, "content": content}, indent=1))
     return image
 
 
@@ -254,8 +284,3 @@ def _append(file: Path, pages: bytes) -> int:
     with file.open("ab") as target:
         target.write(pages)
     return at
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

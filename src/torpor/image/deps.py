@@ -15,7 +15,8 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from torpor.image import recipe
 from torpor.image.build import Progress
 from torpor.image.bytecode import compile_tree
+from torpor.image.intact import damage, digests
 from torpor.image.publish import Workspace, build_once
 from torpor.image.tools import ProgramFailed, require, run
 from torpor.model.errors import Invalid, Missing
@@ -114,12 +116,31 @@ def ensure_deps(
         return None
     for requirement in dependencies:
         _check(requirement)
-    directory = build_once(
-        home.deps / layer_digest(dependencies),
-        lambda workspace: _make_layer(workspace, dependencies, progress),
+    layer = home.deps / layer_digest(dependencies)
+    build_once(
+        layer,
+        lambda workspace: _make_layer(workspace, layer, dependencies, progress),
         waiting=lambda: progress("deps", "waiting for another process that installs", None),
+        damage=layer_damage,
+        damaged=lambda why: progress("deps", f"dependencies are installed anew: {why}", None),
     )
-    return directory / "deps.erofs"
+    return layer / "deps.erofs"
+
+
+def deps_are_here(home: Home, dependencies: tuple[str, ...]) -> bool:
+    """Whether the layer's file is; not whether it is whole."""
+    return not dependencies or (home.deps / layer_digest(dependencies) / "deps.erofs").is_file()
+
+
+def may_import_torpor(layer: Path) -> bool:
+    """Whether any of the packages in a layer, whose file this is, has to do with torpor."""
+    facts = json.loads((layer.parent / "deps.json").read_text())
+    return bool(facts.get("torpor", True))
+
+
+def layer_damage(directory: Path) -> str:
+    """What is wrong with a layer's files, "" if nothing is."""
+    return damage(directory, "deps.json")
 
 
 def _check(requirement: str) -> None:
@@ -143,12 +164,20 @@ def _uv() -> list[str]:
     )
 
 
-def _make_layer(workspace: Workspace, dependencies: Sequence[str], progress: Progress) -> Path:
+def _make_layer(
+    workspace: Workspace, damaged: Path, dependencies: Sequence[str], progress: Progress
+) -> Path:
     require("mkfs.erofs")
     packages = workspace.directory / "packages"
     packages.mkdir()
     progress("deps", f"installing {', '.join(dependencies)}", None)
-    install(dependencies, packages, GUEST, lock_fd=workspace.lock_fd)
+    install(
+        dependencies,
+        packages,
+        GUEST,
+        versions=_versions(damaged),
+        lock_fd=workspace.lock_fd,
+    )
     progress("deps", "compiling and packing", None)
     compile_tree(packages, recipe.DEPS_DIRECTORY)
 
@@ -158,7 +187,9 @@ def _make_layer(workspace: Workspace, dependencies: Sequence[str], progress: Pro
     pack += ["-Enoinline_data", "--all-root", str(layer / "deps.erofs"), str(packages)]
     run(pack, lock_fd=workspace.lock_fd)
     facts = {
+        "content": digests(layer, list(layer.iterdir())),
         "requirements": sorted(dependencies),
+        "torpor": any(b"torpor" in path.read_bytes() for path in packages.rglob("*.py")),
         "python": recipe.PYTHON_VERSION,
         "packages": {
             found.name: found.version
@@ -169,18 +200,38 @@ def _make_layer(workspace: Workspace, dependencies: Sequence[str], progress: Pro
     return layer
 
 
+def _versions(damaged: Path) -> dict[str, str]:
+    """What a layer that is replaced had: snapshots may hold pages of its files."""
+    try:
+        packages: dict[str, str] = json.loads((damaged / "deps.json").read_text())["packages"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return packages
+
+
 def install(
-    dependencies: Sequence[str], directory: Path, target: Target, *, lock_fd: int | None = None
+    dependencies: Sequence[str],
+    directory: Path,
+    target: Target,
+    *,
+    versions: Mapping[str, str] | None = None,
+    lock_fd: int | None = None,
 ) -> None:
-    """Resolve and unpack them in the empty `directory`. Raises Invalid, Missing, Exhausted."""
+    """Resolve and unpack them in the empty `directory`, in these `versions` where it says so.
+
+    Raises Invalid, Missing, Exhausted."""
     command = [*_uv(), "pip", "install", "--no-progress", "--color", "never"]
     command += ["--target", str(directory), "--python", sys.executable, "--link-mode", "copy"]
     command += ["--python-version", target.python]
     command += [] if target.platform is None else ["--python-platform", target.platform]
-    command += ["--only-binary", ":all:", "--", *dependencies]
+    command += ["--only-binary", ":all:"]
     try:
-        # Elsewhere than the caller's directory, whose pyproject.toml is none of the agent's.
-        run(command, lock_fd=lock_fd, cwd=directory)
+        with tempfile.NamedTemporaryFile("w", prefix="torpor-versions-", suffix=".txt") as pins:
+            pins.writelines(f"{name}=={version}\n" for name, version in (versions or {}).items())
+            pins.flush()
+            command += ["--constraint", pins.name, "--", *dependencies]
+            # Elsewhere than the caller's directory, whose pyproject.toml is none of the agent's.
+            run(command, lock_fd=lock_fd, cwd=directory)
     except ProgramFailed as error:
         raise Invalid(
             f"the dependencies {', '.join(dependencies)} cannot be installed:\n"

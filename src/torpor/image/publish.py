@@ -34,26 +34,34 @@ def build_once(
     build: Callable[[Workspace], Path],
     *,
     waiting: Callable[[], None] = lambda: None,
+    damage: Callable[[Path], str] = lambda _: "",
+    damaged: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """`result`, made by `build` unless it is there.
 
     `build` returns the file or directory in its workspace that becomes `result`; all else in
-    the workspace goes. `waiting` is called if another builder is at work. Raises Exhausted when
-    the disk is full, and whatever `build` raises; nothing is left then.
+    the workspace goes. `waiting` is called if another builder is at work. What is there and is not
+    as it should be, says `damage`, is replaced: `damaged` hears why. Raises Exhausted when the disk
+    is full, and whatever `build` raises; then all is as it was before.
     """
-    if result.exists():
+    if result.exists() and not damage(result):
         return result
     parent = result.parent
     parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _lock(parent / ".lock", waiting) as lock_fd:
-        if result.exists():
+        why = damage(result) if result.exists() else ""
+        if result.exists() and not why:
             return result
         for stale in parent.glob(".tmp-*"):
             shutil.rmtree(stale)
         with tempfile.TemporaryDirectory(prefix=".tmp-", dir=parent) as directory:
             try:
+                if why:
+                    damaged(why)
                 made = build(Workspace(Path(directory), lock_fd))
                 _sync_tree(made)
+                if why:
+                    result.rename(Path(directory) / "before")
                 made.rename(result)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -83,6 +83,35 @@ class AgentSource:
         return AgentVersion(digest.hexdigest()[:32])
 
 
+def may_define_agents(files: Mapping[str, bytes]) -> bool:
+    """Whether anything in these files, which are good Python, has to do with torpor. If nothing
+    does, only what they import, their dependencies, can define an agent."""
+    return any(
+        _mentions_torpor(body) if name.endswith(".py") else b"torpor" in body
+        for name, body in files.items()
+        if name != "pyproject.toml"
+    )
+
+
+def _mentions_torpor(body: bytes) -> bool:
+    """In code, not in comments."""
+    if b"torpor" not in body:
+        return False
+    names = ("id", "attr", "name", "module", "value", "asname")
+    return any(
+        isinstance(text := getattr(node, name, None), str) and "torpor" in text
+        for node in ast.walk(ast.parse(body))
+        for name in names
+    )
+
+
+def no_agent(entry: str) -> Invalid:
+    return Invalid(
+        f"{entry} defines no agent",
+        hint="Import torpor, and write @torpor.agent above the function that is to run.",
+    )
+
+
 def pep723(text: str, where: str) -> dict[str, Any]:
     """The `script` block of `text` as a dict, {} if there is none. Raises Invalid."""
     blocks = [m for m in _BLOCK.finditer(text) if m.group("type") == "script"]

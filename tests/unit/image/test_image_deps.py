@@ -73,7 +73,7 @@ def test_a_wheel_becomes_a_layer_with_its_version_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UV_OFFLINE", "1")
-    wheel = _wheel(tmp_path / "tiny-1.5-py3-none-any.whl")
+    wheel = wheel_of(tmp_path, "1.5")
     home = Home(tmp_path / "home")
     said: list[str] = []
     layer = ensure_deps(
@@ -119,11 +119,14 @@ def test_a_long_complaint_keeps_its_beginning_and_its_end() -> None:
     assert len(shown) == 13
 
 
-def _wheel(path: Path) -> Path:
+def wheel_of(directory: Path, version: str) -> Path:
+    path = directory / f"tiny-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("tiny.py", "BODY = 'of tiny'\n")
-        info = "tiny-1.5.dist-info"
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.5\n")
+        info = f"tiny-{version}.dist-info"
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n"
+        )
         wheel.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )

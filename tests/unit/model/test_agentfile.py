@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torpor.model import agentfile
-from torpor.model.agentfile import AgentSource, pep723, read_agent
+from torpor.model.agentfile import AgentSource, may_define_agents, pep723, read_agent
 from torpor.model.errors import Invalid, NotFound, TorporError
 from torpor.model.sizes import size_mib
 
@@ -348,3 +348,22 @@ def test_webhooks_are_names_and_urls(tmp_path: Path) -> None:
     ):
         with pytest.raises(Invalid, match="webhooks"):
             read(f"[tool.torpor]\n{wrong}")
+
+
+@pytest.mark.parametrize(
+    ("files", "may"),
+    [
+        ({"a.py": "x = 1"}, False),
+        ({"a.py": "# /// script\n# [tool.torpor]\n# ///\n# torpor\nprint(1)"}, False),
+        ({"a.py": "x = 1", "pyproject.toml": "[tool.torpor]"}, False),
+        ({"a.py": "import openai, sys"}, False),
+        ({"a.py": "import torpor"}, True),
+        ({"a.py": "from torpor import agent as work"}, True),
+        ({"a.py": "import my_torpor_agents"}, True),
+        ({"a.py": "import helper", "helper.py": "import torpor.sdk"}, True),
+        ({"a.py": "__import__('torpor').agent(print)"}, True),
+        ({"a.py": "exec(open('code.txt').read())", "code.txt": "import torpor"}, True),
+    ],
+)
+def test_files_that_surely_define_no_agent(files: dict[str, str], may: bool) -> None:
+    assert may_define_agents({name: text.encode() for name, text in files.items()}) is may
