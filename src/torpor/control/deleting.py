@@ -13,7 +13,6 @@ import contextlib
 import logging
 import shutil
 import time
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -115,8 +114,8 @@ class Deleting:
             gone = await self._store.write(lambda c: deletion.delete_run(c, run, unused))
             self._to_give_back.set()
             await self._storage.remove(gone.manifests, gone.values)
-            remove = partial(shutil.rmtree, self._home.work / run, ignore_errors=True)
-            await asyncio.to_thread(remove)
+            for path in self._home.files_of(run):
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
             return gone
 
 

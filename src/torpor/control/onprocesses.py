@@ -110,11 +110,11 @@ class ProcessCarriers:
         version = origin.row.version
         spare = await self._spares.take(version, wait=True)
         ready = spare or await self._start_deployed(version)
-        directory = self._home.work / origin.row.id
-        inherited = origin.row.origin and self._home.work / origin.row.origin
-        await asyncio.to_thread(_settle, ready.directory, directory, inherited or None)
+        files = self._home.files_of(origin.row.id)
+        shared = self._home.files_of(origin.row.origin)[1] if origin.row.origin else None
+        await asyncio.to_thread(_settle, ready.directory, files, shared)
         ready.guest.heard = heard
-        return ProcessCarrier(self, ready.guest, directory, version, warm=spare is not None)
+        return ProcessCarrier(self, ready.guest, files, version, warm=spare is not None)
 
     async def renew(self, version: AgentVersion) -> None:
         """Nothing of a process can be lost that the log does not hold."""
@@ -130,7 +130,7 @@ class ProcessCarriers:
     async def sweep(self, before: float) -> None:
         names = [RunId(path.stem) for path in self._home.work.iterdir()]
         for run in await self._store.read(lambda c: runs.ended_before(c, names, before)):
-            for path in (self._home.work / run, _kept(self._home.work / run)):
+            for path in self._home.files_of(run):
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     async def close(self) -> None:
@@ -178,14 +178,14 @@ class ProcessCarrier:
         self,
         carriers: ProcessCarriers,
         guest: ProcessGuest,
-        home: Path,
+        files: tuple[Path, Path],
         version: AgentVersion,
         *,
         warm: bool,
     ) -> None:
         self.warm = warm
         self._carriers = carriers
-        self._home = home
+        self._files = files
         self._version = version
         self.guest = guest
 
@@ -205,8 +205,8 @@ class ProcessCarrier:
             part, rest = rest[:JOURNAL_PART_RECORDS], rest[JOURNAL_PART_RECORDS:]
             self.guest.say_line(_encoded({"t": "journal", "records": part}))
         start = {"t": "start", "run": row.id, "epoch": epoch, "agent": row.agent}
-        start |= {"input": row.input, "home": str(self._home), "kept": str(_kept(self._home))}
-        start["journal"] = rest
+        home, kept = map(str, self._files)
+        start |= {"input": row.input, "home": home, "kept": kept, "journal": rest}
         self.guest.say_line(_encoded(start))
 
     async def woken(self) -> None:
@@ -239,20 +239,16 @@ def _encoded(message: dict[str, Any]) -> bytes:
     return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _settle(fresh: Path, directory: Path, inherited: Path | None) -> None:
+def _settle(fresh: Path, files: tuple[Path, Path], shared: Path | None) -> None:
     """The run's directory is the one its newest process began in: what is replayed must not find
     what an earlier process left. What steps did to files is kept apart (`sdk.stepfiles`); a fork
-    has that of its origin, of which it shares the steps."""
+    begins with what those of its origin did, which it shares."""
+    directory, kept = files
     shutil.rmtree(directory, ignore_errors=True)
     directory.parent.mkdir(exist_ok=True)
     fresh.rename(directory)
-    kept = _kept(directory)
-    if inherited is not None and _kept(inherited).exists() and not kept.exists():
-        shutil.copytree(_kept(inherited), kept)
-
-
-def _kept(directory: Path) -> Path:
-    return directory.with_name(f"{directory.name}.steps")
+    if shared is not None and shared.exists() and not kept.exists():
+        shutil.copytree(shared, kept)
 
 
 def _link_package(home: Home) -> None:

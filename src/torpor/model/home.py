@@ -75,6 +75,10 @@ class Home:
     def work(self) -> Path:
         return self.root / "work"
 
+    def files_of(self, run: str) -> tuple[Path, Path]:
+        """The directory of a run that is plain processes; what its steps did to files."""
+        return self.work / run, self.work / f"{run}.steps"
+
     @property
     def package(self) -> Path:
         """Where agents that are plain processes find the package torpor."""

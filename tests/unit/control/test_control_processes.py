@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from tests.e2e.stage import wait_gone
 from tests.unit.control.plain import STUCK_S, Plain
 
-from torpor.contextlog import waits
+from torpor.contextlog import forks, waits
 from torpor.contextlog.runs import RunRow
 from torpor.control import obstacles
 from torpor.control.conversation import Output, Skipped
@@ -337,6 +338,20 @@ async def test_a_replay_finds_no_files_but_those_of_steps_that_it_does_not_run(
         await plain.answer(run, approved=True)
     assert await plain.result(run) == TOLD
     assert sorted(path.name for path in (plain.home.work / run / "work").iterdir()) == LEFT
+    # A fork replays the steps that it shares.
+    at = (await plain.entries(run, "op.begin"))[-1].seq
+    origin = await plain.row(run)
+    fork = await plain.store.write(
+        lambda c: forks.fork_run(c, origin, forks.fork_of(origin, at), lambda *_: b"", time.time())
+    )
+    await plain.suspended(fork.id)
+    await plain.answer(fork.id, approved=True)
+    assert await plain.result(fork.id) == TOLD
+    ended = (await plain.row(run)).ended_at
+    assert ended is not None
+    await plain.carriers.sweep(ended + 1)
+    assert not any(path.exists() for path in plain.home.files_of(run))
+    assert all(path.exists() for path in plain.home.files_of(fork.id))
 
 
 async def test_files_of_steps_are_there_after_every_crash(plain: Plain) -> None:
