@@ -4,6 +4,8 @@
 socket, or to TORPOR_URL with TORPOR_API_KEY, whose scopes then say what its tools can do. With
 --readonly it has no tool that starts or answers anything.
 
+Each agent that is deployed has a tool that starts it, whose input is that of its annotations.
+
 What a tool gives is JSON, as the API's. What cannot be done is told as the tool's error, in words.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -23,6 +26,7 @@ from torpor.model.errors import Missing, TorporError
 Object = dict[str, Any]
 
 _LOG_MAX = 200
+_NAME_MAX = 64
 _ROWS_MAX = 200
 _VIEWS = (
     "runs, log, messages, model_calls, tool_calls, steps, waits, snapshots, egress, output; "
@@ -42,8 +46,12 @@ def mcp(
         raise Missing(
             "the package mcp is not installed", hint="Install torpor with it: torpor[mcp]"
         ) from error
-    server = MCPServer("torpor", instructions="Runs of durable agents, and what they wait for.")
-    offer(server, connect(), readonly=readonly)
+    client = connect()
+    starting = [] if readonly else agent_tools(client)
+    server = MCPServer(
+        "torpor", instructions="Runs of durable agents, and what they wait for.", tools=starting
+    )
+    offer(server, client, readonly=readonly)
     asyncio.run(server.run_stdio_async())
 
 
@@ -59,6 +67,38 @@ def offer(server: Any, client: Client, *, readonly: bool) -> None:
         server.add_tool(tool, annotations=hints)
 
 
+def agent_tools(client: Client) -> list[Any]:
+    """A tool for each agent that is deployed now, whose `input` has the schema of the agent's."""
+    try:
+        found = [
+            (f"{one['name']}:{agent['name']}", agent)
+            for each in client.agents()
+            for one in each["current"]
+            for agent in each["agents"]
+            if "schema" in agent
+        ]
+    except TorporError:  # the key may not list them; start_run is there all the same
+        return []
+    return [_agent_tool(client, ref, agent) for ref, agent in dict(found).items()]
+
+
+def _agent_tool(client: Client, ref: str, agent: Object) -> Any:
+    from mcp.server.mcpserver.tools import Tool
+    from mcp.types import ToolAnnotations
+
+    async def start(input: dict[str, Any], idempotency_key: str | None = None) -> str:
+        return await told(lambda: client.start(None, ref, input, idempotency_key))
+
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"start_{ref}")[:_NAME_MAX]
+    about = f"Start a run of the agent {ref}. {agent['doc'] or ''}".strip()
+    hints = ToolAnnotations(read_only_hint=False, destructive_hint=False)
+    tool = Tool.from_function(start, name=name, description=about, annotations=hints)
+    schema = {key: value for key, value in agent["schema"].items() if key != "$schema"}
+    parameters = {**tool.parameters, "$defs": schema.pop("$defs", {})}
+    parameters["properties"] = {**tool.parameters["properties"], "input": schema}
+    return tool.model_copy(update={"parameters": parameters})
+
+
 _CHANGE = ("start_run", "answer_wait", "cancel_run")
 
 
@@ -66,7 +106,7 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
     """Their names, parameters and docstrings are what a model is told of them."""
 
     async def list_agents() -> str:
-        """The agents that are deployed: versions, names, parameters."""
+        """The agents that are deployed: versions, names, the JSON Schemas of their inputs."""
         return await told(client.agents)
 
     async def list_runs(state: str | None = None, limit: int = 20) -> str:

@@ -12,9 +12,10 @@ import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.types import TextContent
-from tests.unit.api.memory_service import VERSION
+from tests.unit.api.memory_service import SCHEMA, VERSION
 
 from torpor.client import Client
+from torpor.model.agentfile import AgentSource
 from torpor.model.home import Home
 
 pytestmark = pytest.mark.anyio
@@ -93,3 +94,18 @@ async def test_who_may_only_read_has_only_tools_that_read(home: Home, client: Cl
         assert {tool.name for tool in (await mcp.list_tools()).tools} == READING
         gone = await refused(mcp, "start_run", version=VERSION, input={})
         assert "start_run" in gone
+
+
+async def test_an_agent_has_a_tool_with_the_schema_of_its_input(home: Home, client: Client) -> None:
+    source = AgentSource(entry="player.py", files={"player.py": b""})
+    client.deploy(source, lambda *told: None)
+    async with session(home) as mcp:
+        offered = {tool.name: tool for tool in (await mcp.list_tools()).tools}
+        schema = offered["start_player_player"].input_schema
+        wanted = {key: value for key, value in SCHEMA.items() if key != "$defs"}
+        assert schema["properties"]["input"] == wanted
+        assert schema["$defs"] == SCHEMA["$defs"]
+        said = await refused(mcp, "start_player_player", input={"script": []})
+        assert "no agent of version None" in said  # it came to the server, which has no names
+    async with session(home, "--readonly") as mcp:
+        assert {tool.name for tool in (await mcp.list_tools()).tools} == READING

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torpor.model import jsonvalues
 from torpor.model.errors import Invalid
 from torpor.wire import messages
 from torpor.wire.messages import FROM_GUEST, FROM_HOST, MESSAGES, decode, encode
@@ -347,3 +348,23 @@ def test_a_result_kept_apart_stands_alone(beside: dict[str, Any]) -> None:
     fields = {"op": "step:a#1", "ok": True, "blob": {"bytes": 1, "form": "bytes"}}
     with pytest.raises(Invalid, match="blob"):
         encode("end", **{**fields, **beside})
+
+
+def test_what_every_door_lets_in_fits_into_every_message() -> None:
+    """Values come wrapped: an answer in a record in a journal, a spawned input in a batch."""
+    deepest: Any = 1
+    for _ in range(jsonvalues.DEPTH_MAX):
+        deepest = [deepest]
+    answer = {"status": "completed", "data": deepest, "approved": None, "note": None, "by": None}
+    named: dict[str, Any] = {"op": "wait:w#1", "kind": "wait", "name": "w", "digest": "0" * 32}
+    record = {**named, "ok": True, "value": answer, "seq": 1}
+    child: dict[str, Any] = {**named, "op": "child:w#1", "kind": "child"}
+    child["data"] = {"agent": "w", "own": True, "input": {"x": deepest[0]}}
+    for t, fields in (
+        ("journal", {"records": [record]}),
+        ("result", {"op": "wait:w#1", "ok": True, "value": answer}),
+        ("batch", {"begins": [child]}),
+        ("done", {"value": deepest}),
+        ("note", {"kind": "log", "data": {"message": "x", "data": {"value": deepest}}}),
+    ):
+        assert decode(messages.encode(t, **fields))["t"] == t
