@@ -70,6 +70,9 @@ _LEVELS = ((512, 1), (4096, 6))
 _LEVEL_OF_MANY = 1
 # The first layer is a template's: made once, kept for long, and the base of all others.
 _LEVEL_OF_FIRST = 9
+# So many XORs of a region are kept from comparing until they are stored, 8 MiB: as many as most
+# snapshots have. Others are made again, for which the parent's frames may be decompressed again.
+_XORS_KEPT = 2048
 # How many pages are compared with the parent's at a time: 4 MiB, to stay in the processor's cache
 # and to bound what a large difference takes.
 _COMPARE_PAGES = 1024
@@ -281,13 +284,15 @@ def _level(pages: int, *, first: bool) -> int:
 class _Difference:
     """A region compared with the parent's. `region` is right but for its fresh pages: `fresh`
     are rows of pages that are neither zero nor the parent's; `hashes` and `bases` are, for each
-    of them, its hash and the plain page that it resembles (0: none)."""
+    of them, its hash and the plain page that it resembles (0: none). `xors` are those with it of
+    some rows."""
 
     region: Region
     change: Changed
     fresh: Rows
     hashes: Hashes
     bases: Refs
+    xors: Mapping[int, Pages]
     zero: int
     same: int
 
@@ -301,12 +306,16 @@ def _compare(
     refs = _resized(before.refs if before else None, change.length)
     bases = _resized(before.bases if before else None, change.length)
     fresh, hashes, similar = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], []
+    xors: dict[int, Pages] = {}
     zero = 0
     for rows in chunks(len(change.numbers)):
         pages, numbers = change.pages.read(rows), change.numbers[rows]
         found = _compare_some(pages, refs[numbers], bases[numbers], parent)
         refs[numbers], bases[numbers] = found.refs, found.bases
         zero += found.zero
+        for row, xor in zip(rows[found.xor].tolist(), found.xors, strict=True):
+            if len(xors) < _XORS_KEPT:
+                xors[row] = xor
         fresh.append(rows[found.fresh])
         similar.append(found.similar[found.fresh])
         known = change.hashes
@@ -318,6 +327,7 @@ def _compare(
         fresh=new,
         hashes=np.concatenate(hashes),
         bases=np.concatenate([np.empty(0, np.uint64), *similar]),
+        xors=xors,
         zero=zero,
         same=len(change.numbers) - zero - len(new),
     )
@@ -326,13 +336,15 @@ def _compare(
 @dataclass(frozen=True, eq=False)
 class _Some:
     """What `_compare` found of some pages: refs and bases, both 0 where a page is zero or fresh;
-    the rows of the fresh ones; for each page the plain page that it resembles; how many are zero.
-    """
+    the rows of the fresh ones; for each page the plain page that it resembles, and the XORs with
+    it, of rows `xor`; how many are zero."""
 
     refs: Refs
     bases: Refs
     fresh: Rows
     similar: Refs
+    xor: Rows
+    xors: list[Pages]
     zero: int
 
 
@@ -344,6 +356,7 @@ def _compare_some(
     bases = np.where(not_zero, old_bases, np.uint64(0))
     same = np.zeros(len(pages), bool)
     similar = np.zeros(len(pages), np.uint64)
+    xor_rows, xors = [np.empty(0, np.int64)], list[Pages]()
     roots = np.where(old_bases != 0, old_bases, old_refs)
     comparable = np.flatnonzero(not_zero & (old_refs != 0))
     comparable = comparable[roots[comparable].argsort(kind="stable")]  # each frame once
@@ -365,18 +378,22 @@ def _compare_some(
             same[some[based]] |= (xor[based] == kept).all(axis=1)
         little = ~same[some] & (differing <= _XOR_SHARE * np.count_nonzero(words, axis=1))
         similar[some[little]] = roots[some[little]]
+        xor_rows.append(some[little])
+        xors += list(xor[little].view(np.uint8))
     fresh = np.flatnonzero(not_zero & ~same)
     refs[fresh] = bases[fresh] = 0
-    return _Some(refs, bases, fresh, similar, len(pages) - int(not_zero.sum()))
+    zero = len(pages) - int(not_zero.sum())
+    return _Some(refs, bases, fresh, similar, np.concatenate(xor_rows), xors, zero)
 
 
 @dataclass(frozen=True, eq=False)
 class _Fresh:
     """The fresh pages of all regions in one row: for each its hash, the plain page that it
-    resembles, and whether it is hot."""
+    resembles, and whether it is hot; for some the XOR with that page."""
 
     hashes: Hashes
     bases: Refs
+    xors: Mapping[int, Pages]
     hot: npt.NDArray[np.bool_]
     parts: list[tuple[PageSource, Rows]]  # where they are, a region at a time
     parent: PageReader | None
@@ -388,14 +405,18 @@ class _Fresh:
         hot: npt.NDArray[np.integer[Any]],
         parent: PageReader | None,
     ) -> _Fresh:
-        is_hot = [np.zeros(0, bool)]
+        is_hot, xors, start = [np.zeros(0, bool)], dict[int, Pages](), 0
         for name, difference in differences.items():
             numbers = difference.change.numbers[difference.fresh]
             is_hot.append(np.isin(numbers, hot if name == "memory" else ()))
+            at = start + difference.fresh.searchsorted(list(difference.xors))
+            xors |= zip(at.tolist(), difference.xors.values(), strict=True)
+            start += len(difference.fresh)
         every = list(differences.values())
         return cls(
             np.concatenate([np.empty(0, np.uint64), *(each.hashes for each in every)]),
             np.concatenate([np.empty(0, np.uint64), *(each.bases for each in every)]),
+            xors,
             np.concatenate(is_hot),
             [(each.change.pages, each.fresh) for each in every],
             parent,
@@ -414,11 +435,18 @@ class _Fresh:
 
     def stored(self, rows: Rows) -> Pages:
         """As they are stored: those that resemble a page as the XOR with it."""
-        pages = self.read(rows)
-        (xor,) = self.bases[rows].nonzero()
-        if len(xor):
+        pages = np.empty((len(rows), PAGE), np.uint8)
+        there = np.zeros(len(rows), bool)
+        for i, row in enumerate(rows.tolist()):
+            if (xor := self.xors.get(row)) is not None:
+                pages[i], there[i] = xor, True
+        (other,) = (~there).nonzero()
+        pages[other] = self.read(rows[other])
+        bases = self.bases[rows[other]]
+        (differs,) = bases.nonzero()
+        if len(differs):
             assert self.parent is not None
-            pages[xor] ^= self.parent.at(self.bases[rows[xor]])
+            pages[other[differs]] ^= self.parent.at(bases[differs])
         return pages
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from torpor.blobs.local import Draft
 from torpor.model.errors import InternalError, Invalid
+from torpor.snapshot import build as building
 from torpor.snapshot import gather
 from torpor.snapshot import pages as sources
 from torpor.snapshot.build import Built, Changed, ImageIndex, build, build_index
@@ -59,6 +60,7 @@ class Chain:
         counted = {name: Counted(each) for name, each in changed.items()}
         with pytest.MonkeyPatch.context() as limits, self.store.draft() as draft:
             limits.setattr(sources, "CHUNK_PAGES", chunk_pages)
+            limits.setattr(building, "_XORS_KEPT", chunk_pages // FRAME_PAGES - 1)
             pieces = {name: each.changed(hashed) for name, each in counted.items()}
             built = self._build(pieces, hot, draft)
             assert built.manifest.encode() == whole.manifest.encode()
