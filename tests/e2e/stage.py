@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +45,7 @@ class Model:
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
+        self.keys: defaultdict[str, list[str]] = defaultdict(list)  # Idempotency-Keys by question
         self._changed = threading.Condition()
         self._let: set[str] = set()
         model = self
@@ -65,6 +66,7 @@ class Model:
     def _answer(self, handler: BaseHTTPRequestHandler, question: str) -> None:
         with self._changed:
             self.asked[question] += 1
+            self.keys[question].append(handler.headers["idempotency-key"])
             number = self.asked[question]
             self._changed.notify_all()
             if question.startswith("hold "):

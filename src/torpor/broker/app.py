@@ -29,7 +29,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from torpor.broker.calls import Calls, Key
-from torpor.broker.client import ANSWERED
+from torpor.broker.client import ANSWERED, BY
 from torpor.broker.upstream import BODY_BYTES_MAX, Reply, Request, Upstream, json_reply, problem
 
 ALLOWED = (
@@ -53,8 +53,13 @@ def create_app(upstream: Upstream, calls: Calls | None = None) -> Starlette:
         await known.close()
         await upstream.close()
 
+    def by(response: Response) -> Response:
+        response.headers[BY] = known.id
+        return response
+
     async def health(_: starlette.requests.Request) -> Response:
-        return _response(json_reply(200, {"upstream": upstream.description, "pid": os.getpid()}))
+        told = {"upstream": upstream.description, "pid": os.getpid()}
+        return by(_response(json_reply(200, told)))
 
     async def make(incoming: starlette.requests.Request) -> Response:
         started, query = time.monotonic(), incoming.query_params
@@ -66,10 +71,10 @@ def create_app(upstream: Upstream, calls: Calls | None = None) -> Starlette:
             _outcome(reply, refused=reply is request),
             time.monotonic() - started,
         )
-        return _answer(reply)
+        return by(_answer(reply))
 
     async def adopt(incoming: starlette.requests.Request) -> Response:
-        return _answer(await known.adopt(_key(incoming.query_params)))
+        return by(_answer(await known.adopt(_key(incoming.query_params))))
 
     async def drop(incoming: starlette.requests.Request) -> Response:
         query = incoming.query_params

@@ -6,13 +6,15 @@ run's log; so what was paid for outlives machine, agent and server. A run that h
 *forgotten*: what is under way for it is given up.
 
 What is never acknowledged is bounded in time and bytes, the oldest answers first. Who asks for one
-that is gone hears that it is not known, as after the death of this process.
+that is gone hears that it is not known, as after the death of this process. `id` tells whether that
+means that it was never made: it is another as soon as something was lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from dataclasses import dataclass, field
 
 from torpor.broker.upstream import Reply, Request, Upstream, problem
@@ -47,6 +49,7 @@ class Calls:
         self._calls: dict[Key, _Call] = {}
         self._kept: dict[Key, None] = {}  # those answered, the oldest first
         self._bytes = 0
+        self.id = _new_id()
 
     async def make(self, key: Key, request: Request) -> Reply | None:
         """The answer to `request`, which is sent unless this call is known; None if it is given up
@@ -111,12 +114,19 @@ class Calls:
         self._bytes += call.bytes
         self._kept[key] = None
         while self._bytes > self._bytes_max:
-            oldest = next(iter(self._kept))
-            _log.warning("no room for an answer that nobody has acknowledged: %s %s", *oldest)
-            self.acknowledge(oldest)
+            self._lose(next(iter(self._kept)))
 
     def _expiry(self, key: Key) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(self._s_max, self.acknowledge, key)
+        return asyncio.get_running_loop().call_later(self._s_max, self._lose, key)
+
+    def _lose(self, key: Key) -> None:
+        _log.warning("no room any more for a call that nobody has acknowledged: %s %s", *key)
+        self.id = _new_id()
+        self.acknowledge(key)
+
+
+def _new_id() -> str:
+    return secrets.token_hex(8)
 
 
 async def _answer_of(call: _Call) -> Reply | None:

@@ -12,11 +12,13 @@ import httpx
 from torpor.model.errors import HostError, Missing
 from torpor.model.ids import OpId, RunId
 
-# Longer than the broker waits for its upstream: it answers for that one's silence itself.
-TIMEOUT = httpx.Timeout(660, connect=10, pool=None)
+# However long a model takes: the broker answers for its upstream's silence itself, and if it dies,
+# the socket tells. All else it answers at once.
+_CALL = httpx.Timeout(None, connect=10)
 _AT_ONCE = httpx.Timeout(10, pool=None)
 # Marks the answer of a call: no header of an upstream's comes through that begins so.
 ANSWERED = {"torpor-call": "answered"}
+BY = "torpor-broker"  # who says so: `torpor.broker.calls.Calls.id`
 
 Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
 
@@ -28,9 +30,15 @@ class BrokerClient:
     answered."""
 
     def __init__(self, socket: Path) -> None:
+        self.broker = ""  # which broker answered last, if one did
         self._socket = socket
         self._client = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(uds=str(socket)),
+            transport=httpx.AsyncHTTPTransport(
+                uds=str(socket),
+                # As many as there are calls, and none that the broker closes just as it is used
+                # again: nobody would know whether it had heard of the call.
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            ),
             base_url="http://broker",
         )
 
@@ -67,25 +75,29 @@ class BrokerClient:
         self,
         method: str,
         call: Mapping[str, str] | None,
-        headers: Mapping[str, str] | None = None,
+        sent: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> Answer:
         url = "/health" if call is None else "/calls"
-        timeout = _AT_ONCE if method == "DELETE" else TIMEOUT
+        timeout = _AT_ONCE if call is None or method == "DELETE" else _CALL
         try:
             response = await self._client.request(
-                method, url, params=call, headers=headers, content=body, timeout=timeout
+                method, url, params=call, headers=sent, content=body, timeout=timeout
             )
         except httpx.ConnectError as error:
+            self.broker = ""
             raise Missing(
                 f"no broker answers at {self._socket}", hint="It is started by `torpor up`."
             ) from error
         except httpx.TransportError as error:
+            self.broker = ""
             raise HostError(
                 f"the broker did not finish its answer: {error or type(error).__name__}",
                 hint=f"See {self._socket.with_name('broker.log')}, and ask again.",
             ) from error
-        return response.status_code, dict(response.headers), response.content
+        headers = dict(response.headers)
+        self.broker = headers.pop(BY, "")
+        return response.status_code, headers, response.content
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, and_, bindparam, case, func, insert, literal_
 
 from torpor.contextlog import messages, schema
 from torpor.contextlog.prepared import Prepared
-from torpor.model.ids import RunId
+from torpor.model.ids import OpId, RunId
 from torpor.model.replies import HTTP_ERROR, read_reply
 
 _KEY = re.compile(r'"(messages|input)"\s*:\s*\[\s*$')
@@ -78,6 +78,29 @@ def used(c: Connection, run: RunId) -> list[Used]:
     query = select(at.model, func.count(), *sums, unmeasured, repeats).join(_lineage, of)
     query = query.where(_lineage.c.run == run).group_by(at.model).order_by(at.model)
     return [Used(*row) for row in c.execute(query)]
+
+
+class Begun(NamedTuple):
+    """`run` is the one that began it: a fork's origin, if the fork shares it. `broker` is whom its
+    machine found when it came up."""
+
+    run: RunId
+    broker: str | None
+
+
+def begun_with(c: Connection, run: RunId, op: OpId) -> Begun:
+    """How a call began that is in the run's log."""
+    at, up = _ops.alias("began").c, _ops.alias("up").c
+    machine = select(up.data["broker"].as_string()).where(
+        up.run == at.run,
+        up.epoch == at.epoch,
+        up.seq < at.seq,
+        up.kind == literal_column("'machine.up'"),
+    )
+    latest = machine.order_by(up.seq.desc()).limit(1).scalar_subquery()
+    began = (at.run == run, at.op == op, at.kind == literal_column("'op.begin'"))
+    source, broker = c.execute(select(at.source, latest).where(*began)).one()
+    return Begun(RunId(source), broker)
 
 
 def _asked(c: Connection, run: RunId, seq: int, asked: Any) -> None:

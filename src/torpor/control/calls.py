@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torpor.contextlog import entries
+from torpor.contextlog import calls, entries
 from torpor.contextlog.entries import AGAIN, END, NewEntry
 from torpor.contextlog.store import LogStore
 from torpor.control.metrics import Metrics
@@ -53,6 +53,10 @@ class Calls:
         """Those under way."""
         return frozenset(self._under_way)
 
+    @property
+    def broker(self) -> str:
+        return self._model.broker
+
     def take_up(self, unanswered: Iterable[OpId], journal: Iterable[Mapping[str, Any]]) -> None:
         """What began in an epoch before, and has no result: the broker may have it."""
         records = (each for each in journal if each["kind"] == "model" and "ok" not in each)
@@ -88,7 +92,7 @@ class Calls:
             return recorded
         if asked is None:
             asked = (await self._store.read(lambda c: entries.read_op(c, self._run, op)))["data"]
-        value = await self._value(op, asked, BEGUN if op in self._before else None)
+        value = await self._value(op, asked)
         self._metrics.model_called(read_reply(value))
         try:
             return await self._record(op, value)
@@ -98,15 +102,18 @@ class Calls:
             # Too large to be kept.
             return await self._record(op, no_answer(asked["path"], 502, refused.error))
 
-    async def _value(self, op: OpId, asked: dict[str, Any], doubt: str | None) -> dict[str, Any]:
-        """The model's answer. `doubt` is why the call may have been made already, if it may."""
+    async def _value(self, op: OpId, asked: dict[str, Any]) -> dict[str, Any]:
+        """The model's answer."""
+        # Why the call may have been made already, if it may.
+        doubt = BEGUN if op in self._before else None
         lost: Unanswered | None = None
         for _ in range(_TRIES):
             if doubt is not None:
                 adopted = await self._model.adopt(self._run, op)
                 if adopted is not None:
                     return adopted
-                await self._pen.write(NewEntry(AGAIN, op, {"reason": doubt}))
+                if doubt is not BEGUN or not await self._was_never_made(op):
+                    await self._pen.write(NewEntry(AGAIN, op, {"reason": doubt}))
             try:
                 return await self._model.make(self._run, op, asked)
             except Unanswered as error:
@@ -114,6 +121,12 @@ class Calls:
         assert lost is not None
         # Perhaps because of it: a client that repeats it by itself may pay again and again.
         return no_answer(asked["path"], 503, lost, retry=False)
+
+    async def _was_never_made(self, op: OpId) -> bool:
+        """Of one that the broker does not know of: it came no further than the log."""
+        broker = self._model.broker
+        begun = await self._store.read(lambda c: calls.begun_with(c, self._run, op))
+        return begun.run != self._run or (broker != "" and begun.broker == broker)
 
     async def _record(self, op: OpId, value: dict[str, Any]) -> dict[str, Any]:
         outcome = {"ok": True, "value": value}

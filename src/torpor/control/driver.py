@@ -219,7 +219,7 @@ class Driver:
         resume_ms = (time.perf_counter() - self._decided) * 1000
         self._metrics.resumed(resume_ms)
         up = {"resume_ms": round(resume_ms, 1), "snapshot": self.snapshot, "warm": live.warm}
-        await self._pen.note("machine.up", **up)
+        await self._pen.note("machine.up", **up, broker=self.calls.broker)
         if not started:
             live.start(self.epoch, self.row, journal)
         await self._ask_again()

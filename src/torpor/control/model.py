@@ -38,6 +38,11 @@ class Model:
         client = await ensure_broker(home)
         return cls(home, client, (await client.health())["upstream"])
 
+    @property
+    def broker(self) -> str:
+        """Which broker answered last. What one and the same does not know of was never made."""
+        return self._client.broker
+
     async def make(self, run: RunId, op: OpId, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The outcome of a `model` operation, `asked` as in its begin message: an HTTP response,
         made here where there is no broker. Raises Unanswered."""

@@ -45,6 +45,10 @@ class PlayedBroker:
         self.calls = Calls(upstream)
         self._died = asyncio.Event()
 
+    @property
+    def broker(self) -> str:
+        return self.calls.id
+
     async def die(self) -> None:
         """With all that it had; another is there at once."""
         calls, self.calls = self.calls, Calls(self.upstream)

@@ -8,8 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 from tests.unit.control.world import Calls, World
 
+from torpor.broker.client import Answer
 from torpor.control import driver as driving
 from torpor.control.calls import BEGUN, DIED
+from torpor.control.forking import Wanted
+from torpor.control.service import Service
 from torpor.model.ids import OpId, RunId
 from torpor.model.states import RunState
 
@@ -19,10 +22,10 @@ OP = OpId("model:m#1")
 BODY = "the only answer"
 
 
-async def up_to_the_call(world: World) -> tuple[RunId, Calls]:
+async def up_to_the_call(world: World, *after: list[str]) -> tuple[RunId, Calls]:
     world.answers = BODY.encode()
     calls = Calls(world)
-    run = await world.run([["model", "m"], ["step", "a"]])
+    run = await world.run([["model", "m"], *after])
     await calls.asked.wait()
     return run, calls
 
@@ -45,7 +48,7 @@ async def both(world: World) -> None:
 async def test_what_is_in_flight_is_adopted(
     world: World, die: Callable[[World], Awaitable[None]]
 ) -> None:
-    run, calls = await up_to_the_call(world)
+    run, calls = await up_to_the_call(world, ["step", "a"])
     await die(world)
     await world.up(run, 2)
     calls.go.set()
@@ -154,3 +157,59 @@ async def known(world: World, run: RunId) -> bool:
             return await world.broker.calls.adopt((run, OP)) is not None
     except TimeoutError:
         return True
+
+
+async def test_a_call_that_came_no_further_than_the_log_is_not_in_doubt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker that was there all the time has never heard of it."""
+    begun = asyncio.Event()
+
+    async def nowhere(*_: object) -> Answer:
+        begun.set()
+        return await asyncio.Future()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.broker, "make", nowhere)
+        run = await world.run([["model", "m"], ["step", "a"]])
+        await begun.wait()
+        await world.stop()
+    await world.start()
+    assert (await world.ended(run)).state is RunState.COMPLETED
+    assert world.asked == ["m"]
+    assert not await world.entries(run, "op.again")
+
+
+async def test_a_fork_makes_the_call_that_its_origin_is_at_as_its_own(world: World) -> None:
+    run, calls = await up_to_the_call(world)
+    service = Service(world.home, world.store)
+    service._engines.scheduler = world.scheduler
+    service._keys = service._forking._keys = world.scheduler._keys
+    log = await world.entries(run, "op.begin")
+    fork = RunId((await service.fork(run, Wanted(at=log[-1].seq)))["id"])
+    await world.up(fork, 2)
+    calls.go.set()
+    for each in (run, fork):
+        assert (await world.ended(each)).state is RunState.COMPLETED
+        assert not await world.entries(each, "op.again")
+    assert world.asked == ["m", "m"]
+
+
+async def test_a_call_that_was_adopted_is_not_shown_as_in_doubt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, calls = await up_to_the_call(world)
+    service = Service(world.home, world.store)
+    service._engines.scheduler = world.scheduler
+    adopt, adopting = world.broker.adopt, asyncio.Event()
+
+    async def seen(run: RunId, op: OpId) -> Answer | None:
+        adopting.set()
+        return await adopt(run, op)
+
+    monkeypatch.setattr(world.broker, "adopt", seen)
+    await world.kill()
+    await adopting.wait()
+    assert (await service.run(run))["in_doubt"] == []
+    calls.go.set()
+    assert (await world.ended(run)).state is RunState.COMPLETED
