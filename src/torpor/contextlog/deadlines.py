@@ -1,6 +1,7 @@
 """What becomes of runs by time alone: one that was delayed is due; one that was not started in time
 is cancelled; one that takes longer than its agent's file allows (`max_wall`, from its start;
-`max_compute`, with a machine and something to do) has failed.
+`max_compute`, with a machine and something to do) has failed; one that sleeps and has something of
+its own to do, such as a timeout of its event loop, is woken.
 
 How long an agent whose machine stays up has only waited, its driver counts, and says now and then.
 So when a run that has one should have ended, its driver is asked whether it has overrun.
@@ -54,6 +55,9 @@ def end_due(c: Connection, now: float) -> None:
             tell(c, Claimable())
         elif row.state in FINAL:
             _set(c, run, due_at=None)
+        elif row.wake_at is not None and row.wake_at <= now and not _too_old(row, now):
+            _set(c, run, ready=True, wake_at=None, due_at=row.wall_until)
+            tell(c, Claimable())
         else:
             _overrun(c, row, now)
 
@@ -89,7 +93,8 @@ def _overrun(c: Connection, row: RunRow, now: float) -> None:
         error = {"type": OVERRAN, "message": _message("max_wall"), "traceback": None}
         transition(c, row.id, None, RunState.FAILED, now, error=error)
     else:
-        _set(c, row.id, due_at=row.wall_until)
+        due = [at for at in (row.wall_until, row.wake_at) if at is not None]
+        _set(c, row.id, due_at=min(due, default=None))
 
 
 def _too_old(row: RunRow, now: float) -> bool:

@@ -105,6 +105,7 @@ class RunRow:
     due_at: float | None
     patient: bool
     wall_until: float | None
+    wake_at: float | None
     after: RunId | None
     successor: RunId | None
     attempt: int
@@ -120,7 +121,7 @@ class RunRow:
 
 _INTERNAL = {
     *("ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested"),
-    *("due_at", "patient", "wall_until", "id_key_until", "waited_s"),
+    *("due_at", "patient", "wall_until", "wake_at", "id_key_until", "waited_s"),
 }
 
 
@@ -346,6 +347,7 @@ def claim(c: Connection, run: RunId, now: float) -> Epoch:
             epoch=epoch,
             ready=False,
             patient=False,
+            wake_at=None,
             **limited(row, agent.rules if agent else Rules(), now),
             started_at=func.coalesce(_runs.c.started_at, now),
         )
@@ -366,11 +368,12 @@ def transition(
     seen: Seq | None = None,
     handed_over: bool = False,
     patient: bool = False,
+    wake_at: float | None = None,
 ) -> RunRow:
     """Suspend the run or end it; `result` goes with completed, `error` with failed or cancelled.
     `seen` is how far a run that is suspended has seen its log, by default as far as its newest
     snapshot has. One that is `handed_over` was suspended at work: it is ready at once. One that is
-    `patient` is ready when all that it waits for has ended, and not before.
+    `patient` is ready when all that it waits for has ended, and not before; any is at `wake_at`.
 
     Ending it cancels its open waits (rule 11), and ends what its parent waits for with it. A run
     that is cancelled takes its children with it. Suspending it in the write that records its
@@ -387,9 +390,13 @@ def transition(
     values = _moved(row, to, now)
     successor = None if error is None else error.get("retry", error.get("took_over"))
     if to is RunState.SUSPENDED:
-        values["due_at"] = row.wall_until
+        next_at = [at for at in (row.wall_until, wake_at) if at is not None]
+        values |= {"wake_at": wake_at, "due_at": min(next_at, default=None)}
         newest = newest_snapshot(c, run)
         data: dict[str, Any] = {"snapshot": newest.id if newest else None}
+        if wake_at is not None:
+            data["wake_at"] = wake_at
+            tell(c, Due())
         if seen is None:
             seen = newest.seq if newest else Seq(0)
         unseen = journal_holds(c, run, seen)

@@ -157,6 +157,8 @@ runs = Table(
     # It sleeps until all that it waits for has ended.
     Column("patient", Boolean, nullable=False, default=False, server_default=false()),
     Column("wall_until", Double),
+    # Of one that is suspended: something of its agent's own, such as a timeout, is due then.
+    Column("wake_at", Double),
     # It starts when that one has ended.
     Column("after", _Id),
     # The run that took its place when it failed: a retry, or a fork; and the how manieth try it is.

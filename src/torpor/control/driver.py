@@ -52,6 +52,7 @@ from torpor.control.obstacles import Obstacles
 from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Unrecorded, Write, recorded_or_lost
 from torpor.control.standing import Result, Standing
+from torpor.control.stillness import Stillness
 from torpor.control.taken import GivenUp
 from torpor.control.tasks import Tasks
 from torpor.control.thaw import correct_clock, resume
@@ -63,7 +64,6 @@ from torpor.policy import freeze as policy
 
 log = logging.getLogger(__name__)
 
-PREPARE_LIMIT_S = 15.0
 CANCEL_GRACE_S = 10.0
 CANCEL_REASON = "cancelled on request"
 CANCELLED = {"type": "Cancelled", "message": CANCEL_REASON, "traceback": None}
@@ -127,6 +127,7 @@ class Driver:
         self._streams = Streams()
         self._notes = Notes()
         self._obstacles = Obstacles(self._pen)
+        self._stillness = Stillness(self._obstacles, self._tell_hand_over)
         self._outcome: Outcome | None = None
 
     @property
@@ -216,6 +217,7 @@ class Driver:
             await self._take_up(snapshot, {each["op"] for each in journal if "ok" in each})
         self.calls.take_up(self.standing.of("model"), journal)
         await live.thaw(self.run, self.epoch, started=started, journal=journal if started else [])
+        self.standing.changed()
         resume_ms = (time.perf_counter() - self._decided) * 1000
         self._metrics.resumed(resume_ms)
         up = {"resume_ms": round(resume_ms, 1), "snapshot": self.snapshot, "warm": live.warm}
@@ -393,8 +395,8 @@ class Driver:
         self._live.guest.say("recorded", op=op)
 
     def _waits_made(self, made: list[WaitRow]) -> None:
-        self.standing.due.update((wait.op, wait.due_at) for wait in made)
         for wait in made:
+            self.standing.due[wait.op] = wait.due_at
             if wait.state != waits.OPEN:  # a recovered machine begins again what was answered
                 self.deliver(wait.op, **wait.outcome)
 
@@ -434,19 +436,19 @@ class Driver:
     def _only_waits(self) -> bool:
         return self._cancel is None and self.standing.only_waits
 
+    @property
+    def _rests(self) -> bool:
+        """Whether an agent that is held has nothing to go on with before one of its waits ends."""
+        return self._only_waits() and self._stillness.rests
+
     def _may_go(self) -> bool:
         """Whether a machine that stands still may be discarded, once it is recorded where it is."""
         return self._hand_over is not None or self._only_waits()
 
     async def _prepare(self) -> bool:
-        """The supervisor holds the agent, or says why it cannot; then False."""
-        self._live.guest.say("prepare")
-        answer = await self._live.guest.hear("prepared", "unprepared", within_s=PREPARE_LIMIT_S)
-        if answer["t"] == "prepared":
-            return True
-        self._tell_hand_over(f"cannot be frozen yet: {answer['reason']}")
-        await self._obstacles.freeze_failed(answer["reason"])
-        return False
+        """Whether the agent is held now: only if it rests, but where it is handed over."""
+        anyhow, near_s = self._hand_over is not None, self._carriers.terms.timers_s
+        return await self._stillness.prepare(self._live.guest, near_s, anyhow=anyhow)
 
     async def _suspend(self) -> bool:
         """True once the run is suspended; what carried it may be discarded then."""
@@ -455,7 +457,6 @@ class Driver:
         with self.standing.resting():
             suspended = await (self._leave() if freezer is None else self._freeze(freezer))
         if not suspended and self._outcome is None:
-            self.standing.changed()
             self.doing = "running"
         return suspended
 
@@ -503,7 +504,7 @@ class Driver:
         frozen, the log is what a crash does not go back behind."""
         decided = time.perf_counter()
         freezer = self._live.freezer
-        if freezer is not None and await self._prepare():
+        if freezer is not None and await self._stillness.prepare(self._live.guest):
             try:
                 async with freezer.capturing() as taken:
                     place = await self._place()
@@ -532,8 +533,7 @@ class Driver:
         """Rule 6: the run goes on, says so, loses nothing."""
         resume(self._live.guest)
         log.warning("run %s could not be frozen: %s", self.run, error)
-        self._tell_hand_over(f"cannot be frozen yet: {error}")
-        await self._obstacles.freeze_failed(str(error))
+        await self._stillness.failed(str(error))
 
     async def _place(self) -> tuple[Place, dict[str, Any]]:
         """Where in the log a machine that was just taken stands, and what it waits for."""
@@ -551,7 +551,7 @@ class Driver:
         return place, {
             **standing,
             **self._streams.to_json(),
-            "at_work": not self._only_waits(),
+            "at_work": not self._rests,
         }
 
     async def _record(
@@ -573,8 +573,8 @@ class Driver:
         self._tell_hand_over(f"frozen where it was, in {freeze_ms:.0f} ms")
 
     def _suspension(self, seen: Seq | None = None) -> list[Write]:
-        handed_over, patient = not self._only_waits(), self.standing.patient
-        return [self.computing.tell, self._pen.suspension(seen, handed_over, patient)]
+        how = (not self._rests, self.standing.patient, self._stillness.wake_at)
+        return [self.computing.tell, self._pen.suspension(seen, *how)]
 
     def _tell_hand_over(self, how: str) -> None:
         if self._hand_over is not None:

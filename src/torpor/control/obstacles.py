@@ -40,7 +40,7 @@ class Obstacles:
         if guest.stall is not None:
             return Stay("it stands still", None)
         if waiting and (left_s := self._not_before - time.monotonic()) > 0:
-            return Stay("the last freeze failed", left_s)
+            return Stay("it could not be frozen just now", left_s)
         return None
 
     async def look(self, guest: Conversation) -> None:
@@ -54,9 +54,9 @@ class Obstacles:
             self._stood_since = None
             await self._pen.note("machine.went_on", stood_s=stood_s)
 
-    def put_off(self) -> None:
+    def put_off(self, seconds: float | None = None) -> None:
         """A freeze cannot be had now."""
-        self._not_before = time.monotonic() + FREEZE_RETRY_S
+        self._not_before = time.monotonic() + (FREEZE_RETRY_S if seconds is None else seconds)
 
     async def freeze_failed(self, reason: str) -> None:
         self.put_off()

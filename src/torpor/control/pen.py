@@ -202,9 +202,11 @@ class Pen:
         row = await self._store.read(lambda c: runs.get_run(c, self.run))
         return row.state is RunState.SUSPENDED and row.epoch == self.epoch
 
-    def suspension(self, seen: Seq | None, handed_over: bool, patient: bool) -> Write:
-        """Of a run that waits, for all of what it waits for if it is `patient`; or that is handed
-        over in the middle of its work."""
+    def suspension(
+        self, seen: Seq | None, handed_over: bool, patient: bool, wake_at: float | None
+    ) -> Write:
+        """Of a run that waits, for all of what it waits for if it is `patient`, or until `wake_at`;
+        or that is handed over in the middle of its work."""
 
         def write(c: Connection) -> None:
             runs.transition(
@@ -216,6 +218,7 @@ class Pen:
                 seen=seen,
                 handed_over=handed_over,
                 patient=patient,
+                wake_at=wake_at,
             )
 
         return write

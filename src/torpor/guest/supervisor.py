@@ -56,21 +56,8 @@ _PORT_RETRY_S = 0.02  # while the host's end of the virtio port is closed
 _FROM_AGENT = {
     t: messages.FROM_GUEST[t]
     for t in (
-        *(
-            "importing",
-            "loaded",
-            "load_failed",
-            "begin",
-            "batch",
-            "part",
-            "end",
-            "fetch",
-            "replayed",
-            "note",
-            "status",
-            "unprepared",
-        ),
-        *("done", "failed"),
+        *("importing", "loaded", "load_failed", "begin", "batch", "part", "end", "fetch"),
+        *("replayed", "note", "status", "prepared", "unprepared", "done", "failed"),
     )
 }
 _FINAL = ("load_failed", "done", "failed")
@@ -103,6 +90,7 @@ class Supervisor:
         self._ended = False  # the agent has said its last word
         self._phase = Phase.RUNNING
         self._prepare_until: float | None = None
+        self._rest: dict[str, Any] = {}  # how the agent that is held rests
         self._frozen = False
         self._deferred: list[dict[str, Any]] = []  # came while PREPARED or THAWING
         self._thaw_epoch = 0
@@ -321,7 +309,9 @@ class Supervisor:
         if t == "status":
             self._agent_status = message
         elif t == "unprepared":
-            self._give_up_preparing(message["reason"])
+            self._give_up_preparing(**message)
+        elif t == "prepared":
+            self._rest = message  # it is about to be held
         elif t == "loaded" and self._agent is not None:
             self._loaded = line
             self._importing = False
@@ -440,11 +430,12 @@ class Supervisor:
         if self._phase is not Phase.RUNNING:
             return
         self._phase = Phase.PREPARING
+        self._rest = {}
         if self._agent is None or self._ended:
             self._prepared()
             return
         self._prepare_until = time.monotonic() + PREPARE_S_MAX
-        self._agent.say("prepare")
+        self._agent.say(**message)
 
     def _hear_hold(self, mask: int) -> None:
         agent = self._agent
@@ -490,14 +481,14 @@ class Supervisor:
         self._prepare_until = None
         self._phase = Phase.PREPARED
         self._update_status()
-        self._say("prepared")
+        self._say("prepared", **self._rest)
         self._port.write()
 
-    def _give_up_preparing(self, reason: str) -> None:
+    def _give_up_preparing(self, reason: str, **again: float) -> None:
         if self._phase is Phase.PREPARING:
             self._prepare_until = None
             self._phase = Phase.RUNNING
-            self._say("unprepared", reason=reason)
+            self._say("unprepared", reason=reason, **again)
 
     def _resume(self, message: dict[str, Any]) -> None:
         """It was not frozen after all, or goes on beside its snapshot. A pause was lost to the

@@ -15,6 +15,7 @@ QUIET_CPU_SHARE = 0.25
 BUSY_AGAIN_S = 0.1
 # A wait that should have ended so long ago does not: nobody takes that long to end it.
 OVERDUE_S = 5.0
+NEVER_S = 1e10
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class Terms:
     grace_s: float  # it must have lasted this long: answers that come at once cost nothing
     worth_s: float  # one known to end sooner is slept through awake
     patience_s: float  # after this long it counts, however busy background threads are
+    # Something of the agent's own that is due sooner, such as a timeout, is slept through awake.
+    timers_s: float = 1.0
 
 
 # A freeze and a resume cost about as much CPU as a second awake.
 MACHINE = Terms(grace_s=0.1, worth_s=1.0, patience_s=3.0)
 # A process that waits costs some 30 MB and no CPU; coming back costs a start and a replay.
-PROCESS = Terms(grace_s=10.0, worth_s=60.0, patience_s=60.0)
+# Its replay would begin the agent's own timers anew.
+PROCESS = Terms(grace_s=10.0, worth_s=60.0, patience_s=60.0, timers_s=NEVER_S)
 
 
 @dataclass(frozen=True)

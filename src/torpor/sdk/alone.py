@@ -32,9 +32,9 @@ from torpor.guest.models import Models
 from torpor.replay.journal import Recorded
 from torpor.sdk import process
 from torpor.sdk.operations import Operation
+from torpor.sdk.rest import Rest
 from torpor.sdk.runtime import Runtime
 from torpor.sdk.stepfiles import StepFiles
-from torpor.wire import messages
 
 _PR_SET_PDEATHSIG = 1
 _STREAMS = {"stdout": 1, "stderr": 2}
@@ -159,9 +159,9 @@ class AloneRuntime(Runtime):
         for each in deferred:
             self._handlers[each["t"]](each)
 
-    def _stand_still(self) -> list[Operation]:
+    def _stand_still(self, found: Rest) -> list[Operation]:
         """Until the server says to go on, or ends this process: its run is suspended then."""
-        self._send(messages.encode("prepared"))
+        self._tell("prepared", **found.told())
         while line := self._reader.readline():
             message = json.loads(line)
             if message["t"] == "resume":

@@ -19,12 +19,16 @@ class Critical:
         self._lock = threading.Lock()
         self._main = threading.main_thread().ident
         self.inside = False  # the main thread holds the lock or is about to
+        self.entering: set[int] = set()  # threads that wait for the lock
         self.cancelled: Cancelled | None = None  # to be raised when it has left
 
     def __enter__(self) -> None:
-        if threading.get_ident() == self._main:
+        ident = threading.get_ident()
+        if ident == self._main:
             self.inside = True
+        self.entering.add(ident)
         self._lock.acquire()
+        self.entering.discard(ident)
 
     def __exit__(self, *raised: object) -> None:
         self._lock.release()

@@ -36,7 +36,9 @@ from operator import add, itemgetter
 from typing import Any, TypeVar
 
 from torpor.guest.held import FRESH, HELD, RELEASE_BYTES_MAX, SEED_BYTES
+from torpor.sdk.errors import said
 from torpor.sdk.generators import generators
+from torpor.wire import messages
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
@@ -63,13 +65,24 @@ def on_thaw(hook: Hook) -> Hook:
     return hook
 
 
-def before_freeze() -> None:
-    """Run the hooks; raises what the first failing one raises."""
-    for hook in _freeze_hooks:
-        hook()
+def before_freeze() -> str:
+    """Run the hooks. If one fails, why, and those of the thaw have run; else nothing."""
+    try:
+        for hook in _freeze_hooks:
+            hook()
+    except BaseException as error:
+        after_freeze()
+        told = messages.error(type(error).__name__, said(error))  # of bounded length
+        return f"an on_freeze hook raised {told['type']}: {told['message'][:2000]}"
     generators.look()
     flush_output()  # a line that was begun is shown while it sleeps
     _release_memory(0)
+    return ""
+
+
+def hooked() -> bool:
+    """Whether others' code runs before a freeze."""
+    return bool(_freeze_hooks)
 
 
 def flush_output() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
@@ -11,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from torpor.sdk.errors import Cancelled
+from torpor.sdk.rest import lines
 
 # The step whose body is running here, in this thread or task.
 inside: ContextVar[Operation | None] = ContextVar("torpor_step", default=None)
@@ -57,6 +59,7 @@ class Operation:
         """Wait for the outcome in this thread."""
         if self.replayed is not None:
             return self.replayed
+        lines.add(threading.current_thread())
         try:
             return self.future.result()
         except Cancelled:
@@ -66,6 +69,7 @@ class Operation:
     async def wait(self) -> Outcome:
         """Wait for the outcome in this event loop. Cancelling the wait leaves the operation be: it
         may be waited for again."""
+        lines.add(threading.current_thread())
         return await asyncio.shield(asyncio.wrap_future(self.future))
 
 

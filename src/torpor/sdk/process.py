@@ -35,6 +35,7 @@ from torpor.sdk.errors import (
 )
 from torpor.sdk.freezing import spare_heap
 from torpor.sdk.generators import generators
+from torpor.sdk.rest import move_loops_with_sleep
 from torpor.sdk.runtime import Runtime, install
 from torpor.wire import messages
 
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> int:
     for fd in (control_fd, hold_fd):
         os.set_inheritable(int(fd), False)
     generators.watch()
+    move_loops_with_sleep()
     return live(Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd)), app, entry, deps)
 
 

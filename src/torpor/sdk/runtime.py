@@ -35,13 +35,14 @@ from typing import Any, NamedTuple, NoReturn
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Early, Journal, Match, Recorded
-from torpor.sdk import freezing
+from torpor.sdk import freezing, rest
 from torpor.sdk.critical import Critical, cancel_signal
-from torpor.sdk.errors import Cancelled, OutsideRun, said
+from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.sdk.holding import Beginning, Held, Holding, begun
 from torpor.sdk.lines import Lines
 from torpor.sdk.operations import Operation, Outcome, outcome_of, settle
 from torpor.sdk.places import caller, place
+from torpor.sdk.stillness import prepare
 from torpor.wire import messages
 
 _SIGNAL_AGAIN_S = 0.05
@@ -105,6 +106,7 @@ class Runtime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._listen, name="torpor", daemon=True)
         self.lines = Lines(self._thread)
+        self._watch = rest.Watch(self.lines.own, self._critical.entering)
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "start": self._start,
             "result": self._result,
@@ -422,6 +424,7 @@ class Runtime:
         self._send(messages.encode("replayed", op=operation.op))
 
     def _send(self, message: bytes) -> None:
+        self._watch.stir()
         self._control.sendall(message + b"\n")
 
     def _update_status(self) -> None:
@@ -436,15 +439,15 @@ class Runtime:
         if status != self._status:
             self._status = status
             told = {"waiting": len(waits), "busy": busy}
-            self._send(messages.encode("status", **told, **({"all": True} if patient else {})))
+            self._tell("status", **told, **({"all": True} if patient else {}))
 
     def _extend_journal(self, records: Iterable[Recorded]) -> list[Operation]:
         """Put what the log got while this machine slept behind what is still unused; the pending
         operations among it are returned, to be settled."""
-        settled, rest = [], []
+        settled, unused = [], []
         for record in records:
             if record["op"] not in self._pending:
-                rest.append(record)
+                unused.append(record)
             elif "ok" in record:
                 operation = self._pending.pop(record["op"])
                 operation.own = outcome_of(record)
@@ -452,9 +455,10 @@ class Runtime:
                 if operation.kind == "doubt":
                     operation.doubt = record.get("again", 0) + 1
                 settled.append(operation)
-        self._journal.extend(rest)
+        self._journal.extend(unused)
         self._holding.moved(journal=True)
         self._update_status()
+        self._watch.stir()
         return sorted(settled, key=attrgetter("order"))
 
     # ---- the control thread ----
@@ -477,6 +481,7 @@ class Runtime:
             self.input = message["input"]
             self._journal.extend(message["journal"])
             freezing.spare_heap()
+            rest.restart_clock()
             self.running = True
         self.starts.put(message)
 
@@ -512,6 +517,7 @@ class Runtime:
             del self._pending[op]
             self._holding.moved()
             operation.order = self._next_order()
+            self._watch.stir()
             self._update_status()
         outcome = outcome if outcome is not None else operation.own
         if outcome is not None:
@@ -567,34 +573,28 @@ class Runtime:
         freezing.hold(self._hold_fd, self.identity)
 
     def _prepare(self, message: dict[str, Any]) -> None:
-        try:
-            freezing.before_freeze()
-        except BaseException as error:
-            freezing.after_freeze()
-            described = messages.error(type(error).__name__, said(error))  # of bounded length
-            reason = f"an on_freeze hook raised {described['type']}: {described['message'][:2000]}"
-            self.say("unprepared", reason=reason)
-            return
-        settled: list[Operation] = []
-        with self._critical:
-            # A machine restored in the middle of such a step would do the rest of it again.
-            once = next((each.op for each in self._pending.values() if each.once), None)
-            moving = self._transfers > 0
-            if once is None and not moving:
-                settled = self._stand_still()
-        freezing.after_freeze()
-        if once is not None:
-            self.say("unprepared", reason=f"{once} is at work, and not to be repeated unasked")
-        elif moving:
-            # The other end of it is a process that would not be there.
-            self.say("unprepared", reason="a large result is on its way")
-        for operation in settled:
+        ours = (self._obstacle, self._stand_still, self._tell)
+        for operation in prepare(message, self._watch, self._critical, *ours):
             if operation.own is not None:
                 settle(operation.future, operation.own)
 
-    def _stand_still(self) -> list[Operation]:
+    def _obstacle(self) -> str:
+        """Why a machine could not go on from a snapshot of now."""
+        if once := next((each.op for each in self._pending.values() if each.once), None):
+            # One restored in the middle of such a step would do the rest of it again.
+            return f"{once} is at work, and not to be repeated unasked"
+        # The other end of it is a process that would not be there.
+        return "a large result is on its way" if self._transfers else ""
+
+    def _tell(self, t: str, **fields: Any) -> None:
+        """Of how the agent stands, which stirs nothing."""
+        self._control.sendall(messages.encode(t, **fields) + b"\n")
+
+    def _stand_still(self, found: rest.Rest) -> list[Operation]:
         """Held until the machine goes on, frozen or not; the operations that were answered."""
+        self._tell("prepared", **found.told())
         freezing.hold(self._hold_fd, self.identity)
+        rest.nudge_loops()
         if self.identity.pop("journal", False):
             return self._extend_journal(json.loads(self._reader.readline())["records"])
         return []

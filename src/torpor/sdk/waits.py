@@ -11,6 +11,7 @@ gives the same result. The results can be awaited too, so that both uses have on
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, fields
@@ -21,6 +22,7 @@ from torpor.model.durations import Duration, Durations, seconds
 from torpor.model.errors import Invalid
 from torpor.sdk import arguments, values
 from torpor.sdk.operations import Operation, Outcome
+from torpor.sdk.rest import lines
 from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside
 from torpor.wire import messages
@@ -223,10 +225,12 @@ def wait_any(*waits: Wait) -> WaitResult:
         return min(ended, key=lambda each: each._operation.order)._ended()
 
     def block() -> WaitResult:
+        lines.add(threading.current_thread())
         futures.wait([each._operation.future for each in waits], None, futures.FIRST_COMPLETED)
         return first()
 
     async def wait() -> WaitResult:
+        lines.add(threading.current_thread())
         wrapped = [asyncio.wrap_future(each._operation.future) for each in waits]
         # Not cancelled afterwards: that would cancel the operations' own futures.
         await asyncio.wait(wrapped, return_when=asyncio.FIRST_COMPLETED)

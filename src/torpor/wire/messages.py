@@ -178,6 +178,7 @@ _DIGEST = _hex(32)
 _TEXT = _text(TEXT_MAX)
 _ID = _text(64, 1)
 _TIME = _number(0, TIME_MAX)
+_SECONDS = _number(0, TIME_MAX)
 _EPOCH = _integer(1)
 _OBJECT = _dict(_any, 100_000)
 _ERROR = _record({"type": _text(NAME_MAX), "message": _TEXT, "traceback?": _or_null(_TEXT)})
@@ -366,8 +367,11 @@ FROM_GUEST: dict[str, Check] = {
             "all?": _flag,
         }
     ),
-    "prepared": _record({}),
-    "unprepared": _record({"reason": _TEXT}),
+    # `wake_in`: until something of its own is due in the agent, for which it is to be awake.
+    # `at_work`: it does not rest, but was to stand still all the same.
+    "prepared": _record({"wake_in?": _SECONDS, "at_work?": _flag}),
+    # `again_s`: it is at work, or about to be, and may be asked again after that.
+    "unprepared": _record({"reason": _TEXT, "again_s?": _SECONDS}),
     "thawed": _record({"epoch": _EPOCH, "at": _TIME}),
     # After a pause that ended with `resume`; `at` as its clock is now.
     "resumed": _record({"at": _TIME}),
@@ -415,7 +419,9 @@ FROM_HOST: dict[str, Check] = {
     ),
     "journal": _record({"records": _JOURNAL}),
     "clock": _record({"time": _TIME}),
-    "prepare": _record({}),
+    # `rest_s`: only if the agent rests, and nothing of its own is due within so long; or
+    # `anyhow`, and then it is to say so.
+    "prepare": _record({"rest_s?": _SECONDS, "anyhow?": _flag}),
     "resume": _record({"time": _TIME}),
     "result": _record({"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR}, _outcome),
     "recorded": _record({"op": _OP}),

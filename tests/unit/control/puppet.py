@@ -68,7 +68,7 @@ class Puppet:
     """`told(what, op)` hears of each body of a step that "ran", and that its end was "recorded";
     `lets(op)` says whether what is at work may end; `refuses(t)` may make it not do what a message
     of type `t` asks: "prepare" is refused, "cancel" and "thaw" are ignored; and not say
-    a step's "end"."""
+    a step's "end". While it `lags`, who was answered does not come to go on."""
 
     def __init__(
         self,
@@ -76,10 +76,15 @@ class Puppet:
         told: Callable[[str, str], None],
         refuses: Callable[[str], bool],
         lets: Callable[[str], bool],
+        lags: Callable[[], bool] = lambda: False,
+        timers: list[float] | None = None,
     ) -> None:
         self.state = state
         self.link = Link.from_state(LinkState.from_json(state.link))
-        self._told, self._refuses, self._lets = told, refuses, lets
+        self._told, self._refuses, self._lets, self._lags = told, refuses, lets, lags
+        self._timers = (
+            [] if timers is None else timers
+        )  # of its own, each until one of them is due as it falls asleep
         self.clock_right = False  # neither a snapshot nor a pause has the time
 
     def to_json(self) -> Object:
@@ -113,13 +118,19 @@ class Puppet:
                 state.started = True
                 state.threads = [Thread(lines) for lines in message["input"]["threads"]]
                 self._learn(message["journal"])
-                self.play()
+                self._go()
             case "prepare":
                 if self._refuses("prepare"):
                     self.say("unprepared", reason="refused")
                     return
+                runs = "rest_s" in message and self._runs
+                if runs and not message.get("anyhow"):
+                    self._told("refused", "prepare")
+                    self.say("unprepared", reason="a thread runs", again_s=0.001)
+                    return
                 state.prepared = True
-                self.say("prepared")
+                woken = {"wake_in": self._timers.pop()} if self._timers else {}
+                self.say("prepared", **woken, **({"at_work": True} if runs else {}))
             case "resume":
                 self.clock_right = True
                 self.say("resumed", at=message["time"])
@@ -127,11 +138,11 @@ class Puppet:
                     self._go_on()
             case "result":
                 self._settle(message["op"], message.get("value", message.get("error")))
-                self.play()
+                self._go()
             case "recorded":
                 self._told("recorded", message["op"])
                 self._settle(message["op"], state.pending.get(message["op"], {}).get("own"))
-                self.play()
+                self._go()
             case "cancel":
                 if not self._refuses("cancel"):
                     self._end(
@@ -154,7 +165,19 @@ class Puppet:
         deferred, self.state.deferred = self.state.deferred, []
         for message in deferred:
             self._hear(message)
-        self.play()
+        self._go()
+
+    @property
+    def _runs(self) -> bool:
+        """Whether a thread has something to do."""
+        threads = self.state.threads
+        at_work = any(each.op is None and each.at < len(each.lines) for each in threads)
+        over = self.state.over or not all(each.at == len(each.lines) for each in threads)
+        return at_work or (not over and all(each.op is None for each in threads))
+
+    def _go(self) -> None:
+        if not self._lags():
+            self.play()
 
     def _settle(self, op: str, value: Any) -> None:
         if self.state.pending.pop(op, None) is None:

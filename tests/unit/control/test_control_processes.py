@@ -688,3 +688,45 @@ threading.Event().wait()
     assert said.message.startswith("agent.py was not imported within 2 s; it was at agent.py")
     assert 'max_import = "1m"' in said.hint
     assert not list(plain.home.processes.iterdir())
+
+
+OWN_TIMERS = """
+import asyncio, threading, time, torpor
+
+@torpor.agent
+async def timed_out():
+    try:
+        async with asyncio.timeout(0.3):
+            await torpor.approve("?")
+    except TimeoutError:
+        return "timed out"
+
+@torpor.agent
+def slept():
+    def sleep():
+        time.sleep(0.3)
+        torpor.log("slept")
+        gone.wait()
+    gone = threading.Event()
+    threading.Thread(target=sleep).start()
+    approved = torpor.approve("?").approved
+    gone.set()
+    return approved
+"""
+
+
+async def test_a_timer_of_its_own_is_waited_for_awake(plain: Plain, hasty: None) -> None:
+    """A replay would begin it anew."""
+    run = await plain.run(await plain.deploy(OWN_TIMERS), "timed_out")
+    assert await plain.result(run) == "timed out"
+    assert not await plain.entries(run, "run.suspended")
+
+
+async def test_a_thread_that_sleeps_is_waited_for_awake(plain: Plain, hasty: None) -> None:
+    run = await plain.run(await plain.deploy(OWN_TIMERS), "slept")
+    await plain.until(run, lambda row: row.state is RunState.SUSPENDED)
+    (logged,) = await plain.entries(run, "note.log")
+    (suspended,) = await plain.entries(run, "run.suspended")
+    assert logged.seq < suspended.seq
+    await plain.answer(run, approved=True)
+    assert await plain.result(run) is True

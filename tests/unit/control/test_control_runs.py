@@ -12,8 +12,7 @@ import pytest
 from tests.unit.control.world import FREEZING, POINTS, Calls, Nth, World
 
 from torpor.contextlog import runs, snapshots
-from torpor.control import driver as driving
-from torpor.control import taken
+from torpor.control import stillness, taken
 from torpor.control import thaw as thawing
 from torpor.control.calls import DIED
 from torpor.engine.memory import CopyBuffer
@@ -410,7 +409,7 @@ async def test_a_thaw_that_is_never_confirmed(
 async def test_a_prepare_that_is_never_answered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driving, "PREPARE_LIMIT_S", 0.0)
+    monkeypatch.setattr(stillness, "PREPARE_LIMIT_S", 0.0)
     run = await world.run([["step", "a"], ["wait", "q"]])
     row = await world.ended(run)
     assert row.error is not None and "did not say prepared" in row.error["message"]

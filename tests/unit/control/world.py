@@ -94,7 +94,14 @@ class PlayedMachine:
             self.puppet = Puppet(state, lambda *_: None, lambda t: False, lambda name: False)
         else:
             world = self.world
-            self.puppet = Puppet(state, world.told, world.refuses, world.let.__contains__)
+            self.puppet = Puppet(
+                state,
+                world.told,
+                world.refuses,
+                world.let.__contains__,
+                lambda: world.lagging,
+                world.timers,
+            )
 
     async def forget(self, numbers: PageNumbers) -> None:
         self.spare = False
@@ -329,6 +336,9 @@ class World:
         self.recorded: set[str] = set()  # steps whose agent was told that their end is in the log
         self.let: set[str] = set()  # steps at work that may end
         self.refused: Counter[str] = Counter()  # messages to be refused, and how often yet
+        self.timers: list[float] = []  # agents' own, until they are due, one for each freeze
+        self.lagging = False  # guests are slow: who was answered does not go on yet
+        self.patience: asyncio.Queue[None] = asyncio.Queue()  # a freeze was refused for that
         self.machines_made: list[PlayedMachine] = []
         self.acts: dict[str, deque[Act | None]] = {}
         self.passed: Counter[str] = Counter()
@@ -418,7 +428,9 @@ class World:
         self.acts.setdefault(point, deque()).extend(acts)
 
     def told(self, what: str, op: str) -> None:
-        if what == "recorded":
+        if what == "refused":
+            self.patience.put_nowait(None)
+        elif what == "recorded":
             self.recorded.add(op)
         else:
             assert op not in self.recorded, f"{op} ran again though its result was recorded"
@@ -462,6 +474,11 @@ class World:
     def let_end(self, op: str) -> None:
         """The body of a step that is at work ends."""
         self.let.add(op)
+        for machine in self.machines_made:
+            machine.play()
+
+    def catch_up(self) -> None:
+        self.lagging = False
         for machine in self.machines_made:
             machine.play()
 

@@ -418,3 +418,166 @@ def test_the_cgroup_freezes_what_is_not_python(drive: Callable[..., Driver], cgr
     seen = len(driver.out)
     driver.until(lambda: len(driver.out) > seen)
     assert "frozen 0" in (cgroup / "cgroup.events").read_text()
+
+
+def resting(driver: Driver, rest_s: float = 1.0) -> dict[str, Any]:
+    """How the agent answers when it may only be held if it rests."""
+    driver.say("prepare", rest_s=rest_s)
+    return driver.hear("prepared", "unprepared")
+
+
+def when_resting(driver: Driver, rest_s: float = 1.0) -> dict[str, Any]:
+    while (answer := resting(driver, rest_s))["t"] == "unprepared":
+        assert answer["again_s"] > 0
+    return answer
+
+
+def go_on(driver: Driver) -> None:
+    driver.say("resume", time=time.time())
+    driver.hear("resumed")
+
+
+LINES = {
+    "thread": """
+        import threading, torpor
+
+        gate = threading.Lock()
+        gate.acquire()
+
+        def line(name):
+            torpor.waitpoint(name).result()
+            while not gate.acquire(blocking=False): pass
+            torpor.log(name)
+
+        @torpor.agent
+        def main():
+            threads = [threading.Thread(target=line, args=(n,), daemon=True) for n in "ab"]
+            for thread in threads: thread.start()
+            torpor.approve("Go on?")
+            gate.release()
+            torpor.approve("Again?")
+    """,
+    "loop": """
+        import asyncio, threading, torpor
+
+        gate = threading.Lock()
+        gate.acquire()
+
+        async def line(name):
+            await torpor.waitpoint(name)
+            while not gate.acquire(blocking=False): await asyncio.sleep(0)
+            torpor.log(name)
+
+        def approvals():
+            torpor.approve("Go on?")
+            gate.release()
+            torpor.approve("Again?")
+
+        @torpor.agent
+        async def main():
+            other = threading.Thread(target=approvals)
+            other.start()
+            await asyncio.gather(line("a"), line("b"))
+    """,
+}
+
+
+@pytest.mark.parametrize("source", LINES.values(), ids=list(LINES))
+def test_one_that_was_answered_is_at_work_until_it_waits_again(
+    driver: Driver, record: Callable[..., dict[str, Any]], source: str
+) -> None:
+    """However long that takes, and whoever else waits."""
+    assert driver.load(source)["t"] == "loaded"
+    driver.start()
+    driver.until(lambda: bool(driver.said("status", waiting=3, busy=0)))
+    assert when_resting(driver).keys() == {"t"}
+    driver.thaw(journal=[record(driver.said("begin", name="b")[0], DONE)])
+    driver.hear("thawed")
+    for _ in range(6):
+        assert resting(driver)["t"] == "unprepared"
+    # One that is to stand still all the same is known to be at work.
+    driver.say("prepare", rest_s=1.0, anyhow=True)
+    assert driver.hear("prepared", "unprepared") == {"t": "prepared", "at_work": True}
+    go_on(driver)
+    driver.say("result", op="wait:approve#1", ok=True, value=DONE)
+    driver.until(lambda: bool(driver.said("note") and driver.said("begin", op="wait:approve#2")))
+    assert when_resting(driver).keys() == {"t"}
+
+
+def test_a_thread_that_sleeps_keeps_the_machine_awake_so_long(driver: Driver) -> None:
+    source = """
+        import threading, time, torpor
+
+        @torpor.agent
+        def main():
+            threading.Thread(target=time.sleep, args=(0.3,)).start()
+            threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+            torpor.approve("?")
+    """
+    waiting(driver, source)
+    assert when_resting(driver).keys() == {"t"}
+
+
+@pytest.mark.parametrize(
+    "sleep",
+    [
+        "threading.Thread(target=time.sleep, args=(3600,)).start()",
+        "threading.Thread(target=threading.Event().wait, args=(3600,)).start()",
+        "threading.Timer(3600, print).start()",
+        "subprocess.Popen(['sleep', '3600'])",
+        "signal.alarm(3600)",
+        "threading.Thread(target=select.select, args=([], [], [], 3600)).start()",
+    ],
+)
+def test_what_the_kernel_counts_keeps_the_machine_awake(driver: Driver, sleep: str) -> None:
+    source = f"""
+        import select, signal, subprocess, threading, time, torpor
+
+        @torpor.agent
+        def main():
+            {sleep}
+            torpor.approve("?")
+    """
+    waiting(driver, source)
+    for _ in range(6):
+        answer = resting(driver)
+        assert answer["t"] == "unprepared" and answer["reason"]
+
+
+def test_a_ticker_does_not(driver: Driver) -> None:
+    source = """
+        import threading, time, torpor
+
+        def tick():
+            while True:
+                time.sleep(0.2)
+
+        @torpor.agent
+        def main():
+            threading.Thread(target=tick).start()
+            torpor.approve("?")
+    """
+    waiting(driver, source)
+    assert when_resting(driver).keys() == {"t"}
+
+
+TIMEOUT = """
+import asyncio, torpor
+
+@torpor.agent
+async def main(s):
+    try:
+        async with asyncio.timeout(s):
+            await torpor.approve("?")
+    except TimeoutError:
+        return "timed out"
+"""
+
+
+def test_a_loops_timer_says_when_to_wake(driver: Driver) -> None:
+    waiting(driver, TIMEOUT, s=3600)
+    answer = when_resting(driver)
+    assert 3500 < answer["wake_in"] <= 3600
+    go_on(driver)
+    # One that is due sooner is not worth a freeze.
+    assert resting(driver, rest_s=4000.0)["t"] == "unprepared"
