@@ -1,6 +1,7 @@
 """Measurements of torpor on the host it runs on, for `torpor bench`.
 
 sleep.py       how fast an agent falls asleep and wakes, by the real service, from its own log
+waits.py       how soon who was answered goes on, though others still wait
 snapshots.py   what snapshots cost, from single steps to the whole store
 bars.py        its figures, beside a peer's, their bars and what bounds them
 throughput.py  bytes a second into a snapshot and out of one
@@ -9,6 +10,6 @@ sealing.py     what it costs that snapshots of runs are encrypted
 stage.py       the service that is measured, on a data directory of its own
 stats.py       samples into p50, p90, max, and ratios
 cold.py        making files cold
-asleep.py      the agent of sleep.py, chores.py that of snapshots.py: they run in the machine and
-               are never imported here
+asleep.py      the agent of sleep.py, manywaits.py of waits.py, chores.py of snapshots.py: they
+               run in the machine and are never imported here
 """

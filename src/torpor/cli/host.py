@@ -181,6 +181,19 @@ def sleep(
     raise typer.Exit(main(memory_mib=memory_mib, cycles=cycles, as_json=as_json))
 
 
+@bench.command(name="waits")
+def bench_waits(
+    answers: Annotated[
+        int, typer.Option(min=2, max=100_000, help="How many, each to a run that is asleep.")
+    ] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Whether an agent with many waits at once acts on each answer, and how soon."""
+    from torpor.bench.waits import main  # loads the engines: only here
+
+    raise typer.Exit(main(answers, as_json=as_json))
+
+
 @bench.command(name="snapshots")
 def bench_snapshots(
     memory: Memory = "512M",
