@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 DEPTH_MAX = 64  # levels of lists and objects
@@ -88,18 +89,22 @@ def deeper_than(most: int, value: Any, opened: int) -> bool:
     text has opening brackets, `opened`."""
     if opened <= most:
         return False  # nearly always
-    level = [value]
+    level = containers([value])
     for _ in range(most):
-        level = [
-            item
-            for parent in level
-            if isinstance(parent, (dict, list, tuple))
-            for item in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(item, (dict, list, tuple))
-        ]
         if not level:
             return False
-    return True
+        level = containers(item for each in level for item in within(each))
+    return bool(level)
+
+
+def containers(items: Iterable[Any]) -> list[Any]:
+    """The lists and objects among `items`."""
+    return [item for item in items if isinstance(item, (dict, list, tuple))]
+
+
+def within(container: Any) -> Iterable[Any]:
+    """What a list or an object holds."""
+    return container.values() if isinstance(container, dict) else container
 
 
 def _words(error: ValueError) -> str:

@@ -182,23 +182,16 @@ def _key(key: Any) -> Any:
 
 def _check_own(value: Any) -> None:
     """What JSON would make something else of."""
-    level = [value]
+    level = jsonvalues.containers([value])
     for _ in range(jsonvalues.DEPTH_MAX):
-        dicts = [item for item in level if isinstance(item, dict)]
-        for each in dicts:
+        for each in level:
+            if not isinstance(each, dict):
+                continue
             if len(each) == 1 and isinstance(each.get(_BYTES), str) and _content(each) is not None:
                 raise NotJson(f"a dict whose only key is {_BYTES!r} stands for bytes: return those")
             if each and set(map(type, each)) != {str}:
                 _check_keys(each)
-        level = [
-            item
-            for parent in level
-            if isinstance(parent, (dict, list, tuple))
-            for item in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(item, (dict, list, tuple))
-        ]
-        if not level:
-            return
+        level = jsonvalues.containers(item for each in level for item in jsonvalues.within(each))
 
 
 def _check_keys(of: dict[Any, Any]) -> None:
