@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
@@ -163,6 +163,10 @@ class Service(hooks.Service, Protocol):
 
     async def result(self, ref: str, op: str) -> tuple[str, Iterator[bytes]]:
         """Form ("json" or "bytes") and content; reading the latter blocks."""
+        ...
+
+    async def output(self, ref: str, stream: str) -> Iterator[bytes]:
+        """Reading what this gives blocks."""
         ...
 
     async def cancel(self, ref: str) -> Object: ...
@@ -362,6 +366,13 @@ async def result(ref: str, op: str, service: Uses) -> StreamingResponse:
     form, content = await service.result(ref, op)
     media = "application/json" if form == "json" else "application/octet-stream"
     return StreamingResponse(content, media_type=media)
+
+
+@router.get("/runs/{ref}/output/{stream}", response_class=StreamingResponse)
+async def output(ref: str, stream: Literal["stdout", "stderr"], service: Uses) -> StreamingResponse:
+    """All that the agent printed, also what its log only counts (`output.beside`)."""
+    content = await service.output(ref, stream)
+    return StreamingResponse(content, media_type="text/plain; charset=utf-8")
 
 
 @router.post("/runs/{ref}/cancel", responses=_gives(Run))

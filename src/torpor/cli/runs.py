@@ -238,11 +238,21 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
     ] = False,
+    stream: Annotated[
+        str | None,
+        typer.Option(metavar="STREAM", help="Only what it printed to stdout or stderr, all of it."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """A run's context log. With -f and --json, one JSON document a line."""
     client = Client(Home.find())
     found = client.run(run)["id"]
+    if stream is not None:
+        if stream not in ("stdout", "stderr") or follow or as_json:
+            raise typer.BadParameter("--stream is stdout or stderr, without -f and --json")
+        for chunk in client.output(found, stream):
+            sys.stdout.write(words.plain(chunk.decode(errors="replace")))
+        return
     if not follow:
         entries = client.entries(found)
         if as_json:
@@ -279,6 +289,8 @@ def entry_text(entry: Object) -> str:
     match entry["kind"]:
         case "output":
             return words.plain(data["text"]).rstrip("\n")
+        case "output.beside":
+            return f"{words.size(data['limit'])} are here: all of it with --stream stdout or stderr"
         case "note.log":
             return words.note(data)
         case "snapshot" if "bytes" in data:

@@ -307,6 +307,10 @@ class Client:
         Unreachable if they break off."""
         return self._stream(f"/runs/{_segment(ref)}/results/{_segment(op)}", {})
 
+    def output(self, ref: str, stream: str) -> Iterator[bytes]:
+        """All that the run's agent printed. Raises Unreachable if it breaks off."""
+        return self._stream(f"/runs/{_segment(ref)}/output/{_segment(stream)}", {})
+
     def _stream(self, path: str, params: Object) -> Iterator[bytes]:
         try:
             with self._http.stream("GET", path, params=params, timeout=None) as response:

@@ -153,6 +153,10 @@ class LogStore:
         """Nothing of any size can be written where the database is."""
         return _is_full(self.path)
 
+    def read_here(self, fn: Callable[[Connection], T]) -> T:
+        """As `read`, in the thread that calls, which is not the event loop's."""
+        return self._read(fn)
+
     def used_bytes(self, c: Connection) -> int:
         """What the database takes, without the pages of it that are free."""
         pages, free, size = (

@@ -16,6 +16,7 @@ from typing import Any
 from torpor.model.errors import GuestError
 
 PARTS_AHEAD_MAX = 16
+OUTPUT_AHEAD_BYTES = 4 << 20
 LINGER_S = 0.001
 
 
@@ -68,9 +69,13 @@ class Conversation:
 
     @property
     def far_ahead(self) -> bool:
-        """So much of a large result came and was not taken that no more should be read."""
+        """So much of a large result, or of output, came and was not taken that no more should be
+        read."""
         last = self.inbox[-1] if len(self.inbox) > PARTS_AHEAD_MAX else None
-        return isinstance(last, Said) and last.t == "part"
+        if isinstance(last, Said):
+            return last.t == "part"
+        printed = (len(item.data) for item in self.inbox if isinstance(item, Output))
+        return last is not None and sum(printed) > OUTPUT_AHEAD_BYTES
 
     async def room(self, ahead_bytes: int) -> None:
         """Return once less than this was said and not taken in, or it is over."""

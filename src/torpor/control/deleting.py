@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 from torpor.contextlog import deletion, settings
 from torpor.contextlog.deletion import Gone, Unused
 from torpor.contextlog.store import LogStore
+from torpor.control.beside import Beside
 from torpor.control.storage import Storage
 from torpor.model.errors import TorporError
 from torpor.model.home import Home
@@ -116,6 +117,7 @@ class Deleting:
             await self._storage.remove(gone.manifests, gone.values)
             for path in self._home.files_of(run):
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+            await asyncio.to_thread(Beside(self._home.output).remove, run)
             return gone
 
 

@@ -18,9 +18,11 @@ from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control import retrying, verdicts
+from torpor.control.beside import Beside
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured
 from torpor.model.errors import CallerError, Exhausted, HostError, Invalid, full_disk
+from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.model.states import RunState
 from torpor.policy import answers
@@ -84,6 +86,8 @@ class Pen:
         self.epoch = epoch
         self.waits_for: str | None = None  # what keeps it from writing, in words
         self._store = store
+        self._beside = Beside(Home(store.path.parent).output)
+        self._output_limit: int | None = None  # bytes; known when it is first needed
         self.run = run
 
     def begin(self, message: Mapping[str, Any]) -> NewEntry:
@@ -100,9 +104,18 @@ class Pen:
         return NewEntry(f"note.{message['kind']}", message.get("op"), data)
 
     def output(self, stream: str, offset: int, text: str) -> Write:
-        return lambda c: entries.append_output(
-            c, self.run, self.epoch, stream, offset, text, time.time()
-        )
+        def write(c: Connection) -> None:
+            if self._output_limit is None:
+                version = runs.get_run(c, self.run).version
+                self._output_limit = agents.get_agent(c, version).rules.output_bytes
+            # In the write, since that knows what the log has: what came first stays.
+            entries.append_output(
+                *(c, self.run, self.epoch, stream, offset, text, time.time()),
+                limit=self._output_limit,
+                beside=lambda at, data: self._beside.keep(self.run, stream, at, data),
+            )
+
+        return write
 
     async def note(self, kind: str, **data: Any) -> None:
         await self.write(NewEntry(kind, None, data))

@@ -41,6 +41,7 @@ from torpor.contextlog.upgrades import upgrade_run
 from torpor.control import telemetry, transfer
 from torpor.control.access import Access
 from torpor.control.backup import back_up
+from torpor.control.beside import Beside
 from torpor.control.claims import reasons
 from torpor.control.deleting import Deleting
 from torpor.control.deploying import Deploying
@@ -430,6 +431,11 @@ class Service:
         """What an operation of the run gave, see `control.values.Values.result`."""
         run = await self._store.read(lambda c: runs.get_run(c, ref))
         return await self._values.result(run.id, OpId(op))
+
+    async def output(self, ref: str, stream: str) -> Iterator[bytes]:
+        """All that the run's agent printed; reading the iterator blocks."""
+        run = await self._store.read(lambda c: runs.get_run(c, ref))
+        return Beside(self._home.output).whole(self._store, run.id, stream)
 
     # Runs as files.
 

@@ -80,6 +80,11 @@ class Home:
         return self.work / run, self.work / f"{run}.steps"
 
     @property
+    def output(self) -> Path:
+        """What agents printed beyond what their logs take."""
+        return self.root / "output"
+
+    @property
     def package(self) -> Path:
         """Where agents that are plain processes find the package torpor."""
         return self.run / "package"

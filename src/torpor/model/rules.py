@@ -12,6 +12,7 @@ another version: deployed again, an agent has the rules that its file then says,
     max_compute = "1h"                          # with a machine, waits excluded; longer has failed
     max_wall = "7d"                             # from its start; longer has failed
     max_import = "15m"                          # its file is imported within that, else refused
+    output = "64M"                              # so much of what it prints is in the log
     upgradable = true                           # `torpor upgrade` may move runs to this version
     engine = "process"                          # what its runs are of, where nobody says otherwise
 
@@ -28,7 +29,7 @@ from typing import Any, TypeVar
 from torpor.model.durations import seconds
 from torpor.model.engines import check_engine
 from torpor.model.errors import Invalid
-from torpor.model.sizes import parse_memory
+from torpor.model.sizes import parse_memory, size_mib
 
 T = TypeVar("T")
 
@@ -66,6 +67,7 @@ class Rules:
     max_compute_s: float | None = None
     max_wall_s: float | None = None
     max_import_s: float = 300.0
+    output_bytes: int = 64 << 20
     upgradable: bool = False
     engine: str | None = None
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
@@ -153,6 +155,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "retries": ("retries", lambda value, what: _count(value, what, 0)),
     "retry_backoff": ("retry_backoff_s", _duration),
     "memory_max": ("memory_max_mib", parse_memory),
+    "output": ("output_bytes", lambda value, what: size_mib(str(value), 2, 1 << 20, what) << 20),
     "max_compute": ("max_compute_s", _duration),
     "max_wall": ("max_wall_s", _duration),
     "max_import": ("max_import_s", _duration),

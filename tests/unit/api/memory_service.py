@@ -444,6 +444,10 @@ class MemoryService:
         self._appended.setdefault(run_id, []).append(future)
         return future
 
+    async def output(self, ref: str, stream: str) -> Iterator[bytes]:
+        self._find(self._runs, ref, "run")
+        return iter((f"{stream} of it".encode(),))
+
     async def cancel(self, ref: str) -> Object:
         run = self._find(self._runs, ref, "run")
         if RunState(run["state"]) in FINAL:

@@ -272,3 +272,38 @@ def test_output_streams_are_apart(commit: Any) -> None:
         {"stream": "stderr", "text": "oh\n", "offset": 0},
         {"stream": "stdout", "text": "more", "offset": 8},
     ]
+
+
+def test_output_beyond_the_limit_is_counted_and_given_away(commit: Any) -> None:
+    run, epoch = commit.claimed()
+    given: list[tuple[int, bytes]] = []
+
+    def out(stream: str, offset: int, text: str) -> Any:
+        return commit(
+            lambda c: append_output(
+                *(c, run, epoch, stream, offset, text, 12.0),
+                limit=10,
+                beside=lambda at, data: given.append((at, data)),
+            )
+        )
+
+    out("stdout", 0, "12345")
+    out("stderr", 0, "abc")
+    out("stdout", 5, "6789")  # what reaches the limit is in the log whole
+    assert out("stdout", 9, "more") is None
+    assert out("stdout", 7, "89mo") is None, "a recovered machine repeats itself"
+    assert out("stdout", 9, "more and more") is None
+    assert out("stderr", 1, "bcdé") is None
+    assert given == [(9, b"more"), (13, b" and more"), (3, "dé".encode())]
+    log = [(e.kind, e.data) for e in commit(lambda c: read_entries(c, run, 2))]
+    assert log == [
+        ("output", {"stream": "stdout", "text": "12345", "offset": 0}),
+        ("output", {"stream": "stderr", "text": "abc", "offset": 0}),
+        ("output", {"stream": "stdout", "text": "6789", "offset": 5}),
+        ("output.beside", {"limit": 10, "stdout": 9, "stderr": 3}),
+    ]
+    row = commit(lambda c: get_run(c, run))
+    assert (row.out_offset, row.err_offset) == (22, 6)
+    stale = Epoch(epoch - 1)
+    with pytest.raises(StaleEpoch):
+        commit(lambda c: append_output(c, run, stale, "stdout", 22, "x", 13.0, limit=10))

@@ -1,0 +1,74 @@
+"""What agents print beyond what their logs take: a file for each stream of a run, beside the log.
+
+A byte stands in it where it stands in the stream, so that what is written again changes nothing;
+what is in the log is a hole. It is kept as it is, not synced, and in no export or backup. Where it
+begins is in the log (`output.beside`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from torpor.contextlog.entries import BESIDE, read_page
+from torpor.contextlog.store import LogStore
+from torpor.model.ids import RunId
+
+# Of each stream, so much at most lies beside the log; what is printed after that is only counted.
+BESIDE_BYTES_MAX = 1 << 30
+_CHUNK = 1 << 20
+_KINDS, _MANY = ["output", BESIDE], 1000
+
+
+class Beside:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def keep(self, run: RunId, stream: str, offset: int, data: bytes) -> None:
+        """Raises OSError."""
+        path = self._path(run, stream)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            begin = os.lseek(fd, 0, os.SEEK_DATA) if os.fstat(fd).st_size else offset
+            data = data[: max(0, begin + BESIDE_BYTES_MAX - offset)]
+            while data:
+                done = os.pwrite(fd, data, offset)
+                data, offset = data[done:], offset + done
+        finally:
+            os.close(fd)
+
+    def read(self, run: RunId, stream: str, offset: int) -> Iterator[bytes]:
+        """What there is from `offset` on. Blocks."""
+        path = self._path(run, stream)
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            file.seek(offset)
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+    def whole(self, store: LogStore, run: RunId, stream: str) -> Iterator[bytes]:
+        """All of a stream, from the log and from beside it. Blocks. Raises HostError."""
+        after, more = 0, True
+        while more:
+            page = store.read_here(
+                partial(read_page, run=run, after=after, kinds=_KINDS, limit=_MANY)
+            )
+            for entry in page.entries:
+                after, data = entry["seq"], entry["data"]
+                if entry["kind"] == BESIDE:
+                    yield from self.read(run, stream, data[stream])
+                    return
+                if data["stream"] == stream:
+                    yield data["text"].encode(errors="replace")
+            more = page.more
+
+    def remove(self, run: RunId) -> None:
+        shutil.rmtree(self._directory / run, ignore_errors=True)
+
+    def _path(self, run: RunId, stream: str) -> Path:
+        return self._directory / run / stream

@@ -1,0 +1,104 @@
+"""A flood of output: the log takes so much, the rest lies beside it, and nothing is twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, update
+from tests.unit.control.plain import Plain
+
+from torpor.contextlog import schema
+from torpor.contextlog.waits import complete_wait, list_waits
+from torpor.control import beside
+from torpor.control.beside import Beside
+from torpor.control.conversation import OUTPUT_AHEAD_BYTES, Conversation, Output
+from torpor.control.onprocesses import ProcessCarriers
+from torpor.model.ids import RunId
+from torpor.model.states import RunState
+from torpor.policy import freeze
+
+pytestmark = pytest.mark.anyio
+MIB = 1 << 20
+
+FLOOD = """
+import torpor
+
+@torpor.step
+def part(n):
+    print(f"{n:07d}|" * 65536)
+
+@torpor.agent
+def flood():
+    for n in range(12):
+        part(n)
+    torpor.approve("go?")
+    print("end")
+    return "done"
+"""
+PRINTED = "".join(f"{n:07d}|" * 65536 + "\n" for n in range(12)) + "end\n"
+
+
+@pytest.fixture
+async def plain(
+    tmp_path: Path, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Plain]:
+    terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
+    monkeypatch.setattr(ProcessCarriers, "terms", terms)
+    plain = Plain(tmp_path)
+    await plain.start()
+    yield plain
+    await plain.close()
+
+
+async def test_what_the_log_does_not_take_is_kept_and_exact_after_a_replay(plain: Plain) -> None:
+    version = await plain.deploy(FLOOD)
+
+    def limit(c: Connection) -> None:
+        spec = {"image": "process", "keep": "", "rules": {"output": "2M"}}
+        c.execute(update(schema.agents).values(spec=spec))
+
+    await plain.store.write(limit)
+    run = await plain.run(version, "flood")
+    row = await plain.until(run, lambda row: row.state is RunState.SUSPENDED)
+    assert row.out_offset == len(PRINTED) - 4
+
+    def answer(c: Connection) -> None:
+        (wait,) = list_waits(c, run)
+        complete_wait(c, wait.id, value={"data": None, "approved": True, "note": None}, now=1.0)
+
+    await plain.store.write(answer)
+    row = await plain.ended(run)
+    assert row.state is RunState.COMPLETED and row.out_offset == len(PRINTED)
+    logged = sum(len(e.data["text"]) for e in await plain.entries(run, "output"))
+    assert 2 * MIB <= logged < 3 * MIB
+    (mark,) = await plain.entries(run, "output.beside")
+    assert mark.data == {"limit": 2 * MIB, "stdout": logged, "stderr": 0}
+    assert all(len(json.dumps(e.data)) < MIB for e in await plain.entries(run))
+    kept = Beside(plain.home.output)
+    assert b"".join(kept.whole(plain.store, run, "stdout")).decode() == PRINTED
+    assert b"".join(kept.whole(plain.store, run, "stderr")) == b""
+    kept.remove(run)
+    assert not list(plain.home.output.iterdir())
+
+
+def test_even_beside_it_no_more_than_so_much_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beside, "BESIDE_BYTES_MAX", 8192)
+    kept, run = Beside(tmp_path), RunId("run_x")
+    begin = 1 << 20
+    for at in range(0, 20_000, 1000):
+        kept.keep(run, "stdout", begin + at, b"x" * 1000)
+    assert b"".join(kept.read(run, "stdout", begin)) == b"x" * 8192
+
+
+async def test_output_that_nobody_takes_is_not_read_on() -> None:
+    conversation, chunks = Conversation(), 0
+    while not conversation.far_ahead:
+        conversation.inbox.append(Output(1, b"x" * 65536))
+        chunks += 1
+    assert chunks == OUTPUT_AHEAD_BYTES // 65536 + 1
