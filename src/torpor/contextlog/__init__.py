@@ -6,7 +6,8 @@ machines, pages in a browser) is a reader or asks here. Which function is where:
     store      LogStore: open, write (group commit), read, subscribe, close
     runs       create_run, get_run, list_runs, runs_in, claimable, claim, transition,
                request_cancel, live_figures
-    entries    append, append_output, read_entries, journal
+    entries    append, read_entries, read_page, journal
+    output     append_output
     waits      create_wait, get_wait, list_waits, complete_wait, answer_wait, cancel_waits,
                due_waits, end_due, next_due
     events     send_event, wait_for_event, deliver, read_events

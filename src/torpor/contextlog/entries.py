@@ -18,7 +18,7 @@ Data of operation entries:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -61,9 +61,6 @@ _OUTCOME = ("ok", "value", "error", "blob")
 # In doubt they may happen again. Begun again they do, but for model calls (`control.calls`).
 DONE_AGAIN = ("step", "model", "read", "context")
 _REPEATED = frozenset(DONE_AGAIN) - {"model"}
-# From here on, of each stream, what the agent prints is not in the log but beside it.
-BESIDE = "output.beside"
-_OFFSETS = {"stdout": "out_offset", "stderr": "err_offset"}
 
 _entries, _log, _ops, _runs = schema.entries, schema.log, schema.log_ops, schema.runs
 _COLUMNS = [_log.c[column.name] for column in _entries.c]
@@ -164,7 +161,7 @@ def append(
         try:
             entries, places = _placed(entries, _known(c, run, ops))
         except CallerError:
-            _advance(c, run, epoch, 0, wakes=False)  # a lost epoch is told that it is lost
+            advance(c, run, epoch, 0, wakes=False)  # a lost epoch is told that it is lost
             raise
     else:
         places = [None] * len(entries)
@@ -174,7 +171,7 @@ def append(
         if place is None
     ]
     wakes = any(entry.kind == END for entry, _ in fresh)
-    last = _advance(c, run, epoch, len(fresh), wakes=wakes)
+    last = advance(c, run, epoch, len(fresh), wakes=wakes)
     first = last - len(fresh) + 1
     if fresh:
         _INSERT.run_many(
@@ -229,54 +226,6 @@ def _ready(c: Connection, entry: NewEntry, text: str | None) -> tuple[NewEntry, 
         return entry, text
     stored = replace(entry, data=folded(c, entry.kind, entry.data))
     return stored, json.dumps(stored.data, separators=_NO_SPACES)
-
-
-def append_output(
-    c: Connection,
-    run: RunId,
-    epoch: Epoch,
-    stream: str,
-    offset: int,
-    text: str,
-    now: float,
-    *,
-    limit: int | None = None,
-    beside: Callable[[int, bytes], object] = lambda offset, data: None,
-) -> Seq | None:
-    """Append what the agent printed, unless the log has it: a recovered machine repeats itself.
-
-    `stream` is stdout or stderr; `offset` says where in it `text` begins, counted in bytes of
-    the text as UTF-8. Appended is what lies beyond all output appended before; None if nothing
-    does. Raises as `append` does.
-
-    Once both streams together have reached `limit`, an entry says so, and what comes then is given
-    to `beside`, with where it stands in the stream; the log only counts it.
-    """
-    if stream not in _OFFSETS:
-        raise Invalid(f"there is no output stream {stream!r}: it is stdout or stderr")
-    column = _runs.c[_OFFSETS[stream]]
-    known = select(_runs.c.out_offset, _runs.c.err_offset).where(_runs.c.id == run)
-    had = dict(zip(_OFFSETS, c.execute(known).first() or (0, 0), strict=True))
-    have: int = had[stream]
-    encoded = text.encode(errors="surrogatepass")
-    if offset + len(encoded) <= have:
-        _advance(c, run, epoch, 0, wakes=False)
-        return None
-    start = max(offset, have)
-    rest = encoded[start - offset :]
-    before, end = sum(had.values()), offset + len(encoded)
-    seq = None
-    if limit is not None and before >= limit:
-        _advance(c, run, epoch, 0, wakes=False)
-        beside(start, rest)
-    else:
-        text = rest.decode(errors="replace")
-        some = [NewEntry("output", None, {"stream": stream, "text": text, "offset": start})]
-        if limit is not None and before - have + end >= limit:
-            some.append(NewEntry(BESIDE, None, {"limit": limit, **had, stream: end}))
-        seq = append(c, run, epoch, some, now)[0]
-    c.execute(update(_runs).where(_runs.c.id == run).values({column: offset + len(encoded)}))
-    return seq
 
 
 def read_entries(
@@ -537,7 +486,7 @@ _ADVANCE = {fenced: Prepared(_advance_statement(fenced=fenced)) for fenced in (F
 _WAKE = Prepared(_wake_statement())
 
 
-def _advance(c: Connection, run: RunId, epoch: Epoch | None, more: int, *, wakes: bool) -> int:
+def advance(c: Connection, run: RunId, epoch: Epoch | None, more: int, *, wakes: bool) -> int:
     """Move the run's last_seq on by `more`; where it is then. The fence (rule 4)."""
     values = {"in_run": run, "by_epoch": epoch, "more": more}
     fenced = epoch is not None

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from torpor.contextlog.entries import BESIDE, read_page
+from torpor.contextlog.entries import read_page
+from torpor.contextlog.output import BESIDE
 from torpor.contextlog.store import LogStore
 from torpor.model.ids import RunId
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import agents, children, entries, events, runs, snapshots, waits
+from torpor.contextlog import agents, children, entries, events, output, runs, snapshots, waits
 from torpor.contextlog.entries import NewEntry, Place
 from torpor.contextlog.keys import put_key
 from torpor.contextlog.snapshots import SnapshotRow
@@ -109,7 +109,7 @@ class Pen:
                 version = runs.get_run(c, self.run).version
                 self._output_limit = agents.get_agent(c, version).rules.output_bytes
             # In the write, since that knows what the log has: what came first stays.
-            entries.append_output(
+            output.append_output(
                 *(c, self.run, self.epoch, stream, offset, text, time.time()),
                 limit=self._output_limit,
                 beside=lambda at, data: self._beside.keep(self.run, stream, at, data),

@@ -13,10 +13,11 @@ from sqlalchemy.exc import IntegrityError
 from tests.unit.query.conftest import Log, completion
 
 from torpor.contextlog import deletion, schema
-from torpor.contextlog.entries import append_output, read_entries
+from torpor.contextlog.entries import read_entries
 from torpor.contextlog.events import send_event
 from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.keys import put_key
+from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import claim, create_run, get_run, transition
 from torpor.contextlog.snapshots import record_snapshot
 from torpor.contextlog.values import ValueRow, put_value

@@ -12,13 +12,13 @@ from torpor.contextlog.entries import (
     ENTRY_BYTES_MAX,
     NewEntry,
     append,
-    append_output,
     check_object,
     in_doubt,
     journal,
     read_entries,
     read_page,
 )
+from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import claim, get_run, transition
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch
 from torpor.model.ids import Epoch, OpId, RunId

@@ -16,7 +16,6 @@ from torpor.contextlog.entries import (
     EntryRow,
     NewEntry,
     append,
-    append_output,
     journal,
     read_entries,
     read_op,
@@ -32,6 +31,7 @@ from torpor.contextlog.forks import (
 )
 from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import OPEN_END, Part, fork_parts, same_upto
+from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import RunRow, claim, get_run, request_cancel, transition
 from torpor.contextlog.snapshots import SnapshotRow, base_of, record_snapshot
 from torpor.contextlog.waits import complete_wait, create_wait, list_waits

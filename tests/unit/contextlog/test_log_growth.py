@@ -20,7 +20,6 @@ from torpor.contextlog.agents import put_agent
 from torpor.contextlog.entries import (
     NewEntry,
     append,
-    append_output,
     journal,
     journal_holds,
     read_end,
@@ -30,6 +29,7 @@ from torpor.contextlog.entries import (
     seen_before,
 )
 from torpor.contextlog.forks import fork_of, fork_run
+from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import claim, create_run, get_run
 from torpor.contextlog.store import make_engine
 from torpor.contextlog.waits import complete_wait, create_wait, end_due, next_due

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import Connection
 
 from torpor.contextlog.agents import put_agent
-from torpor.contextlog.entries import NewEntry, append, append_output
+from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.forks import Fork, fork_of, fork_run
 from torpor.contextlog.keys import put_key
+from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import claim, create_run, get_run, transition
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import complete_wait, create_wait
