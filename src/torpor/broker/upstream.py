@@ -82,10 +82,12 @@ def json_reply(status: int, value: object) -> Reply:
     return Reply(status, {"content-type": "application/json"}, json.dumps(value).encode())
 
 
-def problem(path: str, status: int, code: str, detail: str, hint: str) -> Reply:
-    """The broker's own refusal or failure of a call of `path`."""
-    words = f"{detail}. {hint}" if hint else detail
-    return Reply(status, refusals.headers(), refusals.encoded(path, status, code, words))
+def problem(
+    path: str, status: int, code: str, detail: str, hint: str, *, retry: bool = True
+) -> Reply:
+    """The broker's own refusal or failure of a call of `path`, to be repeated if `retry`."""
+    words = f"{detail}. {hint}"
+    return Reply(status, refusals.headers(retry=retry), refusals.encoded(path, status, code, words))
 
 
 async def exchange(
@@ -112,6 +114,7 @@ async def exchange(
                     *(request.path, 502, "reply_too_large"),
                     f"the model's reply is larger than {BODY_BYTES_MAX:,} bytes",
                     "Ask for less in one request.",
+                    retry=False,
                 )
         response.headers.encoding = _HEADER_ENCODING
         returned = {

@@ -45,16 +45,17 @@ class Calls:
         self._metrics = metrics
         self._run, self._store, self._model, self._pen = run, store, model, pen
         self._before: frozenset[OpId] = frozenset()
-        self._under_way: set[OpId] = set()
+        self._making: set[OpId] = set()
         self._unsettled: set[OpId] = set()  # the broker may have them
 
     @property
     def ops(self) -> frozenset[OpId]:
         """Those under way."""
-        return frozenset(self._under_way)
+        return frozenset(self._making)
 
     @property
     def broker(self) -> str:
+        """Which one answered last."""
         return self._model.broker
 
     def take_up(self, unanswered: Iterable[OpId], journal: Iterable[Mapping[str, Any]]) -> None:
@@ -66,14 +67,14 @@ class Calls:
     def make(self, op: OpId, asked: dict[str, Any] | None, deliver: Callable[..., None]) -> None:
         """Make the call that `op` began with `asked`, by default as the log has it. `deliver` gets
         its outcome once that is recorded: op, ok=…, value=… or error=…."""
-        self._under_way.add(op)
+        self._making.add(op)
         self._unsettled.add(op)
 
         async def make() -> None:
             try:
                 outcome = await self._outcome(op, asked)
             finally:
-                self._under_way.discard(op)
+                self._making.discard(op)
             deliver(op, **outcome)
             await self._model.acknowledge(self._run, op)
             self._unsettled.discard(op)
@@ -99,8 +100,9 @@ class Calls:
         except Refused as refused:
             if not isinstance(refused.error, Invalid):
                 raise
-            # Too large to be kept.
-            return await self._record(op, no_answer(asked["path"], 502, refused.error))
+            # Too large to be kept, and it would be again.
+            value = no_answer(asked["path"], 502, refused.error, retry=False)
+            return await self._record(op, value)
 
     async def _value(self, op: OpId, asked: dict[str, Any]) -> dict[str, Any]:
         """The model's answer."""

@@ -26,7 +26,7 @@ _OF_SERVER = ("server_error", "api_error")
 def refusal(path: str, status: int, code: str, message: str) -> dict[str, Any]:
     """The body of an error response. `path` is that of the call; `code`, a word for programs."""
     openai, anthropic = _TYPES.get(status, _OF_CALLER if status < 500 else _OF_SERVER)
-    if speaks_anthropic(path):
+    if _speaks_anthropic(path):
         return {"type": "error", "error": {"type": anthropic, "message": message}}
     return {"error": {"message": message, "type": openai, "code": code, "param": None}}
 
@@ -41,6 +41,6 @@ def headers(*, retry: bool = True) -> dict[str, str]:
     return {"content-type": "application/json"} | ({} if retry else {"x-should-retry": "false"})
 
 
-def speaks_anthropic(path: str) -> bool:
+def _speaks_anthropic(path: str) -> bool:
     path = path.partition("?")[0]
     return path == _ANTHROPIC or path.startswith(f"{_ANTHROPIC}/")

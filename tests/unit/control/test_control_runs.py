@@ -478,6 +478,7 @@ async def test_an_answer_of_a_model_that_is_too_large(world: World) -> None:
     row = await world.ended(await world.run([["model", "m"]]))
     assert row.state is RunState.COMPLETED
     assert row.result["model:m#1"]["status"] == 502
+    assert row.result["model:m#1"]["headers"]["x-should-retry"] == "false"  # nor be paid again
     assert "at most 1,048,576" in row.result["model:m#1"]["body"]
 
 
