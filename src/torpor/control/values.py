@@ -147,7 +147,8 @@ class Results:
         had `printed` so many bytes. For `write`. Raises GuestError."""
         op = OpId(message["op"])
         said = {key: message[key] for key in ("ok", "value", "error", "blob") if key in message}
-        also = {"printed": printed} if op_kind(op) == "step" else {}
+        also: dict[str, Any] = {"printed": printed} if op_kind(op) == "step" else {}
+        also |= {"files": True} if message.get("files") else {}
         if "blob" not in said:
             return NewEntry(END, op, {**said, **also})
         if op not in self._incoming:

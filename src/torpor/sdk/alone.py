@@ -185,7 +185,8 @@ def main(arguments: list[str]) -> int:
     if sys.platform == "linux":
         # An agent that computes in one long C call would not notice otherwise.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    return process.live(AloneRuntime(socket.socket(fileno=int(control_fd)), mark), app, entry, deps)
+    runtime = AloneRuntime(socket.socket(fileno=int(control_fd)), mark)
+    return process.live(runtime, app, entry, deps, watched=())
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from torpor.model.durations import Duration, seconds
 from torpor.model.errors import Invalid
 from torpor.model.starting import AT_ONCE, Start
 from torpor.sdk import agents, arguments, values
+from torpor.sdk.current import current
 from torpor.sdk.errors import ChildFailed
-from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside
 from torpor.sdk.waits import Ready, Wait, WaitResult, all_ended, all_ending, here
 from torpor.wire import messages

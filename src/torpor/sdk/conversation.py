@@ -23,8 +23,8 @@ from typing import Any
 
 from torpor.model.errors import Invalid
 from torpor.sdk import arguments, values
+from torpor.sdk.current import current
 from torpor.sdk.operations import Operation, Outcome
-from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside, step
 
 Message = dict[str, Any]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from torpor.sdk.current import current
 from torpor.sdk.errors import OutsideRun
 from torpor.sdk.operations import inside
-from torpor.sdk.runtime import current
 
 
 class Run:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torpor.model.errors import Invalid
 from torpor.sdk import values
+from torpor.sdk.current import current
 from torpor.sdk.operations import inside
-from torpor.sdk.runtime import current
 from torpor.wire import messages
 
 LEVELS = ("debug", "info", "warning", "error")

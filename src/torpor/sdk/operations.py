@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from torpor.sdk.errors import Cancelled
+from torpor.sdk.files import Mark
 from torpor.sdk.rest import lines
 
 # The step whose body is running here, in this thread or task.
@@ -44,6 +45,8 @@ class Operation:
     order: int = 0  # of two that have ended, the lower ended first, live and replayed
     fetched: bytearray | None = None  # of a recorded value that is on its way
     cancelled: Callable[[], None] = lambda: None  # told when the wait for it raises Cancelled
+    before: Mark | None = None  # of a step's body: the files when it began
+    also: dict[str, bool] = field(default_factory=dict)  # what else its end says
     replayed: Outcome | None = None  # its outcome, if that was in the log when it began
 
     @cached_property

@@ -18,12 +18,14 @@ import os
 import site
 import socket
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from torpor.model.errors import Invalid
-from torpor.sdk import agents, importing, libraries, notes, values
+from torpor.sdk import agents, files, importing, libraries, notes, values
+from torpor.sdk.current import install
 from torpor.sdk.errors import (
     Cancelled,
     Divergence,
@@ -36,7 +38,7 @@ from torpor.sdk.errors import (
 from torpor.sdk.freezing import spare_heap
 from torpor.sdk.generators import generators
 from torpor.sdk.rest import move_loops_with_sleep
-from torpor.sdk.runtime import Runtime, install
+from torpor.sdk.runtime import Runtime
 from torpor.wire import messages
 
 _TOO_LARGE = (
@@ -56,11 +58,14 @@ def main(arguments: list[str]) -> int:
         os.set_inheritable(int(fd), False)
     generators.watch()
     move_loops_with_sleep()
-    return live(Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd)), app, entry, deps)
+    runtime = Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd))
+    watched = (os.path.expanduser("~"), tempfile.gettempdir())  # noqa: PTH111
+    return live(runtime, app, entry, deps, watched=watched)
 
 
-def live(runtime: Runtime, app: str, entry: str, deps: list[str]) -> int:
-    """All that an agent's process does, with `runtime` as its way to the log."""
+def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: Iterable[str]) -> int:
+    """All that an agent's process does, with `runtime` as its way to the log. What steps write is
+    `watched` from the moment it is loaded: a template does already."""
     runtime.app = os.path.join(app, "")  # noqa: PTH118
     runtime.deps = tuple(os.path.join(each, "") for each in deps)  # noqa: PTH118
     install(runtime)
@@ -77,6 +82,7 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str]) -> int:
             lambda what: runtime.say("importing", what=what[: messages.NAME_MAX]), runtime.app
         ):
             _import(Path(app), entry, deps)
+        files.watch(watched)
         gc.collect()
         spare_heap()
         found = [each.describe() for each in agents.registered().values()]

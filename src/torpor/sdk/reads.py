@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from torpor.sdk import arguments
+from torpor.sdk.current import current
 from torpor.sdk.operations import Outcome, inside
-from torpor.sdk.runtime import current
 
 _SEED_BITS = 128
 

@@ -5,10 +5,10 @@ host, and hands the answer to whoever waits for it.
                                     └─ live ─► supervisor ─► host ─► log ─► `result`, `recorded`
     control thread  ◄── results, cancel, prepare ── supervisor        settles what is pending
 
-One `Runtime` exists in an agent's process and none elsewhere: `current()` is how operations find
-it. All that it knows changes under one lock. The control thread is the only reader of the
-socket, and keeps that lock from before the process is held (`freezing.hold`) until the results that
-came while the machine slept are in the journal: so no operation is matched with an old journal.
+One `Runtime` exists in an agent's process and none elsewhere (`torpor.sdk.current`). All that it
+knows changes under one lock. The control thread is the only reader of the socket, and keeps that
+lock from before the process is held (`freezing.hold`) until the results that came while the machine
+slept are in the journal: so no operation is matched with an old journal.
 
 A cancellation reaches the main thread as a signal whose handler raises `Cancelled` wherever that
 thread is, in a computation, a sleep or a wait; but not within the runtime's own lock, where it
@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, NoReturn
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Early, Journal, Match, Recorded
-from torpor.sdk import freezing, rest
+from torpor.sdk import files, freezing, rest
 from torpor.sdk.critical import Critical, cancel_signal
 from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.sdk.holding import Beginning, Held, Holding, begun
@@ -55,24 +55,6 @@ class _Verdict(NamedTuple):
 
     error: Divergence
     operation: Operation
-
-
-_runtime: Runtime | None = None
-
-
-def current(what: str) -> Runtime:
-    """The runtime of this run. Raises OutsideRun, saying that `what` needs one."""
-    if _runtime is None or not _runtime.running:
-        raise OutsideRun(
-            f"torpor.{what} works only inside a run: start the agent with `torpor run FILE.py`"
-            + ("" if _runtime is None else "; it cannot be called while the file is imported")
-        )
-    return _runtime
-
-
-def install(runtime: Runtime | None) -> None:
-    global _runtime
-    _runtime = runtime
 
 
 class Runtime:
@@ -308,7 +290,7 @@ class Runtime:
             self._end_large(operation, outcome, outcome.content)
             return
         fields = {"value": outcome.value} if outcome.ok else {"error": outcome.error}
-        message = messages.encode("end", op=operation.op, ok=outcome.ok, **fields)
+        message = messages.encode("end", op=operation.op, ok=outcome.ok, **fields, **operation.also)
         with self._critical:
             if operation.op in self._pending:
                 operation.own = outcome
@@ -329,15 +311,21 @@ class Runtime:
                         return
                     self._send(part)
             blob = {"bytes": len(content), "form": outcome.form}
+            end = messages.encode("end", op=operation.op, ok=True, blob=blob, **operation.also)
             with self._critical:
                 operation.own = outcome
-                self._send(messages.encode("end", op=operation.op, ok=True, blob=blob))
+                self._send(end)
         finally:
             with self._critical:
                 self._transfers -= 1
 
     def body(self, operation: Operation, *, begins: bool) -> None:
-        """A step's body begins, or is through and not yet recorded."""
+        """A step's body begins, or is through and not yet recorded. One that wrote files is
+        recorded with a snapshot that has them."""
+        if begins:
+            operation.before = files.mark()
+        elif files.mark() != operation.before:
+            operation.also = {"files": True}
 
     def abandon(self, operation: Operation) -> None:
         """The step's body was cut off: it stays in the log without a result (rule 3)."""

@@ -25,6 +25,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, overload
 from torpor.model.durations import Duration, seconds
 from torpor.model.errors import Invalid
 from torpor.sdk import arguments, freezing, notes, values
+from torpor.sdk.current import current
 from torpor.sdk.errors import (
     Cancelled,
     NonRetryable,
@@ -37,7 +38,6 @@ from torpor.sdk.errors import (
 )
 from torpor.sdk.holding import Beginning, begun, begun_in_task
 from torpor.sdk.operations import Operation, Outcome, inside
-from torpor.sdk.runtime import current
 from torpor.wire import messages
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from torpor.model.durations import Duration, Durations, seconds
 from torpor.model.errors import Invalid
 from torpor.sdk import arguments, values
+from torpor.sdk.current import current
 from torpor.sdk.operations import Operation, Outcome
 from torpor.sdk.rest import lines
-from torpor.sdk.runtime import current
 from torpor.sdk.steps import refuse_inside
 from torpor.wire import messages
 

@@ -352,6 +352,7 @@ FROM_GUEST: dict[str, Check] = {
             "value?": _any,
             "error?": _ERROR,
             "blob?": _record({"bytes": _integer(0, VALUE_BYTES_MAX), "form": _FORM}),
+            "files?": _flag,  # the step wrote some
         },
         _outcome,
     ),
