@@ -10,6 +10,7 @@
 answers when the test lets it.
 """
 
+import asyncio
 import ctypes
 import json
 import mmap
@@ -26,6 +27,7 @@ import time
 import urllib.request
 import uuid
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -335,3 +337,55 @@ def rewrites_itself(rounds: int) -> list[int]:
         torpor.approve(f"turn {turn}")
         answers.append(run_code())
     return answers
+
+
+@torpor.agent
+async def gathered(lines: int) -> list[int]:
+    async def line(number: int) -> int:
+        await torpor.waitpoint(f"w{number}")
+        return double(number)
+
+    return await asyncio.gather(*(line(number) for number in range(lines)))
+
+
+@torpor.agent
+def threaded(lines: int) -> list[int]:
+    def line(number: int) -> int:
+        torpor.waitpoint(f"w{number}").result()
+        return double(number)
+
+    with ThreadPoolExecutor(lines) as pool:
+        return list(pool.map(line, range(lines)))
+
+
+@torpor.agent
+def any_of(lines: int) -> list[int]:
+    waits = [torpor.waitpoint(f"w{number}") for number in range(lines)]
+    doubled: dict[str, int] = {}
+    while len(doubled) < lines:
+        name = torpor.wait_any(*(wait for wait in waits if wait.name not in doubled)).name
+        doubled[name] = double(int(name[1:]))
+    return [doubled[wait.name] for wait in waits]
+
+
+@torpor.agent
+async def impatient(timeout_s: float) -> str:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await torpor.approve("Quick?")
+    except TimeoutError:
+        return "timed out"
+    return "answered"
+
+
+@torpor.agent
+def beside(seconds: float) -> str:
+    def sleep() -> None:
+        time.sleep(seconds)
+        torpor.log("slept")
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    torpor.waitpoint("w").result()
+    thread.join()
+    return "done"
