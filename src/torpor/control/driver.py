@@ -147,6 +147,7 @@ class Driver:
 
     def deliver(self, op: str, **fields: Any) -> None:
         """An answer for `op` was recorded: tell the guest if it waits for it."""
+        self.progressed = True
         self.standing.arrived.append(Result(op, fields))
         self._heard.set()
 

@@ -203,6 +203,35 @@ async def test_a_client_that_gives_up_and_asks_again_joins_its_call(plain: Plain
     assert len(plain.asked) == 2
 
 
+ASKING = """
+import os, time, urllib.request
+import torpor
+
+@torpor.agent
+def ask(times):
+    answers = []
+    for number in range(1, times + 1):
+        url = os.environ["OPENAI_BASE_URL"] + "/x"
+        with urllib.request.urlopen(urllib.request.Request(url, b"%d" % number)) as answer:
+            answers.append(answer.read().decode())
+        if torpor.run.epoch == number:
+            time.sleep(3600)  # until it is killed
+    return answers
+"""
+
+
+async def test_a_model_call_is_progress(plain: Plain) -> None:
+    """An agent that is lost after each of its calls is not one that gets nothing done."""
+    times = 4  # more than may be lost in a row without any
+    run = await plain.run(await plain.deploy(ASKING), times=times)
+    for number in range(1, times + 1):
+        # Created and started, then for each life: it is up, a call, its answer, recovered.
+        await plain.until(run, partial(reached, 1 + 4 * number))
+        await plain.kill(run)
+    assert await plain.result(run) == [f"answer {number}" for number in range(1, times + 1)]
+    assert len(await plain.entries(run, "run.recovered")) == len(plain.asked) == times
+
+
 async def test_concurrent_steps_killed_again_and_again(plain: Plain, tmp_path: Path) -> None:
     version = await plain.deploy(LEDGER)
     for k in (3, 5, 8, 11, 13):
