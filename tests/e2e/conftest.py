@@ -7,35 +7,26 @@ is gone afterwards, with everything that ran on it.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.e2e.stage import Model, Stage, Watch, command_of
+from tests.e2e.stage import Model, Stage, Watch, base_home, command_of, own_home
 
 from torpor.engine.qemu.probe import find_qemu
 from torpor.image.build import ensure_image
 from torpor.model.agentfile import read_agent
 from torpor.model.errors import TorporError
-from torpor.model.home import Home
 from torpor.pager.launch import require_fuse
 
 HERE = Path(__file__).parent
-SHARED = ("images", "deps", "cache")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.vm)
-
-
-def _base() -> Home:
-    told = os.environ.get("TORPOR_TEST_HOME")
-    return Home(Path(told).absolute() if told else HERE.parents[1] / ".cache" / "test-home")
 
 
 @pytest.fixture(scope="session")
@@ -52,13 +43,10 @@ def session_stage(model: Model) -> Iterator[Stage]:
         require_fuse()
     except TorporError as error:
         pytest.skip(f"no machine can run here: {error.message}")
-    base = _base().create()
+    base = base_home().create()
     ensure_image(base, lambda stage, message, fraction: None)
-    with tempfile.TemporaryDirectory(prefix="torpor-e2e-") as directory:
-        root = Path(directory)
-        for name in SHARED:
-            (root / name).symlink_to(base.root / name)
-        stage = Stage(Home(root).create(), model)
+    with own_home(base) as home:
+        stage = Stage(home, model)
         try:
             stage.start()
             yield stage
@@ -68,7 +56,6 @@ def session_stage(model: Model) -> Iterator[Stage]:
             assert not list(stage.home.machines.glob("*"))
         finally:
             stage.clear()
-    assert not root.exists()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import queue
 import select
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
@@ -34,6 +35,8 @@ from torpor.client import (
 from torpor.model.home import Home
 
 Entry = dict[str, Any]
+
+_KEPT = ("images", "deps", "modules", "cache")
 
 # Nothing takes this long; several test runs may share two cores, though.
 DEADLINE_S = 120.0
@@ -97,6 +100,24 @@ class Model:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def base_home() -> Home:
+    """What is kept from one session of tests to the next: images and packages."""
+    named = os.environ.get("TORPOR_TEST_HOME")
+    root = Path(named) if named else Path(__file__).parents[2] / ".cache" / "test-home"
+    return Home(root.absolute())
+
+
+@contextmanager
+def own_home(base: Home) -> Iterator[Home]:
+    """A data directory that is gone afterwards, with the images and packages of `base`."""
+    with tempfile.TemporaryDirectory(prefix="torpor-e2e-") as directory:
+        root = Path(directory)
+        for name in _KEPT:
+            (root / name).symlink_to(base.create().root / name)
+        yield Home(root).create()
+    assert not root.exists()
 
 
 class Server:

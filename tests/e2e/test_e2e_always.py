@@ -7,27 +7,21 @@ goes on in another. Whatever an agent does, it must not notice.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tests.e2e.conftest import HERE, SHARED
-from tests.e2e.stage import Model, Stage, Watch
+from tests.e2e.conftest import HERE
+from tests.e2e.stage import Model, Stage, Watch, base_home, own_home
 
 from torpor.model.agentfile import read_agent
-from torpor.model.home import Home
 
 
 @pytest.fixture
 def always(session_stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """Another torpor, with the same image, in that mode, and a model that others do not ask."""
     model = Model()
-    with tempfile.TemporaryDirectory(prefix="torpor-e2e-") as directory:
-        root = Path(directory)
-        for name in SHARED:
-            (root / name).symlink_to((session_stage.home.root / name).resolve())
-        stage = Stage(Home(root).create(), model)
+    with own_home(base_home()) as home:
+        stage = Stage(home, model)
         monkeypatch.setenv("TORPOR_TEST_SUSPEND", "always")
         try:
             stage.start()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.conftest import SHARED, Start
-from tests.e2e.stage import Model, Stage, Watch, wait_gone
+from tests.e2e.conftest import Start
+from tests.e2e.stage import Model, Stage, Watch, base_home, own_home, wait_gone
 
 from torpor.control.backup import restore
 from torpor.model.errors import Conflict, Invalid
@@ -19,11 +19,8 @@ from torpor.snapshot.store import SnapshotStore
 @pytest.fixture
 def elsewhere(session_stage: Stage, model: Model) -> Iterator[Stage]:
     """Another torpor, with the same image."""
-    with tempfile.TemporaryDirectory(prefix="torpor-e2e-") as directory:
-        root = Path(directory)
-        for name in SHARED:
-            (root / name).symlink_to((session_stage.home.root / name).resolve())
-        stage = Stage(Home(root).create(), model)
+    with own_home(base_home()) as home:
+        stage = Stage(home, model)
         stage.start()
         yield stage
         stage.stop()

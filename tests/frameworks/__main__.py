@@ -15,42 +15,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
-from tests.e2e.stage import Server
 from tests.frameworks.blows import PLACES, VICTIMS, Blow, faults, possible, sweep
-from tests.frameworks.fake_model import FakeModel
-from tests.frameworks.matrix import FRAMEWORKS, Matrix
+from tests.frameworks.matrix import FRAMEWORKS, matrix_of
 
-from torpor.model.home import Home
-
-ROOT = Path(__file__).parents[2]
-SHARED = ("images", "deps", "modules", "cache")
 console = Console(highlight=False)
-
-
-@contextmanager
-def served(base: Home) -> Iterator[tuple[Server, FakeModel]]:
-    """A server in a directory of its own, with what `base` has of images and packages."""
-    model = FakeModel()
-    with tempfile.TemporaryDirectory(prefix="torpor-frameworks-") as directory:
-        root = Path(directory)
-        for name in SHARED:
-            (root / name).symlink_to(base.create().root / name)
-        server = Server(Home(root).create(), model.url)
-        try:
-            server.start()
-            yield server, model
-            server.stop()
-        finally:
-            server.clear()
-            model.close()
 
 
 def plans(args: argparse.Namespace) -> list[tuple[str, list[Blow]]]:
@@ -75,7 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--place", help=", ".join(map(str, PLACES)))
     parser.add_argument("--each", action="store_true", help="one run for each kill")
     parser.add_argument("--heavy", action="store_true", help="machines: the heavy ones, too")
-    parser.add_argument("--home", type=Path, default=ROOT / ".cache" / "test-home")
     args = parser.parse_args(arguments)
     if unknown := set(args.framework) - FRAMEWORKS.keys():
         parser.error(f"no framework {', '.join(unknown)}; there are {', '.join(FRAMEWORKS)}")
@@ -88,8 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     table = Table("framework", "killed", "payments a call", "effects", "slept", "right", "s")
     failed = 0
-    with served(Home(args.home.absolute())) as (server, model):
-        matrix = Matrix(server, model, args.engine)
+    with matrix_of(args.engine) as matrix:
         for name in names:
             for shown, blows in plans(args):
                 began = time.monotonic()

@@ -84,11 +84,11 @@ def possible(blow: Blow) -> bool:
 def sweep(victim: Victim, engine: str) -> list[Blow]:
     """All of one victim that one run takes.
 
-    Three losses in a row in which a run got nothing done fail it, so the first of the three before
-    the first answer is left out. A call is made again for a broker that died once, and no more. In
-    a machine an approval may be asleep before a blow comes.
+    Three losses in a row in which a run got nothing done fail it: of those before an answer that
+    also has something before it, the first is left out. A call is made again for a broker that died
+    once, and no more. In a machine an approval may be asleep before a blow comes.
     """
-    left_out = {"start"} if engine == "process" else {"start", WAITING}
+    left_out = {"start", "after ask"} | (set() if engine == "process" else {WAITING})
     if victim == "broker":
         left_out |= {
             f"{'answering' if turn % 2 else 'asked'} {turn}" for turn in range(1, CALLS + 1)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.stage import Entry, Server, Watch, end
+from tests.e2e.stage import Entry, Server, Watch, base_home, end, own_home
 from tests.frameworks.blows import ASLEEP, PLACES, WAITING, Blow, InCall, Outcome, holds
 from tests.frameworks.fake_model import Ask, FakeModel, Hold
 
@@ -69,6 +70,21 @@ class Matrix:
         blows = sorted(blows, key=lambda blow: PLACES.index(blow.place))
         struck = _Struck(self._server, self._model, str(next(self._scripts)))
         return struck.run(version, framework.agent, blows)
+
+
+@contextmanager
+def matrix_of(engine: str) -> Iterator[Matrix]:
+    """With a server and a model of its own."""
+    model = FakeModel()
+    with own_home(base_home()) as home:
+        server = Server(home, model.url)
+        try:
+            server.start()
+            yield Matrix(server, model, engine)
+            server.stop()
+        finally:
+            server.clear()
+            model.close()
 
 
 class _Struck:
