@@ -110,8 +110,7 @@ class Driver:
         self.progressed = False  # something durable came of this machine
         self.loss = ""  # why the machine was lost, where that is known
         self._decided = time.perf_counter()  # before the claim, which is part of a resume
-        self._carriers, self._store, self._keys = carriers, store, keys
-        self._metrics = metrics
+        self._carriers, self._store, self._keys, self._metrics = carriers, store, keys, metrics
         self.calls = Calls(row.id, store, model, self._pen, Tasks(self.fail), metrics)
         self._results = Results(row.id, values, store, self._pen)
         self._learning = Tasks(self.fail)
