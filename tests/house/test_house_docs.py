@@ -15,6 +15,7 @@ from tests.unit.guest.conftest import Driver
 
 from torpor import sdk
 from torpor.cli.main import app
+from torpor.model.agentfile import read_agent
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]
@@ -66,6 +67,15 @@ def test_agents_of_the_guide_do_what_it_says(source: str, tmp_path: Path) -> Non
         driver.close()
     (told,) = re.findall(r"^# returns (.+)$", source, re.MULTILINE)
     assert returned == json.loads(told)
+
+
+@pytest.mark.parametrize("recipe", CODE.findall((ROOT / "docs" / "frameworks.md").read_text())[1:])
+def test_recipes_for_frameworks_can_be_deployed(recipe: str, tmp_path: Path) -> None:
+    """What they do is in `tests/frameworks`."""
+    (tmp_path / "server.py").touch()
+    file = tmp_path / "agent.py"
+    file.write_text(recipe)
+    assert read_agent(file).dependencies
 
 
 def answer(asked: dict[str, Any]) -> Any:
