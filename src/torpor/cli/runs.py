@@ -291,6 +291,8 @@ def entry_text(entry: Object) -> str:
             return words.plain(data["text"]).rstrip("\n")
         case "output.beside":
             return f"{words.size(data['limit'])} are here: all of it with --stream stdout or stderr"
+        case "output.anew":
+            return f"{data['stream']}: recovered, it prints otherwise than before"
         case "note.log":
             return words.note(data)
         case "snapshot" if "bytes" in data:

@@ -33,6 +33,7 @@ from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object
 from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import Part
 from torpor.contextlog.news import Claimable, Due
+from torpor.contextlog.output import printed_before
 from torpor.contextlog.runs import CANCEL_REQUESTED, RunRow, get_run, newest
 from torpor.contextlog.snapshots import SnapshotRow, list_snapshots
 from torpor.contextlog.store import tell, touched
@@ -93,7 +94,6 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
         raise NotFound(f"there is no agent version {fork.version!r}", hint="Deploy the agent.")
     used = update(schema.agents).where(schema.agents.c.version == fork.version)
     c.execute(used.values(used_at=now))
-    same_code = fork.version == origin.version
     c.execute(
         insert(_runs),
         [
@@ -120,9 +120,8 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
                 "due_at": fork.not_before,
                 "attempt": fork.attempt,
                 "schedule": origin.schedule,
-                # Other code prints something else: all of that is kept.
-                "out_offset": _printed(c, origin.id, fork.at, "stdout") if same_code else 0,
-                "err_offset": _printed(c, origin.id, fork.at, "stderr") if same_code else 0,
+                "out_offset": printed_before(c, origin.id, "stdout", fork.at, 0, 0)[0],
+                "err_offset": printed_before(c, origin.id, "stderr", fork.at, 0, 0)[0],
             }
         ],
     )
@@ -367,15 +366,6 @@ def _epoch(c: Connection, run: RunId, at: int) -> int:
     wrote = (_log.c.run == run, _log.c.seq <= at, _log.c.epoch.is_not(None))
     newest = select(_log.c.epoch).where(*wrote).order_by(_log.c.part.desc(), _log.c.seq.desc())
     return c.scalar(newest.limit(1)) or 0
-
-
-def _printed(c: Connection, run: RunId, at: int, stream: str) -> int:
-    """How many bytes of its output the log holds up to there."""
-    of_stream = _log.c.data["stream"].as_string() == stream
-    told = (_log.c.run == run, _log.c.seq <= at, _log.c.kind == "output", of_stream)
-    newest = select(_log.c.data).where(*told).order_by(_log.c.part.desc(), _log.c.seq.desc())
-    data = c.scalar(newest.limit(1))
-    return 0 if data is None else int(data["offset"]) + len(data["text"].encode())
 
 
 def _inherit_waits(c: Connection, run: RunId, fork: Fork, rewrap: Rewrap, now: float) -> None:

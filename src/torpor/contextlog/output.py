@@ -11,11 +11,14 @@ from torpor.contextlog.entries import NewEntry, advance, append
 from torpor.model.errors import Invalid
 from torpor.model.ids import Epoch, RunId, Seq
 
+OUTPUT = "output"
 # From here on, of each stream, what the agent prints is not in the log but beside it.
 BESIDE = "output.beside"
+# A recovered agent prints something else than stands at `instead` of the stream: from `offset` on.
+ANEW = "output.anew"
 _OFFSETS = {"stdout": "out_offset", "stderr": "err_offset"}
 
-_runs = schema.runs
+_runs, _log = schema.runs, schema.log
 
 
 def append_output(
@@ -27,6 +30,7 @@ def append_output(
     text: str,
     now: float,
     *,
+    instead: int | None = None,
     limit: int | None = None,
     beside: Callable[[int, bytes], object] = lambda offset, data: None,
 ) -> Seq | None:
@@ -34,7 +38,8 @@ def append_output(
 
     `stream` is stdout or stderr; `offset` says where in it `text` begins, counted in bytes of
     the text as UTF-8. Appended is what lies beyond all output appended before; None if nothing
-    does. Raises as `append` does.
+    does. With `instead`, which says where the stream has something else, that is said before it.
+    Raises as `append` does.
 
     Once both streams together have reached `limit`, an entry says so, and what comes then is given
     to `beside`, with where it stands in the stream; the log only counts it.
@@ -42,8 +47,7 @@ def append_output(
     if stream not in _OFFSETS:
         raise Invalid(f"there is no output stream {stream!r}: it is stdout or stderr")
     column = _runs.c[_OFFSETS[stream]]
-    known = select(_runs.c.out_offset, _runs.c.err_offset).where(_runs.c.id == run)
-    had = dict(zip(_OFFSETS, c.execute(known).first() or (0, 0), strict=True))
+    had = ends(c, run)
     have: int = had[stream]
     encoded = text.encode(errors="surrogatepass")
     if offset + len(encoded) <= have:
@@ -53,14 +57,47 @@ def append_output(
     rest = encoded[start - offset :]
     before, end = sum(had.values()), offset + len(encoded)
     seq = None
+    some: list[NewEntry] = []
+    if instead is not None:
+        anew = {"stream": stream, "offset": start, "instead": instead}
+        some.append(NewEntry(ANEW, None, anew))
     if limit is not None and before >= limit:
-        advance(c, run, epoch, 0, wakes=False)
         beside(start, rest)
     else:
         text = rest.decode(errors="replace")
-        some = [NewEntry("output", None, {"stream": stream, "text": text, "offset": start})]
+        some.append(NewEntry(OUTPUT, None, {"stream": stream, "text": text, "offset": start}))
         if limit is not None and before - have + end >= limit:
             some.append(NewEntry(BESIDE, None, {"limit": limit, **had, stream: end}))
+    if some:
         seq = append(c, run, epoch, some, now)[0]
+    else:
+        advance(c, run, epoch, 0, wakes=False)
     c.execute(update(_runs).where(_runs.c.id == run).values({column: offset + len(encoded)}))
     return seq
+
+
+def ends(c: Connection, run: RunId) -> dict[str, int]:
+    """How much there is of each stream, in bytes, in the log and beside it."""
+    known = select(_runs.c.out_offset, _runs.c.err_offset).where(_runs.c.id == run)
+    return dict(zip(_OFFSETS, c.execute(known).first() or (0, 0), strict=True))
+
+
+def printed_before(
+    c: Connection, run: RunId, stream: str, seq: int | None, offset: int, size: int
+) -> tuple[int, bytes]:
+    """Of what the log holds of a stream up to the entry `seq`, where that ends, and what stands
+    before `offset`: of its line, and at most about `size` bytes."""
+    wanted = select(_log.c.data).where(_log.c.run == run, _log.c.kind == OUTPUT)
+    wanted = wanted.where(_log.c.data["stream"].as_string() == stream)
+    if seq is not None:
+        wanted = wanted.where(_log.c.seq <= seq)
+    wanted = wanted.order_by(_log.c.part.desc(), _log.c.seq.desc())
+    end, text = 0, b""
+    with c.execution_options(yield_per=1).execute(wanted) as rows:
+        for (data,) in rows:
+            piece = data["text"].encode()
+            end = end or data["offset"] + len(piece)
+            text = piece[: max(0, offset - data["offset"])] + text
+            if b"\n" in text or len(text) >= size:
+                break
+    return end, text

@@ -43,8 +43,7 @@ def upgrade_run(
     check_input(agent.offered(row.agent), row.input)
     told = {"from": row.version, "to": agent.version}
     append(c, row.id, None, [NewEntry(UPGRADED, None, told)], now)
-    # Other code prints something else: all of that is kept.
-    values = {"version": agent.version, "engine": agent.engine, "out_offset": 0, "err_offset": 0}
+    values = {"version": agent.version, "engine": agent.engine}
     c.execute(update(schema.runs).where(schema.runs.c.id == row.id).values(**values))
     return get_run(c, row.id)
 

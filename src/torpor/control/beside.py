@@ -52,6 +52,23 @@ class Beside:
             while chunk := file.read(_CHUNK):
                 yield chunk
 
+    def piece(self, run: RunId, stream: str, offset: int, size: int) -> bytes:
+        """At most `size` bytes at `offset`; none where there are none, or no file. Blocks."""
+        try:
+            with self._path(run, stream).open("rb") as file:
+                return os.pread(file.fileno(), size, offset)
+        except FileNotFoundError:
+            return b""
+
+    def full(self, run: RunId, stream: str) -> bool:
+        """Whether what follows its end was dropped. Blocks."""
+        path = self._path(run, stream)
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        with path.open("rb") as file:
+            begin = os.lseek(file.fileno(), 0, os.SEEK_DATA)
+            return path.stat().st_size - begin >= BESIDE_BYTES_MAX
+
     def whole(self, store: LogStore, run: RunId, stream: str) -> Iterator[bytes]:
         """All of a stream, from the log and from beside it. Blocks. Raises HostError."""
         after, more = 0, True

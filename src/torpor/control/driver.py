@@ -232,7 +232,7 @@ class Driver:
         """Continue where the machine in `snapshot` was."""
         detail = snapshot.detail
         self.standing.take_up(detail, answered)
-        self._streams.take_up(detail)
+        self._streams.take_up(detail, snapshot.seq)
         if detail.get("at_work"):
             went_on = self.row.state is RunState.RUNNING
             await self._pen.write(lambda c: self._pen.repeat(c, snapshot, went_on))
@@ -302,7 +302,7 @@ class Driver:
             while inbox and len(writes) < 256 and not self._results.stuck:
                 item = inbox.popleft()
                 if not isinstance(item, Said):
-                    writes += self._streams.hear(item, self._pen)
+                    writes += await self._streams.hear(item, self._pen)
                     continue
                 heard.add(item.t)
                 ending = self._on_message(item, writes, after)

@@ -21,6 +21,7 @@ from torpor.control import retrying, verdicts
 from torpor.control.beside import Beside
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured
+from torpor.control.printed import Printed
 from torpor.model.errors import CallerError, Exhausted, HostError, Invalid, full_disk
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
@@ -103,19 +104,24 @@ class Pen:
             data = {"value": data}
         return NewEntry(f"note.{message['kind']}", message.get("op"), data)
 
-    def output(self, stream: str, offset: int, text: str) -> Write:
+    def output(self, stream: str, offset: int, text: str, instead: int | None = None) -> Write:
         def write(c: Connection) -> None:
             if self._output_limit is None:
                 version = runs.get_run(c, self.run).version
                 self._output_limit = agents.get_agent(c, version).rules.output_bytes
-            # In the write, since that knows what the log has: what came first stays.
             output.append_output(
                 *(c, self.run, self.epoch, stream, offset, text, time.time()),
+                instead=instead,
                 limit=self._output_limit,
                 beside=lambda at, data: self._beside.keep(self.run, stream, at, data),
             )
 
         return write
+
+    async def printed(self, stream: str, after: int) -> Printed:
+        """What there is of a stream when its agent, restored, first prints to it."""
+        ends = await self._store.read(lambda c: output.ends(c, self.run))
+        return Printed(self._store, self._beside, self.run, stream, after, ends[stream])
 
     async def note(self, kind: str, **data: Any) -> None:
         await self.write(NewEntry(kind, None, data))

@@ -229,7 +229,7 @@ def test_output_goes_on_where_the_fork_begins(story: Story) -> None:
     out(story.run, story.epoch, 0, "één ")  # 6 bytes
     out(story.run, story.epoch, 6, "two ")
     same, other = story.fork(3), story.fork(3, version=_newer(story))
-    assert (same.out_offset, same.err_offset, other.out_offset) == (6, 0, 0)
+    assert (same.out_offset, same.err_offset, other.out_offset) == (6, 0, 6)
     epoch = story.commit(lambda c: claim(c, same.id, 31.0))
     assert out(same.id, epoch, 0, "één ") is None, "the shared log has it"
     out(same.id, epoch, 6, "zwei")

@@ -536,6 +536,40 @@ async def test_one_that_is_cancelled_may_tidy_up(plain: Plain) -> None:
     assert (await plain.output(run)) == "so far\ntidied\n"
 
 
+async def test_what_it_prints_otherwise_when_it_is_recovered_is_whole(plain: Plain) -> None:
+    version = await plain.deploy(
+        """
+import sys, uuid
+import torpor
+@torpor.step
+def pay():
+    print("paying")
+@torpor.agent
+def main():
+    print("AT start")
+    print("to the other", file=sys.stderr)
+    mine = uuid.uuid4().hex
+    print(f"PAID run_{mine}")
+    pay()
+    print("paid")
+    torpor.approve("go on?")
+    return mine
+"""
+    )
+    run = await plain.run(version)
+    await plain.open_wait(run)
+    first = await plain.output(run)
+    await plain.kill(run)
+    await plain.until(run, lambda row: row.out_offset > len(first))
+    await plain.answer(run, approved=True)
+    last = await plain.result(run)
+    assert f"PAID run_{last}" not in first
+    assert await plain.output(run) == first + f"PAID run_{last}\npaid\n"
+    assert first.count("AT start\n") == first.count("to the other\n") == 1
+    (anew,) = await plain.entries(run, "output.anew")
+    assert anew.data["instead"] == len("AT start\n")
+
+
 async def test_a_file_that_does_not_load_is_refused(plain: Plain) -> None:
     with pytest.raises(GuestError, match="nowhere_at_all"):
         await plain.deploy("import nowhere_at_all")
