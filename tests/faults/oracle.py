@@ -1,8 +1,10 @@
-"""What a run's log says about how often something may have happened."""
+"""What a run's log says about how often something may have happened, and waiting for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from torpor.contextlog.entries import DONE_AGAIN, EntryRow
 
@@ -23,3 +25,26 @@ def times_at_most(log: Iterable[EntryRow]) -> dict[str, int]:
         elif entry.kind == "op.again":
             most[str(entry.op)] += 1
     return most
+
+
+def payments_at_most(log: Iterable[EntryRow]) -> dict[str, int]:
+    """By call of the model's: once, whatever was lost, and once more each time that its broker was,
+    which the log says and why."""
+    most = dict[str, int]()
+    for entry in log:
+        if entry.kind == "op.begin" and entry.data["kind"] == "model":
+            most[str(entry.op)] = 1
+        elif entry.kind == "op.again" and entry.op in most:
+            assert entry.data["reason"]
+            most[entry.op] += 1
+    return most
+
+
+async def first(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Until one of them is over."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,8 +1,11 @@
 """Random agents among random faults, in the played world, with an oracle of what must happen.
 
-An example is an agent, a plan of faults, and a place at which it is forked when it has ended. A
-fault comes after so many points (`World.at`) since the one before, at the first that suits it.
-TORPOR_TEST_EXAMPLES says how many examples; hypothesis prints and shrinks what fails.
+An example is an agent, a plan of faults, how slow guests are, what is answered, and a place at
+which it is forked when it has ended. A fault comes after so many points (`World.at`) since the one
+before, at the first that suits it. A slow guest hears what it is told when its driver has come to
+rest so many times, or for as long as it likes. A run may sleep only when its agent has acted on all
+that it was told. TORPOR_TEST_EXAMPLES says how many examples; hypothesis prints and shrinks what
+fails.
 """
 
 from __future__ import annotations
@@ -22,10 +25,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.faults.oracle import times_at_most
+from tests.faults.oracle import first, payments_at_most, times_at_most
+from tests.jsonvalues import ODD, VALUES, exact
 from tests.unit.control.world import World
 
-from torpor.contextlog import snapshots, waits
+from torpor.contextlog import entries, runs, snapshots, waits
+from torpor.contextlog.runs import RunRow
+from torpor.control import driver
 from torpor.control import scheduler as scheduling
 from torpor.control.forking import Wanted
 from torpor.control.service import Service
@@ -35,7 +41,7 @@ from torpor.model.ids import RunId
 from torpor.model.states import FINAL, RunState
 
 # So many are the same each time; another number is so many at random.
-ALWAYS = 300
+ALWAYS = 200
 EXAMPLES = int(os.environ.get("TORPOR_TEST_EXAMPLES", ALWAYS))
 STUCK_S = 30.0
 IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -51,37 +57,83 @@ POINTS: dict[str, tuple[str, ...] | None] = {
     "log is full": ("write",),
     "log did it": ("written",),  # and says that it failed
     "disk is full": ("device", "keep", "load"),
+    "broker dies": None,
+    # In the middle of a call of the model's, which gets its answer when the next driver rests.
+    "kill in a call": ("model",),
+    "restart in a call": ("model",),
+    "both in a call": ("model",),
+    "hand over in a call": ("model",),
+    "broker dies in a call": ("model",),
+    "broker dies in a restart": ("model",),
 }
-VERBS = ("step", "step", "wait", "model", "sleep", "checkpoint")
+OPS = ("op.begin", "op.end")
+VERBS = ("step", "step", "wait", "wait", "model", "sleep", "checkpoint")
 
-agents = st.lists(st.lists(st.sampled_from(VERBS), min_size=1, max_size=5), min_size=1, max_size=3)
+agents = st.lists(st.lists(st.sampled_from(VERBS), min_size=1, max_size=5), min_size=1, max_size=4)
 plans = st.lists(st.tuples(st.integers(0, 25), st.sampled_from(sorted(POINTS))), max_size=8)
+answers = st.lists(st.sampled_from(ODD) | VALUES, max_size=4)
 
 
 @dataclass
 class Trial:
     world: World
     service: Service
-    plan: deque[tuple[int, str]]
+    plan: list[tuple[int, str]]
+    slow: int = 0  # how often a driver rests before its guest hears what it was told
+    values: list[Any] = field(default_factory=list)  # the answers that people give
+    threads: list[list[str]] = field(default_factory=list)  # of operations
     run: RunId | None = None
-    answers: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
     outside: deque[str] = field(default_factory=deque)  # faults that are no call's
     done: list[str] = field(default_factory=list)
     since: int = 0  # points, since the last fault
+    deaths: int = 0  # of the broker
+    lag: int = 0  # times that a driver has yet to rest
+    news: asyncio.Event = field(default_factory=asyncio.Event)  # of `outside`
+    held: set[asyncio.Event] = field(default_factory=set)  # the model's answers
+
+    @contextlib.contextmanager
+    def resting(self, seconds: float | None) -> Iterator[None]:
+        """While a driver has nothing to do, for so long or until it hears something."""
+        if seconds is None and {*self.outside} <= {"older"}:
+            self.let_answer()
+        self.lag -= 1
+        if self.lag <= 0 or seconds is None:
+            self.world.catch_up()
+        try:
+            yield
+        finally:
+            self.be_slow()
+
+    def be_slow(self) -> None:
+        if not self.world.lagging:
+            self.world.lagging, self.lag = self.slow > 0, self.slow
+
+    def let_answer(self) -> None:
+        """The model, what it was asked."""
+        for each in self.held:
+            each.set()
 
     async def __call__(self, point: str) -> None:
         self.since += 1
-        if self.run is None or not self.plan or self.since <= self.plan[0][0]:
+        if self.run is None:
             return
-        fault = self.plan[0][1]
-        if point not in (POINTS[fault] or (point,)):
+        ripe = (
+            (after, fault)
+            for after, fault in self.plan
+            if self.since > after and point in (POINTS[fault] or (point,))
+        )
+        if (found := next(ripe, None)) is None:
             return
-        self.plan.popleft()
+        self.plan.remove(found)
         self.since = 0
+        fault = found[1]
         self.done.append(f"{fault} at {point}")
         match fault:
             case "kill":
                 await self.world.kill()
+            case "broker dies":
+                await self.broker_dies()
             case "answer":
                 await self.answer()
             case "log fails" | "log did it":
@@ -90,8 +142,31 @@ class Trial:
                 raise Exhausted("the disk is full")
             case "disk is full":
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            case "kill in a call":
+                await self.world.kill()
+                await self.hold()
+            case "broker dies in a call":
+                await self.broker_dies()
+                await self.hold()
             case _:
+                if fault == "both in a call":
+                    await self.world.kill()
                 self.outside.append(fault)
+                self.news.set()
+                if point == "model" and fault != "older":
+                    await self.hold()
+
+    async def broker_dies(self) -> None:
+        self.deaths += 1
+        await self.world.broker.die()
+
+    async def hold(self) -> None:
+        let = asyncio.Event()
+        self.held.add(let)
+        try:
+            await let.wait()
+        finally:
+            self.held.discard(let)
 
     async def answer(self) -> bool:
         """One of the questions that are open, if any is."""
@@ -101,10 +176,12 @@ class Trial:
         if not asked:
             return False
         # The server that this befalls may be stopped meanwhile; who answers is not.
-        await asyncio.shield(self._give(asked[0], f"answer {len(self.answers)}"))
+        given = len(self.answers)
+        data = self.values[given] if given < len(self.values) else f"answer {given}"
+        await asyncio.shield(self._give(asked[given % len(asked)], data))
         return True
 
-    async def _give(self, op: str, data: str) -> None:
+    async def _give(self, op: str, data: Any) -> None:
         with contextlib.suppress(NotFound):  # somebody was quicker
             await self.world.answer(op, data)
             assert op not in self.answers
@@ -125,7 +202,7 @@ class Trial:
 
     async def _follow(self, run: RunId) -> None:
         with self.world.store.subscribe(run) as subscription:
-            while (row := await self.world.row(run)).state not in FINAL:
+            while (row := await self.look(run)).state not in FINAL:
                 asleep = row.state is RunState.SUSPENDED and not row.ready
                 # While a machine needs it, no snapshot is lost.
                 ripe = [fault for fault in self.outside if asleep or fault != "older"]
@@ -133,17 +210,34 @@ class Trial:
                     self.outside.remove(ripe[0])
                     await self.befall(ripe[0], run)
                 elif not (asleep and await self.answer()):
-                    await subscription.wait()
+                    self.news.clear()
+                    await first(subscription.wait(), self.news.wait())
+
+    async def look(self, run: RunId) -> RunRow:
+        """A run sleeps only when its agent has acted on all that it was told."""
+        row, log = await self.world.store.read(
+            lambda c: (runs.get_run(c, run), entries.read_entries(c, run, 0, OPS, 10_000))
+        )
+        if row.state is RunState.SUSPENDED and not row.ready:
+            begun = {entry.op for entry in log if entry.kind == "op.begin"}
+            ended = {entry.op for entry in log if entry.kind == "op.end"}
+            for thread in self.threads:
+                now = next((op for op in thread if op not in ended), None)
+                assert now is None or now in begun, f"asleep, though {now} could begin"
+        return row
 
     async def befall(self, fault: str, run: RunId) -> None:
         match fault:
             case "older":
                 await self.lose_newest(run)
-            case "restart":
-                await self.world.stop()
-                await self.world.start()
-            case "hand over":
+            case "hand over" | "hand over in a call":
+                asyncio.get_running_loop().call_soon(self.let_answer)
                 await self.world.hand_over()
+                await self.world.start()
+            case _:
+                await self.world.stop()
+                if fault == "broker dies in a restart":
+                    await self.broker_dies()
                 await self.world.start()
 
     async def lose_newest(self, run: RunId) -> None:
@@ -151,6 +245,15 @@ class Trial:
         if newest is not None:
             self.world.machines.store.delete_manifest(newest.manifest)
             self.world.machines._cache.clear()
+
+
+@dataclass
+class Example:
+    threads: list[list[str]]
+    plan: list[tuple[int, str]]
+    slow: int
+    answers: list[Any]
+    fork_at: float
 
 
 class Theatre:
@@ -161,10 +264,11 @@ class Theatre:
         self._runner = asyncio.Runner()
         self._world: World | None = None
         self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self.trial: Trial | None = None
 
-    def play(self, threads: list[list[str]], plan: list[tuple[int, str]], fork_at: float) -> None:
+    def play(self, example: Example) -> None:
         try:
-            self._runner.run(self._live(threads, plan, fork_at))
+            self._runner.run(self._live(example))
         except BaseException:
             self.close()
             self._runner = asyncio.Runner()
@@ -178,21 +282,24 @@ class Theatre:
             self._directory.cleanup()
         self._runner.close()
 
-    async def _live(
-        self, threads: list[list[str]], plan: list[tuple[int, str]], fork_at: float
-    ) -> None:
+    async def _live(self, example: Example) -> None:
         if self._world is None:
             self._directory = tempfile.TemporaryDirectory(dir=IN_MEMORY)
             self._world = await World(Home(Path(self._directory.name))).__aenter__()
             self._service = Service(self._world.home, self._world.store)
-        trial = self._world.anywhere = Trial(self._world, self._service, deque(plan))
+        trial = self._world.anywhere = self.trial = Trial(
+            self._world, self._service, [*example.plan], example.slow, example.answers
+        )
+        trial.be_slow()
         try:
-            await tell(trial, [program(n, verbs) for n, verbs in enumerate(threads)], fork_at)
+            threads = [program(n, verbs) for n, verbs in enumerate(example.threads)]
+            await tell(trial, threads, example.fork_at)
         except BaseException as error:
             error.add_note(f"What was done to it: {trial.done}")
             raise
         finally:
-            self._world.anywhere = None
+            self._world.anywhere = self.trial = None
+            self._world.lagging = False
 
 
 def program(number: int, verbs: list[str]) -> list[list[Any]]:
@@ -205,6 +312,7 @@ def program(number: int, verbs: list[str]) -> list[list[Any]]:
 
 async def tell(trial: Trial, threads: list[list[list[Any]]], fork_at: float) -> None:
     world = trial.world
+    trial.threads = [[f"{verb}:{name}#1" for verb, name in thread] for thread in threads]
     lines = {f"{verb}:{name}#1": verb for thread in threads for verb, name in thread}
     world.upstream.asked.clear()
     run = await world.run(*threads)
@@ -234,13 +342,20 @@ async def check(trial: Trial, run: RunId, lines: dict[str, str], shared: set[str
     assert row.state is RunState.COMPLETED, row.error
     assert set(row.result) == set(lines)
     given = {op: value["data"] for op, value in row.result.items() if op.startswith("wait:")}
-    assert given == trial.answers
-    most = times_at_most(await world.entries(run))
+    assert {op: exact(data) for op, data in given.items()} == {
+        op: exact(data) for op, data in trial.answers.items()
+    }
+    log = await world.entries(run)
+    most = times_at_most(log) | payments_at_most(log)
     happened = world.effects + Counter(f"model:{name}#1" for name in world.asked)
     own = {op for op, verb in lines.items() if verb in ("step", "model")} - shared
     assert set(happened) == own, "0 lost, and nothing that was recorded"
     for op, times in happened.items():
         assert times <= most[op], f"{op} again, not in doubt"
+    again = Counter(str(entry.op) for entry in log if entry.kind == "op.again")
+    for op in own:
+        if op.startswith("model:"):
+            assert again[op] <= trial.deaths, f"{op} in doubt, though its broker lived"
 
 
 @settings(
@@ -249,19 +364,23 @@ async def check(trial: Trial, run: RunId, lines: dict[str, str], shared: set[str
     derandomize=EXAMPLES == ALWAYS,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(agents, plans, st.floats(0, 1))
+@given(st.builds(Example, agents, plans, st.integers(0, 3), answers, st.floats(0, 1)))
 def test_each_run_and_its_fork_end_as_if_nothing_had_happened(
-    theatre: Theatre,
-    threads: list[list[str]],
-    plan: list[tuple[int, str]],
-    fork_at: float,
+    theatre: Theatre, example: Example
 ) -> None:
-    theatre.play(threads, plan, fork_at)
+    theatre.play(example)
 
 
 @pytest.fixture
 def theatre(quick: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Theatre]:
     monkeypatch.setattr(scheduling, "LOSSES_MAX", 1000)
-    theatre = Theatre()
+    theatre, sleep = Theatre(), driver.Driver._sleep
+
+    async def rest(self: driver.Driver, seconds: float | None) -> None:
+        trial = theatre.trial
+        with contextlib.nullcontext() if trial is None else trial.resting(seconds):
+            await sleep(self, seconds)
+
+    monkeypatch.setattr(driver.Driver, "_sleep", rest)
     yield theatre
     theatre.close()

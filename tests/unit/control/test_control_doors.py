@@ -10,44 +10,14 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from tests.jsonvalues import ODD, VALUES, deep
 from tests.unit.control.plain import Plain
 
 from torpor.contextlog import events, transfer, waits
-from torpor.model.jsonvalues import DEPTH_MAX
 from torpor.model.prices import Prices
 from torpor.query.ask import Asking, Question
 
 pytestmark = pytest.mark.anyio
-
-ODD: list[Any] = [
-    2**80,
-    -(2**64),
-    -0.0,
-    0,
-    1e308,
-    5e-324,
-    10**400,
-    True,
-    None,
-    "",
-    "1e5",
-    "\x00",
-    "🦥",
-    {},
-]
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text()
-)
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
-    max_leaves=10,
-)
 
 ECHO = """
 import torpor
@@ -140,9 +110,7 @@ async def test_all_values_come_out_as_they_went_in(plain: Plain) -> None:
 
 
 async def test_the_deepest_answer_is_replayed(plain: Plain) -> None:
-    deepest: Any = 1
-    for _ in range(DEPTH_MAX):
-        deepest = [deepest]
+    deepest = deep()
     run = await plain.run(await plain.deploy(ECHO), "deep")
     await answer(plain, await wait_for(plain, run, "wait:w#1"), deepest)
     last = await wait_for(plain, run, "wait:end#1")

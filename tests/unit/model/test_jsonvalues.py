@@ -6,26 +6,9 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
+from tests.jsonvalues import VALUES, exact
 
 from torpor.model.jsonvalues import DEPTH_MAX, INT_DIGITS_MAX, fault, read
-
-SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.integers(min_value=-(10**400), max_value=10**400)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text()
-)
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
-)
-
-
-def exact(value: Any) -> str:
-    """What tells True from 1, 1 from 1.0, 0.0 from -0.0."""
-    return json.dumps(value)
 
 
 @given(VALUES)
