@@ -23,6 +23,9 @@ from rich.table import Table
 from tests.frameworks.blows import PLACES, VICTIMS, Blow, faults, possible, sweep
 from tests.frameworks.matrix import FRAMEWORKS, matrix_of
 
+from torpor.model.errors import TorporError
+
+COLUMNS = ("framework", "killed", "payments a call", "bodies an effect", "slept", "right", "s")
 console = Console(highlight=False)
 
 
@@ -58,13 +61,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, framework in FRAMEWORKS.items()
         if args.engine == "process" or args.heavy or not framework.heavy
     ]
-    table = Table("framework", "killed", "payments a call", "effects", "slept", "right", "s")
+    table = Table(
+        "framework", "killed", "payments a call", "bodies an effect", "slept", "right", "s"
+    )
     failed = 0
     with matrix_of(args.engine) as matrix:
         for name in names:
             for shown, blows in plans(args):
                 began = time.monotonic()
-                outcome = matrix.run(FRAMEWORKS[name], blows)
+                try:
+                    outcome = matrix.run(FRAMEWORKS[name], blows)
+                except TorporError as error:  # it cannot be installed or imported, for example
+                    failed += 1
+                    console.print(f"{FRAMEWORKS[name].title} | {shown} | {error}", style="red")
+                    continue
                 wrong = faults(blows, outcome)
                 failed += bool(wrong)
                 row = (

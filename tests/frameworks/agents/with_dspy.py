@@ -49,7 +49,7 @@ TURNS = [
 def payer(plan: dict[str, object]) -> str:
     story.at("start")
     react = dspy.ReAct("task -> answer", tools=[pay, ask], max_iters=3)
-    with dspy.context(lm=dspy.LM(f"openai/{story.MODEL}", cache=False)):
+    with dspy.context(lm=dspy.LM(f"openai/{story.MODEL}")):
         answer = react(task=story.prompt(TURNS, mark="[[ ## observation_"))
     story.at("end")
     return str(answer.answer)
