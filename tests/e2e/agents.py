@@ -176,6 +176,20 @@ def bulk(mib: int) -> bytes:
     return bytes(range(256)) * (mib << 12)
 
 
+@torpor.step
+def write_file(text: str) -> str:
+    """By a child process, so that no hook of Python's sees it."""
+    subprocess.run(["/bin/sh", "-c", f"echo {text} > made.txt"], check=True)
+    return "made.txt"
+
+
+@torpor.agent
+def filing(name: str) -> str:
+    path = write_file("by a step")
+    asked(f"hold {name}")
+    return Path(path).read_text()
+
+
 @torpor.agent
 def bulky(name: str, mib: int) -> list[Any]:
     """Keeps what is too large for a log, over a crash."""

@@ -199,3 +199,14 @@ def test_a_recorded_model_call_is_made_once(stage: Stage, start: Start) -> None:
     ]
     assert (stage.model.asked["say once"], stage.model.asked["hold once"]) == (2, 1)
     assert "sk-e2e-1" not in json.dumps(watch.entries)
+
+
+def test_what_a_step_wrote_outlives_the_machine(stage: Stage, start: Start) -> None:
+    watch = start("filing", name="filing")
+    stage.model.wait_asked("hold filing")
+    kill_machine(stage, watch.run)
+    watch.until("run.recovered")
+    stage.model.let("hold filing")
+    assert watch.ended()["result"] == "by a step\n", watch
+    assert watch.ops("op.begin").count("step:write_file#1") == 1
+    assert "step:write_file#1" not in watch.ops("op.again")

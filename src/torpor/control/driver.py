@@ -42,7 +42,7 @@ from torpor.control.calls import Calls
 from torpor.control.carrier import Carrier, Carriers, Freezer, Origin
 from torpor.control.computing import Computing
 from torpor.control.conversation import Said
-from torpor.control.keys import Keys, RunKey
+from torpor.control.keys import Keys
 from torpor.control.loading import exit_error
 from torpor.control.machines import Captured
 from torpor.control.metrics import Metrics
@@ -51,6 +51,7 @@ from torpor.control.notes import Notes, said_after
 from torpor.control.obstacles import Obstacles
 from torpor.control.output import Streams
 from torpor.control.pen import Pen, Refused, Unrecorded, Write, recorded_or_lost
+from torpor.control.recording import Recording
 from torpor.control.standing import Result, Standing
 from torpor.control.stillness import Stillness
 from torpor.control.taken import GivenUp
@@ -105,7 +106,6 @@ class Driver:
         self.live: Carrier | None = None
         self.doing = "starting"  # for people: `torpor show`
         self.snapshot: SnapshotId | None = None  # what its machine was restored from
-        self._newest: SnapshotId | None = None  # what its next snapshot is compared with
         self.damage: str | None = None  # what the machine could not read of its snapshot
         self.progressed = False  # something durable came of this machine
         self.loss = ""  # why the machine was lost, where that is known
@@ -115,7 +115,6 @@ class Driver:
         self._results = Results(row.id, values, store, self._pen)
         self._learning = Tasks(self.fail)
         self._trouble: BaseException | None = None  # what ended one of these
-        self._key: RunKey | None = None
         self.standing = Standing()  # what the agent waits for, and what arrived for it
         self._heard = asyncio.Event()
         self.computing = Computing(self._pen, row, self.standing, self._heard)
@@ -124,6 +123,8 @@ class Driver:
         self._always_suspend = always_suspend
         self._hand_over: Tell | None = None  # it is to be handed over, and who wants to know how
         self._streams = Streams()
+        own = (self._pen, self._results, self.standing, self._streams)
+        self._recording = Recording(row.id, row.version, store, *own)
         self._notes = Notes()
         self._obstacles = Obstacles(self._pen)
         self._stillness = Stillness(self._obstacles, self._tell_hand_over)
@@ -170,9 +171,10 @@ class Driver:
         """From `snapshot` (of the run, or its template; None: the log's beginning) to the end of
         this machine."""
         if snapshot is not None:
-            self.snapshot = self._newest = snapshot.id
-            self._key = self._results.key = await self._keys.of(self.run)
-        origin = Origin(self.row, snapshot, self._key.key if self._key else None)
+            self.snapshot = self._recording.newest = snapshot.id
+            self._recording.key = self._results.key = await self._keys.of(self.run)
+        key = self._recording.key
+        origin = Origin(self.row, snapshot, key.key if key else None)
         live = await self._carriers.restore(origin, self._heard)
         outcome = Outcome.LOST
         try:
@@ -251,10 +253,9 @@ class Driver:
             await self._take_inbox()
             if self._outcome is not None:
                 return self._outcome
-            if live.guest.broken is not None:
-                raise live.guest.broken
-            if self._trouble is not None:
-                raise self._trouble
+            if trouble := live.guest.broken or self._trouble:
+                raise trouble
+            self._recorded(*await self._recording.go_without())
             await self._obstacles.look(live.guest)
             await self.computing.look()
             self._answer()
@@ -268,7 +269,7 @@ class Driver:
                 if self._outcome is None:
                     await asyncio.sleep(HAND_OVER_RETRY_S)
                 continue
-            if self.standing.checkpoints:
+            if self._recording.wanted:
                 await self._checkpoint()
                 continue
             decision = self._decide()
@@ -331,8 +332,12 @@ class Driver:
             case "part":
                 self._results.part(message)
             case "end":
-                writes.append(self._results.end(message, self._streams.offsets()))
-                after.append(lambda: self._recorded(message["op"]))
+                end = self._results.end(message, self._streams.offsets())
+                if message.get("files") and self._live.freezer is not None:
+                    self._recording.hold(message["op"], end)
+                else:
+                    writes.append(end)
+                    after.append(lambda: self._recorded(message["op"]))
             case "fetch":
                 self._learning.spawn(self._results.fetch(message["op"], self._live.guest))
             case "replayed":
@@ -353,6 +358,7 @@ class Driver:
                 return RunState.FAILED, None, exit_error(message, self._live.memory_mib)
             case "resumed":
                 correct_clock(self._live.guest, message["at"])
+                self._recording.lives()
             case "unprepared":
                 self._obstacles.put_off()
             case _:
@@ -390,9 +396,10 @@ class Driver:
         writes.append(lambda c: made.extend(self._pen.create_waits(c, begins)))
         after.append(lambda: self._waits_made(made))
 
-    def _recorded(self, op: str) -> None:
-        self.progressed = True
-        self._live.guest.say("recorded", op=op)
+    def _recorded(self, *ops: str) -> None:
+        for op in ops:
+            self.progressed = True
+            self._live.guest.say("recorded", op=op)
 
     def _waits_made(self, made: list[WaitRow]) -> None:
         for wait in made:
@@ -504,7 +511,9 @@ class Driver:
         frozen, the log is what a crash does not go back behind."""
         decided = time.perf_counter()
         freezer = self._live.freezer
-        if freezer is not None and await self._stillness.prepare(self._live.guest):
+        if freezer is not None and not await self._stillness.prepare(self._live.guest):
+            self._recording.failed(lives=True)
+        elif freezer is not None:
             try:
                 async with freezer.capturing() as taken:
                     place = await self._place()
@@ -531,6 +540,7 @@ class Driver:
 
     async def _freeze_failed(self, error: Exception) -> None:
         """Rule 6: the run goes on, says so, loses nothing."""
+        self._recording.failed()
         resume(self._live.guest)
         log.warning("run %s could not be frozen: %s", self.run, error)
         await self._stillness.failed(str(error))
@@ -545,14 +555,7 @@ class Driver:
         ]
         with recorded_or_lost():
             await self._take_inbox()
-        standing = self.standing.to_json(acknowledged)
-        unseen = standing["unanswered"]
-        place = await self._store.read(lambda c: entries.seen_before(c, self.run, unseen))
-        return place, {
-            **standing,
-            **self._streams.to_json(),
-            "at_work": not self._rests,
-        }
+        return await self._recording.place(acknowledged, rests=self._rests)
 
     async def _record(
         self,
@@ -562,11 +565,8 @@ class Driver:
         *also: Write,
     ) -> None:
         """Record a snapshot, and what goes with it into one transaction."""
-        freeze_ms = (time.perf_counter() - decided) * 1000
-        wrapped = None if self._key is None else self._key.wrapped
-        self._newest = await self._pen.record_snapshot(
-            self.row.version, self._newest, captured, *place, freeze_ms, wrapped, *also
-        )
+        freeze_ms, ended = await self._recording.record(captured, place, decided, *also)
+        self._recorded(*ended)
         self._obstacles.frozen()
         self._metrics.frozen(freeze_ms)
         self.progressed = True

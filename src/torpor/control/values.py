@@ -15,7 +15,7 @@ import contextlib
 import json
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +162,15 @@ class Results:
 
     async def write(self, *writes: Write) -> None:
         """Store what has ended, then write. Raises as `Pen.write`, and GuestError."""
+        async with self.settled():
+            await self._pen.write(*writes)
+
+    @contextlib.asynccontextmanager
+    async def settled(self) -> AsyncIterator[None]:
+        """Inside, the large results of what has ended are stored, to be written."""
         with contextlib.ExitStack() as holds:
             await self._settle(holds)
-            await self._pen.write(*writes)
+            yield
 
     async def _settle(self, holds: contextlib.ExitStack) -> None:
         for op, size in self._ended.items():

@@ -6,6 +6,7 @@ on from it, as a real one does. An agent is a list of threads, a thread is a lis
     ["step", NAME]  ["wait", NAME]  ["sleep", UNTIL]  ["model", NAME]  ["checkpoint", NAME]
     ["nap", SECONDS]   a sleep of so long
     ["once", NAME]     a step that is asked about when it is in doubt
+    ["file", NAME]     a step that writes a file; the result has all files that there are
     ["large", N]       a step whose result is N bytes, and goes in parts
     ["print", TEXT]  ["emit", VALUE]
     ["work", NAME]     a step; its body prints its name, and ends when the test lets it
@@ -31,7 +32,7 @@ from torpor.wire.link import CONTROL, STDOUT, Link, LinkState
 
 Object = dict[str, Any]
 _WAITS = ("wait", "sleep", "doubt")
-_KINDS = {**dict.fromkeys(("value", "work", "once", "large"), "step"), "nap": "sleep"}
+_KINDS = {**dict.fromkeys(("value", "work", "once", "large", "file"), "step"), "nap": "sleep"}
 DIGEST = "0" * 32
 
 
@@ -54,6 +55,7 @@ class State:
     deferred: list[Object] = field(default_factory=list)
     status: list[Any] = field(default_factory=lambda: [0, 0])
     prepared: bool = True  # a template is taken of a supervisor that was prepared
+    files: list[str] = field(default_factory=list)  # on the disk
     started: bool = False
     over: bool = False
     link: Object = field(default_factory=lambda: Link().state().to_json())
@@ -212,7 +214,8 @@ class Puppet:
         if not state.over:
             self._tell_status()
             if all(t.op is None and t.at == len(t.lines) for t in state.threads):
-                self._end("done", value=state.results)
+                files = {"files": sorted(set(state.files))} if state.files else {}
+                self._end("done", value=state.results | files)
 
     def _do(self, thread: Thread, verb: str, argument: Any) -> None:
         match verb:
@@ -272,7 +275,9 @@ class Puppet:
                     blob = {"bytes": argument, "form": "bytes"}
                     self.say("end", op=op, ok=True, blob=blob)
             elif not works and not self._refuses("end"):
-                self.say("end", op=op, ok=True, value=value)
+                wrote = {"files": True} if verb == "file" else {}
+                state.files += [name] if wrote else []
+                self.say("end", op=op, ok=True, value=value, **wrote)
 
     def _settle_doubt(self, op: str, number: int, said: Object) -> None:
         thread = next(thread for thread in self.state.threads if thread.op == op)

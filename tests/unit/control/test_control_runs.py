@@ -27,6 +27,7 @@ LIFE: Script = (
     ["print", "one "],
     ["step", "a"],
     ["checkpoint", "c"],
+    ["file", "f"],
     ["model", "m"],
     ["wait", "q"],
     ["print", "two"],
@@ -47,7 +48,9 @@ async def live_through(world: World, run: RunId) -> Any:
 
 def lived(row: Any) -> None:
     assert row.state is RunState.COMPLETED, row.error
-    assert set(row.result) == {"step:a#1", "checkpoint:c#1", "model:m#1", "wait:q#1", "step:b#1"}
+    assert row.result.pop("files") == ["f"]
+    steps = {"step:a#1", "step:f#1", "step:b#1"}
+    assert set(row.result) == steps | {"checkpoint:c#1", "model:m#1", "wait:q#1"}
     assert row.result["wait:q#1"]["data"] == "yes"
     assert row.result["model:m#1"]["body"] == "{}"
 
@@ -194,7 +197,7 @@ async def test_a_machine_lost_at_any_point(world: World, point: str) -> None:
         run = await world.run(LIFE)
         lived(await live_through(world, run))
         assert await world.output(run) == "one two"
-        assert set(world.effects) == {"step:a#1", "step:b#1"}
+        assert set(world.effects) == {"step:a#1", "step:f#1", "step:b#1"}
         if not nth.reached:
             break
     assert n > 1
@@ -211,7 +214,7 @@ async def test_a_log_that_cannot_be_written_for_a_while(world: World) -> None:
         if run is None:
             continue
         lived(await live_through(world, run))
-        assert world.effects == {"step:a#1": 1, "step:b#1": 1}
+        assert world.effects == {"step:a#1": 1, "step:f#1": 1, "step:b#1": 1}
         if world.acts["write"]:
             return
     raise AssertionError("the run never ended before the trouble")
@@ -539,3 +542,26 @@ async def test_no_more_machines_than_there_is_room_for(world: World) -> None:
     calls.go.set()
     for run in (first, second):
         assert (await world.ended(run)).state is RunState.COMPLETED
+
+
+async def test_a_step_that_wrote_files_is_recorded_with_them(world: World) -> None:
+    run = await world.run([["file", "f"], ["wait", "q"]])
+    await world.open_waits(run)
+    log = kinds(await world.entries(run))
+    assert log.index("snapshot") < log.index("wait.created" if "wait.created" in log else "op.end")
+    (end, *_) = await world.entries(run, "op.end")
+    (first, *_) = await world.entries(run, "snapshot")
+    assert abs(end.seq - first.seq) == 1 and end.data["files"]
+
+
+async def test_without_a_snapshot_its_end_is_recorded_all_the_same(world: World) -> None:
+    async def fail() -> None:
+        raise HostError("the store is gone")
+
+    world.on("keep", fail)
+    run = await world.run([["file", "f"], ["step", "a"]])
+    row = await world.ended(run)
+    assert row.state is RunState.COMPLETED and row.epoch == 1
+    assert [each.data["reason"] for each in await world.entries(run, "freeze.failed")] == [
+        "the store is gone"
+    ]
