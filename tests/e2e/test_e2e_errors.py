@@ -54,7 +54,7 @@ def test_input_that_does_not_fit_makes_no_run(stage: Stage, start: Start) -> Non
     before = stage.client.runs()
     with pytest.raises(Invalid, match="missing: how; unknown: hwo") as refused:
         start("goes_wrong", hwo="raise")
-    assert refused.value.hint == "goes_wrong takes how."
+    assert refused.value.hint == "goes_wrong takes how (text)."
     assert stage.client.runs() == before
 
 

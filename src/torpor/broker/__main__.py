@@ -36,20 +36,21 @@ def main() -> int:
     # uvicorn handles the signal, puts this back, and raises it again when it has shut down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
-    with (home.run / "broker.lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.info("another broker serves %s", home.root)
-            return 0
-        path = home.socket("broker")
-        try:
-            _serve(home, path)
-        except TorporError as error:
-            _log.error("%s. %s", error.message, error.hint)
-            return 1
-        finally:
-            path.unlink(missing_ok=True)
+    # Never closed: whoever waits for the lock waits until this process is gone.
+    lock = os.open(home.run / "broker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _log.info("another broker serves %s", home.root)
+        return 0
+    path = home.socket("broker")
+    try:
+        _serve(home, path)
+    except TorporError as error:
+        _log.error("%s. %s", error.message, error.hint)
+        return 1
+    finally:
+        path.unlink(missing_ok=True)
     return 0
 
 

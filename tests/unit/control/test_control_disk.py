@@ -16,7 +16,7 @@ import pytest
 from tests.unit.control.world import World
 
 from torpor.blobs.local import LocalBlobs
-from torpor.control import driver, guest, pen
+from torpor.control import driver, guest, pen, stillness
 from torpor.model.ids import RunId
 from torpor.model.states import RunState
 from torpor.snapshot.seal import Key
@@ -76,7 +76,7 @@ async def test_a_machine_on_a_full_disk_stands_still_says_so_and_goes_on(world: 
 async def test_one_that_stands_still_in_a_freeze_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "PREPARE_LIMIT_S", 0.05)
+    monkeypatch.setattr(stillness, "PREPARE_LIMIT_S", 0.05)
     said = driver.Driver._prepare
 
     async def free() -> None:
