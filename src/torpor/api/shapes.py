@@ -518,6 +518,9 @@ class RunDetail(Run):
     cycles: int
     forked: dict[str, Any] | None = Field(description="of a fork: how it was made")
     models: list[Used] = Field(description="what models took, by model")
+    output: dict[str, dict[str, int]] = Field(
+        description="of stdout and stderr: bytes printed; logged, kept beside the log, dropped"
+    )
     conversation: Conversation | None
     family: list[Run] = Field(description="all runs of its tree, each after its origin")
     children: list[Run] = Field(description="the runs that it has spawned")

@@ -152,6 +152,9 @@ def _facts(run: Object, now: float) -> Table:
     rows += [("model", words.used(each)) for each in run["models"]]
     if run["conversation"]:
         rows.append(("said", words.conversation(run["conversation"])))
+    for stream, share in run["output"].items():
+        if share["printed"] > share["logged"]:
+            rows.append((stream, f"{words.beyond(share)}: torpor logs RUN --stream {stream}"))
     if run["result"] is not None:
         rows.append(("result", words.plain(words.pretty(run["result"]))))
     if run["error"]:

@@ -127,6 +127,14 @@ def times(run: Mapping[str, Any]) -> str:
     return f"{ran}, slept {duration(run['slept_s'])}" if run["slept_s"] else ran
 
 
+def beyond(share: Mapping[str, int]) -> str:
+    """Where the output of a run is that its log did not take all of."""
+    parts = [f"{size(share['logged'])} of {size(share['printed'])} in its log"]
+    parts += [f"{size(share['kept'])} beside it"] * (share["kept"] > 0)
+    parts += [f"{size(share['dropped'])} not kept"] * (share["dropped"] > 0)
+    return ", ".join(parts)
+
+
 def used(told: Mapping[str, Any]) -> str:
     """`gpt-4.1: 12 calls, 3,400 tokens in, 500 out, $0.01, and 2 calls that did not tell`"""
     parts = [f"{told['model'] or 'unknown'}: {count(told['calls'], 'call')}", *figures(told)]

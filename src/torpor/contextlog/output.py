@@ -82,6 +82,13 @@ def ends(c: Connection, run: RunId) -> dict[str, int]:
     return dict(zip(_OFFSETS, c.execute(known).first() or (0, 0), strict=True))
 
 
+def beside_from(c: Connection, run: RunId) -> dict[str, int]:
+    """From where on each stream is not in the log; empty: all of both is."""
+    begins = select(_log.c.data).where(_log.c.run == run, _log.c.kind == BESIDE)
+    found = c.scalar(begins.order_by(_log.c.part, _log.c.seq).limit(1))
+    return {} if found is None else {stream: found[stream] for stream in _OFFSETS}
+
+
 def printed_before(
     c: Connection, run: RunId, stream: str, seq: int | None, offset: int, size: int
 ) -> tuple[int, bytes]:

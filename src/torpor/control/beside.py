@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from torpor.contextlog.entries import read_page
-from torpor.contextlog.output import BESIDE
+from torpor.contextlog.output import BESIDE, beside_from, ends
 from torpor.contextlog.store import LogStore
 from torpor.model.ids import RunId
 
@@ -34,7 +36,7 @@ class Beside:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            begin = os.lseek(fd, 0, os.SEEK_DATA) if os.fstat(fd).st_size else offset
+            begin = _begin(fd) if os.fstat(fd).st_size else offset
             data = data[: max(0, begin + BESIDE_BYTES_MAX - offset)]
             while data:
                 done = os.pwrite(fd, data, offset)
@@ -45,12 +47,16 @@ class Beside:
     def read(self, run: RunId, stream: str, offset: int) -> Iterator[bytes]:
         """What there is from `offset` on. Blocks."""
         path = self._path(run, stream)
-        if not path.is_file():
+        if not path.is_file() or not path.stat().st_size:
             return
         with path.open("rb") as file:
-            file.seek(offset)
+            begin = _begin(file.fileno())
+            file.seek(max(offset, begin))
+            # What was not kept, as of a run that came without it, is a hole; data begins a block.
+            lead = b"\0" if begin > offset else b""
             while chunk := file.read(_CHUNK):
-                yield chunk
+                yield chunk.lstrip(lead) if lead else chunk
+                lead = b""
 
     def piece(self, run: RunId, stream: str, offset: int, size: int) -> bytes:
         """At most `size` bytes at `offset`; none where there are none, or no file. Blocks."""
@@ -60,14 +66,30 @@ class Beside:
         except FileNotFoundError:
             return b""
 
-    def full(self, run: RunId, stream: str) -> bool:
-        """Whether what follows its end was dropped. Blocks."""
+    def kept(self, run: RunId, stream: str, offset: int = 0) -> int:
+        """How many bytes there are from `offset` on. Blocks."""
         path = self._path(run, stream)
         if not path.is_file() or not path.stat().st_size:
-            return False
+            return 0
         with path.open("rb") as file:
-            begin = os.lseek(file.fileno(), 0, os.SEEK_DATA)
-            return path.stat().st_size - begin >= BESIDE_BYTES_MAX
+            begin = max(offset, _begin(file.fileno()))
+            return max(0, os.fstat(file.fileno()).st_size - begin)
+
+    def full(self, run: RunId, stream: str) -> bool:
+        """Whether what follows its end was dropped. Blocks."""
+        return self.kept(run, stream) >= BESIDE_BYTES_MAX
+
+    def shares(self, c: Connection, run: RunId) -> dict[str, dict[str, int]]:
+        """Of each stream, how many bytes were printed, and how many of them are in the log, are
+        kept beside it, were dropped (or are not here: no backup or export has them)."""
+        begins = beside_from(c, run)
+        shares = {}
+        for stream, printed in ends(c, run).items():
+            logged = min(printed, begins.get(stream, printed))
+            kept = min(printed - logged, self.kept(run, stream, logged))
+            shares[stream] = {"printed": printed, "logged": logged, "kept": kept}
+            shares[stream]["dropped"] = printed - logged - kept
+        return shares
 
     def whole(self, store: LogStore, run: RunId, stream: str) -> Iterator[bytes]:
         """All of a stream, from the log and from beside it. Blocks. Raises HostError."""
@@ -90,3 +112,8 @@ class Beside:
 
     def _path(self, run: RunId, stream: str) -> Path:
         return self._directory / run / stream
+
+
+def _begin(fd: int) -> int:
+    """Where a file that is not empty begins: before that is a hole."""
+    return os.lseek(fd, 0, os.SEEK_DATA)

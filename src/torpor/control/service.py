@@ -321,6 +321,7 @@ class Service:
                 "bytes": sum(snapshot.bytes for snapshot in taken),
                 "template_bytes": agents.get_agent(c, row.version).template_bytes,
                 "cycles": entries.count_entries(c, row.id, "run.resumed"),
+                "output": Beside(self._home.output).shares(c, row.id),
                 "forked": forks.forked(c, row),
                 "models": [each._asdict() for each in calls.used(c, row.id)],
                 "conversation": None if said is None else said.to_json(),

@@ -28,6 +28,7 @@ _ROUTES = [
     Route("/runs/{ref}/head", pages.head),
     Route("/runs/{ref}/live", live.live),
     Route("/runs/{ref}/entries/{seq:int}", pages.entry),
+    Route("/runs/{ref}/output/{stream}", pages.output),
     Route("/runs/{ref}/cancel", actions.cancel, methods=["POST"]),
     Route("/runs/{ref}/delete", actions.delete, methods=["POST"]),
     Route("/runs/{ref}/retry", actions.retry, methods=["POST"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import Any, Protocol
 
 from torpor.control.forking import Wanted
@@ -77,6 +77,8 @@ class Service(Protocol):
     async def run(self, ref: str) -> Object: ...
 
     async def entries(self, ref: str, after: int, limit: int, kinds: list[str] | None) -> Page: ...
+
+    async def output(self, ref: str, stream: str) -> Iterator[bytes]: ...
 
     def changed(self, run_id: str) -> Awaitable[None]: ...
 

@@ -10,7 +10,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 
 from torpor.dashboard import life, render
 from torpor.dashboard.guard import COOKIE
@@ -140,6 +146,16 @@ async def entry(request: Request) -> Response:
     if not found or found[0]["seq"] != seq:
         raise NotFound(f"there is no entry {seq}")
     return PlainTextResponse(json.dumps(found[0], indent=2))
+
+
+async def output(request: Request) -> Response:
+    """All that an agent printed to one stream, as a file: never a page of this site."""
+    ref, stream = request.path_params["ref"], request.path_params["stream"]
+    if stream not in ("stdout", "stderr"):
+        raise NotFound(f"there is no output stream {stream!r}")
+    content = await service_of(request).output(ref, stream)
+    headers = {"content-disposition": f'attachment; filename="{stream}.txt"'}
+    return StreamingResponse(content, headers=headers, media_type="text/plain; charset=utf-8")
 
 
 async def waits(request: Request) -> Response:

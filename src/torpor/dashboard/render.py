@@ -118,6 +118,7 @@ def _environment() -> Environment:
         conversation=words.conversation,
         dollars=words.dollars,
         used=words.used,
+        beyond=words.beyond,
     )
     return environment
 

@@ -416,6 +416,10 @@ class MemoryService:
             "bytes": SNAPSHOT_BYTES * len(frozen),
             "template_bytes": 16_100_000,
             "cycles": len(frozen),
+            "output": {
+                "stdout": {"printed": 9_000, "logged": 3_000, "kept": 5_000, "dropped": 1_000},
+                "stderr": {"printed": 5, "logged": 5, "kept": 0, "dropped": 0},
+            },
             "forked": run.get("forked"),
             "models": [],
             "conversation": run.get("conversation"),

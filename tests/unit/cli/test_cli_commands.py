@@ -195,6 +195,8 @@ def test_approve_by_a_runs_id_or_the_start_of_one(
     ended(client, run)
     again = torpor("deny", run)
     assert again.exit_code == 1
+    shown = " ".join(torpor("show", run).stdout.split())
+    assert "3.0 kB of 9.0 kB in its log, 5.0 kB beside it, 1.0 kB not kept: torpor logs" in shown
     assert "waits for nobody's answer" in again.stderr
 
 

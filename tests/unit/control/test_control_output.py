@@ -81,7 +81,18 @@ async def test_what_the_log_does_not_take_is_kept_and_exact_after_a_replay(plain
     kept = Beside(plain.home.output)
     assert b"".join(kept.whole(plain.store, run, "stdout")).decode() == PRINTED
     assert b"".join(kept.whole(plain.store, run, "stderr")) == b""
+    shares = await plain.store.read(lambda c: kept.shares(c, run))
+    beyond = len(PRINTED) - logged
+    assert shares["stdout"] == {
+        "printed": len(PRINTED),
+        "logged": logged,
+        "kept": beyond,
+        "dropped": 0,
+    }
+    assert shares["stderr"] == {"printed": 0, "logged": 0, "kept": 0, "dropped": 0}
     kept.remove(run)
+    shares = await plain.store.read(lambda c: kept.shares(c, run))
+    assert (shares["stdout"]["kept"], shares["stdout"]["dropped"]) == (0, beyond)
     assert not list(plain.home.output.iterdir())
 
 
@@ -94,6 +105,13 @@ def test_even_beside_it_no_more_than_so_much_is_kept(
     for at in range(0, 20_000, 1000):
         kept.keep(run, "stdout", begin + at, b"x" * 1000)
     assert b"".join(kept.read(run, "stdout", begin)) == b"x" * 8192
+    assert kept.kept(run, "stdout", begin) == 8192 and kept.full(run, "stdout")
+
+
+def test_what_came_without_its_file_goes_on_without_a_hole(tmp_path: Path) -> None:
+    kept, run = Beside(tmp_path), RunId("run_x")
+    kept.keep(run, "stdout", (1 << 20) + 100, b"goes on")
+    assert b"".join(kept.read(run, "stdout", 1000)) == b"goes on"
 
 
 async def test_output_that_nobody_takes_is_not_read_on() -> None:

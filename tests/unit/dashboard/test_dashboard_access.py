@@ -360,3 +360,18 @@ def test_what_is_loaded_is_kept_until_it_changes(home: Home) -> None:
             assert (await browser.http.get(path)).status_code == 404
 
     browse(home, talk)
+
+
+def test_what_a_log_did_not_take_is_counted_and_there_to_be_downloaded(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        run = (await browser.asked(["approve", "go?", None]))["run"]
+        page = (await browser.http.get(f"/ui/runs/{run}")).text
+        assert "stdout: 3.0 kB of 9.0 kB in its log, 5.0 kB beside it, 1.0 kB not kept" in page
+        assert "stderr:" not in page
+        assert f'href="/ui/runs/{run}/output/stdout" download' in page
+        answer = await browser.http.get(f"/ui/runs/{run}/output/stdout")
+        assert answer.text == "stdout of it"
+        assert answer.headers["content-disposition"].startswith("attachment")
+        assert (await browser.http.get(f"/ui/runs/{run}/output/stdin")).status_code == 404
+
+    browse(home, talk)
