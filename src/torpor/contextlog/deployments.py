@@ -173,7 +173,7 @@ def _only(
         f"several deployed agents are called {ref!r}: {', '.join(names)}",
         hint="Say which is meant by where it is from, as above or by the end of that; or give one "
         'another name in its file, [tool.torpor] name = "…"; or forget one that is gone: torpor '
-        "agents --retire NAME.",
+        "agents retire NAME.",
     )
 
 

@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -89,10 +90,14 @@ class _Endpoint:
                 self._models.result(given)
 
     def _serve(self) -> None:
-        while True:
-            for key, mask in self._selector.select():
-                if self._selector.get_map().get(key.fd) is key:
-                    key.data(mask)
+        try:
+            while True:
+                for key, mask in self._selector.select():
+                    if self._selector.get_map().get(key.fd) is key:
+                        key.data(mask)
+        except BaseException:  # a call that nobody answers would hang the agent for ever
+            traceback.print_exc()
+            os._exit(1)
 
 
 class AloneRuntime(Runtime):
