@@ -88,8 +88,8 @@ async def _answer_all(
 
 
 def hearings(log: Sequence[EntryRow]) -> Iterator[float | None]:
-    """For each answer but the last how long it took, in ms, until a step began; None where the run
-    was suspended before."""
+    """For each answer how long it took, in ms, until a step began; None where the run was suspended
+    before."""
     answered: float | None = None
     for entry in log:
         if entry.kind == "wait.completed":

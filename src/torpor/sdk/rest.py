@@ -9,11 +9,11 @@ of them are read twice, and none has run in between, so there was a moment when 
 What counts is what keeps a Python process alive, threads that are not daemons; and daemons that
 have used operations (`lines`).
 
-Timers are of two kinds. Those of event loops move on with the time that a machine sleeps (`moved`,
-`loop_time`): the machine may sleep, and is woken for them. What the kernel counts (a thread in
-`time.sleep` or in a wait with a timeout, an alarm, a timerfd, a child process that sleeps) stands
-still with the machine, and so keeps it awake. Who sets timers again and again and does nothing that
-the host hears of is a ticker, whose timers count no more (`Timers`).
+Timers are of two kinds. Those of event loops move on with the time that a machine sleeps
+(`move_loops_with_sleep`): the machine may sleep, and is woken for them. What the kernel counts (a
+thread in `time.sleep` or in a wait with a timeout, an alarm, a timerfd, a child process that
+sleeps) stands still with the machine, and so keeps it awake. Who sets timers again and again and
+does nothing that the host hears of is a ticker, whose timers count no more (`Timers`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,58 @@
+"""Which timers count, and what an event loop's time is. How a process rests is in
+`tests/unit/guest/test_guest_freezing.py`, by real ones."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from torpor.sdk import rest
+from torpor.sdk.rest import ROUNDS_MAX, Timers
+
+
+def test_the_first_timer_counts_until_it_is_gone() -> None:
+    timers = Timers()
+    assert timers.earliest({"a": 5.0, "b": 3.0}, active=True) == 3.0
+    assert timers.earliest({"a": 5.0}, active=False) == 5.0
+    assert timers.earliest({}, active=False) is None
+
+
+def test_a_ticker_counts_no_more_but_what_was_there_before_does() -> None:
+    timers = Timers()
+    assert timers.earliest({"timeout": 100.0, 0: 0.0}, active=True) == 0.0
+    for tick in range(1, ROUNDS_MAX):
+        assert timers.earliest({"timeout": 100.0, tick: float(tick)}, active=False) == tick
+    for tick in range(ROUNDS_MAX, 10):
+        assert timers.earliest({"timeout": 100.0, tick: float(tick)}, active=False) == 100.0
+
+
+def test_who_does_something_sets_timers_anew() -> None:
+    timers = Timers()
+    for tick in range(10):
+        assert timers.earliest({tick: float(tick)}, active=True) == tick
+
+
+def test_a_timer_without_a_beginning_counts_from_its_first_look() -> None:
+    timers = Timers()
+    assert timers.earliest({"a": 5.0}, active=True) == 5.0
+    assert timers.earliest({"a": 6.0}, active=False) == 5.0
+
+
+def test_loops_time_moves_on_with_a_sleep_and_never_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(day=1000.0, since_boot=10.0)
+    monkeypatch.setattr(
+        rest, "time", SimpleNamespace(time=lambda: clock.day, monotonic=lambda: clock.since_boot)
+    )
+    loops = rest._LoopClock()
+    assert loops() == 10.0
+    clock.day, clock.since_boot = 1001.0, 11.0
+    assert loops() == 11.0
+    clock.day += 3600  # asleep for an hour
+    assert loops() == 3611.0
+    clock.day -= 0.5  # a correction
+    assert loops() == 3611.0
+    clock.day, clock.since_boot = clock.day + 1, clock.since_boot + 1
+    assert loops() == 3612.0
+    loops.restart()
+    assert loops() == 12.0
