@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from sqlalchemy import Connection
+from tests.jsonvalues import ODD, deep, exact
 from tests.unit.contextlog.conftest import claimable
 
 from torpor.contextlog.agents import put_agent
@@ -48,6 +49,7 @@ class Model:
     kinds: list[str] = field(default_factory=lambda: ["run.created"])
     waits: dict[str, Wait] = field(default_factory=dict)
     results: dict[str, int] = field(default_factory=dict)  # op → seq of its result
+    answers: dict[str, str] = field(default_factory=dict)  # op → data, exactly
     seen: int = 0  # the newest snapshot's place
     fresh: bool = False  # a result came since the last claim
 
@@ -132,19 +134,24 @@ class RunsAndWaits(RuleBasedStateMachine):
             self.model.waits[op] = Wait(due_at)
 
     @precondition(lambda self: self.model.waits)
-    @rule(data=st.data(), status=st.sampled_from(["completed", "timeout", "cancelled"]))
-    def ended(self, data: st.DataObject, status: str) -> None:
+    @rule(
+        data=st.data(),
+        status=st.sampled_from(["completed", "timeout", "cancelled"]),
+        answer=st.sampled_from([*ODD, deep()]),
+    )
+    def ended(self, data: st.DataObject, status: str, answer: Any) -> None:
         op = data.draw(st.sampled_from(sorted(self.model.waits)))
         waits = {w.op: w for w in self.commit(lambda c: list_waits(c, self.run, open_only=False))}
         late = self.model.waits[op].state != "open"
         error = Conflict if late and status != "timeout" else None
+        value = {"status": status, "data": answer}
         took = self.attempt(
-            lambda c: complete_wait(c, waits[OpId(op)].id, value={"status": status}, now=self.now),
-            error,
+            lambda c: complete_wait(c, waits[OpId(op)].id, value=value, now=self.now), error
         )
         assert bool(took) == (not late)
         if took:
             self.model.end(op, status)
+            self.model.answers[op] = exact(answer)
 
     @rule(later_s=st.sampled_from([0.0, 3.0]))
     def time_passed(self, later_s: float) -> None:
@@ -213,6 +220,8 @@ class RunsAndWaits(RuleBasedStateMachine):
         ended = sorted((r for r in results if "ok" in r), key=lambda r: int(r["seq"]))
         assert [r["op"] for r in ended] == sorted(model.results, key=model.results.__getitem__)
         assert all(r["value"]["status"] == model.waits[r["op"]].state for r in ended)
+        answered = {r["op"]: exact(r["value"].get("data")) for r in ended}
+        assert answered.items() >= model.answers.items()
         in_doubt = {r["op"] for r in results if "ok" not in r}
         assert in_doubt == {op for op, w in model.waits.items() if w.state == "open"}
         assert (newest.seq if newest else 0) == model.seen
