@@ -76,11 +76,12 @@ class Chosen:
 @dataclass(frozen=True)
 class Preference:
     """What is known of an agent beside a reference. Its runs are to be of `engine`; or of `rather`,
-    if it is deployed for that. It is from `origin`, and no other will do. Of several, one from the
-    same directory as the version `near` is meant."""
+    if it is deployed for that; `any_engine` will do where nothing is run. It is from `origin`, and
+    no other will do. Of several, one from the same directory as the version `near` is meant."""
 
     engine: str | None = None
     rather: str | None = None
+    any_engine: bool = False
     origin: str | None = None
     near: AgentVersion | None = None
 
@@ -185,6 +186,8 @@ def _chosen(
     rather = preferred.rather if preferred.rather in by_engine else None
     own = agents.get_agent(c, newest.version).rules.engine
     engine = preferred.engine or rather or own or settings.read(c, _ENGINE) or newest.engine
+    if engine not in by_engine and preferred.any_engine:
+        engine = newest.engine
     if engine not in by_engine:
         raise Conflict(
             f"{newest.name} is deployed for the engine {newest.engine} alone, and its runs are to "

@@ -46,7 +46,7 @@ from sqlalchemy.ext.compiler import compiles
 
 from torpor.model.errors import Damaged, HostError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 metadata = MetaData()
 
@@ -517,7 +517,8 @@ run_keys = Table(
 
 
 def prepare(c: Connection) -> None:
-    """Make the tables if they are not there. Raises HostError for a newer database."""
+    """Make the tables if they are not there. Raises HostError for a database of another
+    version."""
     present = inspect(c).get_table_names()
     if meta.name in present:
         _check_version(c)
@@ -540,4 +541,10 @@ def _check_version(c: Connection) -> None:
             f"the database was written by a newer torpor (schema {found}; "
             f"this one knows {SCHEMA_VERSION})",
             hint="Upgrade torpor.",
+        )
+    if int(found) < SCHEMA_VERSION:
+        raise HostError(
+            f"the database is of an earlier state of torpor's development (schema {found}; this "
+            f"one needs {SCHEMA_VERSION}), and there is no way from there",
+            hint="Move the data directory away, or point TORPOR_HOME elsewhere.",
         )

@@ -225,8 +225,11 @@ class Service:
     async def agent(
         self, ref: str | None, version: str | None, engine: str | None
     ) -> dict[str, Any]:
-        """What a run would be started of, as it described itself."""
-        chosen = await self._store.read(lambda c: _chosen(c, version, ref, engine))
+        """What a run would be started of, as it described itself; be it of another engine."""
+        anyhow = engine is None
+        chosen = await self._store.read(
+            lambda c: _chosen(c, version, ref, engine, any_engine=anyhow)
+        )
         return chosen.row.to_json() | {"agent": chosen.agent}
 
     async def retire(self, ref: str) -> dict[str, Any]:
@@ -519,7 +522,14 @@ class Service:
             self._scheduler.answered_perhaps()
 
 
-def _chosen(c: Connection, version: str | None, agent: str | None, engine: str | None) -> Chosen:
+def _chosen(
+    c: Connection,
+    version: str | None,
+    agent: str | None,
+    engine: str | None,
+    *,
+    any_engine: bool = False,
+) -> Chosen:
     if version is not None:
         known = agents.get_agent(c, version)
         if engine not in (None, known.engine):
@@ -527,4 +537,4 @@ def _chosen(c: Connection, version: str | None, agent: str | None, engine: str |
         return Chosen(known, known.offered(agent))
     if agent is None:
         raise Invalid("neither an agent nor a version is named")
-    return deployments.choose_current(c, agent, Preference(engine=engine))
+    return deployments.choose_current(c, agent, Preference(engine, any_engine=any_engine))

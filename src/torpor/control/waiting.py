@@ -87,10 +87,10 @@ class Waiting:
         if (wrong := jsonvalues.fault(answer.data)) is not None:
             raise Invalid(f"the answer {wrong}", hint="Nothing has changed; answer again.")
         wait = await self._find(ref)
+        value = _value(wait, answer)
         if wait.kind == "wait" and wait.state == waits.OPEN:
             # Its schema never changes, and checking may take a moment: not in the write.
             await asyncio.to_thread(answers.check_answer, wait.schema, answer.data)
-        value = _value(wait, answer)
 
         def write(c: Connection) -> list[WaitRow]:
             now = time.time()

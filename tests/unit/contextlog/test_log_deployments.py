@@ -135,6 +135,7 @@ def test_isolation_is_not_lost_silently(host: Host) -> None:
     with pytest.raises(Conflict, match=r"engine process alone.*to be of qemu") as refused:
         host.chosen("agent")
     assert "--engine qemu" in refused.value.hint and "--engine process" in refused.value.hint
+    assert host.chosen("agent", any_engine=True) == trial  # to be looked at
     host.commit(lambda c: set_default_engine(c, PROCESS))
     assert host.chosen("agent") == trial
 

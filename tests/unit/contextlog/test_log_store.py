@@ -235,6 +235,13 @@ def test_a_newer_or_foreign_database_is_refused_untouched(tmp_path: Path) -> Non
     with sqlite3.connect(newer) as c:
         c.execute("UPDATE meta SET value = '999'")
     c.close()
+    older = tmp_path / "older.db"
+    LogStore.open(older).close()
+    with sqlite3.connect(older) as c:
+        c.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
+    c.close()
+    with pytest.raises(HostError, match="earlier state of torpor's development"):
+        LogStore.open(older)
     with pytest.raises(HostError, match="newer torpor") as refused:
         LogStore.open(newer)
     assert "Upgrade" in refused.value.hint

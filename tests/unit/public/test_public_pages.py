@@ -105,6 +105,10 @@ def test_a_program_answers_with_json(talk: Talking) -> None:
             refused = await http.post(path, json=body)
             assert refused.status_code == status, body
             assert refused.headers["content-type"] == "application/problem+json"
+        # What kind of answer it is comes before what the answer says.
+        approved = (await http.post(path, json={"approved": True})).json()
+        assert "asks for an answer, not for approval" in approved["detail"]
+        assert f"torpor complete {wait.id}" in approved["hint"]
         told = (await http.post(path, json={"data": {"people": "many"}})).json()
         assert told["errors"] == [
             {"pointer": "/people", "detail": "'many' is not of type 'integer'"}
