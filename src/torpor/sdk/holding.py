@@ -3,9 +3,9 @@ record, or nobody seems to be left who could.
 
 Who is left cannot be known: threads may be anywhere. It is taken to be nobody once the process has
 been *quiet* for some time: no operation began or ended, no step's body is at work, and it hardly
-computed. What computes for ever without an operation does not put that off for ever. In an event
-loop's thread, plain code can be held only as long as the loop may stand still, and that only if
-there are other threads.
+computed, nor waited for a processor, as on a busy host it may for long. What computes for ever
+without an operation does not put that off for ever. In an event loop's thread, plain code can be
+held only as long as the loop may stand still, and that only if there are other threads.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 from torpor.replay.journal import Early
+from torpor.sdk.rest import worked_s
 
 # For what the operation would diverge else; and what it would be given else, or in a loop's thread.
 QUIET_S, QUIET_SHORT_S = 60.0, 2.0
@@ -70,7 +71,7 @@ class Held:
     _since: float = field(default_factory=time.monotonic)
     _looked: float = field(default_factory=time.monotonic)
     _moved: int = -1
-    _cpu_s: float = field(default_factory=time.process_time)
+    _cpu_s: float = field(default_factory=worked_s)
 
     def block(self) -> None:
         """In this thread, until something changed or it is late."""
@@ -98,7 +99,7 @@ class Held:
         return QUIET_SHORT_S if self.early.alike else QUIET_S
 
     def _is_late(self, quiet_s: float) -> bool:
-        now, cpu_s, moved = time.monotonic(), time.process_time(), self.of.moves
+        now, cpu_s, moved = time.monotonic(), worked_s(), self.of.moves
         moves = moved != self._moved or self.of.at_work()
         if moves:
             self._began = now

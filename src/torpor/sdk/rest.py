@@ -250,6 +250,15 @@ def _look_at(task: str, thread: threading.Thread, loop: Any, found: _Found) -> N
         found.waits(task, call)
 
 
+def worked_s() -> float:
+    """How long the threads of this process have run, or waited for a processor to run on."""
+    waited_ns = 0
+    for tid in _ids(_TASKS):
+        words = _read(f"{_TASKS}/{tid}/schedstat").split()
+        waited_ns += int(words[1]) if len(words) > 1 else 0
+    return time.process_time() + waited_ns / 1e9
+
+
 def running_loops() -> dict[int, Any]:
     """The event loop that each thread runs, of those that are written in Python."""
     found: dict[int, Any] = {}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -56,3 +57,14 @@ def test_loops_time_moves_on_with_a_sleep_and_never_back(monkeypatch: pytest.Mon
     assert loops() == 3612.0
     loops.restart()
     assert loops() == 12.0
+
+
+def test_waiting_for_a_processor_counts_as_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that gets none is not quiet."""
+    waited = {"1": b"5000 2000000000 9\n", "2": b"7000 500000000 3\n"}
+    monkeypatch.setattr(rest, "_ids", lambda directory: [1, 2])
+    monkeypatch.setattr(rest, "_read", lambda path: waited[path.split("/")[-2]])
+    monkeypatch.setattr(time, "process_time", lambda: 1.25)
+    assert rest.worked_s() == 1.25 + 2.5
+    monkeypatch.setattr(rest, "_read", lambda path: b"")  # no such kernel
+    assert rest.worked_s() == 1.25
