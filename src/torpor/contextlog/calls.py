@@ -89,7 +89,7 @@ class Begun(NamedTuple):
 
 
 def begun_with(c: Connection, run: RunId, op: OpId) -> Begun:
-    """How a call began that is in the run's log."""
+    """How a call began, or was begun again, that is in the run's log: the last time."""
     at, up = _ops.alias("began").c, _ops.alias("up").c
     machine = select(up.data["broker"].as_string()).where(
         up.run == at.run,
@@ -98,8 +98,10 @@ def begun_with(c: Connection, run: RunId, op: OpId) -> Begun:
         up.kind == literal_column("'machine.up'"),
     )
     latest = machine.order_by(up.seq.desc()).limit(1).scalar_subquery()
-    began = (at.run == run, at.op == op, at.kind == literal_column("'op.begin'"))
-    source, broker = c.execute(select(at.source, latest).where(*began)).one()
+    kinds: list[Any] = [literal_column("'op.begin'"), literal_column("'op.again'")]
+    began = (at.run == run, at.op == op, at.kind.in_(kinds))
+    query = select(at.source, latest).where(*began).order_by(at.seq.desc()).limit(1)
+    source, broker = c.execute(query).one()
     return Begun(RunId(source), broker)
 
 

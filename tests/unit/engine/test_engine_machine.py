@@ -115,7 +115,6 @@ async def test_state_goes_from_one_machine_to_another(stand: Stand) -> None:
     await first.pause()
     state = await first.device_state()
     assert 1000 < len(state) < 1_000_000
-    assert len(first.changed_memory())
     await first.kill()
     second = await stand.empty()
     await second.load(state)
