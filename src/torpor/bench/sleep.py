@@ -151,7 +151,7 @@ async def _check(sleeper: Sleeper, *, drafts: int) -> None:
 _ROWS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("boot to ready", "boot_ms", lambda ms: words.duration(ms / 1000)),
     ("template", "template_bytes", words.size),
-    ("pause: the guest stands still", "pause_ms", lambda ms: words.duration(ms / 1000)),
+    ("pause: until its state is fixed", "pause_ms", lambda ms: words.duration(ms / 1000)),
     ("freeze: decision to durable", "freeze_ms", lambda ms: words.duration(ms / 1000)),
     ("snapshot", "snapshot_bytes", words.size),
     ("resume, warm: decision to answer", "resume_warm_ms", lambda ms: words.duration(ms / 1000)),
