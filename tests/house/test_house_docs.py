@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from tests.unit.guest.conftest import Driver
 
 from torpor import sdk
-from torpor.cli.main import app
+from torpor.cli.commands import COMMANDS
 from torpor.model.agentfile import read_agent
 
 ROOT = Path(__file__).parents[2]
@@ -95,11 +94,9 @@ def answer(asked: dict[str, Any]) -> Any:
 
 def commands() -> Iterator[str]:
     """All there are: `run`, `bench sleep` …"""
-    program = typer.main.get_command(app)
-    assert hasattr(program, "commands")
-    for called, command in program.commands.items():
-        inside = getattr(command, "commands", None)
-        yield from (f"{called} {each}" for each in inside) if inside else (called,)
+    for listed in (each for panel in COMMANDS.values() for each in panel):
+        inside = getattr(listed.load(), "commands", None)
+        yield from (f"{listed.name} {each}" for each in inside) if inside else (listed.name,)
 
 
 def test_the_page_of_commands_has_them_all_and_no_other() -> None:

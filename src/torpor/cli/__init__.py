@@ -3,7 +3,8 @@
 stdout carries what was asked for (data, the agent's output, its result), stderr all that is said
 about it. Exit codes: 0 ok, 1 the run or target failed, 2 usage, 3 no server or engine.
 
-`main` builds the program and shows errors; `host`, `agents`, `runs`, `waits` hold the commands;
-`attach` follows a run in a terminal, with `question` to answer its waits; `timeline` reads the
-log into what `trace` draws; `words` and `screen` say and show things.
+`main` is the program, and shows errors; `commands` lists what there is, and `lazy` loads what of it
+is used, from `host`, `agents`, `runs`, `waits` and their like; `attach` follows a run in a terminal,
+with `question` to answer its waits; `timeline` reads the log into what `trace` draws; `words` and
+`screen` say and show things.
 """

@@ -12,7 +12,6 @@ server: whatever ends this loop leaves it unharmed.
 from __future__ import annotations
 
 import codecs
-import getpass
 import os
 import queue
 import re
@@ -29,11 +28,10 @@ from typing import Any
 from rich.live import Live
 
 from torpor.cli import words
-from torpor.cli.filling import expected
+from torpor.cli.answering import answerable, how_to_answer, user
 from torpor.cli.question import Answer, Detach, Question, told
 from torpor.cli.screen import err, say, show_json
 from torpor.client import Appended, Back, Client, Ended, Followed, Lost, Unreachable
-from torpor.model import doubts
 from torpor.model.errors import CallerError
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like
@@ -62,7 +60,7 @@ def attach(client: Client, run: Object, *, as_json: bool = False) -> int:
         following = ended["successor"]
         if following is not None:
             after = client.run(following)["origin_seq"]  # what it shares was shown
-            say(f"failed: {error_line(ended['error'])} · {following} goes on", "yellow")
+            say(f"failed: {words.error_line(ended['error'])} · {following} goes on", "yellow")
     return finish(ended, as_json=as_json)
 
 
@@ -79,45 +77,9 @@ def finish(run: Object, *, as_json: bool) -> int:
     error = run["error"] or {}
     if error.get("traceback"):
         say(words.plain(error["traceback"]).rstrip("\n"), "dim")
-    why = f": {error_line(error)}" if error else ""
+    why = f": {words.error_line(error)}" if error else ""
     say(f"{run['state']}{why} · {words.times(run)}", "red")
     return 1
-
-
-def error_line(error: Object) -> str:
-    """`ValueError: no such topic`"""
-    kind, message = error.get("type"), words.plain(str(error.get("message", "")))
-    return f"{kind}: {message}" if kind and message else message or str(kind)
-
-
-def user() -> str | None:
-    """Who answers, as the log shows it."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name
-        return None
-
-
-def answerable(wait: Object) -> bool:
-    """Whether a person may answer it: time, events and children come by themselves."""
-    return wait["kind"] not in ("sleep", "event", "child")
-
-
-def how_to_answer(wait: Object) -> str:
-    """In words: what an answer has to look like, the command, and its public link if it has one."""
-    fields = [f"  {each}" for each in expected(wait.get("schema"))]
-    fields = ["the answer has"] * bool(fields) + fields
-    return "\n  ".join(filter(None, (*fields, _command(wait), wait.get("url"))))
-
-
-def _command(wait: Object) -> str:
-    if wait["kind"] == "event":
-        return f"torpor send {wait['run']} {wait['prompt']} --data JSON"
-    if wait["approve"]:
-        return f"torpor approve {wait['id']}  or  torpor deny {wait['id']}"
-    if wait["kind"] == "doubt":
-        return f"torpor complete {wait['id']} --data JSON, which is {doubts.CHOICES}"
-    return f"torpor complete {wait['id']} --data JSON"
 
 
 def _say_detached(run: str) -> None:

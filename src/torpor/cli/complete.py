@@ -1,18 +1,16 @@
 """What a shell offers for a word that is being typed: `torpor --install-completion` sets it up.
 
-Asked while somebody types: it starts no server, waits for nothing long, and says nothing.
+Asked while somebody types: it starts no server, waits for nothing long, and says nothing. Every
+command that takes a run imports this, so what it asks with is imported when it is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torpor.cli import words
-from torpor.cli.attach import answerable
-from torpor.client import Client
-from torpor.model.errors import TorporError
-from torpor.model.home import Home
+if TYPE_CHECKING:
+    from torpor.client import Client
 
 Object = dict[str, Any]
 Offers = list[tuple[str, str]]  # a value, and a word about it
@@ -35,12 +33,19 @@ def _runs(client: Client) -> Iterator[tuple[str, str]]:
 
 
 def _waits(client: Client) -> Iterator[tuple[str, str]]:
+    from torpor.cli import words
+    from torpor.cli.answering import answerable
+
     for wait in client.waits():
         if answerable(wait):
             yield wait["id"], words.asked(wait, _ABOUT_MAX)
 
 
 def _offers(incomplete: str, find: Callable[[Client], Iterator[tuple[str, str]]]) -> Offers:
+    from torpor.client import Client
+    from torpor.model.errors import TorporError
+    from torpor.model.home import Home
+
     try:
         found = list(find(Client(Home.find(), timeout_s=2.0)))
     except TorporError:  # nothing to offer is no error to somebody who types

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from torpor.cli.attach import user
+from torpor.cli.answering import user
 from torpor.cli.host import Json
 from torpor.cli.screen import say, show_json
 from torpor.cli.storage import RunArg

@@ -1,17 +1,14 @@
-"""fork, retry: new runs that begin as others were; and the tree that makes of them."""
+"""fork, retry: new runs that begin as others were."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
-from rich.tree import Tree
 
-from torpor.cli import words
+from torpor.cli import family
 from torpor.cli.agents import (
     InputGiven,
     deploy_now,
@@ -22,7 +19,7 @@ from torpor.cli.agents import (
 )
 from torpor.cli.attach import attach
 from torpor.cli.host import Json, connect
-from torpor.cli.screen import say, show_json, state
+from torpor.cli.screen import say, show_json
 from torpor.cli.storage import RunArg
 from torpor.client import Client
 from torpor.model.agentfile import read_agent
@@ -113,7 +110,7 @@ def _result(text: str) -> tuple[str, Any]:
 
 def _made(client: Client, made: Object, *, follow: bool, as_json: bool) -> None:
     if not as_json or follow:
-        say(origin(client.run(made["id"])), "dim")
+        say(family.origin(client.run(made["id"])), "dim")
     if follow:
         say(made["id"], "dim")
         raise typer.Exit(attach(client, made, as_json=as_json))
@@ -121,42 +118,3 @@ def _made(client: Client, made: Object, *, follow: bool, as_json: bool) -> None:
         show_json(made)
     else:
         sys.stdout.write(made["id"] + "\n")
-
-
-def origin(run: Object) -> str:
-    """How a fork was made, on one line."""
-    told = run["forked"]
-    parts = [f"{told['how']} of {run['origin']} at {run['origin_seq']}"]
-    if told["retried"]:
-        parts.append(f"tries again {words.line(', '.join(told['retried']))}")
-    if told["set"]:
-        parts.append(f"sets {words.line(', '.join(told['set']))}")
-    return ", ".join(parts)
-
-
-def tree(run: Object) -> Tree:
-    """The family of a run, which is marked in it."""
-    drawn: dict[str, Tree] = {}
-    for member in run["family"]:
-        name = Text(member["id"], "bold" if member["id"] == run["id"] else "")
-        told = "" if member["origin"] is None else f"  from {member['origin_seq']}"
-        text = Text.assemble(name, (told, "dim"), "  ", state(member["state"]))
-        above = drawn.get(member["origin"] or "")
-        drawn[member["id"]] = Tree(text, guide_style="dim") if above is None else above.add(text)
-    return next(iter(drawn.values()))
-
-
-def in_order(found: Sequence[Object]) -> list[tuple[int, Object]]:
-    """Runs as they were given, but each fork below its origin where that is among them; with how
-    deep it is."""
-    known = {run["id"] for run in found}
-    below: dict[str | None, list[Object]] = {}
-    for run in found:
-        below.setdefault(run["origin"] if run["origin"] in known else None, []).append(run)
-    ordered = []
-    waiting = [(0, run) for run in reversed(below.get(None, []))]
-    while waiting:
-        depth, run = waiting.pop()
-        ordered.append((depth, run))
-        waiting += [(depth + 1, fork) for fork in reversed(below.get(run["id"], []))]
-    return ordered

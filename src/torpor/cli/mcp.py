@@ -39,7 +39,7 @@ def mcp(
         bool, typer.Option("--readonly", help="Only tools that change nothing.")
     ] = False,
 ) -> None:
-    """Serve runs, waits and SQL as tools over the Model Context Protocol, on stdin and stdout."""
+    """Serve runs, waits and SQL as tools of the Model Context Protocol."""
     try:
         from mcp.server.mcpserver import MCPServer
     except ImportError as error:

@@ -1,90 +1,35 @@
-"""ps, show, logs, trace, cancel: runs, looked at."""
+"""show, trace, cancel: a run, looked at."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict
 from textwrap import indent
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from torpor.cli import forks, timeline, words
-from torpor.cli.attach import error_line, how_to_answer
+from torpor.cli import family, timeline, words
+from torpor.cli.answering import how_to_answer
 from torpor.cli.host import Json
+from torpor.cli.ps import row
 from torpor.cli.screen import facts, say, show, show_json, state, table
 from torpor.cli.storage import RunArg, snapshot_table
-from torpor.client import Appended, Back, Client, Lost
+from torpor.client import Client
 from torpor.model.engines import NOT_ISOLATED, PROCESS
 from torpor.model.home import Home
-from torpor.model.states import FINAL, UNFINISHED, RunState
+from torpor.model.states import RunState
 
-_DAY_S = 86400
-_RECENT_MAX = 1000
 _OUTPUT_LINES = 10
 _SNAPSHOTS = 5
 _WARNINGS = 3
 _CHILDREN = 10
-_IN_OP = ("kind", "name", "digest", "hint")  # its id says the first two; the rest is not for people
 
 Object = dict[str, Any]
-
-
-def ps(
-    status: Annotated[
-        RunState | None, typer.Option("--status", help="Only runs in this state.")
-    ] = None,
-    all: Annotated[bool, typer.Option("--all", help="All runs there ever were.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Runs: the unfinished, and those that ended in the last day."""
-    client = Client(Home.find())
-    if status is not None or all:
-        found = list(client.all_runs([status.value] if status else []))
-    else:
-        ended = client.runs([s.value for s in FINAL], limit=_RECENT_MAX)
-        since = time.time() - _DAY_S
-        found = list(client.all_runs(UNFINISHED)) + [r for r in ended if r["ended_at"] >= since]
-        found.sort(key=lambda run: run["created_at"], reverse=True)
-    if as_json:
-        show_json(found)
-    elif not found:
-        say("no runs" if all else "no runs (--all shows older ones)")
-    else:
-        waits: dict[str, list[Object]] = {}
-        for wait in client.waits():
-            waits.setdefault(wait["run"], []).append(wait)
-        now = time.time()
-        heads = ("RUN", "AGENT", "STATE", "STARTED", "RAN", "SLEPT", "")
-        rows = [_row(r, depth, waits.get(r["id"], []), now) for depth, r in forks.in_order(found)]
-        show(table(heads, rows))
-
-
-def _row(run: Object, depth: int, waits: list[Object], now: float) -> tuple[str | Text, ...]:
-    about = ""
-    if run.get("queued_because"):
-        about = f"waits for a machine: {run['queued_because']}"
-    elif waits:
-        about = f"waiting for {words.waiting_for(waits, now)}"
-    elif run["error"]:
-        about = words.line(error_line(run["error"]))
-    return (
-        f"{'  ' * (depth - 1)}└ {run['id']}" if depth else run["id"],
-        run["agent"] or "",
-        state(run["state"]),
-        words.ago(run["created_at"], now),
-        words.duration(run["ran_s"]),
-        words.duration(run["slept_s"]) if run["slept_s"] else "",
-        about,
-    )
 
 
 def show_run(run: RunArg, as_json: Json = False) -> None:
@@ -97,7 +42,7 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
     now = time.time()
     parts: list[RenderableType] = [_facts(found, now)]
     if len(found["family"]) > 1:
-        parts += [Text("\nforks", "bold"), forks.tree(found)]
+        parts += [Text("\nforks", "bold"), family.tree(found)]
     if found["children"]:
         parts += [Text("\nchildren", "bold"), _children(found["children"], now)]
     for wait in found["waits"]:
@@ -129,7 +74,7 @@ def _facts(run: Object, now: float) -> Table:
         ("costs", _cost(run)),
     ]
     if run["forked"]:
-        rows.insert(1, ("origin", forks.origin(run)))
+        rows.insert(1, ("origin", family.origin(run)))
     for what in ("successor", "schedule", "after"):
         if run[what]:
             rows.append((what, run[what]))
@@ -158,14 +103,14 @@ def _facts(run: Object, now: float) -> Table:
     if run["result"] is not None:
         rows.append(("result", words.plain(words.pretty(run["result"]))))
     if run["error"]:
-        rows.append(("error", Text(error_line(run["error"]), "red")))
+        rows.append(("error", Text(words.error_line(run["error"]), "red")))
     return facts(rows)
 
 
 def _children(children: list[Object], now: float) -> RenderableType:
     """Those that did not complete first; of many, how many there are of each state, and some."""
     by_interest = sorted(children, key=lambda child: child["state"] == "completed")
-    rows = [_row(child, 0, [], now) for child in by_interest[:_CHILDREN]]
+    rows = [row(child, 0, [], now) for child in by_interest[:_CHILDREN]]
     shown = table(("RUN", "AGENT", "STATE", "STARTED", "RAN", "SLEPT", ""), rows)
     if len(children) <= _CHILDREN:
         return shown
@@ -234,88 +179,6 @@ def _warning(data: Object) -> Text:
 def _last_output(entries: list[Object]) -> list[str]:
     text = "".join(e["data"]["text"] for e in entries if e["kind"] == "output")
     return text.splitlines()[-_OUTPUT_LINES:]
-
-
-def logs(
-    run: RunArg,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
-    ] = False,
-    stream: Annotated[
-        str | None,
-        typer.Option(metavar="STREAM", help="Only what it printed to stdout or stderr, all of it."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """A run's context log. With -f and --json, one JSON document a line."""
-    client = Client(Home.find())
-    found = client.run(run)["id"]
-    if stream is not None:
-        if stream not in ("stdout", "stderr") or follow or as_json:
-            raise typer.BadParameter("--stream is stdout or stderr, without -f and --json")
-        for chunk in client.output(found, stream):
-            sys.stdout.write(words.plain(chunk.decode(errors="replace")))
-        return
-    if not follow:
-        entries = client.entries(found)
-        if as_json:
-            show_json(list(entries))
-        else:
-            _print_entries(entries)
-        return
-    for event in client.follow(found):
-        match event:
-            case Appended(entry) if as_json:
-                sys.stdout.write(json.dumps(entry) + "\n")
-                sys.stdout.flush()
-            case Appended(entry):
-                _print_entries([entry])
-            case Lost():
-                say("the server is gone; waiting for it to come back (Ctrl-C leaves)", "dim")
-            case Back():
-                say("the server is back", "dim")
-
-
-def _print_entries(entries: Iterable[Object]) -> None:
-    now = time.time()
-    style = sys.stdout.isatty()
-    for entry in entries:
-        head = f"{words.clock(entry['at'], now)}  {entry['kind']:<14}"
-        shown = f"\x1b[2m{head}\x1b[0m" if style else head
-        sys.stdout.write(f"{shown}  {entry_text(entry)}".rstrip() + "\n")
-    sys.stdout.flush()
-
-
-def entry_text(entry: Object) -> str:
-    """What an entry says, on one line, or as many as the agent printed."""
-    data, op = entry["data"], entry["op"]
-    match entry["kind"]:
-        case "output":
-            return words.plain(data["text"]).rstrip("\n")
-        case "output.beside":
-            return f"{words.size(data['limit'])} are here: all of it with --stream stdout or stderr"
-        case "output.anew":
-            return f"{data['stream']}: recovered, it prints otherwise than before"
-        case "note.log":
-            return words.note(data)
-        case "snapshot" if "bytes" in data:
-            return f"{words.size(data['bytes'])} {data.get('snapshot', '')}".rstrip()
-        case "run.failed" if isinstance(data.get("error"), dict):
-            return error_line(data["error"])
-        case "op.end" if isinstance(data.get("error"), dict):
-            return f"{op}  {error_line(data['error'])}"
-        case "op.end" if isinstance(data.get("blob"), dict):
-            return f"{op}  {words.size(data['blob']['bytes'])}, kept apart"
-        case "op.end":
-            by_hand = "  (set by hand)" if "set" in data else ""
-            return f"{op}  {words.compact(data.get('value'))}{by_hand}"
-        case "op.retried":
-            return f"{op}  its failure is taken back"
-        case _ if op:
-            told = {k: v for k, v in data.items() if k not in _IN_OP and v is not None}
-            return f"{op}  {words.compact(told) if told else ''}".rstrip()
-        case _:
-            return words.compact(data) if data else ""
 
 
 def trace(run: RunArg, as_json: Json = False) -> None:

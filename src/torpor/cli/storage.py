@@ -171,7 +171,10 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a run into one file, to go on from it on another torpor. The run stays here too."""
+    """Write a run into one file, to go on from it on another torpor.
+
+    The run stays here too.
+    """
     size = _write(file, Client(Home.find()).export(run, snapshot))
     if as_json:
         show_json({"file": str(file), "bytes": size})

@@ -118,7 +118,10 @@ def upgrade(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Move a run that sleeps at a wait to another version of its agent, which says that it can."""
+    """Move a run that sleeps at a wait to another version of its agent.
+
+    That version's file must say that it takes such runs: `upgradable`.
+    """
     moved = Client(Home.find()).upgrade(run, to)
     if as_json:
         show_json(moved)

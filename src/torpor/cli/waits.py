@@ -11,13 +11,12 @@ from rich.text import Text
 from torpor.cli import complete as shell
 from torpor.cli import words
 from torpor.cli.agents import json_given
-from torpor.cli.attach import answerable, user
+from torpor.cli.answering import find_wait, user
 from torpor.cli.filling import expected
 from torpor.cli.host import Json
 from torpor.cli.question import told
 from torpor.cli.screen import facts, say, show, show_json, table
 from torpor.client import Client
-from torpor.model.errors import Conflict
 from torpor.model.home import Home
 
 WaitArg = Annotated[
@@ -103,20 +102,3 @@ def _answer(ref: str, *, as_json: bool, **answer: Any) -> None:
         show_json(ended)
     else:
         say(f"{words.asked(ended)}: {told(ended)}")
-
-
-def find_wait(client: Client, ref: str) -> str:
-    """The wait meant by `ref`; a run's id stands for its only open wait. Raises Conflict."""
-    if not ref.startswith("run_"):
-        return ref
-    asked = [wait for wait in client.waits(client.run(ref)["id"]) if answerable(wait)]
-    match asked:
-        case [only]:
-            return str(only["id"])
-        case []:
-            raise Conflict(
-                f"{ref} waits for nobody's answer", hint="See: torpor waits --all " + ref
-            )
-        case several:
-            lines = "\n".join(f"  {w['id']}  {words.asked(w)}" for w in several)
-            raise Conflict(f"{ref} has {len(several)} open waits", hint=f"Name one:\n{lines}")

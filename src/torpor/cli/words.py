@@ -121,6 +121,12 @@ def note(data: Mapping[str, Any]) -> str:
     return plain(" ".join(part for part in parts if part))
 
 
+def error_line(error: Mapping[str, Any]) -> str:
+    """`ValueError: no such topic`"""
+    kind, message = error.get("type"), plain(str(error.get("message", "")))
+    return f"{kind}: {message}" if kind and message else message or str(kind)
+
+
 def times(run: Mapping[str, Any]) -> str:
     """`ran 3.1 s, slept 2 h`"""
     ran = f"ran {duration(run['ran_s'])}"

@@ -13,18 +13,20 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
-import httpx
-
+from torpor.client.transport import Broken, Response, Transport
 from torpor.model import errors, jsonvalues
-from torpor.model.agentfile import AgentSource
 from torpor.model.errors import HostError, InternalError, Invalid, TorporError
 from torpor.model.home import Home
 from torpor.model.origins import seen_from_afar
 from torpor.model.paging import Page
+
+if TYPE_CHECKING:
+    from torpor.model.agentfile import AgentSource
 
 # The server's heartbeat comes every 15 s: a stream that is silent for longer is dead.
 _SILENCE_S = 40.0
@@ -109,16 +111,11 @@ class Client:
         self.home = home
         self.remote = Remote.find()
         if self.remote is None:
-            transport, url, headers = httpx.HTTPTransport(uds=str(home.socket("server"))), "", {}
+            self._http = Transport(home.socket("server"), {})
         else:
-            transport, url = httpx.HTTPTransport(), self.remote.url
-            headers = {"authorization": f"Bearer {self.remote.key}"} if self.remote.key else {}
-        self._http = httpx.Client(
-            transport=transport,
-            base_url=f"{url or 'http://torpor'}/v1",
-            headers=headers,
-            timeout=timeout_s,
-        )
+            bearer = {"authorization": f"Bearer {self.remote.key}"} if self.remote.key else {}
+            self._http = Transport(self.remote.url, bearer)
+        self._timeout_s = timeout_s
 
     def health(self) -> Object:
         return self._object("GET", "/health")
@@ -223,8 +220,8 @@ class Client:
     def page(self, ref: str, *, after: int, limit: int) -> Page:
         """The next entries of the run's log past `after`."""
         query = {"after": after, "limit": limit}
-        response = self._response("GET", f"/runs/{_segment(ref)}/log", params=query)
-        return Page(response.json(), "next" in response.links)
+        entries, headers = self._asked("GET", f"/runs/{_segment(ref)}/log", params=query)
+        return Page(entries, _is_followed(headers))
 
     def follow(self, ref: str, *, after: int = 0) -> Iterator[Followed]:
         """The run's log past `after` and on as it grows, until the run has ended.
@@ -275,14 +272,14 @@ class Client:
 
     def verify(self, ref: str) -> Object:
         """Reads all that the run's snapshots need: as long as that takes."""
-        return self._object("GET", f"/runs/{_segment(ref)}/verify", timeout=None)
+        return self._object("GET", f"/runs/{_segment(ref)}/verify", timeout_s=None)
 
     def pin(self, ref: str, snapshot: str, pinned: bool) -> Object:
         path = f"/runs/{_segment(ref)}/snapshots/{_segment(snapshot)}"
         return self._object("PATCH", path, json={"pinned": pinned})
 
     def delete(self, ref: str) -> Object:
-        return self._object("DELETE", f"/runs/{_segment(ref)}", timeout=None)
+        return self._object("DELETE", f"/runs/{_segment(ref)}", timeout_s=None)
 
     def retention(self) -> Object:
         return self._object("GET", "/retention")
@@ -291,12 +288,12 @@ class Client:
         return self._object("PUT", "/retention", json=retention)
 
     def gc(self, *, dry_run: bool) -> Object:
-        return self._object("POST", "/gc", json={"dry_run": dry_run}, timeout=None)
+        return self._object("POST", "/gc", json={"dry_run": dry_run}, timeout_s=None)
 
     def backup(self, directory: str, *, key: bool) -> Object:
         """`directory` is on the server's host."""
         body = {"directory": directory, "key": key}
-        return self._object("POST", "/backups", json=body, timeout=None)
+        return self._object("POST", "/backups", json=body, timeout_s=None)
 
     def export(self, ref: str, snapshot: str | None) -> Iterator[bytes]:
         """The bytes of the run as a file. Raises Unreachable if they break off."""
@@ -312,17 +309,11 @@ class Client:
         return self._stream(f"/runs/{_segment(ref)}/output/{_segment(stream)}", {})
 
     def _stream(self, path: str, params: Object) -> Iterator[bytes]:
-        try:
-            with self._http.stream("GET", path, params=params, timeout=None) as response:
-                if response.is_error:
-                    response.read()
-                    raise _error(response)
-                yield from response.iter_raw()
-        except httpx.TransportError as error:
-            raise self._unreachable(_why(error)) from error
+        with self._response("GET", path, params=params, timeout_s=None) as response:
+            yield from response.chunks()
 
     def import_run(self, chunks: Iterable[bytes]) -> Object:
-        return self._object("POST", "/imports", content=chunks, timeout=None)
+        return self._object("POST", "/imports", body=chunks, timeout_s=None)
 
     def send(
         self, ref: str, name: str, *, data: Any = None, id: str | None = None, by: str | None = None
@@ -383,7 +374,7 @@ class Client:
         """{columns, rows, more, ms}"""
         body = {"sql": sql, "parameters": parameters, "limit": limit, "timeout_s": timeout_s}
         # The server ends it; it may have to wait for its turn.
-        return self._object("POST", "/query", json=_given(body), timeout=None)
+        return self._object("POST", "/query", json=_given(body), timeout_s=None)
 
     def totals(self) -> Object:
         """How much of everything there is."""
@@ -432,39 +423,42 @@ class Client:
         return found
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
-        return self._response(method, path, **options).json()
+        return self._asked(method, path, **options)[0]
 
-    def _response(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _asked(
+        self, method: str, path: str, *, timeout_s: float | None = -1.0, **options: Any
+    ) -> tuple[Any, Mapping[str, str]]:
+        """What is answered, and its headers."""
+        timeout_s = self._timeout_s if timeout_s == -1.0 else timeout_s
+        with self._response(method, path, timeout_s=timeout_s, **options) as response:
+            return response.json(), response.headers
+
+    @contextmanager
+    def _response(self, method: str, path: str, **options: Any) -> Iterator[Response]:
+        """Raises what the server says if it refuses, Unreachable."""
         try:
-            if "json" in options:  # the library would raise, or send what is no JSON
+            if "json" in options:  # the standard library would write what is no JSON, or raise
                 body = jsonvalues.write(options.pop("json"), jsonvalues.ENTRY_DEPTH_MAX)
-                options |= {"content": body, "headers": {"content-type": "application/json"}}
-            response = self._http.request(method, path, **options)
+                options |= {"body": body.encode(), "headers": {"content-type": "application/json"}}
+            with self._http.stream(method, f"/v1{path}", **options) as response:
+                if not response.ok:
+                    raise _error(response)
+                yield response
         except jsonvalues.Refused as error:
             raise Invalid(f"what is given {error}") from error
         except UnicodeEncodeError as error:
             raise _no_text(error) from error
-        except httpx.TransportError as error:
-            raise self._unreachable(_why(error)) from error
-        if response.is_error:
-            raise _error(response)
-        return response
+        except Broken as error:
+            raise self._unreachable(str(error)) from error
 
     def _events(self, method: str, path: str, **options: Any) -> Iterator[tuple[str, Any]]:
         """The events of a stream; ("", None) once it is open. Raises what `error` says."""
-        timeout = httpx.Timeout(30.0, read=_SILENCE_S)
-        try:
-            with self._http.stream(method, path, timeout=timeout, **options) as response:
-                if response.is_error:
-                    response.read()
-                    raise _error(response)
-                yield "", None
-                for name, data in parse_events(response.iter_lines()):
-                    if name == "error":
-                        raise from_problem(data)
-                    yield name, data
-        except httpx.TransportError as error:
-            raise self._unreachable(_why(error)) from error
+        with self._response(method, path, timeout_s=_SILENCE_S, **options) as response:
+            yield "", None
+            for name, data in parse_events(response.lines()):
+                if name == "error":
+                    raise from_problem(data)
+                yield name, data
 
     def _unreachable(self, why: str) -> Unreachable:
         return Unreachable(
@@ -497,11 +491,11 @@ def from_problem(details: Any) -> TorporError:
     return cls(str(details["detail"]), hint=str(details.get("hint") or ""))
 
 
-def _error(response: httpx.Response) -> TorporError:
+def _error(response: Response) -> TorporError:
     try:
         return from_problem(response.json())
     except ValueError:
-        return InternalError(f"the server answered {response.status_code} {response.reason_phrase}")
+        return InternalError(f"the server answered {response.status} {response.reason}")
 
 
 _BY_CODE: dict[str, type[TorporError]] = {
@@ -511,14 +505,9 @@ _BY_CODE: dict[str, type[TorporError]] = {
 }
 
 
-def _why(error: httpx.TransportError) -> str:
-    match error:
-        case httpx.ConnectError():
-            return "it is not running"
-        case httpx.TimeoutException():
-            return "it took too long"
-        case _:
-            return "it went away while answering"
+def _is_followed(headers: Mapping[str, str]) -> bool:
+    """Whether a page says that there is another."""
+    return 'rel="next"' in headers.get("link", "")
 
 
 def _segment(ref: str) -> str:

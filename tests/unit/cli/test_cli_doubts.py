@@ -7,7 +7,7 @@ import time
 from rich.console import Console
 
 from torpor.cli import runs, timeline
-from torpor.cli.attach import how_to_answer
+from torpor.cli.answering import how_to_answer
 
 
 def shown(what: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from torpor.cli import forks, timeline
+from torpor.cli import family, timeline
 from torpor.client import Client, Ended
 
 Torpor = Callable[..., Result]
@@ -103,7 +103,7 @@ def test_forks_stand_below_their_origins_where_these_are_shown() -> None:
         return {"id": run, "origin": origin}
 
     found = [row("f", "gone"), row("e", "b"), row("d", "a"), row("c", "b"), row("b", "a"), row("a")]
-    shown = [(depth, run["id"]) for depth, run in forks.in_order(found)]
+    shown = [(depth, run["id"]) for depth, run in family.in_order(found)]
     assert shown == [(0, "f"), (0, "a"), (1, "d"), (1, "b"), (2, "e"), (2, "c")]
 
 

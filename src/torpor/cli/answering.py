@@ -1,0 +1,61 @@
+"""What a person may answer, how, and as whom."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Any
+
+from torpor.cli import words
+from torpor.cli.filling import expected
+from torpor.client import Client
+from torpor.model import doubts
+from torpor.model.errors import Conflict
+
+Object = dict[str, Any]
+
+
+def user() -> str | None:
+    """Who answers, as the log shows it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return None
+
+
+def answerable(wait: Object) -> bool:
+    """Whether a person may answer it: time, events and children come by themselves."""
+    return wait["kind"] not in ("sleep", "event", "child")
+
+
+def how_to_answer(wait: Object) -> str:
+    """In words: what an answer has to look like, the command, and its public link if it has one."""
+    fields = [f"  {each}" for each in expected(wait.get("schema"))]
+    fields = ["the answer has"] * bool(fields) + fields
+    return "\n  ".join(filter(None, (*fields, _command(wait), wait.get("url"))))
+
+
+def _command(wait: Object) -> str:
+    if wait["kind"] == "event":
+        return f"torpor send {wait['run']} {wait['prompt']} --data JSON"
+    if wait["approve"]:
+        return f"torpor approve {wait['id']}  or  torpor deny {wait['id']}"
+    if wait["kind"] == "doubt":
+        return f"torpor complete {wait['id']} --data JSON, which is {doubts.CHOICES}"
+    return f"torpor complete {wait['id']} --data JSON"
+
+
+def find_wait(client: Client, ref: str) -> str:
+    """The wait meant by `ref`; a run's id stands for its only open wait. Raises Conflict."""
+    if not ref.startswith("run_"):
+        return ref
+    asked = [wait for wait in client.waits(client.run(ref)["id"]) if answerable(wait)]
+    match asked:
+        case [only]:
+            return str(only["id"])
+        case []:
+            raise Conflict(
+                f"{ref} waits for nobody's answer", hint="See: torpor waits --all " + ref
+            )
+        case several:
+            lines = "\n".join(f"  {w['id']}  {words.asked(w)}" for w in several)
+            raise Conflict(f"{ref} has {len(several)} open waits", hint=f"Name one:\n{lines}")

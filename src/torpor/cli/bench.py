@@ -1,0 +1,126 @@
+"""bench: torpor, measured. What each measures is in `torpor.bench`, which is loaded only then."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from torpor.cli.host import Json
+from torpor.model.errors import Invalid
+from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
+
+bench = typer.Typer(help="Measure torpor on this host.", no_args_is_help=True)
+
+
+Memory = Annotated[
+    str, typer.Option(metavar="SIZE", help="Memory of the machine, like 512M or 1G.")
+]
+
+
+@bench.command()
+def sleep(
+    memory: Memory = "512M",
+    cycles: Annotated[
+        int,
+        typer.Option(min=2, max=10_000, help="How often it sleeps; half of its wakes are cold."),
+    ] = 20,
+    as_json: Json = False,
+) -> None:
+    """How fast a real agent falls asleep and wakes, what its sleep costs, and what QEMU's own
+    migration to a file takes for the same."""
+    memory_mib = _memory_mib(memory)
+    from torpor.bench.sleep import main  # loads the engines: only here
+
+    raise typer.Exit(main(memory_mib=memory_mib, cycles=cycles, as_json=as_json))
+
+
+@bench.command(name="waits")
+def bench_waits(
+    answers: Annotated[
+        int, typer.Option(min=2, max=100_000, help="How many, each to a run that is asleep.")
+    ] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Whether an agent with many waits at once acts on each answer, and how soon."""
+    from torpor.bench.waits import main  # loads the engines: only here
+
+    raise typer.Exit(main(answers, as_json=as_json))
+
+
+@bench.command(name="snapshots")
+def bench_snapshots(
+    memory: Memory = "512M",
+    many: Annotated[
+        int,
+        typer.Option(min=10, max=10_000, help="How many snapshots of one run; half are collected."),
+    ] = 100,
+    as_json: Json = False,
+) -> None:
+    """What snapshots cost, beside QEMU's own migration to a file: figures, bars and bounds."""
+    memory_mib = _memory_mib(memory)
+    from torpor.bench.snapshots import main  # loads the engines: only here
+
+    raise typer.Exit(main(memory_mib=memory_mib, many=many, as_json=as_json))
+
+
+@bench.command()
+def journal(
+    steps: Annotated[
+        int, typer.Option(min=100, max=100_000, help="How many, one after the other.")
+    ] = 10_000,
+    machine_steps: Annotated[
+        int, typer.Option(min=20, max=10_000, help="How many from a machine.")
+    ] = 1000,
+    peer_steps: Annotated[
+        int, typer.Option(min=100, max=100_000, help="How many under dbos.")
+    ] = 2000,
+    kills: Annotated[int, typer.Option(min=1, max=10_000, help="Processes that are killed.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """What durable steps, recovery and waking cost, beside raw SQLite and dbos, and whether 200
+    kills lose or repeat anything."""
+    from torpor.bench.journal import Sizes, main  # loads the engines: only here
+
+    raise typer.Exit(main(Sizes(steps, machine_steps, peer_steps, kills), as_json=as_json))
+
+
+@bench.command(name="control")
+def bench_control(
+    sleeping: Annotated[
+        int, typer.Option(min=50, max=1_000_000, help="How many runs sleep.")
+    ] = 10_000,
+    runs: Annotated[
+        int, typer.Option(min=20, max=100_000, help="After how many its memory is looked at.")
+    ] = 500,
+    machine_runs: Annotated[
+        int,
+        typer.Option(min=0, max=100_000, help="The same on machines; 0: without machines."),
+    ] = 60,
+    as_json: Json = False,
+) -> None:
+    """What the control plane costs: appends, starts, waking, many runs that sleep, and the memory
+    of a server that runs many and freezes much."""
+    from torpor.bench.control import Sizes, main  # loads the engines: only here
+
+    raise typer.Exit(main(Sizes(sleeping, runs, machine_runs), as_json=as_json))
+
+
+@bench.command(name="query")
+def bench_query(
+    entries: Annotated[
+        int, typer.Option(min=10_000, max=100_000_000, help="How many entries there are.")
+    ] = 1_000_000,
+    as_json: Json = False,
+) -> None:
+    """What questions by SQL take on a long log, and what is written for them."""
+    from torpor.bench.query import main  # loads the store: only here
+
+    raise typer.Exit(main(entries, as_json=as_json))
+
+
+def _memory_mib(memory: str) -> int:
+    try:
+        return size_mib(memory, MEMORY_MIB_MIN, MEMORY_MIB_MAX, f"{memory!r}")
+    except Invalid as error:
+        raise typer.BadParameter(error.message, param_hint="--memory") from error

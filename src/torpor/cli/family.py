@@ -1,0 +1,53 @@
+"""Runs that come of one another by forks: in order, and as a tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+from torpor.cli import words
+from torpor.cli.screen import state
+
+Object = dict[str, Any]
+
+
+def origin(run: Object) -> str:
+    """How a fork was made, on one line."""
+    told = run["forked"]
+    parts = [f"{told['how']} of {run['origin']} at {run['origin_seq']}"]
+    if told["retried"]:
+        parts.append(f"tries again {words.line(', '.join(told['retried']))}")
+    if told["set"]:
+        parts.append(f"sets {words.line(', '.join(told['set']))}")
+    return ", ".join(parts)
+
+
+def tree(run: Object) -> Tree:
+    """The family of a run, which is marked in it."""
+    drawn: dict[str, Tree] = {}
+    for member in run["family"]:
+        name = Text(member["id"], "bold" if member["id"] == run["id"] else "")
+        told = "" if member["origin"] is None else f"  from {member['origin_seq']}"
+        text = Text.assemble(name, (told, "dim"), "  ", state(member["state"]))
+        above = drawn.get(member["origin"] or "")
+        drawn[member["id"]] = Tree(text, guide_style="dim") if above is None else above.add(text)
+    return next(iter(drawn.values()))
+
+
+def in_order(found: Sequence[Object]) -> list[tuple[int, Object]]:
+    """Runs as they were given, but each fork below its origin where that is among them; with how
+    deep it is."""
+    known = {run["id"] for run in found}
+    below: dict[str | None, list[Object]] = {}
+    for run in found:
+        below.setdefault(run["origin"] if run["origin"] in known else None, []).append(run)
+    ordered = []
+    waiting = [(0, run) for run in reversed(below.get(None, []))]
+    while waiting:
+        depth, run = waiting.pop()
+        ordered.append((depth, run))
+        waiting += [(depth + 1, fork) for fork in reversed(below.get(run["id"], []))]
+    return ordered
