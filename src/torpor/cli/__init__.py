@@ -4,7 +4,7 @@ stdout carries what was asked for (data, the agent's output, its result), stderr
 about it. Exit codes: 0 ok, 1 the run or target failed, 2 usage, 3 no server or engine.
 
 `main` is the program, and shows errors; `commands` lists what there is, and `lazy` loads what of it
-is used, from `host`, `agents`, `runs`, `waits` and their like; `attach` follows a run in a terminal,
+is used, from `host`, `agents`, `runs`, `waits` and more; `attach` follows a run in a terminal,
 with `question` to answer its waits; `timeline` reads the log into what `trace` draws; `words` and
 `screen` say and show things.
 """
