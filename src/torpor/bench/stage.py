@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.status import Status
-from rich.table import Table
 
 from torpor.bench import cold
 from torpor.bench.bars import Figure
+from torpor.cli.columns import Columns
 from torpor.cli.screen import err, say, table
 from torpor.contextlog import entries, runs
 from torpor.contextlog.entries import EntryRow
@@ -193,11 +193,9 @@ async def make_cold(service: Service) -> None:
     await asyncio.to_thread(cold.forget, files)
 
 
-def figure_table(figures: Sequence[Figure]) -> Table:
+def figure_table(figures: Sequence[Figure]) -> Columns:
     heads = ("FIGURE", "MEASURED", "PEER", "BAR", "WHAT BOUNDS IT, AND HOW FAR IT IS FROM THAT")
-    drawn = table(heads, [figure.cells() for figure in figures])
-    drawn.columns[-1].no_wrap, drawn.columns[-1].overflow = False, "fold"
-    return drawn
+    return table(heads, [figure.cells() for figure in figures], fold=True)
 
 
 def processor() -> str:

@@ -15,7 +15,8 @@ from rich.status import Status
 
 from torpor.cli import words
 from torpor.cli.attach import attach
-from torpor.cli.host import Json, connect
+from torpor.cli.host import connect
+from torpor.cli.options import Json
 from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import Client, OnProgress
 from torpor.model import inputs, jsonvalues, schemas

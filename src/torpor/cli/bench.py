@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from torpor.cli.host import Json
+from torpor.cli.options import Json
 from torpor.model.errors import Invalid
 from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
 
@@ -117,6 +117,17 @@ def bench_query(
     from torpor.bench.query import main  # loads the store: only here
 
     raise typer.Exit(main(entries, as_json=as_json))
+
+
+@bench.command(name="cli")
+def bench_cli(
+    times: Annotated[int, typer.Option(min=3, max=1000, help="How often each is started.")] = 15,
+    as_json: Json = False,
+) -> None:
+    """How soon a command is there: --version, --help and ps, beside a bare interpreter."""
+    from torpor.bench.start import main  # loads the store: only here
+
+    raise typer.Exit(main(times, as_json=as_json))
 
 
 def _memory_mib(memory: str) -> int:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from torpor.cli.host import Json, connect
+from torpor.cli.host import connect
+from torpor.cli.options import Json
 from torpor.cli.screen import say, show_json
 
 

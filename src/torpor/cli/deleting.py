@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import complete, words
-from torpor.cli.host import Json, connect
+from torpor.cli.host import connect
+from torpor.cli.options import Json
 from torpor.cli.screen import facts, say, show, show_json
 from torpor.client import Client
 from torpor.model.durations import seconds

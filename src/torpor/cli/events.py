@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from torpor.cli.answering import user
-from torpor.cli.host import Json
+from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import say, show_json
-from torpor.cli.storage import RunArg
 from torpor.cli.waits import Data, parsed
 from torpor.client import Client
 from torpor.model.home import Home

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-from rich.text import Text
-from rich.tree import Tree
+from typing import TYPE_CHECKING, Any
 
 from torpor.cli import words
 from torpor.cli.screen import state
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
 
 Object = dict[str, Any]
 
@@ -27,6 +27,9 @@ def origin(run: Object) -> str:
 
 def tree(run: Object) -> Tree:
     """The family of a run, which is marked in it."""
+    from rich.text import Text
+    from rich.tree import Tree
+
     drawn: dict[str, Tree] = {}
     for member in run["family"]:
         name = Text(member["id"], "bold" if member["id"] == run["id"] else "")

@@ -18,9 +18,9 @@ from torpor.cli.agents import (
     value_given,
 )
 from torpor.cli.attach import attach
-from torpor.cli.host import Json, connect
+from torpor.cli.host import connect
+from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import say, show_json
-from torpor.cli.storage import RunArg
 from torpor.client import Client
 from torpor.model.agentfile import read_agent
 

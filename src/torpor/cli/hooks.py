@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import words
-from torpor.cli.host import Json, connect
+from torpor.cli.host import connect
+from torpor.cli.options import Json
 from torpor.cli.screen import facts, say, show, show_json, table
 
 hooks = typer.Typer(help="Webhooks: messages from others, and ours.", no_args_is_help=True)

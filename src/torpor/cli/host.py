@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from torpor.cli import words
+from torpor.cli.options import Json
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import (
     Client,
@@ -26,10 +26,8 @@ from torpor.model.engines import NOT_ISOLATED, PROCESS, SETTING, Engine
 from torpor.model.errors import Conflict
 from torpor.model.home import Home
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 NO_ENGINE = 3
-_MARKS = {True: Text("ok", "green"), False: Text("no", "red"), None: Text("–", "yellow")}
+_MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("–", "yellow")}
 
 
 def doctor(as_json: Json = False) -> None:

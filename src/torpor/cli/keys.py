@@ -9,7 +9,8 @@ import typer
 
 from torpor.cli import words
 from torpor.cli.agents import duration_s
-from torpor.cli.host import Json, connect
+from torpor.cli.host import connect
+from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, table
 from torpor.model.access import Scope
 

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import words
-from torpor.cli.host import Json
+from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import say, show_json
-from torpor.cli.storage import RunArg
 from torpor.client import Appended, Back, Client, Lost
 from torpor.model.home import Home
 

@@ -6,10 +6,10 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from torpor.cli import family, words
-from torpor.cli.host import Json
+from torpor.cli.columns import Cell
+from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, state, table
 from torpor.client import Client
 from torpor.model.home import Home
@@ -51,7 +51,7 @@ def ps(
         show(table(heads, rows))
 
 
-def row(run: Object, depth: int, waits: list[Object], now: float) -> tuple[str | Text, ...]:
+def row(run: Object, depth: int, waits: list[Object], now: float) -> tuple[Cell, ...]:
     about = ""
     if run.get("queued_because"):
         about = f"waits for a machine: {run['queued_because']}"

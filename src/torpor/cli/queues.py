@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from torpor.cli.host import Json
+from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, table
 from torpor.client import Client
 from torpor.model.home import Home

@@ -15,10 +15,10 @@ from rich.tree import Tree
 
 from torpor.cli import family, timeline, words
 from torpor.cli.answering import how_to_answer
-from torpor.cli.host import Json
+from torpor.cli.options import Json, RunArg
 from torpor.cli.ps import row
 from torpor.cli.screen import facts, say, show, show_json, state, table
-from torpor.cli.storage import RunArg, snapshot_table
+from torpor.cli.storage import snapshot_table
 from torpor.client import Client
 from torpor.model.engines import NOT_ISOLATED, PROCESS
 from torpor.model.home import Home

@@ -1,25 +1,62 @@
-"""Where things are shown: data on stdout, talk on stderr, JSON when a program reads."""
+"""Where things are shown: data on stdout, talk on stderr, JSON when a program reads.
+
+rich draws what is more than columns, and is loaded only then: commands that many call often need
+none of it.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import sys
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
+from torpor.cli.columns import Cell, Columns
 
-# Wide enough that nothing is cut where no terminal sets the width.
-_PIPE_WIDTH = 400
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
 
-err = Console(stderr=True, highlight=False)
+    err: Console
+
+# Wider than any line: nothing is cut or wrapped where no terminal sets the width.
+_PIPE_WIDTH = 1 << 20
 
 
-def show(renderable: RenderableType) -> None:
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(width=width, highlight=False).print(renderable)
+def __getattr__(name: str) -> Any:
+    if name == "err":
+        return _stderr()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
+def _stderr() -> Console:
+    return _console(stderr=True)
+
+
+def show(what: RenderableType | Columns) -> None:
+    terminal = sys.stdout.isatty()
+    if isinstance(what, Columns):
+        width = shutil.get_terminal_size().columns if terminal else None
+        styled = terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        sys.stdout.write(what.draw(width, styled=styled))
+    elif terminal:
+        _console().print(what)
+    else:
+        drawn = io.StringIO()
+        _console(file=drawn, width=_PIPE_WIDTH).print(what)
+        sys.stdout.writelines(f"{line.rstrip()}\n" for line in drawn.getvalue().splitlines())
+    sys.stdout.flush()
+
+
+def _console(**settings: Any) -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, **settings)
 
 
 def show_json(value: Any) -> None:
@@ -29,28 +66,31 @@ def show_json(value: Any) -> None:
 
 def say(text: str, style: str = "") -> None:
     """One remark on stderr; never markup, for it may hold an agent's words."""
-    err.print(Text(text, style=style), soft_wrap=True)
+    _say((text, style))
 
 
 def complain(message: str, hint: str = "") -> None:
-    err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    _say(("error: ", "bold red"), (message, ""))
     if hint:
-        err.print(Text(hint, style="dim"), soft_wrap=True)
+        _say((hint, "dim"))
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
-    """Columns without lines; the last one gives way when the terminal is narrow."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for head in heads[:-1]:
-        drawn.add_column(head, no_wrap=True)
-    drawn.add_column(heads[-1], overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
-    return drawn
+def _say(*parts: tuple[str, str]) -> None:
+    from rich.text import Text
+
+    _stderr().print(Text.assemble(*parts), soft_wrap=True)
 
 
-def facts(rows: Sequence[tuple[str, str | Text]]) -> Table:
-    """What is known of one thing, a name and a value a line."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], *, fold: bool = False) -> Columns:
+    """Columns without lines; the last one gives way when the terminal is narrow, or is folded."""
+    return Columns(heads, rows, fold)
+
+
+def facts(rows: Sequence[tuple[str, Any]]) -> Table:
+    """What is known of one thing, a name and a value, a text or rich's, a line."""
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table.grid(padding=(0, 2, 0, 0))
     for name, value in rows:
         drawn.add_row(Text(name, "dim"), value if isinstance(value, Text) else Text(value))
@@ -67,5 +107,6 @@ _STATE_STYLE = {
 }
 
 
-def state(name: str) -> Text:
-    return Text(name, style=_STATE_STYLE.get(name, ""))
+def state(name: str) -> tuple[str, str]:
+    """With its style."""
+    return name, _STATE_STYLE.get(name, "")

@@ -8,24 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from torpor.cli import complete, words
-from torpor.cli.host import Json, connect
+from torpor.cli import words
+from torpor.cli.columns import Columns
+from torpor.cli.host import connect
+from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import Client
 from torpor.model.errors import HostError
 from torpor.model.home import Home
 
-RunArg = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN",
-        show_default=False,
-        help="A run's id, or the start of one.",
-        autocompletion=complete.runs,
-    ),
-]
 FAILED = 1
 _CHUNK = 1 << 20
 
@@ -67,7 +59,7 @@ def snapshots(
             show(snapshot_table(found, time.time()))
 
 
-def snapshot_table(found: list[Object], now: float) -> Table:
+def snapshot_table(found: list[Object], now: float) -> Columns:
     heads = ("SNAPSHOT", "EPOCH", "SEQ", "SIZE", "PAUSED", "FROZEN IN", "TAKEN", "")
     rows = [
         (

@@ -13,7 +13,9 @@ from rich.live import Live
 from rich.text import Text
 
 from torpor.cli import words
-from torpor.cli.host import Json, connect
+from torpor.cli.columns import Cell
+from torpor.cli.host import connect
+from torpor.cli.options import Json
 from torpor.cli.screen import show, show_json, state, table
 from torpor.client import Client, Unreachable
 from torpor.model.states import UNFINISHED, RunState
@@ -78,7 +80,7 @@ def frame(found: Object, now: float, *, rows_max: int, remark: str = "") -> Grou
     return Group(title, Text(), table(heads, rows) if rows else Text("nothing is going on", "dim"))
 
 
-def _row(run: Object, waits: list[Object], now: float) -> tuple[str | Text, ...]:
+def _row(run: Object, waits: list[Object], now: float) -> tuple[Cell, ...]:
     return (
         run["id"],
         run["agent"] or "",

@@ -10,9 +10,8 @@ import typer
 from rich.text import Text
 
 from torpor.cli import words
-from torpor.cli.host import Json
+from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import facts, say, show, show_json, table
-from torpor.cli.storage import RunArg
 from torpor.client import Client
 from torpor.model import inputs, schemas
 from torpor.model.home import Home

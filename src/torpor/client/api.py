@@ -197,14 +197,19 @@ class Client:
         self, states: Iterable[str] = (), *, limit: int = 50, before: str | None = None
     ) -> list[Object]:
         """Newest first. At most 1000 are given at once."""
-        query = {"states": ",".join(states), "limit": limit, "before": before}
-        return self._list("GET", "/runs", params=_given(query))
+        return self._runs(states, limit, before)[0]
 
     def all_runs(self, states: Iterable[str] = ()) -> Iterator[Object]:
-        wanted, before = tuple(states), None
-        while page := self.runs(wanted, limit=_PAGE, before=before):
+        wanted, before, more = tuple(states), None, True
+        while more:
+            page, more = self._runs(wanted, _PAGE, before)
             yield from page
-            before = page[-1]["id"]
+            before = page[-1]["id"] if page else before
+
+    def _runs(self, states: Iterable[str], limit: int, before: str | None) -> Page:
+        query = {"states": ",".join(states), "limit": limit, "before": before}
+        page, headers = self._asked("GET", "/runs", params=_given(query))
+        return Page(page, _is_followed(headers))
 
     def run(self, ref: str) -> Object:
         return self._object("GET", f"/runs/{_segment(ref)}")
