@@ -63,6 +63,8 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("GET", "/v1/runs/{ref}/log"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}/results/{op}"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}/output/{stream}"): Need(_S.OBSERVE, On.RUN),
+    ("GET", "/v1/runs/{ref}/artifacts"): Need(_S.OBSERVE, On.RUN),
+    ("GET", "/v1/runs/{ref}/artifacts/{name}"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}/snapshots"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}/verify"): Need(_S.OPERATE, On.RUN),
     ("GET", "/v1/runs/{ref}/export"): Need(_S.ADMIN),  # it has the run's key

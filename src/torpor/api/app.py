@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 import torpor
 from torpor.api import (
     access,
+    artifacts,
     dashboard,
     deleting,
     events,
@@ -91,6 +92,9 @@ class Service(hooks.Service, Protocol):
 
     @property
     def queueing(self) -> queues.Queueing: ...
+
+    @property
+    def artifacts(self) -> artifacts.Artifacts: ...
 
     @property
     def deleting(self) -> deleting.Deleting: ...
@@ -496,6 +500,7 @@ def create_app(service: Service) -> FastAPI:
     app.add_middleware(tags.Tagged)
     problems.install(app)
     app.include_router(router)
+    app.include_router(artifacts.router)
     app.include_router(queries.router)
     app.include_router(events.router)
     app.include_router(queues.router)

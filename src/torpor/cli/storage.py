@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from torpor.cli import words
+from torpor.cli import saving, words
 from torpor.cli.columns import Columns
 from torpor.cli.host import connect
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import Client
-from torpor.model.errors import HostError
 from torpor.model.home import Home
 
 FAILED = 1
@@ -141,17 +141,17 @@ def result(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Not to the terminal.")
     ] = None,
+    force: saving.Force = False,
 ) -> None:
     """What an operation of a run gave, whole: JSON, or the bytes that a step returned."""
+    if output is not None:
+        saving.check_free(output, force=force)
     chunks = Client(Home.find()).result(run, op)
     if output is not None:
-        say(f"{output}: {words.size(_write(output, chunks))}")
+        say(f"{output}: {words.size(saving.save(output, chunks, private=True))}")
         return
-    out = typer.get_binary_stream("stdout")
-    for chunk in chunks:
-        out.write(chunk)
-    out.flush()
-    if out.isatty():
+    saving.to_stdout(chunks)
+    if sys.stdout.isatty():
         say("")
 
 
@@ -161,34 +161,19 @@ def export(
     snapshot: Annotated[
         str | None, typer.Option(metavar="SNAPSHOT", help="Instead of its newest.")
     ] = None,
+    force: saving.Force = False,
     as_json: Json = False,
 ) -> None:
     """Write a run into one file, to go on from it on another torpor.
 
     The run stays here too.
     """
-    size = _write(file, Client(Home.find()).export(run, snapshot))
+    saving.check_free(file, force=force)
+    size = saving.save(file, Client(Home.find()).export(run, snapshot), private=True)
     if as_json:
         show_json({"file": str(file), "bytes": size})
     else:
         say(f"{file}: {words.size(size)}. It holds all that the machine's memory held")
-
-
-def _write(file: Path, chunks: Iterator[bytes]) -> int:
-    """All of it or nothing, for nobody else to read; its size."""
-    part = file.with_name(f"{file.name}.part")
-    first = next(chunks, b"")  # before the file is made: it may be refused
-    try:
-        part.touch(mode=0o600)
-        with part.open("wb") as out:
-            out.write(first)
-            out.writelines(chunks)
-        part.replace(file)
-    except OSError as error:
-        raise HostError(f"cannot write {file}: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return file.stat().st_size
 
 
 def import_run(

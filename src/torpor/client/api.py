@@ -309,6 +309,15 @@ class Client:
         Unreachable if they break off."""
         return self._stream(f"/runs/{_segment(ref)}/results/{_segment(op)}", {})
 
+    def artifacts(self, ref: str) -> list[Object]:
+        """What the run published, then what was kept at its end, the newest of each name first."""
+        return self._list("GET", f"/runs/{_segment(ref)}/artifacts")
+
+    def artifact(self, ref: str, name: str, *, version: int | None = None) -> Iterator[bytes]:
+        """The bytes of one. Raises Unreachable if they break off."""
+        query = _given({"version": version})
+        return self._stream(f"/runs/{_segment(ref)}/artifacts/{_segment(name)}", query)
+
     def output(self, ref: str, stream: str) -> Iterator[bytes]:
         """All that the run's agent printed. Raises Unreachable if it breaks off."""
         return self._stream(f"/runs/{_segment(ref)}/output/{_segment(stream)}", {})

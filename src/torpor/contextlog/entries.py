@@ -59,7 +59,7 @@ IDENTITY = ("kind", "name", "digest", "at", "side", "hint")
 _NO_SPACES = (",", ":")
 _OUTCOME = ("ok", "value", "error", "blob")
 # In doubt they may happen again. Begun again they do, but for model calls (`control.calls`).
-DONE_AGAIN = ("step", "model", "read", "context")
+DONE_AGAIN = ("step", "model", "read", "context", "artifact")
 _REPEATED = frozenset(DONE_AGAIN) - {"model"}
 
 _entries, _log, _ops, _runs = schema.entries, schema.log, schema.log_ops, schema.runs

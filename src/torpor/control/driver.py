@@ -399,7 +399,7 @@ class Driver:
     def _recorded(self, *ops: str) -> None:
         for op in ops:
             self.progressed = True
-            self._live.guest.say("recorded", op=op)
+            self._results.confirm(OpId(op), self._live.guest)
 
     def _waits_made(self, made: list[WaitRow]) -> None:
         for wait in made:

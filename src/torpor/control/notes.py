@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from torpor.contextlog import entries
 from torpor.contextlog.entries import EntryRow, NewEntry
 from torpor.contextlog.snapshots import SnapshotRow
+from torpor.model.artifacts import FILE
 from torpor.model.ids import RunId
 from torpor.wire.messages import NOTE_KINDS
 
@@ -50,8 +51,12 @@ class Notes:
 
     def begun(self, begins: Iterable[Mapping[str, Any]]) -> None:
         """The agent has begun these operations, some perhaps again."""
-        if any(not each.get("side") and each["op"] not in self._in_doubt for each in begins):
+        if any(map(self._is_new, begins)):
             self._said.clear()
+
+    def _is_new(self, begin: Mapping[str, Any]) -> bool:
+        """Something that its main line begins, and only where it has said all that it had."""
+        return not begin.get("side") and begin["op"] not in self._in_doubt and begin["kind"] != FILE
 
 
 def said_after(c: Connection, run: RunId, snapshot: SnapshotRow | None) -> list[EntryRow]:

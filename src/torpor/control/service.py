@@ -40,6 +40,7 @@ from torpor.contextlog.transfer import refuse_known
 from torpor.contextlog.upgrades import upgrade_run
 from torpor.control import telemetry, transfer
 from torpor.control.access import Access
+from torpor.control.artifacts import Artifacts
 from torpor.control.backup import back_up
 from torpor.control.beside import Beside
 from torpor.control.claims import reasons
@@ -107,6 +108,7 @@ class Service:
         )
         self._asking = Asking(home.database)
         self.access = Access(store)
+        self.artifacts = Artifacts(store, self._values)
         self._deploying = Deploying(store, self._engines)
 
     @classmethod

@@ -30,6 +30,7 @@ from torpor.contextlog.values import ValueRow, find_value, put_value
 from torpor.control.conversation import Conversation
 from torpor.control.keys import Keys, RunKey
 from torpor.control.pen import Pen, Write
+from torpor.model import artifacts
 from torpor.model.errors import Conflict, GuestError, TorporError, full_disk
 from torpor.model.ids import OpId, RunId, op_kind
 from torpor.snapshot.seal import Key
@@ -94,6 +95,7 @@ class Results:
         self._incoming: dict[str, Incoming] = {}
         self._ended: dict[str, int] = {}  # operation → the bytes that it must have
         self._kept: dict[str, Kept | TorporError | OSError] = {}
+        self._told: dict[str, dict[str, Any]] = {}  # the outcomes of these, as the log has them
         self._stuck: set[str] = set()
         self._trouble: dict[str, OSError] = {}
 
@@ -127,10 +129,9 @@ class Results:
             raise GuestError(f"a part of {op} is no base64: {error}") from error
         incoming = self._incoming.get(op)
         if incoming is None:
-            if len(self._incoming) >= INCOMING_MAX:
+            if len(self._incoming) - len(self._ended) >= INCOMING_MAX:
                 raise GuestError(f"more than {INCOMING_MAX} large results come in at once")
-            key = None if self.key is None else self.key.key
-            incoming = self._incoming[op] = Incoming(self._values.scratch, key)
+            incoming = self._begin(op)
         if incoming.bytes + len(data) > VALUE_BYTES_MAX:
             raise GuestError(f"the result of {op} has more than {VALUE_BYTES_MAX:,} bytes")
         if op not in self._trouble:
@@ -142,6 +143,10 @@ class Results:
                 else:  # told when it has ended: the step fails, the run goes on
                     self._trouble[op] = error
 
+    def _begin(self, op: str) -> Incoming:
+        key = None if self.key is None else self.key.key
+        return self._incoming.setdefault(op, Incoming(self._values.scratch, key))
+
     def end(self, message: Mapping[str, Any], printed: Mapping[str, int]) -> Write:
         """An operation has ended; all of its result was sent. Before the end of a step the agent
         had `printed` so many bytes. For `write`. Raises GuestError."""
@@ -150,13 +155,20 @@ class Results:
         also: dict[str, Any] = {"printed": printed} if op_kind(op) == "step" else {}
         also |= {"files": True} if message.get("files") else {}
         if "blob" not in said:
+            if op_kind(op) in artifacts.KINDS and said["ok"]:
+                raise GuestError(f"{op} ended without content")
+            if (cut_off := self._incoming.pop(op, None)) is not None:
+                cut_off.close()
             return NewEntry(END, op, {**said, **also})
+        if said["blob"]["bytes"] == 0:
+            self._begin(op)
         if op not in self._incoming:
             raise GuestError(f"{op} ended with a large result that never came")
         self._ended[op] = said["blob"]["bytes"]
 
         def write(c: Connection) -> None:
-            self._pen.append(c, [NewEntry(END, op, {**self._outcome(c, op, said), **also})])
+            outcome = self._told[op] = self._outcome(c, op, said)
+            self._pen.append(c, [NewEntry(END, op, {**outcome, **also})])
 
         return write
 
@@ -207,6 +219,14 @@ class Results:
             put_key(c, self._run, self.key.wrapped)
         form = said["blob"]["form"]
         return {"ok": True, "blob": {"digest": kept.digest, "bytes": kept.bytes, "form": form}}
+
+    def confirm(self, op: OpId, guest: Conversation) -> None:
+        """Say that the end of `op` is recorded: as the log has it, where the agent cannot know."""
+        told = self._told.pop(op, None)
+        if told is None or (told["ok"] and op_kind(op) not in artifacts.KINDS):
+            guest.say("recorded", op=op)
+        else:
+            guest.say("result", op=op, **told)
 
     async def fetch(self, op: OpId, guest: Conversation) -> None:
         """Say the recorded result of `op`, in pieces."""

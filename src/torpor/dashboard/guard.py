@@ -54,7 +54,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)  # a download's own policy is stricter
                 if "cache-control" not in headers:
                     headers["cache-control"] = "no-store"
             await send(message)

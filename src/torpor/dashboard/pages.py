@@ -18,6 +18,7 @@ from starlette.responses import (
     StreamingResponse,
 )
 
+from torpor.api.download import Content, download
 from torpor.dashboard import life, render
 from torpor.dashboard.guard import COOKIE
 from torpor.dashboard.needs import Object, Service
@@ -36,6 +37,7 @@ ASKING = ("wait", "doubt", "event")
 ENTRIES = 300
 MOVES_MAX = 5000
 TEXT_CHARS_MAX = 200
+ARTIFACTS = 50
 
 STATES = [state.value for state in RunState]
 
@@ -106,10 +108,11 @@ async def run(request: Request) -> Response:
     if found["id"] != ref:
         return RedirectResponse(f"/ui/runs/{found['id']}", 307)
     after = place(request, "after", max(0, found["last_seq"] - ENTRIES))
-    drawn, (entries, _), taken, totals, prices = await asyncio.gather(
+    drawn, (entries, _), taken, published, totals, prices = await asyncio.gather(
         _drawn(service, found),
         service.entries(found["id"], after, ENTRIES, None),
         service.snapshots(found["id"]),
+        service.artifacts.list(found["id"]),
         service.totals(),
         service.prices(),
     )
@@ -122,6 +125,8 @@ async def run(request: Request) -> Response:
         life=drawn,
         items=list(Timeline.of(entries, prices).items.values()),
         snapshots=taken,
+        artifacts=published[:ARTIFACTS],
+        artifacts_more=max(0, len(published) - ARTIFACTS),
         totals=totals,
         after=after,
         earlier=max(0, after - ENTRIES) if after else None,
@@ -156,6 +161,15 @@ async def output(request: Request) -> Response:
     content = await service_of(request).output(ref, stream)
     headers = {"content-disposition": f'attachment; filename="{stream}.txt"'}
     return StreamingResponse(content, headers=headers, media_type="text/plain; charset=utf-8")
+
+
+async def artifact(request: Request) -> Response:
+    """An artifact as a file: never a page of this site."""
+    known, ref = service_of(request).artifacts, request.path_params["ref"]
+    text = request.query_params.get("version", "")
+    version = place(request, "version", 0) if text else None
+    found = await known.find(ref, request.path_params["name"], version)
+    return await download(Content.of(found, await known.content(found)), request.headers)
 
 
 async def waits(request: Request) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,15 @@ def console_url(sql: str, name: str = "") -> str:
     return "/ui/query?" + urlencode({"sql": sql} | ({"name": name} if name else {}))
 
 
+# What an <img> may show: no type that can hold a script or load something.
+_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_PREVIEW_BYTES_MAX = 4 << 20
+
+
+def previewed(artifact: Mapping[str, Any]) -> bool:
+    return artifact["media_type"] in _IMAGES and artifact["bytes"] <= _PREVIEW_BYTES_MAX
+
+
 def in_time(at: float | None) -> str:
     """How long until a time that is to come."""
     return "" if at is None else words.duration(at - time.time())
@@ -102,6 +112,7 @@ def _environment() -> Environment:
     environment.globals.update(form=answering.form, typed_first=answering.typed_first)
     environment.filters.update(
         moment=moment,
+        previewed=previewed,
         clock=clock,
         time_of=time_of,
         in_time=in_time,

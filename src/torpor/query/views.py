@@ -292,6 +292,35 @@ steps = View(
     _operations("step"),
 )
 
+_ASKED = "b.data ->> '$.data"
+
+artifacts = View(
+    "artifacts",
+    "Every version of every artifact: what runs published, and what was kept at their ends.",
+    _columns(
+        *_IN_OP,
+        ("name", f"{_ASKED}.name'", "the artifact's"),
+        ("at", _ENDED, "when it was recorded; null if it was cut off"),
+        ("bytes", f"{_RESULT} ->> '$.blob.bytes'", "its size; null if there is no content"),
+        ("digest", f"{_RESULT} ->> '$.blob.digest'", "BLAKE3 of its content"),
+        ("media_type", f"{_ASKED}.media_type'", "as published, or by its name"),
+        ("step", f"{_ASKED}.step'", "in whose body it was published"),
+        ("kept", f"coalesce({_ASKED}.kept', 0)", "1: not published, but there at the end"),
+    ),
+    _operations("artifact"),
+    (
+        (
+            (
+                "l.run, b.op",
+                f"{_ASKED}.name', {_ENDED}, {_RESULT} ->> '$.blob.bytes'",
+                f"{_RESULT} ->> '$.blob.digest', {_ASKED}.media_type', {_ASKED}.step'",
+                f"coalesce({_ASKED}.kept', 0)",
+            ),
+            _operations("file"),
+        ),
+    ),
+)
+
 waits = View(
     "waits",
     "Everything that a run waits or waited for: people, times, events.",
@@ -381,6 +410,7 @@ VIEWS = (
     model_calls,
     tool_calls,
     steps,
+    artifacts,
     waits,
     snapshots,
     egress,

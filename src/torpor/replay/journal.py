@@ -57,6 +57,9 @@ repeat unasked is asked about when it is found in doubt: `doubt:` and its name; 
 often it had been repeated, and one more. And an agent that diverges asks whether it may go on:
 `verdict:` and the record that should have come. If so, all that is unused is superseded.
 
+**Files.** What a step's body publishes, and what is kept when the agent has ended
+(`torpor.model.artifacts`), no replay asks for: they are always new, and their records only numbers.
+
 **Names.** An operation is `kind:name#n`. A matched one has its record's, so that what is in doubt
 keeps its idempotency key; a new one has the number after all that the log or this agent has used.
 
@@ -70,6 +73,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
+from torpor.model.artifacts import FILE
 from torpor.model.errors import GuestError
 from torpor.model.ids import OpId, op_id, op_number
 
@@ -292,6 +296,8 @@ class Journal:
                 continue
             numbers = self._numbers_of(kind, name)
             numbers.highest = max(numbers.highest, op_number(op))
+            if kind == FILE:
+                continue
             side = record.get("side", False)
             line = self._side if side else self._main
             if numbers.begun(op_number(op)):
@@ -313,6 +319,8 @@ class Journal:
         """What `asked` is. `alone` says whether no line but the asking one is alive; `late` is what
         was raised for it before, if it was held for that and nobody came. Raises Early, Divergence.
         Changes nothing: `take` what is found."""
+        if asked.kind == FILE:
+            return self._new(asked)
         if self._ordered and not asked.side:
             record = self._main[self._ordered[0]]
             if (record["kind"], record["name"], record["digest"]) != asked[:3]:
@@ -333,6 +341,9 @@ class Journal:
                 raise Divergence(self._record(op), asked)
             if op is not None:
                 raise Early(self._record(op), alike=False)
+        return self._new(asked)
+
+    def _new(self, asked: Asked) -> Match:
         numbers = self._numbers.get((asked.kind, asked.name))
         n = 1 if numbers is None else numbers.highest + 1
         return Match(op_id(asked.kind, asked.name, n), None)
@@ -341,7 +352,7 @@ class Journal:
         """`match`, which `find` gave for `asked`, has begun."""
         self._numbers_of(asked.kind, asked.name).begin(op_number(match.op))
         if match.record is None:
-            self._met = self._met or asked.side
+            self._met = self._met or (asked.side and asked.kind != FILE)
             return
         if asked.hint != match.record.get("hint", ""):
             self._hintless.add(asked[:2])

@@ -4,6 +4,7 @@
     waits       what a machine sleeps for              notes      what goes into the context log
     children    other runs that a run starts           reads      the time and chance, recorded
     conversation   what is said, and what of it a model is sent
+    artifacts   files that a run publishes             leftovers  what it wrote and did not
     identity    which run this is                      freezing   before and after a freeze
     operations  one of them, from its beginning to its outcome
     runtime     the agent's side of every operation    process    the agent's process: its `main`
@@ -14,6 +15,7 @@ operations need a run and say so.
 """
 
 from torpor.sdk.agents import agent
+from torpor.sdk.artifacts import Artifact, artifact
 from torpor.sdk.children import Child, Children, spawn, spawn_many
 from torpor.sdk.conversation import context
 from torpor.sdk.errors import (
@@ -45,6 +47,7 @@ from torpor.sdk.waits import (
 )
 
 __all__ = [
+    "Artifact",
     "Cancelled",
     "Child",
     "ChildFailed",
@@ -59,6 +62,7 @@ __all__ = [
     "Waitpoint",
     "agent",
     "approve",
+    "artifact",
     "checkpoint",
     "context",
     "emit",

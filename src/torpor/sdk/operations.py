@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,8 +26,15 @@ class Outcome(NamedTuple):
     value: Any = None
     error: Mapping[str, Any] | None = None
     # Of a value that is too large for the log: its bytes, and what they are, "json" or "bytes".
-    content: bytes | bytearray | None = None
+    content: bytes | bytearray | Iterator[bytes] | None = None
     form: str = "json"
+    blob: Mapping[str, Any] | None = None  # and as the log names it
+
+    @property
+    def whole(self) -> bytes | bytearray:
+        """The content, where it does not come in pieces."""
+        assert isinstance(self.content, (bytes, bytearray))
+        return self.content
 
 
 @dataclass
@@ -48,6 +55,11 @@ class Operation:
     before: Mark | None = None  # of a step's body: the files when it began
     also: dict[str, bool] = field(default_factory=dict)  # what else its end says
     replayed: Outcome | None = None  # its outcome, if that was in the log when it began
+
+    @property
+    def content(self) -> bytes | bytearray | Iterator[bytes] | None:
+        """What its own outcome has that the log keeps apart."""
+        return None if self.own is None else self.own.content
 
     @cached_property
     def future(self) -> Future[Outcome]:
@@ -77,8 +89,17 @@ class Operation:
 
 
 def outcome_of(message: Mapping[str, Any]) -> Outcome:
-    form = message["blob"]["form"] if "blob" in message else "json"
-    return Outcome(message["ok"], message.get("value"), message.get("error"), form=form)
+    blob = message.get("blob")
+    form = "json" if blob is None else blob["form"]
+    outcome = (message["ok"], message.get("value"), message.get("error"))
+    return Outcome(*outcome, form=form, blob=blob)
+
+
+def pieces(content: bytes | bytearray | Iterator[bytes], size: int) -> Iterator[bytes]:
+    """`content` in pieces of at most `size`; those of an iterator are."""
+    if isinstance(content, (bytes, bytearray)):
+        return (bytes(content[at : at + size]) for at in range(0, len(content), size))
+    return content
 
 
 def settle(future: Future[Outcome], outcome: Outcome) -> None:

@@ -19,6 +19,7 @@ import site
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from torpor.sdk.errors import (
 )
 from torpor.sdk.freezing import spare_heap
 from torpor.sdk.generators import generators
+from torpor.sdk.leftovers import Leftovers
 from torpor.sdk.rest import move_loops_with_sleep
 from torpor.sdk.runtime import Runtime
 from torpor.wire import messages
@@ -93,11 +95,24 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: It
         runtime.say("load_failed", error=described["message"], traceback=described["traceback"])
         return 1
     start = runtime.starts.get()
+    leftovers = Leftovers()
     report = _run(runtime, start["agent"], start["input"])
     sys.stdout.flush()
     sys.stderr.flush()
+    if "diverged" not in report:
+        _keep(leftovers, runtime)
     runtime.say(**report)
     return 0
+
+
+def _keep(leftovers: Leftovers, runtime: Runtime) -> None:
+    """How the agent ended does not depend on it."""
+    try:
+        leftovers.keep(runtime)
+    except (Cancelled, Divergence):
+        return
+    except Exception:
+        traceback.print_exc()
 
 
 def _import(app: Path, entry: str, deps: list[str]) -> None:

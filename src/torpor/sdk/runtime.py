@@ -32,6 +32,7 @@ from operator import attrgetter
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
+from torpor.model import artifacts
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Early, Journal, Match, Recorded
@@ -40,13 +41,14 @@ from torpor.sdk.critical import Critical, cancel_signal
 from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.sdk.holding import Beginning, Held, Holding, begun
 from torpor.sdk.lines import Lines
-from torpor.sdk.operations import Operation, Outcome, outcome_of, settle
+from torpor.sdk.operations import Operation, Outcome, outcome_of, pieces, settle
 from torpor.sdk.places import caller, place
 from torpor.sdk.stillness import prepare
 from torpor.wire import messages
 
 _SIGNAL_AGAIN_S = 0.05
-_AT_WORK = ("step", "read", "context")
+_SENDING_MAX = 16  # large contents at once; fewer than the host takes
+_AT_WORK = ("step", "read", "context", *artifacts.KINDS)
 _WAITS = ("wait", "event", "sleep", "doubt", "child")  # what a frozen machine can wait for
 
 
@@ -77,6 +79,7 @@ class Runtime:
         self._reader = control.makefile("rb")
         self._hold_fd = hold_fd
         self._critical = Critical()
+        self._sending = threading.BoundedSemaphore(_SENDING_MAX)
         self._journal = Journal()
         self._pending: dict[str, Operation] = {}
         self._holding = Holding(self._is_at_work)
@@ -111,7 +114,7 @@ class Runtime:
         kind: str,
         name: str,
         digest: str,
-        data: Mapping[str, Any],
+        data: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         *,
         held: list[bytes] | None = None,
     ) -> Operation:
@@ -287,7 +290,8 @@ class Runtime:
         """Send a step's outcome to the log; its future settles once it is there. Does nothing if
         the log turned out to hold one (rule 2). Raises Invalid when it cannot be sent."""
         if outcome.content is not None:
-            self._end_large(operation, outcome, outcome.content)
+            with self._sending:
+                self._end_large(operation, outcome)
             return
         fields = {"value": outcome.value} if outcome.ok else {"error": outcome.error}
         message = messages.encode("end", op=operation.op, ok=outcome.ok, **fields, **operation.also)
@@ -296,21 +300,22 @@ class Runtime:
                 operation.own = outcome
                 self._send(message)
 
-    def _end_large(
-        self, operation: Operation, outcome: Outcome, content: bytes | bytearray
-    ) -> None:
+    def _end_large(self, operation: Operation, outcome: Outcome) -> None:
         """In parts, others' messages between them."""
+        assert outcome.content is not None
+        size = 0
         with self._critical:
             self._transfers += 1
         try:
-            for at in range(0, len(content), messages.PART_BYTES):
-                data = base64.b64encode(content[at : at + messages.PART_BYTES]).decode()
+            for piece in pieces(outcome.content, messages.PART_BYTES):
+                size += len(piece)
+                data = base64.b64encode(piece).decode()
                 part = messages.encode("part", op=operation.op, data=data)
                 with self._critical:
                     if operation.op not in self._pending:
                         return
                     self._send(part)
-            blob = {"bytes": len(content), "form": outcome.form}
+            blob = {"bytes": size, "form": outcome.form}
             end = messages.encode("end", op=operation.op, ok=True, blob=blob, **operation.also)
             with self._critical:
                 operation.own = outcome
@@ -438,7 +443,7 @@ class Runtime:
                 unused.append(record)
             elif "ok" in record:
                 operation = self._pending.pop(record["op"])
-                operation.own = outcome_of(record)
+                operation.own = outcome_of(record)._replace(content=operation.content)
                 operation.order = self._next_order(record.get("seq", 0))
                 if operation.kind == "doubt":
                     operation.doubt = record.get("again", 0) + 1

@@ -336,8 +336,8 @@ def _end(operation: Operation, outcome: Outcome) -> None:
 def _give(operation: Operation, outcome: Outcome, raised: Exception | None = None) -> Any:
     if outcome.ok and outcome.content is not None:
         if outcome.form == "bytes":
-            return bytes(outcome.content)
-        return values.unpack(json.loads(outcome.content))
+            return bytes(outcome.whole)
+        return values.unpack(json.loads(outcome.whole))
     if outcome.ok:
         return values.unpack(outcome.value)
     error: StepError = step_error(operation.name, outcome.error or {})

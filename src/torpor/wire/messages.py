@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torpor.model import jsonvalues
+from torpor.model import artifacts, jsonvalues
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.errors import Invalid
 from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX
@@ -38,6 +38,7 @@ OP_KINDS = (
     "verdict",
     "model",
     "checkpoint",
+    *artifacts.KINDS,
 )
 BATCH_MAX = 1000  # operations that begin at once
 DEPTH_MAX = jsonvalues.MESSAGE_DEPTH_MAX  # nothing that a door took is refused here
@@ -202,6 +203,7 @@ def _perhaps_outcome(value: Mapping[str, Any]) -> str:
 
 
 _FORM = _one_of("json", "bytes")
+_BLOB = _record({"digest": _hex(64), "bytes": _integer(0), "form": _FORM})
 _PART = _text(PART_BYTES * 4 // 3 + 4)
 _PLACE = {"at?": _text(PLACE_MAX), "side?": _flag, "hint?": _hex(16)}
 _RECORDED = _record(
@@ -214,7 +216,7 @@ _RECORDED = _record(
         "ok?": _flag,
         "value?": _any,
         "error?": _ERROR,
-        "blob?": _record({"digest": _hex(64), "bytes": _integer(0), "form": _FORM}),
+        "blob?": _BLOB,
         "seq?": _integer(1),
         "again?": _integer(0),
     },
@@ -255,12 +257,31 @@ def _sleep(value: Mapping[str, Any]) -> str:
     return "" if len(value) == 1 else " needs one of for_s and until"
 
 
+def _passes(fault: Callable[[str], str]) -> Check:
+    def check(value: Any) -> str:
+        problem = fault(value) if isinstance(value, str) else "is text"
+        return problem and f" must be right: it {problem}"
+
+    return check
+
+
+# `step`: it was published in its body. `kept`: when the agent had ended.
+_PUBLISHED = _record(
+    {
+        "name": _passes(artifacts.name_fault),
+        "media_type": _passes(artifacts.media_type_fault),
+        "step?": _OP,
+        "kept?": _flag,
+    }
+)
+
 # What `begin` carries as data, by the kind of operation.
 _BEGIN_DATA: dict[str, Check] = {
     "step": _OBJECT,
     "read": _record({}),
     "context": _CONTEXT,
     "checkpoint": _record({}),
+    **dict.fromkeys(artifacts.KINDS, _PUBLISHED),
     "doubt": _record({}),
     "verdict": _record({"message": _TEXT, "superseded": _list(_OP, SUPERSEDED_MAX)}),
     "sleep": _record({"for_s?": _number(0, TIME_MAX), "until?": _TIME}, _sleep),
@@ -424,7 +445,9 @@ FROM_HOST: dict[str, Check] = {
     # `anyhow`, and then it is to say so.
     "prepare": _record({"rest_s?": _SECONDS, "anyhow?": _flag}),
     "resume": _record({"time": _TIME}),
-    "result": _record({"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR}, _outcome),
+    "result": _record(
+        {"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR, "blob?": _BLOB}, _outcome
+    ),
     "recorded": _record({"op": _OP}),
     "piece": _record({"op": _OP, "data": _PART, "last": _flag, "problem?": _TEXT}),
     "cancel": _record({"reason": _TEXT}),

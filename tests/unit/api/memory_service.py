@@ -70,6 +70,44 @@ class MemoryDeleting:
         return retention.to_json()
 
 
+CONTENT = {("report.csv", 1): b"a,b\n", ("report.csv", 2): b"a,b\n1,2\n", ("out/x.html", 1): b"<p>"}
+# `kept`, which only its end kept.
+KEPT = ("out/left.bin", 1)
+
+
+@dataclass
+class MemoryArtifacts:
+    """Every run has the same."""
+
+    service: MemoryService
+
+    async def list(self, ref: str) -> list[Object]:
+        self.service._find(self.service._runs, ref, "run")
+        shared: Object = {"seq": 1, "at": 1.0, "step": None, "media_type": "text/csv"}
+        known = CONTENT | {KEPT: bytes(3)}
+        return [
+            {
+                **shared,
+                "op": f"artifact:{name}#{version}",
+                "name": name,
+                "version": version,
+                "bytes": len(content),
+                "digest": content.hex(),
+                "kept": (name, version) == KEPT,
+            }
+            for (name, version), content in sorted(known.items(), key=lambda each: -each[0][1])
+        ]
+
+    async def find(self, ref: str, name: str, version: int | None = None) -> Object:
+        for each in await self.list(ref):
+            if each["name"] == name and version in (None, each["version"]):
+                return each
+        raise NotFound(f"no artifact {name}")
+
+    async def content(self, found: Object) -> Iterator[bytes]:
+        return iter((bytes.fromhex(found["digest"]),))
+
+
 class MemoryQueues:
     def __init__(self) -> None:
         self.known: dict[str, Object] = {}
@@ -177,6 +215,7 @@ class MemoryService:
         self._saved: dict[str, Object] = {}
         self.queueing = MemoryQueues()
         self.deleting = MemoryDeleting(self)
+        self.artifacts = MemoryArtifacts(self)
         self.schedules = MemorySchedules()
         self._appended: dict[str, list[asyncio.Future[None]]] = {}
         self._answered: dict[str, asyncio.Event] = {}

@@ -1,0 +1,129 @@
+"""cp: files out of a run."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from torpor.cli import saving, words
+from torpor.cli.screen import say
+from torpor.client import Client
+from torpor.model.errors import Invalid, NotFound
+from torpor.model.home import Home
+
+Object = dict[str, Any]
+
+
+class Source(NamedTuple):
+    run: str
+    path: str  # without "." and the like; empty: all there is
+
+
+def cp(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN:PATH",
+            show_default=False,
+            help="The name of an artifact, or a file or directory where the agent works.",
+        ),
+    ],
+    destination: Annotated[
+        str,
+        typer.Argument(
+            metavar="DEST",
+            show_default=False,
+            help="A file, or a directory to put it into; - is stdout.",
+        ),
+    ],
+    version: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Of an artifact, not the newest.")
+    ] = None,
+    force: saving.Force = False,
+) -> None:
+    """Copy files of a run: what it has published, or kept."""
+    wanted = parse(source, destination)
+    client = Client(Home.find())
+    found = client.artifacts(wanted.run)
+    named = [each for each in found if each["name"] == wanted.path]
+    if named:
+        if version is not None and version not in [each["version"] for each in named]:
+            raise NotFound(f"{wanted.path} has no version {version}")
+        _copy_artifact(client, wanted, destination, version, force=force)
+        return
+    below = _below(found, wanted.path)
+    if not below:
+        names = ", ".join(sorted({each["name"] for each in found})[:8])
+        raise NotFound(
+            f"{wanted.run} has no artifact {wanted.path!r}",
+            hint=f"It has {names}." if names else "It has none.",
+        )
+    _copy_all(client, wanted, below, destination, force=force)
+
+
+def parse(source: str, destination: str) -> Source:
+    """Raises Invalid."""
+    run, colon, path = source.partition(":")
+    if not colon or not re.fullmatch(r"\w+", run):
+        if re.match(r"\w+:", destination):
+            raise Invalid(
+                "files are not copied into a run: they would be in no log, and after a crash not "
+                "there",
+                hint="Give them when it starts: torpor run --file PATH; or as an event: torpor "
+                "send.",
+            )
+        raise Invalid(f"{source!r} is not RUN:PATH", hint="Such as: torpor cp RUN:report.pdf .")
+    parts = PurePosixPath(path).parts
+    if ".." in parts:
+        raise Invalid(f"{path!r} leads out of the run's working directory")
+    return Source(run, "/".join(part for part in parts if part != "."))
+
+
+def target_of(destination: str, name: str) -> Path:
+    """The file that is written: in a directory, under its own name."""
+    target = Path(destination)
+    return target / PurePosixPath(name).name if target.is_dir() else target
+
+
+def _copy_artifact(
+    client: Client, wanted: Source, destination: str, version: int | None, *, force: bool
+) -> None:
+    if destination == "-":
+        saving.to_stdout(client.artifact(wanted.run, wanted.path, version=version))
+        return
+    target = target_of(destination, wanted.path)
+    saving.check_free(target, force=force)
+    chunks = client.artifact(wanted.run, wanted.path, version=version)
+    say(f"{target}: {words.size(saving.save(target, chunks))}")
+
+
+def _below(found: list[Object], path: str) -> list[Object]:
+    """The newest of each artifact in the directory `path`."""
+    newest: dict[str, Object] = {}
+    for each in found:
+        if not path or each["name"].startswith(f"{path}/"):
+            newest.setdefault(each["name"], each)
+    return list(newest.values())
+
+
+def _copy_all(
+    client: Client, wanted: Source, below: list[Object], destination: str, *, force: bool
+) -> None:
+    """A directory of artifacts, as a directory: as `cp -r` does, into one that is there."""
+    if destination == "-":
+        raise Invalid(f"{wanted.path or 'all'} is several files", hint="Name one of them.")
+    root = Path(destination)
+    if root.is_dir() and wanted.path:
+        root = root / PurePosixPath(wanted.path).name
+    skip = len(wanted.path) + 1 if wanted.path else 0
+    targets = [(each, root / each["name"][skip:]) for each in below]
+    for _, target in targets:
+        os.makedirs(target.parent, exist_ok=True)  # noqa: PTH103
+        saving.check_free(target, force=force)
+    for each, target in targets:
+        chunks = client.artifact(wanted.run, each["name"], version=each["version"])
+        say(f"{target}: {words.size(saving.save(target, chunks))}")

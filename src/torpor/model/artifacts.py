@@ -1,0 +1,60 @@
+"""Artifacts: files that a run publishes, or that are kept of it when it ends.
+
+Two kinds of operations publish one. `artifact` is the agent's own, asked for again by a replay and
+answered from the log. `file` is what a replay never asks for: published in a step's body, which
+does not run again, or kept when the agent ends. Each is a version of the name that its data says.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from pathlib import PurePosixPath
+
+ARTIFACT, FILE = "artifact", "file"
+KINDS = (ARTIFACT, FILE)
+NAME_MAX = 256
+MEDIA_TYPE_MAX = 128
+BYTES_MAX = 1024 * 1024 * 1024
+
+# Together, of what a run wrote and did not publish.
+KEPT_BYTES_MAX = 64 * 1024 * 1024
+KEPT_FILES_MAX = 200
+
+_UNKNOWN = "application/octet-stream"
+_TOKEN = r"[A-Za-z0-9!#$&^_.+-]+"
+_MEDIA_TYPE = re.compile(
+    rf'{_TOKEN}/{_TOKEN}(; ?{_TOKEN}=({_TOKEN}|"[^"\\\x00-\x1f\x7f-\uffff]*"))*'
+)
+# Not the host's own tables: the same everywhere.
+_KNOWN = mimetypes.MimeTypes()
+_TEXT_MORE = {".md": "text/markdown", ".jsonl": "application/x-ndjson", ".toml": "text/plain"}
+_TEXT_MORE |= {".log": "text/plain", ".yaml": "text/plain", ".yml": "text/plain"}
+
+
+def name_fault(name: str) -> str:
+    """What keeps `name` from being an artifact's, in words; else nothing. It is a path with
+    forward slashes that leads nowhere else, and text that a terminal and a header can show."""
+    if not 1 <= len(name) <= NAME_MAX:
+        return f"has 1 to {NAME_MAX} characters, not {len(name):,}"
+    if not name.isprintable() or "\\" in name:
+        return "is printable text without backslashes"
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        return "is a relative path such as report.pdf or out/report.pdf"
+    return ""
+
+
+def media_type_fault(media_type: str) -> str:
+    """The same of a media type."""
+    if len(media_type) > MEDIA_TYPE_MAX or _MEDIA_TYPE.fullmatch(media_type) is None:
+        return "is such as text/csv or image/png"
+    return ""
+
+
+def guess_media_type(name: str) -> str:
+    """By the name's ending."""
+    ending = PurePosixPath(name).suffix.lower()
+    found, encoding = _KNOWN.guess_type(f"x{ending}")
+    if encoding is not None or found is None:
+        return _TEXT_MORE.get(ending, _UNKNOWN)
+    return found
