@@ -63,13 +63,13 @@ from torpor.api.shapes import (
     RunsQuery,
     ShortText,
     Snapshot,
-    StartRequest,
     Totals,
     Verified,
     Wait,
     WaitsQuery,
     split,
 )
+from torpor.api.starting import StartRequest
 from torpor.api.stopping import Stop
 from torpor.control.access import Access
 from torpor.control.forking import Wanted

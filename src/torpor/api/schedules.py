@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, BaseModel, Field
 
 from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS, ShortText, Strict, sound
+from torpor.api.shapes import PROBLEMS, Env, ShortText, Strict, sound
 from torpor.model.schedules import Missed, Overlap
 
 Object = dict[str, Any]
@@ -37,6 +37,7 @@ class ScheduleRequest(Strict):
     missed: Missed = "once"
     queue: ShortText | None = None
     priority: int = Field(default=0, ge=-1000, le=1000)
+    env: Env = Field(default={}, description="environment variables of its runs")
     replace: bool = Field(default=False, description="the one of this name, if it says otherwise")
 
 
@@ -57,6 +58,7 @@ class Schedule(BaseModel):
     missed: str
     queue: str | None
     priority: int
+    env: list[str] = Field(description="their names")
     paused: bool
     made_at: float
     next_time: float | None

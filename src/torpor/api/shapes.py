@@ -22,11 +22,11 @@ from torpor.model.agentfile import (
     FILES_MAX,
     AgentSource,
 )
+from torpor.model.environment import check_env
 from torpor.model.errors import Invalid
 from torpor.model.keep import parse_keep
 from torpor.model.rules import parse_rules
 from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN
-from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX, Start
 from torpor.model.states import RunState
 from torpor.model.webhooks import check_webhooks
 
@@ -90,6 +90,13 @@ def _webhooks(table: dict[str, str]) -> dict[str, str]:
         raise ValueError(error.message) from error
 
 
+def _env(given: dict[str, str]) -> dict[str, str]:
+    try:
+        return check_env(given, "env")
+    except Invalid as error:
+        raise ValueError(error.message) from error
+
+
 def split(text: str | None) -> list[str] | None:
     return text.split(",") if text else None
 
@@ -106,6 +113,7 @@ AnyJson = Annotated[Any, AfterValidator(sound)]
 Text = Annotated[str, AfterValidator(sound)]
 ShortText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(sound)]
 
+Env = Annotated[dict[str, str], AfterValidator(_env)]
 HeaderText = Annotated[ShortText, BeforeValidator(_utf8)]
 
 
@@ -125,6 +133,7 @@ class DeployRequest(Strict):
     )
     memory_mib: int = Field(default=512, ge=MEMORY_MIB_MIN, le=MEMORY_MIB_MAX, multiple_of=2)
     disk_mib: int = Field(default=2048, ge=DISK_MIB_MIN, le=DISK_MIB_MAX, multiple_of=2)
+    env: Env = Field(default={}, description="environment variables, there when it is imported")
     keep: Annotated[str, AfterValidator(_keep)] = Field(
         default="", description='how long snapshots are kept: "last 3", "7d", "all"'
     )
@@ -161,6 +170,7 @@ class DeployRequest(Strict):
             dependencies=tuple(sorted(self.dependencies)),
             memory_mib=self.memory_mib,
             disk_mib=self.disk_mib,
+            env=self.env,
             keep=self.keep,
             on_divergence=self.on_divergence,
             rules=parse_rules(self.rules, "rules"),
@@ -168,48 +178,6 @@ class DeployRequest(Strict):
             name=self.name or "",
             origin=self.origin,
         )
-
-
-class StartRequest(Strict):
-    version: ShortText | None = Field(
-        default=None, description="by default the current one of the agent"
-    )
-    agent: ShortText | None = Field(
-        default=None,
-        description="of the version; without one NAME, NAME:AGENT, or AGENT if one has it, and "
-        "for NAME also where it is from, or the end of that",
-    )
-    engine: Literal["qemu", "process"] | None = Field(
-        default=None,
-        description="of an agent by name: by default what its file says, else the server's",
-    )
-    input: Annotated[dict[str, Any], AfterValidator(sound)] = {}
-    id_key: ShortText | None = Field(
-        default=None, description="the same key twice gives the same run, started once"
-    )
-    id_key_for_s: float | None = Field(
-        default=None, gt=0, le=DELAY_S_MAX, description="after that the key may make another run"
-    )
-    queue: ShortText | None = Field(default=None, description="by default what the agent says")
-    key: ShortText | None = Field(default=None, description="for the queue's limit per key")
-    priority: int = Field(default=0, ge=-PRIORITY_MAX, le=PRIORITY_MAX)
-    delay_s: float = Field(default=0.0, ge=0, le=DELAY_S_MAX)
-    expires_s: float | None = Field(
-        default=None, ge=0, le=DELAY_S_MAX, description="not started by then: cancelled"
-    )
-
-    @model_validator(mode="after")
-    def _named(self) -> StartRequest:
-        if self.version is None and self.agent is None:
-            raise ValueError("neither an agent nor a version is named")
-        return self
-
-    def start(self) -> Start:
-        """Raises Invalid."""
-        start = Start(
-            self.queue, self.key, self.priority, self.delay_s, self.expires_s, self.id_key_for_s
-        )
-        return start.check()
 
 
 class ForkRequest(Strict):
@@ -401,6 +369,7 @@ class Run(BaseModel):
     successor: str | None = Field(description="of a failed run: what took its place, a retry")
     attempt: int = Field(description="the how manieth try it is")
     schedule: str | None = Field(description="that started it")
+    env: list[str] = Field(description="the names of environment variables of its own")
     queued_because: str | None = Field(
         default=None, description="why it has no machine, where it wants one: in words"
     )

@@ -15,6 +15,7 @@ from rich.status import Status
 
 from torpor.cli import words
 from torpor.cli.attach import attach
+from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
 from torpor.cli.host import connect
 from torpor.cli.options import Json
 from torpor.cli.screen import err, say, show, show_json, table
@@ -95,6 +96,8 @@ def run(
         str | None,
         typer.Option(metavar="DURATION", help="After that the key may make another run."),
     ] = None,
+    env: EnvOpt = None,
+    env_file: EnvFileOpt = None,
     engine: EngineOpt = None,
     as_json: Json = False,
 ) -> None:
@@ -112,6 +115,7 @@ def run(
         "delay_s": duration_s(delay, "--delay") or 0.0,
         "expires_s": duration_s(expires, "--expires"),
         "id_key_for_s": duration_s(id_key_for, "--id-key-for"),
+        "env": given_env(env, env_file),
     }
     if _is_file(path):
         source = read_agent(path)

@@ -137,10 +137,13 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
         agent: str | None = None,
         version: str | None = None,
         idempotency_key: str | None = None,
+        env: dict[str, str] | None = None,
     ) -> str:
         """Start a run of an agent (list_agents has them) on an input: by its name, by default of
-        the current version. The same idempotency key again starts nothing more."""
-        return await told(lambda: client.start(version, agent, input, idempotency_key))
+        the current version. The same idempotency key again starts nothing more. `env` are
+        environment variables of the run, which are no place for secrets."""
+        more = {"env": env} if env else {}
+        return await told(lambda: client.start(version, agent, input, idempotency_key, **more))
 
     async def answer_wait(
         wait: str, approved: bool | None = None, data: Any = None, note: str | None = None

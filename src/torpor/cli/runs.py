@@ -87,6 +87,8 @@ def _facts(run: Object, now: float) -> Table:
         rows.append(("queue", _queued(run, now)))
     if run["queued_because"]:
         rows.append(("waits", Text(f"for a machine: {run['queued_because']}", "yellow")))
+    if run["env"]:
+        rows.append(("env", ", ".join(run["env"])))
     if run["parent"]:
         rows.insert(1, ("parent", run["parent"]))
     if run["machine"]:

@@ -11,6 +11,7 @@ import typer
 
 from torpor.cli import words
 from torpor.cli.agents import InputGiven, described, duration_s
+from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
 from torpor.cli.host import connect
 from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, table
@@ -52,6 +53,8 @@ def add(
     ] = "once",
     queue: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     priority: Annotated[int, typer.Option(metavar="N")] = 0,
+    env: EnvOpt = None,
+    env_file: EnvFileOpt = None,
     replace: Annotated[bool, typer.Option("--replace", help="Change the one there is.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -67,6 +70,7 @@ def add(
         "missed": missed,
         "queue": queue,
         "priority": priority,
+        "env": given_env(env, env_file),
         "replace": replace,
     }
     _told(client.add_schedule(name, **settings), as_json)

@@ -132,6 +132,7 @@ class Client:
             "dependencies": list(source.dependencies),
             "memory_mib": source.memory_mib,
             "disk_mib": source.disk_mib,
+            "env": dict(source.env),
             "keep": source.keep,
             "on_divergence": source.on_divergence,
             "rules": source.rules.given,

@@ -103,7 +103,9 @@ def _begin(asked: Mapping[str, Any], child: RunId | None) -> NewEntry:
     named = {key: asked[key] for key in IDENTITY if key in asked}
     made = _shown(asked) | {"due_at": None, "child": child}
     if "start" in asked["data"]:
-        made["start"] = asked["data"]["start"]
+        start = asked["data"]["start"]
+        names = {"env": sorted(start["env"])} if "env" in start else {}  # as in the child's log
+        made["start"] = start | names
     return NewEntry(BEGIN, asked["op"], named | made)
 
 

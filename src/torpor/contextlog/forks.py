@@ -120,6 +120,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
                 "due_at": fork.not_before,
                 "attempt": fork.attempt,
                 "schedule": origin.schedule,
+                "env": origin.env,
                 "out_offset": printed_before(c, origin.id, "stdout", fork.at, 0, 0)[0],
                 "err_offset": printed_before(c, origin.id, "stderr", fork.at, 0, 0)[0],
             }

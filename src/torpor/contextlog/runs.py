@@ -111,12 +111,13 @@ class RunRow:
     attempt: int
     schedule: str | None
     id_key_until: float | None
+    env: dict[str, str]
 
     def to_json(self, now: float | None = None) -> dict[str, Any]:
-        """As the API shows it; `ran_s` and `slept_s` up to `now` if given."""
+        """As the API shows it; `ran_s` and `slept_s` up to `now` if given. Of `env` names only."""
         shown = {key: value for key, value in vars(self).items() if key not in _INTERNAL}
         figures = live_figures(self, self.state_since if now is None else now)
-        return shown | {"state": self.state.value} | figures._asdict()
+        return shown | {"state": self.state.value, "env": sorted(self.env)} | figures._asdict()
 
 
 _INTERNAL = {
@@ -167,7 +168,7 @@ def create_run(
             raise Invalid(f"an id key has 1 to {ID_KEY_MAX} characters, not {len(id_key)}")
         made = made_with(c, id_key)
         if made is not None and (made.id_key_until is None or now < made.id_key_until):
-            return _same(made, version, agent, input)
+            return _same(made, version, agent, input, start.env)
         if made is not None:
             c.execute(update(_runs).where(_runs.c.id == made.id).values(id_key=None))
     known = find_agent(c, version)
@@ -238,6 +239,7 @@ class NewRun:
             "after": self.after,
             "schedule": self.schedule,
             "id_key_until": None if start.id_key_for_s is None else now + start.id_key_for_s,
+            "env": dict(start.env),
         }
 
 
@@ -258,7 +260,8 @@ def insert_runs(c: Connection, several: Sequence[NewRun], now: float) -> None:
 
 def _created(run: NewRun) -> dict[str, Any]:
     told = {"version": run.version.version, "agent": run.agent, "engine": run.version.engine}
-    also = {"parent": run.parent, "schedule": run.schedule}
+    names = sorted(run.start.env) or None
+    also = {"parent": run.parent, "schedule": run.schedule, "env": names}
     known = {key: value for key, value in also.items() if value is not None}
     return {**told, "input": run.input, **known}
 
@@ -481,6 +484,13 @@ def request_cancel(c: Connection, run: RunId, now: float) -> RunRow:
     return _exactly(c, run)
 
 
+def wake(c: Connection, run: RunId) -> None:
+    """Somebody else than its agent needs the run's machine: if it sleeps, it is ready."""
+    asleep = (_runs.c.id == run, _runs.c.state == RunState.SUSPENDED)
+    c.execute(update(_runs).where(*asleep).values(ready=True))
+    tell(c, Claimable())
+
+
 def limited(row: RunRow, rules: Rules, now: float) -> dict[str, Any]:
     """When a run that has a machine, or is claimed now, has to have ended, and when that is to be
     looked at."""
@@ -505,11 +515,20 @@ def _moved(row: RunRow, to: RunState, now: float) -> dict[str, Any]:
 
 
 def _same(
-    made: RunRow, version: AgentVersion, agent: str | None, input: Mapping[str, Any]
+    made: RunRow,
+    version: AgentVersion,
+    agent: str | None,
+    input: Mapping[str, Any],
+    env: Mapping[str, str],
 ) -> RunRow:
     if (made.version, made.agent, made.input) != (version, agent, input):
         raise Conflict(
             f"the id key {made.id_key!r} has made run {made.id}, of another agent or input",
+            hint="Give a new key for a new run.",
+        )
+    if made.env != env:
+        raise Conflict(
+            f"the id key {made.id_key!r} has made run {made.id}, with other environment variables",
             hint="Give a new key for a new run.",
         )
     return made

@@ -27,7 +27,10 @@ from torpor.model.ids import RunId
 
 _schedules = schema.schedules
 # What a person says of one.
-SETTINGS = ("agent", "input", "cron", "zone", "jitter_s", "overlap", "missed", "queue", "priority")
+SETTINGS = (
+    *("agent", "input", "cron", "zone", "jitter_s", "overlap", "missed"),
+    *("queue", "priority", "env"),
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class ScheduleRow:
     missed: str
     queue: str | None
     priority: int
+    env: dict[str, str]
     paused: bool
     made_at: float
     next_time: float | None  # as the clock has it
@@ -52,7 +56,7 @@ class ScheduleRow:
     trouble: str | None  # why its last time made no run
 
     def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return vars(self) | {"env": sorted(self.env)}
 
 
 def add_schedule(

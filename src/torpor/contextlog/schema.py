@@ -46,7 +46,7 @@ from sqlalchemy.ext.compiler import compiles
 
 from torpor.model.errors import Damaged, HostError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -166,6 +166,8 @@ runs = Table(
     Column("attempt", Integer, nullable=False, default=1, server_default="1"),
     Column("schedule", String),  # that started it
     Column("id_key_until", Double),
+    # Environment variables of its own. Not in its log: a person may have put a secret there.
+    Column("env", _Json, nullable=False, default={}),
     Index("runs_by_state", "state", "id"),
     Index("runs_by_origin", "origin"),
     Index("runs_by_parent", "parent"),
@@ -206,6 +208,7 @@ schedules = Table(
     Column("missed", String, nullable=False),
     Column("queue", String),
     Column("priority", Integer, nullable=False),
+    Column("env", _Json, nullable=False, default={}),
     Column("paused", Boolean, nullable=False),
     Column("made_at", Double, nullable=False),
     Column("next_time", Double),

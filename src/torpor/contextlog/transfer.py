@@ -31,6 +31,7 @@ from torpor.contextlog.queues import ensure_queues
 from torpor.contextlog.store import tell, touched
 from torpor.contextlog.waits import OPEN, list_waits
 from torpor.model import jsonvalues
+from torpor.model.environment import check_env
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.ids import RunId, new_id
 from torpor.model.states import RunState
@@ -186,6 +187,7 @@ def _check_run(run: Row, entries: Sequence[Row]) -> None:
     if [entry.get("seq") for entry in entries] != list(range(1, run["last_seq"] + 1)):
         raise Invalid(f"the run's log is not its entries 1 to {run['last_seq']}")
     check_object(run["input"], "the run's input")
+    check_env(run["env"], "the run's env")
     for entry in entries:
         check_entry(str(entry.get("kind")), None, entry.get("data"))
 

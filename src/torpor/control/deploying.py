@@ -131,6 +131,7 @@ def _keep_agent(
             "dependencies": list(source.dependencies),
             "memory_mib": source.memory_mib,
             "disk_mib": source.disk_mib,
+            **({"env": dict(source.env)} if source.env else {}),
             **_rules(source),
             "image": image,
             "default": loaded.default,

@@ -117,6 +117,7 @@ def source_from(agent: AgentRow, tar: bytes) -> AgentSource:
             dependencies=tuple(agent.spec["dependencies"]),
             memory_mib=agent.spec["memory_mib"],
             disk_mib=agent.spec["disk_mib"],
+            env=agent.spec.get("env", {}),
             keep=agent.spec["keep"],
             on_divergence=agent.spec["on_divergence"],
             rules=agent.rules,

@@ -167,7 +167,8 @@ class MachineCarrier:
     def start(self, epoch: Epoch, row: RunRow, journal: Journal) -> None:
         guest = self.live.guest
         last = say_journal(guest, journal)
-        guest.say("start", run=row.id, epoch=epoch, agent=row.agent, input=row.input, journal=last)
+        told = {"run": row.id, "epoch": epoch, "agent": row.agent, "input": row.input}
+        guest.say("start", **told, env=row.env, journal=last)
 
     async def woken(self) -> None:
         try:

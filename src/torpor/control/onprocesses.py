@@ -206,7 +206,7 @@ class ProcessCarrier:
             self.guest.say_line(_encoded({"t": "journal", "records": part}))
         start = {"t": "start", "run": row.id, "epoch": epoch, "agent": row.agent}
         home, kept = map(str, self._files)
-        start |= {"input": row.input, "home": home, "kept": kept, "journal": rest}
+        start |= {"input": row.input, "env": row.env, "home": home, "kept": kept, "journal": rest}
         self.guest.say_line(_encoded(start))
 
     async def woken(self) -> None:
@@ -277,6 +277,7 @@ def _install(home: Home, source: AgentSource, version: AgentVersion, progress: P
     return Program(
         app=build_once(home.apps / version, unpack),
         entry=source.entry,
+        env=dict(source.env),
         deps=ensure_modules(home, source.dependencies, progress),
         package=home.package,
     )

@@ -13,6 +13,7 @@ from torpor.contextlog.deployments import Preference, choose_current
 from torpor.contextlog.runs import RunRow, create_run, request_cancel
 from torpor.contextlog.schedules import SETTINGS, ScheduleRow
 from torpor.contextlog.store import LogStore
+from torpor.model.environment import check_env
 from torpor.model.errors import CallerError, Conflict, Invalid
 from torpor.model.ids import RunId
 from torpor.model.rules import check_name
@@ -49,6 +50,9 @@ class Schedules:
             first = first_time(times, now)
             at = None if first is None else times.fires_at(name, first)
             whole = given | {"origin": chosen.origin}
+            if "env" not in given:  # who shows none of it does not change it
+                known = schedules.find_schedule(c, name)
+                whole["env"] = known.env if known else {}
             return schedules.add_schedule(c, name, whole, first, at, now, replace=replace)
 
         return (await self._store.write(write)).to_json()
@@ -122,7 +126,7 @@ def _start(c: Connection, row: ScheduleRow, at: float, now: float) -> RunId:
         agent=chosen.agent["name"],
         input=row.input,
         id_key=f"schedule {row.name} {at:.0f}",
-        start=Start(queue=row.queue, priority=row.priority),
+        start=Start(queue=row.queue, priority=row.priority, env=row.env),
         after=after,
         schedule=row.name,
         now=now,
@@ -145,7 +149,9 @@ def _times(settings: Mapping[str, Any]) -> Times:
 
 
 def _checked(settings: Mapping[str, Any]) -> Object:
-    given = {key: settings[key] for key in SETTINGS}
+    given = {key: settings[key] for key in SETTINGS if key != "env"}
+    if "env" in settings:
+        given["env"] = check_env(settings["env"], "env")
     _times(given).check()
     for key, allowed in (("overlap", OVERLAPS), ("missed", MISSED)):
         if given[key] not in allowed:

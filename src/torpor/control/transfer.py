@@ -45,6 +45,7 @@ from torpor.engine.protocol import Shape
 from torpor.image.deps import layer_digest
 from torpor.image.publish import Workspace, build_once
 from torpor.model.divergence import check_on_divergence
+from torpor.model.environment import check_env
 from torpor.model.errors import Conflict, Damaged, Invalid
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId, SnapshotId
@@ -468,6 +469,7 @@ def _agent(given: Any, source: bytes, version: str) -> AgentRow:
             deployed_at=None,
         )
         parse_rules(row.spec.get("rules", {}), "the agent's rules")
+        check_env(row.spec.get("env", {}), "the agent's env")
         made = source_from(row, source).version(row.spec["image"])
         parse_keep(row.spec["keep"], "keep")
         check_on_divergence(row.spec["on_divergence"], "on_divergence")

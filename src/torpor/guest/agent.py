@@ -8,7 +8,7 @@ import os
 import socket
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torpor.guest.cgroup import Cgroup
 from torpor.guest.settings import Settings
@@ -19,6 +19,14 @@ READ_BYTES = 64 * 1024
 _LINE_BYTES_MAX = messages.SIZE_MAX + 1
 
 
+class Program(NamedTuple):
+    """What an agent is, in its machine."""
+
+    entry: str
+    deps: bool  # it has dependencies
+    env: Mapping[str, str]
+
+
 class AgentProcess:
     """A started agent: its pid and the four channels to it, all non-blocking for us.
 
@@ -26,7 +34,7 @@ class AgentProcess:
     (see `torpor.sdk.freezing`), `stdout` and `stderr` are what it writes.
     """
 
-    def __init__(self, settings: Settings, entry: str, deps: bool, model_port: int) -> None:
+    def __init__(self, settings: Settings, program: Program, model_port: int) -> None:
         self.control, control = socket.socketpair()
         self.hold, hold = socket.socketpair()
         self.stdout, stdout = os.pipe()
@@ -40,10 +48,16 @@ class AgentProcess:
             settings.python,
             *("-P", "-m", "torpor.sdk.process"),
             *(str(control.fileno()), str(hold.fileno())),
-            *(str(settings.app), entry),
-            *([str(settings.deps)] if deps else []),
+            *(str(settings.app), program.entry),
+            *([str(settings.deps)] if program.deps else []),
         ]
-        environment = _environment(settings, model_port, deps)
+        environment = {
+            **surroundings(settings, program),
+            # The supervisor is the model's endpoint. The key is a placeholder: no machine has one
+            # that is worth anything (rule 9).
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
+            "OPENAI_API_KEY": "torpor",
+        }
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -140,18 +154,16 @@ class AgentProcess:
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def _environment(settings: Settings, model_port: int, deps: bool) -> dict[str, str]:
+def surroundings(settings: Settings, program: Program) -> dict[str, str]:
+    """The environment of what runs beside the agent, and of the agent, but for its model."""
     return {
-        "PATH": f"{settings.deps}/bin:{_PATH}" if deps else _PATH,
+        "LANG": "C.UTF-8",
+        **program.env,
+        "PATH": f"{settings.deps}/bin:{_PATH}" if program.deps else _PATH,
         "HOME": str(settings.home),
         "USER": "agent",
-        "LANG": "C.UTF-8",
         "PYTHONPATH": str(settings.package),
         "PYTHONUNBUFFERED": "1",
-        # The supervisor is the model's endpoint. The key is a placeholder: no machine has one
-        # that is worth anything (rule 9).
-        "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
-        "OPENAI_API_KEY": "torpor",
     }
 
 

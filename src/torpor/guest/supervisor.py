@@ -36,7 +36,8 @@ from collections.abc import Callable
 from typing import Any
 
 from torpor.guest import boot
-from torpor.guest.agent import READ_BYTES, AgentProcess, describe_exit
+from torpor.guest.agent import READ_BYTES, AgentProcess, Program, describe_exit
+from torpor.guest.commands import Commands
 from torpor.guest.freshen import freshen_kernel, set_clock
 from torpor.guest.gateway import Gateway
 from torpor.guest.held import FRESH, HELD, SEED_BYTES
@@ -81,6 +82,7 @@ class Supervisor:
         self._port_retry_at: float | None = None
         self._models = Models(self._send)
         self._gateway = Gateway(self._selector, settings.model_port, self._models.request)
+        self._commands = Commands(settings, self._selector, self._send)
         self._files = bytearray()
         self._agent: AgentProcess | None = None
         self._agent_watched: dict[int, Callable[[int], None]] = {}  # by fd: what may be paused
@@ -109,6 +111,7 @@ class Supervisor:
             "recorded": self._to_agent,
             "piece": self._to_agent,
             "cancel": self._to_agent,
+            **self._commands.handlers,
         }
         self._watch_children()
 
@@ -227,12 +230,14 @@ class Supervisor:
         settings = self._settings
         try:
             unpack(bytes(self._files), settings.app, settings.uid)
-            agent = AgentProcess(settings, message["entry"], message["deps"], self._gateway.port)
+            program = Program(message["entry"], message["deps"], message.get("env", {}))
+            agent = AgentProcess(settings, program, self._gateway.port)
         except (Invalid, OSError) as error:
             self._say("load_failed", error=str(error), traceback="")
             return
         self._files.clear()
         self._agent = agent
+        self._commands.program, self._commands.cgroup = program, agent.cgroup
 
         def carry(fd: int, channel: int) -> Callable[[int], None]:
             def ready(mask: int) -> None:
@@ -261,6 +266,7 @@ class Supervisor:
 
     def _start(self, message: dict[str, Any]) -> None:
         message["journal"] = self._journal_for_agent(message["journal"])
+        self._commands.env = message.get("env", {})
         self._models.open()
         if self._agent is not None:
             # Not as a message: it was checked in parts, and may be longer than one.
@@ -386,6 +392,7 @@ class Supervisor:
                         return
                     if self._agent is not None and pid == self._agent.pid:
                         self._agent_exited(self._agent, status)
+                    self._commands.reaped(pid, status)
 
         self._selector.register(woken, selectors.EVENT_READ, reap)
 
@@ -514,6 +521,7 @@ class Supervisor:
         seed, entropy = entropy[:SEED_BYTES], entropy[SEED_BYTES:]
         if self._settings.machine:
             freshen_kernel(entropy, message["time"])
+        self._commands.end_all()  # who asked for them is not there any more
         rest = self._journal_for_agent(message["journal"])
         self._phase = Phase.THAWING
         self._thaw_epoch = message["epoch"]

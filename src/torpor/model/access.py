@@ -5,6 +5,7 @@
     trigger    start runs, send events
     operate    answer waits, cancel, fork, retry, keep and collect snapshots, tokens for others
     deploy     make agents
+    exec       run commands beside an agent, where they can do all that it can
     admin      all of it: keys, exports, backups, the server's end
 
 A grant may be for some agents only, or for one run or one wait: then only for what concerns these.
@@ -30,10 +31,11 @@ class Scope(StrEnum):
     OPERATE = "operate"
     OBSERVE = "observe"
     QUERY = "query"
+    EXEC = "exec"
 
 
 # What a grant that is not for everything may have.
-RESTRICTABLE = frozenset({Scope.TRIGGER, Scope.OPERATE, Scope.OBSERVE})
+RESTRICTABLE = frozenset({Scope.TRIGGER, Scope.OPERATE, Scope.OBSERVE, Scope.EXEC})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torpor.model.divergence import STOP, check_on_divergence
+from torpor.model.environment import check_env
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.ids import AgentVersion
 from torpor.model.keep import parse_keep
@@ -34,7 +35,10 @@ DISK_MIB_MIN, DISK_MIB_MAX = 64, 65536
 FILES_MAX = 2000
 FILES_BYTES_MAX = 64 * 1024 * 1024
 # The keys of [tool.torpor] this version knows; any other is refused rather than ignored.
-KEYS = ("name", "memory", "disk", "include", "entry", "keep", "on_divergence", "webhooks", *RULES)
+KEYS = (
+    *("name", "memory", "disk", "include", "entry", "env"),
+    *("keep", "on_divergence", "webhooks", *RULES),
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class AgentSource:
     """An agent as it travels to the server: its files and the facts read from them.
 
     `entry` is the path of the file that holds the agent, relative, POSIX style, and a key of
-    `files`. `dependencies` are PEP 508 requirement strings, sorted. Sizes are in MiB. `keep` says
+    `files`. `dependencies` are PEP 508 requirement strings, sorted. Sizes are in MiB. `env` are
+    environment variables that are there when it is imported. `keep` says
     how long its snapshots are kept (`torpor.model.keep`), `on_divergence` what happens when it does
     not do what its log says (`torpor.model.divergence`), `rules` how its runs are treated otherwise
     (`torpor.model.rules`), `webhooks` whom its waits may tell of themselves
@@ -56,6 +61,7 @@ class AgentSource:
     dependencies: tuple[str, ...] = ()
     memory_mib: int = 512
     disk_mib: int = 2048
+    env: Mapping[str, str] = field(default_factory=dict)
     keep: str = ""
     on_divergence: str = STOP
     rules: Rules = field(default_factory=Rules)
@@ -78,6 +84,7 @@ class AgentSource:
             "memory_mib": self.memory_mib,
             "disk_mib": self.disk_mib,
             "image": image_digest,
+            **({"env": dict(self.env)} if self.env else {}),
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         return AgentVersion(digest.hexdigest()[:32])
@@ -170,6 +177,7 @@ class _Facts:
     disk_mib: int
     include: tuple[str, ...]
     entry: str | None
+    env: dict[str, str]
     keep: str
     on_divergence: str
     rules: Rules
@@ -187,6 +195,7 @@ def _source(path: Path, entry: str, files: Mapping[str, bytes], facts: _Facts) -
         dependencies=facts.dependencies,
         memory_mib=facts.memory_mib,
         disk_mib=facts.disk_mib,
+        env=facts.env,
         keep=facts.keep,
         on_divergence=facts.on_divergence,
         rules=facts.rules,
@@ -272,6 +281,7 @@ def _facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> _Facts:
         disk_mib=_size(tool, "disk", 2048, DISK_MIB_MIN, DISK_MIB_MAX, where),
         include=tuple(_relative(p, where) for p in _strings(tool, "include", where)),
         entry=_relative(tool["entry"], where) if "entry" in tool else None,
+        env=check_env(tool.get("env", {}), f"{where}: env"),
         keep=_keep(tool, where),
         on_divergence=check_on_divergence(
             tool.get("on_divergence", STOP), f"{where}: on_divergence"

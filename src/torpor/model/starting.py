@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from torpor.model.environment import check_env
 from torpor.model.errors import Invalid
 from torpor.model.rules import check_name
 
@@ -17,7 +19,7 @@ class Start:
     """`queue`: by default what the agent's file says, or one of its own. `key`: of runs of the same
     key the queue may let so many run at once. Of those that wait, the higher `priority` is first.
     It does not start before `delay_s`; not started `expires_s` after that, it is cancelled. Its id
-    key may make another run after `id_key_for_s`."""
+    key may make another run after `id_key_for_s`. `env` are environment variables of its own."""
 
     queue: str | None = None
     key: str | None = None
@@ -25,6 +27,7 @@ class Start:
     delay_s: float = 0.0
     expires_s: float | None = None
     id_key_for_s: float | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> Start:
         """Raises Invalid."""
@@ -37,6 +40,7 @@ class Start:
         for span in (self.delay_s, self.expires_s or 0.0, self.id_key_for_s or 0.0):
             if not 0 <= span <= DELAY_S_MAX:
                 raise Invalid("a delay or an expiry is from 0 seconds to a hundred years")
+        check_env(self.env, "env")
         return self
 
     def given(self) -> dict[str, Any]:
@@ -44,7 +48,7 @@ class Start:
         return {
             each.name: value
             for each in fields(self)
-            if (value := getattr(self, each.name)) != each.default
+            if (value := getattr(self, each.name)) != getattr(AT_ONCE, each.name)
         }
 
 

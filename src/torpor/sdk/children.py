@@ -74,18 +74,20 @@ def spawn(
     priority: int | None = None,
     delay: Duration | None = None,
     expires: Duration | None = None,
+    env: Mapping[str, str] | None = None,
     **given: Any,
 ) -> Child:
     """Start a run of `agent` as a child of this one, and go on. `agent` is an agent of this file,
     as the function or by its name, and has this run's version; or another that is deployed, by its
     name: FILE, FILE:AGENT, or AGENT where just one file has it. `input` gives its arguments by
     name, and so do keywords, but for those that say how it is to be started, as the options of
-    `torpor run` do: the `queue` that it waits in for a machine, its `key` there and its `priority`
+    `torpor run` do: the environment variables `env` (those of this run are not passed on), the
+    `queue` that it waits in for a machine, its `key` there and its `priority`
     (the higher goes first), after which `delay` it is due, and how long after that it `expires`, if
     it has not been started: it is cancelled then. ValueError says what is wrong with one."""
     refuse_inside("spawn")
     runtime = current("spawn")
-    how = _how(queue=queue, key=key, priority=priority, delay=delay, expires=expires)
+    how = _how(queue=queue, key=key, priority=priority, delay=delay, expires=expires, env=env)
     name, digest, data = _asked("spawn", agent, {**(input or {}), **given}, how)
     return Child(runtime.begin("child", name, digest, data))
 
@@ -100,12 +102,13 @@ def spawn_many(
     priority: int | None = None,
     delay: Duration | None = None,
     expires: Duration | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Children:
     """As `spawn`, one child for each input: at most 1,000, which are started all or, if there is a
     crash, none. How they are to be started is the same for all."""
     refuse_inside("spawn_many")
     runtime = current("spawn_many")
-    how = _how(queue=queue, key=key, priority=priority, delay=delay, expires=expires)
+    how = _how(queue=queue, key=key, priority=priority, delay=delay, expires=expires, env=env)
     asked = [_asked("spawn_many", agent, each, how) for each in inputs]
     if len(asked) > messages.BATCH_MAX:
         raise ValueError(f"spawn_many takes {messages.BATCH_MAX:,} inputs, not {len(asked):,}")
@@ -162,6 +165,7 @@ def _start(how: Mapping[str, Any]) -> Start:
         priority=how.get("priority", 0),
         delay_s=seconds(how.get("delay", 0)),
         expires_s=seconds(how["expires"]) if "expires" in how else None,
+        env=dict(how.get("env", {})),
     )
     return start.check()
 

@@ -19,8 +19,9 @@ import site
 import socket
 import sys
 import tempfile
+import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: It
         runtime.say("load_failed", error=described["message"], traceback=described["traceback"])
         return 1
     start = runtime.starts.get()
+    _set_environment(start.get("env", {}))
     leftovers = Leftovers()
     report = _run(runtime, start["agent"], start["input"])
     sys.stdout.flush()
@@ -113,6 +115,13 @@ def _keep(leftovers: Leftovers, runtime: Runtime) -> None:
         return
     except Exception:
         traceback.print_exc()
+
+
+def _set_environment(env: Mapping[str, str]) -> None:
+    """The run's own variables: over the agent's, which were there when it was imported."""
+    os.environ.update(env)
+    if "TZ" in env:  # read once, else
+        time.tzset()
 
 
 def _import(app: Path, entry: str, deps: list[str]) -> None:

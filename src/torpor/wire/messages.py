@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torpor.model import artifacts, jsonvalues
+from torpor.model import artifacts, environment, execs, jsonvalues
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.errors import Invalid
 from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX
@@ -240,6 +240,7 @@ _CONTEXT = _record(
     }
 )
 
+_ENV = _dict(_text(environment.VALUE_CHARS_MAX), environment.COUNT_MAX)
 # How a child is to be started, where that is not as usual: `torpor.model.starting`.
 _START = _record(
     {
@@ -248,8 +249,17 @@ _START = _record(
         "priority?": _integer(-PRIORITY_MAX, PRIORITY_MAX),
         "delay_s?": _number(0, DELAY_S_MAX),
         "expires_s?": _number(0, DELAY_S_MAX),
+        "env?": _ENV,
     }
 )
+
+
+def _one_end(value: Mapping[str, Any]) -> str:
+    return "" if ("code" in value) != ("signal" in value) else " needs one of code and signal"
+
+
+_SIDE = _integer(1, execs.SIDE_MAX)
+_SIZE = _record({"rows": _SIDE, "cols": _SIDE})
 
 
 def _sleep(value: Mapping[str, Any]) -> str:
@@ -417,15 +427,29 @@ FROM_GUEST: dict[str, Check] = {
         }
     ),
     "crashed": _record({"traceback": _TEXT}),
+    # Of a command beside the agent (`torpor.guest.commands`). `taken`: so much of what it is to
+    # read is in its hands.
+    "exec.output": _record({"exec": _ID, "stream": _integer(1, 2), "data": _PART}),
+    "exec.taken": _record({"exec": _ID, "bytes": _integer(1)}),
+    "exec.exited": _record(
+        {
+            "exec": _ID,
+            "code?": _integer(0, 255),
+            "signal?": _integer(1, 128),
+            "problem?": _TEXT,  # it could not even begin
+        },
+        _one_end,
+    ),
 }
 FROM_HOST: dict[str, Check] = {
-    "load": _record({"entry": _text(4096, 1), "deps": _flag, "version": _ID}),
+    "load": _record({"entry": _text(4096, 1), "deps": _flag, "version": _ID, "env?": _ENV}),
     "start": _record(
         {
             "run": _ID,
             "epoch": _EPOCH,
             "agent": _or_null(_NAME),
             "input": _OBJECT,
+            "env?": _ENV,
             "journal": _JOURNAL,
         }
     ),
@@ -451,6 +475,24 @@ FROM_HOST: dict[str, Check] = {
     "recorded": _record({"op": _OP}),
     "piece": _record({"op": _OP, "data": _PART, "last": _flag, "problem?": _TEXT}),
     "cancel": _record({"reason": _TEXT}),
+    # `window`: so many bytes of what it writes may be sent; `exec.window` allows more.
+    "exec": _record(
+        {
+            "exec": _ID,
+            "command": _list(_text(execs.COMMAND_CHARS_MAX), execs.ARGUMENTS_MAX),
+            "dir?": _text(execs.DIR_CHARS_MAX, 1),
+            "env": _ENV,
+            "root": _flag,
+            "stdin": _flag,
+            "size?": _SIZE,
+            "window": _integer(1),
+        }
+    ),
+    "exec.stdin": _record({"exec": _ID, "data": _PART, "last": _flag}),
+    "exec.window": _record({"exec": _ID, "bytes": _integer(1)}),
+    "exec.size": _record({"exec": _ID, "rows": _SIDE, "cols": _SIDE}),
+    "exec.signal": _record({"exec": _ID, "signal": _one_of(*execs.SIGNALS)}),
+    "exec.kill": _record({"exec": _ID}),
 }
 MESSAGES: dict[str, Check] = {**FROM_GUEST, **FROM_HOST}
 

@@ -389,6 +389,7 @@ class MemoryService:
             "successor": None,
             "attempt": 1,
             "schedule": None,
+            "env": sorted(start.env),
             "queued_because": None,
         }
         self._runs[run["id"]], self._logs[run["id"]] = run, []

@@ -12,6 +12,7 @@ from torpor.contextlog import schema
 from torpor.contextlog.agents import agent_source, get_agent, list_agents, put_agent, set_template
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.runs import (
+    RunRow,
     claim,
     create_run,
     get_run,
@@ -25,6 +26,7 @@ from torpor.contextlog.snapshots import list_snapshots, newest_snapshot, record_
 from torpor.contextlog.waits import create_wait, get_wait
 from torpor.model.errors import Conflict, InternalError, Invalid, NotFound, StaleEpoch
 from torpor.model.ids import AgentVersion, Epoch, OpId
+from torpor.model.starting import Start
 from torpor.model.states import FINAL, RunState
 
 FIGURES: dict[str, Any] = {"manifest": "m", "bytes": 9, "pause_ms": 1.0, "freeze_ms": 2.0}
@@ -68,6 +70,7 @@ def test_time_is_counted_by_state(commit: Any) -> None:
         "successor": None,
         "attempt": 1,
         "schedule": None,
+        "env": [],
         "created_at": 10.0,
         "started_at": 20.0,
         "ended_at": 128.0,
@@ -273,3 +276,19 @@ def test_columns_of_json_are_text(commit: Any) -> None:
 
 def sql(c: Connection, query: str) -> list[Any]:
     return list(c.exec_driver_sql(query).all())
+
+
+def test_the_environment_of_a_run_is_kept_and_not_shown(commit: Any) -> None:
+    def made(env: dict[str, str]) -> RunRow:
+        start = Start(env=env)
+        given: dict[str, Any] = {"version": commit.version, "agent": None, "input": {}}
+        row: RunRow = commit(lambda c: create_run(c, **given, id_key="k", start=start, now=1.0))
+        return row
+
+    row = made({"B": "hidden", "A": "1"})
+    assert row.env == {"B": "hidden", "A": "1"} and row.to_json()["env"] == ["A", "B"]
+    assert made({"A": "1", "B": "hidden"}).id == row.id
+    with pytest.raises(Conflict, match="with other environment variables"):
+        made({"A": "1"})
+    log = commit(lambda c: read_entries(c, row.id))
+    assert log[0].data["env"] == ["A", "B"] and "hidden" not in str(log)

@@ -35,6 +35,7 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, OpId, RunId
+from torpor.model.starting import AT_ONCE, Start
 from torpor.model.states import FINAL, RunState
 
 STUCK_S = 30.0
@@ -77,12 +78,12 @@ class Plain:
         await self.stop()
         self.store.close()
 
-    async def deploy(self, text: str) -> AgentVersion:
-        source = AgentSource("agent.py", {"agent.py": text.encode()})
+    async def deploy(self, text: str, **facts: Any) -> AgentVersion:
+        source = AgentSource("agent.py", {"agent.py": text.encode()}, **facts)
         version = source.version(PROCESS)
         loaded = await self.carriers.load(source, version, logged)
         spec = {"dependencies": [], "memory_mib": 512, "disk_mib": 64, "keep": ""}
-        spec |= {"on_divergence": "stop"}
+        spec |= {"on_divergence": "stop", "env": dict(source.env)}
         await self.store.write(
             lambda c: agents.put_agent(
                 c,
@@ -97,9 +98,21 @@ class Plain:
         )
         return version
 
-    async def run(self, version: AgentVersion, agent: str | None = None, **given: Any) -> RunId:
+    async def run(
+        self,
+        version: AgentVersion,
+        agent: str | None = None,
+        start: Start = AT_ONCE,
+        **given: Any,
+    ) -> RunId:
         def write(c: Connection) -> RunRow:
-            return runs.create_run(c, version=version, agent=agent, input=given, now=time.time())
+            how: dict[str, Any] = {
+                "version": version,
+                "agent": agent,
+                "input": given,
+                "start": start,
+            }
+            return runs.create_run(c, **how, now=time.time())
 
         return (await self.store.write(write)).id
 

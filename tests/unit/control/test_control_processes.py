@@ -32,8 +32,9 @@ from torpor.control.processguest import MarkedOutput
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
 from torpor.model.errors import GuestError
-from torpor.model.ids import RunId
+from torpor.model.ids import RunId, Seq
 from torpor.model.rules import parse_rules
+from torpor.model.starting import Start
 from torpor.model.states import FINAL, RunState
 from torpor.policy import freeze
 
@@ -793,3 +794,49 @@ async def test_a_thread_that_sleeps_is_waited_for_awake(plain: Plain, hasty: Non
     assert logged.seq < suspended.seq
     await plain.answer(run, approved=True)
     assert await plain.result(run) is True
+
+
+ENVIRONMENT = """
+import os, subprocess, time
+import torpor
+
+NAMES = ("AGENTS", "RUNS", "MORE", "PATH")
+AT_IMPORT = [os.environ.get(name) for name in NAMES[:3]]
+
+@torpor.step
+def look():
+    shown = subprocess.run(["printenv", "RUNS"], capture_output=True, text=True).stdout
+    return [AT_IMPORT, [os.environ.get(name) for name in NAMES[:3]], shown, time.strftime("%Z")]
+
+@torpor.agent
+def parent():
+    seen = look()
+    torpor.waitpoint("go on?")
+    child = torpor.spawn(kid, env={"MORE": "child"}).result()
+    return [seen, look(), child]
+
+@torpor.agent
+def kid():
+    return look()
+"""
+
+
+async def test_variables_of_an_agent_and_of_a_run(plain: Plain, hasty: None) -> None:
+    version = await plain.deploy(ENVIRONMENT, env={"AGENTS": "a", "RUNS": "a", "TZ": "UTC"})
+    start = Start(env={"RUNS": "r", "MORE": "m", "TZ": "XYZ-3"})
+    run = await plain.run(version, "parent", start)
+    await plain.suspended(run)
+    await plain.answer(run)
+    first, later, child = await plain.result(run)
+    assert first == later == [["a", "a", None], ["a", "r", "m"], "r\n", "XYZ"]
+    # A child has what it is given, and not its parent's.
+    assert child == [["a", "a", None], ["a", "a", "child"], "a\n", "UTC"]
+    (begun,) = [each for each in await plain.entries(run, "op.begin") if each.op == "child:kid#1"]
+    assert begun.data["start"] == {"env": ["MORE"]}
+    # A fork has them, too.
+    origin = await plain.row(run)
+    fork = forks.fork_of(origin, Seq(0))
+    made = await plain.store.write(
+        lambda c: forks.fork_run(c, origin, fork, lambda run, key, other: key, time.time())
+    )
+    assert made.env == dict(start.env)

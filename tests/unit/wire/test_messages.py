@@ -24,6 +24,7 @@ WAIT = {
     "approve": True,
 }
 MODEL = {"method": "POST", "path": "/v1/chat/completions", "headers": {"a": "b"}, "body": "{}"}
+EXEC = {"exec": "exec_1", "command": ["ls", ""], "env": {"A": "b"}, "root": False, "stdin": True}
 CHILD = {"agent": "a", "own": True, "input": {"n": 1}}
 
 
@@ -98,9 +99,20 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ),
     ("exited", {"code": None, "signal": 9, "oom": True}),
     ("crashed", {"traceback": "Traceback …"}),
+    ("exec", {**EXEC, "window": 1}),
+    ("exec", {**EXEC, "window": 1, "dir": "x", "size": {"rows": 1, "cols": 2}}),
+    ("exec.output", {"exec": "exec_1", "stream": 2, "data": "eA=="}),
+    ("exec.taken", {"exec": "exec_1", "bytes": 1}),
+    ("exec.exited", {"exec": "exec_1", "code": 0}),
+    ("exec.exited", {"exec": "exec_1", "signal": 9}),
+    ("exec.stdin", {"exec": "exec_1", "data": "", "last": True}),
+    ("exec.window", {"exec": "exec_1", "bytes": 1}),
+    ("exec.size", {"exec": "exec_1", "rows": 1, "cols": 2}),
+    ("exec.signal", {"exec": "exec_1", "signal": "INT"}),
+    ("exec.kill", {"exec": "exec_1"}),
     ("journal", {"records": []}),
     ("clock", {"time": 1.7e9}),
-    ("load", {"entry": "agent.py", "deps": True, "version": DIGEST}),
+    ("load", {"entry": "agent.py", "deps": True, "version": DIGEST, "env": {"A": "1"}}),
     ("start", {"run": "run_1", "epoch": 1, "agent": None, "input": {"x": 1}, "journal": []}),
     (
         "thaw",
@@ -150,7 +162,7 @@ def test_an_unknown_key_and_a_missing_one_are_refused_both_ways(
 ) -> None:
     variants = [{**fields, "extra": 1}]
     optional = {"value", "blob"} if t in ("end", "result") else {"at", "side", "diverged"}
-    optional |= {"problem"}
+    optional |= {"problem", "dir", "size"} | ({"env"} if t == "load" else set())
     variants += [{k: v for k, v in fields.items() if k != gone} for gone in set(fields) - optional]
     for wrong in variants:
         with pytest.raises(Invalid, match=t):

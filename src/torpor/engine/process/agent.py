@@ -14,7 +14,8 @@ import secrets
 import signal
 import socket
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torpor.engine.cputime import cpu_s
@@ -33,6 +34,7 @@ class Program:
     entry: str  # of these, the one that is run
     deps: Path | None  # its dependencies, a directory of modules
     package: Path  # the directory that holds the package torpor, and nothing else
+    env: Mapping[str, str] = field(default_factory=dict)  # of the agent's own
 
 
 class Agent:
@@ -74,7 +76,7 @@ class Agent:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
                 cwd=work,
-                env=_environment(program, directory),
+                env=surroundings(program, directory),
             )
         except OSError as error:
             ours.close()
@@ -106,12 +108,15 @@ class Agent:
             os.close(fd)
 
 
-def _environment(program: Program, directory: Path) -> dict[str, str]:
+def surroundings(program: Program, directory: Path) -> dict[str, str]:
+    """The environment of the agent, and of what runs beside it, but for what the agent adds."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     if program.deps is not None:
         path = inherited.get("PATH", os.defpath)
         inherited["PATH"] = os.pathsep.join((str(program.deps / "bin"), path))
-    return inherited | {
+    return {
+        **inherited,
+        **program.env,
         "HOME": str(directory),
         "USER": "agent",
         "PYTHONPATH": str(program.package),

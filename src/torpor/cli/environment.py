@@ -1,0 +1,85 @@
+"""`-e` and `--env-file`: environment variables as they are typed, or stand in a file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torpor.cli.screen import say
+from torpor.model import environment
+from torpor.model.errors import Invalid
+
+EnvOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-e",
+        "--env",
+        metavar="NAME[=VALUE]",
+        help="An environment variable; without =VALUE it is as it is here. Not for secrets.",
+    ),
+]
+EnvFileOpt = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--env-file", metavar="FILE", help="Environment variables, a line NAME=VALUE for each."
+    ),
+]
+
+_QUOTED = re.compile(r"""(['"])(.*)\1\s*(#.*)?""")
+
+
+def given_env(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> dict[str, str]:
+    """All variables that were given; the later of one name, and `-e` over a file's. Says which
+    seem to be secrets. Raises BadParameter."""
+    env: dict[str, str] = {}
+    for path in files or []:
+        env.update(_read(path))
+    env.update(_pair(pair, f"-e {pair.partition('=')[0]}") for pair in pairs or [])
+    try:
+        environment.check_env(env, "environment variables")
+    except Invalid as error:
+        raise typer.BadParameter(f"{error.message}. {error.hint}".removesuffix(". ")) from error
+    if secret := environment.perhaps_secret(env):
+        say(
+            f"{', '.join(secret)}: what is given as a variable is kept with the run, and in its "
+            "snapshots; a secret is better not given to an agent at all",
+            "yellow",
+        )
+    return env
+
+
+def _pair(text: str, where: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals and name not in os.environ:
+        raise typer.BadParameter(f"{where}: {name} is not set here; give {name}=VALUE")
+    return name, value if equals else os.environ[name]
+
+
+def _read(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"cannot read {str(path)!r}: {error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip().removeprefix("export ").strip()
+        if not line or line.startswith("#"):
+            continue
+        where = f"{path}, line {number}"
+        name, equals, value = line.partition("=")
+        try:
+            environment.check_name(name.strip(), where)
+        except Invalid as error:
+            raise typer.BadParameter(f"{error.message}. {error.hint}".removesuffix(". ")) from error
+        yield _pair(f"{name.strip()}{equals}{_plain(value.strip())}", where)
+
+
+def _plain(value: str) -> str:
+    """Without the quotes around it; of what has none, without a comment after it."""
+    if quoted := _QUOTED.fullmatch(value):
+        return quoted[2]
+    return re.split(r"\s#", value, maxsplit=1)[0].rstrip()
