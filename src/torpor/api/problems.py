@@ -7,7 +7,6 @@ do. Nothing unexpected is shown to a client: it gets a pointer to the server's l
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from torpor.model import jsonvalues
+from torpor.model import errors, jsonvalues
 from torpor.model.errors import (
     CallerError,
     Conflict,
@@ -30,7 +29,6 @@ from torpor.model.errors import (
     TorporError,
     Unauthorized,
     full_disk,
-    pointer,
 )
 
 MEDIA_TYPE = "application/problem+json"
@@ -61,20 +59,9 @@ class _Problem(Json):
 
 
 def problem(error: TorporError, status: int | None = None) -> dict[str, Any]:
-    """The problem details of `error`; `status` only where HTTP has a more exact one. What is wrong
-    with parts of what was given is in `errors`, by JSON pointers (RFC 6901)."""
-    name = type(error).__name__
-    parts = error.parts if isinstance(error, Invalid) else ()
-    errors = [{"pointer": pointer(part.path), "detail": part.message} for part in parts]
-    return {
-        "type": f"urn:torpor:problem:{error.code}",
-        "title": re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).capitalize(),
-        "status": status or next(_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS),
-        "detail": error.message,
-        "code": error.code,
-        "hint": error.hint,
-        **({"errors": errors} if errors else {}),
-    }
+    """The problem details of `error`; `status` only where HTTP has a more exact one."""
+    own = next(_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS)
+    return {**errors.problem(error), "status": status or own}
 
 
 def told(error: Exception) -> TorporError:

@@ -155,6 +155,8 @@ def duration_s(text: str | None, option: str) -> float | None:
 
 def split_target(target: str) -> tuple[Path, str | None]:
     """`agent.py:research` → its path and the agent's name; a file of that very name wins."""
+    if not target.strip():
+        raise typer.BadParameter("AGENT is empty")
     path, colon, name = target.rpartition(":")
     if not colon or Path(target).exists():
         return Path(target), None

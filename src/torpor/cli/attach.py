@@ -29,13 +29,13 @@ from rich.live import Live
 
 from torpor.cli import words
 from torpor.cli.answering import answerable, how_to_answer, user
+from torpor.cli.exits import Exit, of_run
 from torpor.cli.question import Answer, Detach, Question, told
 from torpor.cli.screen import err, say, show_json
 from torpor.client import Appended, Back, Client, Ended, Followed, Lost, Unreachable
 from torpor.model.errors import CallerError
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like
-_INTERRUPTED = 130  # what a shell expects of a program that Ctrl-C ended
 _PATIENCE_S = 2.0  # before it is said why a run has no machine
 
 Object = dict[str, Any]
@@ -55,7 +55,7 @@ def attach(client: Client, run: Object, *, as_json: bool = False) -> int:
         except KeyboardInterrupt:
             follower.close()
             _say_detached(following)
-            return _INTERRUPTED
+            return Exit.INTERRUPTED
         ended = client.run(following)
         following = ended["successor"]
         if following is not None:
@@ -73,13 +73,13 @@ def finish(run: Object, *, as_json: bool) -> int:
             sys.stdout.write(words.pretty(run["result"]).rstrip("\n") + "\n")
             sys.stdout.flush()
         say(f"completed · {words.times(run)}", "green")
-        return 0
+        return Exit.DONE
     error = run["error"] or {}
     if error.get("traceback"):
         say(words.plain(error["traceback"]).rstrip("\n"), "dim")
     why = f": {words.error_line(error)}" if error else ""
     say(f"{run['state']}{why} · {words.times(run)}", "red")
-    return 1
+    return of_run(run["state"])
 
 
 def _say_detached(run: str) -> None:

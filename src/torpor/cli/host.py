@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from torpor.cli import words
+from torpor.cli.exits import Exit
 from torpor.cli.options import Json
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import (
@@ -26,7 +27,6 @@ from torpor.model.engines import NOT_ISOLATED, PROCESS, SETTING, Engine
 from torpor.model.errors import Conflict
 from torpor.model.home import Home
 
-NO_ENGINE = 3
 _MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("–", "yellow")}
 
 
@@ -43,7 +43,7 @@ def doctor(as_json: Json = False) -> None:
             if check.hint and check.ok is not True:
                 say(f"{check.name}: {check.hint}", "dim")
     if not can_run(found):
-        raise typer.Exit(NO_ENGINE)
+        raise typer.Exit(Exit.UNAVAILABLE)
 
 
 def up(

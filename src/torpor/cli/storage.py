@@ -12,13 +12,13 @@ import typer
 
 from torpor.cli import saving, words
 from torpor.cli.columns import Columns
+from torpor.cli.exits import Exit
 from torpor.cli.host import connect
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import Client
 from torpor.model.home import Home
 
-FAILED = 1
 _CHUNK = 1 << 20
 
 Object = dict[str, Any]
@@ -97,7 +97,7 @@ def _verify(client: Client, run: str, *, as_json: bool) -> None:
         for each in found["problems"]:
             say(f"{each['problem']}\n  touches {', '.join(each['runs']) or 'no run'}", "red")
     if found["problems"]:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(Exit.FAILED)
 
 
 def gc(
@@ -212,7 +212,7 @@ def backup(
     for problem in made["problems"]:
         say(problem, "red")
     if made["problems"]:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(Exit.FAILED)
 
 
 def restore(

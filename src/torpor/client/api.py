@@ -158,7 +158,7 @@ class Client:
 
     def retire_agent(self, ref: str) -> Object:
         """Forget that it is deployed."""
-        return self._object("DELETE", "/agents", params={"agent": ref})
+        return self._object("DELETE", "/agents", params={"agent": _named(ref)})
 
     def start(
         self,
@@ -355,6 +355,7 @@ class Client:
     def waits(
         self, run: str | None = None, *, tag: str | None = None, all: bool = False
     ) -> list[Object]:
+        run = None if run is None else _named(run)
         query = {"run": run, "tag": tag, "all": "true" if all else None}
         return self._list("GET", "/waits", params=_given(query))
 
@@ -528,9 +529,16 @@ def _is_followed(headers: Mapping[str, str]) -> bool:
 def _segment(ref: str) -> str:
     """`ref` as one segment of a path, whatever somebody typed."""
     try:
-        return quote(ref, safe="") or "-"
+        return quote(_named(ref), safe="")
     except UnicodeEncodeError as error:
         raise _no_text(error) from error
+
+
+def _named(ref: str) -> str:
+    """`ref`, if it can name anything."""
+    if not ref.strip():
+        raise Invalid(f"{ref!r} is no id or name", hint="It is empty; was it meant to be set?")
+    return ref
 
 
 def _no_text(error: UnicodeEncodeError) -> Invalid:

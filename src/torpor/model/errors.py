@@ -24,8 +24,9 @@ codes to `api/`.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 # What the kernel says of a disk that takes no more: it is full, or its user's share is.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -130,3 +131,18 @@ class Damaged(TorporError):
 
 class InternalError(TorporError):
     code = "internal"
+
+
+def problem(error: TorporError) -> dict[str, Any]:
+    """An error as a document, as RFC 9457 has it, wherever one is told to a program. What is wrong
+    with parts of what was given is in `errors`, by JSON pointers."""
+    parts = error.parts if isinstance(error, Invalid) else ()
+    errors = [{"pointer": pointer(part.path), "detail": part.message} for part in parts]
+    return {
+        "type": f"urn:torpor:problem:{error.code}",
+        "title": re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(error).__name__).capitalize(),
+        "detail": error.message,
+        "code": error.code,
+        "hint": error.hint,
+        **({"errors": errors} if errors else {}),
+    }

@@ -129,10 +129,10 @@ def test_what_is_no_text_is_refused_in_words(torpor: Torpor, agent: str) -> None
     """Arguments that are not UTF-8 come as halves of surrogate pairs."""
     for args in (["-i", "a=\udcff"], ["-i", "\udcff=1"], ["--id-key", "\udcff"]):
         done = torpor("run", agent, "-d", *args)
-        assert (done.exit_code, "what is given holds half" in done.stderr) == (1, True)
+        assert (done.exit_code, "what is given holds half" in done.stderr) == (2, True)
         assert "internal error" not in done.stderr
     done = torpor("show", "run_\udcff")
-    assert (done.exit_code, "is no text" in done.stderr) == (1, True)
+    assert (done.exit_code, "is no text" in done.stderr) == (2, True)
 
 
 def test_input_from_every_side(torpor: Torpor, agent: str, client: Client, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_what_an_agent_takes_is_shown(torpor: Torpor, agent: str) -> None:
     shown = torpor("agents", "show", "player").stdout
     assert "script     anything  required" in shown
     done = torpor("agents", "show", "nobody")
-    assert (done.exit_code, "no agent 'nobody' is deployed" in done.stderr) == (1, True)
+    assert (done.exit_code, "no agent 'nobody' is deployed" in done.stderr) == (2, True)
     whole = json.loads(torpor("agents", "show", "player", "--json").stdout)
     assert whole["agent"]["schema"]["properties"]["count"]["type"] == "integer"
 
@@ -194,7 +194,7 @@ def test_approve_by_a_runs_id_or_the_start_of_one(
     assert (value["approved"], value["note"]) == (True, "fine")
     ended(client, run)
     again = torpor("deny", run)
-    assert again.exit_code == 1
+    assert again.exit_code == 2
     shown = " ".join(torpor("show", run).stdout.split())
     assert "3.0 kB of 9.0 kB in its log, 5.0 kB beside it, 1.0 kB not kept: torpor logs" in shown
     assert "waits for nobody's answer" in again.stderr
@@ -214,7 +214,7 @@ def test_deny_and_complete_by_a_waits_id(torpor: Torpor, agent: str, client: Cli
     run = detached(torpor, agent, ["approve", "One?", None], ["wait", "Two?", None])
     wait = suspended(client, run)["id"]
     assert torpor("deny", wait, "--json").exit_code == 0
-    assert torpor("approve", wait).exit_code == 1
+    assert torpor("approve", wait).exit_code == 2
     while not (open_now := client.waits(run)):
         pass
     assert torpor("complete", open_now[0]["id"], "--data", "{").exit_code == 2
@@ -237,7 +237,7 @@ def test_an_event_is_taken_kept_or_known(torpor: Torpor, agent: str, client: Cli
     ended(client, run)
     assert client.wait(wait["id"])["value"]["data"] == {"p": 1}
     late = torpor("send", run, "paid")
-    assert (late.exit_code, "is completed" in late.stderr) == (1, True)
+    assert (late.exit_code, "is completed" in late.stderr) == (2, True)
 
 
 def test_hooks_are_made_listed_and_revoked(torpor: Torpor, client: Client) -> None:
@@ -246,7 +246,7 @@ def test_hooks_are_made_listed_and_revoked(torpor: Torpor, client: Client) -> No
     hook = client.hooks()[0]["id"]
     listed = torpor("hooks", "list").stdout
     assert hook in listed and "sends paid" in listed and "whsec_" not in listed
-    assert torpor("hooks", "create", "none").exit_code == 1
+    assert torpor("hooks", "create", "none").exit_code == 2
     assert "revoked" in torpor("hooks", "revoke", hook).stderr
     assert torpor("hooks", "list").stderr == "no hooks\n"
     assert "revoked" in torpor("hooks", "list", "--all").stdout
@@ -278,7 +278,7 @@ def test_looking_at_a_run(torpor: Torpor, agent: str, client: Client) -> None:
         r["id"] for r in json.loads(torpor("ps", "--status", "suspended", "--json").stdout)
     ]
     assert torpor("cancel", run).exit_code == 0
-    assert torpor("cancel", run).exit_code == 1
+    assert torpor("cancel", run).exit_code == 2
     assert client.run(run)["state"] == "cancelled"
     assert run in torpor("ps", "--all").stdout
 
@@ -303,9 +303,9 @@ def test_up_when_it_is_up(torpor: Torpor) -> None:
 
 def test_errors_are_words_and_a_hint(torpor: Torpor, tmp_path: Path) -> None:
     done = torpor("show", "run_none")
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == "error: no run run_none\nSee the runs there are.\n"
-    assert torpor("run", str(tmp_path / "none.py")).exit_code == 1
+    assert torpor("run", str(tmp_path / "none.py")).exit_code == 2
     (tmp_path / "bad.py").write_text("def (")
     assert "bad.py, line 1" in torpor("run", str(tmp_path / "bad.py")).stderr
     (tmp_path / "wrong.py").write_text("# does not load")
@@ -330,8 +330,9 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(
 
     monkeypatch.setattr(Client, "waits", fail)
     done = torpor("waits")
-    assert done.exit_code == 1
-    [line] = done.stderr.splitlines()
-    assert line.startswith("internal error: RuntimeError: this is a bug (details in ")
+    assert done.exit_code == 5
+    line, hint = done.stderr.splitlines()
+    assert line == "error: internal error: RuntimeError: this is a bug"
+    assert hint.startswith(f"The traceback is in {home.run}/crash-")
     [crash] = home.run.glob("crash-*.log")
     assert "Traceback" in crash.read_text()

@@ -60,7 +60,7 @@ def test_a_retry(torpor: Torpor, agent: str, client: Client) -> None:
     assert torpor("retry", done.stdout.strip(), "--follow").exit_code == 1, "it fails again"
     good = ended(torpor, agent, client, ["return", 1])
     done = torpor("retry", good)
-    assert (done.exit_code, "is completed" in done.stderr) == (1, True)
+    assert (done.exit_code, "is completed" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_a_retry(torpor: Torpor, agent: str, client: Client) -> None:
         (("--set", "step:a=1"), 2, "OP=VALUE"),
         (("--set", "step:a#1=@/none"), 2, "cannot read"),
         (("--input", "[]"), 2, "must be a JSON object"),
-        (("--at", "99"), 1, "has no place 99"),
+        (("--at", "99"), 2, "has no place 99"),
         (("--agent", "a.py:name"), 2, "names a file"),
     ],
 )

@@ -51,7 +51,7 @@ def test_a_key_is_made_listed_and_revoked(torpor: Torpor) -> None:
 )
 def test_what_is_wrong_is_said(torpor: Torpor, asked: tuple[str, ...], said: str) -> None:
     answer = torpor("keys", *asked)
-    assert answer.exit_code == 1 and said in answer.stderr
+    assert answer.exit_code == 2 and said in answer.stderr
 
 
 @pytest.mark.parametrize("command", [("create", "x", "-s", "observe"), ("token", "--run", "run_1")])
@@ -87,14 +87,14 @@ def test_a_server_elsewhere_is_asked_with_a_key(
     key = Client(home).create_key("test", ["observe"])["key"]
     monkeypatch.setenv("TORPOR_URL", url)
     without = torpor("ps", "--json")
-    assert without.exit_code == 1 and "a key is needed" in without.stderr
+    assert without.exit_code == 2 and "a key is needed" in without.stderr
     monkeypatch.setenv("TORPOR_API_KEY", key)
     assert torpor("ps", "--json").stdout.strip() == "[]"
     refused = torpor("keys", "list")
-    assert refused.exit_code == 1 and "this needs scope admin" in refused.stderr
+    assert refused.exit_code == 2 and "this needs scope admin" in refused.stderr
     for local in ("up", "down"):
         answer = torpor(local)
-        assert answer.exit_code == 1 and "on the server's own host" in answer.stderr
+        assert answer.exit_code == 2 and "on the server's own host" in answer.stderr
 
 
 def test_a_server_elsewhere_that_is_not_there(

@@ -45,11 +45,11 @@ def test_the_question_may_be_in_a_file_or_on_stdin(
     assert torpor("query", f"@{path}").exit_code == 0
     assert torpor("query", "-", input="select 1").exit_code == 0
     gone = torpor("query", f"@{path}.not")
-    assert gone.exit_code == 1 and "No such file" in gone.stderr
+    assert gone.exit_code == 2 and "No such file" in gone.stderr
 
 
 def test_what_is_wrong_is_said(torpor: Torpor, runs: None) -> None:
     wrong = torpor("query", "selct 1")
-    assert wrong.exit_code == 1 and "syntax error" in wrong.stderr
+    assert wrong.exit_code == 2 and "syntax error" in wrong.stderr
     wrong = torpor("query", "select 1", "-p", "novalue")
-    assert wrong.exit_code == 1 and "KEY=VALUE" in wrong.stderr
+    assert wrong.exit_code == 2 and "KEY=VALUE" in wrong.stderr

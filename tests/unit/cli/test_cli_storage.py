@@ -42,7 +42,7 @@ def test_pinning(torpor: Torpor, agent: str, client: Client) -> None:
     assert "pinned" in torpor("snapshots", run).stdout
     done = torpor("snapshots", run, "--unpin", snapshot, "--json")
     assert json.loads(done.stdout)["pinned"] is False
-    assert torpor("snapshots", run, "--pin", "snap_none").exit_code == 1
+    assert torpor("snapshots", run, "--pin", "snap_none").exit_code == 2
     assert torpor("snapshots", run, "--pin", snapshot, "--verify").exit_code == 2
 
 
@@ -63,7 +63,7 @@ def test_a_run_as_a_file(torpor: Torpor, agent: str, client: Client, tmp_path: P
     assert file.stat().st_mode & 0o077 == 0, "it holds a machine's memory"
     assert file.stat().st_size > 3 << 20
     done = torpor("import", str(file))
-    assert (done.exit_code, "is here already" in done.stderr) == (1, True)
+    assert (done.exit_code, "is here already" in done.stderr) == (2, True)
     file.write_bytes(file.read_bytes().replace(run.encode(), b"run_another"))
     assert json.loads(torpor("import", str(file), "--json").stdout)["id"] == "run_another"
     assert torpor("import", str(tmp_path / "none")).exit_code == 2
@@ -76,16 +76,16 @@ def test_what_an_operation_gave(torpor: Torpor, agent: str, client: Client, tmp_
     assert file.read_bytes() == b"\x00\xffend"
     assert torpor("result", run, "step:a/b#1").stdout_bytes == b"\x00\xffend"
     none = torpor("result", run, "step:c#1")
-    assert (none.exit_code, "no operation step:c#1" in none.stderr) == (1, True)
+    assert (none.exit_code, "no operation step:c#1" in none.stderr) == (2, True)
 
 
 def test_an_export_that_fails_leaves_no_file(
     torpor: Torpor, agent: str, client: Client, tmp_path: Path
 ) -> None:
-    assert torpor("export", "run_none", str(tmp_path / "run.torpor")).exit_code == 1
+    assert torpor("export", "run_none", str(tmp_path / "run.torpor")).exit_code == 2
     run = asleep(torpor, agent, client)
     done = torpor("export", run, str(tmp_path / "none" / "run.torpor"))
-    assert (done.exit_code, "there is no directory" in done.stderr) == (1, True)
+    assert (done.exit_code, "there is no directory" in done.stderr) == (2, True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -99,6 +99,6 @@ def test_backing_up(torpor: Torpor, tmp_path: Path) -> None:
     done = torpor("backup", str(tmp_path / "damaged"))
     assert (done.exit_code, "layer 00 is missing" in done.stderr) == (1, True)
     done = torpor("backup", str(tmp_path / "taken"))
-    assert (done.exit_code, "is there already" in done.stderr) == (1, True)
+    assert (done.exit_code, "is there already" in done.stderr) == (2, True)
     done = torpor("restore", str(tmp_path))
-    assert (done.exit_code, "no backup of torpor" in done.stderr) == (1, True)
+    assert (done.exit_code, "no backup of torpor" in done.stderr) == (2, True)
