@@ -42,7 +42,7 @@ def test_a_directory_comes_as_a_directory(torpor: Torpor, run: str, tmp_path: Pa
     assert torpor("cp", f"{run}:.", str(tmp_path / "all")).exit_code == 0
     found = {str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*.*")}
     assert found == {"report.csv", "out/x.html", "out/left.bin"}
-    assert torpor("cp", f"{run}:out", "-").exit_code == 1
+    assert torpor("cp", f"{run}:out", "-").exit_code == 2
 
 
 def test_nothing_is_overwritten_unasked(torpor: Torpor, run: str, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_nothing_is_overwritten_unasked(torpor: Torpor, run: str, tmp_path: Path
     ):
         target.write_text("mine")
         refused = torpor(*command)
-        assert refused.exit_code == 1 and "is there already" in refused.stderr, command
+        assert refused.exit_code == 2 and "is there already" in refused.stderr, command
         assert target.read_text() == "mine"
         assert torpor(*command, "--force").exit_code == 0
         assert target.read_bytes()[:4] != b"mine"
@@ -62,13 +62,13 @@ def test_nothing_is_overwritten_unasked(torpor: Torpor, run: str, tmp_path: Path
 
 def test_into_a_run_is_refused_with_the_way(torpor: Torpor, run: str, tmp_path: Path) -> None:
     done = torpor("cp", str(tmp_path), f"{run}:x")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "not copied into a run" in done.stderr and "torpor run --file" in done.stderr
 
 
 def test_what_is_not_there_names_what_is(torpor: Torpor, run: str) -> None:
     done = torpor("cp", f"{run}:nope", "-")
-    assert done.exit_code == 1
+    assert done.exit_code == 2
     assert "no artifact 'nope'" in done.stderr and "report.csv" in done.stderr
 
 
