@@ -20,7 +20,7 @@ from torpor.model.errors import Invalid
 from torpor.model.starting import AT_ONCE, Start
 from torpor.sdk import agents, arguments, values
 from torpor.sdk.current import current
-from torpor.sdk.errors import ChildFailed
+from torpor.sdk.errors import ChildFailed, refused
 from torpor.sdk.steps import refuse_inside
 from torpor.sdk.waits import Ready, Wait, WaitResult, all_ended, all_ending, here
 from torpor.wire import messages
@@ -88,8 +88,12 @@ def spawn(
     refuse_inside("spawn")
     runtime = current("spawn")
     how = _how(queue=queue, key=key, priority=priority, delay=delay, expires=expires, env=env)
-    name, digest, data = _asked("spawn", agent, {**(input or {}), **given}, how)
-    return Child(runtime.begin("child", name, digest, data))
+    both = {**_mapping("spawn", {} if input is None else input), **given}
+    name, digest, data = _asked("spawn", agent, both, how)
+    try:
+        return Child(runtime.begin("child", name, digest, data))
+    except Invalid as error:
+        raise refused("spawn", error) from None
 
 
 def spawn_many(
@@ -109,7 +113,8 @@ def spawn_many(
     refuse_inside("spawn_many")
     runtime = current("spawn_many")
     how = _how(queue=queue, key=key, priority=priority, delay=delay, expires=expires, env=env)
-    asked = [_asked("spawn_many", agent, each, how) for each in inputs]
+    given = [_mapping("spawn_many", each) for each in inputs]
+    asked = [_asked("spawn_many", agent, each, how) for each in given]
     if len(asked) > messages.BATCH_MAX:
         raise ValueError(f"spawn_many takes {messages.BATCH_MAX:,} inputs, not {len(asked):,}")
     chars = sum(len(json.dumps(data)) for _, _, data in asked)
@@ -117,7 +122,18 @@ def spawn_many(
         raise ValueError(
             f"spawn_many: the inputs take {chars:,} characters; {_INPUTS_CHARS_MAX:,} go at once"
         )
-    return Children(Child(each) for each in runtime.begin_all("child", asked))
+    try:
+        return Children(Child(each) for each in runtime.begin_all("child", asked))
+    except Invalid as error:
+        raise refused("spawn_many", error) from None
+
+
+def _mapping(what: str, given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f"torpor.{what}: an input gives arguments by name, as a dict; not {given!r}"
+        )
+    return given
 
 
 def _how(**said: Any) -> dict[str, Any]:

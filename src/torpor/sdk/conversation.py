@@ -24,6 +24,7 @@ from typing import Any
 from torpor.model.errors import Invalid
 from torpor.sdk import arguments, values
 from torpor.sdk.current import current
+from torpor.sdk.errors import refused
 from torpor.sdk.operations import Operation, Outcome
 from torpor.sdk.steps import refuse_inside, step
 
@@ -61,11 +62,16 @@ class _Compaction:
 
 
 class Context:
+    """`torpor.context`, the conversation of the run that asks."""
+
     def __init__(self, count: Callable[[Mapping[str, Any]], int] = estimate) -> None:
         self.count = count  # of a message, in tokens
         self._said: list[_Said] = []
         self._compactions: list[_Compaction] = []
         self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<torpor.context: {len(self._said)} messages, {self.tokens} tokens>"
 
     @property
     def messages(self) -> list[Message]:
@@ -223,7 +229,7 @@ def _begin(what: str, name: str, digest: str, data: Mapping[str, Any]) -> Operat
         if not operation.future.done():
             runtime.end(operation, Outcome(True))
     except Invalid as error:
-        raise ValueError(f"torpor.{what}: {error.message}; {error.hint}") from None
+        raise refused(what, error) from None
     return operation
 
 

@@ -20,12 +20,15 @@ subclass of the original exception's class wherever a class of that name can be 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 from torpor.model.children import failure
 from torpor.model.durations import Duration, seconds
+from torpor.model.errors import Invalid
 from torpor.replay.journal import Divergence
 
 __all__ = [
@@ -96,8 +99,26 @@ def said(error: BaseException) -> str:
     """`str(error)`, which is the agent's own code, and may itself fail."""
     try:
         return str(error)
-    except Exception as failed:
+    except Cancelled:
+        raise
+    except BaseException as failed:
         return f"(its text cannot be shown: {type(failed).__name__})"
+
+
+def traceback_of(error: BaseException) -> TracebackType | None:
+    """Not by the error's own code."""
+    found: TracebackType | None = vars(BaseException)["__traceback__"].__get__(error)
+    return found
+
+
+def refused(what: str, error: Invalid) -> ValueError:
+    """What the agent gets for something that it asked for and that cannot be sent, so that it can
+    handle it: nothing is recorded. The field is named as the agent knows it."""
+    problem = _MESSAGE.sub("it", _FIELD.sub("", error.message))
+    return ValueError(f"torpor.{what}: {problem}" + (f"; {error.hint}" if error.hint else ""))
+
+
+_FIELD, _MESSAGE = re.compile(r"^message \w+(?:\.data)?\."), re.compile(r"^message \w+(?= )")
 
 
 def type_name(cls: type[BaseException]) -> str:
@@ -115,9 +136,10 @@ def step_error(step: str, error: Mapping[str, Any]) -> StepError:
             cls = _both(original)
             made = cls.__new__(cls)
             StepError.__init__(made, step, error["type"], error["message"])
-            return made
-        except TypeError:
-            pass  # the class cannot be combined or made without arguments: a plain one then
+            if str(made) == error["message"]:
+                return made
+        except Exception:
+            pass  # the class cannot be combined, or made without arguments: a plain one then
     return StepError(step, error["type"], error["message"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torpor.sdk.current import current
+from torpor.sdk.current import current, outside
 from torpor.sdk.errors import OutsideRun
 from torpor.sdk.operations import inside
 
@@ -33,11 +33,12 @@ class Run:
     @property
     def idempotency_key(self) -> str:
         """In a step's body: a key that is the same whenever this step runs again after a crash.
-        Give it to services that take one, and a payment happens once."""
+        Give it to services that take one, and a payment happens once. Outside a run each call of a
+        step has one of its own."""
         step = inside.get()
         if step is None:
             raise OutsideRun("torpor.run.idempotency_key exists only inside a step's body")
-        return f"{self.id}:{step.op}"
+        return f"outside:{step.digest}" if outside() else f"{self.id}:{step.op}"
 
     def __repr__(self) -> str:
         try:

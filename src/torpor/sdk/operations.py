@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from torpor.sdk.current import refuse_copies
 from torpor.sdk.errors import Cancelled
 from torpor.sdk.files import Mark
 from torpor.sdk.rest import lines
@@ -74,6 +75,7 @@ class Operation:
         """Wait for the outcome in this thread."""
         if self.replayed is not None:
             return self.replayed
+        refuse_copies(self.op)
         lines.add(threading.current_thread())
         try:
             return self.future.result()
@@ -84,6 +86,7 @@ class Operation:
     async def wait(self) -> Outcome:
         """Wait for the outcome in this event loop. Cancelling the wait leaves the operation be: it
         may be waited for again."""
+        refuse_copies(self.op)
         lines.add(threading.current_thread())
         return await asyncio.shield(asyncio.wrap_future(self.future))
 

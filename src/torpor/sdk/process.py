@@ -9,6 +9,7 @@ the socket HOLD_FD for `freezing.hold`. The agent's own code runs in the main th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import importlib.util
 import inspect
@@ -21,13 +22,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torpor.model.errors import Invalid
-from torpor.sdk import agents, files, importing, libraries, notes, values
-from torpor.sdk.current import install
+from torpor.sdk import agents, current, files, importing, libraries, notes, values
 from torpor.sdk.errors import (
     Cancelled,
     Divergence,
@@ -37,7 +37,7 @@ from torpor.sdk.errors import (
     said,
     type_name,
 )
-from torpor.sdk.freezing import spare_heap
+from torpor.sdk.freezing import flush_output, spare_heap
 from torpor.sdk.generators import generators
 from torpor.sdk.leftovers import Leftovers
 from torpor.sdk.rest import move_loops_with_sleep
@@ -71,9 +71,9 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: It
     `watched` from the moment it is loaded: a template does already."""
     runtime.app = os.path.join(app, "")  # noqa: PTH118
     runtime.deps = tuple(os.path.join(each, "") for each in deps)  # noqa: PTH118
-    install(runtime)
-    # A forked copy of this process is no run: its words would get mixed with ours.
-    os.register_at_fork(after_in_child=lambda: install(None))
+    current.install(runtime)
+    current.mark()
+    os.register_at_fork(after_in_child=runtime.forked)
     runtime.listen()
     # Started unbuffered, so that not a byte is kept below; but each piece that `print` writes
     # would be an entry in the log. By the line, as in a terminal.
@@ -81,8 +81,11 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: It
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)
     try:
-        with importing.watched(
-            lambda what: runtime.say("importing", what=what[: messages.NAME_MAX]), runtime.app
+        with (
+            importing.watched(
+                lambda what: runtime.say("importing", what=what[: messages.NAME_MAX]), runtime.app
+            ),
+            _copies_end(),
         ):
             _import(Path(app), entry, deps)
         files.watch(watched)
@@ -92,7 +95,11 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: It
         runtime.say("loaded", agents=found, default=agents.default())
     except BaseException as error:
         trace = "" if isinstance(error, _LoadFailed) else notes.trace(error)
-        described = messages.error(type(error).__name__, _load_problem(runtime, error), trace)
+        try:
+            problem = _load_problem(runtime, error)
+        except Exception:  # what it says of itself is the agent's own code
+            problem = f"{type(error).__name__}: {said(error)}"
+        described = messages.error(type(error).__name__, problem, trace)
         runtime.say("load_failed", error=described["message"], traceback=described["traceback"])
         return 1
     start = runtime.starts.get()
@@ -177,7 +184,8 @@ def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str,
         runtime.agent = chosen.name
         call = chosen.bind(given)
         asynchronous = inspect.iscoroutinefunction(chosen.fn)
-        value = asyncio.run(_attached(runtime, call)) if asynchronous else call()
+        with _copies_end():
+            value = asyncio.run(_attached(runtime, call)) if asynchronous else call()
         runtime.finish()
         text = values.written(value)
         if len(text) > messages.ENTRY_CHARS_MAX:
@@ -191,6 +199,34 @@ def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str,
         return _failure(runtime, error)
 
 
+@contextlib.contextmanager
+def _copies_end() -> Iterator[None]:
+    """A copy of this process that the agent has forked ends where it leaves the agent's code,
+    however it does, as a script would: it is not the run, and says nothing for it."""
+    pid, code = os.getpid(), 0
+    try:
+        yield
+    except BaseException as error:
+        if os.getpid() == pid:
+            raise
+        code = _exit_code(error)
+    if os.getpid() != pid:
+        print(
+            f"torpor: a process that the agent forked left the agent's code, and ends (exit {code})"
+            "; nothing of it counts for the run. End such a process with os._exit().",
+            file=sys.stderr,
+        )
+        flush_output()
+        os._exit(code)
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        return error.code or 0
+    print(notes.trace(error), end="", file=sys.stderr)
+    return 1
+
+
 async def _attached(runtime: Runtime, call: Callable[[], Any]) -> Any:
     task = asyncio.current_task()
     assert task is not None
@@ -199,6 +235,15 @@ async def _attached(runtime: Runtime, call: Callable[[], Any]) -> Any:
 
 
 def _failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
+    """How the run failed. What an exception says of itself is the agent's own code: where that
+    fails, its class is all there is to tell."""
+    try:
+        return _explained(runtime, error)
+    except Exception:
+        return _failed(type(error).__name__, said(error), notes.trace(error))
+
+
+def _explained(runtime: Runtime, error: BaseException) -> dict[str, Any]:
     try:
         runtime.finish()
     except Divergence as divergence:

@@ -1,5 +1,6 @@
 """The time and chance, read once: `now`, `random` and `uuid4` are operations whose value is in
-the log, so that a replay reads the same. In a step's body they are not: the step is the operation.
+the log, so that a replay reads the same. In a step's body they are not, since the step
+is the operation; nor are they outside a run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from torpor.sdk import arguments
-from torpor.sdk.current import current
+from torpor.sdk.current import current, outside
 from torpor.sdk.operations import Outcome, inside
 
 _SEED_BITS = 128
@@ -36,6 +37,8 @@ def uuid4() -> uuid.UUID:
 
 
 def _read(name: str, read: Callable[[], Any]) -> Any:
+    if outside():
+        return read()
     runtime = current(name)
     if inside.get() is not None:
         return read()

@@ -36,7 +36,7 @@ from torpor.model import artifacts
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Early, Journal, Match, Recorded
-from torpor.sdk import files, freezing, rest
+from torpor.sdk import current, files, freezing, rest
 from torpor.sdk.critical import Critical, cancel_signal
 from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.sdk.holding import Beginning, Held, Holding, begun
@@ -106,6 +106,15 @@ class Runtime:
         """Start the control thread. Call in the main thread."""
         signal.signal(cancel_signal(), self._on_cancel_signal)
         self._thread.start()
+
+    def forked(self) -> None:
+        """In a copy of this process: it is no run, and its words would get mixed with ours."""
+        current.forked()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for fd in (self._control.fileno(), self._hold_fd):
+            if fd >= 0:
+                os.dup2(nowhere, fd, inheritable=False)
+        os.close(nowhere)
 
     # ---- what agents' threads call ----
 

@@ -11,21 +11,25 @@ because when the result is replayed the body does not run and the wait would nev
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import json
 import random
+import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
+from torpor.model import jsonvalues
 from torpor.model.durations import Duration, seconds
 from torpor.model.errors import Invalid
+from torpor.model.ids import op_id
 from torpor.sdk import arguments, freezing, notes, values
-from torpor.sdk.current import current
+from torpor.sdk.current import current, is_copy, outside
 from torpor.sdk.errors import (
     Cancelled,
     NonRetryable,
@@ -34,6 +38,7 @@ from torpor.sdk.errors import (
     StepError,
     said,
     step_error,
+    traceback_of,
     type_name,
 )
 from torpor.sdk.holding import Beginning, begun, begun_in_task
@@ -71,7 +76,8 @@ class _Spec:
 
     def delay_s(self, attempt: int, error: Exception) -> float | None:
         """How long to wait after the failed `attempt` (from 1); None: no more."""
-        if attempt > self.retries or isinstance(error, NonRetryable):
+        # By type(): what an error says of its class is its own code, and may fail.
+        if attempt > self.retries or issubclass(type(error), NonRetryable):
             return None
         if isinstance(error, RetryAfter):
             return error.after_s
@@ -116,6 +122,9 @@ def step(
     The result must be JSON (or bytes), and arrives as JSON gives it back: a tuple as a list. A
     step that fails for good raises `StepError`, which is also an instance of what the body
     raised; so does its replay.
+
+    Outside a run, in a test for example, a step is the function that it decorates: it is called
+    once, and gives or raises what its body does.
     """
     if not 0 <= retries <= RETRIES_MAX:
         raise ValueError(f"retries={retries!r}: 0 to {RETRIES_MAX} are taken")
@@ -137,6 +146,8 @@ def step(
 def _name(fn: Callable[..., Any], name: str | None) -> str:
     inner = fn.func if isinstance(fn, functools.partial) else fn
     found = str(name or getattr(inner, "__qualname__", type(inner).__name__))
+    if jsonvalues.fault(found) is not None:
+        raise ValueError(f"name={found!r}: half a surrogate pair is no text")
     return found.rpartition("<locals>.")[2].strip("<>")[: messages.NAME_MAX]
 
 
@@ -151,6 +162,9 @@ def _step(fn: Callable[..., Any], spec: _Spec) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if inside.get() is not None:
             return fn(*args, **kwargs)
+        if outside():
+            with _within(spec):
+                return fn(*args, **kwargs)
         operation = begun(_beginning(spec, args, kwargs))
         while operation.doubt:
             question = current("step").ask(operation)
@@ -172,6 +186,9 @@ def _async_step(
     async def call(*args: Any, **kwargs: Any) -> Any:
         if inside.get() is not None:
             return await fn(*args, **kwargs)
+        if outside():
+            with _within(spec):
+                return await fn(*args, **kwargs)
         operation = await begun_in_task(_beginning(spec, args, kwargs))
         while operation.doubt:
             question = current("step").ask(operation)
@@ -185,6 +202,17 @@ def _async_step(
         return _give(operation, await operation.wait(), trace)
 
     return call
+
+
+@contextlib.contextmanager
+def _within(spec: _Spec) -> Iterator[None]:
+    """A step's body in plain Python. It is one unit there, too: a wait in it is refused."""
+    own = secrets.token_hex(16)
+    token = inside.set(Operation(op_id("step", spec.name, 1), "step", spec.name, own))
+    try:
+        yield
+    finally:
+        inside.reset(token)
 
 
 def _beginning(spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Beginning[Operation]:
@@ -235,7 +263,8 @@ def _attempts(
                 return _packed(operation, result)
         raise AssertionError("the last attempt returns")
     except BaseException:
-        current("step").abandon(operation)
+        if not is_copy():  # which a body may have forked
+            current("step").abandon(operation)
         raise
     finally:
         inside.reset(token)
@@ -259,7 +288,8 @@ async def _async_attempts(
                 return _packed(operation, result)
         raise AssertionError("the last attempt returns")
     except BaseException:
-        current("step").abandon(operation)
+        if not is_copy():  # which a body may have forked
+            current("step").abandon(operation)
         raise
     finally:
         inside.reset(token)
@@ -343,5 +373,5 @@ def _give(operation: Operation, outcome: Outcome, raised: Exception | None = Non
     error: StepError = step_error(operation.name, outcome.error or {})
     if raised is not None:
         # One traceback that leads into the body, as if its own exception had come through.
-        error = error.with_traceback(raised.__traceback__)
+        error = error.with_traceback(traceback_of(raised))
     raise error from None

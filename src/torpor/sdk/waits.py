@@ -11,8 +11,10 @@ gives the same result. The results can be awaited too, so that both uses have on
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+import warnings
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -21,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from torpor.model.durations import Duration, Durations, seconds
 from torpor.model.errors import Invalid
 from torpor.sdk import arguments, values
-from torpor.sdk.current import current
+from torpor.sdk.current import current, refuse_copies
+from torpor.sdk.errors import refused
 from torpor.sdk.operations import Operation, Outcome
 from torpor.sdk.rest import lines
 from torpor.sdk.steps import refuse_inside
@@ -78,26 +81,33 @@ class WaitResults(list[WaitResult], Ready):
     """The results of `wait_all`, in the order of its arguments."""
 
 
-class Done(Ready):
-    """What operations without a result give: nothing to see, may be awaited."""
-
-
 class _Unawaited(Generic[T]):
     """Stands for a result in async code until it is awaited."""
 
     def __init__(self, what: str, awaitable: Callable[[], Awaitable[T]]) -> None:
         self._what = what
         self._awaitable = awaitable
+        self._awaited = False
 
     def __await__(self) -> Generator[Any, None, T]:
+        self._awaited = True
         return self._awaitable().__await__()
+
+    def __repr__(self) -> str:
+        return f"<torpor.{self._what}(...), to be awaited>"
+
+    def __del__(self) -> None:
+        if not self._awaited:
+            text = f"torpor.{self._what}(...) was never awaited: write `await` before it"
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
     def __getattr__(self, attribute: str) -> Any:
         raise AttributeError(f"write `await torpor.{self._what}(...)`: an event loop is running")
 
 
 class Wait:
-    """What `wait_any` and `wait_all` take: a wait that has begun."""
+    """What `wait_any` and `wait_all` take: a wait that has begun. `name` is what it was begun with,
+    of a child its agent's."""
 
     def __init__(self, operation: Operation) -> None:
         self._operation = operation
@@ -108,7 +118,12 @@ class Wait:
 
     @property
     def done(self) -> bool:
+        """Whether it has ended."""
         return self._operation.future.done()
+
+    def __repr__(self) -> str:
+        stands = "ended" if self.done else "open"
+        return f"<torpor.{type(self).__name__} {self.name!r}: {stands}>"
 
     def _ended(self) -> WaitResult:
         return _wait_result(self._operation, self._operation.block())
@@ -187,35 +202,39 @@ def event(name: str, timeout: Duration | None = None) -> Waitpoint:
         fields = {"timeout_s": timeout_s}
         return Waitpoint(runtime.begin("event", name, arguments.digest(), fields))
     except Invalid as error:
-        raise ValueError(f"torpor.event: {error.message}") from None
+        raise refused("event", error) from None
 
 
-def sleep(duration: Duration) -> Done:
+def sleep(duration: Duration) -> Awaitable[None]:
     """Sleep for a duration: seconds, or text such as "90s", "2h", "7d"."""
     duration_s = seconds(duration)
     return _sleep("sleep", arguments.digest(duration_s), {"for_s": duration_s})
 
 
-def sleep_until(when: datetime | float) -> Done:
+def sleep_until(when: datetime | float) -> Awaitable[None]:
     """Sleep until a time: unix seconds, or a datetime (a naive one is in the machine's zone, UTC).
 
     The time is not compared on replay: it is often computed from the clock."""
-    until = when.timestamp() if isinstance(when, datetime) else float(when)
+    try:
+        until = when.timestamp() if isinstance(when, datetime) else float(when)
+    except (TypeError, ValueError):
+        until = math.nan
     if not 0 <= until <= messages.TIME_MAX:
-        raise ValueError(f"sleep_until({when!r}): that is no time")
+        raise ValueError(f"sleep_until({when!r}): give unix seconds or a datetime")
     return _sleep("sleep_until", arguments.digest(), {"until": until})
 
 
-def checkpoint() -> Done:
+def checkpoint() -> Awaitable[None]:
     """Have a snapshot taken now: a crash later on will not go back behind this point."""
     refuse_inside("checkpoint")
     operation = current("checkpoint").begin("checkpoint", "checkpoint", arguments.digest(), {})
-    return _blocking_or_awaitable("checkpoint", operation, _done)
+    return _without_result("checkpoint", operation)
 
 
 def wait_any(*waits: Wait) -> WaitResult:
     """Wait until one of `waits` has ended, and give how; the others go on. A child that failed is a
     result, too: its `status` says so, nothing is raised."""
+    _check("wait_any", waits)
     if not waits:
         raise ValueError("wait_any needs at least one waitpoint or child")
 
@@ -241,6 +260,7 @@ def wait_any(*waits: Wait) -> WaitResult:
 
 def wait_all(*waits: Wait) -> WaitResults:
     """Wait until all of `waits` have ended; how is as in `wait_any`."""
+    _check("wait_all", waits)
 
     def block() -> WaitResults:
         return WaitResults(all_ended(waits))
@@ -249,6 +269,18 @@ def wait_all(*waits: Wait) -> WaitResults:
         return WaitResults(await all_ending(waits))
 
     return here("wait_all", block, wait)
+
+
+def _check(what: str, waits: Sequence[object]) -> None:
+    """Raises TypeError for what is no wait, before anything is waited for."""
+    refuse_copies(f"torpor.{what}")
+    for each in waits:
+        if isinstance(each, (list, tuple)):
+            raise TypeError(f"torpor.{what} takes waits one by one: write torpor.{what}(*waits)")
+        if not isinstance(each, Wait):
+            raise TypeError(
+                f"torpor.{what} takes what torpor.waitpoint, event and spawn give, not {each!r}"
+            )
 
 
 def all_ended(waits: Sequence[Wait]) -> list[WaitResult]:
@@ -291,18 +323,26 @@ def _asked(
         after = remind_after if several else (remind_after,)
         also = {
             "id_key": idempotency_key,
-            "webhooks": [webhook] if isinstance(webhook, str) else list(webhook),
+            "webhooks": _words("webhook", webhook),
             "remind_after": [seconds(each) for each in cast(Sequence[Duration], after)],
         }
         return {
             "prompt": prompt or "",
             "data": values.pack(data),
             "schema": None if schema is None else values.pack(dict(schema)),
-            "tags": [tags] if isinstance(tags, str) else list(tags),
+            "tags": _words("tags", tags),
             **{key: value for key, value in also.items() if value not in (None, [])},
         }
 
     return fields
+
+
+def _words(what: str, given: str | Sequence[str]) -> list[str]:
+    """One may be given as itself."""
+    words = [given] if isinstance(given, str) else given
+    if not isinstance(words, Iterable) or not all(isinstance(each, str) for each in words):
+        raise Invalid(f"{what} is text, or a list of texts, not {given!r}")
+    return list(words)
 
 
 def _begin_wait(
@@ -323,13 +363,13 @@ def _begin_wait(
     except values.NotJson as error:
         raise TypeError(f"torpor.{what}: data or schema cannot be sent: {error}") from None
     except Invalid as error:
-        raise ValueError(f"torpor.{what}: {error.message} {error.hint}".strip()) from None
+        raise refused(what, error) from None
 
 
-def _sleep(what: str, digest: str, end: Mapping[str, float]) -> Done:
+def _sleep(what: str, digest: str, end: Mapping[str, float]) -> Awaitable[None]:
     refuse_inside(what)
     operation = current(what).begin("sleep", "sleep", digest, end)
-    return _blocking_or_awaitable(what, operation, _done)
+    return _without_result(what, operation)
 
 
 def _blocking_or_awaitable(
@@ -381,6 +421,10 @@ def _verdict(operation: Operation, outcome: Outcome) -> Verdict:
     )
 
 
-def _done(operation: Operation, outcome: Outcome) -> Done:
+def _without_result(what: str, operation: Operation) -> Awaitable[None]:
+    """None in plain code: there is nothing to await, and nobody looks."""
+    return cast(Awaitable[None], _blocking_or_awaitable(what, operation, _nothing))
+
+
+def _nothing(operation: Operation, outcome: Outcome) -> None:
     _value(operation, outcome)
-    return Done()

@@ -203,3 +203,140 @@ def test_one_tag_is_one(driver: Driver, tags: str) -> None:
 
 def answered(begin: dict[str, Any]) -> Any:
     return {"status": "completed", "approved": True}
+
+
+def test_what_is_too_large_or_of_no_use_can_be_caught_and_is_not_recorded(driver: Driver) -> None:
+    found = driver.value(
+        """
+        import torpor
+        LARGE = "x" * 2_000_000
+
+        @torpor.agent
+        def other(x=None): return x
+
+        CALLS = {
+            "waitpoint data": lambda: torpor.waitpoint(data=LARGE),
+            "waitpoint schema": lambda: torpor.waitpoint(schema={"description": LARGE}),
+            "waitpoint prompt": lambda: torpor.waitpoint(prompt=LARGE),
+            "waitpoint name": lambda: torpor.waitpoint("\\ud800"),
+            "waitpoint tags": lambda: torpor.waitpoint(tags=5),
+            "waitpoint tag": lambda: torpor.waitpoint(tags=["t" * 300]),
+            "waitpoint webhook": lambda: torpor.waitpoint(webhook=[5]),
+            "waitpoint key": lambda: torpor.waitpoint(idempotency_key="k" * 300),
+            "approve data": lambda: torpor.approve("?", data=LARGE),
+            "event name": lambda: torpor.event("e" * 300),
+            "log": lambda: torpor.log(LARGE),
+            "emit": lambda: torpor.emit(LARGE),
+            "context": lambda: torpor.context.append("user", LARGE),
+            "spawn input": lambda: torpor.spawn(other, x=9 * LARGE),
+            "spawn name": lambda: torpor.spawn("\\ud800"),
+            "spawn list": lambda: torpor.spawn(other, [1]),
+            "spawn_many inputs": lambda: torpor.spawn_many(other, [{"x": LARGE}] * 9),
+            "spawn_many none": lambda: torpor.spawn_many(other, [None]),
+            "step name": lambda: torpor.step(name="\\ud800")(other),
+            "sleep": lambda: torpor.sleep("soon"),
+            "sleep_until": lambda: torpor.sleep_until("noon"),
+            "wait_any": lambda: torpor.wait_any([1]),
+            "wait_all": lambda: torpor.wait_all(1),
+        }
+
+        @torpor.agent
+        def main():
+            found = {}
+            for what, call in CALLS.items():
+                try:
+                    found[what] = repr(call())
+                except (TypeError, ValueError) as error:
+                    found[what] = str(error)
+            return found
+        """,
+        agent="main",
+    )
+    says = {
+        "waitpoint data": "torpor.waitpoint: 2,000,091 characters of JSON; at most 1,044,480",
+        "waitpoint schema": "torpor.waitpoint: 2,000,108 characters of JSON",
+        "waitpoint prompt": "torpor.waitpoint: prompt must be a string of 0 to 65536 characters",
+        "waitpoint name": "torpor.waitpoint: it cannot be written as JSON",
+        "waitpoint tags": "torpor.waitpoint: tags is text, or a list of texts, not 5",
+        "waitpoint tag": "torpor.waitpoint: tags[0] must be a string",
+        "waitpoint webhook": "torpor.waitpoint: webhook is text, or a list of texts, not [5]",
+        "waitpoint key": "torpor.waitpoint: id_key must be a string of 1 to 256 characters",
+        "approve data": "torpor.approve: 2,000,091 characters of JSON",
+        "event name": "torpor.event: name must be a string",
+        "log": "torpor.log: 2,000,044 characters of JSON",
+        "emit": "torpor.emit: 2,000,002 characters of JSON",
+        "context": "torpor.context.append: 2,000,079 characters of JSON",
+        "spawn input": "torpor.spawn: it has 18,000,",
+        "spawn name": "torpor.spawn: it cannot be written as JSON",
+        "spawn list": "torpor.spawn: an input gives arguments by name, as a dict; not [1]",
+        "spawn_many inputs": "the inputs take 18,000,",
+        "spawn_many none": "torpor.spawn_many: an input gives arguments by name",
+        "step name": "half a surrogate pair is no text",
+        "sleep": "'soon' is not a duration",
+        "sleep_until": "give unix seconds or a datetime",
+        "wait_any": "torpor.wait_any takes waits one by one: write torpor.wait_any(*waits)",
+        "wait_all": "torpor.wait_all takes what torpor.waitpoint, event and spawn give, not 1",
+    }
+    assert found.keys() == says.keys()
+    for what, said in says.items():
+        assert said in found[what], (what, found[what])
+    assert not [each for each in driver.log if each["t"] in ("begin", "batch", "note")]
+
+
+MUTE = """
+    import threading
+    import torpor
+
+    class Mute(Exception):
+        def __str__(self): raise ValueError("no")
+        __repr__ = __str__
+
+    class Exits(Mute):
+        def __str__(self): raise SystemExit(3)
+        __repr__ = __str__
+
+    class Nothing(Exception):
+        def __getattribute__(self, name): raise RuntimeError(name)
+
+    class Loop(Exception):
+        def __str__(self): return str(self)
+
+    @torpor.step
+    def step(cls): raise cls()
+
+    def cause(cls): raise ValueError("outer") from cls()
+
+    def group(cls): raise ExceptionGroup("several", [cls(), ValueError("fine")])
+
+    def fails(cls): raise cls()
+
+    def noted(cls):
+        error = ValueError("outer")
+        error.__notes__ = [cls()]
+        raise error
+
+    def thread(cls):
+        at_work = threading.Thread(target=step, args=(cls,))
+        at_work.start()
+        at_work.join()
+        raise ValueError("outer")
+
+    @torpor.agent
+    def main(how, cls): globals()[how](globals()[cls])
+"""
+
+
+@pytest.mark.parametrize("how", ["fails", "step", "cause", "group", "noted", "thread"])
+@pytest.mark.parametrize("cls", ["Mute", "Exits", "Nothing", "Loop"])
+def test_an_exception_that_cannot_be_shown_fails_the_run_as_what_it_is(
+    driver: Driver, how: str, cls: str
+) -> None:
+    ended = driver.run(MUTE, how=how, cls=cls)
+    assert ended["t"] == "failed"
+    if how in ("fails", "step"):
+        assert ended["type"].rpartition(".")[2] == cls
+        if cls != "Nothing":  # whose str() is that of its arguments
+            assert ended["message"].startswith("(its text cannot be shown: ")
+    else:
+        assert ended["type"] == ("ExceptionGroup" if how == "group" else "ValueError")
+    assert f"in {how}" in ended["traceback"]
