@@ -87,14 +87,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Late, so that host processes do not load the SDK and the guest loads nothing else.
-    # (`from torpor import sdk` would ask this very function for `sdk`.)
-    if name in __all__:
-        import torpor.sdk as sdk
+if not TYPE_CHECKING:  # which would take any name then
 
-        return getattr(sdk, name)
-    raise AttributeError(f"module 'torpor' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        # Late, so that host processes do not load the SDK and the guest loads nothing else.
+        # (`from torpor import sdk` would ask this very function for `sdk`.)
+        if name in __all__:
+            import torpor.sdk as sdk
+
+            return getattr(sdk, name)
+        raise AttributeError(f"module 'torpor' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
