@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torpor.sdk import (
+        Artifact,
         Cancelled,
         Child,
         ChildFailed,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         WaitResult,
         agent,
         approve,
+        artifact,
         checkpoint,
         context,
         emit,
@@ -51,6 +53,7 @@ __version__ = "0.1.0"
 
 # As `torpor.sdk.__all__`, in words that editors and type checkers read without running anything.
 __all__ = [
+    "Artifact",
     "Cancelled",
     "Child",
     "ChildFailed",
@@ -65,6 +68,7 @@ __all__ = [
     "Waitpoint",
     "agent",
     "approve",
+    "artifact",
     "checkpoint",
     "context",
     "emit",

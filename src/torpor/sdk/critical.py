@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
+from types import FrameType
 
 from torpor.sdk.errors import Cancelled
+
+_SIGNAL_AGAIN_S = 0.05
 
 
 class Critical:
@@ -37,6 +41,48 @@ class Critical:
             if self.cancelled is not None:
                 due, self.cancelled = self.cancelled, None
                 raise due
+
+
+class Cancelling:
+    """A cancellation of the run, and how the main thread hears of it, once."""
+
+    def __init__(self, critical: Critical) -> None:
+        self.reason: str | None = None
+        self._critical = critical
+        self._raised = False
+
+    def listen(self) -> None:
+        signal.signal(cancel_signal(), self._on_signal)
+
+    def interrupt(self) -> threading.Thread:
+        """Have it raised in the main thread; the thread that sees to that."""
+        thread = threading.Thread(target=self._signal_main, name="torpor-cancel", daemon=True)
+        thread.start()
+        return thread
+
+    def noted(self) -> None:
+        """A wait has raised it: in the main thread no signal does, which might meet its cleaning
+        up."""
+        if threading.get_ident() == threading.main_thread().ident:
+            self._raised = True
+
+    def _signal_main(self) -> None:
+        """Until it was heard: one that comes just as the main thread goes to wait does not wake it,
+        since Python looks for signals before that and after."""
+        main = threading.main_thread().ident
+        while main is not None and not self._raised:
+            signal.pthread_kill(main, cancel_signal())
+            time.sleep(_SIGNAL_AGAIN_S)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._raised or self.reason is None:
+            return
+        self._raised = True
+        cancelled = Cancelled(self.reason)
+        if self._critical.inside:
+            self._critical.cancelled = cancelled
+        else:
+            raise cancelled
 
 
 def cancel_signal() -> int:

@@ -37,6 +37,7 @@ class Holding:
 
     def __init__(self, at_work: Callable[[], bool]) -> None:
         self.at_work = at_work
+        self.patience: tuple[float, float] | None = None  # instead of QUIET_SHORT_S, QUIET_S
         self.moves = 0  # operations that began or ended
         self._held: list[Held] = []
 
@@ -77,7 +78,7 @@ class Held:
         """In this thread, until something changed or it is late."""
         quiet_s = self._quiet_s
         if _in_event_loop():
-            quiet_s = QUIET_SHORT_S if threading.active_count() > 1 else 0.0
+            quiet_s = self._patience[0] if threading.active_count() > 1 else 0.0
         while not self._is_late(quiet_s):
             with contextlib.suppress(TimeoutError):
                 self.changed.result(quiet_s / _LOOKS)
@@ -96,7 +97,11 @@ class Held:
 
     @property
     def _quiet_s(self) -> float:
-        return QUIET_SHORT_S if self.early.alike else QUIET_S
+        return self._patience[0 if self.early.alike else 1]
+
+    @property
+    def _patience(self) -> tuple[float, float]:
+        return self.of.patience or (QUIET_SHORT_S, QUIET_S)
 
     def _is_late(self, quiet_s: float) -> bool:
         now, cpu_s, moved = time.monotonic(), worked_s(), self.of.moves

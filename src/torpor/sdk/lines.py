@@ -12,6 +12,7 @@ class Lines:
 
     def __init__(self, *own: threading.Thread) -> None:
         self.own = set(own)
+        self.main_thread = threading.main_thread()  # which runs the agent
         self.main_task: asyncio.Task[Any] | None = None  # of an async agent
 
     def is_side(self) -> bool:
@@ -19,7 +20,7 @@ class Lines:
         task = _current_task()
         if self.main_task is not None:
             return task is not self.main_task
-        return task is not None or threading.get_ident() != threading.main_thread().ident
+        return task is not None or threading.current_thread() is not self.main_thread
 
     def is_alone(self) -> bool:
         """Whether no other line is alive than that which is running."""

@@ -22,7 +22,8 @@ _SEED_BITS = 128
 
 def now() -> datetime:
     """The time, with time zone UTC."""
-    return datetime.fromtimestamp(_read("now", time.time), UTC)
+    clock = time.time if outside() else current("now").time
+    return datetime.fromtimestamp(_read("now", clock), UTC)
 
 
 def random() -> _random.Random:

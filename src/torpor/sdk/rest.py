@@ -39,6 +39,7 @@ AGAIN_S_MIN, AGAIN_S_MAX = 0.05, 1.0
 _LOCK_S = 0.02
 _TASKS = "/proc/self/task"
 _TIMESPEC = struct.Struct("qq")  # and struct timeval
+_ALARM = "alarm"
 _FUTEX_WAIT, _FUTEX_WAIT_BITSET = 0, 9
 _FUTEX_COMMAND, _FUTEX_REALTIME = 0x7F, 0x100
 _ABSOLUTE = 1  # TIMER_ABSTIME
@@ -162,10 +163,15 @@ class _Found:
 
 class Watch:
     """Looks at this process, of which `own` threads are torpor's. `entering` are the threads that
-    are about to begin something."""
+    are about to begin something; `apart` is what was `there_already`, and is not the agent's."""
 
-    def __init__(self, own: Collection[threading.Thread], entering: Collection[int]) -> None:
-        self._own, self._entering = own, entering
+    def __init__(
+        self,
+        own: Collection[threading.Thread],
+        entering: Collection[int],
+        apart: Collection[Any] = (),
+    ) -> None:
+        self._own, self._entering, self._apart = own, entering, apart
         self._holding, self._waking = Timers(), Timers()
         self._active = True
         self._again_s = AGAIN_S_MIN
@@ -210,10 +216,11 @@ class Watch:
         for task, thread in threads.items():
             _look_at(task, thread, loops.get(thread.ident or 0), found)
         alarm_s = signal.getitimer(signal.ITIMER_REAL)[0]
-        if alarm_s:
-            found.holding["alarm"] = time.monotonic() + alarm_s
-        found.holding.update(_timerfds())
-        for task in _children(_TASKS):
+        if alarm_s and _ALARM not in self._apart:
+            found.holding[_ALARM] = time.monotonic() + alarm_s
+        timerfds = _timerfds()
+        found.holding.update((key, at) for key, at in timerfds.items() if key not in self._apart)
+        for task in _children(_TASKS, self._apart):
             call = _blocked(task)
             if call is None:
                 found.works(f"a child process runs ({task})")
@@ -272,13 +279,26 @@ def running_loops() -> dict[int, Any]:
     return found
 
 
-def _children(tasks: str) -> Iterator[str]:
+def there_already() -> Collection[Any]:
+    """What a process has that keeps it from rest and is not of what it begins now."""
+    children = {int(pid) for tid in _ids(_TASKS) for pid in _children_of(_TASKS, tid)}
+    alarm = {_ALARM} if signal.getitimer(signal.ITIMER_REAL)[0] else set()
+    return {*children, *alarm, *_timerfds()}
+
+
+def _children(tasks: str, apart: Collection[Any] = ()) -> Iterator[str]:
     """The threads of the processes that those of `tasks` have started, and those of theirs."""
     for tid in _ids(tasks):
-        for pid in _read(f"{tasks}/{tid}/children").split():
+        for pid in _children_of(tasks, tid):
+            if int(pid) in apart:
+                continue
             theirs = f"/proc/{int(pid)}/task"
             yield from (f"{theirs}/{each}" for each in _ids(theirs))
             yield from _children(theirs)
+
+
+def _children_of(tasks: str, tid: int) -> list[bytes]:
+    return _read(f"{tasks}/{tid}/children").split()
 
 
 def _ids(directory: str) -> list[int]:

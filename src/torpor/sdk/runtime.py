@@ -22,14 +22,11 @@ import base64
 import json
 import os
 import queue
-import signal
-import socket
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
-from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 from torpor.model import artifacts
@@ -37,7 +34,8 @@ from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Early, Journal, Match, Recorded
 from torpor.sdk import current, files, freezing, rest
-from torpor.sdk.critical import Critical, cancel_signal
+from torpor.sdk.control import Control
+from torpor.sdk.critical import Cancelling, Critical
 from torpor.sdk.errors import Cancelled, OutsideRun
 from torpor.sdk.holding import Beginning, Held, Holding, begun
 from torpor.sdk.lines import Lines
@@ -46,9 +44,8 @@ from torpor.sdk.places import caller, place
 from torpor.sdk.stillness import prepare
 from torpor.wire import messages
 
-_SIGNAL_AGAIN_S = 0.05
 _SENDING_MAX = 16  # large contents at once; fewer than the host takes
-_AT_WORK = ("step", "read", "context", *artifacts.KINDS)
+AT_WORK = ("step", "read", "context", *artifacts.KINDS)
 _WAITS = ("wait", "event", "sleep", "doubt", "child")  # what a frozen machine can wait for
 
 
@@ -62,7 +59,7 @@ class _Verdict(NamedTuple):
 class Runtime:
     machine = True  # the agent has one to itself
 
-    def __init__(self, control: socket.socket, hold_fd: int) -> None:
+    def __init__(self, control: Control, hold_fd: int) -> None:
         # `run`, `epoch`: who this process is. `freezing.hold` changes it in place.
         self.identity: dict[str, Any] = {}
         self.agent: str | None = None
@@ -70,7 +67,6 @@ class Runtime:
         self.running = False
         self.diverged: Divergence | None = None
         self._verdict: _Verdict | None = None  # on a divergence, while it is not known
-        self.cancel_reason: str | None = None
         self.starts: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         # The directories of the agent's files, and of its dependencies, ending in separators.
         self.app = ""
@@ -79,6 +75,7 @@ class Runtime:
         self._reader = control.makefile("rb")
         self._hold_fd = hold_fd
         self._critical = Critical()
+        self._cancelling = Cancelling(self._critical)
         self._sending = threading.BoundedSemaphore(_SENDING_MAX)
         self._journal = Journal()
         self._pending: dict[str, Operation] = {}
@@ -87,7 +84,6 @@ class Runtime:
         self._transfers = 0  # of large values, under way
         self._status: tuple[int, int, bool] = (0, 0, False)
         self._all_of: frozenset[str] = frozenset()  # what the agent, if it is alone, waits for
-        self._cancel_raised = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._listen, name="torpor", daemon=True)
         self.lines = Lines(self._thread)
@@ -104,8 +100,12 @@ class Runtime:
 
     def listen(self) -> None:
         """Start the control thread. Call in the main thread."""
-        signal.signal(cancel_signal(), self._on_cancel_signal)
+        self._cancelling.listen()
         self._thread.start()
+
+    @property
+    def cancel_reason(self) -> str | None:
+        return self._cancelling.reason
 
     def forked(self) -> None:
         """In a copy of this process: it is no run, and its words would get mixed with ours."""
@@ -209,7 +209,7 @@ class Runtime:
         op, record = match
         self._holding.moved(journal=record is not None)
         operation = Operation(op, asked.kind, asked.name, asked.digest, once=once)
-        operation.cancelled = self._note_cancelled
+        operation.cancelled = self._cancelling.noted
         if record is not None and "ok" in record:
             self._journal.take(asked, match)
             self._replay(operation, record)
@@ -268,7 +268,7 @@ class Runtime:
         crash came after the answer, in the middle of the repeat. Raises Cancelled."""
         op = op_id("doubt", operation.op, operation.doubt)
         asked = Operation(op, "doubt", operation.op, operation.digest)
-        asked.cancelled = self._note_cancelled
+        asked.cancelled = self._cancelling.noted
         asked.message = messages.encode(
             "begin", op=op, kind="doubt", name=operation.op, digest=operation.digest, data={}
         )
@@ -353,6 +353,17 @@ class Runtime:
         with self._critical:
             self._send(message)
 
+    def time(self) -> float:
+        """The time of day, in unix seconds."""
+        return time.time()
+
+    def pause(self, duration_s: float) -> None:
+        """Between two attempts of a step."""
+        time.sleep(duration_s)
+
+    async def pause_task(self, duration_s: float) -> None:
+        await asyncio.sleep(duration_s)
+
     def place(self, file: str, line: int) -> str:
         """A place in the agent's source as it is written in the log."""
         return place(self.app, file, line)
@@ -390,7 +401,7 @@ class Runtime:
         operation.future  # noqa: B018 -- it is made here, where no two threads can
 
     def _is_at_work(self) -> bool:
-        return any(each.kind in _AT_WORK for each in tuple(self._pending.values()))
+        return any(each.kind in AT_WORK for each in tuple(self._pending.values()))
 
     def _start_now(self, operation: Operation, held: list[bytes] | None = None) -> None:
         self._pend(operation)
@@ -435,7 +446,7 @@ class Runtime:
         waits = [each for each in self._pending.values() if each.kind in _WAITS]
         if not waits and not self._status[0]:
             return
-        busy = sum(each.kind in _AT_WORK for each in self._pending.values())
+        busy = sum(each.kind in AT_WORK for each in self._pending.values())
         patient = bool(waits) and self._all_of.issuperset(each.op for each in waits)
         status = (len(waits), busy, patient)
         if status != self._status:
@@ -482,10 +493,14 @@ class Runtime:
             self.identity.update(run=message["run"], epoch=message["epoch"])
             self.input = message["input"]
             self._journal.extend(message["journal"])
-            freezing.spare_heap()
-            rest.restart_clock()
+            self._settle_in()
             self.running = True
         self.starts.put(message)
+
+    def _settle_in(self) -> None:
+        """A run begins in this process, which has imported its agent."""
+        freezing.spare_heap()
+        rest.restart_clock()
 
     def _result(self, message: dict[str, Any]) -> None:
         self._settle(message["op"], outcome_of(message))
@@ -529,7 +544,7 @@ class Runtime:
         with self._critical:
             if not self.running or self.cancel_reason is not None:
                 return
-            self.cancel_reason = message["reason"] or "the run was cancelled"
+            reason = self._cancelling.reason = message["reason"] or "the run was cancelled"
             self._journal.interrupt()
             self._holding.moved(journal=True)
             waits = [each for each in self._pending.values() if each.kind in _WAITS]
@@ -538,37 +553,14 @@ class Runtime:
             self._update_status()
         for operation in waits:
             if operation.future.set_running_or_notify_cancel():
-                operation.future.set_exception(Cancelled(self.cancel_reason))
+                operation.future.set_exception(Cancelled(reason))
         if self._loop is None:
-            thread = threading.Thread(target=self._signal_main, name="torpor-cancel", daemon=True)
-            self.lines.own.add(thread)
-            thread.start()
+            self._interrupt_main()
         elif not waits and self.lines.main_task is not None:
-            self._loop.call_soon_threadsafe(self.lines.main_task.cancel, self.cancel_reason)
+            self._loop.call_soon_threadsafe(self.lines.main_task.cancel, reason)
 
-    def _signal_main(self) -> None:
-        """Until it was heard: one that comes just as the main thread goes to wait does not wake it,
-        since Python looks for signals before that and after."""
-        main = threading.main_thread().ident
-        while main is not None and not self._cancel_raised:
-            signal.pthread_kill(main, cancel_signal())
-            time.sleep(_SIGNAL_AGAIN_S)
-
-    def _note_cancelled(self) -> None:
-        """A wait has raised it: in the main thread no signal does, which might meet its cleaning
-        up."""
-        if threading.get_ident() == threading.main_thread().ident:
-            self._cancel_raised = True
-
-    def _on_cancel_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._cancel_raised or self.cancel_reason is None:
-            return
-        self._cancel_raised = True
-        cancelled = Cancelled(self.cancel_reason)
-        if self._critical.inside:
-            self._critical.cancelled = cancelled
-        else:
-            raise cancelled
+    def _interrupt_main(self) -> None:
+        self.lines.own.add(self._cancelling.interrupt())
 
     def _rehearse(self, message: dict[str, Any]) -> None:
         """Once, before the first freeze: what a thaw needs is loaded and has run."""

@@ -18,7 +18,6 @@ import json
 import random
 import secrets
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -258,7 +257,7 @@ def _attempts(
                 if delay_s is None:
                     return _failed(error), error
                 _report(spec, attempt, error, delay_s)
-                time.sleep(delay_s)
+                current("step").pause(delay_s)
             else:
                 return _packed(operation, result)
         raise AssertionError("the last attempt returns")
@@ -283,7 +282,7 @@ async def _async_attempts(
                 if delay_s is None:
                     return _failed(error), error
                 _report(spec, attempt, error, delay_s)
-                await asyncio.sleep(delay_s)
+                await current("step").pause_task(delay_s)
             else:
                 return _packed(operation, result)
         raise AssertionError("the last attempt returns")

@@ -666,7 +666,7 @@ def test_a_forked_process_is_no_run(driver: Driver) -> None:
             process.join()
             return queue.get()
     """
-    assert "only inside a run" in driver.value(source)
+    assert "torpor.log works only in the agent's own process" in driver.value(source)
 
 
 def test_a_journal_longer_than_a_message_comes_in_parts(drive: Callable[[], Driver]) -> None:
