@@ -14,7 +14,9 @@ from torpor.cli import words
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import say, show_json
 from torpor.client import Appended, Back, Client, Lost
+from torpor.model import artifacts
 from torpor.model.home import Home
+from torpor.model.ids import op_kind
 
 _IN_OP = ("kind", "name", "digest", "hint")  # its id says the first two; the rest is not for people
 
@@ -90,7 +92,8 @@ def entry_text(entry: Object) -> str:
         case "op.end" if isinstance(data.get("error"), dict):
             return f"{op}  {words.error_line(data['error'])}"
         case "op.end" if isinstance(data.get("blob"), dict):
-            return f"{op}  {words.size(data['blob']['bytes'])}, kept apart"
+            apart = "" if op_kind(op) in artifacts.KINDS else ", kept apart"
+            return f"{op}  {words.size(data['blob']['bytes'])}{apart}"
         case "op.end":
             by_hand = "  (set by hand)" if "set" in data else ""
             return f"{op}  {words.compact(data.get('value'))}{by_hand}"

@@ -12,9 +12,11 @@ What a tool gives is JSON, as the API's. What cannot be done is told as the tool
 from __future__ import annotations
 
 import asyncio
+import base64
+import codecs
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +30,7 @@ Object = dict[str, Any]
 _LOG_MAX = 200
 _NAME_MAX = 64
 _ROWS_MAX = 200
+_CONTENT_MAX = 100_000
 _VIEWS = (
     "runs, log, messages, model_calls, tool_calls, steps, waits, snapshots, egress, output; "
     "SELECT * FROM view LIMIT 1 shows its columns; times are unix seconds"
@@ -123,6 +126,15 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
         `more`, others follow the last of them."""
         return await told(lambda: client.page(run, after=after, limit=_LOG_MAX)._asdict())
 
+    async def list_artifacts(run: str) -> str:
+        """The files that a run has published, then those that were kept at its end."""
+        return await told(lambda: client.artifacts(run))
+
+    async def read_artifact(run: str, name: str, version: int | None = None) -> str:
+        """The text of an artifact of a run, cut after 100,000 characters; other bytes as base64
+        (`encoding`)."""
+        return await told(lambda: _content(client.artifact(run, name, version=version)))
+
     async def list_waits(run: str | None = None) -> str:
         """What is open to be answered: prompts, data, and what an answer has to look like."""
         return await told(lambda: client.waits(run))
@@ -157,9 +169,26 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
         """End a run."""
         return await told(lambda: client.cancel(run))
 
-    reading: list[Callable[..., Any]] = [list_agents, list_runs, show_run, read_log, list_waits]
+    reading: list[Callable[..., Any]] = [list_agents, list_runs, show_run, read_log]
+    reading += [list_artifacts, read_artifact, list_waits]
     changing: list[Callable[..., Any]] = [start_run, answer_wait, cancel_run]
     return [*reading, query, *([] if readonly else changing)]
+
+
+def _content(chunks: Iterator[bytes]) -> Object:
+    """As much of it as a model can be told of: {encoding, content, more}."""
+    data = bytearray()
+    for chunk in chunks:
+        data += chunk
+        if len(data) > _CONTENT_MAX:
+            break
+    cut, more = bytes(data[:_CONTENT_MAX]), len(data) > _CONTENT_MAX
+    try:  # a character that the cut has torn is left out
+        text = codecs.getincrementaldecoder("utf-8")().decode(cut, final=not more)
+    except UnicodeDecodeError:
+        encoded = base64.b64encode(cut).decode()
+        return {"encoding": "base64", "content": encoded, "more": more}
+    return {"encoding": "utf-8", "content": text, "more": more}
 
 
 async def told(ask: Callable[[], Any]) -> str:

@@ -329,6 +329,8 @@ def _checked(op: OpId, value: Any) -> Any:
         case "child", _:
             answer = dict.fromkeys(("data", "approved", "note", "by"))
             return {"status": COMPLETED, **answer, "data": value}
+        case (("artifact" | "file"), _):
+            raise Invalid(f"{op} published a file: there is no other result to set")
         case "model", {"status": int(), "headers": dict(), "body": str()}:
             return value
         case "model", _:

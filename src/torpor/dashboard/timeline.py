@@ -260,6 +260,15 @@ def _turn(entry: Object) -> Item:
     return _item(entry, "turn", asked.model or "model", brief=brief, blocks=tuple(blocks))
 
 
+def _file(entry: Object) -> Item:
+    """One that was published, or kept at the end."""
+    told = entry["data"].get("data") or {}
+    name, kept = str(told.get("name")), bool(told.get("kept"))
+    brief = words.line(str(told.get("media_type")), BRIEF_CHARS)
+    figures = ("kept at the end",) if kept else ()
+    return _item(entry, "file", name, brief=brief, figures=figures)
+
+
 def _said(entry: Object) -> Item:
     """What was done with the conversation: a message, a window of it for a model, a compaction."""
     data = entry["data"]
@@ -312,7 +321,8 @@ def _conclude(item: Item, data: Object, prices: Prices | None) -> Item:
         brief = words.line(said, BRIEF_CHARS)
         return replace(item, tone=BAD, brief=brief, blocks=blocks, figures=figures)
     if isinstance(data.get("blob"), Mapping):
-        kept = f"{words.size(data['blob'].get('bytes') or 0)}, kept apart"
+        apart = "" if item.kind == "file" else ", kept apart"
+        kept = f"{words.size(data['blob'].get('bytes') or 0)}{apart}"
         return replace(item, tone=GOOD, figures=(*figures, kept))
     value = data.get("value")
     if item.kind in ("message", "window"):
@@ -415,5 +425,7 @@ _BEGINS: dict[str, Callable[[Object], Item]] = {
     "child": _wait,
     "sleep": _sleep,
     "context": _said,
+    "artifact": _file,
+    "file": _file,
 }
 _KINDS = {"model": "turn", "doubt": "wait", "event": "wait", "child": "wait"}

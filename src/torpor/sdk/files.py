@@ -99,10 +99,12 @@ _changes: Changes | None = None
 
 
 def watch(roots: Iterable[str]) -> None:
-    """Begin to watch; before that, nothing is known to be written."""
+    """Begin to watch."""
     global _changes
-    _changes = Changes(root for root in roots if os.path.isdir(root))  # noqa: PTH112
+    there = [root for root in roots if os.path.isdir(root)]  # noqa: PTH112
+    _changes = Changes(there) if there else None
 
 
 def mark() -> Mark | None:
+    """None where nothing is watched."""
     return None if _changes is None else _changes.mark()

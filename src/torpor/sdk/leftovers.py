@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from torpor.model import artifacts
-from torpor.sdk import arguments
+from torpor.sdk import arguments, files
 from torpor.sdk.artifacts import File, State, given, published, send, state_of
 from torpor.sdk.operations import Operation
 from torpor.sdk.runtime import Runtime
@@ -40,14 +40,23 @@ class _Written(NamedTuple):
 
 
 class Leftovers:
-    """Of the directory that is the working directory now."""
-
     def __init__(self) -> None:
-        self._directory = os.path.realpath(os.curdir)
-        self._before = dict(_scan(self._directory))
+        self._directory = ""
+        self._before: dict[str, State] = {}
+        self._mark: files.Mark | None = None  # as long as it is that, nothing was written
+
+    def look(self) -> None:
+        """What is in the working directory now was there before the agent. Again when the run
+        begins costs nothing in a machine whose template has looked, unless there is more."""
+        mark, directory = files.mark(), os.path.realpath(os.curdir)
+        if mark is None or (mark, directory) != (self._mark, self._directory):
+            self._before = dict(_scan(directory))
+        self._mark, self._directory = mark, directory
 
     def keep(self, runtime: Runtime) -> None:
         """The agent has ended."""
+        if self._mark is not None and files.mark() == self._mark:
+            return
         written = self._written()
         if not written:
             return

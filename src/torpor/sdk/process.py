@@ -89,6 +89,9 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: It
         ):
             _import(Path(app), entry, deps)
         files.watch(watched)
+        leftovers = Leftovers()
+        if runtime.machine:  # a process of its own is only then where its run is
+            leftovers.look()
         gc.collect()
         spare_heap()
         found = [each.describe() for each in agents.registered().values()]
@@ -104,7 +107,7 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: It
         return 1
     start = runtime.starts.get()
     _set_environment(start.get("env", {}))
-    leftovers = Leftovers()
+    leftovers.look()
     report = _run(runtime, start["agent"], start["input"])
     sys.stdout.flush()
     sys.stderr.flush()

@@ -14,6 +14,7 @@ from mcp.client.stdio import stdio_client
 from mcp.types import TextContent
 from tests.unit.api.memory_service import SCHEMA, VERSION
 
+from torpor.cli.mcp import _content
 from torpor.client import Client
 from torpor.model.agentfile import AgentSource
 from torpor.model.home import Home
@@ -21,6 +22,7 @@ from torpor.model.home import Home
 pytestmark = pytest.mark.anyio
 
 READING = {"list_agents", "list_runs", "show_run", "read_log", "list_waits", "query"}
+READING |= {"list_artifacts", "read_artifact"}
 
 
 @pytest.fixture
@@ -80,6 +82,11 @@ async def test_a_run_is_started_asked_about_and_answered(home: Home, client: Cli
         assert [entry["seq"] for entry in log["entries"]] == [1, 2, 3] and log["more"]
         log = await call(mcp, "read_log", run=run, after=3)
         assert log["entries"][0]["seq"] == 4
+        assert "report.csv" in [each["name"] for each in await call(mcp, "list_artifacts", run=run)]
+        told = await call(mcp, "read_artifact", run=run, name="report.csv", version=1)
+        assert told == {"encoding": "utf-8", "content": "a,b\n", "more": False}
+        told = await call(mcp, "read_artifact", run=run, name="out/left.bin")
+        assert told == {"encoding": "utf-8", "content": "\0\0\0", "more": False}
         rows = await call(mcp, "query", sql="select * from runs")
         assert run in [row[0] for row in rows["rows"]]
         failing: list[tuple[str, dict[str, Any], str]] = [
@@ -111,3 +118,10 @@ async def test_an_agent_has_a_tool_with_the_schema_of_its_input(home: Home, clie
         assert "no agent of version None" in said  # it came to the server, which has no names
     async with session(home, "--readonly") as mcp:
         assert {tool.name for tool in (await mcp.list_tools()).tools} == READING
+
+
+def test_a_long_text_is_cut_between_characters_and_bytes_are_encoded() -> None:
+    told = _content(iter([b"x" * 99_999, "ü".encode() * 10]))
+    assert told == {"encoding": "utf-8", "content": "x" * 99_999, "more": True}
+    assert _content(iter([b"\xff\x00"])) == {"encoding": "base64", "content": "/wA=", "more": False}
+    assert _content(iter([])) == {"encoding": "utf-8", "content": "", "more": False}

@@ -23,8 +23,8 @@ from torpor.contextlog.values import value_names
 from torpor.control import obstacles, values
 from torpor.control.artifacts import Artifacts
 from torpor.control.onprocesses import ProcessCarriers
-from torpor.model.errors import NotFound
-from torpor.model.ids import RunId, Seq
+from torpor.model.errors import Invalid, NotFound
+from torpor.model.ids import OpId, RunId, Seq
 from torpor.model.states import RunState
 from torpor.policy import freeze
 from torpor.snapshot.values import Incoming
@@ -328,3 +328,12 @@ async def test_they_go_with_their_run(plain: Plain) -> None:
     unused = await plain.store.read(lambda c: deletion.mark(c, run))
     await plain.store.write(lambda c: deletion.delete_run(c, run, unused))
     assert not await plain.store.read(value_names)
+
+
+async def test_a_published_file_cannot_be_set_to_something_else(plain: Plain) -> None:
+    run = await plain.run(await plain.deploy(AGENT), "crowd")
+    await plain.ended(run)
+    origin = await plain.row(run)
+    fork = fork_of(origin, Seq(origin.last_seq - 1), set={OpId("artifact:7.txt#1"): 1})
+    with pytest.raises(Invalid, match="published a file"):
+        await plain.store.write(lambda c: fork_run(c, origin, fork, lambda *_: b"", 9.0))

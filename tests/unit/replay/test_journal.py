@@ -281,3 +281,21 @@ def test_a_cancellation_falls_anywhere() -> None:
     assert ask(journal, "a", "y") == ("step:a#2", None)
     assert ask(journal, "b", "y")[1] is not None
     journal.finish()
+
+
+def test_what_a_step_published_or_the_end_kept_is_always_new() -> None:
+    """No replay asks for it; its number goes on after the log's."""
+    published = record("a.txt", 2, "x", "file", side=True)
+    journal = Journal([record("a", 1, "x"), published, record("a.txt", 3, "x", "file", doubt=True)])
+    assert ask(journal, "a.txt", "x", kind="file") == ("file:a.txt#4", None)
+    assert ask(journal, "a", "x")[1] is not None
+    assert journal.empty
+    journal.finish()
+    journal.extend([record("a.txt", 9, "x", "file")])
+    assert ask(journal, "a.txt", "x", kind="file", side=True) == ("file:a.txt#10", None)
+
+
+def test_an_artifact_is_an_operation_as_any_other() -> None:
+    journal = Journal([record("a.txt", 1, "x", "artifact"), record("b", 1, "x")])
+    assert refused(journal, lambda: ask(journal, "b", "x")).recorded["op"] == "artifact:a.txt#1"
+    assert ask(journal, "a.txt", "x", kind="artifact")[1] is not None
