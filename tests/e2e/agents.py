@@ -198,6 +198,25 @@ def bulky(name: str, mib: int) -> list[Any]:
     return [len(first), first == bytes(range(256)) * (mib << 12), bulk(mib) == first]
 
 
+@torpor.step
+def publish_page() -> int:
+    Path("page.html").write_text("<p>")
+    return torpor.artifact("page.html").size
+
+
+@torpor.agent
+def publishing(name: str) -> list[Any]:
+    """Publishes before a crash and after, and leaves something unpublished."""
+    Path("out").mkdir()
+    Path("out/report.bin").write_bytes(bytes(range(256)) * 8192)
+    first = torpor.artifact("out/report.bin")
+    page = publish_page()
+    asked(f"hold {name}")
+    second = torpor.artifact(name="note.txt", data=first.digest)
+    Path("left.txt").write_text("left")
+    return [first.name, first.size, page, second.size]
+
+
 @torpor.agent
 def fickle(name: str) -> list[Any]:
     """What it does depends on which of its machines it is in."""

@@ -181,6 +181,33 @@ def test_a_result_too_large_for_the_log_survives(stage: Stage, start: Start) -> 
     assert sum(path.is_file() for path in files) == 1
 
 
+def test_what_was_published_survives_and_what_was_not_is_kept(stage: Stage, start: Start) -> None:
+    watch = start("publishing", name="publishing")
+    stage.model.wait_asked("hold publishing")
+    kill_machine(stage, watch.run)
+    watch.until("run.recovered")
+    stage.model.let("hold publishing")
+    ended = watch.ended()
+    assert ended["result"] == ["out/report.bin", 2 << 20, 3, 64], watch
+    report = bytes(range(256)) * 8192
+    assert b"".join(stage.client.artifact(watch.run, "out/report.bin")) == report
+    assert b"".join(stage.client.artifact(watch.run, "page.html")) == b"<p>"
+    assert b"".join(stage.client.artifact(watch.run, "left.txt")) == b"left"
+    found = stage.client.artifacts(watch.run)
+    listed = [(each["name"], each["version"], each["kept"]) for each in found]
+    assert listed == [
+        ("note.txt", 1, False),
+        ("out/report.bin", 1, False),
+        ("page.html", 1, False),
+        ("left.txt", 1, True),
+    ]
+    # Sent once each, and sealed as all that was in the machine.
+    assert watch.ops("op.begin").count("artifact:out/report.bin#1") == 1
+    assert "artifact:out/report.bin#1" not in watch.ops("op.again")
+    files = [path for path in (stage.home.blobs / "values").rglob("*") if path.is_file()]
+    assert not any(b"<p>" in path.read_bytes() for path in files if path.stat().st_size < 100)
+
+
 def test_a_recorded_model_call_is_made_once(stage: Stage, start: Start) -> None:
     watch = start("model_once", name="once")
     stage.model.wait_asked("hold once")

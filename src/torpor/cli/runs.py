@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from torpor.cli import family, timeline, words
+from torpor.cli import family, files, timeline, words
 from torpor.cli.answering import how_to_answer
 from torpor.cli.options import Json, RunArg
 from torpor.cli.ps import row
@@ -28,7 +28,6 @@ _OUTPUT_LINES = 10
 _SNAPSHOTS = 5
 _WARNINGS = 3
 _CHILDREN = 10
-_ARTIFACTS = 20
 
 Object = dict[str, Any]
 
@@ -46,13 +45,15 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
         parts += [Text("\nforks", "bold"), family.tree(found)]
     if found["children"]:
         parts += [Text("\nchildren", "bold"), _children(found["children"], now)]
+    entries = list(client.entries(found["id"]))
     if published := client.artifacts(found["id"]):
-        parts += [Text("\nfiles", "bold"), _artifacts(published, now)]
+        parts += [Text("\nfiles", "bold"), files.listed(published, now)]
+    if why := files.not_kept(found, entries):
+        parts.append(Text(f"\n{why}", "yellow"))
     for wait in found["waits"]:
         if wait["kind"] != "child":
             parts.append(_wait(wait, now))
     parts += [_doubt(each, now) for each in found["in_doubt"]]
-    entries = list(client.entries(found["id"]))
     parts += [_warning(each["data"]) for each in entries if _is_warning(each)][-_WARNINGS:]
     if lines := _last_output(entries):
         parts += [Text("\nlast output", "bold"), Text(words.plain("\n".join(lines)))]
@@ -122,30 +123,6 @@ def _children(children: list[Object], now: float) -> RenderableType:
     counts = Counter(child["state"] for child in children)
     told = ", ".join(f"{count} {name}" for name, count in counts.items())
     return Group(Text(f"{len(children)}: {told}; {_CHILDREN} of them:"), shown)
-
-
-def _artifacts(published: list[Object], now: float) -> RenderableType:
-    """The newest of each name: what was published first."""
-    newest = {(each["kept"], each["name"]): each for each in reversed(published)}
-    shown = list(newest.values())[::-1]
-    rows = [
-        (
-            words.line(each["name"]),
-            words.size(each["bytes"]),
-            words.ago(each["at"], now),
-            _which(each),
-        )
-        for each in shown[:_ARTIFACTS]
-    ]
-    drawn = table(("FILE", "SIZE", "WHEN", ""), rows)
-    more = len(shown) - _ARTIFACTS
-    how = f"and {more} more; " if more > 0 else ""
-    return Group(drawn, Text(f"{how}torpor cp RUN:FILE . fetches one", "dim"))
-
-
-def _which(artifact: Object) -> str:
-    told = [f"version {artifact['version']}"] if artifact["version"] > 1 else []
-    return ", ".join([*told, *(["kept at the end"] if artifact["kept"] else [])])
 
 
 def _queued(run: Object, now: float) -> str:

@@ -10,6 +10,7 @@ from typer.testing import Result
 
 from torpor.cli import saving
 from torpor.cli.copying import Source, parse
+from torpor.cli.files import not_kept
 from torpor.client import Client
 from torpor.model.errors import Conflict, Invalid
 
@@ -117,3 +118,17 @@ def test_where_a_run_ends_and_a_path_begins() -> None:
     for odd in ("report.csv", "./run_1:x", "run_1:../x"):
         with pytest.raises(Invalid):
             parse(odd, ".")
+
+
+def test_why_nothing_was_kept_is_said() -> None:
+    def told(state: str, *kinds: str, error: str | None = None) -> str:
+        run = {"state": state, "error": error and {"type": error}}
+        return not_kept(run, [{"kind": kind} for kind in kinds])
+
+    asleep = ("run.created", "run.started", "run.suspended", "run.cancelled")
+    assert "cancelled while it slept" in told("cancelled", *asleep)
+    assert told("cancelled", "run.started", "run.suspended", "run.resumed", "run.cancelled") == ""
+    assert told("cancelled", "run.created", "run.cancelled") == ""
+    assert "did not come to its end" in told("failed", "run.started", error="AgentExited")
+    assert told("failed", "run.started", error="ValueError") == ""
+    assert told("completed", "run.started", "run.suspended", "run.resumed") == ""

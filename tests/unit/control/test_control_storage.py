@@ -24,6 +24,7 @@ from torpor.contextlog import agents, entries, keys, runs, snapshots, waits
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.values import ValueRow, find_value, put_value
 from torpor.control import transfer
+from torpor.control.artifacts import Artifacts
 from torpor.control.keys import Keys
 from torpor.control.loading import tar_of
 from torpor.control.metrics import Metrics
@@ -340,6 +341,9 @@ def test_results_that_are_kept_apart_go_with_their_run(tmp_path: Path, sealed: b
                 assert row.sealed is sealed
                 with pytest.raises(NotFound):
                     await one.values.content(run, stray.digest)
+                artifacts = Artifacts(one.log, one.values)
+                found = await artifacts.find(run, "big.bin")
+                assert b"".join(await artifacts.content(found)) == content
             # All else goes; what the log names, and the key that opens it, stay.
             _grow_old(here)
             report = await here.storage.collect(dry_run=False)
@@ -363,14 +367,19 @@ def stored(here: Place, content: bytes, key: Key | None) -> Kept:
 async def large_result(here: Place, run: RunId, content: bytes) -> Kept:
     key = await here.keys.find(run)
     kept = stored(here, content, key)
-    op = OpId("step:big#1")
+    op, published = OpId("step:big#1"), OpId("artifact:big.bin#1")
     begin = entries.NewEntry("op.begin", op, {"kind": "step", "name": "big", "digest": "d"})
+    named: dict[str, Any] = {"data": {"name": "big.bin", "media_type": "text/plain"}}
+    named |= {"kind": "artifact", "name": "big.bin", "digest": "d"}
+    publish = entries.NewEntry("op.begin", published, named)
     blob = {"digest": kept.digest, "bytes": kept.bytes, "form": "bytes"}
 
     def write(c: Connection) -> None:
         put_value(c, ValueRow(run, kept.digest, kept.bytes, key is not None, kept.name))
-        end = entries.NewEntry("op.end", op, {"ok": True, "blob": blob})
-        entries.append(c, run, None, [begin, end], 5.0)
+        end, stored = (
+            entries.NewEntry("op.end", each, {"ok": True, "blob": blob}) for each in (op, published)
+        )
+        entries.append(c, run, None, [begin, end, publish, stored], 5.0)
 
     await here.commit(write)
     return kept
