@@ -39,6 +39,7 @@ from torpor.contextlog.snapshots import SnapshotRow, list_snapshots
 from torpor.contextlog.store import tell, touched
 from torpor.contextlog.waits import COMPLETED, WAITS, end_child_waits, inherit_wait
 from torpor.model import jsonvalues
+from torpor.model.artifacts import FILE
 from torpor.model.children import failure
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import AgentVersion, OpId, RunId, Seq, SnapshotId, new_id, op_name
@@ -50,6 +51,8 @@ _ENDINGS = ("wait.cancelled", CANCEL_REQUESTED, *(f"run.{state.value}" for state
 # A model's answer that its client takes for a failure.
 
 _log, _runs = schema.log, schema.runs
+# What was kept at the end was not begun by the agent.
+_OF_FILE = _log.c.op.between(f"{FILE}:", f"{FILE};")
 
 # (whose key, as it is wrapped, whose it is to be) → wrapped for that one
 Rewrap = Callable[[RunId, bytes, RunId], bytes]
@@ -184,7 +187,7 @@ def failures(c: Connection, run: RunRow) -> frozenset[OpId]:
     """
     end = shared_end(c, run)
     failed = [each for each in _outcomes(c, run.id, end) if each.failed]
-    began = (_log.c.run == run.id, _log.c.kind == BEGIN, _log.c.seq <= end)
+    began = (_log.c.run == run.id, _log.c.kind == BEGIN, _log.c.seq <= end, ~_OF_FILE)
     began_last = c.scalar(select(func.max(_log.c.seq)).where(*began)) or 0
     error = run.error or {}
     fatal = [each for each in failed if each.error_is(error)][-1:]

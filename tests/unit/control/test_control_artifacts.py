@@ -77,6 +77,18 @@ def fails():
     open("__pycache__/x.pyc", "w").write("junk")
     raise RuntimeError("for a reason")
 
+@torpor.step
+def breaks():
+    open("left.txt", "w").write("left")
+    raise KeyError("x")
+
+@torpor.agent
+def other():
+    try:
+        breaks()
+    except KeyError:
+        raise RuntimeError("another error") from None
+
 @torpor.agent
 def nothing():
     return 1
@@ -337,3 +349,12 @@ async def test_a_published_file_cannot_be_set_to_something_else(plain: Plain) ->
     fork = fork_of(origin, Seq(origin.last_seq - 1), set={OpId("artifact:7.txt#1"): 1})
     with pytest.raises(Invalid, match="published a file"):
         await plain.store.write(lambda c: fork_run(c, origin, fork, lambda *_: b"", 9.0))
+
+
+async def test_what_is_kept_hides_no_failure_from_a_retry(plain: Plain) -> None:
+    """What failed last is tried again, though something was kept after it."""
+    run = await plain.run(await plain.deploy(AGENT), "other")
+    assert (await plain.ended(run)).state is RunState.FAILED
+    assert [row[3] for row in await listed(plain, run)] == [True]
+    origin = await plain.row(run)
+    assert await plain.store.read(lambda c: forks.failures(c, origin)) == {"step:breaks#1"}
