@@ -59,6 +59,10 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("GET", "/v1/runs"): Need(_S.OBSERVE, On.RUNS),
     ("DELETE", "/v1/agents"): Need(_S.DEPLOY),
     ("POST", "/v1/runs"): Need(_S.TRIGGER, On.START),
+    # Who names a file by its digest has had its bytes, or was given the digest.
+    ("POST", "/v1/files"): Need(_S.TRIGGER, On.NOTHING),
+    ("GET", "/v1/files/{digest}"): Need(_S.TRIGGER, On.NOTHING),
+    ("GET", "/v1/runs/{ref}/files/{path}"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}/log"): Need(_S.OBSERVE, On.RUN),
     ("GET", "/v1/runs/{ref}/results/{op}"): Need(_S.OBSERVE, On.RUN),

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
@@ -23,6 +23,7 @@ from torpor.api import (
     dashboard,
     deleting,
     events,
+    files,
     hooks,
     keys,
     limits,
@@ -103,6 +104,9 @@ class Service(hooks.Service, Protocol):
     def access(self) -> Access: ...
 
     @property
+    def files(self) -> files.Files: ...
+
+    @property
     def schedules(self) -> schedules.Schedules: ...
 
     async def health(self) -> Object: ...
@@ -146,6 +150,7 @@ class Service(hooks.Service, Protocol):
         start: Start = AT_ONCE,
         *,
         engine: str | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> Object: ...
 
     async def runs(
@@ -318,7 +323,13 @@ async def start(body: StartRequest, service: Uses, idempotency_key: OnceKey = No
         raise Invalid("Idempotency-Key and id_key are two keys", hint="Send one of them.")
     key = body.id_key or idempotency_key
     run = await service.start(
-        body.version, body.agent, body.input, key, body.start(), engine=body.engine
+        body.version,
+        body.agent,
+        body.input,
+        key,
+        body.start(),
+        engine=body.engine,
+        files=body.files,
     )
     return Json(run, status_code=201)
 
@@ -503,6 +514,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(artifacts.router)
     app.include_router(queries.router)
     app.include_router(events.router)
+    app.include_router(files.router)
     app.include_router(queues.router)
     app.include_router(deleting.router)
     app.include_router(schedules.router)

@@ -8,13 +8,27 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torpor.model.agentfile import FILES_BYTES_MAX
+from torpor.model.errors import Invalid
+from torpor.model.runfiles import FILE_BYTES_MAX
 
 BODY_BYTES_MAX = 2 * 1024 * 1024
 # As many bytes of files as an agent may have, in base64 (4 characters for 3 bytes).
 DEPLOY_BYTES_MAX = FILES_BYTES_MAX * 4 // 3 + BODY_BYTES_MAX
 DEPLOY_PATH, IMPORT_PATH = "/v1/agents", "/v1/imports"
-# An import is taken as it comes, none of it in memory.
-_MOST = {DEPLOY_PATH: float(DEPLOY_BYTES_MAX), IMPORT_PATH: math.inf}
+RUNS_PATH, FILES_PATH = "/v1/runs", "/v1/files"
+# Imports and files are taken as they come, none of them in memory.
+_MOST = {
+    DEPLOY_PATH: float(DEPLOY_BYTES_MAX),
+    IMPORT_PATH: math.inf,
+    FILES_PATH: float(FILE_BYTES_MAX),
+}
+# What to do instead.
+_HINTS = {
+    DEPLOY_PATH: "Leave out what is no code, and give data to each run: torpor run --file DATA.",
+    RUNS_PATH: "Upload what is large, POST /v1/files, and name it in `files`: torpor run --file.",
+    FILES_PATH: "Split the file, or have the agent fetch it.",
+}
+_HINT = "Put what is large where the agent can fetch it, and send its address."
 
 
 class BodyLimit:
@@ -32,15 +46,21 @@ class BodyLimit:
         length = int(told) if told.isdigit() else 0
         taken = 0
 
+        def refused() -> HTTPException:
+            words = f"the body is larger than {most:,.0f} bytes, which is the most"
+            error = HTTPException(413, words)
+            error.__cause__ = Invalid(words, hint=_HINTS.get(scope["path"], _HINT))
+            return error
+
         async def counted() -> Message:
             nonlocal taken
             # The told length refuses a large body before its first byte is read.
             if length > most:
-                raise HTTPException(413, f"the body is larger than {most:,} bytes")
+                raise refused()
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > most:
-                raise HTTPException(413, f"the body is larger than {most:,} bytes")
+                raise refused()
             return message
 
         await self._app(scope, counted, send)

@@ -126,6 +126,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http(request: Request, error: HTTPException) -> _Problem:
+        if isinstance(error.__cause__, TorporError):
+            return _respond(error.__cause__, error.status_code)
         if (wrong := _unreadable(error.__cause__)) is not None:
             return _respond(Invalid(f"the body is not valid JSON: {wrong}"))
         hint = "The API is described at /docs." if error.status_code in (404, 405) else ""

@@ -437,48 +437,14 @@ class Used(BaseModel):
     )
 
 
-class HookRequest(Strict):
-    agent: ShortText = Field(description="a deployed one: FILE, FILE:NAME or NAME")
-    event: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound)] | None = (
-        Field(default=None, description="messages are this event for a run; else each starts one")
-    )
-    run_at: ShortText | None = Field(
-        default=None, description="where in a message its run stands, such as data.run"
-    )
-    into: ShortText | None = Field(
-        default=None, description="the parameter that the whole message is; else it is the input"
-    )
-
-
-class HooksQuery(Strict):
-    all: bool = Field(default=False, description="also those that were revoked")
-
-
-class UrlRequest(Strict):
-    url: Annotated[str, Field(max_length=2000), AfterValidator(sound)]
-
-
-class UrlSecret(BaseModel):
-    url: str
-    secret: str
-
-
-class Hook(BaseModel):
-    id: str
-    agent: str
-    event: str | None
-    run_at: str | None
-    into: str | None
-    created_at: float
-    revoked_at: float | None
-    url: str
-
-
-class CreatedHook(Hook):
-    secret: str = Field(description="shown only now")
+class RunFile(BaseModel):
+    path: str = Field(description="relative to the agent's working directory")
+    digest: str = Field(description="BLAKE3 of its bytes")
+    bytes: int
 
 
 class RunDetail(Run):
+    files: list[RunFile] = Field(description="that it was given")
     waits: list[Wait]
     in_doubt: list[dict[str, Any]] = Field(description="begun, cut off, and not done again yet")
     snapshots_count: int

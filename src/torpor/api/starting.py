@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from torpor.api.shapes import Env, ShortText, Strict, sound
+from torpor.api.shapes import Env, ShortText, Strict, Text, sound
 from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX, Start
 
 
@@ -24,6 +24,10 @@ class StartRequest(Strict):
         description="of an agent by name: by default what its file says, else the server's",
     )
     input: Annotated[dict[str, Any], AfterValidator(sound)] = Field(default={})
+    files: dict[Text, ShortText] = Field(
+        default={},
+        description="what the agent finds in its working directory: path → digest of an upload",
+    )
     id_key: ShortText | None = Field(
         default=None, description="the same key twice gives the same run, started once"
     )

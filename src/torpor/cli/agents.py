@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,11 +15,12 @@ from rich.status import Status
 from torpor.cli import words
 from torpor.cli.attach import attach
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
+from torpor.cli.given import Files, usage
 from torpor.cli.host import connect
+from torpor.cli.inputs import InputGiven
 from torpor.cli.options import Json
 from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import Client, OnProgress
-from torpor.model import inputs, jsonvalues, schemas
 from torpor.model.agentfile import AgentSource, read_agent
 from torpor.model.durations import seconds
 from torpor.model.engines import NOT_ISOLATED, PROCESS, Engine
@@ -69,7 +69,15 @@ def run(
             "-i",
             metavar="KEY=VALUE",
             help="One parameter: VALUE is what the agent's annotation says, by default JSON, or "
-            "else text; @FILE is a file's text.",
+            "else text; @FILE is a file: its text, or, where that is annotated, bytes or Path.",
+        ),
+    ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--file",
+            metavar="FILE[:PLACE]",
+            help="A file, or a directory, that the agent finds in its working directory.",
         ),
     ] = None,
     detach: Annotated[
@@ -107,8 +115,8 @@ def run(
     AGENT where one has it.
     """
     path, name = split_target(target)
-    given = InputGiven.read(input, pairs or [])
-    how = {
+    given, carried = InputGiven.read(input, pairs or []), Files.of_options(files or ())
+    how: dict[str, Any] = {
         "queue": queue,
         "key": key,
         "priority": priority,
@@ -122,14 +130,18 @@ def run(
         client = connect()
         deployed = deploy_now(client, source, engine)
         agent = _offered(deployed, name)
-        started = client.start(deployed["version"], name, given.of(agent), id_key, **how)
+        which = deployed["version"], name
     else:
         client = connect()
         chosen = engine and engine.value
-        agent = described(client, target, engine=chosen) if given.pairs else None
-        started = client.start(None, target, given.of(agent), id_key, engine=chosen, **how)
-        if started["engine"] == PROCESS:
-            _say_not_isolated("" if engine else "the agent's default; ")
+        agent = described(client, target, engine=chosen) if given.described else None
+        which, how["engine"] = (None, target), chosen
+    typed = given.of(agent, carried)
+    with usage("-i"):
+        carried.check()
+    started = client.start(*which, typed, id_key, files=carried.by_place, **how)
+    if not _is_file(path) and started["engine"] == PROCESS:
+        _say_not_isolated("" if engine else "the agent's default; ")
     if detach:
         if as_json:
             show_json(started)
@@ -165,41 +177,6 @@ def split_target(target: str) -> tuple[Path, str | None]:
     return Path(path), name
 
 
-@dataclass(frozen=True)
-class InputGiven:
-    """A run's input as it was typed: `--input`, and each `-i` over it, a text or a file's."""
-
-    whole: dict[str, Any]
-    pairs: dict[str, str]
-    files: dict[str, str]
-
-    @classmethod
-    def read(cls, whole: str | None, pairs: list[str]) -> InputGiven:
-        """Raises BadParameter."""
-        given = _object(whole) if whole is not None else {}
-        texts: dict[str, str] = {}
-        files: dict[str, str] = {}
-        for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals or not key:
-                raise typer.BadParameter(f"-i {pair!r} is not KEY=VALUE")
-            texts.pop(key, None)
-            files.pop(key, None)
-            if value.startswith("@"):
-                files[key] = file_text(value[1:])
-            else:
-                texts[key] = value
-        return cls(given, texts, files)
-
-    def of(self, agent: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The input that it is to an agent that described itself so. Raises BadParameter."""
-        typed = {
-            key: value_given(text, f"-i {key}", agent and inputs.schema_of(agent, key), agent)
-            for key, text in self.pairs.items()
-        }
-        return {**self.whole, **typed, **self.files}
-
-
 def described(client: Client, ref: str, **which: Any) -> dict[str, Any] | None:
     """How the agent described itself, for what is typed as its input. None if that is not to be
     had: what is wrong with its name is said when it is to be started."""
@@ -213,46 +190,6 @@ def _offered(deployed: Mapping[str, Any], name: str | None) -> dict[str, Any] | 
     agents: list[dict[str, Any]] = deployed["agents"]
     wanted = name or deployed["default"]
     return next((each for each in agents if each["name"] == wanted), None)
-
-
-def _object(whole: str) -> dict[str, Any]:
-    text: str | bytes = whole
-    if whole == "-":
-        text = sys.stdin.buffer.read()
-    elif whole.startswith("@"):
-        text = file_text(whole[1:])
-    value = json_given(text, "--input")
-    if not isinstance(value, dict):
-        raise typer.BadParameter("--input must be a JSON object: the agent's parameters by name")
-    return value
-
-
-def json_given(text: str | bytes, option: str) -> Any:
-    """The value of an option that is JSON. Raises BadParameter."""
-    try:
-        return jsonvalues.read(text)
-    except jsonvalues.Refused as error:
-        raise typer.BadParameter(f"{option} {error}") from error
-    except ValueError as error:
-        raise typer.BadParameter(f"{option} is not valid JSON: {error}") from error
-
-
-def value_given(
-    text: str, option: str, schema: Any = None, agent: Mapping[str, Any] | None = None
-) -> Any:
-    """The value of an option that is JSON or else text, or as `schema` says, which is in that of
-    an agent. Raises BadParameter."""
-    try:
-        return schemas.from_text(text, schema, agent and agent.get("schema"))
-    except jsonvalues.Refused as error:
-        raise typer.BadParameter(f"{option}: {words.line(text, 40)} {error}") from error
-
-
-def file_text(name: str) -> str:
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"cannot read {name!r}: {error}") from error
 
 
 def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -> dict[str, Any]:

@@ -9,16 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import family
-from torpor.cli.agents import (
-    InputGiven,
-    deploy_now,
-    described,
-    file_text,
-    split_target,
-    value_given,
-)
+from torpor.cli.agents import deploy_now, described, split_target
 from torpor.cli.attach import attach
 from torpor.cli.host import connect
+from torpor.cli.inputs import InputGiven, file_text, value_given
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import say, show_json
 from torpor.client import Client

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import words
-from torpor.cli.agents import value_given
 from torpor.cli.host import connect
+from torpor.cli.inputs import value_given
 from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, table
 from torpor.model.errors import Invalid

@@ -103,6 +103,7 @@ def _facts(run: Object, now: float) -> Table:
     rows += [("model", words.used(each)) for each in run["models"]]
     if run["conversation"]:
         rows.append(("said", words.conversation(run["conversation"])))
+    rows += words.files(run["files"])
     for stream, share in run["output"].items():
         if share["printed"] > share["logged"]:
             rows.append((stream, f"{words.beyond(share)}: torpor logs RUN --stream {stream}"))

@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 import typer
 
 from torpor.cli import words
-from torpor.cli.agents import InputGiven, described, duration_s
+from torpor.cli.agents import described, duration_s
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
 from torpor.cli.host import connect
+from torpor.cli.inputs import InputGiven
 from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, table
 from torpor.client import Client
@@ -64,7 +65,7 @@ def add(
         "agent": agent,
         "cron": cron,
         "zone": zone,
-        "input": given.of(described(client, agent) if given.pairs else None),
+        "input": given.of(described(client, agent) if given.described else None),
         "jitter_s": duration_s(jitter, "--jitter") or 0.0,
         "overlap": overlap,
         "missed": missed,

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from torpor.cli import complete as shell
 from torpor.cli import words
-from torpor.cli.agents import json_given
 from torpor.cli.answering import find_wait, user
 from torpor.cli.filling import expected
+from torpor.cli.inputs import json_given
 from torpor.cli.options import Json
 from torpor.cli.question import told
 from torpor.cli.screen import facts, say, show, show_json, table

@@ -141,6 +141,16 @@ def beyond(share: Mapping[str, int]) -> str:
     return ", ".join(parts)
 
 
+def files(given: list[dict[str, Any]], most: int = 10) -> list[tuple[str, str]]:
+    """Rows for the files that a run was given."""
+    rows = [("file", f"{line(each['path'])}, {size(each['bytes'])}") for each in given[:most]]
+    left = given[most:]
+    if left:
+        total = size(sum(each["bytes"] for each in left))
+        rows.append(("file", f"and {len(left)} more, {total}: torpor show --json"))
+    return rows
+
+
 def used(told: Mapping[str, Any]) -> str:
     """`gpt-4.1: 12 calls, 3,400 tokens in, 500 out, $0.01, and 2 calls that did not tell`"""
     parts = [f"{told['model'] or 'unknown'}: {count(told['calls'], 'call')}", *figures(told)]

@@ -13,19 +13,20 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
 from torpor.client.transport import Broken, Response, Transport
 from torpor.model import errors, jsonvalues
-from torpor.model.errors import HostError, InternalError, Invalid, TorporError
+from torpor.model.errors import HostError, InternalError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
 from torpor.model.origins import seen_from_afar
 from torpor.model.paging import Page
 
 if TYPE_CHECKING:
+    from torpor.client.files import Given
     from torpor.model.agentfile import AgentSource
 
 # The server's heartbeat comes every 15 s: a stream that is silent for longer is dead.
@@ -166,11 +167,31 @@ class Client:
         agent: str | None,
         input: Object,
         id_key: str | None,
+        *,
+        files: Mapping[str, Given] | None = None,
         **start: Any,
     ) -> Object:
-        """`start`: as `torpor.model.starting.Start` has it, and `engine`."""
+        """`start`: as `torpor.model.starting.Start` has it, and `engine`. `files` are uploaded, and
+        are in the agent's working directory, by their paths in it, when it begins."""
         body = {"version": version, "agent": agent, "input": input, "id_key": id_key, **start}
+        if files:
+            body["files"] = {path: self.upload(given) for path, given in files.items()}
         return self._object("POST", "/runs", json=body)
+
+    def upload(self, given: Given) -> str:
+        """A file, or bytes, that a run is to be given: its digest, which names it. One that is
+        there already is not sent again."""
+        from torpor.client.files import Content
+
+        content = Content.of(given)
+        with suppress(NotFound):
+            return str(self._object("GET", f"/files/{content.digest}")["digest"])
+        sent = {
+            "body": content.pieces(),
+            "headers": {"content-length": str(content.size)},
+            "params": {"digest": content.digest},
+        }
+        return str(self._object("POST", "/files", timeout_s=None, **sent)["digest"])
 
     def upgrade(self, ref: str, version: str | None) -> Object:
         body = {"version": version}

@@ -22,10 +22,10 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from torpor.contextlog import schema
+from torpor.contextlog import entries, schema
 from torpor.contextlog.agents import get_agent
 from torpor.contextlog.deployments import Chosen, Preference, choose_current
-from torpor.contextlog.entries import BEGIN, IDENTITY, NewEntry, append, check_object
+from torpor.contextlog.entries import BEGIN, IDENTITY, NewEntry, append
 from torpor.contextlog.runs import NewRun, RunRow, get_run, insert_runs
 from torpor.contextlog.waits import FAILED, WaitRow, complete_wait, new_wait, waits_for
 from torpor.model.errors import CallerError, Conflict
@@ -71,7 +71,7 @@ def spawn(
                     raise Conflict(f"runs are nested {DEPTH_MAX} deep here, which is the most")
                 chosen = choose(data["own"], data["agent"])
                 check_input(chosen.agent, data["input"])
-                check_object(data["input"], "the input")
+                entries.check_input(data["input"])
                 start = Start(**data.get("start", {})).check()
             except CallerError as error:
                 said = {"type": type(error).__name__, "message": error.message}

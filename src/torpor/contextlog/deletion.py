@@ -5,6 +5,7 @@ the beginning of its origin's). Everything that is of the run alone goes with it
 
     the log, waits and notices, events, rows of model calls, snapshots and results (their files
     are the caller's: `Gone` names them), its key, tokens for it, its idempotency key
+    the files that it was given, but for those that another run has, too
     what it sent to models, but for what another run has sent too
 
 What stays are others' own words of it: a parent's result of a child, a fork's note of its origin.
@@ -37,7 +38,7 @@ from sqlalchemy import (
     update,
 )
 
-from torpor.contextlog import schema
+from torpor.contextlog import files, schema
 from torpor.contextlog.runs import RunRow, get_run
 from torpor.contextlog.store import touched
 from torpor.model.errors import Conflict
@@ -66,8 +67,8 @@ _runs, _lineage = schema.runs, schema.lineage
 
 @dataclass(frozen=True)
 class Gone:
-    """What the files of a run that was deleted are called; of results, the sealed ones, which are
-    nobody else's."""
+    """What the files of a run that was deleted are called; of results, and of the files that it
+    was given and no other run has, the sealed ones, which are nobody else's."""
 
     run: RunId
     manifests: frozenset[str]
@@ -146,10 +147,12 @@ def delete_run(c: Connection, ref: str, unused: Unused) -> Gone:
     """Delete the run, of which `unused` was marked. Raises NotFound, Conflict."""
     run = check(c, ref).id
     snapshots, values = schema.snapshots.c, schema.large_values.c
+    given = [row.name for row in files.forget_run(c, run) if row.wrapped is not None]
+    results = c.scalars(select(values.name).where(values.run == run, values.sealed))
     gone = Gone(
         run,
         frozenset(c.scalars(select(snapshots.manifest).where(snapshots.run == run))),
-        frozenset(c.scalars(select(values.name).where(values.run == run, values.sealed))),
+        frozenset({*results, *given}),
     )
     c.execute(insert(schema.deleting), [{"run": run}])
     for table, column in _OF_RUN:

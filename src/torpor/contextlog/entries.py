@@ -47,16 +47,18 @@ from torpor.contextlog.store import count_appended, touched
 from torpor.model import jsonvalues
 from torpor.model.errors import CallerError, Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.model.ids import Epoch, OpId, RunId, Seq
+from torpor.model.jsonvalues import ENTRY_BYTES_MAX
 from torpor.model.paging import PAGE_BYTES_MAX, Page
 from torpor.model.states import FINAL
 
-ENTRY_BYTES_MAX = 1024 * 1024
 BODY_CHARS_MAX = 16 * 1024 * 1024
 
 BEGIN, END, AGAIN = "op.begin", "op.end", "op.again"
 SUPERSEDED = "log.superseded"
 IDENTITY = ("kind", "name", "digest", "at", "side", "hint")
 _NO_SPACES = (",", ":")
+_HINT = "Keep large data in a file and record its name."
+_INPUT_HINT = "Give what is large as a file of the run: torpor run --file, or a parameter Path."
 _OUTCOME = ("ok", "value", "error", "blob")
 # In doubt they may happen again. Begun again they do, but for model calls (`control.calls`).
 DONE_AGAIN = ("step", "model", "read", "context", "artifact")
@@ -88,8 +90,14 @@ class EntryRow:
         return dict(vars(self))
 
 
-def check_object(data: object, what: str) -> str:
-    """`data` as JSON. Raises Invalid unless it is an object that fits into one entry (rule 13)."""
+def check_input(data: object) -> str:
+    """A run's input, as `check_object`."""
+    return check_object(data, "the input", _INPUT_HINT)
+
+
+def check_object(data: object, what: str, hint: str = _HINT) -> str:
+    """`data` as JSON. Raises Invalid unless it is an object that fits into one entry (rule 13);
+    `hint` says what to do with one that is too large."""
     if not isinstance(data, Mapping):
         raise Invalid(f"{what} must be a JSON object, not {type(data).__name__}")
     try:
@@ -99,7 +107,7 @@ def check_object(data: object, what: str) -> str:
     if len(text) > ENTRY_BYTES_MAX:
         raise Invalid(
             f"{what} takes {len(text):,} bytes as JSON; at most {ENTRY_BYTES_MAX:,} are taken",
-            hint="Keep large data in a file and record its name.",
+            hint=hint,
         )
     return text
 

@@ -30,6 +30,7 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 from torpor.contextlog import calls, events, lineage, schema
 from torpor.contextlog.agents import find_agent
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_result
+from torpor.contextlog.files import share
 from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import Part
 from torpor.contextlog.news import Claimable, Due
@@ -130,6 +131,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
         ],
     )
     lineage.write(c, run, parts)
+    share(c, origin.id, run)
     if base is not None and base.run is not None and (key := find_key(c, base.run)) is not None:
         put_key(c, run, rewrap(base.run, key, run))
     for seq, entry in replaced.items():

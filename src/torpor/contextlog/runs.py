@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -34,10 +34,12 @@ from torpor.contextlog.entries import (
     NewEntry,
     append,
     begin_logs,
+    check_input,
     check_object,
     journal_holds,
     refusal,
 )
+from torpor.contextlog.files import files_of, take
 from torpor.contextlog.news import CancelRequested, Claimable, Due
 from torpor.contextlog.queues import ensure_queues
 from torpor.contextlog.refs import resolve
@@ -155,20 +157,23 @@ def create_run(
     start: Start = AT_ONCE,
     after: RunId | None = None,
     schedule: str | None = None,
+    files: Mapping[str, str] | None = None,
     now: float,
 ) -> RunRow:
-    """Queue a run. With an `id_key` that was used before, the run that it made is given, unless
-    that was too long ago (`Start.id_key_for_s`). With `after` it starts when that one has ended.
+    """Queue a run, which has `files`: path → digest (`contextlog.files`). With an `id_key` that was
+    used before, the run that it made is given, unless that was too long ago
+    (`Start.id_key_for_s`). With `after` it starts when that one has ended.
 
-    Raises NotFound (no such agent), Invalid (rule 13), Conflict (the key made another run).
+    Raises NotFound (no such agent or file), Invalid (rule 13), Conflict (the key made another run).
     """
-    check_object(input, "the input")
+    check_input(input)
     if id_key is not None:
         if not 1 <= len(id_key) <= ID_KEY_MAX:
             raise Invalid(f"an id key has 1 to {ID_KEY_MAX} characters, not {len(id_key)}")
         made = made_with(c, id_key)
         if made is not None and (made.id_key_until is None or now < made.id_key_until):
-            return _same(made, version, agent, input, start.env)
+            had = {each.path: each.digest for each in files_of(c, made.id)}
+            return _same(made, version, agent, input, start.env, had == (files or {}))
         if made is not None:
             c.execute(update(_runs).where(_runs.c.id == made.id).values(id_key=None))
     known = find_agent(c, version)
@@ -183,8 +188,10 @@ def create_run(
         start=start.check(),
         after=after,
         schedule=schedule,
+        files=files or {},
     )
     insert_runs(c, [new], now)
+    take(c, new.id, new.files)
     return _exactly(c, new.id)
 
 
@@ -207,6 +214,7 @@ class NewRun:
     start: Start = AT_ONCE
     after: RunId | None = None
     schedule: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def queue(self) -> str:
@@ -261,7 +269,8 @@ def insert_runs(c: Connection, several: Sequence[NewRun], now: float) -> None:
 def _created(run: NewRun) -> dict[str, Any]:
     told = {"version": run.version.version, "agent": run.agent, "engine": run.version.engine}
     names = sorted(run.start.env) or None
-    also = {"parent": run.parent, "schedule": run.schedule, "env": names}
+    also: dict[str, Any] = {"parent": run.parent, "schedule": run.schedule, "env": names}
+    also["files"] = dict(run.files) or None
     known = {key: value for key, value in also.items() if value is not None}
     return {**told, "input": run.input, **known}
 
@@ -520,15 +529,21 @@ def _same(
     agent: str | None,
     input: Mapping[str, Any],
     env: Mapping[str, str],
+    same_files: bool,
 ) -> RunRow:
-    if (made.version, made.agent, made.input) != (version, agent, input):
-        raise Conflict(
-            f"the id key {made.id_key!r} has made run {made.id}, of another agent or input",
-            hint="Give a new key for a new run.",
+    other = [
+        what
+        for what, same in (
+            ("of another agent", (made.version, made.agent) == (version, agent)),
+            ("with another input", made.input == input),
+            ("with other environment variables", made.env == env),
+            ("with other files", same_files),
         )
-    if made.env != env:
+        if not same
+    ]
+    if other:
         raise Conflict(
-            f"the id key {made.id_key!r} has made run {made.id}, with other environment variables",
+            f"the id key {made.id_key!r} has made run {made.id}, {other[0]}",
             hint="Give a new key for a new run.",
         )
     return made

@@ -495,6 +495,26 @@ large_values = Table(
     Column("name", String, nullable=False),  # of its file
 )
 
+# Contents of runs' files, each once, and which run has which where; see `contextlog.files`.
+files = Table(
+    "files",
+    metadata,
+    Column("digest", _Id, primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("name", String, nullable=False),  # of its file
+    Column("wrapped", LargeBinary),  # its key; null: it is in the clear
+    Column("spared_until", Double),  # though no run has it; null: one has had it
+)
+
+run_files = Table(
+    "run_files",
+    metadata,
+    Column("run", _Id, ForeignKey("runs.id"), primary_key=True),
+    Column("path", String, primary_key=True),
+    Column("digest", _Id, ForeignKey("files.digest"), nullable=False),
+    Index("run_files_by_digest", "digest"),
+)
+
 # See `torpor.contextlog.access`: digests of secrets, never these.
 api_keys = Table(
     "api_keys",

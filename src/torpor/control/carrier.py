@@ -88,8 +88,9 @@ class Carrier(Protocol):
         """Bring it to its senses (rule 8). An agent that had started goes on, with the results
         that the log holds past its origin. Raises GuestError."""
 
-    def start(self, epoch: Epoch, row: RunRow, journal: Journal) -> None:
-        """Have an agent that had not started begin, and replay `journal`."""
+    async def start(self, epoch: Epoch, row: RunRow, journal: Journal) -> None:
+        """Have an agent that had not started begin, with the run's files in its working directory,
+        and replay `journal`. Raises TorporError, OSError."""
 
     async def woken(self) -> None:
         """The agent is at work: what can be learned or got ready for the next time, is now, if the

@@ -225,7 +225,7 @@ class Driver:
         up = {"resume_ms": round(resume_ms, 1), "snapshot": self.snapshot, "warm": live.warm}
         await self._pen.note("machine.up", **up, broker=self.calls.broker)
         if not started:
-            live.start(self.epoch, self.row, journal)
+            await live.start(self.epoch, self.row, journal)
         await self._ask_again()
         self._learning.spawn(live.woken())
         self.doing = "running"

@@ -19,6 +19,7 @@ from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.onmachines import MachineCarriers
 from torpor.control.onprocesses import ProcessCarriers
+from torpor.control.runfiles import RunFiles
 from torpor.control.scheduler import Scheduler
 from torpor.control.values import Values
 from torpor.engine.qemu.engine import QemuEngine
@@ -60,6 +61,7 @@ class Engines:
         blobs: SnapshotStore,
         keys: Keys,
         values: Values,
+        files: RunFiles,
         metrics: Metrics,
         on_end: Callable[[], None],
     ) -> None:
@@ -70,7 +72,8 @@ class Engines:
         self.scheduler: Scheduler | None = None  # once any engine is
         self.model: Model | None = None
         self._home, self._store, self._blobs, self._keys = home, store, blobs, keys
-        self._values, self._metrics, self._on_end = values, metrics, on_end
+        self._values, self._files = values, files
+        self._metrics, self._on_end = metrics, on_end
         self.leaving = False  # the server is about to stop: nothing is made ready any more
         self._processes: ProcessCarriers | None = None
         # One is not kept waiting by another, whose image may just be built.
@@ -97,7 +100,7 @@ class Engines:
         async with self._readying[PROCESS]:
             if self._processes is None:
                 self._check_staying()
-                processes = ProcessCarriers(self._home, self._store)
+                processes = ProcessCarriers(self._home, self._store, self._files)
                 await processes.tidy()
                 await (await self._ready_scheduler()).serve(PROCESS, processes)
                 self._processes = processes
@@ -139,7 +142,7 @@ class Engines:
         pager, scheduler = await asyncio.gather(ensure_pager(self._home), self._ready_scheduler())
         machines = Machines(self._home, self._blobs, QemuEngine(self.probe), image, pager)
         await machines.tidy()
-        await scheduler.serve(QEMU, MachineCarriers(machines, self._store))
+        await scheduler.serve(QEMU, MachineCarriers(machines, self._store, self._files))
         return machines
 
     async def _ready_scheduler(self) -> Scheduler:

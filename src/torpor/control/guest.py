@@ -26,6 +26,9 @@ _SETTLE_S = 0.005
 # How often a machine on a full disk tries to go on; and it does if it stands for so long not again.
 STALL_RETRY_S = 1.0
 STALL_OVER_S = 0.5
+# Of a run's file, a frame of the link carries so much; and so much may be under way.
+FILE_FRAME_BYTES = 60 << 10
+FILE_AHEAD_BYTES = 4 << 20
 _INT = struct.Struct("i")
 
 
@@ -53,6 +56,16 @@ class Guest(Conversation):
     def send_files(self, tar: bytes) -> None:
         self.link.send(FILES, tar)
         self._to_write.set()
+
+    async def send_file(self, piece: bytes) -> None:
+        """Some of the bytes of a file that was announced, as fast as the machine takes them. Raises
+        GuestError."""
+        for at in range(0, len(piece), FILE_FRAME_BYTES):
+            self.link.send(FILES, piece[at : at + FILE_FRAME_BYTES])
+            self._to_write.set()
+        await self.room(FILE_AHEAD_BYTES)
+        if self.broken is not None:
+            raise self.broken
 
     async def room(self, ahead_bytes: int) -> None:
         while self.link.unacked >= ahead_bytes and self.broken is None:

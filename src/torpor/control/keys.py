@@ -2,9 +2,10 @@
 
     host.key   32 random bytes in the data directory, made once. Lost: all sealed snapshots are.
     run_keys   a key a run (`torpor.contextlog.keys`): 32 random bytes, made for its first snapshot
+    files      a key for each content of runs' files (`torpor.contextlog.files`)
 
 A wrapped key is a salt, then the key sealed with what `torpor.snapshot.seal` derives from the
-host's key and that salt; the run's id is authenticated along, so no row passes for another's.
+host's key and that salt; whose it is is authenticated along, so no row passes for another's.
 
 Secrets of public links and of webhooks are derived from the host's key, too, and so kept nowhere.
 
@@ -27,8 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
+from sqlalchemy import Connection
 
 from torpor.contextlog import keys
+from torpor.contextlog.files import FileRow, any_file_key
 from torpor.contextlog.forks import Rewrap
 from torpor.contextlog.store import LogStore
 from torpor.model.errors import Conflict, Damaged, HostError, Invalid, Missing
@@ -57,21 +60,27 @@ def switched_on(environment: Mapping[str, str] = os.environ) -> bool:
             raise Invalid(f"{SWITCH}={other} means nothing", hint="It is on or off; on if unset.")
 
 
-def wrap(host: Key, run: RunId, key: Key) -> bytes:
+def wrap(host: Key, owner: str, key: Key) -> bytes:
+    """`owner`: a run, or the file of a run (`of_file`)."""
     salt = new_salt()
-    return salt + host.sealer(_PURPOSE, salt).seal(0, key.secret, run.encode())
+    return salt + host.sealer(_PURPOSE, salt).seal(0, key.secret, owner.encode())
 
 
-def unwrap(host: Key, run: RunId, wrapped: bytes) -> Key:
+def unwrap(host: Key, owner: str, wrapped: bytes) -> Key:
     """Raises Damaged."""
     salt, sealed = wrapped[:SALT_BYTES], wrapped[SALT_BYTES:]
     try:
-        return Key(host.sealer(_PURPOSE, salt).open(0, sealed, run.encode()))
+        return Key(host.sealer(_PURPOSE, salt).open(0, sealed, owner.encode()))
     except InvalidTag as error:
         raise Damaged(
-            f"the key of {run} does not open: it was changed, or wrapped by another host's key",
-            hint="Its sealed snapshots cannot be read; restore the database from a copy.",
+            f"the key of {owner} does not open: it was changed, or wrapped by another host's key",
+            hint="What it seals cannot be read; restore the database from a copy.",
         ) from error
+
+
+def of_file(digest: str) -> str:
+    """Whose key it is that seals a file of runs with this content."""
+    return f"file {digest}"
 
 
 class Keys:
@@ -85,7 +94,7 @@ class Keys:
     async def check(self) -> None:
         """Open the host's key; make it if nothing needs one yet. Raises Missing when it is gone,
         HostError when it is not the one that is needed."""
-        if self._on or await self._store.read(keys.any_key) is not None:
+        if self._on or await self._store.read(_any_key) is not None:
             await self._open_host()
 
     async def find(self, run: RunId) -> Key | None:
@@ -105,6 +114,23 @@ class Keys:
         key = Key.new()
         return RunKey(key, wrap(await self._open_host(), run, key))
 
+    async def of_new_file(self) -> Key | None:
+        """What the content of a file that runs may have is to be sealed with. Raises as `check`."""
+        if not self._on:
+            return None
+        await self._open_host()
+        return Key.new()
+
+    async def wrapped_for(self, digest: str, key: Key) -> bytes:
+        """The key of that file, to be recorded with it. Raises as `check`."""
+        return wrap(await self._open_host(), of_file(digest), key)
+
+    async def of_known_file(self, file: FileRow) -> Key | None:
+        """None: it is in the clear. Raises as `find`."""
+        if file.wrapped is None:
+            return None
+        return unwrap(await self._open_host(), of_file(file.digest), file.wrapped)
+
     async def wrapped(self, run: RunId, key: Key) -> bytes:
         """The key of a run that comes from elsewhere, to be recorded with it. Raises as `find`."""
         return wrap(await self._open_host(), run, key)
@@ -117,18 +143,18 @@ class Keys:
         """What wraps a run's key for a fork of it, which then has it for itself: runs that share
         layers share a key, and each destroys its own copy of that when it needs it no more. To
         be called in the transaction that makes the fork. Raises as `check`."""
-        if not self._on and await self._store.read(keys.any_key) is None:
+        if not self._on and await self._store.read(_any_key) is None:
             return _never
         host = await self._open_host()
         return lambda owner, wrapped, fork: wrap(host, fork, unwrap(host, owner, wrapped))
 
     async def _open_host(self) -> Key:
         if self._host is None:
-            wrapped = await self._store.read(keys.any_key)
+            wrapped = await self._store.read(_any_key)
             self._host = await asyncio.to_thread(self._read_host, wrapped)
         return self._host
 
-    def _read_host(self, wrapped: tuple[RunId, bytes] | None) -> Key:
+    def _read_host(self, wrapped: tuple[str, bytes] | None) -> Key:
         if wrapped is None:
             _make(self.path)
         try:
@@ -153,6 +179,14 @@ class Keys:
                     hint="Put back the one that belongs to this data directory.",
                 ) from error
         return host
+
+
+def _any_key(c: Connection) -> tuple[str, bytes] | None:
+    """One of the keys that the host's wraps, and whose it is."""
+    if (of_run := keys.any_key(c)) is not None:
+        return of_run
+    file = any_file_key(c)
+    return None if file is None or file.wrapped is None else (of_file(file.digest), file.wrapped)
 
 
 def _never(owner: RunId, wrapped: bytes, fork: RunId) -> bytes:

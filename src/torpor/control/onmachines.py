@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -20,12 +20,14 @@ from torpor.control.carrier import Journal, Origin
 from torpor.control.conversation import Conversation
 from torpor.control.loading import host_memory_mib, logged, source_from
 from torpor.control.machines import Captured, Live, Machines
+from torpor.control.runfiles import RunFiles
 from torpor.control.taken import Taken
 from torpor.control.templates import keep_template, make_template
 from torpor.control.thaw import say_journal, thaw
 from torpor.control.warm import Base
 from torpor.model.errors import TorporError
 from torpor.model.ids import AgentVersion, Epoch, RunId
+from torpor.model.runfiles import RunFile
 from torpor.pager.launch import ensure_pager
 from torpor.policy import freeze
 from torpor.policy.admission import machines_max
@@ -43,9 +45,10 @@ class MachineCarriers:
 
     terms = freeze.MACHINE
 
-    def __init__(self, machines: Machines, store: LogStore) -> None:
+    def __init__(self, machines: Machines, store: LogStore, files: RunFiles) -> None:
         self._machines = machines
         self._store = store
+        self._files = files
         self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
         self._alive: set[MachineCarrier] = set()
 
@@ -77,6 +80,7 @@ class MachineCarriers:
         carrier = MachineCarrier(
             self._machines,
             live,
+            self._files,
             origin.row.id,
             lambda: self._get_ready(live, version),
             self._alive.discard,
@@ -128,11 +132,13 @@ class MachineCarrier:
         self,
         machines: Machines,
         live: Live,
+        files: RunFiles,
         run: RunId,
         get_ready: Callable[[], Awaitable[None]],
         gone: Callable[[MachineCarrier], None],
     ) -> None:
         self._machines = machines
+        self._files = files
         self._run = run
         self._get_ready = get_ready
         self._gone = gone
@@ -164,11 +170,18 @@ class MachineCarrier:
     async def thaw(self, run: RunId, epoch: Epoch, *, started: bool, journal: Journal) -> None:
         await thaw(self.live.guest, run, epoch, started=started, journal=journal)
 
-    def start(self, epoch: Epoch, row: RunRow, journal: Journal) -> None:
+    async def start(self, epoch: Epoch, row: RunRow, journal: Journal) -> None:
         guest = self.live.guest
+        await self._files.lay(row.id, self._put)
         last = say_journal(guest, journal)
         told = {"run": row.id, "epoch": epoch, "agent": row.agent, "input": row.input}
         guest.say("start", **told, env=row.env, journal=last)
+
+    async def _put(self, file: RunFile, content: Iterator[bytes]) -> None:
+        guest = self.live.guest
+        guest.say("file", path=file.path, bytes=file.bytes)
+        while (piece := await asyncio.to_thread(next, content, None)) is not None:
+            await guest.send_file(piece)
 
     async def woken(self) -> None:
         try:

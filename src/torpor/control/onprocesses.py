@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -37,6 +38,7 @@ from torpor.control.loading import (
 )
 from torpor.control.pool import Spares
 from torpor.control.processguest import ProcessGuest
+from torpor.control.runfiles import RunFiles, write_below
 from torpor.engine.process.agent import Agent, Program
 from torpor.image.deps import HOST_PYTHON, check_python, ensure_modules
 from torpor.image.publish import Workspace, build_once
@@ -44,6 +46,7 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Invalid
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, Epoch, RunId
+from torpor.model.runfiles import RunFile
 from torpor.policy import freeze
 from torpor.policy.admission import machines_max
 
@@ -78,9 +81,10 @@ class ProcessCarriers:
 
     terms = freeze.PROCESS
 
-    def __init__(self, home: Home, store: LogStore) -> None:
+    def __init__(self, home: Home, store: LogStore, files: RunFiles) -> None:
         self._home = home
         self._store = store
+        self.files = files
         self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
         self._programs: dict[AgentVersion, Program] = {}
         self._spares: Spares[AgentVersion, _Ready] = Spares()
@@ -199,7 +203,13 @@ class ProcessCarrier:
     async def thaw(self, run: RunId, epoch: Epoch, *, started: bool, journal: Journal) -> None:
         """It is new, with its own random numbers and the host's clock."""
 
-    def start(self, epoch: Epoch, row: RunRow, journal: Journal) -> None:
+    async def start(self, epoch: Epoch, row: RunRow, journal: Journal) -> None:
+        work = self._files[0] / "work"
+
+        async def put(file: RunFile, content: Iterator[bytes]) -> None:
+            await asyncio.to_thread(write_below, work, file, content)
+
+        await self._carriers.files.lay(row.id, put)
         rest = list(journal)
         while len(rest) > JOURNAL_PART_RECORDS:
             part, rest = rest[:JOURNAL_PART_RECORDS], rest[JOURNAL_PART_RECORDS:]

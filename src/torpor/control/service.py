@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -33,6 +33,7 @@ from torpor.contextlog import (
 )
 from torpor.contextlog.conversation import spoken
 from torpor.contextlog.deployments import Chosen, Preference
+from torpor.contextlog.files import files_of
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.totals import totals
@@ -55,6 +56,7 @@ from torpor.control.machines import Machines
 from torpor.control.metrics import Metrics, Moment
 from torpor.control.processes import stop_processes
 from torpor.control.queueing import Queueing
+from torpor.control.runfiles import RunFiles
 from torpor.control.scheduler import Scheduler
 from torpor.control.schedules import Schedules
 from torpor.control.storage import Storage
@@ -86,6 +88,7 @@ class Service:
         self._blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
         self._keys = Keys(home, store, on=switched_on())
         self._values = Values(self._blobs.blobs, home.run, store, self._keys)
+        self.files = RunFiles(self._blobs.blobs, store, self._keys)
         self._metrics = Metrics()
         self._storage = Storage(store, self._blobs, self._keys, self._metrics)
         self.deleting = Deleting(home, store, self._storage)
@@ -103,6 +106,7 @@ class Service:
             self._blobs,
             self._keys,
             self._values,
+            self.files,
             self._metrics,
             self._storage.run_ended,
         )
@@ -248,10 +252,13 @@ class Service:
         start: Start = AT_ONCE,
         *,
         engine: str | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Of this version of an agent; or of the current one for `engine`, by the agent's name."""
+        """Of this version of an agent; or of the current one for `engine`, by the agent's name.
+        `files`: path → digest of what was uploaded."""
         chosen = await self._store.read(lambda c: _chosen(c, version, agent, engine))
         await asyncio.to_thread(check_input, chosen.agent, input)
+        await self.files.check(chosen.row, files or {})
         row = await self._store.write(
             lambda c: runs.create_run(
                 c,
@@ -260,6 +267,7 @@ class Service:
                 input=input,
                 id_key=id_key,
                 start=start,
+                files=files,
                 now=time.time(),
             )
         )
@@ -326,6 +334,7 @@ class Service:
                 "bytes": sum(snapshot.bytes for snapshot in taken),
                 "template_bytes": agents.get_agent(c, row.version).template_bytes,
                 "cycles": entries.count_entries(c, row.id, "run.resumed"),
+                "files": [each.to_json() for each in files_of(c, row.id)],
                 "output": Beside(self._home.output).shares(c, row.id),
                 "forked": forks.forked(c, row),
                 "models": [each._asdict() for each in calls.used(c, row.id)],

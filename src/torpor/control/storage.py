@@ -4,6 +4,7 @@ Two steps, so that nothing is removed that may still be wanted. *Reclaim* is a t
 what the policy does not keep (`torpor.policy.retention`) is marked in the log, and no run is
 restored from it any more; the key of an ended run that keeps nothing is destroyed. *Collect*
 (`torpor.snapshot.gc`) then removes the files that nothing live reaches, after a grace period.
+Files of runs are the same: forgotten in the transaction where no run has them any more.
 
 That happens now and then, some time after runs have ended, and when somebody asks.
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import agents, runs, snapshots
+from torpor.contextlog import agents, files, runs, snapshots
 from torpor.contextlog.keys import destroy_unused_keys
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import LiveRow, SnapshotRow
@@ -113,7 +114,7 @@ class Storage:
             swept = await asyncio.to_thread(
                 gc.collect, self._blobs, plan.roots, before=now - GRACE_S, dry_run=dry_run
             )
-            named = await self._store.read(value_names)
+            named = await self._store.read(lambda c: _named(c, now))
             values = await asyncio.to_thread(
                 collect_values, self._blobs.blobs, named, before=now - GRACE_S, dry_run=dry_run
             )
@@ -137,7 +138,7 @@ class Storage:
         """Remove the files of a run that was deleted, as far as they are nobody else's."""
         async with self._collecting:
             live, named = await self._store.read(
-                lambda c: (snapshots.live_snapshots(c), value_names(c))
+                lambda c: (snapshots.live_snapshots(c), _named(c, 0.0))
             )
             roots = frozenset(row.manifest for row in live)
             await asyncio.to_thread(gc.remove, self._blobs, manifests, roots)
@@ -223,11 +224,17 @@ class Storage:
         return await self._store.read(read)
 
 
-def _reclaim(c: Connection, now: float) -> tuple[_Plan, list[RunId]]:
-    """What was planned, and the runs whose keys were destroyed, as nothing is left to open."""
+def _reclaim(c: Connection, now: float) -> tuple[_Plan, bool]:
+    """What was planned, and whether keys were destroyed, as nothing is left to open."""
     plan = _plan(c, now)
     snapshots.reclaim(c, [row.id for row in plan.reclaimed], now)
-    return plan, destroy_unused_keys(c)
+    dropped = files.drop_unneeded(c, now)
+    return plan, bool(destroy_unused_keys(c)) or any(row.wrapped for row in dropped)
+
+
+def _named(c: Connection, now: float) -> frozenset[str]:
+    """The values that stay: results, and files of runs."""
+    return value_names(c) | files.file_names(c, now)
 
 
 def _plan(c: Connection, now: float) -> _Plan:

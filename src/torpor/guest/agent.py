@@ -176,3 +176,10 @@ def describe_exit(status: int, cgroup: Cgroup | None) -> dict[str, Any]:
         "signal": -code if code < 0 else None,
         "oom": killed,
     }
+
+
+def exit_text(exited: dict[str, Any]) -> str:
+    """Of an `exited` message, while the file was imported, in words."""
+    how = f"signal {exited['signal']}" if exited["code"] is None else f"exit code {exited['code']}"
+    why = "; it used all of the machine's memory" if exited["oom"] else ""
+    return f"the agent's process ended with {how} while its file was imported{why}"

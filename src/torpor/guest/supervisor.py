@@ -36,13 +36,14 @@ from collections.abc import Callable
 from typing import Any
 
 from torpor.guest import boot
-from torpor.guest.agent import READ_BYTES, AgentProcess, Program, describe_exit
+from torpor.guest.agent import READ_BYTES, AgentProcess, Program, describe_exit, exit_text
 from torpor.guest.commands import Commands
 from torpor.guest.freshen import freshen_kernel, set_clock
 from torpor.guest.gateway import Gateway
 from torpor.guest.held import FRESH, HELD, SEED_BYTES
 from torpor.guest.models import Models
 from torpor.guest.port import HostGone, Port
+from torpor.guest.runfiles import Arriving
 from torpor.guest.settings import Settings
 from torpor.guest.unpack import unpack
 from torpor.model.errors import Invalid, TorporError
@@ -83,7 +84,7 @@ class Supervisor:
         self._models = Models(self._send)
         self._gateway = Gateway(self._selector, settings.model_port, self._models.request)
         self._commands = Commands(settings, self._selector, self._send)
-        self._files = bytearray()
+        self._files = Arriving(settings)
         self._agent: AgentProcess | None = None
         self._agent_watched: dict[int, Callable[[int], None]] = {}  # by fd: what may be paused
         self._paused = False
@@ -101,6 +102,7 @@ class Supervisor:
         self._agent_status = self._status
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
             "load": self._load,
+            "file": self._files.announce,
             "start": self._start,
             "journal": self._take_journal,
             "thaw": self._thaw,
@@ -207,7 +209,7 @@ class Supervisor:
 
     def _received(self, received: Received) -> None:
         if received.channel == FILES:
-            self._files += received.message
+            self._files.take(received.message)
             return
         try:
             message = messages.decode(received.message, messages.FROM_HOST)
@@ -229,13 +231,13 @@ class Supervisor:
             raise Invalid("an agent is loaded already")
         settings = self._settings
         try:
-            unpack(bytes(self._files), settings.app, settings.uid)
+            unpack(bytes(self._files.tar), settings.app, settings.uid)
             program = Program(message["entry"], message["deps"], message.get("env", {}))
             agent = AgentProcess(settings, program, self._gateway.port)
         except (Invalid, OSError) as error:
             self._say("load_failed", error=str(error), traceback="")
             return
-        self._files.clear()
+        self._files.tar.clear()
         self._agent = agent
         self._commands.program, self._commands.cgroup = program, agent.cgroup
 
@@ -268,6 +270,11 @@ class Supervisor:
         message["journal"] = self._journal_for_agent(message["journal"])
         self._commands.env = message.get("env", {})
         self._models.open()
+        if problem := self._files.problem:
+            self._ended = True
+            error = messages.error("OSError", problem)
+            self._say("failed", **error, traceback=None, cancelled=False)
+            return
         if self._agent is not None:
             # Not as a message: it was checked in parts, and may be longer than one.
             self._agent.say_line(json.dumps(message).encode())
@@ -411,7 +418,7 @@ class Supervisor:
             self._ended = True
             exited = describe_exit(status, agent.cgroup)
             if self._importing:
-                self._say("load_failed", error=_exit_text(exited), traceback="")
+                self._say("load_failed", error=exit_text(exited), traceback="")
             else:
                 self._say("exited", **exited)
         if self._phase is Phase.PREPARING:
@@ -562,12 +569,6 @@ class Supervisor:
         deferred, self._deferred = self._deferred, []
         for message in deferred:
             self._handlers[message["t"]](message)
-
-
-def _exit_text(exited: dict[str, Any]) -> str:
-    how = f"signal {exited['signal']}" if exited["code"] is None else f"exit code {exited['code']}"
-    why = "; it used all of the machine's memory" if exited["oom"] else ""
-    return f"the agent's process ended with {how} while its file was imported{why}"
 
 
 def _complain(text: str) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 DEPTH_MAX = 64  # levels of lists and objects
 ENTRY_DEPTH_MAX = DEPTH_MAX + 8  # of what values are wrapped in: an entry of the log, a body
 MESSAGE_DEPTH_MAX = DEPTH_MAX + 16  # of what these are wrapped in: a journal in a message
+ENTRY_BYTES_MAX = 1024 * 1024  # of one entry of the log; so an input, an answer, a result
 INT_DIGITS_MAX = 4300  # as Python's own limit is, which a program may switch off
 
 _NO_NUMBER = "holds NaN, infinity or a number too large for JSON readers"

@@ -80,7 +80,23 @@ def words(schema: Any, root: Any) -> str:
     return " or ".join(dict.fromkeys(told))
 
 
+def takes_file(schema: Any, root: Any) -> str | None:
+    """As what a parameter takes a file: "path", "bytes" or "text"; None: anything goes."""
+    found = list(arms(schema, root))
+    if any(arm.get("format") in ("path", "file-path") for arm in found):
+        return "path"
+    if any(_is_bytes(arm) for arm in found):
+        return "bytes"
+    return "text" if words(schema, root) else None
+
+
+def _is_bytes(arm: Mapping[str, Any]) -> bool:
+    return isinstance(known := arm.get("properties"), dict) and "$bytes" in known
+
+
 def _arm(arm: Mapping[str, Any], root: Any) -> str:
+    if _is_bytes(arm):
+        return "bytes"
     if isinstance(options := arm.get("enum"), list):
         shown = [_called(each) for each in options[:_OPTIONS_MAX]]
         more = ["…"] if len(options) > _OPTIONS_MAX else []

@@ -30,7 +30,8 @@ from pathlib import PurePath
 from typing import Any, Union
 
 from torpor.model import durations
-from torpor.model.errors import Part
+from torpor.model.errors import Invalid, Part
+from torpor.model.runfiles import FILE, INPUT_BYTES_MAX, check_path
 from torpor.sdk import values
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -350,10 +351,29 @@ def _duration(value: Any) -> datetime.timedelta:
 
 
 def _bytes(value: Any) -> bytes:
+    if isinstance(value, dict) and value.keys() == {FILE}:
+        return _content(value[FILE])
     given = values.unpack(value)
     if not isinstance(given, bytes):
-        raise Misfit(Part((), f'{_shown(value)} is not {{"$bytes": base64}}'))
+        raise Misfit(
+            Part((), f'{_shown(value)} is not {{"$bytes": base64}}, nor {{"{FILE}": path}}')
+        )
     return given
+
+
+def _content(path: Any) -> bytes:
+    """Of a file of the run: its agent begins where they are."""
+    try:
+        with open(check_path(_a(str, path)), "rb") as file:  # noqa: PTH123
+            content = file.read(INPUT_BYTES_MAX + 1)
+    except Invalid as error:
+        raise Misfit(Part((), error.message)) from None
+    except OSError as error:
+        raise Misfit(Part((), f"the run has no file {path!r}: {error.strerror}")) from None
+    if len(content) > INPUT_BYTES_MAX:
+        said = f"{path} has more than {INPUT_BYTES_MAX:,} bytes; annotate the parameter Path"
+        raise Misfit(Part((), said))
+    return content
 
 
 def _null(value: Any) -> None:
@@ -378,7 +398,13 @@ _PLAIN: dict[Any, Kind] = {
     float: Kind({"type": "number"}, _float),
     str: Kind({"type": "string"}, lambda value: _a(str, value)),
     bytes: Kind(
-        {"type": "object", "properties": {"$bytes": {"type": "string"}}, "required": ["$bytes"]},
+        {
+            "type": "object",
+            "properties": {"$bytes": {"type": "string"}, FILE: {"type": "string"}},
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        },
         _bytes,
     ),
     datetime.datetime: _text("date-time", datetime.datetime.fromisoformat, "a date and time"),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 
-from torpor.blobs.local import LocalBlobs
+from torpor.blobs.local import Blob, Draft, LocalBlobs
 from torpor.model.errors import Damaged
 from torpor.snapshot.seal import SALT_BYTES, TAG_BYTES, Key, new_salt
 
@@ -115,6 +115,49 @@ class Incoming:
         self._size += len(begin) + len(sealed)
         self._parts += 1
         del self._held[: len(chunk)]
+
+
+class Deposit:
+    """A value that comes in pieces, written where it is to be stored; a full disk ends it. Blocks;
+    raises Exhausted, HostError."""
+
+    def __init__(self, draft: Draft, key: Key | None) -> None:
+        self.bytes = 0
+        self._draft, self._key = draft, key
+        self._digest = blake3()
+        self._held = bytearray()
+        self._parts = 0
+        self._sealer = None
+        if key is not None:
+            salt = new_salt()
+            self._sealer = key.sealer(_PURPOSE, salt)
+            draft.write([salt])
+
+    def write(self, data: bytes) -> None:
+        self.bytes += len(data)
+        self._digest.update(data)
+        self._held += data
+        while len(self._held) >= CHUNK:
+            self._keep(bytes(self._held[:CHUNK]))
+            del self._held[:CHUNK]
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    def store(self, blobs: LocalBlobs) -> Kept:
+        """All of it is there: it is durable when this returns."""
+        # One that is empty and in the clear needs a file, too.
+        if self._held or not self._draft.size:
+            self._keep(bytes(self._held))
+        kept = Kept(self.digest, self.bytes, name_of(self.digest, self._key))
+        blobs.put_all([Blob(VALUES, kept.name, self._draft)])
+        return kept
+
+    def _keep(self, chunk: bytes) -> None:
+        sealer = self._sealer
+        self._draft.write([chunk if sealer is None else sealer.seal(self._parts, chunk)])
+        self._parts += 1
 
 
 def read(blobs: LocalBlobs, kept: Kept, key: Key | None) -> Iterator[bytes]:

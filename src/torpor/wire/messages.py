@@ -21,6 +21,7 @@ from typing import Any
 from torpor.model import artifacts, environment, execs, jsonvalues
 from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.errors import Invalid
+from torpor.model.runfiles import FILE_BYTES_MAX, PATH_CHARS_MAX
 from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX
 
 PROTOCOL = 1
@@ -442,6 +443,8 @@ FROM_GUEST: dict[str, Check] = {
     ),
 }
 FROM_HOST: dict[str, Check] = {
+    # A file of the run, whose bytes follow on the link's channel for files.
+    "file": _record({"path": _text(PATH_CHARS_MAX, 1), "bytes": _integer(0, FILE_BYTES_MAX)}),
     "load": _record({"entry": _text(4096, 1), "deps": _flag, "version": _ID, "env?": _ENV}),
     "start": _record(
         {

@@ -27,10 +27,13 @@ from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.registry import Collector
 
 from torpor.api.server import serve
+from torpor.blobs.local import LocalBlobs
 from torpor.contextlog.store import LogStore
 from torpor.control.access import Access
 from torpor.control.forking import Wanted
 from torpor.control.hooks import Unsigned
+from torpor.control.keys import Keys
+from torpor.control.runfiles import RunFiles
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
 from torpor.model.home import Home
@@ -202,7 +205,9 @@ class MemoryService:
     def __init__(self, home: Home) -> None:
         self.home = home
         home.create()
-        self.access = Access(LogStore.open(home.database))
+        store = LogStore.open(home.database)
+        self.access = Access(store)
+        self.files = RunFiles(LocalBlobs(home.blobs), store, Keys(home, store, on=True))
         self.hooks = MemoryHooks()
         self.stopped = False
         self._base: str | None = None
@@ -352,6 +357,7 @@ class MemoryService:
         start: Start = AT_ONCE,
         *,
         engine: str | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> Object:
         if version != VERSION:
             raise NotFound(f"no agent of version {version}", hint="Deploy it first.")
@@ -367,6 +373,7 @@ class MemoryService:
             "engine": "qemu",
             "state": "queued",
             "input": input,
+            "files": [{"path": p, "digest": d, "bytes": 0} for p, d in (files or {}).items()],
             "result": None,
             "error": None,
             "epoch": 0,

@@ -18,6 +18,7 @@ from torpor.api.problems import MEDIA_TYPE, problem
 from torpor.client import from_problem
 from torpor.client.api import _BY_CODE, parse_events
 from torpor.model.home import Home
+from torpor.model.runfiles import FILE_BYTES_MAX
 
 FILES = {"agent.py": base64.b64encode(b"print(1)").decode()}
 DEPLOY = {"entry": "agent.py", "files": FILES}
@@ -242,14 +243,21 @@ def test_a_wrong_agent_is_refused(home: Home, change: dict[str, Any], says: str)
 
 
 def test_bodies_beyond_the_limit(home: Home) -> None:
+    async def dribble() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x" * (limits.BODY_BYTES_MAX // 2)
+
     async def talk(http: httpx.AsyncClient) -> None:
         text = b'"' + b"x" * limits.BODY_BYTES_MAX + b'"'
         told = await http.post("/runs", content=text)
         assert (told.status_code, told.json()["code"]) == (413, "invalid")
-
-        async def dribble() -> AsyncIterator[bytes]:
-            for _ in range(3):
-                yield b"x" * (limits.BODY_BYTES_MAX // 2)
+        assert told.json()["detail"] == "the body is larger than 2,097,152 bytes, which is the most"
+        assert "torpor run --file" in told.json()["hint"]
+        answer = await http.post("/waits/wait_1/complete", content=text)
+        assert "send its address" in answer.json()["hint"]
+        too_large = {"content-length": str(FILE_BYTES_MAX + 1)}
+        file = await http.post("/files", content=dribble(), headers=too_large)
+        assert file.status_code == 413 and "Split the file" in file.json()["hint"]
 
         untold = await http.post("/runs", content=dribble())
         assert untold.status_code == 413

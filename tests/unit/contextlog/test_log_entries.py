@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torpor.contextlog.entries import (
-    ENTRY_BYTES_MAX,
     NewEntry,
     append,
     check_object,
@@ -22,6 +21,7 @@ from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import claim, get_run, transition
 from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch
 from torpor.model.ids import Epoch, OpId, RunId
+from torpor.model.jsonvalues import ENTRY_BYTES_MAX
 from torpor.model.states import RunState
 
 

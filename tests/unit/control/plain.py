@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from torpor.control.loading import logged, tar_of
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.onprocesses import ProcessCarriers
+from torpor.control.runfiles import RunFiles
 from torpor.control.scheduler import Scheduler
 from torpor.control.values import Values
 from torpor.model.agentfile import AgentSource
@@ -49,6 +50,7 @@ class Plain:
         self.broker = PlayedBroker(self.upstream)
         self.scheduler: Scheduler
         self.carriers: ProcessCarriers
+        self.files: RunFiles
 
     @property
     def asked(self) -> list[bytes]:
@@ -62,11 +64,13 @@ class Plain:
         """A server starts."""
         model = Model(self.home, self.broker, "played")  # type: ignore[arg-type]
         keys = Keys(self.home, self.store, on=False)
-        values = Values(LocalBlobs(self.home.blobs), self.home.run, self.store, keys)
+        blobs = LocalBlobs(self.home.blobs)
+        values = Values(blobs, self.home.run, self.store, keys)
+        self.files = RunFiles(blobs, self.store, keys)
         self.scheduler = Scheduler(self.store, model, keys, values, Metrics())
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
-        self.carriers = ProcessCarriers(self.home, self.store)
+        self.carriers = ProcessCarriers(self.home, self.store, self.files)
         await self.carriers.tidy()
         await self.scheduler.serve(PROCESS, self.carriers)
 
@@ -103,6 +107,8 @@ class Plain:
         version: AgentVersion,
         agent: str | None = None,
         start: Start = AT_ONCE,
+        *,
+        files: Mapping[str, str] | None = None,
         **given: Any,
     ) -> RunId:
         def write(c: Connection) -> RunRow:
@@ -111,6 +117,7 @@ class Plain:
                 "agent": agent,
                 "input": given,
                 "start": start,
+                "files": files,
             }
             return runs.create_run(c, **how, now=time.time())
 

@@ -35,6 +35,7 @@ from torpor.control.machines import Captured, Live, Machines
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.onmachines import MachineCarriers
+from torpor.control.runfiles import RunFiles
 from torpor.control.scheduler import Scheduler
 from torpor.control.sparse import whole
 from torpor.control.taken import Taken
@@ -387,7 +388,8 @@ class World:
         self.scheduler = Scheduler(self.store, self.model, keys, values, self.metrics)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
-        self.carriers = MachineCarriers(self.machines, self.store)
+        files = RunFiles(self.machines.store.blobs, self.store, keys)
+        self.carriers = MachineCarriers(self.machines, self.store, files)
         await self.scheduler.serve(QEMU, self.carriers)
 
     async def stop(self) -> None:

@@ -110,6 +110,7 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("exec.size", {"exec": "exec_1", "rows": 1, "cols": 2}),
     ("exec.signal", {"exec": "exec_1", "signal": "INT"}),
     ("exec.kill", {"exec": "exec_1"}),
+    ("file", {"path": "inputs/data.csv", "bytes": 1 << 30}),
     ("journal", {"records": []}),
     ("clock", {"time": 1.7e9}),
     ("load", {"entry": "agent.py", "deps": True, "version": DIGEST, "env": {"A": "1"}}),
