@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.browser.many import seed
 
 from torpor.client import Client, ensure_server, stop_server
-from torpor.model.agentfile import read_agent
 from torpor.model.home import Home
+from torpor.project.reading import read_agent
 
 HERE = Path(__file__).parent
 AXE = HERE / "axe.min.js"

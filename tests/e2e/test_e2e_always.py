@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.conftest import HERE
 from tests.e2e.stage import Model, Stage, Watch, base_home, own_home
 
-from torpor.model.agentfile import read_agent
+from torpor.project.reading import read_agent
 
 
 @pytest.fixture

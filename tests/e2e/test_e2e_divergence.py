@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Stage, Watch, end
 
-from torpor.model.agentfile import read_agent
+from torpor.project.reading import read_agent
 
 SOURCE = read_agent(Path(__file__).parent / "agents.py")
 

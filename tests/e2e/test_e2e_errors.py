@@ -8,8 +8,8 @@ import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Stage
 
-from torpor.model.agentfile import read_agent
 from torpor.model.errors import GuestError, Invalid
+from torpor.project.reading import read_agent
 
 FAILURES = {
     "raise": ("LookupError", "no such thing"),
@@ -40,7 +40,7 @@ def test_every_way_to_fail_has_its_own_words(start: Start) -> None:
             assert [line.strip() for line in trace if line.startswith("  File")] == [
                 line
                 for line in map(str.strip, trace)
-                if line.startswith('File "/home/agent/app/agents.py"')
+                if line.startswith('File "/home/agent/work/agents.py"')
             ]
         else:
             assert run["error"]["traceback"] is None
@@ -66,7 +66,7 @@ def test_a_file_that_does_not_load_says_why(stage: Stage, tmp_path: Path) -> Non
     assert refused.value.message.splitlines() == [
         "broken.py does not load: KeyError: 'key'",
         "Traceback (most recent call last):",
-        '  File "/home/agent/app/broken.py", line 5, in <module>',
+        '  File "/home/agent/work/broken.py", line 5, in <module>',
         "    {}['key']",
         "    ~~^^^^^^^",
         "KeyError: 'key'",

@@ -8,7 +8,7 @@ from typing import Any
 from tests.e2e.conftest import HERE, Start
 from tests.e2e.stage import Stage, Watch
 
-from torpor.model.agentfile import read_agent
+from torpor.project.reading import read_agent
 
 
 def answered(stage: Stage, watch: Watch, note: str) -> dict[str, Any]:

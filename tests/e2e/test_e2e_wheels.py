@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.e2e.conftest import HERE
 from tests.e2e.stage import Stage, Watch
 
-from torpor.model.agentfile import read_agent
+from torpor.project.reading import read_agent
 
 LIST = HERE.parents[1] / "scripts" / "wheels.txt"
 

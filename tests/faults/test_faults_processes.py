@@ -41,6 +41,7 @@ ALWAYS = 25
 EXAMPLES = int(os.environ.get("TORPOR_TEST_EXAMPLES", ALWAYS))
 STUCK_S = 60.0
 
+PROJECT = ("agent.py", "__pycache__")
 AGENT = """
 import asyncio, json, os, re, threading, urllib.request, uuid
 from pathlib import Path
@@ -143,14 +144,15 @@ async def tasked(line, verbs):
 async def play(lines, where):
     global ledger
     ledger = where
-    told = [os.listdir(".")]
+    told = [sorted({*os.listdir(".")} - {"agent.py", "__pycache__"})]
     append("agent", "begun")
     told += await asyncio.gather(*(
         tasked(number, verbs) if number % 2 else asyncio.to_thread(threaded, number, verbs)
         for number, verbs in enumerate(lines)
     ))
     append("agent", "over")
-    files = {name: Path(name).read_text() for name in sorted(os.listdir("."))}
+    names = sorted({*os.listdir(".")} - {"agent.py", "__pycache__"})
+    files = {name: Path(name).read_text() for name in names}
     return [json.dumps(each) for each in [files, *told]]  # deeper than a result may be
 """
 # By what does not fit: what the agent is told of it.
@@ -297,7 +299,8 @@ async def live(
             assert exact(told) == exact(foretold.told)
             assert files == foretold.files
             left = plain.home.work / run / "work"
-            assert {path.name: path.read_text() for path in left.iterdir()} == files
+            its_own = [path for path in left.iterdir() if path.name not in PROJECT]
+            assert {path.name: path.read_text() for path in its_own} == files
             emitted = [each.data for each in await plain.entries(run, "note.emit")]
             assert Counter(exact(each.get("value", each)) for each in emitted) == foretold.emitted
             log = await plain.entries(run)

@@ -19,7 +19,7 @@ from tests.e2e.stage import Entry, Server, Watch, base_home, end, own_home
 from tests.frameworks.blows import ASLEEP, PLACES, WAITING, Blow, InCall, Outcome, holds
 from tests.frameworks.fake_model import Ask, FakeModel, Hold
 
-from torpor.model.agentfile import read_agent
+from torpor.project.reading import read_agent
 
 AGENTS = Path(__file__).parent / "agents"
 FINAL = ("completed", "failed", "cancelled")

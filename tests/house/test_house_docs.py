@@ -14,7 +14,7 @@ from tests.unit.guest.conftest import Driver
 
 from torpor import sdk
 from torpor.cli.commands import COMMANDS
-from torpor.model.agentfile import read_agent
+from torpor.project.reading import read_agent
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]

@@ -127,6 +127,9 @@ class DeployRequest(Strict):
         Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_path)],
         Annotated[bytes, BeforeValidator(_decoded)],
     ] = Field(max_length=FILES_MAX, description="base64 of each file, by relative path")
+    executable: list[Annotated[str, Field(max_length=1024)]] = Field(
+        default=[], max_length=FILES_MAX, description="which of the files are programs"
+    )
     requires_python: Annotated[str, Field(max_length=200)] = ""
     dependencies: list[Annotated[str, Field(max_length=1000), AfterValidator(_requirement)]] = (
         Field(default=[], max_length=1000)
@@ -158,6 +161,8 @@ class DeployRequest(Strict):
     def _whole(self) -> DeployRequest:
         if self.entry not in self.files:
             raise ValueError(f"entry {self.entry!r} is not one of the files")
+        if unknown := set(self.executable) - self.files.keys():
+            raise ValueError(f"executable {min(unknown)!r} is not one of the files")
         if sum(map(len, self.files.values())) > FILES_BYTES_MAX:
             raise ValueError(f"the files have more than {FILES_BYTES_MAX:,} bytes together")
         return self
@@ -166,6 +171,7 @@ class DeployRequest(Strict):
         return AgentSource(
             entry=self.entry,
             files=self.files,
+            executable=frozenset(self.executable),
             requires_python=self.requires_python,
             dependencies=tuple(sorted(self.dependencies)),
             memory_mib=self.memory_mib,

@@ -39,12 +39,12 @@ from torpor.control.model import Model
 from torpor.control.scheduler import Scheduler
 from torpor.control.service import Service
 from torpor.control.values import Values
-from torpor.model.agentfile import read_agent
 from torpor.model.engines import PROCESS
 from torpor.model.errors import InternalError
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, OpId, RunId
 from torpor.model.states import RunState
+from torpor.project.reading import read_agent
 from torpor.snapshot.store import SnapshotStore
 
 AGENT = Path(__file__).with_name("working.py")

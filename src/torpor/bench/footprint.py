@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torpor.client import Client, ensure_server
-from torpor.model.agentfile import AgentSource, read_agent
+from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS, QEMU
 from torpor.model.errors import InternalError
 from torpor.model.home import Home
 from torpor.model.states import FINAL, RunState
+from torpor.project.reading import read_agent
 
 SMALL, LARGE = (Path(__file__).with_name(name) for name in ("working.py", "large.py"))
 VERSIONS = 10

@@ -30,11 +30,11 @@ from torpor.cli.screen import show, show_json
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import AGAIN, BEGIN, END, EntryRow, NewEntry
 from torpor.control.engines import choose
-from torpor.model.agentfile import read_agent
 from torpor.model.engines import PROCESS, QEMU
 from torpor.model.errors import GuestError, TorporError
 from torpor.model.ids import RunId
 from torpor.model.states import FINAL, RunState
+from torpor.project.reading import read_agent
 
 AGENT = Path(__file__).with_name("working.py")
 WAKES, DOZES, DOZE_S = 200, 100, 0.05

@@ -27,10 +27,10 @@ from torpor.cli.screen import show, show_json, table
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.keys import Keys
-from torpor.model.agentfile import read_agent
 from torpor.model.engines import QEMU
 from torpor.model.errors import InternalError
 from torpor.model.ids import AgentVersion, RunId
+from torpor.project.reading import read_agent
 
 AGENT = Path(__file__).with_name("asleep.py")
 PEER_CYCLES_MAX = 10

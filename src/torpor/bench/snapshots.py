@@ -46,11 +46,11 @@ from torpor.control.keys import Keys
 from torpor.control.machines import Live
 from torpor.control.thaw import resume, thaw
 from torpor.control.warm import Base
-from torpor.model.agentfile import read_agent
 from torpor.model.engines import QEMU
 from torpor.model.errors import InternalError
 from torpor.model.ids import AgentVersion, Epoch, RunId
 from torpor.policy.freeze import MACHINE
+from torpor.project.reading import read_agent
 from torpor.snapshot import gc
 from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages
 from torpor.snapshot.manifest import Manifest

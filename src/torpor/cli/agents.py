@@ -21,10 +21,11 @@ from torpor.cli.inputs import InputGiven
 from torpor.cli.options import Json
 from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import Client, OnProgress
-from torpor.model.agentfile import AgentSource, read_agent
+from torpor.model.agentfile import AgentSource
 from torpor.model.durations import seconds
 from torpor.model.engines import NOT_ISOLATED, PROCESS, Engine
 from torpor.model.errors import TorporError
+from torpor.project.reading import read_agent
 
 EngineOpt = Annotated[
     Engine | None,

@@ -16,7 +16,7 @@ from torpor.cli.inputs import InputGiven, file_text, value_given
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import say, show_json
 from torpor.client import Client
-from torpor.model.agentfile import read_agent
+from torpor.project.reading import read_agent
 
 _SET = re.compile(r"(.+?:.+?#[0-9]+)=(.*)", re.DOTALL)
 

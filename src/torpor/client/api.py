@@ -129,6 +129,7 @@ class Client:
             "engine": engine,
             "entry": source.entry,
             "files": {p: base64.b64encode(b).decode() for p, b in source.files.items()},
+            "executable": sorted(source.executable),
             "requires_python": source.requires_python,
             "dependencies": list(source.dependencies),
             "memory_mib": source.memory_mib,

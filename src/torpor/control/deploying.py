@@ -22,7 +22,8 @@ from torpor.control.engines import Engines
 from torpor.control.loading import Loaded, Progress, tar_of
 from torpor.control.templates import Template, keep_template, make_template
 from torpor.image.deps import deps_are_here, ensure_deps
-from torpor.model.agentfile import AgentSource, may_define_agents, no_agent
+from torpor.model.agentfile import AgentSource, no_agent
+from torpor.model.defining import may_define_agents
 from torpor.model.engines import PROCESS
 from torpor.model.ids import AgentVersion
 

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import signal
+import stat
 import tarfile
 import time
 from collections.abc import Callable
@@ -102,7 +103,8 @@ def tar_of(source: AgentSource) -> bytes:
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path, body in sorted(source.files.items()):
             member = tarfile.TarInfo(path)
-            member.size, member.mode = len(body), 0o644
+            member.size = len(body)
+            member.mode = 0o755 if path in source.executable else 0o644
             tar.addfile(member, io.BytesIO(body))
     return buffer.getvalue()
 
@@ -114,6 +116,7 @@ def source_from(agent: AgentRow, tar: bytes) -> AgentSource:
         return AgentSource(
             entry=agent.entry,
             files={path: file.read() for path, file in members.items() if file is not None},
+            executable=frozenset(each.name for each in files if each.mode & stat.S_IXUSR),
             dependencies=tuple(agent.spec["dependencies"]),
             memory_mib=agent.spec["memory_mib"],
             disk_mib=agent.spec["disk_mib"],

@@ -5,8 +5,11 @@ beginning of the log, whatever that holds, and replays it. A run that waits long
 all. What a run has beside its log is its directory, where its files are, as its newest process has
 made them; and what its steps did to files. Both go some time after the run has ended.
 
-A process that has imported the agent and waits for a run is kept for each version that was used
-lately: most of a resume is Python starting and importing.
+An agent is imported in its run's own directory, which has a copy of its project: what it makes of
+`__file__` is what it finds in its working directory, is its run's alone, and has the same name in
+each of the run's processes, so that a replay asks for what the log holds. So no process can have
+imported it before the run is known. One that has imported the SDK, with the agent's dependencies at
+hand, waits for the next run that has the same: most of a start is Python's own.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,7 +42,8 @@ from torpor.control.loading import (
 from torpor.control.pool import Spares
 from torpor.control.processguest import ProcessGuest
 from torpor.control.runfiles import RunFiles, write_below
-from torpor.engine.process.agent import Agent, Program
+from torpor.engine.process.agent import Agent, Interpreter, Program
+from torpor.engine.process.workdir import clear, keep_compiled, lay_out
 from torpor.image.deps import HOST_PYTHON, check_python, ensure_modules
 from torpor.image.publish import Workspace, build_once
 from torpor.model.agentfile import AgentSource
@@ -51,6 +55,8 @@ from torpor.policy import freeze
 from torpor.policy.admission import machines_max
 
 TYPICAL_MIB = 64
+# Of a run's directory, its home: the one that it works in.
+WORK = "work"
 # How long the files of a run that has ended stay: somebody may want to see what it made.
 KEPT_S = 3600.0
 LOOK_S = 300.0
@@ -59,12 +65,10 @@ JOURNAL_PART_RECORDS = 10_000
 
 
 @dataclass(frozen=True)
-class _Ready:
-    """A process that has imported its agent and has no run yet."""
+class _Waiting:
+    """A process that has not been told yet what to load."""
 
     guest: ProcessGuest
-    directory: Path
-    loaded: Loaded
 
     @property
     def alive(self) -> bool:
@@ -73,7 +77,6 @@ class _Ready:
     async def discard(self) -> None:
         await self.guest.agent.kill()
         await self.guest.close()
-        await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
 
 
 class ProcessCarriers:
@@ -87,7 +90,7 @@ class ProcessCarriers:
         self.files = files
         self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
         self._programs: dict[AgentVersion, Program] = {}
-        self._spares: Spares[AgentVersion, _Ready] = Spares()
+        self._spares: Spares[Interpreter, _Waiting] = Spares()
         self._names = itertools.count(1)
 
     async def tidy(self) -> None:
@@ -96,29 +99,46 @@ class ProcessCarriers:
         await asyncio.to_thread(_link_package, self._home)
 
     async def load(self, source: AgentSource, version: AgentVersion, progress: Progress) -> Loaded:
-        """Install and import the agent, to see whether it does. The process stays, for the first
-        run. Raises Invalid, GuestError, HostError."""
+        """Install and import the agent, to see whether it does. Raises Invalid, GuestError,
+        HostError."""
         check_python(source.requires_python, HOST_PYTHON, "this host has")
-        self._programs[version] = await asyncio.to_thread(
-            _install, self._home, source, version, progress
-        )
+        program = await asyncio.to_thread(_install, self._home, source, version, progress)
+        self._programs[version] = program
         progress("load", f"importing {source.entry}", None)
-        ready = await self._start(version, source.rules.max_import_s, progress)
-        self._spares.put_back(version, ready)
-        return ready.loaded
+        directory = self._home.processes / f"p{os.getpid()}-{next(self._names)}"
+        waiting, _ = await self._take(program.interpreter)
+        try:
+            await asyncio.to_thread(lay_out, program.app, directory / WORK)
+            waiting.guest.say_line(_load(program, directory, directory / "steps"))
+            limit_s = source.rules.max_import_s
+            loaded = await hear_loaded(waiting.guest, program.entry, limit_s, progress)
+            await asyncio.to_thread(keep_compiled, directory / WORK, program.app)
+        finally:
+            await waiting.discard()
+            await asyncio.to_thread(clear, directory)
+        self._refill(program.interpreter)
+        return loaded
 
     async def origins(self, row: RunRow) -> list[SnapshotRow | None]:
         return [None]
 
     async def restore(self, origin: Origin, heard: asyncio.Event) -> ProcessCarrier:
         version = origin.row.version
-        spare = await self._spares.take(version, wait=True)
-        ready = spare or await self._start_deployed(version)
+        program = self._programs.get(version) or await self._program(version)
         files = self._home.files_of(origin.row.id)
         shared = self._home.files_of(origin.row.origin)[1] if origin.row.origin else None
-        await asyncio.to_thread(_settle, ready.directory, files, shared)
-        ready.guest.heard = heard
-        return ProcessCarrier(self, ready.guest, files, version, warm=spare is not None)
+        agent = await self._store.read(lambda c: agents.get_agent(c, version))
+        waiting, warm = await self._take(program.interpreter)
+        try:
+            await asyncio.to_thread(_settle, program.app, files, shared)
+        except BaseException:
+            await waiting.discard()
+            raise
+        guest = waiting.guest
+        guest.heard = heard
+        guest.say_line(_load(program, *files))
+        importing = hear_loaded(guest, program.entry, agent.rules.max_import_s, lambda *_: None)
+        return ProcessCarrier(self, guest, files, program, importing, warm=warm)
 
     async def renew(self, version: AgentVersion) -> None:
         """Nothing of a process can be lost that the log does not hold."""
@@ -140,27 +160,20 @@ class ProcessCarriers:
     async def close(self) -> None:
         await self._spares.close()
 
-    def refill(self, version: AgentVersion) -> None:
-        """Have a process wait for the next run of this version."""
-        self._spares.refill(version, lambda: self._start_deployed(version))
+    def refill(self, program: Program) -> None:
+        """Have a process wait for the next run of an agent with the same modules."""
+        self._refill(program.interpreter)
 
-    async def _start_deployed(self, version: AgentVersion) -> _Ready:
-        agent = await self._store.read(lambda c: agents.get_agent(c, version))
-        return await self._start(version, agent.rules.max_import_s, lambda *_: None)
+    def _refill(self, interpreter: Interpreter) -> None:
+        self._spares.refill(interpreter, lambda: self._start(interpreter))
 
-    async def _start(self, version: AgentVersion, limit_s: float, progress: Progress) -> _Ready:
-        program = self._programs.get(version) or await self._program(version)
-        directory = self._home.processes / f"p{os.getpid()}-{next(self._names)}"
-        await asyncio.to_thread(directory.mkdir, parents=True)
-        guest = ProcessGuest(await Agent.start(program, directory))
-        try:
-            loaded = await hear_loaded(guest, program.entry, limit_s, progress)
-        except BaseException:
-            await guest.agent.kill()
-            await guest.close()
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
-        return _Ready(guest, directory, loaded)
+    async def _take(self, interpreter: Interpreter) -> tuple[_Waiting, bool]:
+        """A process, and whether it was there."""
+        spare = await self._spares.take(interpreter, wait=True)
+        return (spare, True) if spare else (await self._start(interpreter), False)
+
+    async def _start(self, interpreter: Interpreter) -> _Waiting:
+        return _Waiting(ProcessGuest(await Agent.start(interpreter)))
 
     async def _program(self, version: AgentVersion) -> Program:
         """Of an agent that was deployed; installed again, should that be needed."""
@@ -183,14 +196,16 @@ class ProcessCarrier:
         carriers: ProcessCarriers,
         guest: ProcessGuest,
         files: tuple[Path, Path],
-        version: AgentVersion,
+        program: Program,
+        importing: Coroutine[Any, Any, Loaded],
         *,
         warm: bool,
     ) -> None:
         self.warm = warm
         self._carriers = carriers
         self._files = files
-        self._version = version
+        self._program = program
+        self._importing = asyncio.ensure_future(importing)
         self.guest = guest
 
     @property
@@ -201,10 +216,12 @@ class ProcessCarrier:
         return self.guest.agent.cpu_s()
 
     async def thaw(self, run: RunId, epoch: Epoch, *, started: bool, journal: Journal) -> None:
-        """It is new, with its own random numbers and the host's clock."""
+        """It is new, with its own random numbers and the host's clock; only its agent has to be
+        imported. Raises GuestError."""
+        await self._importing
 
     async def start(self, epoch: Epoch, row: RunRow, journal: Journal) -> None:
-        work = self._files[0] / "work"
+        work = self._files[0] / WORK
 
         async def put(file: RunFile, content: Iterator[bytes]) -> None:
             await asyncio.to_thread(write_below, work, file, content)
@@ -220,7 +237,7 @@ class ProcessCarrier:
         self.guest.say_line(_encoded(start))
 
     async def woken(self) -> None:
-        self._carriers.refill(self._version)
+        self._carriers.refill(self._program)
 
     async def served(self) -> dict[str, Any] | None:
         return None
@@ -240,6 +257,8 @@ class ProcessCarrier:
             raise
 
     async def _end(self) -> None:
+        self._importing.cancel()
+        await asyncio.gather(self._importing, return_exceptions=True)
         await self.guest.agent.kill()
         await self.guest.close()
 
@@ -249,14 +268,18 @@ def _encoded(message: dict[str, Any]) -> bytes:
     return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _settle(fresh: Path, files: tuple[Path, Path], shared: Path | None) -> None:
-    """The run's directory is the one its newest process began in: what is replayed must not find
+def _load(program: Program, home: Path, kept: Path) -> bytes:
+    told = {"t": "load", "home": str(home), "app": str(home / WORK), "kept": str(kept)}
+    return _encoded(told | {"entry": program.entry})
+
+
+def _settle(project: Path, files: tuple[Path, Path], shared: Path | None) -> None:
+    """The run's directory is made anew for each of its processes: what is replayed must not find
     what an earlier process left. What steps did to files is kept apart (`sdk.stepfiles`); a fork
     begins with what those of its origin did, which it shares."""
     directory, kept = files
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.parent.mkdir(exist_ok=True)
-    fresh.rename(directory)
+    clear(directory)
+    lay_out(project, directory / WORK)
     if shared is not None and shared.exists() and not kept.exists():
         shutil.copytree(shared, kept)
 
@@ -282,12 +305,15 @@ def _install(home: Home, source: AgentSource, version: AgentVersion, progress: P
                 raise Invalid(f"the agent's files hold {name!r}, which leads elsewhere")
             (app / path).parent.mkdir(parents=True, exist_ok=True)
             (app / path).write_bytes(body)
+            (app / path).chmod(0o755 if name in source.executable else 0o644)
         return app
 
     return Program(
         app=build_once(home.apps / version, unpack),
         entry=source.entry,
-        env=dict(source.env),
-        deps=ensure_modules(home, source.dependencies, progress),
-        package=home.package,
+        interpreter=Interpreter(
+            package=home.package,
+            deps=ensure_modules(home, source.dependencies, progress),
+            env=tuple(sorted(source.env.items())),
+        ),
     )

@@ -24,7 +24,8 @@ from torpor.control.warm import Base
 from torpor.engine.memory import PageNumbers
 from torpor.image import recipe
 from torpor.image.deps import check_python, ensure_deps, may_import_torpor
-from torpor.model.agentfile import AgentSource, may_define_agents, no_agent
+from torpor.model.agentfile import AgentSource, no_agent
+from torpor.model.defining import may_define_agents
 from torpor.model.errors import GuestError
 from torpor.model.ids import AgentVersion, Epoch, RunId
 

@@ -97,13 +97,13 @@ class AgentProcess:
             os.dup2(fd, target)
         for fd in kept:
             os.set_inheritable(fd, True)
-        settings.work.mkdir(parents=True, exist_ok=True)
+        settings.app.mkdir(parents=True, exist_ok=True)
         if settings.uid is not None:
-            os.chown(settings.work, settings.uid, settings.uid)
+            os.chown(settings.app, settings.uid, settings.uid)
             os.setgroups([])
             os.setgid(settings.uid)
             os.setuid(settings.uid)
-        os.chdir(settings.work)
+        os.chdir(settings.app)
         os.execve(command[0], command, environment)
 
     def say(self, t: str, **fields: Any) -> None:

@@ -170,7 +170,7 @@ def _start(
             os.close(fd)
         raise _NotStarted(CANNOT_EXECUTE, f"no command can begin now: {error}") from error
     if pid == 0:
-        directory = settings.work / (message.get("dir") or ".")
+        directory = settings.app / (message.get("dir") or ".")
         command = message["command"]
         _become(command, environment, directory, standard, uid, cgroup, tell, size is not None)
     for fd in theirs:

@@ -16,7 +16,7 @@ from torpor.model.runfiles import Place, check_path
 
 class Arriving:
     def __init__(self, settings: Settings) -> None:
-        self._root, self._uid = settings.work, settings.uid
+        self._root, self._uid = settings.app, settings.uid
         self._path = ""
         self._place: Place | None = None
         self._left = 0  # bytes of a file that was announced

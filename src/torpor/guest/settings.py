@@ -13,8 +13,7 @@ MODEL_PORT = 8400
 
 class Settings(NamedTuple):
     machine: bool  # this is the first process of a machine: it mounts, sets the clock, seeds
-    app: Path  # the agent's files
-    work: Path  # its current directory
+    app: Path  # the agent's files, which is its current directory
     home: Path
     deps: Path  # its dependencies, where `load` says there are any
     package: Path  # the directory that holds the package torpor
@@ -29,8 +28,7 @@ def machine() -> Settings:
     home = Path("/home/agent")
     return Settings(
         machine=True,
-        app=home / "app",
-        work=home / "work",
+        app=home / "work",
         home=home,
         deps=Path("/opt/deps"),
         package=Path("/torpor"),
@@ -44,8 +42,7 @@ def beside(directory: Path, link_fd: int, *, cgroup: Path | None = None) -> Sett
     """As an ordinary process, with everything below `directory` and nothing isolated."""
     return Settings(
         machine=False,
-        app=directory / "app",
-        work=directory / "work",
+        app=directory / "work",
         home=directory,
         deps=directory / "deps",
         package=Path(__file__).parent.parent.parent,

@@ -1,11 +1,14 @@
 """The agent's process where there is no machine and no supervisor: the `process` engine.
 
-    python3 -S -P -m torpor.sdk.alone CONTROL_FD MARK APP_DIR ENTRY [DEPS_DIR]
+    python3 -S -P -m torpor.sdk.alone CONTROL_FD MARK [DEPS_DIR]
 
 The same agent, runtime and messages as in a machine (`torpor.sdk.process`), straight to the
 server. What the supervisor does there is done here, in the process itself: model calls are served
 by a thread (`_Endpoint`), standing still is the control thread holding the runtime's lock, and a
 step that is replayed leaves a *mark* in the output instead of asking.
+
+It waits until it is told which agent to load, and in which directory: where a run's files are is a
+name of that run alone, and what an agent makes of `__file__` is the same in each of its processes.
 
 A mark is NUL, MARK, colon, a decimal offset, newline. It says that what follows stands at that
 offset of the stream: what the step had printed when it was recorded is not printed again. MARK is
@@ -105,13 +108,24 @@ class AloneRuntime(Runtime):
 
     def __init__(self, control: socket.socket, mark: str) -> None:
         super().__init__(control, -1)
-        self._files = StepFiles(os.environ["HOME"])
+        self._files: StepFiles
         self._marks = _Marks(mark)
         self._endpoint = _Endpoint(self)
         self.lines.own.add(self._endpoint.thread)
         self._records: list[Recorded] = []  # parts of a journal, of which `start` brings the last
         self._deferred: list[dict[str, Any]] = []  # came while it stood still
         self._handlers["journal"] = self._take_journal
+
+    def await_load(self) -> dict[str, Any] | None:
+        """What to load; None if there is nothing to. The process is at home then."""
+        line = self._reader.readline()
+        if not line:
+            return None
+        message: dict[str, Any] = json.loads(line)
+        os.environ["HOME"] = message["home"]
+        os.chdir(message["app"])
+        self._files = StepFiles(message["home"], message["kept"])
+        return message
 
     def send(self, message: bytes) -> None:
         """From another thread than the agent's."""
@@ -144,9 +158,6 @@ class AloneRuntime(Runtime):
         self._records += message["records"]
 
     def _start(self, message: dict[str, Any]) -> None:
-        os.environ["HOME"] = message["home"]
-        self._files.move(message["home"], message["kept"])
-        os.chdir(os.path.join(message["home"], "work"))  # noqa: PTH118
         records = self._records + message["journal"]
         self._endpoint.give(records)
         message["journal"] = [each for each in records if each["kind"] != "model"]
@@ -185,13 +196,16 @@ class AloneRuntime(Runtime):
 
 
 def main(arguments: list[str]) -> int:
-    control_fd, mark, app, entry, *deps = arguments
+    control_fd, mark, *deps = arguments
     os.set_inheritable(int(control_fd), False)
     if sys.platform == "linux":
         # An agent that computes in one long C call would not notice otherwise.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     runtime = AloneRuntime(socket.socket(fileno=int(control_fd)), mark)
-    return process.live(runtime, app, entry, deps, watched=())
+    message = runtime.await_load()
+    if message is None:
+        return 0
+    return process.live(runtime, message["app"], message["entry"], deps, watched=())
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import importlib.util
 import inspect
 import io
 import json
 import os
-import site
 import socket
 import sys
 import tempfile
@@ -28,6 +26,7 @@ from typing import Any
 
 from torpor.model.errors import Invalid
 from torpor.sdk import agents, current, files, importing, libraries, notes, values
+from torpor.sdk.entry import NotImported, find_modules, import_entry
 from torpor.sdk.errors import (
     Cancelled,
     Divergence,
@@ -49,10 +48,6 @@ _TOO_LARGE = (
     f"{messages.ENTRY_CHARS_MAX:,} are kept. Return less, or return what is large from a step: "
     "`torpor result RUN OPERATION` gives that, up to 1 GiB"
 )
-
-
-class _LoadFailed(Exception):
-    pass
 
 
 def main(arguments: list[str]) -> int:
@@ -97,7 +92,7 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: It
         found = [each.describe() for each in agents.registered().values()]
         runtime.say("loaded", agents=found, default=agents.default())
     except BaseException as error:
-        trace = "" if isinstance(error, _LoadFailed) else notes.trace(error)
+        trace = "" if isinstance(error, NotImported) else notes.trace(error)
         try:
             problem = _load_problem(runtime, error)
         except Exception:  # what it says of itself is the agent's own code
@@ -135,28 +130,9 @@ def _set_environment(env: Mapping[str, str]) -> None:
 
 
 def _import(app: Path, entry: str, deps: list[str]) -> None:
-    path = app / entry
-    name = path.stem
-    # As for `python FILE`: the file's own directory first; torpor itself is found by PYTHONPATH.
-    sys.path[:0] = [str(path.parent), *([str(app)] if path.parent != app else [])]
-    # As in a virtual environment: behind the standard library (there are packages with names out
-    # of it), and with .pth files. In a machine the image has every Python find them.
-    for directory in deps:
-        if directory not in sys.path:
-            site.addsitedir(directory)
-            os.environ["PYTHONPATH"] = os.pathsep.join((os.environ["PYTHONPATH"], directory))
-    if name in sys.modules or name in sys.stdlib_module_names:
-        raise _LoadFailed(
-            f"{entry} hides the module {name!r} that Python or torpor needs: rename it"
-        )
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise _LoadFailed(f"{entry} is not a Python file: its name must end with .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    import_entry(app, entry, find_modules(app, entry, deps))
     if not agents.registered():
-        raise _LoadFailed(
+        raise NotImported(
             f"{entry} defines no agent: write @torpor.agent above the function that is to run"
         )
 
@@ -165,7 +141,7 @@ def _load_problem(runtime: Runtime, error: BaseException) -> str:
     if text := libraries.advice(error, machine=runtime.machine):
         return f"{type(error).__name__}: {said(error)}\n{text}"
     match error:
-        case _LoadFailed():
+        case NotImported():
             return said(error)
         case SystemExit():
             return (
@@ -174,8 +150,9 @@ def _load_problem(runtime: Runtime, error: BaseException) -> str:
             )
         case ModuleNotFoundError():
             return (
-                f"{type(error).__name__}: {said(error)}; name the package under `dependencies` in "
-                "the file's `# /// script` block"
+                f"{type(error).__name__}: {said(error)}; a package of PyPI is named under "
+                "`dependencies` (in the file's `# /// script` block, or in pyproject.toml), a file "
+                "of one's own under `include`, if nothing imports it by its name"
             )
     return f"{type(error).__name__}: {said(error)}"
 

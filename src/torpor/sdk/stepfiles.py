@@ -1,9 +1,9 @@
 """What steps leave in the run's directory, where there is no machine whose disk has it.
 
-Each process of a run begins with an empty directory and replays: the agent's own code writes its
-files again as it did before, and finds nothing of an earlier life. A step's body is not run again;
-so what it did to files is a part of its result. It is kept beside the log, before the step's end is
-sent, and done again where the step is replayed.
+Each process of a run begins with a fresh copy of its project and replays: the agent's own code
+writes its files again as it did before, and finds nothing of an earlier life. A step's body is not
+run again; so what it did to files is a part of its result. It is kept beside the log, before the
+step's end is sent, and done again where the step is replayed.
 
 What a body did is the difference between before and after, less what others wrote meanwhile: a
 checkpointer in another thread replays for itself, and a file put under its open connection would be
@@ -43,18 +43,14 @@ class _Body:
 
 
 class StepFiles:
-    def __init__(self, home: str) -> None:
-        """`home` is where the process begins. Listens from now on, until the process ends."""
-        self._home = os.path.realpath(home)
-        self._kept = ""
+    def __init__(self, home: str, kept: str) -> None:
+        """`home` is the run's directory; what steps do is in the directory `kept`. Listens from now
+        on, until the process ends."""
+        self._home, self._kept = os.path.realpath(home), kept
         self._others: set[str] = set()  # what was written outside of any step
         self._bodies: dict[str, _Body] = {}
         self._own_thread: int | None = None  # in which files are put back
         sys.addaudithook(self._hear)
-
-    def move(self, home: str, kept: str) -> None:
-        """The home's name is `home` from now on; what steps did is in the directory `kept`."""
-        self._home, self._kept = os.path.realpath(home), kept
 
     def begin(self, op: str) -> None:
         self._bodies[op] = _Body(dict(_scan(self._home)))

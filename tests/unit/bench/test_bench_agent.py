@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from torpor.bench import sleep, snapshots
-from torpor.model.agentfile import read_agent
+from torpor.project.reading import read_agent
 
 
 @pytest.mark.parametrize("agent", [sleep.AGENT, snapshots.AGENT], ids=lambda path: path.name)

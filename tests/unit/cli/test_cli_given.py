@@ -23,9 +23,9 @@ from torpor.cli.main import app
 from torpor.client import Client, ensure_server, stop_server
 from torpor.client import files as client_files
 from torpor.client.files import Given
-from torpor.model.agentfile import read_agent
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.home import Home
+from torpor.project.reading import read_agent
 
 AGENT = """
 from pathlib import Path

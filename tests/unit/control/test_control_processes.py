@@ -387,9 +387,11 @@ def main():
     home, link = (Path.home() / "too").read_text(), os.readlink("cloned/l")
     return [seen, told, home, rows, sorted(os.listdir(".")), link]
 """
-LEFT = ["agent", "both", "cloned", "imported", "state.db", "step", "threaded"]
+PROJECT = ["__pycache__", "agent.py"]
+MADE = ["agent", "both", "cloned", "imported", "state.db", "step", "threaded"]
+LEFT = sorted([*PROJECT, *MADE])
 TOLD = [
-    ["imported"],  # a replay finds nothing of an earlier life
+    [*PROJECT, "imported"],  # a replay finds nothing of an earlier life
     {
         "agent": "once ",
         "both": "agent step agent ",

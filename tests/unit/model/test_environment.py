@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from torpor.model.agentfile import read_agent
 from torpor.model.environment import CHARS_MAX, COUNT_MAX, check_env, perhaps_secret
 from torpor.model.errors import Invalid
 from torpor.model.starting import AT_ONCE, Start
+from torpor.project.reading import read_agent
 
 
 def test_what_may_be_set() -> None:

@@ -14,8 +14,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torpor.engine.cputime import cpu_s
@@ -30,11 +29,19 @@ INHERITED = ("PATH", "TMPDIR", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CER
 class Program:
     """What an agent's version is on this host."""
 
-    app: Path  # its files
+    app: Path  # its files as they were deployed, which nothing writes to
     entry: str  # of these, the one that is run
-    deps: Path | None  # its dependencies, a directory of modules
+    interpreter: Interpreter
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """What a process is started with, before it knows its agent: those that have the same may take
+    each other's place."""
+
     package: Path  # the directory that holds the package torpor, and nothing else
-    env: Mapping[str, str] = field(default_factory=dict)  # of the agent's own
+    deps: Path | None  # dependencies, a directory of modules
+    env: tuple[tuple[str, str], ...] = ()  # the agent's own environment
 
 
 class Agent:
@@ -57,26 +64,23 @@ class Agent:
             os.set_blocking(fd, False)
 
     @classmethod
-    async def start(cls, program: Program, directory: Path) -> Agent:
-        """Start one that works in `directory`, which is its home. Raises HostError."""
+    async def start(cls, interpreter: Interpreter) -> Agent:
+        """Start one that waits to be told what to load. Raises HostError."""
         mark = secrets.token_hex(16)
-        work = directory / "work"
         ours, theirs = socket.socketpair()
         pipes = os.pipe(), os.pipe()
         try:
-            work.mkdir(parents=True, exist_ok=True)
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-S", "-P", "-m", "torpor.sdk.alone", str(theirs.fileno()), mark),
-                *(str(program.app), program.entry),
-                *([str(program.deps)] if program.deps is not None else []),
+                *([str(interpreter.deps)] if interpreter.deps is not None else []),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=pipes[0][1],
                 stderr=pipes[1][1],
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                cwd=work,
-                env=surroundings(program, directory),
+                cwd=interpreter.package,
+                env=_environment(interpreter),
             )
         except OSError as error:
             ours.close()
@@ -108,18 +112,17 @@ class Agent:
             os.close(fd)
 
 
-def surroundings(program: Program, directory: Path) -> dict[str, str]:
-    """The environment of the agent, and of what runs beside it, but for what the agent adds."""
+def _environment(interpreter: Interpreter) -> dict[str, str]:
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    if program.deps is not None:
+    if interpreter.deps is not None:
         path = inherited.get("PATH", os.defpath)
-        inherited["PATH"] = os.pathsep.join((str(program.deps / "bin"), path))
+        inherited["PATH"] = os.pathsep.join((str(interpreter.deps / "bin"), path))
     return {
         **inherited,
-        **program.env,
-        "HOME": str(directory),
+        **dict(interpreter.env),
+        "HOME": str(interpreter.package),  # until it loads an agent
         "USER": "agent",
-        "PYTHONPATH": str(program.package),
+        "PYTHONPATH": str(interpreter.package),
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
     }

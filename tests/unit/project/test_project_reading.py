@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.model import agentfile
-from torpor.model.agentfile import AgentSource, may_define_agents, pep723, read_agent
+from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Invalid, NotFound, TorporError
 from torpor.model.sizes import size_mib
+from torpor.project import tree
+from torpor.project.facts import pep723
+from torpor.project.reading import read_agent
 
 LINES = st.text(
     st.characters(exclude_characters="\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029", codec="utf-8")
@@ -40,6 +42,11 @@ def read(directory: Path, toml: str, files: Mapping[str, str] = {}) -> AgentSour
     return read_agent(write(directory, "agent.py", block(toml)))
 
 
+def listed(source: AgentSource) -> set[str]:
+    """Its project's own files."""
+    return {name for name in source.files if not name.startswith(".torpor/")}
+
+
 # The block.
 
 
@@ -58,9 +65,9 @@ def tomlstring(text: str) -> str:
 def test_any_text_has_a_block_or_none_or_is_refused(text: str) -> None:
     for each in (text, f"# /// script\n{text}\n# ///\n", block(text)):
         try:
-            assert isinstance(pep723(each, "a.py"), dict)
+            assert isinstance(pep723(each, "a.py"), dict | None)
         except Invalid as error:
-            assert error.message.startswith("a.py: ")
+            assert error.message.startswith("a.py")
 
 
 @given(st.text('# /script\n=[]"a', max_size=60))
@@ -74,7 +81,7 @@ def test_a_block_is_the_toml_behind_the_signs(toml: str) -> None:
 
 
 def test_no_block() -> None:
-    assert pep723("# /// other\n# x = 1\n# ///\n", "a.py") == {}
+    assert pep723("# /// other\n# x = 1\n# ///\n", "a.py") is None
 
 
 def test_two_blocks() -> None:
@@ -88,11 +95,17 @@ def test_a_block_that_is_not_closed(text: str) -> None:
         pep723(text, "a.py")
 
 
-@pytest.mark.parametrize("toml", ["x = ", "a = " + "[" * 5000], ids=["wrong", "deep"])
-def test_a_block_that_is_no_toml(toml: str) -> None:
-    with pytest.raises(
-        Invalid, match=r"a\.py: the .* block that starts at line 3 is not valid TOML"
-    ):
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ("x = ", r"a\.py, line 4, column 7: the `# /// script` block is not valid TOML: Invalid"),
+        ("x = 1\nx = 2", r"a\.py, line 5, column 8: .* Cannot overwrite a value$"),
+        ("a = " + "[" * 5000, r"a\.py, from line 4 on: .* nested too deeply"),
+    ],
+    ids=["wrong", "twice", "deep"],
+)
+def test_a_block_that_is_no_toml_is_told_by_the_files_own_lines(toml: str, words: str) -> None:
+    with pytest.raises(Invalid, match=words):
         pep723("import os\n\n" + block(toml), "a.py")
 
 
@@ -196,18 +209,19 @@ def test_an_included_module_that_is_no_python(tmp_path: Path) -> None:
 
 
 def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agentfile, "FILES_MAX", 3)
-    monkeypatch.setattr(agentfile, "FILES_BYTES_MAX", 1000)
+    monkeypatch.setattr(tree, "FILES_MAX", 3)
+    monkeypatch.setattr(tree, "FILES_BYTES_MAX", 1000)
     toml = '[tool.torpor]\ninclude = ["*.txt"]'
     files = {"a.txt": "", "b.txt": ""}
     assert len(read(tmp_path, toml, files).files) == 3
-    with pytest.raises(Invalid, match=r"the agent has 4 files of .* at most 3 files"):
+    with pytest.raises(Invalid, match=r"the agent has 4 files of .* at most 3 files") as refused:
         read(tmp_path, toml, files | {"c.txt": ""})
+    assert "exclude" in refused.value.hint
     (tmp_path / "c.txt").unlink()
     # It is refused by its size, before it is read.
     with (tmp_path / "b.txt").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(Invalid, match=r"1,099,511,627,.* bytes together, or more; .* 1,000 bytes"):
+    with pytest.raises(Invalid, match=r"1,099,511,6.* together; .* 1,000 bytes .* Largest: b\.txt"):
         read(tmp_path, toml)
 
 
@@ -225,7 +239,7 @@ def test_a_directory(tmp_path: Path) -> None:
         write(tmp_path, name, "")
     source = read_agent(tmp_path)
     assert source.entry == "agent.py"
-    assert set(source.files) == {"agent.py", "lib/m.py", "pyproject.toml"}
+    assert listed(source) == {"agent.py", "lib/m.py", "lib/.hidden", "pyproject.toml"}
     assert (source.requires_python, source.dependencies) == (">=3.11", ("a", "b"))
 
 
@@ -256,14 +270,17 @@ def test_a_directory_names_its_entry_and_files(tmp_path: Path, entry: str) -> No
     for name in ("main.py", "lib/m.py", "lib/n.txt"):
         write(tmp_path, name, "")
     source = read_agent(tmp_path)
-    assert (source.entry, set(source.files)) == ("lib/m.py", {"lib/m.py"})
+    assert (source.entry, listed(source)) == (
+        "lib/m.py",
+        {"main.py", "lib/m.py", "lib/n.txt", "pyproject.toml"},
+    )
 
 
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
         (None, "is a directory without a pyproject.toml"),
-        ("x = ", "pyproject.toml: not valid TOML"),
+        ("x = ", "pyproject.toml, line 1, at its end: it is not valid TOML"),
         ("", r"no entry file \(agent.py or main.py\)"),
         ("[tool.torpor]\nentry = 'x.py'", "no entry file 'x.py'"),
         ("project = 1", "project must be a table"),
@@ -348,22 +365,3 @@ def test_webhooks_are_names_and_urls(tmp_path: Path) -> None:
     ):
         with pytest.raises(Invalid, match="webhooks"):
             read(f"[tool.torpor]\n{wrong}")
-
-
-@pytest.mark.parametrize(
-    ("files", "may"),
-    [
-        ({"a.py": "x = 1"}, False),
-        ({"a.py": "# /// script\n# [tool.torpor]\n# ///\n# torpor\nprint(1)"}, False),
-        ({"a.py": "x = 1", "pyproject.toml": "[tool.torpor]"}, False),
-        ({"a.py": "import openai, sys"}, False),
-        ({"a.py": "import torpor"}, True),
-        ({"a.py": "from torpor import agent as work"}, True),
-        ({"a.py": "import my_torpor_agents"}, True),
-        ({"a.py": "import helper", "helper.py": "import torpor.sdk"}, True),
-        ({"a.py": "__import__('torpor').agent(print)"}, True),
-        ({"a.py": "exec(open('code.txt').read())", "code.txt": "import torpor"}, True),
-    ],
-)
-def test_files_that_surely_define_no_agent(files: dict[str, str], may: bool) -> None:
-    assert may_define_agents({name: text.encode() for name, text in files.items()}) is may
