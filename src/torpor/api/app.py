@@ -57,6 +57,7 @@ from torpor.api.shapes import (
     HeaderText,
     Health,
     LogQuery,
+    OutputQuery,
     PinRequest,
     RetryRequest,
     Run,
@@ -166,6 +167,13 @@ class Service(hooks.Service, Protocol):
 
     async def entries(self, ref: str, after: int, limit: int, kinds: list[str] | None) -> Page: ...
 
+    async def begin(
+        self, ref: str, kinds: list[str] | None, tail: int | None, since: float | None
+    ) -> int:
+        """The place in the log after which there are only the last `tail` entries of these kinds,
+        and only such as are not older than `since`."""
+        ...
+
     def changed(self, run_id: str) -> Awaitable[None]:
         """Resolves at the first append to the run after this call. The caller may cancel it."""
         ...
@@ -174,7 +182,7 @@ class Service(hooks.Service, Protocol):
         """Form ("json" or "bytes") and content; reading the latter blocks."""
         ...
 
-    async def output(self, ref: str, stream: str) -> Iterator[bytes]:
+    async def output(self, ref: str, stream: str, offset: int = 0) -> Iterator[bytes]:
         """Reading what this gives blocks."""
         ...
 
@@ -269,7 +277,8 @@ def _next(request: Request, more: bool, page: list[Object], after: str, key: str
     """Where a page goes on if there may be `more` (RFC 8288)."""
     if not more:
         return {}
-    there = request.url.include_query_params(**{after: page[-1][key]})
+    whence = request.url.remove_query_params(["tail", "since"])  # what is last changes
+    there = whence.include_query_params(**{after: page[-1][key]})
     return {"link": f'<{there.path}?{there.query}>; rel="next"'}
 
 
@@ -359,15 +368,17 @@ async def log(
     """The run's context log, some 4 MiB at once; `Link: <…>; rel="next"` leads to more. With
     `follow`, events: `entry`… (its id is the seq), then `end`; a stream that broke off goes on
     where it was with the header `Last-Event-ID`."""
-    kinds = split(query.kinds)
+    kinds, after = split(query.kinds), query.after
+    if query.tail is not None or query.since is not None:
+        after = max(after, await service.begin(ref, kinds, query.tail, query.since))
     if not query.follow:
-        page = await service.entries(ref, query.after, query.limit, kinds)
+        page = await service.entries(ref, after, query.limit, kinds)
         return Json(page.entries, headers=_next(request, page.more, page.entries, "after", "seq"))
     found = await service.run(ref)
     lines = stream.follow(
         partial(service.entries, found["id"]),
         partial(service.changed, found["id"]),
-        after=max(query.after, stream.seen(last_event_id)),
+        after=max(after, stream.seen(last_event_id)),
         kinds=kinds,
         ended=found["state"] if RunState(found["state"]) in FINAL else None,
         closing=closing,
@@ -384,9 +395,14 @@ async def result(ref: str, op: str, service: Uses) -> StreamingResponse:
 
 
 @router.get("/runs/{ref}/output/{stream}", response_class=StreamingResponse)
-async def output(ref: str, stream: Literal["stdout", "stderr"], service: Uses) -> StreamingResponse:
+async def output(
+    ref: str,
+    stream: Literal["stdout", "stderr"],
+    query: Annotated[OutputQuery, Query()],
+    service: Uses,
+) -> StreamingResponse:
     """All that the agent printed, also what its log only counts (`output.beside`)."""
-    content = await service.output(ref, stream)
+    content = await service.output(ref, stream, query.offset)
     return StreamingResponse(content, media_type="text/plain; charset=utf-8")
 
 

@@ -239,6 +239,16 @@ class LogQuery(Strict):
         default=None, description="comma separated"
     )
     follow: bool = Field(default=False, description="stream entries until the run has ended")
+    tail: int | None = Field(
+        default=None, ge=0, le=2**53, description="only the last so many, of these kinds"
+    )
+    since: float | None = Field(
+        default=None, ge=0, le=2**53, description="only entries that are not older; unix seconds"
+    )
+
+
+class OutputQuery(Strict):
+    offset: int = Field(default=0, ge=0, le=2**53, description="from this byte of the stream on")
 
 
 class SendRequest(Strict):

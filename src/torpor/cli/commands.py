@@ -33,7 +33,7 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         Listed(
             "logs",
             "logs:logs",
-            "A run's context log. With -f and --json, one JSON document a line.",
+            "A run's context log, or what its agent printed.",
         ),
         Listed(
             "trace",

@@ -1,12 +1,19 @@
-"""logs: a run's context log in words."""
+"""logs: a run's context log in words, or what its agent printed.
+
+What is printed beyond what the log takes lies beside it, each stream for itself
+(`output.beside`): it is shown after the log's, and nothing says when it was printed.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -15,12 +22,23 @@ from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import say, show_json
 from torpor.client import Appended, Back, Client, Lost
 from torpor.model import artifacts
+from torpor.model.durations import seconds
 from torpor.model.home import Home
 from torpor.model.ids import op_kind
 
 _IN_OP = ("kind", "name", "digest", "hint")  # its id says the first two; the rest is not for people
+_STREAMS = ("stdout", "stderr")
+_OUTPUT, _BESIDE = "output", "output.beside"
+_TAIL_BYTES = 1 << 16
 
 Object = dict[str, Any]
+
+
+class Text(NamedTuple):
+    """What the agent printed at once."""
+
+    stream: str
+    text: str
 
 
 def logs(
@@ -28,39 +46,192 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
     ] = False,
+    output: Annotated[
+        bool,
+        typer.Option("--output", "-o", help="Only what the agent printed: where it printed it."),
+    ] = False,
     stream: Annotated[
+        str | None, typer.Option(metavar="STREAM", help="Of that, only stdout or stderr.")
+    ] = None,
+    tail: Annotated[
+        int | None,
+        typer.Option(
+            "--tail", "-n", min=0, metavar="N", help="Only the last N entries; lines of --output."
+        ),
+    ] = None,
+    since: Annotated[
         str | None,
-        typer.Option(metavar="STREAM", help="Only what it printed to stdout or stderr, all of it."),
+        typer.Option(metavar="WHEN", help='Not what is older: "10m", or 2026-11-28T09:30.'),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """A run's context log. With -f and --json, one JSON document a line."""
+    """A run's context log, or what its agent printed.
+
+    With --json a list of entries; with -f too, an entry a line.
+    """
+    if stream not in (None, *_STREAMS):
+        raise typer.BadParameter("--stream is stdout or stderr")
     client = Client(Home.find())
-    found = client.run(run)["id"]
-    if stream is not None:
-        if stream not in ("stdout", "stderr") or follow or as_json:
-            raise typer.BadParameter("--stream is stdout or stderr, without -f and --json")
-        for chunk in client.output(found, stream):
-            sys.stdout.write(words.plain(chunk.decode(errors="replace")))
-        return
-    if not follow:
-        entries = client.entries(found)
-        if as_json:
-            show_json(list(entries))
+    log = _Log(
+        client,
+        client.run(run)["id"],
+        kinds=(_OUTPUT, _BESIDE) if output or stream else (),
+        streams=(stream,) if stream else _STREAMS,
+        since=None if since is None else _moment(since, time.time()),
+    )
+    if as_json and not follow:
+        show_json(list(log.entries(tail)))
+    elif as_json:
+        for entry in log.follow(tail):
+            sys.stdout.write(json.dumps(entry) + "\n")
+            sys.stdout.flush()
+    elif log.kinds:
+        _print_output(log, tail, follow=follow)
+    else:
+        _print_entries(log.follow(tail) if follow else log.entries(tail))
+
+
+class _Last(NamedTuple):
+    texts: list[Text]
+    seq: int  # of the entry that it ends with
+
+
+@dataclass(frozen=True)
+class _Log:
+    """A run's log, as much of it as is asked for."""
+
+    client: Client
+    run: str
+    kinds: Sequence[str]  # none: all
+    streams: Sequence[str]
+    since: float | None
+
+    def entries(self, tail: int | None = None) -> Iterator[Object]:
+        given = self.client.entries(self.run, kinds=self.kinds, tail=tail, since=self.since)
+        return filter(self._is_wanted, given)
+
+    def follow(self, tail: int | None, after: int = 0) -> Iterator[Object]:
+        which: Object = {"kinds": self.kinds, "tail": tail, "since": self.since}
+        for event in self.client.follow(self.run, after=after, **which):
+            match event:
+                case Appended(entry) if self._is_wanted(entry):
+                    yield entry
+                case Lost():
+                    say("the server is gone; waiting for it to come back (Ctrl-C leaves)", "dim")
+                case Back():
+                    say("the server is back", "dim")
+
+    def _is_wanted(self, entry: Object) -> bool:
+        return entry["kind"] != _OUTPUT or entry["data"]["stream"] in self.streams
+
+    def beside(self, begins: Object) -> Iterator[Text]:
+        """What lies beside the log, which begins so far on in each stream."""
+        for stream in self.streams:
+            for chunk in self.client.output(self.run, stream, offset=begins[stream]):
+                yield Text(stream, chunk.decode(errors="replace"))
+
+    def last(self, count: int) -> _Last:
+        """The last lines of what was printed. Reads little more than these: as many entries as
+        lines are wanted, and more if they were short."""
+        asked = count
+        while True:
+            found = list(
+                self.client.entries(self.run, kinds=self.kinds, tail=asked, since=self.since)
+            )
+            texts = [_text(e) for e in found if e["kind"] == _OUTPUT and self._is_wanted(e)]
+            begins = next((e["data"] for e in found if e["kind"] == _BESIDE), None)
+            beside = [] if begins is None else self._last_beside(begins, count)
+            more = count - max((_lines(each.text) for each in beside), default=0)
+            if sum(each.text.count("\n") for each in texts) > more or len(found) < asked:
+                last = [*last_lines(texts, more), *beside]
+                return _Last(last, found[-1]["seq"] if found else 0)
+            asked *= 4
+
+    def _last_beside(self, begins: Object, count: int) -> list[Text]:
+        """The last lines of each stream beside the log."""
+        kept = self.client.run(self.run)["output"]
+        return [
+            Text(stream, self._last_of(stream, begins[stream], kept[stream]["kept"], count))
+            for stream in self.streams
+        ]
+
+    def _last_of(self, stream: str, begin: int, kept: int, count: int) -> str:
+        size = _TAIL_BYTES
+        while True:
+            offset = begin + max(0, kept - size)
+            data = b"".join(self.client.output(self.run, stream, offset=offset))
+            if data.count(b"\n") > count or size >= kept:
+                text = data.decode(errors="replace")
+                return "".join(each.text for each in last_lines([Text(stream, text)], count))
+            size *= 4
+
+
+def last_lines(texts: Sequence[Text], count: int) -> list[Text]:
+    """The end of what was printed, from where its last lines begin."""
+    if count <= 0:
+        return []
+    whole = "".join(each.text for each in texts)
+    begin = len(whole.removesuffix("\n"))
+    for _ in range(count):
+        begin = whole.rfind("\n", 0, max(0, begin))
+        if begin < 0:
+            return list(texts)
+    skip, kept = begin + 1, list[Text]()
+    for each in texts:
+        if rest := each.text[skip:]:
+            kept.append(each._replace(text=rest))
+        skip = max(0, skip - len(each.text))
+    return kept
+
+
+def _lines(text: str) -> int:
+    return text.count("\n") + (not text.endswith("\n") if text else 0)
+
+
+def _text(entry: Object) -> Text:
+    return Text(entry["data"]["stream"], entry["data"]["text"])
+
+
+def _moment(when: str, now: float) -> float:
+    """Raises BadParameter."""
+    for read in (lambda text: now - seconds(text), float, _time):
+        with suppress(ValueError, OverflowError):
+            return max(0.0, read(when))
+    raise typer.BadParameter(
+        f"--since: {when!r} is neither a duration like 10m nor a time like 2026-11-28T09:30"
+    )
+
+
+def _time(text: str) -> float:
+    """Where no zone is said, it is local time."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _print_output(log: _Log, tail: int | None, *, follow: bool) -> None:
+    """Each stream to ours of that name, as it is: for a terminal or a file to make of it what it
+    would have made of the program's own."""
+    after, begins = 0, None
+    if tail:
+        last = log.last(tail)
+        after = last.seq
+        for text in last.texts:
+            _write(text)
+        if not follow:
+            return
+    for entry in log.follow(0 if tail == 0 else None, after) if follow else log.entries(tail):
+        if entry["kind"] == _BESIDE:
+            begins = entry["data"]
         else:
-            _print_entries(entries)
-        return
-    for event in client.follow(found):
-        match event:
-            case Appended(entry) if as_json:
-                sys.stdout.write(json.dumps(entry) + "\n")
-                sys.stdout.flush()
-            case Appended(entry):
-                _print_entries([entry])
-            case Lost():
-                say("the server is gone; waiting for it to come back (Ctrl-C leaves)", "dim")
-            case Back():
-                say("the server is back", "dim")
+            _write(_text(entry))
+    if begins is not None:
+        for text in log.beside(begins):
+            _write(text)
+
+
+def _write(text: Text) -> None:
+    out = sys.stdout if text.stream == "stdout" else sys.stderr
+    out.write(text.text)
+    out.flush()
 
 
 def _print_entries(entries: Iterable[Object]) -> None:
@@ -80,7 +251,7 @@ def entry_text(entry: Object) -> str:
         case "output":
             return words.plain(data["text"]).rstrip("\n")
         case "output.beside":
-            return f"{words.size(data['limit'])} are here: all of it with --stream stdout or stderr"
+            return f"{words.size(data['limit'])} are here: all of it with --output"
         case "output.anew":
             return f"{data['stream']}: recovered, it prints otherwise than before"
         case "note.log":

@@ -237,35 +237,57 @@ class Client:
     def run(self, ref: str) -> Object:
         return self._object("GET", f"/runs/{_segment(ref)}")
 
-    def entries(self, ref: str, *, after: int = 0) -> Iterator[Object]:
-        """The run's whole log past `after`."""
+    def entries(
+        self,
+        ref: str,
+        *,
+        after: int = 0,
+        kinds: Sequence[str] = (),
+        tail: int | None = None,
+        since: float | None = None,
+    ) -> Iterator[Object]:
+        """The run's log past `after`; of `kinds` only, if any are named, only the last `tail`, only
+        what is not older than `since`."""
+        which: Object = {"kinds": ",".join(kinds), "tail": tail, "since": since}
         more = True
         while more:
-            page, more = self.page(ref, after=after, limit=_PAGE)
+            page, more = self.page(ref, after=after, limit=_PAGE, **which)
             yield from page
             after = page[-1]["seq"] if page else after
+            which = {"kinds": which["kinds"]}  # what is last, and what is old, was settled
 
-    def page(self, ref: str, *, after: int, limit: int) -> Page:
+    def page(self, ref: str, *, after: int, limit: int, **which: Any) -> Page:
         """The next entries of the run's log past `after`."""
-        query = {"after": after, "limit": limit}
+        query = _given({"after": after, "limit": limit, **which})
         entries, headers = self._asked("GET", f"/runs/{_segment(ref)}/log", params=query)
         return Page(entries, _is_followed(headers))
 
-    def follow(self, ref: str, *, after: int = 0) -> Iterator[Followed]:
-        """The run's log past `after` and on as it grows, until the run has ended.
+    def follow(
+        self,
+        ref: str,
+        *,
+        after: int = 0,
+        kinds: Sequence[str] = (),
+        tail: int | None = None,
+        since: float | None = None,
+    ) -> Iterator[Followed]:
+        """The run's log past `after` and on as it grows, until the run has ended; which of it, as
+        `entries` has it.
 
         Outlives the server: when it goes away this tries again for ever, from where it was.
         """
+        which: Object = {"kinds": ",".join(kinds), "tail": tail, "since": since}
         lost = False
         while True:
             try:
-                query = {"after": after, "follow": "true"}
+                query = _given({"after": after, "follow": "true", **which})
                 for name, data in self._events("GET", f"/runs/{_segment(ref)}/log", params=query):
                     if lost:
                         lost = False
                         yield Back()
                     if name == "entry":
                         after = data["seq"]
+                        which = {"kinds": which["kinds"]}
                         yield Appended(data)
                     elif name == "end":
                         yield Ended(data["state"])
@@ -341,9 +363,10 @@ class Client:
         query = _given({"version": version})
         return self._stream(f"/runs/{_segment(ref)}/artifacts/{_segment(name)}", query)
 
-    def output(self, ref: str, stream: str) -> Iterator[bytes]:
-        """All that the run's agent printed. Raises Unreachable if it breaks off."""
-        return self._stream(f"/runs/{_segment(ref)}/output/{_segment(stream)}", {})
+    def output(self, ref: str, stream: str, *, offset: int = 0) -> Iterator[bytes]:
+        """What the run's agent printed, from a byte on. Raises Unreachable if it breaks off."""
+        path = f"/runs/{_segment(ref)}/output/{_segment(stream)}"
+        return self._stream(path, {"offset": offset})
 
     def _stream(self, path: str, params: Object) -> Iterator[bytes]:
         with self._response("GET", path, params=params, timeout_s=None) as response:

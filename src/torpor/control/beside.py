@@ -91,8 +91,12 @@ class Beside:
             shares[stream]["dropped"] = printed - logged - kept
         return shares
 
-    def whole(self, store: LogStore, run: RunId, stream: str) -> Iterator[bytes]:
-        """All of a stream, from the log and from beside it. Blocks. Raises HostError."""
+    def whole(self, store: LogStore, run: RunId, stream: str, offset: int = 0) -> Iterator[bytes]:
+        """A stream from `offset` on, from the log and from beside it. Blocks. Raises HostError."""
+        begins = store.read_here(partial(beside_from, run=run)) if offset else {}
+        if stream in begins and begins[stream] <= offset:
+            yield from self.read(run, stream, offset)
+            return
         after, more = 0, True
         while more:
             page = store.read_here(
@@ -104,7 +108,7 @@ class Beside:
                     yield from self.read(run, stream, data[stream])
                     return
                 if data["stream"] == stream:
-                    yield data["text"].encode(errors="replace")
+                    yield data["text"].encode(errors="replace")[max(0, offset - data["offset"]) :]
             more = page.more
 
     def remove(self, run: RunId) -> None:

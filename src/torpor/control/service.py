@@ -26,6 +26,7 @@ from torpor.contextlog import (
     deployments,
     entries,
     forks,
+    reading,
     runs,
     saved,
     snapshots,
@@ -373,6 +374,14 @@ class Service:
             lambda c: entries.read_page(c, runs.get_run(c, ref).id, after, kinds, limit)
         )
 
+    async def begin(
+        self, ref: str, kinds: list[str] | None, tail: int | None, since: float | None
+    ) -> int:
+        """The place in the run's log after which that begins."""
+        return await self._store.read(
+            lambda c: reading.begin(c, runs.get_run(c, ref).id, kinds=kinds, tail=tail, since=since)
+        )
+
     async def changed(self, run_id: str) -> None:
         with self._store.subscribe(RunId(run_id)) as subscription:
             await subscription.wait()
@@ -447,10 +456,10 @@ class Service:
         run = await self._store.read(lambda c: runs.get_run(c, ref))
         return await self._values.result(run.id, OpId(op))
 
-    async def output(self, ref: str, stream: str) -> Iterator[bytes]:
-        """All that the run's agent printed; reading the iterator blocks."""
+    async def output(self, ref: str, stream: str, offset: int = 0) -> Iterator[bytes]:
+        """What the run's agent printed from `offset` on; reading the iterator blocks."""
         run = await self._store.read(lambda c: runs.get_run(c, ref))
-        return Beside(self._home.output).whole(self._store, run.id, stream)
+        return Beside(self._home.output).whole(self._store, run.id, stream, offset)
 
     # Runs as files.
 

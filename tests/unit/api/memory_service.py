@@ -490,14 +490,24 @@ class MemoryService:
         given = min(limit, PAGE_ENTRIES)
         return Page(found[:given], len(found) > given)
 
+    async def begin(
+        self, ref: str, kinds: list[str] | None, tail: int | None, since: float | None
+    ) -> int:
+        log = self._logs[self._find(self._runs, ref, "run")["id"]]
+        seqs = [e["seq"] for e in log if kinds is None or e["kind"] in kinds]
+        ends = [0] if tail is None else seqs[: len(seqs) - tail][-1:]
+        older = [] if since is None else [e["seq"] for e in log if e["at"] < since]
+        places: list[int] = [0, *ends, *older]
+        return max(places)
+
     def changed(self, run_id: str) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._appended.setdefault(run_id, []).append(future)
         return future
 
-    async def output(self, ref: str, stream: str) -> Iterator[bytes]:
+    async def output(self, ref: str, stream: str, offset: int = 0) -> Iterator[bytes]:
         self._find(self._runs, ref, "run")
-        return iter((f"{stream} of it".encode(),))
+        return iter((f"{stream} of it".encode()[offset:],))
 
     async def cancel(self, ref: str) -> Object:
         run = self._find(self._runs, ref, "run")

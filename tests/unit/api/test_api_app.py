@@ -135,6 +135,31 @@ def test_a_page_of_the_log(home: Home) -> None:
     ask(home, talk)
 
 
+def test_the_end_of_a_log(home: Home) -> None:
+    async def talk(http: httpx.AsyncClient) -> None:
+        run = await played(http, *(["print", str(n)] for n in range(9)), ["return", 1])
+        path = f"/runs/{run['id']}/log"
+        whole = [data for _, data in events(await http.get(path, params={"follow": "true"}))][:-1]
+        asked: list[tuple[dict[str, Any], list[Any]]] = [
+            ({"tail": 5}, whole[-5:]),
+            ({"tail": 2, "kinds": "output"}, [e for e in whole if e["kind"] == "output"][-2:]),
+            ({"since": whole[4]["at"]}, [e for e in whole if e["at"] >= whole[4]["at"]]),
+            ({"tail": 0}, []),
+        ]
+        for query, wanted in asked:
+            told = events(await http.get(path, params={**query, "follow": "true"}))
+            assert [data for name, data in told if name == "entry"] == wanted
+            answer = await http.get(path, params=query)
+            found = answer.json()
+            while "next" in answer.links:  # which goes on from there, whatever is last by then
+                assert "tail" not in answer.links["next"]["url"]
+                answer = await http.get(answer.links["next"]["url"].removeprefix("/v1"))
+                found += answer.json()
+            assert found == wanted
+
+    ask(home, talk)
+
+
 def test_failures_of_a_deployment_come_as_events(home: Home) -> None:
     async def talk(http: httpx.AsyncClient) -> None:
         body = {"entry": "a.py", "files": {"a.py": base64.b64encode(b"# does not load").decode()}}

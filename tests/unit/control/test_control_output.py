@@ -81,6 +81,9 @@ async def test_what_the_log_does_not_take_is_kept_and_exact_after_a_replay(plain
     kept = Beside(plain.home.output)
     assert b"".join(kept.whole(plain.store, run, "stdout")).decode() == PRINTED
     assert b"".join(kept.whole(plain.store, run, "stderr")) == b""
+    for offset in (1, 2 * MIB - 1, logged, logged + 1, len(PRINTED) - 1, len(PRINTED) + 1):
+        rest = b"".join(kept.whole(plain.store, run, "stdout", offset)).decode()
+        assert rest == PRINTED[offset:]
     shares = await plain.store.read(lambda c: kept.shares(c, run))
     beyond = len(PRINTED) - logged
     assert shares["stdout"] == {
