@@ -29,7 +29,7 @@ from torpor.client import (
     launch,
     running,
 )
-from torpor.model.errors import HostError, NotFound
+from torpor.model.errors import HostError, Invalid, NotFound
 from torpor.model.home import Home
 
 PROGRAM = Path(__file__).with_name("memory_service.py")
@@ -72,8 +72,11 @@ def test_one_server_on_a_private_socket(home: Home) -> None:
         assert "running already" in second.stderr
         assert client.health()["engine"] == "memory"
         # Whatever a person types as an id stays one segment of the path.
-        for ref in ("a/b", "../agents", "?all", "", "%2e", "ü"):
+        for ref in ("a/b", "../agents", "?all", "%2e", "ü"):
             with pytest.raises(NotFound):
+                client.run(ref)
+        for ref in ("", " \t"):
+            with pytest.raises(Invalid, match="is no id or name"):
                 client.run(ref)
         # Asking again finds it, and starts nothing.
         ensure_server(home, deadline_s=LIMIT_S)
