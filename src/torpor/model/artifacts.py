@@ -7,7 +7,6 @@ does not run again, or kept when the agent ends. Each is a version of the name t
 
 from __future__ import annotations
 
-import mimetypes
 import re
 from pathlib import PurePosixPath
 
@@ -26,10 +25,38 @@ _TOKEN = r"[A-Za-z0-9!#$&^_.+-]+"
 _MEDIA_TYPE = re.compile(
     rf'{_TOKEN}/{_TOKEN}(; ?{_TOKEN}=({_TOKEN}|"[^"\\\x00-\x1f\x7f-\uffff]*"))*'
 )
-# Not the host's own tables: the same everywhere.
-_KNOWN = mimetypes.MimeTypes()
-_TEXT_MORE = {".md": "text/markdown", ".jsonl": "application/x-ndjson", ".toml": "text/plain"}
-_TEXT_MORE |= {".log": "text/plain", ".yaml": "text/plain", ".yml": "text/plain"}
+# Not the standard library's table, which reads the host's own, and takes its time for that.
+_MEDIA_TYPES = {
+    "application/gzip": "gz tgz",
+    "application/json": "json ipynb",
+    "application/pdf": "pdf",
+    "application/vnd.apache.parquet": "parquet",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.sqlite3": "sqlite sqlite3 db",
+    "application/x-ndjson": "jsonl ndjson",
+    "application/x-tar": "tar",
+    "application/xml": "xml",
+    "application/zip": "zip whl",
+    "audio/mpeg": "mp3",
+    "audio/wav": "wav",
+    "image/gif": "gif",
+    "image/jpeg": "jpg jpeg",
+    "image/png": "png",
+    "image/svg+xml": "svg",
+    "image/webp": "webp",
+    "text/css": "css",
+    "text/csv": "csv",
+    "text/html": "html htm",
+    "text/javascript": "js mjs",
+    "text/markdown": "md markdown",
+    "text/plain": "txt log toml yaml yml ini cfg rst diff patch sh sql",
+    "text/tab-separated-values": "tsv",
+    "text/x-python": "py",
+    "video/mp4": "mp4",
+}
+_BY_ENDING = {f".{end}": kind for kind, ends in _MEDIA_TYPES.items() for end in ends.split()}
 
 
 def name_fault(name: str) -> str:
@@ -53,8 +80,4 @@ def media_type_fault(media_type: str) -> str:
 
 def guess_media_type(name: str) -> str:
     """By the name's ending."""
-    ending = PurePosixPath(name).suffix.lower()
-    found, encoding = _KNOWN.guess_type(f"x{ending}")
-    if encoding is not None or found is None:
-        return _TEXT_MORE.get(ending, _UNKNOWN)
-    return found
+    return _BY_ENDING.get(PurePosixPath(name).suffix.lower(), _UNKNOWN)

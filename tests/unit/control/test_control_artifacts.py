@@ -73,7 +73,7 @@ def story():
 @torpor.agent
 def fails():
     open("left.txt", "w").write("left")
-    os.makedirs("__pycache__")
+    os.makedirs("__pycache__", exist_ok=True)
     open("__pycache__/x.pyc", "w").write("junk")
     raise RuntimeError("for a reason")
 
@@ -88,6 +88,12 @@ def other():
         breaks()
     except KeyError:
         raise RuntimeError("another error") from None
+
+@torpor.agent
+def given(spoil):
+    if spoil:
+        open("in/data.csv", "a").write("more")
+    return sorted(os.listdir("in"))
 
 @torpor.agent
 def nothing():
@@ -358,3 +364,19 @@ async def test_what_is_kept_hides_no_failure_from_a_retry(plain: Plain) -> None:
     assert [row[3] for row in await listed(plain, run)] == [True]
     origin = await plain.row(run)
     assert await plain.store.read(lambda c: forks.failures(c, origin)) == {"step:breaks#1"}
+
+
+@pytest.mark.parametrize("spoil", [True, False])
+async def test_files_of_the_run_are_kept_only_if_they_were_changed(
+    plain: Plain, spoil: bool
+) -> None:
+    async def coming() -> AsyncIterator[bytes]:
+        yield b"a,b"
+
+    digest = blake3(b"a,b").hexdigest()
+    await plain.files.receive(coming(), digest, 3)
+    version = await plain.deploy(AGENT)
+    files = dict.fromkeys(("in/data.csv", "in/other.csv"), digest)
+    run = await plain.run(version, "given", files=files, spoil=spoil)
+    assert await plain.result(run) == ["data.csv", "other.csv"]
+    assert await listed(plain, run) == ([("in/data.csv", 1, 7, True)] if spoil else [])

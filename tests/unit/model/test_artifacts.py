@@ -29,6 +29,6 @@ def test_a_media_type_cannot_end_a_header() -> None:
 
 def test_it_follows_from_the_name() -> None:
     known = {"a.csv": "text/csv", "x/B.PNG": "image/png", "log.md": "text/markdown"}
-    known |= {"a.tar.gz": "application/octet-stream", "Makefile": "application/octet-stream"}
+    known |= {"a.tar.gz": "application/gzip", "Makefile": "application/octet-stream"}
     known |= {"html": "application/octet-stream", "page.html": "text/html"}
     assert {name: guess_media_type(name) for name in known} == known
