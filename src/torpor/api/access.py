@@ -76,6 +76,7 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("POST", "/v1/runs/{ref}/fork"): Need(_S.OPERATE, On.RUN),
     ("POST", "/v1/runs/{ref}/retry"): Need(_S.OPERATE, On.RUN),
     ("POST", "/v1/runs/{ref}/upgrade"): Need(_S.OPERATE, On.RUN),
+    ("POST", "/v1/runs/{ref}/reload"): Need(_S.OPERATE, On.RUN),
     ("POST", "/v1/runs/{ref}/events"): Need(_S.TRIGGER, On.RUN),
     ("PATCH", "/v1/runs/{ref}/snapshots/{snapshot}"): Need(_S.OPERATE, On.RUN),
     ("DELETE", "/v1/runs/{ref}"): Need(_S.ADMIN),

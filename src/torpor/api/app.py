@@ -32,6 +32,7 @@ from torpor.api import (
     queries,
     queues,
     reference,
+    reloads,
     schedules,
     stream,
     tags,
@@ -535,6 +536,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(deleting.router)
     app.include_router(schedules.router)
     app.include_router(upgrades.router)
+    app.include_router(reloads.router)
     app.include_router(keys.router)
     app.include_router(hooks.router)
     app.add_api_route("/metrics", metrics, response_class=PlainTextResponse)

@@ -130,7 +130,7 @@ def run(
         source = read_agent(path)
         client = connect()
         deployed = deploy_now(client, source, engine)
-        agent = _offered(deployed, name)
+        agent = offered(deployed, name)
         which = deployed["version"], name
     else:
         client = connect()
@@ -187,7 +187,7 @@ def described(client: Client, ref: str, **which: Any) -> dict[str, Any] | None:
     return None
 
 
-def _offered(deployed: Mapping[str, Any], name: str | None) -> dict[str, Any] | None:
+def offered(deployed: Mapping[str, Any], name: str | None) -> dict[str, Any] | None:
     agents: list[dict[str, Any]] = deployed["agents"]
     wanted = name or deployed["default"]
     return next((each for each in agents if each["name"] == wanted), None)

@@ -21,8 +21,9 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.live import Live
@@ -48,7 +49,7 @@ def attach(client: Client, run: Object, *, as_json: bool = False) -> int:
     following: str | None = run["id"]
     after = 0
     while following is not None:
-        follower = _Follower(client, following, after, as_json=as_json, interactive=interactive)
+        follower = Follower(client, following, after, as_json=as_json, interactive=interactive)
         try:
             if not follower.follow():
                 return 0
@@ -86,9 +87,26 @@ def _say_detached(run: str) -> None:
     say(f"detached; the run goes on: torpor logs -f {run}")
 
 
-class _Follower:
+@dataclass(frozen=True)
+class _Told:
+    """A remark of somebody else's."""
+
+    text: str
+    style: str
+
+
+class Follower:
+    """Shows one run; `awaited` are waits that are open before what is shown first."""
+
     def __init__(
-        self, client: Client, run: str, after: int, *, as_json: bool, interactive: bool
+        self,
+        client: Client,
+        run: str,
+        after: int,
+        *,
+        as_json: bool,
+        interactive: bool,
+        awaited: Iterable[Object] = (),
     ) -> None:
         self._client = client
         self._after = after
@@ -97,9 +115,11 @@ class _Follower:
         # With --json, stdout is for the one document at the end.
         self._stdout = sys.stderr if as_json else sys.stdout
         self._at_line_start = True
-        self._arrived: queue.SimpleQueue[Followed | Exception] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Followed | Exception | _Told] = queue.SimpleQueue()
         self._woken, self._wake = os.pipe()
-        self._awaited: dict[str, Object] = {}  # as of the entry shown last, by operation
+        self._handing_over, self._closed = threading.Lock(), False
+        # As of the entry shown last, by operation.
+        self._awaited: dict[str, Object] = {wait["op"]: wait for wait in awaited}
         self._announced: set[str] = set()
         self._wants_machine = True  # it may have to wait for one
         self._said_why: str | None = None  # it has none
@@ -145,22 +165,41 @@ class _Follower:
             self._remark(f"waits for a machine: {why}")
         self._said_why = why
 
+    def tell(self, text: str, style: str) -> None:
+        """Show a remark between what the run does, or after it; from any thread."""
+        if not self._hand_over(_Told(text, style)):
+            say(text, style)
+
     def close(self) -> None:
         """Give the terminal back as it was."""
         self._drop_question()
         self._end_line()
+        with self._handing_over:
+            if not self._closed:
+                self._closed = True
+                os.close(self._woken)
+                os.close(self._wake)
+        while not self._arrived.empty():
+            match self._arrived.get():
+                case _Told(text, style):
+                    say(text, style)
 
     def _read(self) -> None:
         """The thread: whatever the log brings, its failure too, goes to the loop."""
         try:
             for event in self._client.follow(self._run, after=self._after):
-                self._hand_over(event)
+                if not self._hand_over(event):
+                    return
         except Exception as error:
             self._hand_over(error)
 
-    def _hand_over(self, event: Followed | Exception) -> None:
-        self._arrived.put(event)
-        os.write(self._wake, b"!")
+    def _hand_over(self, event: Followed | Exception | _Told) -> bool:
+        """Whether the loop is there to take it."""
+        with self._handing_over:
+            if not self._closed:
+                self._arrived.put(event)
+                os.write(self._wake, b"!")
+            return not self._closed
 
     # -- the log ------------------------------------------------------------------------------
 
@@ -182,6 +221,8 @@ class _Follower:
                 case Back():
                     self._remark("the server is back")
                     stale = True
+                case _Told(text, style):
+                    self._remark(text, style)
                 case error:
                     raise error
         if stale:
@@ -214,6 +255,9 @@ class _Follower:
             case "machine.up" if self._waking:
                 self._waking = False
                 self._remark(f"awake in {words.duration(data['resume_ms'] / 1000)}")
+            case "log.superseded":
+                given_up = words.count(len(data["ops"]), "recorded operation")
+                self._remark(f"from here it does something else: {given_up} not used")
             case "freeze.failed":
                 self._remark(f"stays awake, it could not be frozen: {words.line(data['reason'])}")
             case "machine.failed":
@@ -232,10 +276,10 @@ class _Follower:
             if self._question is not None:
                 self._end_line()
 
-    def _remark(self, text: str) -> None:
+    def _remark(self, text: str, style: str = "dim") -> None:
         with self._above_question():
             self._end_line()
-            say(text, "dim")
+            say(text, style)
 
     def _end_line(self) -> None:
         """Output that ends in the middle of a line must not share it with what comes next."""

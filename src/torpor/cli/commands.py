@@ -20,6 +20,11 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
             "Run an agent, and follow it until it ends. Ctrl-C leaves it running.",
         ),
         Listed(
+            "dev",
+            "dev:dev",
+            "Run an agent while you write it: each save is run at once, as a plain process.",
+        ),
+        Listed(
             "deploy",
             "agents:deploy",
             "Make an agent's template now, so that its runs start from it at once.",

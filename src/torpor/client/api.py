@@ -198,6 +198,11 @@ class Client:
         body = {"version": version}
         return self._object("POST", f"/runs/{_segment(ref)}/upgrade", json=body)
 
+    def reload(self, ref: str, version: str, *, fresh: bool = False) -> Object:
+        """The run that takes this one's place, of another version of its agent: all about it."""
+        body = {"version": version, "fresh": fresh}
+        return self._object("POST", f"/runs/{_segment(ref)}/reload", json=body)
+
     def schedules(self) -> list[Object]:
         return self._list("GET", "/schedules")
 

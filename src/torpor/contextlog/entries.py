@@ -297,7 +297,7 @@ def journal(c: Connection, run: RunId, after_seq: int) -> list[dict[str, Any]]:
         (began, _identity(op, begin) | {"again": again})
         for op, began, begin, again, *_ in _IN_DOUBT.rows(c, in_run=run, after=after_seq)
     ]
-    given_up = _superseded(c, run)
+    given_up = superseded(c, run)
     ordered = sorted(found, key=itemgetter(0))
     records = [record for _, record in ordered if record["op"] not in given_up]
     for record in records:
@@ -310,7 +310,7 @@ def in_doubt(c: Connection, run: RunId) -> list[dict[str, Any]]:
     """All of the run that has begun, not ended, and would be done again: as in `journal`, with
     `seq` and `began_at` (unix seconds), where and when it began, and the `epoch` that was last
     at it."""
-    given_up = _superseded(c, run)
+    given_up = superseded(c, run)
     return [
         {
             **_identity(op, begin),
@@ -324,7 +324,8 @@ def in_doubt(c: Connection, run: RunId) -> list[dict[str, Any]]:
     ]
 
 
-def _superseded(c: Connection, run: RunId) -> frozenset[str]:
+def superseded(c: Connection, run: RunId) -> frozenset[str]:
+    """The operations that the agent has gone on without (`torpor.control.verdicts`)."""
     given_up = and_(_ops.c.run == run, _ops.c.kind == _kind(SUPERSEDED))
     return frozenset(
         op for data in c.scalars(select(_ops.c.data).where(given_up)) for op in data["ops"]

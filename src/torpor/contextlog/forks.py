@@ -29,7 +29,15 @@ from sqlalchemy import Connection, Select, func, insert, select, update
 
 from torpor.contextlog import calls, events, lineage, schema
 from torpor.contextlog.agents import find_agent
-from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_result
+from torpor.contextlog.entries import (
+    BEGIN,
+    END,
+    NewEntry,
+    append,
+    check_object,
+    read_result,
+    superseded,
+)
 from torpor.contextlog.files import share
 from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import Part
@@ -52,6 +60,7 @@ _ENDINGS = ("wait.cancelled", CANCEL_REQUESTED, *(f"run.{state.value}" for state
 # A model's answer that its client takes for a failure.
 
 _log, _runs = schema.log, schema.runs
+_IN_ORDER = (_log.c.part, _log.c.seq)
 # What was kept at the end was not begun by the agent.
 _OF_FILE = _log.c.op.between(f"{FILE}:", f"{FILE};")
 
@@ -74,6 +83,7 @@ class Fork:
     parent: RunId | None = None  # whose child it is in its origin's place
     attempt: int = 1
     not_before: float | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)  # what else its beginning says of it
 
 
 def fork_of(origin: RunRow, at: Seq, **changes: Any) -> Fork:
@@ -150,6 +160,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
         "input": fork.input,
         "set": sorted(fork.set),
         "retried": sorted(fork.retried),
+        **fork.told,
     }
     append(c, run, None, [NewEntry(FORKED, None, told)], now)
     touched(c, run)
@@ -166,8 +177,10 @@ def retry_of(c: Connection, origin: RunRow, **changes: Any) -> Fork:
 
 def shared_end(c: Connection, run: RunRow) -> Seq:
     """How much of the run's log a fork may share: all that there is, but not how it ended."""
-    query = select(func.min(_log.c.seq)).where(_log.c.run == run.id, _log.c.kind.in_(_ENDINGS))
-    ending: int | None = c.scalar(query)
+    query = select(_log.c.seq, _log.c.op).where(_log.c.run == run.id, _log.c.kind.in_(_ENDINGS))
+    given_up = superseded(c, run.id)  # a wait that was, ended in the middle of its life
+    endings = (seq for seq, op in c.execute(query.order_by(*_IN_ORDER)) if op not in given_up)
+    ending = next(endings, None)
     return run.last_seq if ending is None else Seq(ending - 1)
 
 
@@ -379,8 +392,9 @@ def _epoch(c: Connection, run: RunId, at: int) -> int:
 def _inherit_waits(c: Connection, run: RunId, fork: Fork, rewrap: Rewrap, now: float) -> None:
     """Rows for the waits that are open at the fork's place, and for those whose answer was set."""
     frozen_at = c.scalar(select(_log.c.at).where(_log.c.run == run, _log.c.seq == fork.at)) or now
+    given_up = superseded(c, run)
     for op, begun in c.execute(_begun(run, fork.at)):
-        if begun["kind"] not in WAITS:
+        if begun["kind"] not in WAITS or op in given_up:
             continue
         result = read_result(c, run, op)
         if result is None and begun["kind"] == "child":

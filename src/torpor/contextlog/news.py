@@ -41,4 +41,11 @@ class Overran:
     run: RunId
 
 
-News = Claimable | Due | Answered | CancelRequested | Overran
+@dataclass(frozen=True)
+class Replaced:
+    """A run has ended, whatever its machine is at: another has its place (`contextlog.reloads`)."""
+
+    run: RunId
+
+
+News = Claimable | Due | Answered | CancelRequested | Overran | Replaced

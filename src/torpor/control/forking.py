@@ -1,10 +1,13 @@
-"""Forks and retries, as people ask for them: which place is meant, and whether it makes sense.
+"""Forks, retries and reloads, as people ask for them: which place is meant, and whether it makes
+sense.
 
-What a fork is, and what a retry tries again, is `torpor.contextlog.forks`'s to say.
+What a fork is, and what a retry tries again, is `torpor.contextlog.forks`'s to say; what a reload
+keeps, `torpor.contextlog.reloads`'s.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,15 +15,18 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import agents, forks, runs, snapshots
+from torpor.contextlog import agents, forks, reloads, runs, snapshots
+from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.entries import read_result
 from torpor.contextlog.forks import Fork, Rewrap, fork_of
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys
+from torpor.control.loading import source_from
 from torpor.model.errors import Conflict, Invalid, NotFound
 from torpor.model.ids import AgentVersion, OpId, Seq
 from torpor.model.states import RunState
+from torpor.policy.edits import Edit
 from torpor.policy.inputs import check_input
 
 SNAPSHOT_PREFIX = "snap_"
@@ -65,6 +71,26 @@ class Forking:
 
         return await self._make(ref, wanted)
 
+    async def reload(self, ref: str, version: str, *, fresh: bool) -> RunRow:
+        """The run that goes on in place of this one, or of what has its place already, as another
+        version; `fresh` without anything recorded. Raises as `fork`."""
+        rewrap: Rewrap = await self._keys.rewrapper()
+        was, old, new = await self._store.read(lambda c: _codes(c, ref, version))
+        edit = None if fresh else await asyncio.to_thread(Edit, old, new, was.input)
+
+        def write(c: Connection) -> RunRow:
+            origin = _newest(c, ref)
+            if origin.version != was.version:
+                raise Conflict(f"{origin.id} has just become of another version: try again")
+            kept = reloads.NOTHING if edit is None else reloads.kept_of(c, origin, edit.touched)
+
+            def fork(at: Seq, **changes: Any) -> Fork:
+                return _of_version(c, origin, Wanted(version=version), at, changes)
+
+            return reloads.reload_run(c, origin, kept, fork, rewrap, time.time())
+
+        return await self._store.write(write)
+
     async def _make(self, ref: str, wanted: Callable[[Connection, RunRow], Fork]) -> RunRow:
         rewrap: Rewrap = await self._keys.rewrapper()
 
@@ -103,6 +129,24 @@ def _of_version(
             raise Conflict(f"{agent.entry} has no agent {origin.agent!r}, which the run is of")
         check_input(offered[origin.agent], given)
     return fork_of(origin, at, version=AgentVersion(agent.version), input=given, **changes)
+
+
+def _newest(c: Connection, ref: str) -> RunRow:
+    """The run, or what has its place."""
+    run = runs.get_run(c, ref)
+    return runs.newest(c, run.id) or run
+
+
+def _codes(
+    c: Connection, ref: str, version: str
+) -> tuple[RunRow, Mapping[str, bytes], Mapping[str, bytes]]:
+    """The run that would be reloaded, its files, and those of `version`."""
+    origin, wanted = _newest(c, ref), agents.get_agent(c, version)
+    return origin, _files(c, agents.get_agent(c, origin.version)), _files(c, wanted)
+
+
+def _files(c: Connection, agent: AgentRow) -> Mapping[str, bytes]:
+    return source_from(agent, agents.agent_source(c, agent.version)).files
 
 
 def _before_all(c: Connection, origin: RunRow, wanted: Wanted) -> Seq:

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torpor
-from torpor.contextlog import agents, runs
+from torpor.contextlog import agents, reloads, runs
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
@@ -123,7 +123,8 @@ class ProcessCarriers:
         return [None]
 
     async def restore(self, origin: Origin, heard: asyncio.Event) -> ProcessCarrier:
-        version = origin.row.version
+        version, row = origin.row.version, origin.row
+        reloaded = bool(row.origin) and await self._store.read(lambda c: reloads.is_reload(c, row))
         program = self._programs.get(version) or await self._program(version)
         files = self._home.files_of(origin.row.id)
         shared = self._home.files_of(origin.row.origin)[1] if origin.row.origin else None
@@ -138,7 +139,8 @@ class ProcessCarriers:
         guest.heard = heard
         guest.say_line(_load(program, *files))
         importing = hear_loaded(guest, program.entry, agent.rules.max_import_s, lambda *_: None)
-        return ProcessCarrier(self, guest, files, program, importing, warm=warm)
+        carried = (guest, files, program, importing)
+        return ProcessCarrier(self, *carried, warm=warm, reloaded=reloaded)
 
     async def renew(self, version: AgentVersion) -> None:
         """Nothing of a process can be lost that the log does not hold."""
@@ -200,8 +202,10 @@ class ProcessCarrier:
         importing: Coroutine[Any, Any, Loaded],
         *,
         warm: bool,
+        reloaded: bool,
     ) -> None:
         self.warm = warm
+        self._reloaded = reloaded
         self._carriers = carriers
         self._files = files
         self._program = program
@@ -234,6 +238,7 @@ class ProcessCarrier:
         start = {"t": "start", "run": row.id, "epoch": epoch, "agent": row.agent}
         home, kept = map(str, self._files)
         start |= {"input": row.input, "env": row.env, "home": home, "kept": kept, "journal": rest}
+        start["reloaded"] = self._reloaded
         self.guest.say_line(_encoded(start))
 
     async def woken(self) -> None:

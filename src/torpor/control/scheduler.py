@@ -26,7 +26,15 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import deadlines, entries, runs, schedules, waits
 from torpor.contextlog.entries import NewEntry
-from torpor.contextlog.news import Answered, CancelRequested, Claimable, Due, News, Overran
+from torpor.contextlog.news import (
+    Answered,
+    CancelRequested,
+    Claimable,
+    Due,
+    News,
+    Overran,
+    Replaced,
+)
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
@@ -180,6 +188,13 @@ class Scheduler:
                 self.drivers[run].computing.overran()
             case CancelRequested(run) if run in self.drivers:
                 self.drivers[run].cancel()
+            case Replaced(run) if run in self.drivers:
+                self._tasks.spawn(self._leave(self.drivers[run]))
+
+    async def _leave(self, driver: Driver) -> None:
+        """Its run has ended without it: what carries its agent is ended, wherever that is."""
+        driver.fail(StaleEpoch(f"{driver.run} has ended: another run has its place"))
+        await self._model.forget(driver.run)
 
     # Claims.
 

@@ -285,6 +285,13 @@ class Service:
     async def retry(self, ref: str, version: str | None) -> dict[str, Any]:
         return self._made(await self._forking.retry(ref, version))
 
+    async def reload(self, ref: str, version: str, *, fresh: bool) -> dict[str, Any]:
+        """All about the run that takes this one's place, of `version`."""
+        row = await self._forking.reload(ref, version, fresh=fresh)
+        self._made(row)
+        self._storage.run_ended()
+        return await self.run(row.id)
+
     def _made(self, row: RunRow) -> dict[str, Any]:
         """There is a new run: it is claimed soon."""
         self._engines.ready_soon(row.engine)

@@ -1,26 +1,29 @@
 """What a run's driver does about a divergence, as `torpor.policy.divergence` decides.
 
 The agent asks, before it goes on: an operation of kind `verdict`, named after the recorded
-operation that it did not ask for. Its value, {go_on}, is recorded with what follows from it: what
-is superseded is no part of any later replay. An agent that may not go on ends; then a fork may take
-over.
+operation that it did not ask for. Its value, {go_on, taken}, is recorded with what follows from it:
+what is superseded is no part of any later replay, but its names stay taken. An agent that may not
+go on ends; then a fork may take over. A reload (`torpor.contextlog.reloads`) always goes on,
+whatever its agent's file says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import agents, entries, forks, runs, waits
+from torpor.contextlog import agents, entries, forks, reloads, runs, waits
 from torpor.contextlog.entries import BEGIN, END, SUPERSEDED, NewEntry, append
 from torpor.contextlog.forks import Rewrap
 from torpor.contextlog.runs import RunRow
-from torpor.model.divergence import STOP
-from torpor.model.ids import Epoch, OpId, RunId, Seq
+from torpor.model.divergence import LATEST, STOP
+from torpor.model.ids import Epoch, OpId, RunId, Seq, op_number
 from torpor.policy.divergence import Fork, GoOn, Stop, decide
 
+_OP = re.compile(r"[^:]+:.*#[0-9]{1,15}", re.DOTALL)
 HOW = "divergence"  # what such forks are called in the log
 
 
@@ -36,7 +39,8 @@ def judge(
     if known is not None:
         return known
     go_on = bool(ops) and isinstance(_decided(c, run, OpId(asked["name"])), GoOn)
-    outcome = {"ok": True, "value": {"go_on": go_on}}
+    value = {"go_on": go_on, **({"taken": _highest(ops)} if go_on else {})}
+    outcome = {"ok": True, "value": value}
     given_up = [NewEntry(SUPERSEDED, op, {"ops": ops})] if go_on else []
     append(c, run, epoch, [*given_up, NewEntry(END, op, outcome)], now)
     if go_on:
@@ -44,6 +48,14 @@ def judge(
             if wait.op in ops:
                 waits.complete_wait(c, wait.id, value={"status": waits.CANCELLED}, now=now)
     return outcome
+
+
+def _highest(ops: Iterable[str]) -> list[str]:
+    """Of each kind and name the one with the highest number; of what is the id of an operation."""
+    found: dict[str, str] = {}
+    for op in sorted(filter(_OP.fullmatch, ops), key=op_number):
+        found[op.rpartition("#")[0]] = op
+    return list(found.values())
 
 
 def told(
@@ -70,8 +82,11 @@ def _take_over(
 
 
 def _decided(c: Connection, run: RunId, recorded: OpId) -> Stop | Fork | GoOn:
-    agent = agents.get_agent(c, runs.get_run(c, run).version)
+    row = runs.get_run(c, run)
     began = entries.began_at(c, run, recorded)
+    if reloads.is_reload(c, row):  # other code is what it is for
+        return decide(LATEST, began, 0)
+    agent = agents.get_agent(c, row.version)
     return decide(agent.spec.get("on_divergence", STOP), began, _forks_before(c, run))
 
 

@@ -58,7 +58,9 @@ async def login(request: Request) -> Response:
     made = sessions.log_in(request.query_params.get("token", ""))
     if made is None:
         return render.page(request, "refused.html", status=401, code=401)
-    response = render.page(request, "welcome.html")
+    run = request.query_params.get("run", "")
+    page = f"/ui/runs/{run}" if render.RUN.fullmatch(run) else "/ui/runs"
+    response = render.page(request, "welcome.html", page=page)
     response.set_cookie(
         COOKIE,
         made.id,

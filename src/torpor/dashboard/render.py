@@ -66,14 +66,14 @@ def given(input: object, most: int = 140) -> str:
     return words.line(", ".join(f"{k}: {words.compact(v, most)}" for k, v in input.items()), most)
 
 
-_LINKED = re.compile(r"run_[0-9a-z]{16,32}")
+RUN = re.compile(r"run_[0-9a-z]{16,32}")
 
 
 def cell(value: object) -> Markup | str:
     """A value that a query found; a run's id leads there."""
     if value is None:
         return Markup('<span class="dim">null</span>')
-    if isinstance(value, str) and _LINKED.fullmatch(value):
+    if isinstance(value, str) and RUN.fullmatch(value):
         return Markup('<a class="mono" href="/ui/runs/{0}">{0}</a>').format(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return charts.number(value)

@@ -73,6 +73,7 @@ class Models:
         self._pending: dict[str, _Call] = {}
         self._unheard: deque[tuple[str, Asked]] = deque(maxlen=_UNHEARD_MAX)
         self._open = False
+        self._others = False
 
     @property
     def busy(self) -> int:
@@ -82,11 +83,16 @@ class Models:
         """There is a run from now on."""
         self._open = True
 
+    def expect_others(self) -> None:
+        """The code is not what it was: that it asks for something else is no wonder."""
+        self._others = True
+
     def extend_journal(self, records: Iterable[Recorded]) -> None:
         """Results that came into the log while the machine slept, or before it was restored: of all
         that came, those of model calls are for here."""
         records, rest = list(records), []
-        self._unasked.extend(records)
+        if not self._others:
+            self._unasked.extend(records)
         for record in (each for each in records if each["kind"] == "model"):
             if record["op"] not in self._pending:
                 rest.append(record)

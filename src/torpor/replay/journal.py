@@ -75,7 +75,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from torpor.model.artifacts import FILE
 from torpor.model.errors import GuestError
-from torpor.model.ids import OpId, op_id, op_number
+from torpor.model.ids import OpId, op_id, op_kind, op_name, op_number
 
 
 class _Identified(TypedDict):
@@ -293,6 +293,7 @@ class Journal:
             op, kind, name = record["op"], record["kind"], record["name"]
             if kind in ("doubt", "verdict"):
                 self.questions[op] = record
+                self._keep_taken(record)
                 continue
             numbers = self._numbers_of(kind, name)
             numbers.highest = max(numbers.highest, op_number(op))
@@ -309,6 +310,13 @@ class Journal:
                 else:
                     self._ordered.append(op)
             line[op] = record
+
+    def _keep_taken(self, question: Recorded) -> None:
+        """The names of what was superseded, of which there are no records, are not used again."""
+        value = question.get("value")
+        for op in value.get("taken", ()) if isinstance(value, dict) else ():
+            numbers = self._numbers_of(op_kind(op), op_name(op))
+            numbers.highest = max(numbers.highest, op_number(op))
 
     def find(
         self,

@@ -35,6 +35,7 @@ from torpor.guest.gateway import Gateway
 from torpor.guest.models import Models
 from torpor.replay.journal import Recorded
 from torpor.sdk import process
+from torpor.sdk.holding import RELOADED_S
 from torpor.sdk.operations import Operation
 from torpor.sdk.rest import Rest
 from torpor.sdk.runtime import Runtime
@@ -76,6 +77,10 @@ class _Endpoint:
         os.environ["OPENAI_API_KEY"] = "torpor"
         self.thread = threading.Thread(target=self._serve, name="torpor-models", daemon=True)
         self.thread.start()
+
+    def reloaded(self) -> None:
+        """The agent's code is another than what was recorded; before the journal is given."""
+        self._models.expect_others()
 
     def give(self, given: dict[str, Any] | list[Recorded]) -> None:
         """A result, or what the journal holds of model calls."""
@@ -159,6 +164,9 @@ class AloneRuntime(Runtime):
 
     def _start(self, message: dict[str, Any]) -> None:
         records = self._records + message["journal"]
+        if message["reloaded"]:
+            self._holding.patience = RELOADED_S
+            self._endpoint.reloaded()
         self._endpoint.give(records)
         message["journal"] = [each for each in records if each["kind"] != "model"]
         super()._start(message)

@@ -25,6 +25,8 @@ from torpor.sdk.rest import worked_s
 # For what the operation would diverge else; and what it would be given else, or in a loop's thread.
 QUIET_S, QUIET_SHORT_S = 60.0, 2.0
 NEVER_QUIET_S = 600.0
+# Where the code is known to be another than what was recorded, a difference is the likelier.
+RELOADED_S = (0.25, 0.25)
 _COMPUTES = 0.1  # of the time
 _LOOKS = 20
 

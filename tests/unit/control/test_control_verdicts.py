@@ -67,7 +67,7 @@ async def test_a_run_goes_on_without_what_is_superseded(world: World) -> None:
     await policy(world, "latest")
     run = await world.run([["wait", "q"]], [*STEPS, ASK, ["wait", "p"]])
     await world.until(run, lambda row: row.state is RunState.SUSPENDED)
-    assert await verdict(world, run) == {"go_on": True}
+    assert await verdict(world, run) == {"go_on": True, "taken": [MISSED, "wait:q#1"]}
     (marked,) = await world.entries(run, "log.superseded")
     assert marked.data == {"ops": [MISSED, "wait:q#1"]}
     records = await world.store.read(lambda c: entries.journal(c, run, 0))

@@ -1,0 +1,274 @@
+"""dev: an agent that runs as it is written.
+
+    files ──save──► read, deployed ──► the run goes on as the new version ──► shown
+            a thread watches          a thread for each save: only the newest counts
+
+The run belongs to the server, as with `torpor run`: what is kept of it when its code changes is
+decided there (`torpor.contextlog.reloads`). Until the new code is deployed, which is to say that it
+was imported, the run that there is goes on: a slip in the code costs nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated, Any
+
+import typer
+
+from torpor.cli import words
+from torpor.cli.agents import InputGiven, TargetArg, deploy_now, offered, split_target
+from torpor.cli.attach import Follower, error_line, finish
+from torpor.cli.entry import INTERRUPTED
+from torpor.cli.host import connect
+from torpor.cli.screen import say
+from torpor.client import Client
+from torpor.model.agentfile import AgentSource
+from torpor.model.engines import PROCESS
+from torpor.model.errors import NotFound, TorporError
+
+# Runs of `torpor dev` wait here, not where others do.
+QUEUE = "dev"
+RELOADED = "Reloaded"
+
+Object = dict[str, Any]
+
+
+def dev(
+    target: TargetArg,
+    input: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help="The input, an object; @FILE or - (stdin) read it."),
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("-i", metavar="KEY=VALUE", help="One parameter, as with torpor run."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew at each change, with nothing recorded.")
+    ] = False,
+) -> None:
+    """Run an agent while you write it: each save is run at once, as a plain process.
+
+    What was recorded is kept, model calls and answers too, up to the first step whose code has
+    changed, or where the agent does something else; from there on it is run. Ctrl-C leaves.
+    """
+    path, name = split_target(target)
+    if not path.exists():
+        raise NotFound(f"no agent file at {path}", hint="Give the path of a Python file.")
+    given = InputGiven.read(input, pairs or [])
+    session = Session(connect(), path, name, given, fresh=fresh)
+    raise typer.Exit(session.run())
+
+
+@dataclass(frozen=True)
+class _Next:
+    """A run that is to be shown, and what was saved before it."""
+
+    run: Object
+    saved: str
+
+
+class Session:
+    def __init__(
+        self, client: Client, path: Path, name: str | None, given: InputGiven, *, fresh: bool
+    ) -> None:
+        self._client, self._path, self._name, self._given = client, path, name, given
+        self._fresh = fresh
+        self._interactive = sys.stdin.isatty() and sys.stderr.isatty()
+        self._next: SimpleQueue[_Next | BaseException] = SimpleQueue()
+        self._follower: Follower | None = None
+        # Under the lock, which is held while the server is asked for a run: one at a time.
+        self._lock = threading.Lock()
+        self._saves = 0
+        self._source: AgentSource | None = None  # what runs
+        self._current: str | None = None  # the newest run
+        self._version = ""
+
+    def run(self) -> int:
+        """Until the person leaves; the exit code."""
+        from torpor.cli import watching
+
+        seen = watching.look(self._path)
+        follow = (self._path, seen, self._saved)
+        threading.Thread(target=watching.watch, args=follow, daemon=True).start()
+        try:
+            self._begin(seen)
+            while True:
+                self._show(self._await_next())
+        except KeyboardInterrupt:
+            return self._leave()
+        except _Left:
+            return 0
+
+    # -- the first run ------------------------------------------------------------------------
+
+    def _begin(self, seen: AgentSource | TorporError) -> None:
+        if isinstance(seen, AgentSource):
+            save = self._new_save()
+            try:
+                self._deployed(save, seen, deploy_now(self._client, seen, PROCESS), "")
+            except TorporError as error:
+                if self._version:  # it is the input that does not fit: nothing will change that
+                    raise
+                seen = error
+        if isinstance(seen, TorporError):
+            self._complain(seen)
+
+    # -- what the threads do --------------------------------------------------------------------
+
+    def _saved(self, seen: AgentSource | TorporError) -> None:
+        save = self._new_save()
+        if isinstance(seen, TorporError):
+            self._complain(seen)
+        else:
+            threading.Thread(target=self._deploy, args=(save, seen), daemon=True).start()
+
+    def _new_save(self) -> int:
+        with self._lock:
+            self._saves += 1
+            return self._saves
+
+    def _deploy(self, save: int, source: AgentSource) -> None:
+        try:
+            deployed = self._client.deploy(source, self._progress, PROCESS)
+            self._deployed(save, source, deployed, self._changes(source))
+        except TorporError as error:
+            if save == self._saves:
+                self._complain(error)
+        except BaseException as error:  # ours: it ends the command, and says so
+            self._next.put(error)
+
+    def _deployed(self, save: int, source: AgentSource, deployed: Object, saved: str) -> None:
+        """The agent as it was saved can run: have it go on so."""
+        with self._lock:
+            if save != self._saves:
+                return  # it was saved once more meanwhile
+            was, self._version = self._version, deployed["version"]
+            self._source = source
+            if was == self._version and self._current is not None:
+                return
+            if self._current is None:
+                given = self._given.of(offered(deployed, self._name))
+                started = self._client.start(self._version, self._name, given, None, queue=QUEUE)
+                made = self._client.run(started["id"])
+            else:
+                made = self._client.reload(self._current, self._version, fresh=self._fresh)
+            self._current = made["id"]
+        self._next.put(_Next(made, saved))
+
+    def _progress(self, stage: str, message: str, fraction: float | None) -> None:
+        if stage == "deps":
+            self._say(message, "dim")
+
+    def _changes(self, source: AgentSource) -> str:
+        """Which files were saved, in words."""
+        was = {} if self._source is None else self._source.files
+        names = sorted(was.keys() | source.files.keys())
+        changed = [name for name in names if was.get(name) != source.files.get(name)]
+        if not changed:
+            return f"{self._path.name} changed"
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        return f"{changed[0]}{more} changed"
+
+    # -- what the terminal shows ------------------------------------------------------------------
+
+    def _say(self, text: str, style: str) -> None:
+        if (follower := self._follower) is None:
+            say(text, style)
+        else:
+            follower.tell(text, style)
+
+    def _complain(self, error: TorporError) -> None:
+        hint = f"\n{error.hint}" if error.hint else ""
+        going = "the run goes on as it was" if self._goes_on() else "the next save is tried"
+        self._say(f"error: {words.plain(self._at_home(error.message))}{hint}\n{going}", "red")
+
+    def _goes_on(self) -> bool:
+        return self._follower is not None
+
+    def _at_home(self, text: str) -> str:
+        """A traceback with the files that the person has, not the server's copies of them."""
+        base = self._path.absolute() if self._path.is_dir() else self._path.absolute().parent
+        copies = rf"{re.escape(str(self._client.home.apps))}/[0-9a-f]+/"
+        return re.sub(copies, lambda found: f"{base}/", text)
+
+    def _shown(self, ended: Object) -> Object:
+        error = ended["error"]
+        if not error or not error.get("traceback"):
+            return ended
+        return {**ended, "error": {**error, "traceback": self._at_home(error["traceback"])}}
+
+    def _await_next(self) -> _Next:
+        found = self._next.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _show(self, wanted: _Next) -> None:
+        """The run until it ends, and whatever takes its place, but not what a save makes of it."""
+        run: Object = wanted.run
+        say(_heading(run, wanted.saved), "cyan" if wanted.saved else "dim")
+        if not wanted.saved:
+            self._say_where(run)
+        after: int = run["origin_seq"] or 0
+        while True:
+            ended = self._follow(run, after)
+            if (successor := ended["successor"]) is None:
+                break
+            if (ended["error"] or {}).get("type") == RELOADED:
+                return  # what a save has made of it comes next
+            run = self._client.run(successor)
+            after = run["origin_seq"]  # what it shares was shown
+            say(f"failed: {error_line(ended['error'])} · {successor} goes on", "yellow")
+        finish(self._shown(ended), as_json=False)
+        say("the next save runs it again", "dim")
+
+    def _follow(self, run: Object, after: int) -> Object:
+        """As it ended. Raises _Left, KeyboardInterrupt."""
+        follower = Follower(
+            self._client,
+            run["id"],
+            after,
+            as_json=False,
+            interactive=self._interactive,
+            awaited=run["waits"],
+        )
+        self._follower = follower
+        if not follower.follow():
+            raise _Left
+        self._follower = None
+        return self._client.run(run["id"])
+
+    def _say_where(self, run: Object) -> None:
+        """Where else it may be looked at."""
+        try:
+            link = self._client.dashboard()["url"]
+        except TorporError:  # the server is elsewhere, and gives none
+            return
+        say(f"dashboard: {link}&run={run['id']}", "dim")
+
+    def _leave(self) -> int:
+        if self._follower is not None:
+            self._follower.close()
+            say(f"left; the run goes on: torpor logs -f {self._current}")
+        return INTERRUPTED
+
+
+class _Left(Exception):
+    """The person has detached."""
+
+
+def _heading(run: Object, saved: str) -> str:
+    if not saved:
+        return str(run["id"])
+    told = run["forked"] or {}
+    kept = words.count(told.get("kept", 0), "recorded operation")
+    if not told.get("kept"):
+        return f"↻ {saved}: {run['id']} begins anew"
+    again = f", {told['again']} runs again" if told["again"] else ""
+    return f"↻ {saved}: {run['id']} goes on with {kept}{again}"
