@@ -22,7 +22,7 @@ import typer
 
 from torpor.cli import words
 from torpor.cli.agents import InputGiven, TargetArg, deploy_now, offered, split_target
-from torpor.cli.attach import Follower, error_line, finish
+from torpor.cli.attach import Follower, finish
 from torpor.cli.entry import INTERRUPTED
 from torpor.cli.host import connect
 from torpor.cli.screen import say
@@ -224,7 +224,7 @@ class Session:
                 return  # what a save has made of it comes next
             run = self._client.run(successor)
             after = run["origin_seq"]  # what it shares was shown
-            say(f"failed: {error_line(ended['error'])} · {successor} goes on", "yellow")
+            say(f"failed: {words.error_line(ended['error'])} · {successor} goes on", "yellow")
         finish(self._shown(ended), as_json=False)
         say("the next save runs it again", "dim")
 

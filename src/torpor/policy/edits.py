@@ -63,10 +63,10 @@ class Edit:
         names = frozenset(steps)
         if self._everything:
             return names
-        reached = {name: self._now.reach(name, self._differ) for name in names}
-        found = {
-            name for name, each in reached.items() if each.names & self._differ or each.unknown
-        }
+        reached = {name: self._now.reach(name) for name in names}
+        found = {name for name in names if reached[name].names & self._differ}
+        if self._differ:
+            found |= {name for name in names if not self._is_known(name)}
         for wanted in self._data:
             naming = {name for name in names if _names(reached[name].strings, wanted)}
             anybody = self._now.strings | self._before.strings | self._given
@@ -74,6 +74,10 @@ class Edit:
                 return names
             found |= naming
         return frozenset(found)
+
+    def _is_known(self, step: str) -> bool:
+        """One that is not there any more is not asked for, which shows by itself."""
+        return self._now.knows(step) or self._before.knows(step)
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,6 @@ class _Definition:
 class _Reached:
     names: set[str] = field(default_factory=set)
     strings: set[str] = field(default_factory=set)
-    unknown: bool = False  # nobody knows its code, and some has changed
 
 
 class _Code:
@@ -109,16 +112,14 @@ class _Code:
     def texts(self, name: str) -> Counter[str]:
         return Counter(each.text for each in self.defined.get(name, ()))
 
-    def reach(self, step: str, differ: set[str]) -> _Reached:
+    def knows(self, step: str) -> bool:
+        """Whether there is code of a step of this name, be it a library's, which is named as an
+        attribute; and not a lambda, or what is named at run time."""
+        return bool(self._begin(step)) or _own_name(step) in self._attributes
+
+    def reach(self, step: str) -> _Reached:
         """All that a step of this name refers to."""
-        own = step.rpartition(".")[2]  # of Class.method
-        reached = _Reached()
-        begin = {*self._called.get(step, ()), own}
-        if not any(name in self.defined for name in begin):
-            # A library's function, named as its attribute; or a lambda, a name made at run time.
-            reached.unknown = bool(differ) and own not in self._attributes
-            return reached
-        left = list(begin)
+        reached, left = _Reached(), list(self._begin(step))
         while left:
             name = left.pop()
             if name in reached.names:
@@ -128,6 +129,10 @@ class _Code:
                 reached.strings |= each.strings
                 left += each.mentions - reached.names
         return reached
+
+    def _begin(self, step: str) -> set[str]:
+        names = {*self._called.get(step, ()), _own_name(step)}
+        return names & self.defined.keys()
 
     def _read(self, tree: ast.Module) -> None:
         for node in ast.walk(tree):
@@ -203,6 +208,11 @@ class _Code:
         for keyword in call.keywords:
             if keyword.arg == "name" and isinstance(keyword.value, ast.Constant):
                 self._called.setdefault(str(keyword.value.value), set()).update(what)
+
+
+def _own_name(step: str) -> str:
+    """Of Class.method."""
+    return step.rpartition(".")[2]
 
 
 def _text(node: ast.AST) -> str:

@@ -78,6 +78,10 @@ class Terminal:
     def is_as_before(self) -> bool:
         return termios.tcgetattr(self._slave) == self._before
 
+    def open_files(self) -> int:
+        """How many the program has."""
+        return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
+
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.kill()

@@ -178,6 +178,15 @@ class Plain:
                     await subscription.wait()
         return found[0]
 
+    async def until_asked(self, run: RunId, op: str) -> None:
+        """It waits for this and nothing else."""
+        with self.store.subscribe(run) as subscription:
+            async with asyncio.timeout(STUCK_S):
+                while [
+                    wait.op for wait in await self.store.read(lambda c: waits.list_waits(c, run))
+                ] != [op]:
+                    await subscription.wait()
+
     async def answer(self, run: RunId, data: Any = None, *, approved: bool | None = None) -> None:
         """As `Service.complete` does."""
         wait = await self.open_wait(run)
