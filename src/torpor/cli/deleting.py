@@ -12,14 +12,17 @@ from torpor.cli.options import Json
 from torpor.cli.screen import facts, say, show, show_json
 from torpor.client import Client
 from torpor.model.durations import seconds
+from torpor.model.errors import Conflict
 from torpor.model.home import Home
 from torpor.model.sizes import size_mib
+from torpor.model.states import FINAL
 
 _FOR_EVER = "ever"
 _LOG_MIB_MAX = 1 << 30
+_NAMED_MAX = 10
 
 Runs = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="RUN…",
         show_default=False,
@@ -30,19 +33,36 @@ Runs = Annotated[
 
 
 def delete(
-    runs: Runs,
+    runs: Runs = None,
+    queue: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help='All of this queue, such as "dev", torpor dev\'s.'),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
     """Delete ended runs for good: log, waits, snapshots, keys, files."""
+    if not runs and queue is None:
+        raise typer.BadParameter("which? Give RUN…, or --queue NAME")
     client = Client(Home.find())
+    named = {client.run(run)["id"] for run in runs or ()}
+    # Of a queue, those that have ended; what an unfinished fork shares is kept with it.
+    every = [] if queue is None else list(client.all_runs(s.value for s in FINAL))
+    swept = {run["id"] for run in every if run["queue"] == queue} - named
     # Forks before the runs whose logs they share: ids sort by age.
-    found = sorted({client.run(run)["id"] for run in runs}, reverse=True)
-    if not yes and not as_json:
-        typer.confirm(f"Delete {', '.join(found)} for good?", abort=True)
+    found = sorted(named | swept, reverse=True)
+    if not yes and not as_json and found:
+        which = ", ".join(found) if len(found) <= _NAMED_MAX else words.count(len(found), "run")
+        typer.confirm(f"Delete {which} for good?", abort=True)
     deleted = []
     for run in found:
-        deleted.append(client.delete(run))
+        try:
+            deleted.append(client.delete(run))
+        except Conflict as error:
+            if run in named:
+                raise
+            say(f"{run} stays: {error.message}", "dim")
+            continue
         if not as_json:
             say(f"{run}: deleted")
     if as_json:

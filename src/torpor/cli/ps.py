@@ -26,6 +26,10 @@ def ps(
         RunState | None, typer.Option("--status", help="Only runs in this state.")
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="All runs there ever were.")] = False,
+    queue: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help='Only runs of this queue, such as "dev", torpor dev\'s.'),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Runs: the unfinished, and those that ended in the last day."""
@@ -37,6 +41,7 @@ def ps(
         since = time.time() - _DAY_S
         found = list(client.all_runs(UNFINISHED)) + [r for r in ended if r["ended_at"] >= since]
         found.sort(key=lambda run: run["created_at"], reverse=True)
+    found = [run for run in found if queue in (None, run["queue"])]
     if as_json:
         show_json(found)
     elif not found:

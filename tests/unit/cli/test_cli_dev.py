@@ -14,6 +14,8 @@ from tests.unit.cli.test_cli_terminal import CHOICES, CTRL_C, Terminal
 from torpor.client import Client, ensure_server, stop_server
 from torpor.model.home import Home
 
+pytest.importorskip("watchfiles", reason="uv sync: this environment is older than the lock file")
+
 AGENT = """
 import torpor
 
