@@ -23,7 +23,8 @@ import typer
 from torpor.cli import words
 from torpor.cli.agents import InputGiven, TargetArg, deploy_now, offered, split_target
 from torpor.cli.attach import Follower, finish
-from torpor.cli.entry import INTERRUPTED
+from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
+from torpor.cli.exits import Exit
 from torpor.cli.host import connect
 from torpor.cli.screen import say
 from torpor.client import Client
@@ -51,6 +52,8 @@ def dev(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew at each change, with nothing recorded.")
     ] = False,
+    env: EnvOpt = None,
+    env_file: EnvFileOpt = None,
 ) -> None:
     """Run an agent while you write it: each save is run at once, as a plain process.
 
@@ -61,7 +64,8 @@ def dev(
     if not path.exists():
         raise NotFound(f"no agent file at {path}", hint="Give the path of a Python file.")
     given = InputGiven.read(input, pairs or [])
-    session = Session(connect(), path, name, given, fresh=fresh)
+    start = {"queue": QUEUE, "env": given_env(env, env_file)}
+    session = Session(connect(), path, name, given, start, fresh=fresh)
     raise typer.Exit(session.run())
 
 
@@ -75,10 +79,18 @@ class _Next:
 
 class Session:
     def __init__(
-        self, client: Client, path: Path, name: str | None, given: InputGiven, *, fresh: bool
+        self,
+        client: Client,
+        path: Path,
+        name: str | None,
+        given: InputGiven,
+        start: Object,
+        *,
+        fresh: bool,
     ) -> None:
-        self._client, self._path, self._name, self._given = client, path, name, given
-        self._fresh = fresh
+        """`start` says how the first run is started."""
+        self._client, self._path, self._name = client, path, name
+        self._given, self._start, self._fresh = given, start, fresh
         self._interactive = sys.stdin.isatty() and sys.stderr.isatty()
         self._next: SimpleQueue[_Next | BaseException] = SimpleQueue()
         self._follower: Follower | None = None
@@ -154,7 +166,7 @@ class Session:
                 return
             if self._current is None:
                 given = self._given.of(offered(deployed, self._name))
-                started = self._client.start(self._version, self._name, given, None, queue=QUEUE)
+                started = self._client.start(self._version, self._name, given, None, **self._start)
                 made = self._client.run(started["id"])
             else:
                 made = self._client.reload(self._current, self._version, fresh=self._fresh)
@@ -256,7 +268,7 @@ class Session:
         if self._follower is not None:
             self._follower.close()
             say(f"left; the run goes on: torpor logs -f {self._current}")
-        return INTERRUPTED
+        return Exit.INTERRUPTED
 
 
 class _Left(Exception):

@@ -26,12 +26,14 @@ from torpor.contextlog.forks import Fork, Rewrap, failures, fork_run, forked, sh
 from torpor.contextlog.news import Replaced
 from torpor.contextlog.runs import RunRow, transition
 from torpor.contextlog.store import tell
+from torpor.model.artifacts import FILE
 from torpor.model.ids import OpId, RunId, Seq
 from torpor.model.states import FINAL, RunState
 
 HOW = "reload"
 _CHILD = "child"
-_QUESTIONS = ("verdict", "doubt")  # the agent has not asked for these
+# No replay asks for these.
+_NOT_ASKED_FOR = ("verdict", "doubt", FILE)
 
 # Of steps and agents, by their names, those that the change touches.
 Touched = Callable[[Iterable[str]], Collection[str]]
@@ -79,7 +81,7 @@ def kept_of(c: Connection, origin: RunRow, touched: Touched) -> Kept:
     ends = {
         OpId(each["op"]): each["seq"]
         for each in records
-        if "ok" in each and each["kind"] not in _QUESTIONS
+        if "ok" in each and each["kind"] not in _NOT_ASKED_FOR
     }
     retried = frozenset(op for op in failed if ends.get(op, end + 1) <= at)
     operations = sum(seq <= at and op not in retried for op, seq in ends.items())
