@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.unit.cli.test_cli_terminal import CHOICES, CTRL_C, Terminal
 
+from torpor.cli.exits import Exit
 from torpor.client import Client, ensure_server, stop_server
 from torpor.model.home import Home
 
@@ -91,7 +92,7 @@ def test_each_save_is_run(program: list[str], server: Home, tmp_path: Path) -> N
         terminal.expect("goes on with 2", "from here it does something else")
         terminal.expect("looking for owls!", "writing", "about OWLS!", "completed")
         terminal.type(CTRL_C)
-        assert terminal.exit_code() == 130
+        assert terminal.exit_code() == Exit.INTERRUPTED
         assert terminal.is_as_before()
 
 
@@ -109,7 +110,7 @@ def test_a_slip_leaves_the_run_as_it_is(program: list[str], server: Home, tmp_pa
         terminal.type("y")
         terminal.expect("Send it?: approved", "on OWLS", "completed")
         terminal.type(CTRL_C)
-        assert terminal.exit_code() == 130
+        assert terminal.exit_code() == Exit.INTERRUPTED
 
 
 def test_a_file_that_is_wrong_from_the_start(
@@ -129,7 +130,7 @@ def test_what_is_left_goes_on(program: list[str], server: Home, tmp_path: Path) 
         terminal.expect("Send?", CHOICES)
         terminal.type(CTRL_C)
         terminal.expect("the run goes on: torpor logs -f run_")
-        assert terminal.exit_code() == 130
+        assert terminal.exit_code() == Exit.INTERRUPTED
     client = Client(server)
     (newest,) = client.runs(limit=1)
     assert (newest["state"] in ("running", "suspended"), newest["queue"]) == (True, "dev")
@@ -139,14 +140,14 @@ def test_what_is_left_goes_on(program: list[str], server: Home, tmp_path: Path) 
 def test_an_input_that_does_not_fit(program: list[str], server: Home, tmp_path: Path) -> None:
     with developing(program, server, AGENT, tmp_path) as (terminal, _):
         terminal.expect("error:", "topic")
-        assert terminal.exit_code() == 1
+        assert terminal.exit_code() == Exit.REFUSED
 
 
 def test_a_file_that_is_not_there(program: list[str], server: Home, tmp_path: Path) -> None:
     terminal = Terminal([*program, "dev", str(tmp_path / "none.py")], server)
     try:
         terminal.expect("error: no agent file at")
-        assert terminal.exit_code() == 1
+        assert terminal.exit_code() == Exit.REFUSED
     finally:
         terminal.close()
 
