@@ -65,8 +65,9 @@ def reload_run(
     if not ended:
         words = f"its code changed; {made.id} goes on as the new version"
         error = {"type": "Reloaded", "message": words, "traceback": None, "took_over": made.id}
-        transition(c, origin.id, None, RunState.CANCELLED, now, error=error)
+        # Heard first: its agent is not to go on with the waits that end with it.
         tell(c, Replaced(origin.id))
+        transition(c, origin.id, None, RunState.CANCELLED, now, error=error)
     return made
 
 

@@ -423,7 +423,7 @@ class Driver:
     # What the guest is told.
 
     def _answer(self) -> None:
-        while (result := self.standing.next_answer()) is not None:
+        while self._trouble is None and (result := self.standing.next_answer()) is not None:
             self._live.guest.say("result", op=result.op, **result.fields)
 
     def _say_cancel(self) -> None:

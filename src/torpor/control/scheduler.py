@@ -189,12 +189,9 @@ class Scheduler:
             case CancelRequested(run) if run in self.drivers:
                 self.drivers[run].cancel()
             case Replaced(run) if run in self.drivers:
-                self._tasks.spawn(self._leave(self.drivers[run]))
-
-    async def _leave(self, driver: Driver) -> None:
-        """Its run has ended without it: what carries its agent is ended, wherever that is."""
-        driver.fail(StaleEpoch(f"{driver.run} has ended: another run has its place"))
-        await self._model.forget(driver.run)
+                # What carries its agent is ended, wherever that is.
+                self.drivers[run].fail(StaleEpoch(f"{run} has ended: another has its place"))
+                self._tasks.spawn(self._model.forget(run))
 
     # Claims.
 
