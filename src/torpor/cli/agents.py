@@ -35,6 +35,14 @@ EngineOpt = Annotated[
         "By default what the agent's file says, else the server's choice.",
     ),
 ]
+FilesOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--file",
+        metavar="FILE[:PLACE]",
+        help="A file, or a directory, that the agent finds in its working directory.",
+    ),
+]
 AgentArg = Annotated[str, typer.Argument(metavar="AGENT.py[:NAME]", show_default=False)]
 TargetArg = Annotated[str, typer.Argument(metavar="AGENT", show_default=False)]
 
@@ -73,14 +81,7 @@ def run(
             "else text; @FILE is a file: its text, or, where that is annotated, bytes or Path.",
         ),
     ] = None,
-    files: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--file",
-            metavar="FILE[:PLACE]",
-            help="A file, or a directory, that the agent finds in its working directory.",
-        ),
-    ] = None,
+    files: FilesOpt = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Print the run's id and leave.")
     ] = False,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -21,11 +22,13 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import words
-from torpor.cli.agents import InputGiven, TargetArg, deploy_now, offered, split_target
+from torpor.cli.agents import FilesOpt, TargetArg, deploy_now, offered, split_target
 from torpor.cli.attach import Follower, finish
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
 from torpor.cli.exits import Exit
+from torpor.cli.given import Files, usage
 from torpor.cli.host import connect
+from torpor.cli.inputs import InputGiven
 from torpor.cli.screen import say
 from torpor.client import Client
 from torpor.model.agentfile import AgentSource
@@ -52,6 +55,7 @@ def dev(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew at each change, with nothing recorded.")
     ] = False,
+    files: FilesOpt = None,
     env: EnvOpt = None,
     env_file: EnvFileOpt = None,
 ) -> None:
@@ -65,7 +69,7 @@ def dev(
         raise NotFound(f"no agent file at {path}", hint="Give the path of a Python file.")
     given = InputGiven.read(input, pairs or [])
     start = {"queue": QUEUE, "env": given_env(env, env_file)}
-    session = Session(connect(), path, name, given, start, fresh=fresh)
+    session = Session(connect(), path, name, given, files or (), start, fresh=fresh)
     raise typer.Exit(session.run())
 
 
@@ -84,13 +88,14 @@ class Session:
         path: Path,
         name: str | None,
         given: InputGiven,
+        files: Sequence[str],
         start: Object,
         *,
         fresh: bool,
     ) -> None:
-        """`start` says how the first run is started."""
+        """`files` are given to the first run, and `start` says how that is started."""
         self._client, self._path, self._name = client, path, name
-        self._given, self._start, self._fresh = given, start, fresh
+        self._given, self._files, self._start, self._fresh = given, files, start, fresh
         self._interactive = sys.stdin.isatty() and sys.stderr.isatty()
         self._next: SimpleQueue[_Next | BaseException] = SimpleQueue()
         self._follower: Follower | None = None
@@ -100,12 +105,17 @@ class Session:
         self._source: AgentSource | None = None  # what runs
         self._current: str | None = None  # the newest run
         self._version = ""
+        home = self._client.home
+        copies = "|".join(re.escape(str(each)) for each in (home.work, home.processes))
+        self._copies = re.compile(rf"(?:{copies})/[^/\s]+/work/")  # of the agent's files
+        self._root = path.absolute().parent
 
     def run(self) -> int:
         """Until the person leaves; the exit code."""
         from torpor.cli import watching
 
         seen = watching.look(self._path)
+        self._root = watching.root_of(self._path, seen)
         follow = (self._path, seen, self._saved)
         threading.Thread(target=watching.watch, args=follow, daemon=True).start()
         try:
@@ -165,13 +175,20 @@ class Session:
             if was == self._version and self._current is not None:
                 return
             if self._current is None:
-                given = self._given.of(offered(deployed, self._name))
-                started = self._client.start(self._version, self._name, given, None, **self._start)
-                made = self._client.run(started["id"])
+                made = self._first(offered(deployed, self._name))
             else:
                 made = self._client.reload(self._current, self._version, fresh=self._fresh)
             self._current = made["id"]
         self._next.put(_Next(made, saved))
+
+    def _first(self, agent: Object | None) -> Object:
+        carried = Files.of_options(self._files)
+        given = self._given.of(agent, carried)
+        with usage("-i"):
+            carried.check()
+        how = {"files": carried.by_place, **self._start}
+        started = self._client.start(self._version, self._name, given, None, **how)
+        return self._client.run(started["id"])
 
     def _progress(self, stage: str, message: str, fraction: float | None) -> None:
         if stage == "deps":
@@ -205,9 +222,7 @@ class Session:
 
     def _at_home(self, text: str) -> str:
         """A traceback with the files that the person has, not the server's copies of them."""
-        base = self._path.absolute() if self._path.is_dir() else self._path.absolute().parent
-        copies = rf"{re.escape(str(self._client.home.apps))}/[0-9a-f]+/"
-        return re.sub(copies, lambda found: f"{base}/", text)
+        return self._copies.sub(lambda found: f"{self._root}/", text)
 
     def _shown(self, ended: Object) -> Object:
         error = ended["error"]

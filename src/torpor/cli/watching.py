@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from torpor.model.agentfile import AgentSource, read_agent
+from torpor.model.agentfile import AgentSource
 from torpor.model.errors import TorporError
+from torpor.project.reading import project_of, read_agent
 
 Seen: TypeAlias = AgentSource | TorporError
 # A save is over once nothing has happened for so long.
@@ -76,8 +77,22 @@ def same(one: Seen, other: Seen) -> bool:
     return type(one) is type(other) and str(one) == str(other)
 
 
+def root_of(path: Path, seen: Seen) -> Path:
+    """The directory that the agent's files are relative to; where it cannot be read, the likely
+    one."""
+    at = path.absolute()
+    if isinstance(seen, AgentSource):
+        for above in (at, *at.parents):
+            if (entry := above / seen.entry).is_file() and (at in (entry, above) or at.is_dir()):
+                return above
+    with contextlib.suppress(TorporError):  # a pyproject.toml that is wrong, too
+        if (root := project_of(path)) is not None:
+            return root
+    return at if at.is_dir() else at.parent
+
+
 def _directories(path: Path, seen: Seen) -> list[Path]:
-    base = path.absolute() if path.is_dir() else path.absolute().parent
+    base = root_of(path, seen)
     names = seen.files if isinstance(seen, AgentSource) else ()
     own = {base, *(base / above for name in names for above in PurePosixPath(name).parents)}
     below = {each for directory in own for each in _below(directory)}
