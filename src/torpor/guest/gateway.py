@@ -28,6 +28,12 @@ class Gateway:
         self.port: int = self._listener.getsockname()[1]
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
+    def close(self) -> None:
+        for each in tuple(self._connections):
+            each.close()
+        self._selector.unregister(self._listener)
+        self._listener.close()
+
     def _accept(self, mask: int) -> None:
         with contextlib.suppress(BlockingIOError, ConnectionError):
             client, _ = self._listener.accept()
@@ -66,13 +72,13 @@ class _Connection:
             if mask & selectors.EVENT_READ:
                 data = self._client.recv(_READ_BYTES)
                 if not data:
-                    self._close()
+                    self.close()
                 else:
                     self._feed(data)
         except BlockingIOError:
             pass
         except OSError:
-            self._close()
+            self.close()
 
     def _feed(self, data: bytes) -> None:
         if self._serving:
@@ -126,7 +132,7 @@ class _Connection:
         try:
             self._write()
         except OSError:
-            self._close()
+            self.close()
 
     def _write(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -138,7 +144,7 @@ class _Connection:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
         self._selector.modify(self._client, events, self._ready)
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._client.fileno() >= 0:
             self._selector.unregister(self._client)
             self._client.close()

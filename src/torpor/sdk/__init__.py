@@ -8,6 +8,7 @@
     identity    which run this is                      freezing   before and after a freeze
     operations  one of them, from its beginning to its outcome
     runtime     the agent's side of every operation    process    the agent's process: its `main`
+    current     where there is a run, and where none   endpoint   model calls, without a supervisor
     alone       that process where there is no machine
 
 Importing it works anywhere, so that an agent's parts can be tried and tested as ordinary Python;

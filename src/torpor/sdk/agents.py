@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, overload
@@ -13,6 +13,7 @@ from torpor.model import jsonvalues
 from torpor.model.errors import Invalid, Part
 from torpor.model.inputs import check_input, misfit
 from torpor.sdk import parameters, values
+from torpor.sdk.current import outside
 from torpor.sdk.parameters import ANYTHING, Kind, Kinds, Misfit
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -108,6 +109,7 @@ class Agent:
 
 
 _registered: dict[str, Agent] = {}
+_all: list[Agent] = []  # of plain Python, where several programs may have agents of one name
 
 
 @overload
@@ -120,13 +122,49 @@ def agent(fn: _F | None = None, /, *, name: str | None = None) -> _F | Callable[
 
     def register(fn: _F) -> _F:
         called = name or fn.__name__
-        known = _registered.get(called)
-        if known is not None and known.fn is not fn:
+        known = _all if outside() else list(_registered.values())
+        others = [each.fn for each in known if each.name == called and each.fn is not fn]
+        if any(not outside() or _both_of(other, fn) for other in others):
             raise ValueError(f"two agents are named {called!r}: give one of them another name=")
-        _registered[called] = Agent(called, fn)
+        made = _registered[called] = Agent(called, fn)
+        if outside():
+            _all.append(made)
         return fn
 
     return register if fn is None else register(fn)
+
+
+def _both_of(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether both are of one file, and neither of a function in it."""
+    both = (one, other)
+    names = [str(getattr(each, "__qualname__", "<locals>")) for each in both]
+    modules = {getattr(each, "__module__", None) for each in both}
+    return len(modules) == 1 and names[0] != names[1] and "<locals>" not in "".join(names)
+
+
+def of(fn: Callable[..., Any]) -> Agent:
+    """The agent that `fn` is, in plain Python. Raises TypeError."""
+    for each in reversed(_all):
+        if each.fn is fn:
+            return each
+    raise TypeError(f"{fn!r} is no torpor.agent: write @torpor.agent above it")
+
+
+@contextlib.contextmanager
+def of_program(agent: Agent) -> Iterator[None]:
+    """While this lasts, the agents that there are, are those that `agent` has: of several of one
+    name, that of its own file, else the newest."""
+    before = dict(_registered)
+    found = {each.name: each for each in _all}
+    module = getattr(agent.fn, "__module__", None)
+    found |= {each.name: each for each in _all if getattr(each.fn, "__module__", None) == module}
+    _registered.clear()
+    _registered.update(found | {agent.name: agent})
+    try:
+        yield
+    finally:
+        _registered.clear()
+        _registered.update(before)
 
 
 def registered() -> dict[str, Agent]:

@@ -4,8 +4,8 @@
 
 The same agent, runtime and messages as in a machine (`torpor.sdk.process`), straight to the
 server. What the supervisor does there is done here, in the process itself: model calls are served
-by a thread (`_Endpoint`), standing still is the control thread holding the runtime's lock, and a
-step that is replayed leaves a *mark* in the output instead of asking.
+by a thread (`torpor.sdk.endpoint`), standing still is the control thread holding the runtime's
+lock, and a step that is replayed leaves a *mark* in the output instead of asking.
 
 It waits until it is told which agent to load, and in which directory: where a run's files are is a
 name of that run alone, and what an agent makes of `__file__` is the same in each of its processes.
@@ -21,20 +21,15 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import selectors
 import signal
 import socket
 import sys
-import threading
-import traceback
-from collections import deque
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from torpor.guest.gateway import Gateway
-from torpor.guest.models import Models
 from torpor.replay.journal import Recorded
 from torpor.sdk import process
+from torpor.sdk.endpoint import Endpoint
 from torpor.sdk.holding import RELOADED_S
 from torpor.sdk.operations import Operation
 from torpor.sdk.rest import Rest
@@ -61,53 +56,6 @@ class _Marks:
                 os.write(self._fds[name], b"%s%d\n" % (self._mark, offset))
 
 
-class _Endpoint:
-    """The model's endpoint on the loopback, in a thread that alone touches its parts."""
-
-    def __init__(self, runtime: AloneRuntime) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._models = Models(runtime.send)
-        self._gateway = Gateway(self._selector, 0, self._models.request)
-        self._given: deque[dict[str, Any] | list[Recorded]] = deque()
-        self._woken, self._wake = socket.socketpair()
-        self._woken.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, self._take)
-        os.environ["OPENAI_BASE_URL"] = f"http://127.0.0.1:{self._gateway.port}/v1"
-        # The key is a placeholder: no agent has one that is worth anything (rule 9).
-        os.environ["OPENAI_API_KEY"] = "torpor"
-        self.thread = threading.Thread(target=self._serve, name="torpor-models", daemon=True)
-        self.thread.start()
-
-    def reloaded(self) -> None:
-        """The agent's code is another than what was recorded; before the journal is given."""
-        self._models.expect_others()
-
-    def give(self, given: dict[str, Any] | list[Recorded]) -> None:
-        """A result, or what the journal holds of model calls."""
-        self._given.append(given)
-        self._wake.send(b"x")
-
-    def _take(self, mask: int) -> None:
-        self._woken.recv(4096)
-        while self._given:
-            given = self._given.popleft()
-            if isinstance(given, list):
-                self._models.extend_journal(given)
-                self._models.open()
-            else:
-                self._models.result(given)
-
-    def _serve(self) -> None:
-        try:
-            while True:
-                for key, mask in self._selector.select():
-                    if self._selector.get_map().get(key.fd) is key:
-                        key.data(mask)
-        except BaseException:  # a call that nobody answers would hang the agent for ever
-            traceback.print_exc()
-            os._exit(1)
-
-
 class AloneRuntime(Runtime):
     machine = False
 
@@ -115,7 +63,8 @@ class AloneRuntime(Runtime):
         super().__init__(control, -1)
         self._files: StepFiles
         self._marks = _Marks(mark)
-        self._endpoint = _Endpoint(self)
+        self._endpoint = Endpoint(self.send, lambda: os._exit(1))
+        os.environ.update(self._endpoint.environment)
         self.lines.own.add(self._endpoint.thread)
         self._records: list[Recorded] = []  # parts of a journal, of which `start` brings the last
         self._deferred: list[dict[str, Any]] = []  # came while it stood still

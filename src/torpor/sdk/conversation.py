@@ -14,10 +14,11 @@ known here. A budget should leave room for that, and for the answer.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,3 +249,14 @@ def _positive(what: str, **given: int | None) -> None:
 
 
 context = Context()
+
+
+@contextlib.contextmanager
+def another() -> Iterator[None]:
+    """While this lasts, the conversation is that of another run of this process."""
+    own = {key: vars(context)[key] for key in ("_said", "_compactions", "count")}
+    vars(context).update(_said=[], _compactions=[])
+    try:
+        yield
+    finally:
+        vars(context).update(own)

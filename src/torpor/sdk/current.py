@@ -66,6 +66,13 @@ def install(runtime: Runtime | None) -> None:
     _runtime = runtime
 
 
+def swap(runtime: Runtime | None) -> Runtime | None:
+    """As `install`; what there was before."""
+    before = _runtime
+    install(runtime)
+    return before
+
+
 def mark() -> None:
     """This is an agent's process, and so says the environment of all that it starts."""
     os.environ[_AGENTS] = str(os.getpid())

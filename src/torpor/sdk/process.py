@@ -160,23 +160,38 @@ def _load_problem(runtime: Runtime, error: BaseException) -> str:
 def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """Run the agent; the message that says how it ended."""
     try:
-        chosen = agents.choose(name)
-        runtime.agent = chosen.name
-        call = chosen.bind(given)
-        asynchronous = inspect.iscoroutinefunction(chosen.fn)
-        with _copies_end():
-            value = asyncio.run(_attached(runtime, call)) if asynchronous else call()
-        runtime.finish()
-        text = values.written(value)
-        if len(text) > messages.ENTRY_CHARS_MAX:
-            return _failed("ValueError", _TOO_LARGE.format(len(text)), None)
-        packed = json.loads(text)
-        messages.encode("done", value=packed)
-        return {"t": "done", "value": packed}
-    except values.NotJson as error:
-        return _failed("TypeError", f"the agent's result cannot be recorded: {error}", None)
+        return {"t": "done", "value": perform(runtime, agents.choose(name), given)}
     except BaseException as error:
-        return _failure(runtime, error)
+        return failure(runtime, error)
+
+
+class Unrecordable(Exception):
+    """The agent has ended, with a result that no log can hold. `type` is how that is called."""
+
+    def __init__(self, type: str, message: str) -> None:
+        super().__init__(message)
+        self.type = type
+
+
+def perform(runtime: Runtime, agent: agents.Agent, given: Mapping[str, Any]) -> Any:
+    """Run `agent` on this input; its result, as JSON has it. Raises what it raises, Invalid,
+    Unrecordable, Divergence."""
+    runtime.agent = agent.name
+    call = agent.bind(given)
+    asynchronous = inspect.iscoroutinefunction(agent.fn)
+    with _copies_end():
+        value = asyncio.run(_attached(runtime, call)) if asynchronous else call()
+    runtime.finish()
+    try:
+        text = values.written(value)
+    except values.NotJson as error:
+        text = f"the agent's result cannot be recorded: {error}"
+        raise Unrecordable("TypeError", text) from None
+    if len(text) > messages.ENTRY_CHARS_MAX:
+        raise Unrecordable("ValueError", _TOO_LARGE.format(len(text)))
+    packed = json.loads(text)
+    messages.encode("done", value=packed)
+    return packed
 
 
 @contextlib.contextmanager
@@ -214,9 +229,9 @@ async def _attached(runtime: Runtime, call: Callable[[], Any]) -> Any:
     return await call()
 
 
-def _failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
-    """How the run failed. What an exception says of itself is the agent's own code: where that
-    fails, its class is all there is to tell."""
+def failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
+    """The message that says how the run failed. What an exception says of itself is the agent's own
+    code: where that fails, its class is all there is to tell."""
     try:
         return _explained(runtime, error)
     except Exception:
@@ -234,6 +249,8 @@ def _explained(runtime: Runtime, error: BaseException) -> dict[str, Any]:
     match error:
         case Invalid():
             return _failed("Invalid", f"{error.message}. {error.hint}".strip(), None)
+        case Unrecordable():
+            return _failed(error.type, said(error), None)
         case SystemExit():
             called = f"the agent called sys.exit({error.code!r})"
             return _failed("SystemExit", f"{called}; an agent ends by returning its result", None)

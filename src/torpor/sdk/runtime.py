@@ -483,6 +483,10 @@ class Runtime:
                 self._handlers[message["t"]](message)
         except BaseException:
             traceback.print_exc()
+        self._over()
+
+    def _over(self) -> None:
+        """Nothing more comes."""
         self._gone()
 
     def _gone(self) -> NoReturn:

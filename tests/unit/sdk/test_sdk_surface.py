@@ -136,9 +136,12 @@ def test_a_step_with_senseless_options_is_refused(options: dict[str, Any]) -> No
         torpor.step(**options)
 
 
+def another() -> None: ...
+
+
 def test_two_agents_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="research"):
-        torpor.agent(name="research")(lambda: None)
+        torpor.agent(name="research")(another)
 
 
 def test_every_public_name_is_there() -> None:

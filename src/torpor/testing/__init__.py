@@ -1,0 +1,37 @@
+"""Agents in tests: run one in this process, with scripted answers and a clock that skips.
+
+    from torpor.testing import TIMEOUT, Answer, run
+
+    def test_it():
+        outcome = run(order, {"sku": "tea"}, answers={"approve": True, "event:paid": 120})
+        assert outcome.result == "sent"
+        outcome.replay_all()  # is it safe to crash anywhere?
+
+It is the agent's own runtime and the journal of every replay (`torpor.sdk`, `torpor.replay`); only
+the host is played. No server, no machine, no network, no waiting.
+
+    running    `run`: an agent, from its input to its outcome
+    host       the host's side of the conversation: answers, time, children
+    script     what `answers` says, and to whom
+    models     what `models` says to model calls
+    clock      the time, which stands still and skips
+    playing    the agent's runtime, as it is here
+    outcome    what came of it, and its replays
+"""
+
+from torpor.testing.outcome import Op, Outcome, Said
+from torpor.testing.running import run
+from torpor.testing.script import TIMEOUT, Answer, Asked, ModelRequest, Unanswered, Unused
+
+__all__ = [
+    "TIMEOUT",
+    "Answer",
+    "Asked",
+    "ModelRequest",
+    "Op",
+    "Outcome",
+    "Said",
+    "Unanswered",
+    "Unused",
+    "run",
+]
