@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import getpass
-from typing import Any
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
 
 from torpor.cli import words
 from torpor.cli.filling import expected
+from torpor.cli.inputs import value_given
 from torpor.client import Client
 from torpor.model import doubts
-from torpor.model.errors import Conflict
+from torpor.model.errors import Conflict, TorporError
 
 Object = dict[str, Any]
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VALUE", help="Given to the agent: JSON, or else text; as the wait's schema has it."
+    ),
+]
+
+
+def given(text: str, find: Callable[[], Mapping[str, Any] | None]) -> Any:
+    """What `text` stands for as an answer: by the schema of the wait, if that is to be had, which
+    a key that may only answer cannot see; by default JSON, or else text. Raises BadParameter."""
+    wait = None
+    with suppress(TorporError):  # what is wrong with its name is said when it is answered
+        wait = find()
+    schema = None if wait is None or wait["approve"] else wait["schema"]
+    return value_given(text, "--data", schema, {"schema": schema})
 
 
 def user() -> str | None:
@@ -36,12 +58,12 @@ def how_to_answer(wait: Object) -> str:
 
 def _command(wait: Object) -> str:
     if wait["kind"] == "event":
-        return f"torpor send {wait['run']} {wait['prompt']} --data JSON"
+        return f"torpor send {wait['run']} {wait['prompt']} --data VALUE"
     if wait["approve"]:
         return f"torpor approve {wait['id']}  or  torpor deny {wait['id']}"
     if wait["kind"] == "doubt":
-        return f"torpor complete {wait['id']} --data JSON, which is {doubts.CHOICES}"
-    return f"torpor complete {wait['id']} --data JSON"
+        return f"torpor complete {wait['id']} --data VALUE, which is {doubts.CHOICES}"
+    return f"torpor complete {wait['id']} --data VALUE"
 
 
 def find_wait(client: Client, ref: str) -> str:

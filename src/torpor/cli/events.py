@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from torpor.cli.answering import user
+from torpor.cli.answering import Data, given, user
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import say, show_json
-from torpor.cli.waits import Data, parsed
 from torpor.client import Client
 from torpor.model.home import Home
 
@@ -17,7 +16,7 @@ from torpor.model.home import Home
 def send(
     run: RunArg,
     event: Annotated[str, typer.Argument(metavar="EVENT", show_default=False)],
-    data: Data = "null",
+    data: Data = None,
     id: Annotated[
         str | None,
         typer.Option(metavar="ID", help="Yours: sent twice with the same, it is one event."),
@@ -26,7 +25,8 @@ def send(
 ) -> None:
     """Send a run an event that it waits for, or will."""
     client = Client(Home.find())
-    sent = client.send(run, event, data=parsed(data), id=id, by=user())
+    value = None if data is None else given(data, lambda: _waiting(client, run, event))
+    sent = client.send(run, event, data=value, id=id, by=user())
     if as_json:
         show_json(sent)
     elif sent["again"]:
@@ -35,3 +35,10 @@ def send(
         say(f"{event}: {sent['run']} has it")
     else:
         say(f"{event}: kept until {sent['run']} waits for it")
+
+
+def _waiting(client: Client, run: str, event: str) -> dict[str, Any] | None:
+    """What waits for the event, if anything does already."""
+    waits = client.waits(client.run(run)["id"])
+    named = (each for each in waits if (each["kind"], each["prompt"]) == ("event", event))
+    return next(named, None)

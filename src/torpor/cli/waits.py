@@ -10,9 +10,8 @@ from rich.text import Text
 
 from torpor.cli import complete as shell
 from torpor.cli import words
-from torpor.cli.answering import find_wait, user
+from torpor.cli.answering import Data, find_wait, given, user
 from torpor.cli.filling import expected
-from torpor.cli.inputs import json_given
 from torpor.cli.options import Json
 from torpor.cli.question import told
 from torpor.cli.screen import facts, say, show, show_json, table
@@ -73,31 +72,27 @@ def _row(wait: dict[str, Any], now: float) -> tuple[str, ...]:
     )
 
 
-Data = Annotated[str, typer.Option(metavar="JSON", help="Given to the agent; text in quotes.")]
-
-
-def complete(wait: WaitArg, data: Data = "null", as_json: Json = False) -> None:
+def complete(wait: WaitArg, data: Data = None, as_json: Json = False) -> None:
     """Answer a wait with data."""
-    _answer(wait, as_json=as_json, data=parsed(data))
+    _answer(wait, data, as_json=as_json)
 
 
-def approve(wait: WaitArg, note: Note = None, data: Data = "null", as_json: Json = False) -> None:
+def approve(wait: WaitArg, note: Note = None, data: Data = None, as_json: Json = False) -> None:
     """Say yes to what an agent asks."""
-    _answer(wait, as_json=as_json, approved=True, note=note, data=parsed(data))
+    _answer(wait, data, as_json=as_json, approved=True, note=note)
 
 
 def deny(wait: WaitArg, note: Note = None, as_json: Json = False) -> None:
     """Say no to what an agent asks."""
-    _answer(wait, as_json=as_json, approved=False, note=note)
+    _answer(wait, None, as_json=as_json, approved=False, note=note)
 
 
-def parsed(data: str) -> Any:
-    return json_given(data, "--data")
-
-
-def _answer(ref: str, *, as_json: bool, **answer: Any) -> None:
+def _answer(ref: str, data: str | None, *, as_json: bool, **answer: Any) -> None:
     client = Client(Home.find())
-    ended = client.complete(find_wait(client, ref), by=user(), **answer)
+    found = find_wait(client, ref)
+    if data is not None:
+        answer["data"] = given(data, lambda: client.wait(found))
+    ended = client.complete(found, by=user(), **answer)
     if as_json:
         show_json(ended)
     else:

@@ -187,7 +187,7 @@ def _value(wait: WaitRow, answer: Answer) -> Object:
     if wait.kind == events.KIND:
         raise Conflict(
             f"{wait.id} is for an event, not for an answer",
-            hint=f"torpor send {wait.run} {wait.prompt} --data JSON",
+            hint=f"torpor send {wait.run} {wait.prompt} --data VALUE",
         )
     if wait.approve and answer.approved is None:
         raise Invalid(
@@ -197,7 +197,7 @@ def _value(wait: WaitRow, answer: Answer) -> Object:
     if not wait.approve and answer.approved is not None:
         raise Invalid(
             f"{wait.id} asks for an answer, not for approval",
-            hint=f"torpor complete {wait.id} --data JSON",
+            hint=f"torpor complete {wait.id} --data VALUE",
         )
     if wait.kind == "doubt" and wait.state == waits.OPEN:
         data = doubts.settled(data)

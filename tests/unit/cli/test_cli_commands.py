@@ -217,20 +217,61 @@ def test_deny_and_complete_by_a_waits_id(torpor: Torpor, agent: str, client: Cli
     assert torpor("approve", wait).exit_code == 2
     while not (open_now := client.waits(run)):
         pass
-    assert torpor("complete", open_now[0]["id"], "--data", "{").exit_code == 2
+    assert torpor("complete", open_now[0]["id"], "--data", "1e999").exit_code == 2
     assert torpor("complete", open_now[0]["id"], "--data", '{"a": 1}').exit_code == 0
     assert [w["value"]["data"] for w in client.waits(run, all=True)] == [None, {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("schema", "typed", "value"),
+    [
+        (None, "hello", "hello"),
+        (None, '"hello"', "hello"),
+        (None, "5", 5),
+        (None, '{"a": 1}', {"a": 1}),
+        (None, "{", "{"),
+        ({"type": "string"}, "5", "5"),
+        ({"type": "string"}, "true", "true"),
+        ({"type": "integer"}, "5", 5),
+        ({"type": "boolean"}, "yes", True),
+        ({"enum": ["1", "b"]}, "1", "1"),
+        ({"$ref": "#/$defs/name", "$defs": {"name": {"type": "string"}}}, "7", "7"),
+    ],
+)
+def test_data_is_read_as_inputs_are(
+    torpor: Torpor,
+    agent: str,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    schema: object,
+    typed: str,
+    value: object,
+) -> None:
+    """`--data hello` as `-i x=hello`: the wait's schema decides, by default JSON, or else text."""
+    run = detached(torpor, agent, ["wait", "What?", None], ["event", "paid", None], ["return", 1])
+    real, real_waits = Client.wait, Client.waits
+    monkeypatch.setattr(Client, "wait", lambda *a: real(*a) | {"schema": schema})
+    monkeypatch.setattr(
+        Client, "waits", lambda *a, **k: [w | {"schema": schema} for w in real_waits(*a, **k)]
+    )
+    wait = suspended(client, run)["id"]
+    assert torpor("complete", wait, "--data", typed).exit_code == 0
+    while not any(w["kind"] == "event" for w in client.waits(run)):
+        pass
+    assert torpor("send", run, "paid", "--data", typed).exit_code == 0
+    ended(client, run)
+    assert [w["value"]["data"] for w in client.waits(run, all=True)] == [value, value]
 
 
 def test_an_event_is_taken_kept_or_known(torpor: Torpor, agent: str, client: Client) -> None:
     run = detached(torpor, agent, ["event", "paid", None], ["return", "thanks"])
     wait = suspended(client, run)
     assert "waiting for the event: paid" in torpor("ps").stdout
-    assert f"torpor send {run} paid --data JSON" in torpor("show", run).stdout
+    assert f"torpor send {run} paid --data VALUE" in torpor("show", run).stdout
     assert "waits for nobody's answer" in torpor("complete", run).stderr
     assert "kept until" in torpor("send", run, "other").stderr
     assert "nothing has changed" in torpor("send", run, "paid", "--id", "known").stderr
-    assert torpor("send", run, "paid", "--data", "{").exit_code == 2
+    assert torpor("send", run, "paid", "--data", "1e999").exit_code == 2
     assert torpor("waits", run, "--tag", "approve").stderr == "nothing waits\n"
     assert wait["id"] in torpor("waits", run, "--tag", "event").stdout
     assert f"{run} has it" in torpor("send", run, "paid", "--data", '{"p": 1}').stderr

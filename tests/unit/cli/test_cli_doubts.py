@@ -43,4 +43,4 @@ def test_a_trace_says_what_was_done_again() -> None:
 
 def test_a_question_about_it_names_the_choices() -> None:
     wait = {"id": "wait_1", "kind": "doubt", "approve": False, "created_at": time.time()}
-    assert '--data JSON, which is "again", "fail"' in how_to_answer(wait)
+    assert '--data VALUE, which is "again", "fail"' in how_to_answer(wait)
