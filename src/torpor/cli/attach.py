@@ -1,4 +1,4 @@
-"""Following a run in the terminal until it ends, or the person leaves.
+"""attach: following a run in the terminal until it ends, or the person leaves.
 
     a thread ── reads the run's log from the server ──► queue ─┐  a byte on a pipe says so
     keyboard, only while a question is open ───────────────────┴► one loop shows and asks
@@ -24,17 +24,21 @@ import tty
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.live import Live
 
 from torpor.cli import words
 from torpor.cli.answering import answerable, how_to_answer, user
 from torpor.cli.exits import Exit, of_run
+from torpor.cli.options import Json, RunArg
 from torpor.cli.question import Answer, Detach, Question, told
 from torpor.cli.screen import err, say, show_json
 from torpor.client import Appended, Back, Client, Ended, Followed, Lost, Unreachable
 from torpor.model.errors import CallerError
+from torpor.model.home import Home
+from torpor.model.states import FINAL
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like
 _PATIENCE_S = 2.0  # before it is said why a run has no machine
@@ -42,22 +46,41 @@ _PATIENCE_S = 2.0  # before it is said why a run has no machine
 Object = dict[str, Any]
 
 
-def attach(client: Client, run: Object, *, as_json: bool = False) -> int:
-    """Follow `run` from its beginning, and what takes its place if it fails. Gives the exit
-    code."""
+def command(
+    run: RunArg,
+    all: Annotated[
+        bool, typer.Option("--all", help="From its beginning, not only from now on.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Follow a run as `torpor run` does: its output, what it asks, its end.
+
+    Ctrl-C leaves it running. The exit code is the run's.
+    """
+    client = Client(Home.find())
+    found = client.run(run)
+    after = 0 if all else found["last_seq"]
+    raise typer.Exit(attach(client, found, after=after, as_json=as_json))
+
+
+def attach(client: Client, run: Object, *, after: int = 0, as_json: bool = False) -> int:
+    """Follow `run` from a place in its log, by default its beginning, and what takes its place if
+    it fails. Gives the exit code."""
     interactive = sys.stdin.isatty() and sys.stderr.isatty()
     following: str | None = run["id"]
-    after = 0
+    midway = after > 0 and run["state"] not in FINAL
     while following is not None:
         follower = Follower(client, following, after, as_json=as_json, interactive=interactive)
         try:
+            if midway:
+                follower.catch_up(run)
             if not follower.follow():
-                return 0
+                return Exit.DONE
         except KeyboardInterrupt:
             follower.close()
             _say_detached(following)
             return Exit.INTERRUPTED
-        ended = client.run(following)
+        midway, ended = False, client.run(following)
         following = ended["successor"]
         if following is not None:
             after = client.run(following)["origin_seq"]  # what it shares was shown
@@ -84,7 +107,7 @@ def finish(run: Object, *, as_json: bool) -> int:
 
 
 def _say_detached(run: str) -> None:
-    say(f"detached; the run goes on: torpor logs -f {run}")
+    say(f"detached; the run goes on: torpor attach {run}")
 
 
 @dataclass(frozen=True)
@@ -129,6 +152,14 @@ class Follower:
         self._live: Live | None = None
         self._terminal: list[Any] | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def catch_up(self, run: Object) -> None:
+        """Show how the run stands that is followed from the middle of its log on."""
+        waits = self._client.waits(self._run)
+        self._awaited = {wait["op"]: wait for wait in waits}
+        why = f": waiting for {words.waiting_for(waits, time.time())}" if waits else ""
+        self._remark(f"{run['id']} is {run['state']}{why}")
+        self._refresh()
 
     def follow(self) -> bool:
         """Show the run until it ends. False if the person left before."""

@@ -41,6 +41,11 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
             "A run's context log, or what its agent printed.",
         ),
         Listed(
+            "attach",
+            "attach:command",
+            "Follow a run as `torpor run` does: its output, what it asks, its end.",
+        ),
+        Listed(
             "trace",
             "runs:trace",
             "A run as a tree: its machines, its operations and how long they took, its freezes.",

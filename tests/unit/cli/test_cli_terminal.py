@@ -201,7 +201,7 @@ def test_leaving_does_not_harm_the_run(
         with running(program, home, agent, ["approve", "Go on?", None], ["return", 1]) as terminal:
             terminal.expect("Go on?", CHOICES)
             terminal.type(key)
-            terminal.expect("detached; the run goes on: torpor logs -f run_")
+            terminal.expect("detached; the run goes on: torpor attach run_")
             assert terminal.exit_code() == code
             assert terminal.is_as_before()
             assert "Traceback" not in terminal.text
@@ -223,3 +223,66 @@ def test_ctrl_c_while_it_loads_is_no_crash(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@contextmanager
+def attached(program: list[str], home: Home, run: str, *options: str) -> Iterator[Terminal]:
+    terminal = Terminal([*program, "attach", run, *options], home)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def asleep(program: list[str], home: Home, agent: str, client: Client, *steps: Any) -> str:
+    command = [*program, "run", "-d", agent, "--input", json.dumps({"script": steps})]
+    env = {**os.environ, "TORPOR_HOME": str(home.root)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+    run = done.stdout.strip()
+    while client.run(run)["state"] != "suspended":
+        pass
+    return run
+
+
+def test_attaching_asks_what_is_open_and_shows_what_comes(
+    program: list[str], home: Home, agent: str, client: Client
+) -> None:
+    steps = (["print", "before\n"], ["approve", "Sure?", None], ["print", "after\n"], ["return", 7])
+    run = asleep(program, home, agent, client, *steps)
+    with attached(program, home, run) as terminal:
+        terminal.expect(f"{run} is suspended: waiting for approval: Sure?", "? Sure?", CHOICES)
+        terminal.type("y")
+        terminal.expect("approved by", "after", "7", "completed · ran")
+        assert terminal.exit_code() == 0
+        assert "before" not in terminal.raw
+    with attached(program, home, run) as terminal:  # it has ended
+        terminal.expect("7", "completed · ran")
+        assert terminal.exit_code() == 0
+        assert "after" not in terminal.raw
+    with attached(program, home, run, "--all") as terminal:
+        terminal.expect("before", "after", "7", "completed · ran")
+        assert terminal.exit_code() == 0
+
+
+def test_leaving_what_one_attached_to_leaves_it_running(
+    program: list[str], home: Home, agent: str, client: Client
+) -> None:
+    run = asleep(program, home, agent, client, ["approve", "Sure?", None], ["fail", "Oh", "no"])
+    with attached(program, home, run) as terminal:
+        terminal.expect("? Sure?", CHOICES)
+        terminal.type("\x03")
+        terminal.expect(f"detached; the run goes on: torpor attach {run}")
+        assert terminal.exit_code() == 130
+        assert terminal.is_as_before()
+    assert client.run(run)["state"] == "suspended"
+    with attached(program, home, run) as terminal:
+        terminal.expect("? Sure?", CHOICES)
+        client.complete(client.waits(run)[0]["id"], approved=False)
+        terminal.expect("denied", "failed: Oh: no")
+        assert terminal.exit_code() == 1
+    cancelled = asleep(program, home, agent, client, ["approve", "Sure?", None])
+    with attached(program, home, cancelled) as terminal:
+        terminal.expect("? Sure?", CHOICES)
+        client.cancel(cancelled)
+        terminal.expect("cancelled")
+        assert terminal.exit_code() == 4
