@@ -142,8 +142,9 @@ def inbox(
         reply = {"to": mail.address, "subject": f"Re: {mail.subject}", "draft": drafts[-1]}
         verdict = torpor.approve(f"Send this reply to “{mail.subject}”?", data=reply, timeout="7d")
         if not verdict.approved:
-            note(f"not sent: {verdict.note or verdict.status}")
-            return {"sent": False, "reason": verdict.note or verdict.status, "drafts": len(drafts)}
+            why = verdict.note or ("nobody answered" if verdict.timed_out else "denied")
+            note(f"not sent: {why}")
+            return {"sent": False, "reason": why, "drafts": len(drafts)}
         edited = verdict.data.get("draft") if isinstance(verdict.data, dict) else None
         if edited:
             reply["draft"] = str(edited)

@@ -17,7 +17,8 @@ def dinner(place: str, people: int = 2, remind_in: str = "3d") -> str:
     tried = [place]  # an ordinary variable: it is still here in three days
     verdict = torpor.approve(f"Book {place} for {people}?", data={"tried": tried}, timeout="7d")
     if not verdict.approved:
-        return f"no table at {place}: {verdict.note or verdict.status}"
+        why = verdict.note or ("nobody answered" if verdict.timed_out else "denied")
+        return f"no table at {place}: {why}"
 
     booking = book(place, people)  # happens once, whatever crashes
     torpor.log(booking)

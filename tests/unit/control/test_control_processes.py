@@ -629,6 +629,10 @@ async def test_the_example_of_the_readme(plain: Plain, hasty: None) -> None:
     await plain.suspended(run)
     await plain.answer(run, approved=True)
     assert await plain.result(run) == "Do not forget: Le Train Bleu, 2 people, booked"
+    denied = await plain.run(version, place="Le Train Bleu")
+    await plain.suspended(denied)
+    await plain.answer(denied, approved=False)
+    assert await plain.result(denied) == "no table at Le Train Bleu: denied"
 
 
 async def test_the_servers_death_ends_it(plain: Plain) -> None:
