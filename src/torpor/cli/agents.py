@@ -24,7 +24,8 @@ from torpor.client import Client, OnProgress
 from torpor.model.agentfile import AgentSource
 from torpor.model.durations import seconds
 from torpor.model.engines import NOT_ISOLATED, PROCESS, Engine
-from torpor.model.errors import TorporError
+from torpor.model.errors import GuestError, TorporError
+from torpor.project.missing import missing_module
 from torpor.project.reading import read_agent
 
 EngineOpt = Annotated[
@@ -196,9 +197,15 @@ def offered(deployed: Mapping[str, Any], name: str | None) -> dict[str, Any] | N
 
 def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -> dict[str, Any]:
     """Deploy, showing what that is at."""
+    for note in source.notes:
+        say(note, "yellow")
     began = time.monotonic()
-    with _progress() as tell:
-        deployed = client.deploy(source, tell, engine)
+    try:
+        with _progress() as tell:
+            deployed = client.deploy(source, tell, engine)
+    except GuestError as error:
+        error.hint = error.hint or missing_module(error.message, source)
+        raise
     if not deployed["cached"]:
         told = f"deployed in {words.duration(time.monotonic() - began)}"
         if deployed["template_bytes"] is not None:

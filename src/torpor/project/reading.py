@@ -91,6 +91,9 @@ def _read_alone(path: Path, meta: Mapping[str, Any], root: Path) -> AgentSource:
     entry = path.relative_to(root).as_posix()
     tree = Tree(root, told.exclude, path.name)
     taken = Taken(root, {entry: path})
+    if "/" in entry:  # it is in a package, which is imported first
+        tree.walk(taken, f"{entry.partition('/')[0]}/")
+        taken.files[entry] = path
     for found in neighbours(path, [root], root, whole_packages=True):
         if found.is_package:
             tree.walk(taken, f"{found.path.relative_to(root).as_posix()}/")

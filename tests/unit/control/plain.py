@@ -83,7 +83,11 @@ class Plain:
         self.store.close()
 
     async def deploy(self, text: str, **facts: Any) -> AgentVersion:
-        source = AgentSource("agent.py", {"agent.py": text.encode()}, **facts)
+        return await self.deploy_source(
+            AgentSource("agent.py", {"agent.py": text.encode()}, **facts)
+        )
+
+    async def deploy_source(self, source: AgentSource) -> AgentVersion:
         version = source.version(PROCESS)
         loaded = await self.carriers.load(source, version, logged)
         spec = {"dependencies": [], "memory_mib": 512, "disk_mib": 64, "keep": ""}

@@ -1,0 +1,67 @@
+"""What a module is that an agent lacks, as far as its author's directory tells."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from torpor.model.agentfile import AgentSource
+from torpor.project.tree import is_never_taken
+
+_LACKS = re.compile(r"No module named '([\w.]+)'")
+_ENTRIES_MAX = 20_000
+
+
+def missing_module(said: str, source: AgentSource) -> str:
+    """What to do about an error that says that a module is missing, "" if there is none, or nothing
+    of that name among the author's files."""
+    lacks = _LACKS.search(said)
+    if lacks is None or source.root is None:
+        return ""
+    path = lacks[1].replace(".", "/")
+    top = path.partition("/")[0]
+    beside = Path(source.entry).parent.as_posix()
+    for base in dict.fromkeys(("", "src/", f"{beside}/" if beside != "." else "")):
+        for name in (f"{base}{path}.py", f"{base}{path}/", f"{base}{top}.py", f"{base}{top}/"):
+            if _is_there(source.root, name) and not _is_taken(source, name):
+                pattern = f"{name}**/*" if name.endswith("/") else name
+                return (
+                    f"{source.root / name} is not among the files that were taken along: a line of "
+                    "an ignore file or `exclude` names it, or nothing that is read imports it by "
+                    f'its name. Take it along by [tool.torpor] include = ["{pattern}"]'
+                )
+    for found in _elsewhere(source.root, top):
+        return (
+            f"{found} is in {source.root}, but not where Python looks for {lacks[1]!r}: import it "
+            "by its package, or have pyproject.toml say where packages are"
+        )
+    return ""
+
+
+def _is_there(root: Path, name: str) -> bool:
+    if name.endswith("/"):
+        return (root / name).is_dir() and any((root / name).glob("*.py"))
+    return (root / name).is_file()
+
+
+def _is_taken(source: AgentSource, name: str) -> bool:
+    return any(
+        file.startswith(name) and file.endswith(".py") if name.endswith("/") else file == name
+        for file in source.files
+    )
+
+
+def _elsewhere(root: Path, name: str) -> Iterator[str]:
+    count = 0
+    for directory, inner, files in os.walk(root):
+        at = Path(directory)
+        inner[:] = sorted(each for each in inner if not is_never_taken(at, each))
+        count += len(inner) + len(files)
+        if count > _ENTRIES_MAX:
+            return
+        if f"{name}.py" in files:
+            yield (at / f"{name}.py").relative_to(root).as_posix()
+        if name in inner and (at / name / "__init__.py").is_file():
+            yield f"{(at / name).relative_to(root).as_posix()}/"
