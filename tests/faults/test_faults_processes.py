@@ -41,7 +41,7 @@ ALWAYS = 25
 EXAMPLES = int(os.environ.get("TORPOR_TEST_EXAMPLES", ALWAYS))
 STUCK_S = 60.0
 
-PROJECT = ("agent.py", "__pycache__")
+PROJECT = ("agent.py",)
 AGENT = """
 import asyncio, json, os, re, threading, urllib.request, uuid
 from pathlib import Path
@@ -144,14 +144,14 @@ async def tasked(line, verbs):
 async def play(lines, where):
     global ledger
     ledger = where
-    told = [sorted({*os.listdir(".")} - {"agent.py", "__pycache__"})]
+    told = [sorted({*os.listdir(".")} - {"agent.py"})]
     append("agent", "begun")
     told += await asyncio.gather(*(
         tasked(number, verbs) if number % 2 else asyncio.to_thread(threaded, number, verbs)
         for number, verbs in enumerate(lines)
     ))
     append("agent", "over")
-    names = sorted({*os.listdir(".")} - {"agent.py", "__pycache__"})
+    names = sorted({*os.listdir(".")} - {"agent.py"})
     files = {name: Path(name).read_text() for name in names}
     return [json.dumps(each) for each in [files, *told]]  # deeper than a result may be
 """

@@ -10,14 +10,23 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import site
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torpor.model.layout import PROGRAMS, SITE
+
+
+class _Script(importlib.machinery.SourceFileLoader):
+    """Leaves nothing compiled beside the file, as Python does not of one that it runs."""
+
+    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
+        pass
 
 
 class NotImported(Exception):
@@ -81,12 +90,14 @@ def import_entry(app: Path, entry: str, roots: Sequence[Path]) -> None:
         what = entry if dotted is None else f"the package {top!r} of {entry}"
         raise NotImported(f"{what} hides the module {top!r} that Python or torpor needs: rename it")
     if dotted is None:
-        spec = importlib.util.spec_from_file_location(name, path)
-        if spec is None or spec.loader is None:
+        if path.suffix != ".py":
             raise NotImported(f"{entry} is not a Python file: its name must end with .py")
+        loader = _Script(name, str(path))
+        spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+        assert spec is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         return
     module = importlib.import_module(dotted)
     if module.__file__ is None or not os.path.samefile(module.__file__, path):  # noqa: PTH121

@@ -387,7 +387,7 @@ def main():
     home, link = (Path.home() / "too").read_text(), os.readlink("cloned/l")
     return [seen, told, home, rows, sorted(os.listdir(".")), link]
 """
-PROJECT = ["__pycache__", "agent.py"]
+PROJECT = ["agent.py"]
 MADE = ["agent", "both", "cloned", "imported", "state.db", "step", "threaded"]
 LEFT = sorted([*PROJECT, *MADE])
 TOLD = [

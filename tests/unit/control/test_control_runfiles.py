@@ -54,7 +54,7 @@ import torpor
 def look(wait=False, spoil=False):
     """What there is, before and after it slept."""
     def seen():
-        found = sorted(p for p in Path().rglob("*") if p.is_file())
+        found = sorted(p for p in Path().rglob("*") if p.is_file() and p.name != "agent.py")
         return {str(p): [p.stat().st_size, p.read_bytes()[:4].hex()] for p in found}
     before = seen()
     if spoil:
