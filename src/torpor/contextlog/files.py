@@ -35,6 +35,14 @@ def find_file(c: Connection, digest: str) -> FileRow | None:
     return next(iter(_rows(c, _files.c.digest == digest)), None)
 
 
+def get_file(c: Connection, digest: str) -> FileRow:
+    """Raises NotFound."""
+    row = find_file(c, digest)
+    if row is None:
+        raise NotFound(f"no file is here that is {digest[:100]!a}")
+    return row
+
+
 def spare(c: Connection, digest: str, now: float) -> None:
     """A run is about to name it: until then it stays."""
     known = update(_files).where(_files.c.digest == digest)

@@ -88,13 +88,13 @@ class Keys:
         """`on`: runs that have no key yet get one."""
         self.path = home.host_key
         self._store = store
-        self._on = on
+        self.on = on
         self._host: Key | None = None
 
     async def check(self) -> None:
         """Open the host's key; make it if nothing needs one yet. Raises Missing when it is gone,
         HostError when it is not the one that is needed."""
-        if self._on or await self._store.read(_any_key) is not None:
+        if self.on or await self._store.read(_any_key) is not None:
             await self._open_host()
 
     async def find(self, run: RunId) -> Key | None:
@@ -109,14 +109,14 @@ class Keys:
         wrapped = await self._store.read(lambda c: keys.find_key(c, run))
         if wrapped is not None:
             return RunKey(unwrap(await self._open_host(), run, wrapped), wrapped)
-        if not self._on:
+        if not self.on:
             return None
         key = Key.new()
         return RunKey(key, wrap(await self._open_host(), run, key))
 
     async def of_new_file(self) -> Key | None:
         """What the content of a file that runs may have is to be sealed with. Raises as `check`."""
-        if not self._on:
+        if not self.on:
             return None
         await self._open_host()
         return Key.new()
@@ -143,7 +143,7 @@ class Keys:
         """What wraps a run's key for a fork of it, which then has it for itself: runs that share
         layers share a key, and each destroys its own copy of that when it needs it no more. To
         be called in the transaction that makes the fork. Raises as `check`."""
-        if not self._on and await self._store.read(_any_key) is None:
+        if not self.on and await self._store.read(_any_key) is None:
             return _never
         host = await self._open_host()
         return lambda owner, wrapped, fork: wrap(host, fork, unwrap(host, owner, wrapped))

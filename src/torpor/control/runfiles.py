@@ -29,6 +29,7 @@ from torpor.model.engines import QEMU
 from torpor.model.errors import Exhausted, Invalid, NotFound
 from torpor.model.ids import RunId
 from torpor.model.runfiles import FILE_BYTES_MAX, Place, RunFile, check_paths, check_sizes
+from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Deposit, Kept, read
 
 Object = dict[str, Any]
@@ -72,9 +73,13 @@ class RunFiles:
             if (known := await self._known(deposit.digest)) is not None:
                 return _shown(known)
             kept = await asyncio.to_thread(deposit.store, self._blobs)
-        wrapped = None if key is None else await self._keys.wrapped_for(kept.digest, key)
-        row = FileRow(kept.digest, kept.name, wrapped, kept.bytes)
+        row = await self.row_of(kept, key)
         return _shown(await self._store.write(lambda c: self._put(c, row)))
+
+    async def row_of(self, kept: Kept, key: Key | None) -> FileRow:
+        """A stored content that `key` seals, to be recorded. Raises HostError."""
+        wrapped = None if key is None else await self._keys.wrapped_for(kept.digest, key)
+        return FileRow(kept.digest, kept.name, wrapped, kept.bytes)
 
     async def known(self, digest: str) -> Object:
         """A content that is here; it is spared from now on as if it had just come. Raises
@@ -140,8 +145,8 @@ class RunFiles:
         def find(c: Connection) -> tuple[RunFile, FileRow]:
             run = runs.get_run(c, ref).id
             for each in files.files_of(c, run):
-                if each.path == path and (row := files.find_file(c, each.digest)) is not None:
-                    return each, row
+                if each.path == path:
+                    return each, files.get_file(c, each.digest)
             raise NotFound(f"{run} has no file {path[:200]!a}", hint=f"See: torpor show {run}")
 
         file, row = await self._store.read(find)
@@ -152,11 +157,10 @@ class RunFiles:
     ) -> None:
         """Have all files of a run `put` where its agent is about to begin. Raises as `content`."""
 
-        def find(c: Connection) -> list[tuple[RunFile, FileRow | None]]:
-            return [(each, files.find_file(c, each.digest)) for each in files.files_of(c, run)]
+        def find(c: Connection) -> list[tuple[RunFile, FileRow]]:
+            return [(each, files.get_file(c, each.digest)) for each in files.files_of(c, run)]
 
         for file, row in await self._store.read(find):
-            assert row is not None  # a run's file is not forgotten before the run is
             await put(file, await self._opened(row))
 
     async def _opened(self, row: FileRow) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -478,7 +479,7 @@ class Service:
                 lambda c: transfer.read_told(c, ref, snapshot, cast(BinaryIO, spool))
             )
             key = await self._keys.find(told.run)
-            opening = {row.run: await self._values.key_of(row) for row in told.values}
+            opening = await transfer.keys_of(told, self._values, self._keys)
             return await asyncio.to_thread(
                 transfer.export, self._home, self._blobs, told, key, opening
             )
@@ -494,10 +495,11 @@ class Service:
             await self._store.read(lambda c: refuse_known(c, taken.run))
             if taken.needs is not None:
                 (await self._engines.machines()).require_fit(taken.needs)
-            await asyncio.to_thread(taken.store)
+            await asyncio.to_thread(partial(taken.store, seal_files=self._keys.on))
             run, key = RunId(taken.run["id"]), taken.key
             wrapped = None if key is None else await self._keys.wrapped(run, key)
-            row = await self._store.write(lambda c: taken.record(c, wrapped))
+            given = [await self.files.row_of(*each) for each in taken.files]
+            row = await self._store.write(lambda c: taken.record(c, wrapped, given))
         finally:
             taken.close()
         return self._made(row)

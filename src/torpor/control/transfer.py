@@ -24,7 +24,7 @@ import re
 import tarfile
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,10 +37,13 @@ import torpor
 from torpor.contextlog import agents, keys, runs, schema, snapshots, transfer
 from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.entries import END
+from torpor.contextlog.files import FileRow, files_of, get_file, put_file, take
 from torpor.contextlog.transfer import Row, RunRows
 from torpor.contextlog.values import ValueRow, find_values, put_value
 from torpor.control.archive import CHUNK, Member, Source, Unpacker, pack
+from torpor.control.keys import Keys, of_file
 from torpor.control.loading import source_from
+from torpor.control.values import Values
 from torpor.engine.protocol import Shape
 from torpor.image.deps import layer_digest
 from torpor.image.publish import Workspace, build_once
@@ -51,15 +54,17 @@ from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId, SnapshotId
 from torpor.model.keep import parse_keep
 from torpor.model.rules import parse_rules
+from torpor.model.runfiles import check_paths
 from torpor.model.states import FINAL, RunState
 from torpor.policy import inputs
 from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.seal import KEY_BYTES, Key
 from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
-from torpor.snapshot.values import VALUES, Incoming, Kept, name_of, read
+from torpor.snapshot.values import VALUES, Deposit, Incoming, Kept, name_of, read
 from torpor.wire.link import LinkState
 
 SOURCE, ENTRIES, WAITS = "source.tar", "entries.jsonl", "waits.jsonl"
+FILES = "files"
 DEPS = ("deps/deps.erofs", "deps/deps.json")
 _MANIFEST_BYTES_MAX = 1 << 30
 _AGENT_KEYS = ("version", "name", "entry", "spec", "agents", "boot_ms", "template_bytes")
@@ -80,6 +85,7 @@ class _Told:
     entries: BinaryIO
     entries_count: int
     values: list[ValueRow]
+    files: Mapping[str, FileRow]  # of the run, by path
 
 
 def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) -> _Told:
@@ -109,7 +115,18 @@ def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) ->
         entries=spool,
         entries_count=count,
         values=find_values(c, row.id, digests),
+        files={each.path: get_file(c, each.digest) for each in files_of(c, row.id)},
     )
+
+
+async def keys_of(told: _Told, values: Values, keys: Keys) -> dict[str, Key | None]:
+    """What opens the values and files of an export, by their owners. Raises HostError, Damaged."""
+    found: dict[str, Key | None] = {}
+    for row in told.values:
+        found[row.run] = await values.key_of(row)
+    for file in told.files.values():
+        found[of_file(file.digest)] = await keys.of_known_file(file)
+    return found
 
 
 def _values_in(entry: Row) -> set[str]:
@@ -138,9 +155,9 @@ def export(
     blobs: SnapshotStore,
     told: _Told,
     key: Key | None,
-    keys: Mapping[RunId, Key | None],
+    keys: Mapping[str, Key | None],
 ) -> Iterator[bytes]:
-    """The export's bytes. `key` is the run's; `keys` open its values. This and the iterator block.
+    """The export's bytes. `key` is the run's; `keys` are as `keys_of`. This and the iterator block.
     Raises NotFound, Damaged; the iterator raises Damaged if a file is not what was stored."""
     with ExitStack() as holds:
         holds.callback(told.entries.close)
@@ -159,7 +176,9 @@ def export(
             for name in DEPS:
                 path = home.deps / digest / Path(name).name
                 sources.append(_from_file(name, path, _digest(path)))
-        sources += [_from_value(blobs, row, keys[row.run]) for row in told.values]
+        sources += [_from_value(VALUES, blobs, row, keys[row.run]) for row in told.values]
+        for file in {each.digest: each for each in told.files.values()}.values():
+            sources.append(_from_value(FILES, blobs, file, keys[of_file(file.digest)]))
         layers = {layer for each in manifests.values() for layer in each.layers}
         for layer in sorted(layers, key=lambda each: each.digest):
             if layer.kind != "raw":
@@ -173,6 +192,7 @@ def export(
             "key": key.secret.hex() if key is not None and (manifests or told.values) else None,
             "agent": {key: getattr(told.agent, key) for key in _AGENT_KEYS},
             "snapshots": told.snapshots,
+            "files": {path: each.digest for path, each in told.files.items()},
             "needs": next(iter(manifests.values())).facts["shape"] if manifests else None,
             "entries": told.entries_count,
         }
@@ -205,10 +225,12 @@ def _from_file(name: str, path: Path, digest: str) -> Source:
     return Source(Member(name, size, digest), read)
 
 
-def _from_value(blobs: SnapshotStore, row: ValueRow, key: Key | None) -> Source:
+def _from_value(
+    kind: str, blobs: SnapshotStore, row: ValueRow | FileRow, key: Key | None
+) -> Source:
     """In the clear, as all is that an export does not carry as it lies on the disk."""
     kept = Kept(row.digest, row.bytes, row.name)
-    member = Member(f"{VALUES}/{row.digest}", row.bytes, row.digest)
+    member = Member(f"{kind}/{row.digest}", row.bytes, row.digest)
     return Source(member, lambda: read(blobs.blobs, kept, key))
 
 
@@ -281,11 +303,13 @@ class Import:
     run: Row = field(default_factory=dict)
     needs: Shape | None = None
     key: Key | None = None  # of the run; None if its snapshots are in the clear
+    files: list[tuple[Kept, Key | None]] = field(default_factory=list)  # stored, with their keys
     _holds: ExitStack = field(default_factory=ExitStack)
     _head: dict[str, Any] = field(default_factory=dict)
     _small: dict[str, bytes] = field(default_factory=dict)
     _snapshots: list[Row] = field(default_factory=list)
     _values: list[ValueRow] = field(default_factory=list)
+    _seal_files: bool = True
 
     def begin(self, file: BinaryIO) -> None:
         """Read the header. Raises Invalid."""
@@ -299,8 +323,9 @@ class Import:
             raise Invalid(f"what the run needs is malformed: {error}") from error
         self.key = _key(self._head.get("key"))
 
-    def store(self) -> None:
+    def store(self, *, seal_files: bool = True) -> None:
         """Read the rest; store its blobs durably. Raises Invalid, Damaged, Conflict, HostError."""
+        self._seal_files = seal_files
         names = [tuple(member.name.split("/", 1)) for member in self._unpacker.members]
         for kind in (LAYERS, MANIFESTS):
             mine = [name[1] for name in names if name[0] == kind and len(name) == 2]
@@ -314,9 +339,11 @@ class Import:
             self._keep_deps(Path(scratch))
         self._keep_manifests()
 
-    def record(self, c: Connection, wrapped: bytes | None) -> runs.RunRow:
-        """Rule 5: the blobs are there; now the rows, and the run's key, wrapped by this host's.
-        Raises Conflict, Invalid."""
+    def record(
+        self, c: Connection, wrapped: bytes | None, given_files: Sequence[FileRow] = ()
+    ) -> runs.RunRow:
+        """Rule 5: the blobs are there; now the rows, and keys, wrapped by this host's: the run's,
+        and those of `files` in their rows. Raises Conflict, Invalid."""
         now, given = time.time(), self._head["agent"]
         version = AgentVersion(given["version"])
         transfer.refuse_known(c, self.run)
@@ -341,6 +368,7 @@ class Import:
             raise Invalid(f"the export lacks the value {missing}")
         for value in self._values:
             put_value(c, value)
+        self._record_files(c, given_files, now)
         if wrapped is not None:
             keys.put_key(c, RunId(self.run["id"]), wrapped)
         for row in self._snapshots:
@@ -357,6 +385,24 @@ class Import:
                     template_bytes=given["template_bytes"],
                 )
         return runs.get_run(c, RunId(self.run["id"]))
+
+    def _record_files(self, c: Connection, rows: Sequence[FileRow], now: float) -> None:
+        for row in rows:
+            put_file(c, row, now)
+        named = self._named_files()
+        if missing := set(named.values()) - {row.digest for row in rows}:
+            raise Invalid(f"the export lacks the file {min(missing)}")
+        take(c, RunId(self.run["id"]), named)
+
+    def _named_files(self) -> dict[str, str]:
+        """Path → digest, as the header says."""
+        named = self._head.get("files", {})
+        if not isinstance(named, dict) or not all(
+            isinstance(digest, str) and _is_digest(digest) for digest in named.values()
+        ):
+            raise Invalid("the run's files in the export are malformed")
+        check_paths(named)
+        return named
 
     def close(self) -> None:
         self._holds.close()
@@ -376,6 +422,15 @@ class Import:
                     kept = incoming.store(self.blobs.blobs)
                 run, sealed = RunId(self.run["id"]), self.key is not None
                 self._values.append(ValueRow(run, kept.digest, kept.bytes, sealed, kept.name))
+            case ["files", name] if name == member.digest:
+                key = Key.new() if self._seal_files else None
+                with self.blobs.blobs.draft() as draft:
+                    deposit = Deposit(draft, key)
+                    for chunk in chunks:
+                        deposit.write(chunk)
+                    kept = deposit.store(self.blobs.blobs)
+                self._holds.enter_context(self.blobs.blobs.held(VALUES, [kept.name]))
+                self.files.append((kept, key))
             case ["deps", _] if member.name in DEPS:
                 with (scratch / Path(member.name).name).open("wb") as file:
                     file.writelines(chunks)

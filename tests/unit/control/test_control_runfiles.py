@@ -13,14 +13,17 @@ import pytest
 from blake3 import blake3
 from sqlalchemy import Connection
 from tests.unit.control.plain import Plain
-from tests.unit.control.test_control_storage import Place, place
+from tests.unit.control.test_control_storage import IMAGE, Place, place
 
 from torpor.blobs.local import Draft, LocalBlobs
 from torpor.contextlog import agents, deletion, files, forks, runs
 from torpor.contextlog.agents import AgentRow
+from torpor.control import transfer
+from torpor.control.backup import back_up, restore
 from torpor.control.keys import Keys
 from torpor.control.runfiles import RunFiles
 from torpor.model.errors import Conflict, Damaged, Exhausted, HostError, Invalid, NotFound
+from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.runfiles import UNTAKEN_S
 from torpor.model.states import RunState
@@ -322,6 +325,59 @@ async def test_what_cannot_be_a_runs_is_refused_before_there_is_one(here: Place)
     with pytest.raises(NotFound):
         await started(here, {"a": "0" * 64})
     assert not await here.log.read(lambda c: runs.list_runs(c))
+
+
+async def test_an_export_and_a_backup_carry_them(here: Place, tmp_path: Path) -> None:
+    version = await here.deploy("1")
+    had = {"a": await put(of(here), LARGE), "b/c": await put(of(here), b""), "d": digest(LARGE)}
+    how: dict[str, Any] = {"agent": "a", "input": {}, "files": had}
+    run = (
+        await here.log.write(lambda c: runs.create_run(c, version=version, now=time.time(), **how))
+    ).id
+    exported = await here.export(run)
+    async with place(tmp_path / "other") as there:
+        assert (await there.take(exported)).id == run
+        assert await whole(of(there), run, "a") == await whole(of(there), run, "d") == LARGE
+        assert await whole(of(there), run, "b/c") == b""
+        assert all(LARGE[:64] not in path.read_bytes() for path in stored(there))
+        await delete(there, run)
+        assert stored(there) == []
+    (here.home.images / IMAGE).mkdir()
+    back_up(here.home, here.blobs, here.log.copy_to, tmp_path / "kept", with_key=True)
+    restore(Home(tmp_path / "two"), tmp_path / "kept")
+    async with place(tmp_path / "two") as again:
+        assert await whole(of(again), run, "a") == LARGE
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"../x": digest(LARGE)}, "leads out of it"),
+        ({"a": digest(b"another")}, "the export lacks the file"),
+        ({"a": 5}, "malformed"),
+        (["a"], "malformed"),
+    ],
+)
+async def test_an_export_that_names_other_files_is_refused(
+    here: Place, tmp_path: Path, files: Any, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = await here.deploy("1")
+    how: dict[str, Any] = {"agent": "a", "input": {}, "files": {"a": await put(of(here), LARGE)}}
+    run = (
+        await here.log.write(lambda c: runs.create_run(c, version=version, now=time.time(), **how))
+    ).id
+    exported = await here.export(run)
+    begin = transfer.Import.begin
+
+    def begun(taken: transfer.Import, file: Any) -> None:
+        begin(taken, file)
+        taken._head["files"] = files
+
+    monkeypatch.setattr(transfer.Import, "begin", begun)
+    async with place(tmp_path / "other") as there:
+        with pytest.raises(Invalid, match=said):
+            await there.take(exported)
+        assert not await there.log.read(lambda c: runs.list_runs(c))
 
 
 async def test_their_keys_need_the_hosts(here: Place) -> None:

@@ -28,6 +28,7 @@ from torpor.control.artifacts import Artifacts
 from torpor.control.keys import Keys
 from torpor.control.loading import tar_of
 from torpor.control.metrics import Metrics
+from torpor.control.runfiles import RunFiles
 from torpor.control.storage import Storage
 from torpor.control.values import Values
 from torpor.engine.protocol import Shape
@@ -153,7 +154,7 @@ class Place:
         spool: Any = io.BytesIO()
         told = await self.log.read(lambda c: transfer.read_told(c, run, snapshot, spool))
         key = await self.keys.find(run)
-        opening = {row.run: await self.values.key_of(row) for row in told.values}
+        opening = await transfer.keys_of(told, self.values, self.keys)
         return b"".join(transfer.export(self.home, self.blobs, told, key, opening))
 
     async def take(self, data: bytes) -> runs.RunRow:
@@ -163,7 +164,9 @@ class Place:
             await asyncio.to_thread(taken.store)
             run, key = RunId(taken.run["id"]), taken.key
             wrapped = None if key is None else await self.keys.wrapped(run, key)
-            row: runs.RunRow = await self.commit(lambda c: taken.record(c, wrapped))
+            files = RunFiles(self.blobs.blobs, self.log, self.keys)
+            given = [await files.row_of(*each) for each in taken.files]
+            row: runs.RunRow = await self.commit(lambda c: taken.record(c, wrapped, given))
             return row
         finally:
             taken.close()
