@@ -198,6 +198,21 @@ def bulky(name: str, mib: int) -> list[Any]:
     return [len(first), first == bytes(range(256)) * (mib << 12), bulk(mib) == first]
 
 
+@torpor.agent
+def given(doc: Path, raw: bytes, name: str) -> list[Any]:
+    """Has files, loses its machine, sleeps, and has them still."""
+
+    def seen() -> list[Any]:
+        found = sorted(p for p in (doc, *Path("data").rglob("*")) if p.is_file())
+        return [[str(p), p.stat().st_uid == os.getuid(), zlib.crc32(p.read_bytes())] for p in found]
+
+    first = [seen(), zlib.crc32(raw)]
+    doc.write_text("its own now")
+    asked(f"hold {name}")
+    torpor.approve("and now?")
+    return [first, seen()]
+
+
 @torpor.step
 def publish_page() -> int:
     Path("page.html").write_text("<p>")

@@ -7,7 +7,7 @@ is gone afterwards, with everything that ran on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,10 @@ class Start:
     def __init__(self, stage: Stage, version: str) -> None:
         self._stage, self._version = stage, version
 
-    def __call__(self, agent: str, **given: Any) -> Watch:
-        run = self._stage.client.start(self._version, agent, given, None)
+    def __call__(
+        self, agent: str, /, *, files: Mapping[str, bytes] | None = None, **given: Any
+    ) -> Watch:
+        run = self._stage.client.start(self._version, agent, given, None, files=files)
         return Watch(self._stage.client, run["id"])
 
 

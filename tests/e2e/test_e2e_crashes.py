@@ -6,6 +6,8 @@ Where an agent is held when the blow falls is sure: it waits for the model's ans
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -179,6 +181,32 @@ def test_a_result_too_large_for_the_log_survives(stage: Stage, start: Start) -> 
     assert len({each["data"]["blob"]["digest"] for each in bulk}) == 1
     files = list((stage.home.blobs / "values").rglob("*"))
     assert sum(path.is_file() for path in files) == 1
+
+
+def test_the_files_of_a_run_are_there_from_the_template_and_from_a_snapshot(
+    stage: Stage, start: Start
+) -> None:
+    large, small = os.urandom(5 << 20), b"small"
+    files = {"data/large.bin": large, "data/d/empty": b"", "inputs/doc.txt": small}
+    raw = {"$file": "data/large.bin"}
+    watch = start("given", files=files, doc="inputs/doc.txt", raw=raw, name="given")
+    stage.model.wait_asked("hold given")
+    kill_machine(stage, watch.run)
+    watch.until("run.recovered")
+    stage.model.let("hold given")
+    watch.until("run.suspended")
+    kept = [["data/d/empty", True, 0], ["data/large.bin", True, zlib.crc32(large)]]
+    first = [[*kept, ["inputs/doc.txt", True, zlib.crc32(small)]], zlib.crc32(large)]
+    later = [*kept, ["inputs/doc.txt", True, zlib.crc32(b"its own now")]]
+    # A fork begins from the template, with the files as they were given.
+    raw = {"$file": "inputs/doc.txt"}
+    again = {"doc": "inputs/doc.txt", "raw": raw, "name": "given"}
+    fork = Watch(stage.client, stage.client.fork(watch.run, input=again)["id"])
+    stage.client.complete(stage.open_wait(watch.run)["id"], approved=True)
+    assert watch.ended()["result"] == [first, later], watch
+    fork.until("run.suspended")
+    stage.client.complete(stage.open_wait(fork.run)["id"], approved=True)
+    assert fork.ended()["result"] == [[first[0], zlib.crc32(small)], later], fork
 
 
 def test_what_was_published_survives_and_what_was_not_is_kept(stage: Stage, start: Start) -> None:
