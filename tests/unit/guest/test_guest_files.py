@@ -16,7 +16,7 @@ SEEN = """
 
     @torpor.agent
     def seen():
-        found = sorted(p for p in Path().rglob("*") if p.is_file())
+        found = sorted(p for p in Path().rglob("*") if p.is_file() and ".py" not in p.name)
         return {str(p): [p.stat().st_size, p.read_bytes()[-3:].decode()] for p in found}
     """
 
