@@ -114,8 +114,8 @@ def run(
 ) -> None:
     """Run an agent, and follow it until it ends. Ctrl-C leaves it running.
 
-    AGENT is a file, which is deployed first; or the name of what is deployed: NAME, NAME:AGENT, or
-    AGENT where one has it.
+    AGENT is a file, or a project's directory, which is deployed first; or the name of what is
+    deployed: NAME, NAME:AGENT, or AGENT where one has it.
     """
     path, name = split_target(target)
     given, carried = InputGiven.read(input, pairs or []), Files.of_options(files or ())
