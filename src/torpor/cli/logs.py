@@ -48,7 +48,7 @@ def logs(
     ] = False,
     output: Annotated[
         bool,
-        typer.Option("--output", "-o", help="Only what the agent printed: where it printed it."),
+        typer.Option("--output", "-o", help="Only what the agent printed, its stderr to stderr."),
     ] = False,
     stream: Annotated[
         str | None, typer.Option(metavar="STREAM", help="Of that, only stdout or stderr.")

@@ -95,6 +95,8 @@ def show_error(error: TorporError, *, as_json: bool) -> None:
 def _usage(error: Any) -> Invalid:
     """What typer says of what was typed, on one line."""
     message = " ".join(error.format_message().removeprefix("Invalid value: ").split())
+    message = message.replace("Value error, ", "").replace("Input should be", "it should be")
+    message = message.partition(", unable to parse")[0]  # as what it should be
     names, context = list[str](), getattr(error, "ctx", None)
     while context is not None and context.parent is not None:
         names.insert(0, context.info_name)
@@ -124,7 +126,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Durable AI agents that sleep for free.",
-    epilog="Exit codes: " + "; ".join(f"{code} {text}" for code, text in MEANINGS.items()) + ".",
+    epilog="Exit codes: " + " · ".join(f"{code} {text}" for code, text in MEANINGS.items()),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

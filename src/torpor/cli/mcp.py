@@ -52,7 +52,10 @@ def mcp(
     client = connect()
     starting = [] if readonly else agent_tools(client)
     server = MCPServer(
-        "torpor", instructions="Runs of durable agents, and what they wait for.", tools=starting
+        "torpor",
+        instructions="Runs of durable agents, and what they wait for.",
+        tools=starting,
+        log_level="WARNING",  # its client shows what is said on stderr
     )
     offer(server, client, readonly=readonly)
     asyncio.run(server.run_stdio_async())

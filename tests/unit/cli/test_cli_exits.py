@@ -40,7 +40,9 @@ WRONG: list[tuple[list[str], Exit, str, str]] = [
     (["import", "none.torpor"], Exit.REFUSED, "there is no file none.torpor", ""),
     (["query", "@none.sql"], Exit.REFUSED, "none.sql", ""),
     (["query", "selec 1"], Exit.REFUSED, "syntax error", ""),
-    (["top", "--interval", "x"], Exit.REFUSED, "Invalid value for '--interval'", ""),
+    (["top", "--interval", "x"], Exit.REFUSED, "'--interval': it should be a valid number", ""),
+    (["logs", "r", "-n", "x"], Exit.REFUSED, "'-n': it should be a valid integer", "torpor logs"),
+    (["up", "--engine", "x"], Exit.REFUSED, "'--engine': 'x' is not one of 'qemu', 'process'", ""),
     (["queues", "set"], Exit.REFUSED, "Missing argument 'QUEUE'", "See: torpor queues set --help"),
 ]
 

@@ -6,7 +6,8 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
 from mcp import ClientSession, StdioServerParameters
@@ -31,13 +32,18 @@ def anyio_backend() -> str:
 
 
 @asynccontextmanager
-async def session(home: Home, *options: str) -> AsyncIterator[ClientSession]:
+async def session(
+    home: Home, *options: str, err: TextIO = sys.stderr
+) -> AsyncIterator[ClientSession]:
     server = StdioServerParameters(
         command=sys.executable,
         args=["-m", "torpor.cli.main", "mcp", *options],
         env={"TORPOR_HOME": str(home.root)},
     )
-    async with stdio_client(server) as (read, write), ClientSession(read, write) as session:
+    async with (
+        stdio_client(server, errlog=err) as (read, write),
+        ClientSession(read, write) as session,
+    ):
         await session.initialize()
         yield session
 
@@ -55,6 +61,18 @@ async def refused(session: ClientSession, tool: str, **arguments: Any) -> str:
     [content] = result.content
     assert isinstance(content, TextContent) and result.is_error
     return content.text
+
+
+async def test_nothing_is_said_beside_the_protocol(
+    home: Home, client: Client, tmp_path: Path
+) -> None:
+    """Its client shows people what is on stderr: no requests, none of HTTP's."""
+    path = tmp_path / "stderr"
+    with path.open("w") as err:
+        async with session(home, err=err) as mcp:
+            await call(mcp, "list_runs")
+            assert "no run" in await refused(mcp, "show_run", run="run_none")
+    assert path.read_text() == ""
 
 
 async def test_a_run_is_started_asked_about_and_answered(home: Home, client: Client) -> None:
