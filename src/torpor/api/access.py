@@ -85,6 +85,9 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("POST", "/v1/imports"): Need(_S.ADMIN),
     ("POST", "/v1/gc"): Need(_S.OPERATE),
     ("POST", "/v1/backups"): Need(_S.ADMIN),
+    ("POST", "/v1/runs/{ref}/execs"): Need(_S.EXEC, On.RUN),
+    ("PUT", "/v1/runs/{ref}/execs/{exec}/stdin"): Need(_S.EXEC, On.RUN),
+    ("PATCH", "/v1/runs/{ref}/execs/{exec}"): Need(_S.EXEC, On.RUN),
     ("GET", "/v1/waits"): Need(_S.OBSERVE, On.WAITS),
     ("GET", "/v1/waits/{ref}"): Need(_S.OBSERVE, On.WAIT),
     ("POST", "/v1/waits/{ref}/complete"): Need(_S.OPERATE, On.WAIT),
@@ -154,6 +157,12 @@ def _bearer(scope: Scope) -> str:
     if len(told) > 1 or kind.lower() != "bearer":
         raise Unauthorized("a key is needed, once, as Authorization: Bearer torpor_…")
     return key.strip()
+
+
+def who(request: Request) -> str:
+    """Who asks, for a log."""
+    grant: Grant = request.scope.get(_GRANT, LOCAL)
+    return grant.who
 
 
 async def admit(request: Request) -> None:

@@ -23,6 +23,7 @@ from torpor.api import (
     dashboard,
     deleting,
     events,
+    execs,
     files,
     hooks,
     keys,
@@ -92,6 +93,9 @@ class Service(hooks.Service, Protocol):
 
     `ref` is an id or a unique prefix of one; the shapes of what it gives are in `shapes`.
     """
+
+    @property
+    def executing(self) -> execs.Executing: ...
 
     @property
     def queueing(self) -> queues.Queueing: ...
@@ -531,6 +535,7 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(artifacts.router)
     app.include_router(queries.router)
     app.include_router(events.router)
+    app.include_router(execs.router)
     app.include_router(files.router)
     app.include_router(queues.router)
     app.include_router(deleting.router)

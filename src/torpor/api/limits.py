@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +30,7 @@ _HINTS = {
     FILES_PATH: "Split the file, or have the agent fetch it.",
 }
 _HINT = "Put what is large where the agent can fetch it, and send its address."
+_STDIN = re.compile(r"/v1/runs/[^/]+/execs/[^/]+/stdin")  # what a command reads, as it comes
 
 
 class BodyLimit:
@@ -42,6 +44,8 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         most = _MOST.get(scope["path"], BODY_BYTES_MAX)
+        if _STDIN.fullmatch(scope["path"]):
+            most = math.inf
         told = dict(scope["headers"]).get(b"content-length", b"0")
         length = int(told) if told.isdigit() else 0
         taken = 0

@@ -55,6 +55,17 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
             "query:query",
             "Ask runs and their logs by SQL. What there is to be asked: docs/sql.md.",
         ),
+        Listed(
+            "exec",
+            "exec:exec_command",
+            "Run a command beside a run's agent: in its machine, its directory, its environment.",
+            options_first=True,
+        ),
+        Listed(
+            "shell",
+            "exec:shell",
+            "A shell beside a run's agent: in its machine, its directory, its environment.",
+        ),
         Listed("snapshots", "storage:snapshots", "The snapshots of a run."),
         Listed("cancel", "runs:cancel", "End a run."),
         Listed(

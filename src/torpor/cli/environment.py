@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,16 +35,10 @@ _QUOTED = re.compile(r"""(['"])(.*)\1\s*(#.*)?""")
 
 
 def given_env(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> dict[str, str]:
-    """All variables that were given; the later of one name, and `-e` over a file's. Says which
-    seem to be secrets. Raises BadParameter."""
-    env: dict[str, str] = {}
-    for path in files or []:
-        env.update(_read(path))
-    env.update(_pair(pair, f"-e {pair.partition('=')[0]}") for pair in pairs or [])
-    try:
-        environment.check_env(env, "environment variables")
-    except Invalid as error:
-        raise typer.BadParameter(f"{error.message}. {error.hint}".removesuffix(". ")) from error
+    """All variables that were given for an agent. Says which seem to be secrets. Raises
+    BadParameter."""
+    env = read_env(pairs, files)
+    _checked(lambda: environment.check_env(env, "environment variables"))
     if secret := environment.perhaps_secret(env):
         say(
             f"{', '.join(secret)}: what is given as a variable is kept with the run, and in its "
@@ -51,6 +46,24 @@ def given_env(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> dict
             "yellow",
         )
     return env
+
+
+def read_env(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> dict[str, str]:
+    """All variables that were given; the later of one name, and `-e` over a file's. Raises
+    BadParameter."""
+    env: dict[str, str] = {}
+    for path in files or []:
+        env.update(_read(path))
+    env.update(_pair(pair, f"-e {pair.partition('=')[0]}") for pair in pairs or [])
+    _checked(lambda: environment.check_env(env, "environment variables", anything=True))
+    return env
+
+
+def _checked(check: Callable[[], object]) -> None:
+    try:
+        check()
+    except Invalid as error:
+        raise typer.BadParameter(f"{error.message}. {error.hint}".removesuffix(". ")) from error
 
 
 def _pair(text: str, where: str) -> tuple[str, str]:
@@ -71,10 +84,7 @@ def _read(path: Path) -> Iterator[tuple[str, str]]:
             continue
         where = f"{path}, line {number}"
         name, equals, value = line.partition("=")
-        try:
-            environment.check_name(name.strip(), where)
-        except Invalid as error:
-            raise typer.BadParameter(f"{error.message}. {error.hint}".removesuffix(". ")) from error
+        _checked(partial(environment.check_name, name.strip(), where, anything=True))
         yield _pair(f"{name.strip()}{equals}{_plain(value.strip())}", where)
 
 

@@ -29,6 +29,7 @@ class Listed:
     name: str
     where: str  # "module:attribute" in this package: a function or a typer.Typer
     help: str  # as its own docstring begins; a test holds the two together
+    options_first: bool = False  # what follows its first argument is not its own to read
 
     def load(self) -> Any:
         module, _, attribute = self.where.partition(":")
@@ -37,7 +38,8 @@ class Listed:
             command: Any = typer.main.get_group(found)
         else:
             alone = typer.Typer(add_completion=False)
-            alone.command(self.name)(found)
+            settings = {"allow_interspersed_args": not self.options_first}
+            alone.command(self.name, context_settings=settings)(found)
             command = typer.main.get_command(alone)
         command.name = self.name
         _read_simply(command)

@@ -5,8 +5,6 @@ launch  ensure_server, stop_server: the server's process on this host
 """
 
 from torpor.client.api import (
-    KEY,
-    URL,
     Appended,
     Back,
     Client,
@@ -15,13 +13,12 @@ from torpor.client.api import (
     Lost,
     Object,
     OnProgress,
-    Remote,
     Unreachable,
     from_problem,
     parse_events,
-    refuse_remote,
 )
 from torpor.client.launch import ensure_server, running, server_command, stop_server
+from torpor.client.remote import KEY, URL, Remote, refuse_remote
 
 __all__ = [
     "KEY",

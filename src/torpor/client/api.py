@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
+from torpor.client.remote import URL, Remote
 from torpor.client.transport import Broken, Response, Transport
 from torpor.model import errors, jsonvalues
 from torpor.model.errors import HostError, InternalError, Invalid, NotFound, TorporError
@@ -26,6 +26,7 @@ from torpor.model.origins import seen_from_afar
 from torpor.model.paging import Page
 
 if TYPE_CHECKING:
+    from torpor.client.execs import Exec
     from torpor.client.files import Given
     from torpor.model.agentfile import AgentSource
 
@@ -69,40 +70,6 @@ class Back:
 
 
 Followed = Appended | Ended | Lost | Back
-
-
-URL, KEY = "TORPOR_URL", "TORPOR_API_KEY"
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A server that is not this data directory's."""
-
-    url: str
-    key: str
-
-    @classmethod
-    def find(cls) -> Remote | None:
-        """What the environment says. Raises Invalid."""
-        url, key = os.environ.get(URL, "").rstrip("/"), os.environ.get(KEY, "")
-        if not url:
-            return None
-        if not url.startswith(("http://", "https://")):
-            raise Invalid(
-                f"{URL}={url!r} is no URL", hint="It is such as https://agents.example.com"
-            )
-        if not key.isascii() or not key.isprintable():
-            raise Invalid(f"{KEY} is no key", hint="A key begins with torpor_: torpor keys create")
-        return cls(url, key)
-
-
-def refuse_remote(what: str) -> None:
-    """Raise Invalid where the environment names a server elsewhere: this is not done there."""
-    if (remote := Remote.find()) is not None:
-        raise Invalid(
-            f"{what} is done on the server's own host; {URL} names {remote.url}",
-            hint=f"Unset {URL} for the server of this host.",
-        )
 
 
 class Client:
@@ -321,6 +288,15 @@ class Client:
 
     def retry(self, ref: str, *, version: str | None = None) -> Object:
         return self._object("POST", f"/runs/{_segment(ref)}/retry", json={"version": version})
+
+    @contextmanager
+    def exec(self, ref: str, asked: Object) -> Iterator[Exec]:
+        """A command beside the run's agent, as POST /v1/runs/RUN/execs takes it; it ends with the
+        block. `run` in it is the run's whole id."""
+        from torpor.client.execs import executing
+
+        with executing(self._response, _segment(ref), asked) as command:
+            yield command
 
     def snapshots(self, ref: str) -> list[Object]:
         return self._list("GET", f"/runs/{_segment(ref)}/snapshots")

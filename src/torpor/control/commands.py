@@ -148,7 +148,7 @@ class Command:
 
     def taken(self, size: int) -> None:
         self._fed -= size
-        self._tell()
+        self._room.set()
 
     def ended(self, end: Ended | TorporError) -> None:
         if self.end is None:
@@ -208,9 +208,9 @@ class Commands:
         self._tell(command.run)
 
     def get(self, run: RunId, id: str) -> Command:
-        """Raises NotFound."""
+        """One that has not ended. Raises NotFound."""
         command = self._of.get(run, {}).get(id)
-        if command is None:
+        if command is None or command.end is not None:
             raise NotFound(f"{run} has no command {id!r}: it has ended, or there was none")
         return command
 
@@ -275,12 +275,13 @@ class OfRun:
                 }
                 command.ended(Ended(**known))
 
-    def leave(self, why: TorporError) -> None:
+    def leave(self, why: str) -> None:
         """The machine is gone: whatever ran in it has ended."""
         self._all.forget(self._run, self._heard)
         for command in self._all.of(self._run):
             if isinstance(command.hand, OnMachine):
-                command.ended(why)
+                lost = f"the machine of {self._run} is gone"
+                command.ended(GuestError(f"{lost}: {why}" if why else lost))
 
 
 class OnMachine:

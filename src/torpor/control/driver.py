@@ -39,7 +39,9 @@ from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.calls import Calls
+from torpor.control.cancelling import CANCELLED, Cancelling
 from torpor.control.carrier import Carrier, Carriers, Freezer, Origin
+from torpor.control.commands import Commands, OfRun
 from torpor.control.computing import Computing
 from torpor.control.conversation import Said
 from torpor.control.keys import Keys
@@ -65,9 +67,6 @@ from torpor.policy import freeze as policy
 
 log = logging.getLogger(__name__)
 
-CANCEL_GRACE_S = 10.0
-CANCEL_REASON = "cancelled on request"
-CANCELLED = {"type": "Cancelled", "message": CANCEL_REASON, "traceback": None}
 HAND_OVER_RETRY_S = 1.0
 
 ENDED = "ended"  # what a driver is `doing` once its run has ended
@@ -95,6 +94,7 @@ class Driver:
         values: Values,
         row: RunRow,
         metrics: Metrics,
+        commands: Commands,
         *,
         always_suspend: bool = False,
     ) -> None:
@@ -118,8 +118,8 @@ class Driver:
         self.standing = Standing()  # what the agent waits for, and what arrived for it
         self._heard = asyncio.Event()
         self.computing = Computing(self._pen, row, self.standing, self._heard)
-        self._cancel = CANCEL_REASON if row.cancel_requested else None
-        self._cancel_deadline: float | None = None
+        self._commands = OfRun(commands, row.id, self._heard)
+        self._cancel = Cancelling(row.cancel_requested)
         self._always_suspend = always_suspend
         self._hand_over: Tell | None = None  # it is to be handed over, and who wants to know how
         self._streams = Streams()
@@ -153,11 +153,11 @@ class Driver:
 
     @property
     def cancelled(self) -> bool:
-        return self._cancel is not None
+        return self._cancel.wanted
 
     def cancel(self) -> None:
         """A cancellation was recorded: let the agent clean up and end."""
-        self._cancel = CANCEL_REASON
+        self._cancel.wanted = True
         self._heard.set()
 
     def hand_over(self, tell: Tell) -> None:
@@ -195,6 +195,7 @@ class Driver:
                 await self.calls.leave(ended=outcome is Outcome.ENDED)
             await self._learning.cut_off()
             self._results.close()
+            self._commands.leave(self.loss)
             self.live = None
             self.damage = await live.damage()
             await live.discard()
@@ -259,16 +260,17 @@ class Driver:
             await self._obstacles.look(live.guest)
             await self.computing.look()
             self._answer()
-            self._say_cancel()
-            if self._cancel_deadline is not None and time.monotonic() > self._cancel_deadline:
+            self._cancel.say(live.guest)
+            if self._cancel.over:
                 await self._end(RunState.CANCELLED, error=CANCELLED)
                 return Outcome.ENDED
-            if self._hand_over is not None and self._cancel is None:
+            if self._hand_over is not None and not self._cancel.wanted:
                 if await self._suspend():
                     return Outcome.SUSPENDED
                 if self._outcome is None:
                     await asyncio.sleep(HAND_OVER_RETRY_S)
                 continue
+            await self._commands.begin(live.guest, self._pen)
             if self._recording.wanted:
                 await self._checkpoint()
                 continue
@@ -281,11 +283,8 @@ class Driver:
 
     async def _sleep(self, seconds: float | None) -> None:
         """Until something happens, at most `seconds`."""
-        if self._cancel_deadline is not None:
-            left = max(0.0, self._cancel_deadline - time.monotonic()) + 0.01
-            seconds = left if seconds is None else min(seconds, left)
         with self.standing.resting(), suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self._cancel.within(seconds)):
                 await self._heard.wait()
                 self._heard.clear()
 
@@ -351,7 +350,7 @@ class Driver:
             case "failed":
                 told = ("type", "message", "traceback", "diverged", "after_s", "final")
                 error = {key: message[key] for key in told if key in message}
-                if message["cancelled"] and self._cancel is not None:
+                if message["cancelled"] and self._cancel.wanted:
                     return RunState.CANCELLED, None, CANCELLED
                 return RunState.FAILED, None, error
             case "exited":
@@ -361,6 +360,8 @@ class Driver:
                 self._recording.lives()
             case "unprepared":
                 self._obstacles.put_off()
+            case "exec.output" | "exec.taken" | "exec.exited":
+                self._commands.hear(message)
             case _:
                 raise GuestError(f"the machine said {said.t!r} when it was not asked")
         return None
@@ -426,22 +427,20 @@ class Driver:
         while self._trouble is None and (result := self.standing.next_answer()) is not None:
             self._live.guest.say("result", op=result.op, **result.fields)
 
-    def _say_cancel(self) -> None:
-        if self._cancel is not None and self._cancel_deadline is None:
-            self._cancel_deadline = time.monotonic() + CANCEL_GRACE_S
-            self._live.guest.say("cancel", reason=self._cancel)
-
     # Freezing.
 
     def _decide(self) -> policy.Freeze | policy.Stay:
-        if self._cancel is not None:
+        if self._cancel.wanted:
             return policy.Stay("it is being cancelled", None)
+        if self._commands.any:
+            return policy.Stay("a command is at work beside it", None)
         if stay := self._obstacles.stay(self._live.guest, waiting=self.standing.waiting):
             return stay
         return policy.decide(self.standing.facts(self._live.cpu_s()), self._carriers.terms)
 
     def _only_waits(self) -> bool:
-        return self._cancel is None and self.standing.only_waits
+        busy = self._cancel.wanted or self._commands.any
+        return not busy and self.standing.only_waits
 
     @property
     def _rests(self) -> bool:

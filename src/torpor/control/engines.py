@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torpor.contextlog.store import LogStore
+from torpor.control.commands import Commands
 from torpor.control.keys import Keys
 from torpor.control.loading import Progress, logged
 from torpor.control.machines import Machines
@@ -64,6 +65,7 @@ class Engines:
         files: RunFiles,
         metrics: Metrics,
         on_end: Callable[[], None],
+        commands: Commands,
     ) -> None:
         """`on_end` is told when a run was suspended or has ended."""
         self.choice = choose()
@@ -74,6 +76,7 @@ class Engines:
         self._home, self._store, self._blobs, self._keys = home, store, blobs, keys
         self._values, self._files = values, files
         self._metrics, self._on_end = metrics, on_end
+        self._commands = commands
         self.leaving = False  # the server is about to stop: nothing is made ready any more
         self._processes: ProcessCarriers | None = None
         # One is not kept waiting by another, whose image may just be built.
@@ -156,6 +159,7 @@ class Engines:
                     self._values,
                     self._metrics,
                     self._on_end,
+                    self._commands,
                 )
                 self.scheduler.start()
             return self.scheduler

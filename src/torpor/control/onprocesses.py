@@ -42,12 +42,12 @@ from torpor.control.loading import (
 from torpor.control.pool import Spares
 from torpor.control.processguest import ProcessGuest
 from torpor.control.runfiles import RunFiles, write_below
-from torpor.engine.process.agent import Agent, Interpreter, Program
+from torpor.engine.process.agent import Agent, Interpreter, Program, surroundings
 from torpor.engine.process.workdir import clear, keep_compiled, lay_out
 from torpor.image.deps import HOST_PYTHON, check_python, ensure_modules
 from torpor.image.publish import Workspace, build_once
 from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Invalid
+from torpor.model.errors import Conflict, Invalid
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, Epoch, RunId
 from torpor.model.runfiles import RunFile
@@ -77,6 +77,14 @@ class _Waiting:
     async def discard(self) -> None:
         await self.guest.agent.kill()
         await self.guest.close()
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Where an agent is, and what is around it, for what runs beside it."""
+
+    directory: Path
+    environment: dict[str, str]
 
 
 class ProcessCarriers:
@@ -141,6 +149,20 @@ class ProcessCarriers:
         importing = hear_loaded(guest, program.entry, agent.rules.max_import_s, lambda *_: None)
         carried = (guest, files, program, importing)
         return ProcessCarrier(self, *carried, warm=warm, reloaded=reloaded)
+
+    async def beside(self, row: RunRow) -> Beside:
+        """Where a command runs beside the run's agent. Raises Conflict."""
+        program = self._programs.get(row.version) or await self._program(row.version)
+        home, _ = self._home.files_of(row.id)
+        directory = home / WORK
+        if not directory.is_dir():
+            raise Conflict(
+                f"{row.id} has no directory on this host", hint="It has one when it goes on here."
+            )
+        environment = surroundings(program.interpreter) | {"HOME": str(home)}
+        if (deps := program.interpreter.deps) is not None:  # as `torpor.sdk.process` does
+            environment["PYTHONPATH"] += f"{os.pathsep}{deps}"
+        return Beside(directory, environment | row.env)
 
     async def renew(self, version: AgentVersion) -> None:
         """Nothing of a process can be lost that the log does not hold."""

@@ -39,9 +39,11 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.control import retrying
+from torpor.control.cancelling import CANCELLED
 from torpor.control.carrier import Carriers
 from torpor.control.claims import Claims, next_runs, reasons
-from torpor.control.driver import CANCELLED, Driver, Outcome
+from torpor.control.commands import Commands
+from torpor.control.driver import Driver, Outcome
 from torpor.control.keys import Keys
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
@@ -100,8 +102,10 @@ class Scheduler:
         values: Values,
         metrics: Metrics,
         on_end: Callable[[], None] = lambda: None,
+        commands: Commands | None = None,
     ) -> None:
-        """`on_end` is told when a run was frozen or has ended."""
+        """`on_end` is told when a run was frozen or has ended. `commands` are those that are to run
+        beside agents."""
         # For tests: each operation ends its machine, and the run goes on in another.
         self.always_suspend = os.environ.get("TORPOR_TEST_SUSPEND") == "always"
         self.drivers: dict[RunId, Driver] = {}
@@ -111,6 +115,7 @@ class Scheduler:
         self._values = values
         self._metrics = metrics
         self._on_end = on_end
+        self._commands = commands or Commands()
         # Found so while a machine ran on them. Files may be mended: the next server looks again.
         self._damaged: set[SnapshotId] = set()
         self._claimable = asyncio.Event()
@@ -248,6 +253,7 @@ class Scheduler:
             self._values,
             row,
             self._metrics,
+            self._commands,
             always_suspend=self.always_suspend,
         )
         self.drivers[row.id] = driver

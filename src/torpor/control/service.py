@@ -46,11 +46,14 @@ from torpor.control.access import Access
 from torpor.control.artifacts import Artifacts
 from torpor.control.backup import back_up
 from torpor.control.beside import Beside
+from torpor.control.cancelling import CANCELLED
 from torpor.control.claims import reasons
+from torpor.control.commands import Commands
 from torpor.control.deleting import Deleting
 from torpor.control.deploying import Deploying
-from torpor.control.driver import CANCELLED, ENDED
+from torpor.control.driver import ENDED
 from torpor.control.engines import Engines
+from torpor.control.executing import Executing
 from torpor.control.forking import Forking, Wanted
 from torpor.control.hooks import Hooks
 from torpor.control.keys import Keys, switched_on
@@ -102,6 +105,7 @@ class Service:
         self.hooks = Hooks(store, self._keys, self._waiting, self._made)
         self._tending: list[asyncio.Task[None]] = []
         self._started_at = time.time()
+        commands = Commands()
         self._engines = Engines(
             home,
             store,
@@ -111,7 +115,9 @@ class Service:
             self.files,
             self._metrics,
             self._storage.run_ended,
+            commands,
         )
+        self.executing = Executing(store, self._engines, commands)
         self._asking = Asking(home.database)
         self.access = Access(store)
         self.artifacts = Artifacts(store, self._values)
@@ -139,6 +145,7 @@ class Service:
     async def hand_over(self, tell: Callable[[str], None]) -> None:
         """Leave all runs to the next server as they are now; `tell` hears what becomes of each."""
         self._engines.leaving = True
+        self.executing.leave()
         if self._scheduler is not None:
             await self._scheduler.hand_over(tell)
 
@@ -150,6 +157,7 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tending, return_exceptions=True)
         await self._webhooks.stop()
+        await self.executing.stop()
         await self._engines.stop()
         await stop_processes(self._home)
         await asyncio.to_thread(self._store.close)

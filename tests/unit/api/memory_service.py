@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -30,14 +31,18 @@ from torpor.api.server import serve
 from torpor.blobs.local import LocalBlobs
 from torpor.contextlog.store import LogStore
 from torpor.control.access import Access
+from torpor.control.commands import WINDOW_BYTES, Command, Commands, Ended
+from torpor.control.executing import Here
 from torpor.control.forking import Wanted
 from torpor.control.hooks import Unsigned
 from torpor.control.keys import Keys
 from torpor.control.runfiles import RunFiles
+from torpor.engine.process.command import LocalCommand, NotStarted
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
+from torpor.model.execs import Asked
 from torpor.model.home import Home
-from torpor.model.ids import new_id
+from torpor.model.ids import RunId, new_id
 from torpor.model.paging import Page
 from torpor.model.prices import Prices
 from torpor.model.retention import Retention
@@ -158,6 +163,32 @@ class MemoryHooks:
         return {"run": "run_1", "seq": None, "name": None, "wait": None, "again": False}
 
 
+class MemoryExecuting:
+    """Commands are real processes, in the home."""
+
+    def __init__(self, service: MemoryService) -> None:
+        self._service, self.commands = service, Commands()
+
+    async def execute(self, ref: str, asked: Asked, who: str) -> Command:
+        run = self._service._find(self._service._runs, ref, "run")
+        if RunState(run["state"]) in FINAL:
+            raise Conflict(f"{run['id']} has ended", hint="Fork it.")
+        command = Command(RunId(run["id"]), asked.check(), who)
+        self.commands.add(command)
+        environment = {"PATH": os.environ["PATH"], **asked.env}
+        home = self._service.home.root
+        try:
+            hand = await LocalCommand.start(asked, environment, home, Here(command), WINDOW_BYTES)
+        except NotStarted as error:
+            command.ended(Ended(code=error.code, problem=error.why))
+        else:
+            command.begin(hand, 1)
+        return command
+
+    async def command(self, ref: str, id: str) -> Command:
+        return self.commands.get(RunId(ref), id)
+
+
 class MemorySchedules:
     def __init__(self) -> None:
         self.known: dict[str, Object] = {}
@@ -222,6 +253,7 @@ class MemoryService:
         self.deleting = MemoryDeleting(self)
         self.artifacts = MemoryArtifacts(self)
         self.schedules = MemorySchedules()
+        self.executing = MemoryExecuting(self)
         self._appended: dict[str, list[asyncio.Future[None]]] = {}
         self._answered: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}

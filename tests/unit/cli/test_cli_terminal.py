@@ -68,6 +68,10 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
+    def is_running(self) -> bool:
+        """And takes in what it shows."""
+        return self._read() and self._process.poll() is None
+
     def exit_code(self) -> int:
         while self._process.poll() is None:
             self._read()

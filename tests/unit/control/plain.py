@@ -24,6 +24,8 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
 from torpor.control.carrier import Carrier
+from torpor.control.commands import Commands
+from torpor.control.executing import Executing
 from torpor.control.keys import Keys
 from torpor.control.loading import logged, tar_of
 from torpor.control.metrics import Metrics
@@ -67,7 +69,9 @@ class Plain:
         blobs = LocalBlobs(self.home.blobs)
         values = Values(blobs, self.home.run, self.store, keys)
         self.files = RunFiles(blobs, self.store, keys)
-        self.scheduler = Scheduler(self.store, model, keys, values, Metrics())
+        commands = Commands()
+        self.scheduler = Scheduler(self.store, model, keys, values, Metrics(), commands=commands)
+        self.executing = Executing(self.store, PlainEngines(self), commands)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
         self.carriers = ProcessCarriers(self.home, self.store, self.files)
@@ -75,6 +79,7 @@ class Plain:
         await self.scheduler.serve(PROCESS, self.carriers)
 
     async def stop(self) -> None:
+        await self.executing.stop()
         await self.scheduler.stop()
         await self.store.write(lambda c: None)  # what it had begun to write is done, or not
 
@@ -223,3 +228,19 @@ class Plain:
 
     async def ops(self, run: RunId, kind: str) -> list[OpId | None]:
         return [entry.op for entry in await self.entries(run, kind)]
+
+
+class PlainEngines:
+    """What `torpor.control.executing` needs of the engines."""
+
+    def __init__(self, plain: Plain) -> None:
+        self._plain = plain
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self._plain.scheduler
+
+    async def processes(self) -> ProcessCarriers:
+        return self._plain.carriers
+
+    def ready_soon(self, engine: str) -> None: ...

@@ -15,6 +15,9 @@ on from it, as a real one does. An agent is a list of threads, a thread is a lis
     ["raw", MESSAGE]   says this instead of anything sensible; null: something that is no message
     ["exit", CODE]  ["fail", TYPE]
 
+Commands beside it are played, too: "echo" writes its other words and ends; any other ends when it
+gets a signal.
+
 When all threads are through, the agent's result is what each operation gave.
 """
 
@@ -145,6 +148,13 @@ class Puppet:
                 self._told("recorded", message["op"])
                 self._settle(message["op"], state.pending.get(message["op"], {}).get("own"))
                 self._go()
+            case "exec" if message["command"][0] == "echo":
+                words = " ".join(message["command"][1:]).encode()
+                data = b64encode(words).decode()
+                self.say("exec.output", exec=message["exec"], stream=1, data=data)
+                self.say("exec.exited", exec=message["exec"], code=0)
+            case "exec.signal":
+                self.say("exec.exited", exec=message["exec"], signal=15)
             case "cancel":
                 if not self._refuses("cancel"):
                     self._end(

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from tests.unit.control.world import World
 
-from torpor.control import driver as driving
+from torpor.control import cancelling
 from torpor.control.service import Service
 from torpor.model.errors import Conflict, HostError
 from torpor.model.ids import RunId
@@ -45,7 +45,7 @@ async def test_suspended(world: World, service: Service) -> None:
 async def test_running(
     world: World, service: Service, heeds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driving, "CANCEL_GRACE_S", 0.05)
+    monkeypatch.setattr(cancelling, "GRACE_S", 0.05)
     world.refused["cancel"] = 0 if heeds else 1
     asked = asyncio.Event()
 
@@ -58,7 +58,7 @@ async def test_running(
     await asked.wait()
     assert (await service.cancel(run))["state"] == "cancelled"
     row = await world.ended(run)
-    assert row.error == driving.CANCELLED
+    assert row.error == cancelling.CANCELLED
 
 
 async def test_waiting_for_the_host(

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.control.world import POINTS, STUCK_S, Calls, Nth, World
 
 from torpor.contextlog import snapshots
+from torpor.control import cancelling
 from torpor.control import driver as driving
 from torpor.control import scheduler as scheduling
 from torpor.control.calls import BEGUN
@@ -259,7 +260,7 @@ async def test_nothing_is_claimed_any_more(world: World) -> None:
 async def test_one_that_is_being_cancelled_ends(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driving, "CANCEL_GRACE_S", 0.05)
+    monkeypatch.setattr(cancelling, "GRACE_S", 0.05)
     world.refused["cancel"] = 1
     run = await up_to_work(world)
     world.scheduler.drivers[run].cancel()

@@ -30,11 +30,14 @@ from torpor.contextlog.news import Claimable
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.store import LogStore, tell
 from torpor.contextlog.waits import WaitRow
+from torpor.control.commands import Commands
+from torpor.control.executing import Executing
 from torpor.control.keys import Keys
 from torpor.control.machines import Captured, Live, Machines
 from torpor.control.metrics import Metrics
 from torpor.control.model import Model
 from torpor.control.onmachines import MachineCarriers
+from torpor.control.onprocesses import ProcessCarriers
 from torpor.control.runfiles import RunFiles
 from torpor.control.scheduler import Scheduler
 from torpor.control.sparse import whole
@@ -385,7 +388,11 @@ class World:
         self.machines.pool.empties._closed = self.machines.warm._closed = False
         keys = Keys(self.home, self.store, on=self.sealing)
         values = Values(self.machines.store.blobs, self.home.run, self.store, keys)
-        self.scheduler = Scheduler(self.store, self.model, keys, values, self.metrics)
+        commands = Commands()
+        self.scheduler = Scheduler(
+            self.store, self.model, keys, values, self.metrics, commands=commands
+        )
+        self.executing = Executing(self.store, WorldEngines(self), commands)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
         files = RunFiles(self.machines.store.blobs, self.store, keys)
@@ -393,6 +400,7 @@ class World:
         await self.scheduler.serve(QEMU, self.carriers)
 
     async def stop(self) -> None:
+        await self.executing.stop()
         await self.scheduler.stop()
         # As when a server closes its log: a write that it had begun is done, or not, before the
         # next one looks.
@@ -401,6 +409,7 @@ class World:
     async def hand_over(self) -> list[str]:
         """A server stops as it is told to; what was told of that."""
         told: list[str] = []
+        self.executing.leave()
         await self.scheduler.hand_over(told.append)
         await self.stop()
         assert not any(machine.alive for machine in self.machines_made)
@@ -620,6 +629,22 @@ class World:
             agents.set_template(c, VERSION, template.id, boot_ms=1.0, template_bytes=1)
 
         await self.store.write(write)
+
+
+class WorldEngines:
+    """What `torpor.control.executing` needs of the engines."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self._world.scheduler
+
+    async def processes(self) -> ProcessCarriers:
+        raise AssertionError("there are only machines here")
+
+    def ready_soon(self, engine: str) -> None: ...
 
 
 class Nth:

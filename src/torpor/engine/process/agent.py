@@ -80,7 +80,7 @@ class Agent:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
                 cwd=interpreter.package,
-                env=_environment(interpreter),
+                env=surroundings(interpreter),
             )
         except OSError as error:
             ours.close()
@@ -112,7 +112,8 @@ class Agent:
             os.close(fd)
 
 
-def _environment(interpreter: Interpreter) -> dict[str, str]:
+def surroundings(interpreter: Interpreter) -> dict[str, str]:
+    """The environment of an agent, but for its home and what it adds itself."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     if interpreter.deps is not None:
         path = inherited.get("PATH", os.defpath)

@@ -1,0 +1,133 @@
+"""Commands beside an agent, over HTTP: one response that streams what a command writes, in frames
+(`torpor.model.execs`), and requests beside it for what it reads, for signals, for its terminal.
+
+What it reads is the body of a request, taken as it comes and no faster than the command takes it;
+what it writes is sent as the client takes it. A client that goes away ends its command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Literal, Protocol
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import Field
+
+from torpor.api import access
+from torpor.api.problems import problem
+from torpor.api.shapes import PROBLEMS, Strict, Text
+from torpor.control.commands import Command, Ended
+from torpor.model import execs
+from torpor.model.errors import TorporError
+from torpor.model.execs import COMMAND_CHARS_MAX, DIR_CHARS_MAX, SIDE_MAX, Asked, Size
+
+HEARTBEAT_S = 15.0
+SOON_S = 2.0  # after which a client may want to know why nothing has begun
+
+
+class Executing(Protocol):
+    async def execute(self, ref: str, asked: Asked, who: str) -> Command: ...
+
+    async def command(self, ref: str, id: str) -> Command: ...
+
+
+class Terminal(Strict):
+    rows: int = Field(ge=1, le=SIDE_MAX)
+    cols: int = Field(ge=1, le=SIDE_MAX)
+
+
+class ExecRequest(Strict):
+    command: list[Annotated[Text, Field(max_length=COMMAND_CHARS_MAX)]] = Field(
+        min_length=1, max_length=execs.ARGUMENTS_MAX, description="a program and its arguments"
+    )
+    dir: Annotated[Text, Field(min_length=1, max_length=DIR_CHARS_MAX)] | None = Field(
+        default=None, description="by default, and if relative below, the agent's own"
+    )
+    env: dict[str, str] = Field(default={}, description="over the agent's")
+    user: Literal["agent", "root"] = "agent"
+    stdin: bool = Field(default=False, description="there is a request that brings what it reads")
+    terminal: Terminal | None = Field(default=None, description="it gets one of this size")
+
+    def asked(self) -> Asked:
+        terminal = self.terminal
+        size = None if terminal is None else Size(terminal.rows, terminal.cols)
+        root = self.user == "root"
+        return Asked(tuple(self.command), self.dir, self.env, root, self.stdin, size)
+
+
+class ExecChange(Strict):
+    signal: Literal["HUP", "INT", "QUIT", "KILL", "TERM", "USR1", "USR2"] | None = None
+    terminal: Terminal | None = None
+
+
+def _executing(request: Request) -> Executing:
+    executing: Executing = request.app.state.service.executing
+    return executing
+
+
+Uses = Annotated[Executing, Depends(_executing)]
+
+router = APIRouter(prefix="/v1/runs/{ref}/execs", responses=PROBLEMS)
+
+
+@router.post("", response_class=StreamingResponse)
+async def execute(ref: str, body: ExecRequest, request: Request, uses: Uses) -> StreamingResponse:
+    """Run a command beside the run's agent, as its user, in its directory, with its environment; a
+    run that sleeps gets its machine for that. The response is frames, each a byte for its kind (0
+    an event, which is JSON; 1 stdout, 2 stderr), four for its length, and that many bytes. Events:
+    `{exec, run}`, `{began: true}`, `{}` now and then, and last `{code, signal, problem}` or
+    `{error}`. The command ends with this request."""
+    command = await uses.execute(ref, body.asked(), access.who(request))
+    return StreamingResponse(_frames(command), media_type=execs.MEDIA_TYPE)
+
+
+@router.put("/{exec}/stdin", status_code=204)
+async def stdin(ref: str, exec: str, request: Request, uses: Uses) -> Response:
+    """What the command reads: the body, as it comes. Its end is the end of it."""
+    command = await uses.command(ref, exec)
+    async for chunk in request.stream():
+        await command.feed(chunk)
+        if command.end is not None:
+            break
+    await command.feed(b"", last=True)
+    return Response(status_code=204)
+
+
+@router.patch("/{exec}", status_code=204)
+async def change(ref: str, exec: str, body: ExecChange, uses: Uses) -> Response:
+    """Send the command's process group a signal, or its terminal another size."""
+    command = await uses.command(ref, exec)
+    if body.terminal is not None:
+        command.resize(Size(body.terminal.rows, body.terminal.cols))
+    if body.signal is not None:
+        command.signal(body.signal)
+    return Response(status_code=204)
+
+
+async def _frames(command: Command) -> AsyncIterator[bytes]:
+    try:
+        yield execs.event(exec=command.id, run=command.run)
+        began = False
+        while True:
+            written = await command.changes(HEARTBEAT_S if began else SOON_S)
+            if command.begun and not began:
+                began = True
+                yield execs.event(began=True)
+            for each in written:
+                yield execs.frame(each.stream, each.data)
+                command.took(len(each.data))
+            if written:
+                continue
+            if command.end is not None:
+                yield _last(command.end)
+                return
+            yield execs.event()
+    finally:
+        command.cut_off(TorporError("its client went away"))
+
+
+def _last(end: Ended | TorporError) -> bytes:
+    if isinstance(end, TorporError):
+        return execs.event(error=problem(end))
+    return execs.event(code=end.code, signal=end.signal, problem=end.problem)
