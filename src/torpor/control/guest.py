@@ -53,9 +53,10 @@ class Guest(Conversation):
         self.link.send(CONTROL, messages.encode(t, **fields))
         self._to_write.set()
 
-    def send_files(self, tar: bytes) -> None:
-        self.link.send(FILES, tar)
-        self._to_write.set()
+    async def send_files(self, tar: bytes) -> None:
+        """The agent's own. Raises GuestError."""
+        for at in range(0, len(tar), FILE_AHEAD_BYTES):
+            await self.send_file(tar[at : at + FILE_AHEAD_BYTES])
 
     async def send_file(self, piece: bytes) -> None:
         """Some of the bytes of a file that was announced, as fast as the machine takes them. Raises

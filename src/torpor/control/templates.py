@@ -74,7 +74,7 @@ async def _load(
 ) -> Loaded:
     # It booted in 1970, and what the agent does while it is imported must not be of then.
     guest.say("clock", time=time.time())
-    guest.send_files(tar_of(source))
+    await guest.send_files(tar_of(source))
     said = {"entry": source.entry, "deps": deps is not None, "version": version}
     guest.say("load", **said, env=dict(source.env))
     return await hear_loaded(guest, source.entry, source.rules.max_import_s, progress)

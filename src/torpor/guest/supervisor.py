@@ -231,7 +231,7 @@ class Supervisor:
             raise Invalid("an agent is loaded already")
         settings = self._settings
         try:
-            unpack(bytes(self._files.tar), settings.app, settings.uid)
+            unpack(self._files.tar, settings.app, settings.uid)
             program = Program(message["entry"], message["deps"], message.get("env", {}))
             agent = AgentProcess(settings, program, self._gateway.port)
         except (Invalid, OSError) as error:

@@ -19,6 +19,7 @@ from torpor.model.rules import Rules
 
 DISK_MIB_MIN, DISK_MIB_MAX = 64, 65536
 FILES_MAX = 10_000
+# They are held whole by the client, the server and the machine; what is larger comes with a run.
 FILES_BYTES_MAX = 64 * 1024 * 1024
 
 
