@@ -88,7 +88,7 @@ def logs(
     elif log.kinds:
         _print_output(log, tail, follow=follow)
     else:
-        _print_entries(log.follow(tail) if follow else log.entries(tail))
+        _print_entries(log.follow(tail) if follow else log.entries(tail), at_once=follow)
 
 
 class _Last(NamedTuple):
@@ -234,13 +234,15 @@ def _write(text: Text) -> None:
     out.flush()
 
 
-def _print_entries(entries: Iterable[Object]) -> None:
+def _print_entries(entries: Iterable[Object], *, at_once: bool) -> None:
     now = time.time()
     style = sys.stdout.isatty()
     for entry in entries:
         head = f"{words.clock(entry['at'], now)}  {entry['kind']:<14}"
         shown = f"\x1b[2m{head}\x1b[0m" if style else head
         sys.stdout.write(f"{shown}  {entry_text(entry)}".rstrip() + "\n")
+        if at_once:
+            sys.stdout.flush()
     sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -70,6 +71,29 @@ def test_what_is_not_older(torpor: Torpor, run: str, client: Client) -> None:
     assert torpor("logs", run, "--since", "2100-01-01", "-f", "-o").stdout == ""
     wrong = torpor("logs", run, "--since", "yesterday")
     assert (wrong.exit_code, "'yesterday' is neither" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--output",), ("--tail", "4")])
+def test_who_follows_a_run_hears_it_as_it_comes(
+    torpor: Torpor, agent: str, client: Client, program: list[str], options: tuple[str, ...]
+) -> None:
+    """Where a program reads, too."""
+    steps = [["print", "here\n"], ["wait", "Go on?", None], ["print", "there\n"]]
+    done = torpor("run", agent, "-d", "--input", json.dumps({"script": steps}))
+    run = done.stdout.strip()
+    while client.run(run)["state"] != "suspended":
+        pass
+    command = [*program, "logs", "-f", run, *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        before = ""
+        while "here" not in before:
+            line = following.stdout.readline()
+            assert line, before
+            before += line
+        client.complete(client.waits(run)[0]["id"], data=1)
+        rest = following.stdout.read()
+    assert (following.returncode, "there" in rest) == (0, True)
 
 
 def test_what_lies_beside_the_log_follows_it(
