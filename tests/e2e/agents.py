@@ -229,6 +229,7 @@ def publishing(name: str) -> list[Any]:
     asked(f"hold {name}")
     second = torpor.artifact(name="note.txt", data=first.digest)
     Path("left.txt").write_text("left")
+    torpor.waitpoint("look").result()
     return [first.name, first.size, page, second.size]
 
 

@@ -9,10 +9,13 @@ import json
 import os
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Stage, Watch, end, wait_gone
+
+from torpor.cli.fetching import fetch
 
 Blow = Callable[[Stage, str], None]
 
@@ -209,12 +212,25 @@ def test_the_files_of_a_run_are_there_from_the_template_and_from_a_snapshot(
     assert fork.ended()["result"] == [[first[0], zlib.crc32(small)], later], fork
 
 
-def test_what_was_published_survives_and_what_was_not_is_kept(stage: Stage, start: Start) -> None:
+def test_what_was_published_survives_and_what_was_not_is_kept(
+    stage: Stage, start: Start, tmp_path: Path
+) -> None:
+    def copied(path: str) -> bytes:
+        (target,) = fetch(stage.client, watch.run, path, str(tmp_path), force=True)
+        return target.read_bytes()
+
     watch = start("publishing", name="publishing")
     stage.model.wait_asked("hold publishing")
     kill_machine(stage, watch.run)
     watch.until("run.recovered")
+    watch.until("machine.up")
+    assert copied("page.html") == b"<p>"  # at work
     stage.model.let("hold publishing")
+    watch.until("run.suspended")
+    assert copied("left.txt") == b"left"  # asleep: it is restored for that, and sleeps on
+    assert copied("out") == bytes(range(256)) * 8192
+    watch.until("run.suspended")
+    stage.client.complete(stage.open_wait(watch.run)["id"], data=None)
     ended = watch.ended()
     assert ended["result"] == ["out/report.bin", 2 << 20, 3, 64], watch
     report = bytes(range(256)) * 8192

@@ -79,7 +79,11 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
             "forks:retry",
             "Make a run that goes on from where RUN failed or was cancelled.",
         ),
-        Listed("cp", "copying:cp", "Copy files of a run: what it has published, or kept."),
+        Listed(
+            "cp",
+            "copying:cp",
+            "Copy files of a run: what it has published, or what is in its working directory.",
+        ),
         Listed(
             "result",
             "storage:result",

@@ -9,13 +9,16 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from torpor.cli import saving, words
+from torpor.cli import fetching, saving, words
 from torpor.cli.screen import say
 from torpor.client import Client
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.home import Home
+from torpor.model.states import FINAL, RunState
 
 Object = dict[str, Any]
+
+_NAMED_MAX = 8
 
 
 class Source(NamedTuple):
@@ -45,7 +48,10 @@ def cp(
     ] = None,
     force: saving.Force = False,
 ) -> None:
-    """Copy files of a run: what it has published, or kept."""
+    """Copy files of a run: what it has published, or what is in its working directory.
+
+    An artifact of this name goes first. A run that sleeps gets its machine for that.
+    """
     wanted = parse(source, destination)
     client = Client(Home.find())
     found = client.artifacts(wanted.run)
@@ -55,14 +61,37 @@ def cp(
             raise NotFound(f"{wanted.path} has no version {version}")
         _copy_artifact(client, wanted, destination, version, force=force)
         return
-    below = _below(found, wanted.path)
-    if not below:
-        names = ", ".join(sorted({each["name"] for each in found})[:8])
-        raise NotFound(
-            f"{wanted.run} has no artifact {wanted.path!r}",
-            hint=f"It has {names}." if names else "It has none.",
-        )
-    _copy_all(client, wanted, below, destination, force=force)
+    if version is not None:
+        raise NotFound(f"{wanted.run} has no artifact {wanted.path!r}", hint=_known(found))
+    try:
+        _copy_working(client, wanted, destination, force=force)
+    except NotFound as error:
+        below = _below(found, wanted.path)
+        if not below:
+            raise NotFound(error.message, hint=_known(found)) from error
+        _copy_all(client, wanted, below, destination, force=force)
+
+
+def _known(found: list[Object]) -> str:
+    names = sorted({each["name"] for each in found})
+    more = f" and {len(names) - _NAMED_MAX:,} more" if len(names) > _NAMED_MAX else ""
+    return f"Artifacts: {', '.join(names[:_NAMED_MAX])}{more}." if names else "It has no artifacts."
+
+
+def _copy_working(client: Client, wanted: Source, destination: str, *, force: bool) -> None:
+    """Raises NotFound where the run has no such file, or no working directory any more."""
+    run = client.run(wanted.run)
+    if RunState(run["state"]) in FINAL:
+        why = "and has ended, its working directory with it"
+        raise NotFound(f"{run['id']} has no artifact {wanted.path!r}, {why}")
+    written = fetching.fetch(client, run["id"], wanted.path, destination, force=force)
+    if destination == "-":
+        return
+    size = words.size(sum(each.stat(follow_symlinks=False).st_size for each in written))
+    if len(written) == 1:
+        say(f"{written[0]}: {size}")
+    else:
+        say(f"{destination}: {words.count(len(written), 'file')}, {size}")
 
 
 def parse(source: str, destination: str) -> Source:
@@ -83,19 +112,13 @@ def parse(source: str, destination: str) -> Source:
     return Source(run, "/".join(part for part in parts if part != "."))
 
 
-def target_of(destination: str, name: str) -> Path:
-    """The file that is written: in a directory, under its own name."""
-    target = Path(destination)
-    return target / PurePosixPath(name).name if target.is_dir() else target
-
-
 def _copy_artifact(
     client: Client, wanted: Source, destination: str, version: int | None, *, force: bool
 ) -> None:
     if destination == "-":
         saving.to_stdout(client.artifact(wanted.run, wanted.path, version=version))
         return
-    target = target_of(destination, wanted.path)
+    target = fetching.target_of(destination, wanted.path)
     saving.check_free(target, force=force)
     chunks = client.artifact(wanted.run, wanted.path, version=version)
     say(f"{target}: {words.size(saving.save(target, chunks))}")

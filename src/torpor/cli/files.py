@@ -15,8 +15,12 @@ Object = dict[str, Any]
 
 SHOWN_MAX = 20
 _MOVES = ("run.started", "run.resumed", "run.recovered", "run.suspended")
-# Errors of runs whose agents' processes did not come to their ends.
-_CUT_OFF = ("AgentExited", "OutOfMemory", "MachineLost")
+# How runs ended of which nothing was kept, by the types of their errors.
+_CUT_OFF = {
+    **dict.fromkeys(("AgentExited", "OutOfMemory"), "its process did not come to its end"),
+    "MachineLost": "its machine was lost",
+    "Divergence": "it diverged from its log",
+}
 
 
 def listed(artifacts: Sequence[Object], now: float) -> RenderableType:
@@ -39,9 +43,10 @@ def _of(artifact: Object) -> str:
 
 def not_kept(run: Object, entries: Sequence[Object]) -> str:
     """Why nothing was kept that a run had written and not published; empty if it was."""
-    if run["state"] == "failed" and (run["error"] or {}).get("type") in _CUT_OFF:
-        return "its process did not come to its end: what it had not published was not kept"
+    why = ""
+    if run["state"] == "failed":
+        why = _CUT_OFF.get(str((run["error"] or {}).get("type")), "")
     moves = [each["kind"] for each in entries if each["kind"] in _MOVES]
     if run["state"] == "cancelled" and moves[-1:] == ["run.suspended"]:
-        return "it was cancelled while it slept: what it had not published was not kept"
-    return ""
+        why = "it was cancelled while it slept"
+    return why and f"{why}: what it had written and not published was not kept"

@@ -36,8 +36,9 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
     """All about one run."""
     client = Client(Home.find())
     found = client.run(run)
+    published = client.artifacts(found["id"])
     if as_json:
-        show_json(found)
+        show_json(found | {"artifacts": published})
         return
     now = time.time()
     parts: list[RenderableType] = [_facts(found, now)]
@@ -46,7 +47,7 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
     if found["children"]:
         parts += [Text("\nchildren", "bold"), _children(found["children"], now)]
     entries = list(client.entries(found["id"]))
-    if published := client.artifacts(found["id"]):
+    if published:
         parts += [Text("\nfiles", "bold"), files.listed(published, now)]
     if why := files.not_kept(found, entries):
         parts.append(Text(f"\n{why}", "yellow"))

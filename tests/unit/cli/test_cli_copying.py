@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,6 +81,11 @@ def test_show_lists_the_newest_of_each(torpor: Torpor, run: str) -> None:
     assert shown[0][-2:] == ["version", "2"] and shown[1][-3:] == ["at", "the", "end"]
 
 
+def test_show_as_json_has_them(torpor: Torpor, run: str) -> None:
+    shown = json.loads(torpor("show", run, "--json").stdout)
+    assert [each["name"] for each in shown["artifacts"]][:1] == ["report.csv"]
+
+
 def test_the_client_gives_them(client: Client, run: str) -> None:
     assert client.artifacts(run)[0]["name"] == "report.csv"
     assert b"".join(client.artifact(run, "out/x.html")) == b"<p>"
@@ -130,5 +136,6 @@ def test_why_nothing_was_kept_is_said() -> None:
     assert told("cancelled", "run.started", "run.suspended", "run.resumed", "run.cancelled") == ""
     assert told("cancelled", "run.created", "run.cancelled") == ""
     assert "did not come to its end" in told("failed", "run.started", error="AgentExited")
+    assert "machine was lost" in told("failed", "run.started", error="MachineLost")
     assert told("failed", "run.started", error="ValueError") == ""
     assert told("completed", "run.started", "run.suspended", "run.resumed") == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ import pytest
 from blake3 import blake3
 from tests.unit.control.plain import Plain
 
-from torpor.contextlog import deletion, forks
+from torpor.contextlog import deletion, forks, runs
 from torpor.contextlog.artifacts import list_artifacts
 from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.runs import RunRow
@@ -49,7 +50,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 AGENT = """
-import asyncio, os, threading
+import asyncio, os, threading, time
 import torpor
 
 @torpor.step
@@ -88,6 +89,15 @@ def other():
         breaks()
     except KeyError:
         raise RuntimeError("another error") from None
+
+@torpor.agent
+def lingers(how):
+    open("left.txt", "w").write("left")
+    torpor.emit("written")
+    if how == "waits":
+        torpor.approve("go on?")
+    while True:
+        time.sleep(0.01)
 
 @torpor.agent
 def given(spoil):
@@ -296,8 +306,13 @@ async def test_one_that_cannot_be_stored_is_the_agents_to_catch(
     assert await listed(plain, run) == []
 
 
-async def test_many_at_once(plain: Plain) -> None:
+@pytest.mark.parametrize("after", [None, 40, 150])
+async def test_many_at_once(plain: Plain, after: int | None) -> None:
+    """From threads; killed when the log has so many entries."""
     run = await plain.run(await plain.deploy(AGENT), "crowd")
+    if after is not None:
+        await plain.until(run, partial(reached, after))
+        await plain.kill(run)
     assert await plain.result(run) == 190
     assert len(await listed(plain, run)) == 100
 
@@ -380,3 +395,15 @@ async def test_files_of_the_run_are_kept_only_if_they_were_changed(
     run = await plain.run(version, "given", files=files, spoil=spoil)
     assert await plain.result(run) == ["data.csv", "other.csv"]
     assert await listed(plain, run) == ([("in/data.csv", 1, 7, True)] if spoil else [])
+
+
+@pytest.mark.parametrize("how", ["waits", "computes"])
+async def test_a_run_that_is_cancelled_at_work_leaves_its_files(plain: Plain, how: str) -> None:
+    run = await plain.run(await plain.deploy(AGENT), "lingers", how=how)
+    with plain.store.subscribe(run) as subscription:
+        while not await plain.entries(run, "note.emit"):
+            await subscription.wait()
+    await plain.store.write(lambda c: runs.request_cancel(c, run, time.time()))
+    plain.scheduler.drivers[run].cancel()
+    assert (await plain.ended(run)).state is RunState.CANCELLED
+    assert await listed(plain, run) == [("left.txt", 1, 4, True)]
