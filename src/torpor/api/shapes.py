@@ -515,7 +515,8 @@ class Verified(BaseModel):
 
 class Collected(BaseModel):
     """`reclaimed`: snapshots and templates that are not kept any more. `bytes`: of the files
-    removed; `young_bytes`: of those that go later; `kept_bytes`: of all others."""
+    removed; `young_bytes`: of those that go later; `kept_bytes`: of all others. Bases are what
+    templates are made upon."""
 
     dry_run: bool
     reclaimed: list[dict[str, Any]]
@@ -527,6 +528,7 @@ class Collected(BaseModel):
     kept_bytes: int
     kept_snapshots: int
     kept_templates: list[dict[str, Any]]
+    kept_bases: int
     problems: list[str]
 
 

@@ -116,6 +116,7 @@ def gc(
     ended = words.count(len(done["reclaimed"]) - len(templates), "snapshot")
     files = words.count(done["manifests"] + done["layers"] + done["values"], "file")
     kept = words.count(done["kept_snapshots"], "snapshot")
+    bases = words.count(done["kept_bases"], "base")
     rows = [
         (
             "would be reclaimed" if dry_run else "reclaimed",
@@ -124,7 +125,7 @@ def gc(
         ),
         ("would be removed" if dry_run else "removed", f"{words.size(done['bytes'])}, {files}"),
         ("later", f"{words.size(done['young_bytes'])}, in use or put there just now"),
-        ("kept", f"{words.size(done['kept_bytes'])}, {kept} and the templates"),
+        ("kept", f"{words.size(done['kept_bytes'])}, {kept}, {bases}, and the templates"),
         *(("", f"{each['version'][:12]}  {each['why']}") for each in done["kept_templates"]),
     ]
     show(facts(rows))

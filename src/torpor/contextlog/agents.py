@@ -149,12 +149,16 @@ def set_template(
     version: AgentVersion,
     template: SnapshotId,
     *,
-    boot_ms: float,
+    boot_ms: float | None,
     template_bytes: int,
     agents: Sequence[Mapping[str, Any]] | None = None,
 ) -> AgentRow:
     """Give the version a (new) template, and what loading it reported. Raises NotFound."""
-    values = {"template": template, "boot_ms": boot_ms, "template_bytes": template_bytes}
+    values: dict[str, Any] = {
+        "template": template,
+        "boot_ms": boot_ms,
+        "template_bytes": template_bytes,
+    }
     if agents is not None:
         values["agents"] = list(agents)
     changed = c.execute(update(_agents).where(_agents.c.version == version).values(**values))

@@ -475,6 +475,18 @@ snapshots = Table(
     Index("snapshots_by_run", "run", "epoch", "seq"),
 )
 
+# What templates are made upon; see `contextlog.bases`.
+bases = Table(
+    "bases",
+    metadata,
+    Column("key", _Id, primary_key=True),
+    Column("manifest", String, nullable=False),
+    Column("link", _Json, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("made_at", Double, nullable=False),
+    Column("used_at", Double, nullable=False),
+)
+
 # Questions that people ask again; see `contextlog.saved`.
 saved_queries = Table(
     "saved_queries",

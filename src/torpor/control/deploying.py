@@ -20,7 +20,7 @@ from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.store import LogStore
 from torpor.control.engines import Engines
 from torpor.control.loading import Loaded, Progress, tar_of
-from torpor.control.templates import Template, keep_template, make_template
+from torpor.control.templates import Template, keep_template
 from torpor.image.deps import deps_are_here, ensure_deps
 from torpor.model.agentfile import AgentSource, no_agent
 from torpor.model.defining import may_define_agents
@@ -61,7 +61,7 @@ class Deploying:
                 if not deps_are_here(machines.home, source.dependencies):
                     await asyncio.to_thread(ensure_deps, machines.home, source.dependencies, told)
                 return _deployed(known, cached=True)
-            template = await make_template(machines, source, version, told)
+            template = await self._engines.templates.make(source, version, told)
             row = await self._store.write(
                 lambda c: _keep_with_template(c, source, version, image, template)
             )

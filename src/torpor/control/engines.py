@@ -22,6 +22,7 @@ from torpor.control.onmachines import MachineCarriers
 from torpor.control.onprocesses import ProcessCarriers
 from torpor.control.runfiles import RunFiles
 from torpor.control.scheduler import Scheduler
+from torpor.control.templates import Templates
 from torpor.control.values import Values
 from torpor.engine.qemu.engine import QemuEngine
 from torpor.engine.qemu.probe import Probe, find_qemu, probe
@@ -71,6 +72,7 @@ class Engines:
         self.choice = choose()
         self.probe: Probe | None = None  # once machines are ready
         self.made_machines: Machines | None = None  # likewise
+        self.made_templates: Templates | None = None  # likewise
         self.scheduler: Scheduler | None = None  # once any engine is
         self.model: Model | None = None
         self._home, self._store, self._blobs, self._keys = home, store, blobs, keys
@@ -97,6 +99,12 @@ class Engines:
                         hint="torpor down, then deploy again: there is another image now.",
                     )
             return self.made_machines
+
+    @property
+    def templates(self) -> Templates:
+        """Once machines are ready."""
+        assert self.made_templates is not None
+        return self.made_templates
 
     async def processes(self) -> ProcessCarriers:
         """Raises HostError."""
@@ -145,7 +153,9 @@ class Engines:
         pager, scheduler = await asyncio.gather(ensure_pager(self._home), self._ready_scheduler())
         machines = Machines(self._home, self._blobs, QemuEngine(self.probe), image, pager)
         await machines.tidy()
-        await scheduler.serve(QEMU, MachineCarriers(machines, self._store, self._files))
+        self.made_templates = templates = Templates(machines, self._store)
+        carriers = MachineCarriers(machines, self._store, self._files, templates)
+        await scheduler.serve(QEMU, carriers)
         return machines
 
     async def _ready_scheduler(self) -> Scheduler:

@@ -12,7 +12,7 @@ import signal
 import stat
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # stage, message, fraction done or None
 Progress = Callable[[str, str, float | None], None]
 
-_LOADING = ("importing", "loaded", "load_failed", "exited")
+_LOADING = ("importing", "load_failed", "exited")
 _PRINTED_CHARS = 2000
 
 
@@ -39,27 +39,50 @@ class Loaded:
     default: str | None
 
 
-async def hear_loaded(
-    guest: Conversation, entry: str, limit_s: float, progress: Progress
-) -> Loaded:
-    """Wait until `entry` is imported, at most `limit_s`. Raises GuestError if it is not, saying
-    why."""
-    began, what = time.monotonic(), entry
-    while True:
-        left_s = began + limit_s - time.monotonic()
-        try:
-            answer = await guest.hear(*_LOADING, within_s=max(0.0, left_s))
-        except Silence as silence:
-            raise GuestError(
-                f"{entry} was not imported within {limit_s:g} s; it was at {what}",
-                hint="What takes so long may be done once a run has begun; or give it more time, "
-                f'[tool.torpor] max_import = "{math.ceil(limit_s / 30)}m".',
-            ) from silence
-        if answer["t"] != "importing":
-            break
-        what = answer["what"]
-        shown = what if what.startswith(f"{entry}:") else f"{entry}: {what}"
-        progress("load", f"importing {shown}, {time.monotonic() - began:.0f} s", None)
+class Importing:
+    """An import of `entry` that has begun: how long it may take, in all its parts, and who is told
+    of it."""
+
+    def __init__(self, entry: str, limit_s: float, progress: Progress) -> None:
+        self.entry = entry
+        self._limit_s, self._progress = limit_s, progress
+        self._began = time.monotonic()
+
+    @property
+    def took_s(self) -> float:
+        return time.monotonic() - self._began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """It stands still, and this time does not count."""
+        since = time.monotonic()
+        yield
+        self._began += time.monotonic() - since
+
+    async def hear(self, guest: Conversation, *types: str) -> dict[str, Any]:
+        """The first message of one of `types`, or that it failed. Raises GuestError if it takes too
+        long, saying where it is."""
+        what = self.entry
+        while True:
+            left_s = self._limit_s - self.took_s
+            try:
+                answer = await guest.hear(*types, *_LOADING, within_s=max(0.0, left_s))
+            except Silence as silence:
+                raise GuestError(
+                    f"{self.entry} was not imported within {self._limit_s:g} s; it was at {what}",
+                    hint="What takes so long may be done once a run has begun; or give it more "
+                    f'time, [tool.torpor] max_import = "{math.ceil(self._limit_s / 30)}m".',
+                ) from silence
+            if answer["t"] != "importing":
+                return answer
+            what = answer["what"]
+            shown = what if what.startswith(f"{self.entry}:") else f"{self.entry}: {what}"
+            self._progress("load", f"importing {shown}, {self.took_s:.0f} s", None)
+
+
+async def hear_loaded(guest: Conversation, importing: Importing) -> Loaded:
+    """Wait until all is imported. Raises GuestError if it is not, saying why."""
+    answer, entry = await importing.hear(guest, "loaded"), importing.entry
     if answer["t"] == "loaded":
         agents = [await asyncio.to_thread(inputs.usable, each) for each in answer["agents"]]
         return Loaded(agents, answer["default"])

@@ -22,7 +22,7 @@ from torpor.control.loading import host_memory_mib, logged, source_from
 from torpor.control.machines import Captured, Live, Machines
 from torpor.control.runfiles import RunFiles
 from torpor.control.taken import Taken
-from torpor.control.templates import keep_template, make_template
+from torpor.control.templates import Templates, keep_template
 from torpor.control.thaw import say_journal, thaw
 from torpor.control.warm import Base
 from torpor.model.errors import TorporError
@@ -45,8 +45,11 @@ class MachineCarriers:
 
     terms = freeze.MACHINE
 
-    def __init__(self, machines: Machines, store: LogStore, files: RunFiles) -> None:
+    def __init__(
+        self, machines: Machines, store: LogStore, files: RunFiles, templates: Templates
+    ) -> None:
         self._machines = machines
+        self._templates = templates
         self._store = store
         self._files = files
         self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
@@ -66,7 +69,7 @@ class MachineCarriers:
     async def renew(self, version: AgentVersion) -> None:
         agent = await self._store.read(lambda c: agents.get_agent(c, version))
         tar = await self._store.read(lambda c: agents.agent_source(c, version))
-        template = await make_template(self._machines, source_from(agent, tar), version, logged)
+        template = await self._templates.make(source_from(agent, tar), version, logged)
         await self._store.write(lambda c: keep_template(c, version, template))
 
     async def restore(self, origin: Origin, heard: asyncio.Event) -> MachineCarrier:

@@ -32,6 +32,7 @@ from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.store import LogStore
 from torpor.control.carrier import Journal, Origin
 from torpor.control.loading import (
+    Importing,
     Loaded,
     Progress,
     hear_loaded,
@@ -119,7 +120,8 @@ class ProcessCarriers:
             await asyncio.to_thread(lay_out, program.app, directory / WORK)
             waiting.guest.say_line(_load(program, directory, directory / "steps"))
             limit_s = source.rules.max_import_s
-            loaded = await hear_loaded(waiting.guest, program.entry, limit_s, progress)
+            importing = Importing(program.entry, limit_s, progress)
+            loaded = await hear_loaded(waiting.guest, importing)
             await asyncio.to_thread(keep_compiled, directory / WORK, program.app)
         finally:
             await waiting.discard()
@@ -146,7 +148,8 @@ class ProcessCarriers:
         guest = waiting.guest
         guest.heard = heard
         guest.say_line(_load(program, *files))
-        importing = hear_loaded(guest, program.entry, agent.rules.max_import_s, lambda *_: None)
+        limit_s = agent.rules.max_import_s
+        importing = hear_loaded(guest, Importing(program.entry, limit_s, lambda *_: None))
         carried = (guest, files, program, importing)
         return ProcessCarrier(self, *carried, warm=warm, reloaded=reloaded)
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import agents, files, runs, snapshots
+from torpor.contextlog import agents, bases, files, runs, snapshots
+from torpor.contextlog.bases import BaseRow
 from torpor.contextlog.keys import destroy_unused_keys
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import LiveRow, SnapshotRow
@@ -61,8 +62,10 @@ class _Plan:
 
     reclaimed: list[LiveRow]
     roots: frozenset[str]  # manifests of what stays
+    bases: frozenset[str]  # keys of those that go
     templates: dict[AgentVersion, str]  # those that stay, and why
     kept: int  # snapshots of runs that stay
+    kept_bases: int
 
 
 class Storage:
@@ -105,10 +108,12 @@ class Storage:
         """Reclaim and collect, or only say what that would do. Raises HostError."""
         async with self._collecting:
             now = time.time()
+            frozen = await self._store.read(bases.list_bases)
+            lost = await asyncio.to_thread(self._unreadable, frozen)
             if dry_run:
-                plan = await self._store.read(lambda c: _plan(c, now))
+                plan = await self._store.read(lambda c: _plan(c, now, lost))
             else:
-                plan, destroyed = await self._store.write(lambda c: _reclaim(c, now))
+                plan, destroyed = await self._store.write(lambda c: _reclaim(c, now, lost))
                 if destroyed:
                     await self._store.scrub()
             swept = await asyncio.to_thread(
@@ -131,16 +136,28 @@ class Storage:
             "kept_bytes": swept.kept_bytes + values.kept_bytes,
             "kept_snapshots": plan.kept,
             "kept_templates": [{"version": v, "why": why} for v, why in plan.templates.items()],
+            "kept_bases": plan.kept_bases,
             "problems": list(swept.problems),
         }
+
+    def _unreadable(self, frozen: Iterable[BaseRow]) -> set[str]:
+        """The keys of the bases that are no good: damaged, or of a home that this is a backup of.
+        Nothing is kept for their sake."""
+        found = set()
+        for base in frozen:
+            try:
+                self._blobs.layers(base.manifest)
+            except TorporError:
+                found.add(base.key)
+        return found
 
     async def remove(self, manifests: Collection[str], values: Collection[str]) -> None:
         """Remove the files of a run that was deleted, as far as they are nobody else's."""
         async with self._collecting:
-            live, named = await self._store.read(
-                lambda c: (snapshots.live_snapshots(c), _named(c, 0.0))
+            live, frozen, named = await self._store.read(
+                lambda c: (snapshots.live_snapshots(c), bases.list_bases(c), _named(c, 0.0))
             )
-            roots = frozenset(row.manifest for row in live)
+            roots = _manifests(live, frozen)
             await asyncio.to_thread(gc.remove, self._blobs, manifests, roots)
             for name in set(values) - named:
                 self._blobs.blobs.delete_unused(VALUES, name, before=time.time())
@@ -224,10 +241,11 @@ class Storage:
         return await self._store.read(read)
 
 
-def _reclaim(c: Connection, now: float) -> tuple[_Plan, bool]:
+def _reclaim(c: Connection, now: float, lost: Collection[str]) -> tuple[_Plan, bool]:
     """What was planned, and whether keys were destroyed, as nothing is left to open."""
-    plan = _plan(c, now)
+    plan = _plan(c, now, lost)
     snapshots.reclaim(c, [row.id for row in plan.reclaimed], now)
+    bases.forget_bases(c, plan.bases)
     dropped = files.drop_unneeded(c, now)
     return plan, bool(destroy_unused_keys(c)) or any(row.wrapped for row in dropped)
 
@@ -237,7 +255,8 @@ def _named(c: Connection, now: float) -> frozenset[str]:
     return value_names(c) | files.file_names(c, now)
 
 
-def _plan(c: Connection, now: float) -> _Plan:
+def _plan(c: Connection, now: float, lost: Collection[str]) -> _Plan:
+    """`lost` are keys of bases."""
     live = snapshots.live_snapshots(c)
     known = {agent.version: agent for agent in agents.list_agents(c)}
     unfinished = {run.id: run for run in runs.runs_in(c, UNFINISHED)}
@@ -264,11 +283,16 @@ def _plan(c: Connection, now: float) -> _Plan:
         )
         doomed -= {row.id for row in taken} - set(going)
     stay = [row for row in live if row.id not in doomed]
+    frozen = {base.key: base for base in bases.list_bases(c)}
+    used_at = {key: frozen[key].used_at for key in frozen.keys() - set(lost)}
+    useful = retention.bases_kept(used_at, now=now)
     return _Plan(
         reclaimed=[row for row in live if row.id in doomed],
-        roots=frozenset(row.manifest for row in stay),
+        roots=_manifests(stay, [frozen[key] for key in useful]),
+        bases=frozenset(frozen.keys() - useful),
         templates=kept,
         kept=_of_runs(stay),
+        kept_bases=len(useful),
     )
 
 
@@ -285,6 +309,10 @@ def _restorable(
         if fork.base in known:
             found[fork.id].append(known[fork.base])
     return found
+
+
+def _manifests(rows: Iterable[LiveRow], frozen: Iterable[BaseRow]) -> frozenset[str]:
+    return frozenset({row.manifest for row in rows} | {base.manifest for base in frozen})
 
 
 def _of_runs(rows: Iterable[LiveRow]) -> int:

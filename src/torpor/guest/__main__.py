@@ -5,10 +5,13 @@ on descriptor N and all files below PATH."""
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 
-from torpor.guest import settings
-from torpor.guest.supervisor import serve
+from torpor.guest import boot, settings
+from torpor.guest.port import HostGone
+from torpor.guest.settings import Settings
+from torpor.guest.supervisor import Supervisor
 
 
 def main(arguments: list[str]) -> int:
@@ -23,6 +26,27 @@ def main(arguments: list[str]) -> int:
             cgroup=Path(cgroup) if cgroup else None,
         )
     )
+
+
+def serve(given: Settings) -> int:
+    """Run a supervisor; the exit code, should it end."""
+    try:
+        if given.machine:
+            boot.prepare_machine()
+        supervisor = Supervisor(given)
+        try:
+            supervisor.run()
+        except HostGone:
+            return 0
+        except BaseException:
+            supervisor.say_crashed(traceback.format_exc())
+            raise
+        finally:
+            supervisor.end_agent()
+    except BaseException:
+        # The first process of a machine ends with the machine: say why on its console.
+        traceback.print_exc()
+    return 1
 
 
 if __name__ == "__main__":

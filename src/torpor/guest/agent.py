@@ -22,7 +22,6 @@ _LINE_BYTES_MAX = messages.SIZE_MAX + 1
 class Program(NamedTuple):
     """What an agent is, in its machine."""
 
-    entry: str
     deps: bool  # it has dependencies
     env: Mapping[str, str]
 
@@ -35,6 +34,7 @@ class AgentProcess:
     """
 
     def __init__(self, settings: Settings, program: Program, model_port: int) -> None:
+        self.program = program
         self.control, control = socket.socketpair()
         self.hold, hold = socket.socketpair()
         self.stdout, stdout = os.pipe()
@@ -48,7 +48,7 @@ class AgentProcess:
             settings.python,
             *("-P", "-m", "torpor.sdk.process"),
             *(str(control.fileno()), str(hold.fileno())),
-            *(str(settings.app), program.entry),
+            str(settings.app),
             *([str(settings.deps)] if program.deps else []),
         ]
         environment = {

@@ -78,7 +78,7 @@ class Commands:
         return handle
 
     def _begin(self, message: dict[str, Any]) -> None:
-        program = self.program or Program("", deps=False, env={})
+        program = self.program or Program(deps=False, env={})
         environment = {
             **surroundings(self._settings, program),
             **self.env,

@@ -31,18 +31,16 @@ import selectors
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
-from torpor.guest import boot
 from torpor.guest.agent import READ_BYTES, AgentProcess, Program, describe_exit, exit_text
 from torpor.guest.commands import Commands
 from torpor.guest.freshen import freshen_kernel, set_clock
 from torpor.guest.gateway import Gateway
 from torpor.guest.held import FRESH, HELD, SEED_BYTES
 from torpor.guest.models import Models
-from torpor.guest.port import HostGone, Port
+from torpor.guest.port import Port
 from torpor.guest.runfiles import Arriving
 from torpor.guest.settings import Settings
 from torpor.guest.unpack import unpack
@@ -58,13 +56,23 @@ _PORT_RETRY_S = 0.02  # while the host's end of the virtio port is closed
 _FROM_AGENT = {
     t: messages.FROM_GUEST[t]
     for t in (
-        *("importing", "loaded", "load_failed", "begin", "batch", "part", "end", "fetch"),
+        *(
+            "importing",
+            "imported",
+            "loaded",
+            "load_failed",
+            "begin",
+            "batch",
+            "part",
+            "end",
+            "fetch",
+        ),
         *("replayed", "note", "status", "prepared", "unprepared", "done", "failed"),
     )
 }
 _FINAL = ("load_failed", "done", "failed")
 # What the agent wrote before it said these comes before them: the host notes how much it was.
-_AFTER_OUTPUT = (*_FINAL, "end", "replayed")
+_AFTER_OUTPUT = (*_FINAL, "imported", "end", "replayed")
 
 
 class Phase(enum.Enum):
@@ -101,6 +109,7 @@ class Supervisor:
         self._status: dict[str, Any] = {"waiting": 0, "busy": 0}  # as sent
         self._agent_status = self._status
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "import": self._load,
             "load": self._load,
             "file": self._files.announce,
             "start": self._start,
@@ -227,19 +236,26 @@ class Supervisor:
     # ---- the agent ----
 
     def _load(self, message: dict[str, Any]) -> None:
-        if self._agent is not None:
+        """Give the agent's process, which is started if need be, its files, and tell it to load
+        them, or to import others ahead."""
+        if not self._importing:
             raise Invalid("an agent is loaded already")
         settings = self._settings
         try:
-            unpack(self._files.tar, settings.app, settings.uid)
-            program = Program(message["entry"], message["deps"], message.get("env", {}))
-            agent = AgentProcess(settings, program, self._gateway.port)
+            if self._files.tar:
+                unpack(self._files.tar, settings.app, settings.uid)
+                self._files.tar.clear()
+            if self._agent is None:
+                program = Program(message["deps"], message.get("env", {}))
+                self._watch_agent(AgentProcess(settings, program, self._gateway.port))
         except (Invalid, OSError) as error:
             self._say("load_failed", error=str(error), traceback="")
             return
-        self._files.tar.clear()
+        self._to_agent(message)
+
+    def _watch_agent(self, agent: AgentProcess) -> None:
         self._agent = agent
-        self._commands.program, self._commands.cgroup = program, agent.cgroup
+        self._commands.program, self._commands.cgroup = agent.program, agent.cgroup
 
         def carry(fd: int, channel: int) -> Callable[[int], None]:
             def ready(mask: int) -> None:
@@ -573,24 +589,3 @@ class Supervisor:
 
 def _complain(text: str) -> None:
     print(f"torpor supervisor: {text}", file=sys.stderr, flush=True)
-
-
-def serve(settings: Settings) -> int:
-    """Run a supervisor; the exit code, should it end."""
-    try:
-        if settings.machine:
-            boot.prepare_machine()
-        supervisor = Supervisor(settings)
-        try:
-            supervisor.run()
-        except HostGone:
-            return 0
-        except BaseException:
-            supervisor.say_crashed(traceback.format_exc())
-            raise
-        finally:
-            supervisor.end_agent()
-    except BaseException:
-        # The first process of a machine ends with the machine: say why on its console.
-        traceback.print_exc()
-    return 1

@@ -6,5 +6,6 @@ below the directory that has the project's files. One file that stands alone has
 
 from __future__ import annotations
 
+OURS = ".torpor"  # what is in it is the same for all versions whose project is installed alike
 SITE = ".torpor/site"  # a directory of modules, with .pth files, as a virtual environment has one
 PROGRAMS = ".torpor/bin"

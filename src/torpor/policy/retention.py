@@ -12,12 +12,13 @@ A run that could lose its newest snapshot would be set back, so N is at least 1.
 
 A template is kept while an unfinished run may have to go back to it, while its agent's version
 is the one of its file that was used last, and for a while after any use: who has just deployed
-is about to start a run.
+is about to start a run. A base, upon which templates are made, is kept for some days after the
+last of them, and only the few that were used last: it is there to be quicker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torpor.model.ids import AgentVersion, SnapshotId
@@ -25,6 +26,8 @@ from torpor.model.keep import Keep
 
 UNFINISHED_LAST, FINISHED_LAST = 2, 0
 TEMPLATE_UNUSED_S = 3600.0
+BASES_MAX = 12
+BASE_UNUSED_S = 7 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,9 @@ def templates_kept(deployed: Sequence[Deployed], *, now: float) -> dict[AgentVer
         elif now - each.used_at < TEMPLATE_UNUSED_S:
             kept[each.version] = "used lately"
     return kept
+
+
+def bases_kept(used_at: Mapping[str, float], *, now: float) -> list[str]:
+    """The keys of the bases that are kept, of those that were used last at these times."""
+    newest = sorted(used_at, key=lambda key: used_at[key], reverse=True)[:BASES_MAX]
+    return [key for key in newest if now - used_at[key] < BASE_UNUSED_S]

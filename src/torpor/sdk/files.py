@@ -13,15 +13,16 @@ import ctypes
 import os
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 DIRECTORIES_MAX = 2000
 _READ_BYTES = 64 * 1024
 _EVENT = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
-_MODIFY, _ATTRIB, _CREATE, _DELETE = 0x2, 0x4, 0x100, 0x200
+_MODIFY, _ATTRIB, _OPEN, _CREATE, _DELETE = 0x2, 0x4, 0x20, 0x100, 0x200
 _MOVED = 0x40 | 0x80
-_WATCHED = _MODIFY | _ATTRIB | _CREATE | _DELETE | _MOVED
+WRITTEN = _MODIFY | _ATTRIB | _CREATE | _DELETE | _MOVED
+OPENED = WRITTEN | _OPEN
 _ONLYDIR, _DONT_FOLLOW = 0x1000000, 0x2000000
 _OVERFLOW, _IS_DIRECTORY = 0x4000, 0x40000000
 _CLOEXEC, _NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
@@ -35,18 +36,35 @@ class Mark(NamedTuple):
 
 
 class Changes:
-    """Watches the directories below `roots` from now on."""
+    """Watches the directories below `roots` from now on: what is written there, or `OPENED`, then
+    also which files are opened. To open a directory is nothing. Not watched are directories of the
+    names `besides`."""
 
-    def __init__(self, roots: Iterable[str]) -> None:
+    def __init__(
+        self, roots: Iterable[str], events: int = WRITTEN, *, besides: Collection[str] = ()
+    ) -> None:
         self._roots = [os.path.realpath(root) for root in roots]
+        self._besides = frozenset(besides)
+        self._watched = events
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._lock = threading.Lock()
         self._events = 0
         self._paths: dict[int, str] = {}  # by watch
         self._fd: int = self._libc.inotify_init1(_CLOEXEC | _NONBLOCK)
-        self._partial = self._fd < 0  # not everything is watched
+        self._partial: bool = self._fd < 0  # not everything is watched
         for root in self._roots:
             self._watch(root)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether something may have happened that was not seen."""
+        return self._partial
+
+    def close(self) -> None:
+        """Watch no more."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def mark(self) -> Mark:
         with self._lock:
@@ -65,7 +83,7 @@ class Changes:
                 watch, mask, _, length = _EVENT.unpack_from(data, at)
                 name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
                 at += _EVENT.size + length
-                self._events += 1
+                self._events += not (mask & _OPEN and mask & _IS_DIRECTORY)
                 self._partial |= bool(mask & _OVERFLOW)
                 if mask & _IS_DIRECTORY and mask & (_CREATE | _MOVED) and watch in self._paths:
                     self._watch(os.path.join(self._paths[watch], os.fsdecode(name)))  # noqa: PTH118
@@ -73,12 +91,13 @@ class Changes:
     def _watch(self, root: str) -> None:
         """`root` and all directories below it."""
         for directory, inner, _ in os.walk(root):
+            inner[:] = [name for name in inner if name not in self._besides]
             if len(self._paths) >= DIRECTORIES_MAX or not self._watch_one(directory):
                 self._partial = True
                 inner.clear()
 
     def _watch_one(self, directory: str) -> bool:
-        mask = _WATCHED | _ONLYDIR | _DONT_FOLLOW
+        mask = self._watched | _ONLYDIR | _DONT_FOLLOW
         watch: int = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask)
         if watch >= 0:
             self._paths[watch] = directory

@@ -80,9 +80,9 @@ def before_freeze() -> str:
     return ""
 
 
-def hooked() -> bool:
-    """Whether others' code runs before a freeze."""
-    return bool(_freeze_hooks)
+def hooked(*, thaws: bool = False) -> bool:
+    """Whether others' code runs before a freeze; with `thaws`, or after one."""
+    return bool(_freeze_hooks or (thaws and _thaw_hooks))
 
 
 def flush_output() -> None:

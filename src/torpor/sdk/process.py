@@ -1,9 +1,11 @@
 """The agent's process: imports the agent's file, waits for a run, runs it, says how it ended.
 
-    python3 -P -m torpor.sdk.process CONTROL_FD HOLD_FD APP_DIR ENTRY [DEPS_DIR]
+    python3 -P -m torpor.sdk.process CONTROL_FD HOLD_FD APP_DIR [DEPS_DIR]
 
 The supervisor starts it with stdout and stderr on pipes, JSON lines on the socket CONTROL_FD, and
-the socket HOLD_FD for `freezing.hold`. The agent's own code runs in the main thread.
+the socket HOLD_FD for `freezing.hold`. Which file that is it is told by `load`; before that it may
+be told to `import` some of what the file imports first (`torpor.sdk.ahead`). The agent's own code
+runs in the main thread.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import inspect
 import io
 import json
@@ -20,12 +23,12 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torpor.model.errors import Invalid
-from torpor.sdk import agents, current, files, importing, libraries, notes, values
+from torpor.sdk import agents, ahead, current, files, importing, libraries, notes, values
 from torpor.sdk.entry import NotImported, find_modules, import_entry
 from torpor.sdk.errors import (
     Cancelled,
@@ -51,19 +54,22 @@ _TOO_LARGE = (
 
 
 def main(arguments: list[str]) -> int:
-    control_fd, hold_fd, app, entry, *deps = arguments
+    control_fd, hold_fd, app, *deps = arguments
     for fd in (control_fd, hold_fd):
         os.set_inheritable(int(fd), False)
     generators.watch()
     move_loops_with_sleep()
     runtime = Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd))
     watched = (os.path.expanduser("~"), tempfile.gettempdir())  # noqa: PTH111
-    return live(runtime, app, entry, deps, watched=watched)
+    return live(runtime, app, None, deps, watched=watched)
 
 
-def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: Iterable[str]) -> int:
-    """All that an agent's process does, with `runtime` as its way to the log. What steps write is
-    `watched` from the moment it is loaded: a template does already."""
+def live(
+    runtime: Runtime, app: str, entry: str | None, deps: list[str], *, watched: Iterable[str]
+) -> int:
+    """All that an agent's process does, with `runtime` as its way to the log. Without an `entry` it
+    waits until it is told. What steps write is `watched` from the moment it is loaded: a template
+    does already."""
     runtime.app = os.path.join(app, "")  # noqa: PTH118
     runtime.deps = tuple(os.path.join(each, "") for each in deps)  # noqa: PTH118
     current.install(runtime)
@@ -76,13 +82,11 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: It
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)
     try:
-        with (
-            importing.watched(
-                lambda what: runtime.say("importing", what=what[: messages.NAME_MAX]), runtime.app
-            ),
-            _copies_end(),
-        ):
-            _import(Path(app), entry, deps)
+        entry, roots = (entry, None) if entry else _told_entry(runtime, app, deps)
+        with _importing(runtime), _copies_end():
+            if roots is None:
+                roots = find_modules(Path(app), entry, deps)
+            _import(Path(app), entry, roots)
         files.watch(watched)
         leftovers = Leftovers()
         if runtime.machine:  # a process of its own is only then where its run is
@@ -112,6 +116,29 @@ def live(runtime: Runtime, app: str, entry: str, deps: list[str], *, watched: It
     return 0
 
 
+def _told_entry(runtime: Runtime, app: str, deps: list[str]) -> tuple[str, Sequence[Path] | None]:
+    """What is to be loaded; until it is told, what is to be imported ahead is. And where its
+    modules are, if that was looked up for that."""
+    roots: Sequence[Path] | None = None
+    while (message := runtime.starts.get())["t"] != "load":
+        if message["entry"] is not None:
+            roots = find_modules(Path(app), message["entry"], deps)
+        with _importing(runtime), _copies_end():
+            told = ahead.run(message["modules"], app)
+        runtime.say("imported", **told)
+    importlib.invalidate_caches()  # files have come since
+    return message["entry"], roots
+
+
+def _importing(runtime: Runtime) -> contextlib.AbstractContextManager[None]:
+    """While it lasts, it is told how far that is."""
+
+    def say(what: str) -> None:
+        runtime.say("importing", what=what[: messages.NAME_MAX])
+
+    return importing.watched(say, runtime.app)
+
+
 def _keep(leftovers: Leftovers, runtime: Runtime) -> None:
     """How the agent ended does not depend on it."""
     try:
@@ -129,8 +156,8 @@ def _set_environment(env: Mapping[str, str]) -> None:
         time.tzset()
 
 
-def _import(app: Path, entry: str, deps: list[str]) -> None:
-    import_entry(app, entry, find_modules(app, entry, deps))
+def _import(app: Path, entry: str, roots: Sequence[Path]) -> None:
+    import_entry(app, entry, roots)
     if not agents.registered():
         raise NotImported(
             f"{entry} defines no agent: write @torpor.agent above the function that is to run"

@@ -286,6 +286,11 @@ def there_already() -> Collection[Any]:
     return {*children, *alarm, *_timerfds()}
 
 
+def has_children() -> bool:
+    """Whether a process that this one has started is there."""
+    return any(_children(_TASKS))
+
+
 def _children(tasks: str, apart: Collection[Any] = ()) -> Iterator[str]:
     """The threads of the processes that those of `tasks` have started, and those of theirs."""
     for tid in _ids(tasks):

@@ -67,6 +67,7 @@ class Runtime:
         self.running = False
         self.diverged: Divergence | None = None
         self._verdict: _Verdict | None = None  # on a divergence, while it is not known
+        # What the main thread is to do: `import`, `load`, `start`.
         self.starts: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         # The directories of the agent's files, and of its dependencies, ending in separators.
         self.app = ""
@@ -89,6 +90,7 @@ class Runtime:
         self.lines = Lines(self._thread)
         self._watch = rest.Watch(self.lines.own, self._critical.entering)
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            **dict.fromkeys(("import", "load"), self.starts.put),
             "start": self._start,
             "result": self._result,
             "recorded": self._recorded,

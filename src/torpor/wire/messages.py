@@ -1,15 +1,11 @@
 """The messages on the link's CONTROL channel: JSON objects whose key "t" names their type.
 
 `FROM_GUEST` and `FROM_HOST` are the whole vocabulary: for each type its fields, and for each
-field the check that its value must pass. Nothing gets past `decode` that the tables do not allow
-(rule 13): an unknown type or key, a missing key, a wrong type, a string or number out of range,
-too much nesting, NaN or infinity, text that is no valid Unicode. Everything refused is `Invalid`
-and says which field was wrong and what belongs there. `encode` applies the same checks, so a
-wrong message fails where it is made and not on the other side.
-
-A check is a function from a value to "" (fine) or the rest of the sentence that names the
-problem, such as " must be true or false" or "[3].op must be a string". Nested problems compose
-by putting the path in front.
+field the check (`torpor.wire.checks`) that its value must pass. Nothing gets past `decode` that the
+tables do not allow (rule 13): an unknown type or key, a missing key, a wrong type, a string or
+number out of range, too much nesting, NaN or infinity, text that is no valid Unicode. Everything
+refused is `Invalid` and says which field was wrong and what belongs there. `encode` applies the
+same checks, so a wrong message fails where it is made and not on the other side.
 """
 
 from __future__ import annotations
@@ -23,6 +19,19 @@ from torpor.model.divergence import SUPERSEDED_MAX
 from torpor.model.errors import Invalid
 from torpor.model.runfiles import FILE_BYTES_MAX, PATH_CHARS_MAX
 from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX
+from torpor.wire.checks import Check
+from torpor.wire.checks import anything as _any
+from torpor.wire.checks import flag as _flag
+from torpor.wire.checks import hexadecimal as _hex
+from torpor.wire.checks import integer as _integer
+from torpor.wire.checks import list_of as _list
+from torpor.wire.checks import number as _number
+from torpor.wire.checks import object_of as _dict
+from torpor.wire.checks import one_of as _one_of
+from torpor.wire.checks import or_null as _or_null
+from torpor.wire.checks import record as _record
+from torpor.wire.checks import shown as _shown
+from torpor.wire.checks import text as _text
 
 PROTOCOL = 1
 # One message, encoded. Parsed JSON can take twenty times its text's size, hence not more.
@@ -53,125 +62,7 @@ BODY_MAX = SIZE_MAX
 ENTRY_CHARS_MAX = 1024 * 1024 - 4096  # of a value in an entry of the log, which takes 1 MiB
 VALUE_BYTES_MAX = 1024 * 1024 * 1024  # a result that does not go in one message
 PART_BYTES = 512 * 1024  # of it go in a message, in base64
-COUNT_MAX = 2**53 - 1  # the largest integer that every JSON reader keeps exact
 TIME_MAX = 1e11  # unix seconds, about the year 5138: what is above it is no time
-
-Check = Callable[[Any], str]
-
-
-def _any(value: Any) -> str:
-    return ""
-
-
-def _flag(value: Any) -> str:
-    return "" if value is True or value is False else " must be true or false"
-
-
-def _text(length_max: int, length_min: int = 0) -> Check:
-    def check(value: Any) -> str:
-        if isinstance(value, str) and length_min <= len(value) <= length_max:
-            return ""
-        return f" must be a string of {length_min} to {length_max} characters"
-
-    return check
-
-
-def _one_of(*values: str) -> Check:
-    def check(value: Any) -> str:
-        return "" if value in values else f" must be one of {', '.join(values)}"
-
-    return check
-
-
-def _hex(digits: int) -> Check:
-    def check(value: Any) -> str:
-        if isinstance(value, str) and len(value) == digits and not value.strip("0123456789abcdef"):
-            return ""
-        return f" must be {digits} lowercase hexadecimal digits"
-
-    return check
-
-
-def _integer(low: int, high: int = COUNT_MAX) -> Check:
-    def check(value: Any) -> str:
-        if type(value) is int and low <= value <= high:
-            return ""
-        return f" must be an integer from {low} to {high}"
-
-    return check
-
-
-def _number(low: float, high: float) -> Check:
-    def check(value: Any) -> str:
-        if type(value) in (int, float) and low <= value <= high:
-            return ""
-        return f" must be a number from {low:g} to {high:g}"
-
-    return check
-
-
-def _or_null(inner: Check) -> Check:
-    def check(value: Any) -> str:
-        if value is None:
-            return ""
-        problem = inner(value)
-        return problem and f"{problem}, or null"
-
-    return check
-
-
-def _list(inner: Check, count_max: int) -> Check:
-    def check(value: Any) -> str:
-        if not isinstance(value, list) or len(value) > count_max:
-            return f" must be a list of at most {count_max} items"
-        for place, item in enumerate(value):
-            if problem := inner(item):
-                return f"[{place}]{problem}"
-        return ""
-
-    return check
-
-
-def _dict(inner: Check, count_max: int) -> Check:
-    def check(value: Any) -> str:
-        if not isinstance(value, dict) or len(value) > count_max:
-            return f" must be an object of at most {count_max} keys"
-        for key, item in value.items():
-            if problem := inner(item):
-                return f"[{_shown(key)}]{problem}"
-        return ""
-
-    return check
-
-
-def _record(fields: Mapping[str, Check], also: Check = _any) -> Check:
-    """An object with exactly these keys; one written "key?" may be absent. `also` sees the whole
-    object once its fields are right."""
-    checks = {key.rstrip("?"): check for key, check in fields.items()}
-    required = [key for key in fields if not key.endswith("?")]
-
-    def check(value: Any) -> str:
-        if not isinstance(value, dict):
-            return " must be an object"
-        for key in required:
-            if key not in value:
-                return f" lacks the key {key!r}"
-        for key, item in value.items():
-            inner = checks.get(key)
-            if inner is None:
-                return f" has the unknown key {_shown(key)}"
-            if problem := inner(item):
-                return f".{key}{problem}"
-        return also(value)
-
-    return check
-
-
-def _shown(value: Any) -> str:
-    """A foreign value for an error message: short whatever it is."""
-    text = repr(value) if not isinstance(value, str) else ascii(value[:60])
-    return text if len(text) <= 60 else text[:60] + "…"
-
 
 _OP = _text(NAME_MAX + 64, 1)
 _NAME = _text(NAME_MAX, 1)
@@ -372,6 +263,7 @@ def _children(value: Mapping[str, Any]) -> str:
 FROM_GUEST: dict[str, Check] = {
     "hello": _record({"protocol": _integer(1), "python": _NAME, "kernel": _NAME}),
     "importing": _record({"what": _NAME}),  # the module, or the line of a file of the agent's
+    "imported": _record({"failed?": _TEXT, "unfit?": _TEXT}),  # as `torpor.sdk.ahead` says
     "loaded": _record({"agents": _list(_AGENT, 256), "default": _or_null(_NAME)}),
     "load_failed": _record({"error": _TEXT, "traceback": _TEXT}),
     "begin": _BEGIN,
@@ -445,6 +337,17 @@ FROM_GUEST: dict[str, Check] = {
 FROM_HOST: dict[str, Check] = {
     # A file of the run, whose bytes follow on the link's channel for files.
     "file": _record({"path": _text(PATH_CHARS_MAX, 1), "bytes": _integer(0, FILE_BYTES_MAX)}),
+    # Before `load`: start the agent's process, and import these ahead, as the file `entry` would.
+    "import": _record(
+        {
+            "entry": _or_null(_text(4096, 1)),
+            "deps": _flag,
+            "env?": _ENV,
+            "modules": _list(
+                _record({"module": _text(4096, 1), "names": _list(_text(4096, 1), 4096)}), 1000
+            ),
+        }
+    ),
     "load": _record({"entry": _text(4096, 1), "deps": _flag, "version": _ID, "env?": _ENV}),
     "start": _record(
         {

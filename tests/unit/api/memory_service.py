@@ -601,6 +601,7 @@ class MemoryService:
             "kept_bytes": 16_100_000,
             "kept_snapshots": 1,
             "kept_templates": [{"version": VERSION, "why": "1 unfinished run"}],
+            "kept_bases": 2,
             "problems": [],
         }
 

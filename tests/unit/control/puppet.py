@@ -18,11 +18,16 @@ on from it, as a real one does. An agent is a list of threads, a thread is a lis
 Commands beside it are played, too: "echo" writes its other words and ends; any other ends when it
 gets a signal.
 
+Before it starts it imports what it is told to; the modules `fails`, `ends`, `lingers` and `prints`
+do as they are called. The agent that it then defines is called as its file reads.
+
 When all threads are through, the agent's result is what each operation gave.
 """
 
 from __future__ import annotations
 
+import io
+import tarfile
 import time
 from base64 import b64encode
 from collections.abc import Callable
@@ -31,7 +36,7 @@ from typing import Any
 
 from torpor.model.ids import op_kind
 from torpor.wire import messages
-from torpor.wire.link import CONTROL, STDOUT, Link, LinkState
+from torpor.wire.link import CONTROL, FILES, STDOUT, Link, LinkState
 
 Object = dict[str, Any]
 _WAITS = ("wait", "sleep", "doubt")
@@ -59,6 +64,8 @@ class State:
     status: list[Any] = field(default_factory=lambda: [0, 0])
     prepared: bool = True  # a template is taken of a supervisor that was prepared
     files: list[str] = field(default_factory=list)  # on the disk
+    imported: list[str] = field(default_factory=list)
+    file: str | None = None  # the agent's, as it came last
     started: bool = False
     over: bool = False
     link: Object = field(default_factory=lambda: Link().state().to_json())
@@ -67,6 +74,12 @@ class State:
     def from_json(cls, value: Object) -> State:
         threads = [Thread(**each) for each in value["threads"]]
         return cls(**{**value, "threads": threads})
+
+
+def _content(tar: bytes, name: str) -> str:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as files:
+        file = files.extractfile(name)
+        return "" if file is None else file.read().decode()
 
 
 class Puppet:
@@ -98,6 +111,9 @@ class Puppet:
 
     def receive(self, data: bytes) -> None:
         for received in self.link.receive(data):
+            if received.channel == FILES:
+                self.state.file = _content(received.message, "agent.py")
+                continue
             message = messages.decode(received.message, messages.FROM_HOST)
             if self.state.prepared and message["t"] not in ("thaw", "resume"):
                 self.state.deferred.append(message)
@@ -119,6 +135,17 @@ class Puppet:
                 self._learn(message["journal"])
                 self.say("thawed", epoch=message["epoch"], at=time.time())
                 self._go_on()
+            case "import":
+                self._import([each["module"] for each in message["modules"]])
+            case "load":
+                self._told("loaded", state.file or "")
+                offered: Object = {
+                    "name": state.file or "a",
+                    "doc": None,
+                    "params": [],
+                    "open": True,
+                }
+                self.say("loaded", agents=[offered], default=None)
             case "start":
                 state.started = True
                 state.threads = [Thread(lines) for lines in message["input"]["threads"]]
@@ -160,6 +187,19 @@ class Puppet:
                     self._end(
                         "failed", type="Cancelled", message="", traceback=None, cancelled=True
                     )
+
+    def _import(self, modules: list[str]) -> None:
+        for module in modules:
+            self._told("imported", module)
+            if module == "ends":
+                self.say("load_failed", error="its process ended", traceback="")
+                return
+            if module == "prints":
+                self.link.send(STDOUT, b"printed")
+        self.state.imported += modules
+        failed = {"failed": "it fails"} if "fails" in modules else {}
+        unfit = {"unfit": "it lingers"} if "lingers" in modules else {}
+        self.say("imported", **failed, **unfit)
 
     def _learn(self, records: list[Object]) -> None:
         for record in records:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from torpor.control.deploying import Deploying
-from torpor.control.templates import make_template
+from torpor.control.templates import Templates
 from torpor.image.deps import layer_digest
 from torpor.image.intact import digests
 from torpor.model.agentfile import AgentSource
@@ -48,4 +48,5 @@ async def test_a_file_whose_dependencies_might_define_an_agent(tmp_path: Path, w
     (layer / "deps.json").write_bytes(b'{"content": %s, "torpor": %s}' % (content, word))
     expected = InterruptedError if word == b"true" else Invalid
     with pytest.raises(expected, match=r"a machine is booted|defines no agent"):
-        await make_template(Machines(), source, AgentVersion("0" * 32), lambda *_: None)  # type: ignore[arg-type]
+        templates = Templates(Machines(), None)  # type: ignore[arg-type]
+        await templates.make(source, AgentVersion("0" * 32), lambda *_: None)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from sqlalchemy import Connection
 from tests.unit.contextlog.conftest import claimable
 from tests.unit.snapshot.gc_world import age
 
-from torpor.contextlog import agents, entries, keys, runs, snapshots, waits
+from torpor.contextlog import agents, bases, entries, keys, runs, snapshots, waits
 from torpor.contextlog.store import LogStore
 from torpor.contextlog.values import ValueRow, find_value, put_value
 from torpor.control import transfer
@@ -254,6 +255,49 @@ def test_a_template_goes_when_a_newer_version_is_used_and_no_run_needs_it(tmp_pa
         assert row.template is None, "deploying it again makes another"
         await here.commit(lambda c: agents.deployed_again(c, new, {"keep": "7d"}, 9.0))
         assert (await here.log.read(lambda c: agents.get_agent(c, new))).spec["keep"] == "7d"
+
+    in_a_place(tmp_path, story)
+
+
+def test_a_base_stays_while_it_is_used_and_its_layers_while_a_template_needs_them(
+    tmp_path: Path,
+) -> None:
+    async def story(here: Place) -> None:
+        now = time.time()
+        kept: dict[str, Any] = {"link": LINK, "bytes": 1}
+        base, _ = here.freeze(None, 1)
+        above, _ = here.freeze(base, 2)
+        alone, _ = here.freeze(None, 3)
+        version = await here.deploy("4")
+        await here.commit(
+            lambda c: snapshots.record_snapshot(
+                c, version=version, manifest=above, bytes=1, now=now, **FIGURES
+            )
+        )
+        taken = await here.log.read(lambda c: snapshots.live_snapshots(c))
+        template = next(row for row in taken if row.manifest == above)
+        await here.commit(
+            lambda c: agents.set_template(c, version, template.id, boot_ms=None, template_bytes=1)
+        )
+        await here.commit(lambda c: bases.put_base(c, "new", manifest=base, now=now, **kept))
+        await here.commit(lambda c: bases.put_base(c, "old", manifest=alone, now=1.0, **kept))
+        await here.commit(lambda c: bases.put_base(c, "lost", manifest="0" * 64, now=now, **kept))
+        age(here.blobs, 3600)
+        done = await here.storage.collect(dry_run=True)
+        assert done["kept_bases"] == 1
+        done = await here.storage.collect(dry_run=False)
+        assert (done["kept_bases"], done["problems"]) == (1, [])
+        assert [row.key for row in await here.log.read(bases.list_bases)] == ["new"]
+        assert here.blobs.verify(base) == []
+        with pytest.raises(NotFound):
+            here.blobs.load(alone)
+        # The template has all that it needs without the base.
+        await here.commit(lambda c: bases.forget_bases(c, ["new"]))
+        age(here.blobs, 3600)
+        await here.storage.collect(dry_run=False)
+        with pytest.raises(NotFound):
+            here.blobs.load(base)
+        assert here.blobs.verify(above) == []
 
     in_a_place(tmp_path, story)
 

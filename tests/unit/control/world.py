@@ -42,6 +42,7 @@ from torpor.control.runfiles import RunFiles
 from torpor.control.scheduler import Scheduler
 from torpor.control.sparse import whole
 from torpor.control.taken import Taken
+from torpor.control.templates import Templates
 from torpor.control.values import Values
 from torpor.engine.memory import PAGE, PageNumbers, Pages
 from torpor.engine.protocol import Files, Shape
@@ -396,7 +397,8 @@ class World:
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
         files = RunFiles(self.machines.store.blobs, self.store, keys)
-        self.carriers = MachineCarriers(self.machines, self.store, files)
+        templates = Templates(self.machines, self.store)
+        self.carriers = MachineCarriers(self.machines, self.store, files, templates)
         await self.scheduler.serve(QEMU, self.carriers)
 
     async def stop(self) -> None:

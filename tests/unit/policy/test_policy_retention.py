@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torpor.model.errors import Invalid
 from torpor.model.ids import AgentVersion, SnapshotId
 from torpor.model.keep import Keep, parse_keep
-from torpor.policy.retention import Deployed, Taken, reclaimable, templates_kept
+from torpor.policy.retention import (
+    BASES_MAX,
+    Deployed,
+    Taken,
+    bases_kept,
+    reclaimable,
+    templates_kept,
+)
 
 DAY_S = 86400.0
 NOW = 1000 * DAY_S
@@ -95,3 +102,10 @@ def test_templates() -> None:
         "a5": "the version of a.py used last",
         "b1": "the version of b.py used last",
     }
+
+
+def test_bases_that_were_used_lately_are_kept_but_not_too_many() -> None:
+    used_at = {f"b{n}": NOW - n * DAY_S for n in range(10)}
+    assert bases_kept(used_at, now=NOW) == [f"b{n}" for n in range(7)]
+    used_at = {f"b{n}": NOW - n for n in range(BASES_MAX + 5)}
+    assert bases_kept(used_at, now=NOW) == [f"b{n}" for n in range(BASES_MAX)]

@@ -113,6 +113,9 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("file", {"path": "inputs/data.csv", "bytes": 1 << 30}),
     ("journal", {"records": []}),
     ("clock", {"time": 1.7e9}),
+    ("import", {"entry": None, "deps": False, "modules": [{"module": "a.b", "names": ["*"]}]}),
+    ("imported", {}),
+    ("imported", {"failed": "ModuleNotFoundError: no", "unfit": "a thread was started"}),
     ("load", {"entry": "agent.py", "deps": True, "version": DIGEST, "env": {"A": "1"}}),
     ("start", {"run": "run_1", "epoch": 1, "agent": None, "input": {"x": 1}, "journal": []}),
     (
@@ -163,7 +166,7 @@ def test_an_unknown_key_and_a_missing_one_are_refused_both_ways(
 ) -> None:
     variants = [{**fields, "extra": 1}]
     optional = {"value", "blob"} if t in ("end", "result") else {"at", "side", "diverged"}
-    optional |= {"problem", "dir", "size"} | ({"env"} if t == "load" else set())
+    optional |= {"problem", "dir", "size", "failed", "unfit"} | ({"env"} if t == "load" else set())
     variants += [{k: v for k, v in fields.items() if k != gone} for gone in set(fields) - optional]
     for wrong in variants:
         with pytest.raises(Invalid, match=t):

@@ -1,0 +1,69 @@
+"""Importing ahead: what an agent's file imports first anyway, before that file is here.
+
+The machine is then kept as a base for this and later versions of the agent (`control.bases`), if
+nothing tells the difference. Two things could. An import that *fails*, or opens a file of the
+agent's own: in its place is an empty one, as only the names are known yet. The host then begins
+again, and the agent's file imports all by itself. And an import that leaves something behind that
+is *unfit* to be kept: threads of its own, a child process, sockets, hooks for the freeze. The agent
+goes on with that as ever, but no base is made of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import stat
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torpor.model.layout import OURS
+from torpor.sdk import files, freezing, rest
+from torpor.sdk.errors import said
+
+_SHOWN_MAX = 500
+
+
+def run(modules: Iterable[Mapping[str, Any]], app: str) -> dict[str, str]:
+    """Import them in order, as the statements `import module` and `from module import names` do.
+    `app` has the agent's files. What is to be told of it: `failed`, `unfit`."""
+    threads, sockets = set(threading.enumerate()), _sockets()
+    opened = files.Changes([app], files.OPENED, besides=[OURS])
+    before = opened.mark()
+    try:
+        for each in modules:
+            __import__(each["module"], {}, {}, each["names"], 0)
+    except BaseException as error:
+        return {"failed": f"{type(error).__name__}: {said(error)}"[:_SHOWN_MAX]}
+    finally:
+        touched = opened.mark() != before or opened.is_partial
+        opened.close()
+    if touched:
+        return {"failed": "a file of the agent's own was opened"}
+    freezing.flush_output()  # whether they printed something is the host's to see
+    gc.collect()
+    freezing.spare_heap()
+    return {"unfit": found} if (found := _left(threads, sockets)) else {}
+
+
+def _left(threads: set[threading.Thread], sockets: set[str]) -> str:
+    if started := set(threading.enumerate()) - threads:
+        return f"a thread was started: {started.pop().name}"[:_SHOWN_MAX]
+    if rest.has_children():
+        return "a process was started"
+    if _sockets() - sockets:
+        return "a socket was opened"
+    return "hooks were set" if freezing.hooked(thaws=True) else ""
+
+
+def _sockets() -> set[str]:
+    """What tells the sockets of this process apart."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        try:
+            status = os.fstat(int(fd))
+        except OSError:
+            continue  # the one of the listing
+        if stat.S_ISSOCK(status.st_mode):
+            found.add(f"{status.st_dev}:{status.st_ino}")
+    return found
