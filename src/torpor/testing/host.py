@@ -13,7 +13,6 @@ import base64
 import contextlib
 import hashlib
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -38,8 +37,9 @@ if TYPE_CHECKING:
     from torpor.testing.outcome import Outcome
 
 _LOOK_S_MIN, _LOOK_S_MAX = 0.0005, 0.05
-# A step that does nothing for so long may itself wait for what is to come.
-_AT_WORK_S = 1.0
+# After so many looks, a second or more, a step or a connection that does nothing is taken to wait
+# itself for what is to come.
+_STILL_LOOKS = 30
 # Timers in a row, without anything that the host hears of.
 _TIMERS_MAX = 10_000
 
@@ -81,7 +81,7 @@ class Host:
         self._order = 0
         self._out: deque[bytes] = deque()
         self._parts: dict[str, bytearray] = {}
-        self._still_since: float | None = None
+        self._still = 0  # looks in a row at which nothing moved, though something is at work
         self._timers = 0
 
     def lines(self) -> Iterator[bytes]:
@@ -237,12 +237,12 @@ class Host:
         """Whether something came: it does only when the agent rests."""
         found = self.runtime.look()
         if found.busy or not self.channel.inbox.empty():
-            self._still_since = None
+            self._still = 0
             return False
         works = self.runtime.works()
-        if works and not self._still_long():
+        if (works or self.runtime.expects()) and not self._still_long():
             return False
-        self._still_since = None
+        self._still = 0
         first = min(self._pending.values(), key=lambda each: (each.due, each.order), default=None)
         left_s = math.inf if first is None else max(0.0, first.due - self.clock.now())
         if not works and found.wake_in is not None and found.wake_in <= left_s:
@@ -259,10 +259,8 @@ class Host:
         return True
 
     def _still_long(self) -> bool:
-        now = time.monotonic()
-        if self._still_since is None:
-            self._still_since = now
-        return now - self._still_since >= _AT_WORK_S
+        self._still += 1
+        return self._still >= _STILL_LOOKS
 
     def _skip_to_timer(self, wake_in: float) -> bool:
         """Of an event loop."""

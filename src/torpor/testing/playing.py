@@ -89,6 +89,7 @@ class PlayedRuntime(Runtime):
         self._channel, self._clock = channel, clock
         self._records, self._complete = list(journal), complete
         self._paused: set[str] = set()
+        self._foreign = {each.ident for each in foreign}
         self._holding.patience = _PATIENCE
         self._endpoint = Endpoint(self.send, _give_up)
         self.lines.main_thread = threading.current_thread()
@@ -121,6 +122,12 @@ class PlayedRuntime(Runtime):
         """Whether the body of a step is at work, or anything else that takes real time."""
         pending = tuple(self._pending.values())
         return any(each.kind in AT_WORK and each.op not in self._paused for each in pending)
+
+    def expects(self) -> bool:
+        """Whether an event loop of the agent waits for more than its timers: a connection, a
+        pipe."""
+        loops = rest.running_loops()
+        return any(_expects(loops[ident]) for ident in loops.keys() - self._foreign)
 
     def moved_on(self) -> None:
         """The clock has skipped."""
@@ -190,6 +197,14 @@ class PlayedRuntime(Runtime):
 
     def _over(self) -> None:
         pass
+
+
+def _expects(loop: Any) -> bool:
+    """By what asyncio's own loops are made of: a socket of their own wakes them."""
+    selector, own = getattr(loop, "_selector", None), getattr(loop, "_ssock", None)
+    if selector is None or own is None or (watched := selector.get_map()) is None:
+        return False
+    return any(each != own.fileno() for each in tuple(watched))
 
 
 def _step() -> str:

@@ -525,6 +525,48 @@ def test_model_calls_are_answered_and_recorded(monkeypatch: pytest.MonkeyPatch) 
         run(asks, {"several": ["a"]}, models=["one", "two"])
 
 
+def test_a_loop_that_waits_for_a_connection_does_not_skip_its_timers() -> None:
+    @torpor.agent
+    async def asks_later() -> str:
+        where = os.environ["OPENAI_BASE_URL"].removeprefix("http://").partition("/")[0]
+        host, _, port = where.partition(":")
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            head = "POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 2\r\n"
+            writer.write(f"{head}connection: close\r\n\r\n{{}}".encode())
+            reply = await reader.read()
+            writer.close()
+        await asyncio.sleep(DAY)
+        return reply.decode()
+
+    outcome = run(asks_later, models=["Fine."])
+    assert '"content": "Fine."' in outcome.result
+    assert outcome.slept == pytest.approx(DAY, abs=30)
+
+
+def test_a_step_at_work_is_waited_for() -> None:
+    @torpor.step
+    async def listens(port: list[int]) -> str:
+        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"hello")
+            writer.close()
+
+        async with await asyncio.start_server(greet, "127.0.0.1", 0) as server, asyncio.timeout(60):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+            try:
+                return (await reader.read()).decode()
+            finally:
+                writer.close()
+
+    @torpor.agent
+    async def both() -> list[object]:
+        return list(await asyncio.gather(listens([]), torpor.sleep("1d"), asyncio.sleep(HOUR)))
+
+    outcome = run(both)
+    assert outcome.result == ["hello", None, None]
+    assert outcome.slept == pytest.approx(DAY, abs=30)
+
+
 def test_a_model_may_answer_by_an_error() -> None:
     @torpor.agent
     def refused() -> int:
