@@ -212,6 +212,9 @@ class Watch:
         found = _Found()
         threads = {f"{_TASKS}/{each.native_id}": each for each in self._counted() if each.ident}
         ran = {task: _read(f"{task}/schedstat") for task in threads}
+        # Who starts one waits until it runs; it is nowhere to be seen before.
+        if any(each.ident is None for each in self._alive()):
+            found.works("a thread begins")
         loops = running_loops()
         for task, thread in threads.items():
             _look_at(task, thread, loops.get(thread.ident or 0), found)
@@ -231,8 +234,10 @@ class Watch:
         return found
 
     def _counted(self) -> list[threading.Thread]:
-        alive = [each for each in threading.enumerate() if each not in self._own]
-        return [each for each in alive if not each.daemon or each in lines]
+        return [each for each in self._alive() if not each.daemon or each in lines]
+
+    def _alive(self) -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each not in self._own]
 
 
 def _soon(left_s: float) -> float:

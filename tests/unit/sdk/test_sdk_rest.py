@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from types import SimpleNamespace
 
@@ -68,3 +69,14 @@ def test_waiting_for_a_processor_counts_as_work(monkeypatch: pytest.MonkeyPatch)
     assert rest.worked_s() == 1.25 + 2.5
     monkeypatch.setattr(rest, "_read", lambda path: b"")  # no such kernel
     assert rest.worked_s() == 1.25
+
+
+def test_a_process_with_a_thread_that_has_not_begun_does_not_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rest, "_TASKS", "/nowhere")
+    watch = rest.Watch(threading.enumerate(), ())
+    assert watch.look(0.0).busy == ""
+    started = [*threading.enumerate(), threading.Thread()]  # as `enumerate` has it until it runs
+    monkeypatch.setattr(threading, "enumerate", lambda: started)
+    assert watch.look(0.0).busy == "a thread begins"

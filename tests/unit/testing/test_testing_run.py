@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ import pytest
 
 import torpor
 from torpor.testing import TIMEOUT, Answer, Asked, ModelRequest, Said, Unanswered, Unused, run
+from torpor.testing.playing import PlayedRuntime
 
 HOUR, DAY = 3600, 86400
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -525,22 +527,39 @@ def test_model_calls_are_answered_and_recorded(monkeypatch: pytest.MonkeyPatch) 
         run(asks, {"several": ["a"]}, models=["one", "two"])
 
 
-def test_a_loop_that_waits_for_a_connection_does_not_skip_its_timers() -> None:
+def test_a_loop_that_waits_for_a_connection_does_not_skip_its_timers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks, looked_often = iter(range(5)), threading.Event()
+    look = PlayedRuntime.look
+
+    def counted(runtime: PlayedRuntime) -> Any:
+        if next(looks, None) is None:
+            looked_often.set()
+        return look(runtime)
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        looked_often.wait()
+        connection.sendall(b"hello")
+        connection.close()
+
     @torpor.agent
-    async def asks_later() -> str:
-        where = os.environ["OPENAI_BASE_URL"].removeprefix("http://").partition("/")[0]
-        host, _, port = where.partition(":")
+    async def listens() -> str:
         async with asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            head = "POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 2\r\n"
-            writer.write(f"{head}connection: close\r\n\r\n{{}}".encode())
-            reply = await reader.read()
+            reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            monkeypatch.setattr(PlayedRuntime, "look", counted)
+            said = (await reader.read()).decode()
             writer.close()
         await asyncio.sleep(DAY)
-        return reply.decode()
+        return said
 
-    outcome = run(asks_later, models=["Fine."])
-    assert '"content": "Fine."' in outcome.result
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve)
+        server.start()
+        outcome = run(listens)
+        server.join()
+    assert outcome.result == "hello"
     assert outcome.slept == pytest.approx(DAY, abs=30)
 
 
