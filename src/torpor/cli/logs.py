@@ -7,6 +7,7 @@ What is printed beyond what the log takes lies beside it, each stream for itself
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -196,7 +197,8 @@ def _moment(when: str, now: float) -> float:
     """Raises BadParameter."""
     for read in (lambda text: now - seconds(text), float, _time):
         with suppress(ValueError, OverflowError):
-            return max(0.0, read(when))
+            if math.isfinite(moment := read(when)):
+                return max(0.0, moment)
     raise typer.BadParameter(
         f"--since: {when!r} is neither a duration like 10m nor a time like 2026-11-28T09:30"
     )

@@ -69,8 +69,9 @@ def test_what_is_not_older(torpor: Torpor, run: str, client: Client) -> None:
         assert torpor("logs", run, "--since", when, "--output").stdout == PRINTED
     assert torpor("logs", run, "--since", "2100-01-01").stdout == ""
     assert torpor("logs", run, "--since", "2100-01-01", "-f", "-o").stdout == ""
-    wrong = torpor("logs", run, "--since", "yesterday")
-    assert (wrong.exit_code, "'yesterday' is neither" in wrong.stderr) == (2, True)
+    for when in ("yesterday", "inf", "nan", ""):
+        wrong = torpor("logs", run, "--since", when)
+        assert (wrong.exit_code, f"{when!r} is neither" in wrong.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("options", [(), ("--json",), ("--output",), ("--tail", "4")])
