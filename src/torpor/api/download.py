@@ -11,6 +11,8 @@ from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
 
+from torpor.model.runfiles import RunFile
+
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 
@@ -27,6 +29,11 @@ class Content(NamedTuple):
     def of(cls, artifact: Mapping[str, Any], chunks: Iterator[bytes]) -> Content:
         name, media_type = artifact["name"], artifact["media_type"]
         return cls(name, media_type, artifact["bytes"], artifact["digest"], chunks)
+
+    @classmethod
+    def given(cls, file: RunFile, chunks: Iterator[bytes]) -> Content:
+        """A file that a run was given: of no type that a browser would open."""
+        return cls(file.path, "application/octet-stream", file.bytes, file.digest, chunks)
 
 
 async def download(content: Content, asked: Mapping[str, str]) -> Response:

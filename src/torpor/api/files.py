@@ -71,6 +71,4 @@ async def uploaded(digest: str, files: Uses) -> Json:
 @router.get("/runs/{ref}/files/{path:path}", response_class=StreamingResponse)
 async def content(ref: str, path: str, request: Request, files: Uses) -> Response:
     """A file that the run was given, as it was given. Takes `Range`."""
-    file, chunks = await files.content(ref, path)
-    found = Content(file.path, "application/octet-stream", file.bytes, file.digest, chunks)
-    return await download(found, request.headers)
+    return await download(Content.given(*await files.content(ref, path)), request.headers)

@@ -30,6 +30,7 @@ _ROUTES = [
     Route("/runs/{ref}/entries/{seq:int}", pages.entry),
     Route("/runs/{ref}/output/{stream}", pages.output),
     Route("/runs/{ref}/artifacts/{name:path}", pages.artifact),
+    Route("/runs/{ref}/files/{path:path}", pages.given),
     Route("/runs/{ref}/cancel", actions.cancel, methods=["POST"]),
     Route("/runs/{ref}/delete", actions.delete, methods=["POST"]),
     Route("/runs/{ref}/retry", actions.retry, methods=["POST"]),

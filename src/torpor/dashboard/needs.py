@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torpor.control.forking import Wanted
 from torpor.model.paging import Page
 from torpor.model.prices import Prices
+from torpor.model.runfiles import RunFile
 from torpor.query.ask import Question
 
 Object = dict[str, Any]
@@ -25,6 +26,12 @@ class Artifacts(Protocol):
     async def find(self, ref: str, name: str, version: int | None = None) -> Object: ...
 
     async def content(self, found: Object) -> Iterator[bytes]: ...
+
+
+class Files(Protocol):
+    async def content(self, ref: str, path: str) -> tuple[RunFile, Iterator[bytes]]:
+        """Reading the bytes blocks."""
+        ...
 
 
 class Deleting(Protocol):
@@ -50,6 +57,9 @@ class Service(Protocol):
 
     @property
     def artifacts(self) -> Artifacts: ...
+
+    @property
+    def files(self) -> Files: ...
 
     @property
     def deleting(self) -> Deleting: ...

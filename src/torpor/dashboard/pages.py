@@ -174,6 +174,13 @@ async def artifact(request: Request) -> Response:
     return await download(Content.of(found, await known.content(found)), request.headers)
 
 
+async def given(request: Request) -> Response:
+    """A file that a run was given, as a file."""
+    ref, path = request.path_params["ref"], request.path_params["path"]
+    found = await service_of(request).files.content(ref, path)
+    return await download(Content.given(*found), request.headers)
+
+
 async def waits(request: Request) -> Response:
     service, after = service_of(request), request.query_params.get("after")
     everything = "all" in request.query_params

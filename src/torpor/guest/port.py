@@ -12,6 +12,8 @@ from torpor.guest import boot
 from torpor.wire.link import Link, Received
 
 _READ_BYTES = 64 * 1024
+_PAGE = 4096
+_TOGETHER_BYTES = 256 * 1024
 
 
 class HostGone(Exception):
@@ -45,14 +47,20 @@ class Port:
     def read(self) -> list[Received] | None:
         """The messages that have come; None while the host's end is closed. Raises LinkError and
         HostGone."""
+        came = bytearray()
         try:
-            data = os.read(self.fd, _READ_BYTES)
+            # A virtio port gives a page at a time: what has come is looked at together.
+            while len(came) < _TOGETHER_BYTES:
+                data = os.read(self.fd, _READ_BYTES)
+                came += data
+                if len(data) < _PAGE:
+                    break
         except BlockingIOError:
-            return []
+            return self._link.receive(bytes(came))
         except ConnectionResetError as error:
             raise HostGone from error
-        if data:
-            return self._link.receive(data)
+        if came:
+            return self._link.receive(bytes(came))
         if self._reopens:
             return None
         raise HostGone

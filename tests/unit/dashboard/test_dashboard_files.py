@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from tests.unit.api.memory_service import VERSION
 from tests.unit.dashboard.test_dashboard_access import Browser, browse
 
+from torpor.control.runfiles import RunFiles
 from torpor.dashboard.render import previewed
 from torpor.model.home import Home
+from torpor.model.runfiles import RunFile
 
 
 def test_a_run_lists_its_files_and_gives_them_as_downloads(home: Home) -> None:
@@ -27,6 +31,29 @@ def test_a_run_lists_its_files_and_gives_them_as_downloads(home: Home) -> None:
         assert old.content == b"a,b\n"
         assert (await browser.http.get(f"/ui/runs/{run['id']}/artifacts/no")).status_code == 404
 
+    browse(home, talk)
+
+
+def test_a_run_lists_what_it_was_given_and_gives_it_back(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def content(files: RunFiles, ref: str, path: str) -> tuple[RunFile, Iterator[bytes]]:
+        return RunFile(path, "0" * 64, 8), iter([b"<script>"])
+
+    async def talk(browser: Browser) -> None:
+        files = {"in/<b>.html": "0" * 64} | {f"x{n:02}": "1" * 64 for n in range(22)}
+        run = await browser.service.start(VERSION, None, {"script": []}, None, files=files)
+        page = (await browser.http.get(f"/ui/runs/{run['id']}")).text
+        there = f"/ui/runs/{run['id']}/files/in/%3Cb%3E.html"
+        assert f'<a href="{there}" download>in/&lt;b&gt;.html</a>' in page
+        assert "and 3 more" in page and "x19" not in page
+        got = await browser.http.get(there)
+        assert (got.status_code, got.content) == (200, b"<script>")
+        assert got.headers["content-disposition"].startswith("attachment")
+        assert got.headers["content-type"] == "application/octet-stream"
+        assert got.headers["content-security-policy"].startswith("sandbox")
+
+    monkeypatch.setattr(RunFiles, "content", content)
     browse(home, talk)
 
 
