@@ -8,6 +8,7 @@ throughput.py  bytes a second into a snapshot and out of one
 peer.py        freezing and resuming the same guest by QEMU's own migration to a file
 sealing.py     what it costs that snapshots of runs are encrypted
 start.py       how soon a command of the command line is there
+saving.py      how soon torpor dev shows what was saved
 stage.py       the service that is measured, on a data directory of its own
 stats.py       samples into p50, p90, max, and ratios
 cold.py        making files cold

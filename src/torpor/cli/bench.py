@@ -130,6 +130,17 @@ def bench_cli(
     raise typer.Exit(main(times, as_json=as_json))
 
 
+@bench.command(name="dev")
+def bench_dev(
+    saves: Annotated[int, typer.Option(min=3, max=1000, help="How often the file is saved.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """How soon torpor dev shows what was saved, beside a bare interpreter."""
+    from torpor.bench.saving import main  # loads the server's side: only here
+
+    raise typer.Exit(main(saves, as_json=as_json))
+
+
 def _memory_mib(memory: str) -> int:
     try:
         return size_mib(memory, MEMORY_MIB_MIN, MEMORY_MIB_MAX, f"{memory!r}")

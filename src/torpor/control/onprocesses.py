@@ -116,6 +116,7 @@ class ProcessCarriers:
         progress("load", f"importing {source.entry}", None)
         directory = self._home.processes / f"p{os.getpid()}-{next(self._names)}"
         waiting, _ = await self._take(program.interpreter)
+        self._refill(program.interpreter)  # while this one imports: a run often follows at once
         try:
             await asyncio.to_thread(lay_out, program.app, directory / WORK)
             waiting.guest.say_line(_load(program, directory, directory / "steps"))
@@ -126,7 +127,6 @@ class ProcessCarriers:
         finally:
             await waiting.discard()
             await asyncio.to_thread(clear, directory)
-        self._refill(program.interpreter)
         return loaded
 
     async def origins(self, row: RunRow) -> list[SnapshotRow | None]:

@@ -464,3 +464,28 @@ def test_a_fork_may_have_another_input_and_nothing_else(story: Story) -> None:
 def test_what_a_fork_is_by_default(story: Story) -> None:
     row = story.row()
     assert fork_of(row, Seq(2)) == Fork(Seq(2), row.version, row.agent, row.input)
+
+
+def test_a_fork_of_a_run_that_went_on_without_a_wait_shares_what_came_after(story: Story) -> None:
+    """That the wait was given up is not how the run ended; nor is it asked for in the fork."""
+    story.did("step:a#1")
+    wait = story.commit(
+        lambda c: create_wait(
+            *(c, story.run, story.epoch),
+            op=OpId("wait:q#1"),
+            kind="wait",
+            name="q",
+            digest="d",
+            now=21.0,
+        )
+    )
+    given_up = story.write(NewEntry("log.superseded", OpId("verdict:x#1"), {"ops": ["wait:q#1"]}))
+    before = story.fork(at=given_up[0])
+    assert story.commit(lambda c: list_waits(c, before.id)) == [], "be it cut off just there"
+    story.commit(lambda c: complete_wait(c, wait.id, value={"status": "cancelled"}, now=22.0))
+    story.did("step:b#1")
+    row = story.row()
+    assert story.commit(lambda c: shared_end(c, row)) == row.last_seq
+    copy = story.fork()
+    assert [each["op"] for each in story.results(copy.id, 0)] == ["step:a#1", "step:b#1"]
+    assert story.commit(lambda c: list_waits(c, copy.id)) == []

@@ -16,17 +16,15 @@ from torpor.policy.divergence import FORKS_MAX
 pytestmark = pytest.mark.anyio
 
 MISSED = "model:b#1"
-ASK = [
-    "raw",
-    {
-        "t": "begin",
-        "op": f"verdict:{MISSED}#1",
-        "kind": "verdict",
-        "name": MISSED,
-        "digest": DIGEST,
-        "data": {"message": "not what the log says", "superseded": [MISSED, "wait:q#1"]},
-    },
-]
+VERDICT = {
+    "t": "begin",
+    "op": f"verdict:{MISSED}#1",
+    "kind": "verdict",
+    "name": MISSED,
+    "digest": DIGEST,
+    "data": {"message": "not what the log says", "superseded": [MISSED, "wait:q#1"]},
+}
+ASK = ["raw", VERDICT]
 END = [
     "raw",
     {
@@ -77,6 +75,15 @@ async def test_a_run_goes_on_without_what_is_superseded(world: World) -> None:
     assert [wait.op for wait in await world.open_waits(run)] == ["wait:p#1"]
     given_up = [e.op for e in await world.entries(run, "wait.cancelled")]
     assert given_up == ["wait:q#1"]
+
+
+async def test_what_a_machine_calls_superseded_need_be_no_operation(world: World) -> None:
+    await policy(world, "latest")
+    said = {"message": "m", "superseded": [MISSED, "#", "x#y", "step:a#" + "9" * 40]}
+    asked: Any = {**VERDICT, "data": said}
+    run = await world.run([*STEPS, ["raw", asked], ["wait", "p"]])
+    await world.open_waits(run)
+    assert await verdict(world, run) == {"go_on": True, "taken": [MISSED]}
 
 
 async def test_a_fork_takes_over(world: World) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from torpor.guest.http1 import Request
 from torpor.guest.models import Models
+from torpor.replay.journal import Recorded
 
 
 class Asker:
@@ -103,3 +106,19 @@ def test_a_recorded_call_comes_before_one_that_nobody_heard() -> None:
     host.models.extend_journal([recorded])
     assert b"recorded" in host.ask().heard[0]
     assert host.begun == [op]
+
+
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_that_other_code_asks_for_something_else_is_no_wonder(reloaded: bool) -> None:
+    said: list[dict[str, Any]] = []
+    models = Models(lambda message: said.append(json.loads(message)))
+    if reloaded:
+        models.expect_others()
+    value = {"status": 200, "headers": {}, "body": "yes"}
+    known = {"op": "model:/v1/x@0#1", "kind": "model", "name": "/v1/x@0", "digest": "0" * 32}
+    models.extend_journal([Recorded(**known, ok=True, value=value, seq=3)])  # type: ignore[typeddict-item]
+    models.open()
+    models.request(Request("POST", "/v1/x", {}, keep_alive=True, body=bytearray(b"b")), Asker())
+    models.result({"op": said[0]["op"], "ok": True, "value": value})
+    warnings = [each for each in said if each["t"] == "note"]
+    assert len(warnings) == (0 if reloaded else 1)

@@ -299,3 +299,15 @@ def test_an_artifact_is_an_operation_as_any_other() -> None:
     journal = Journal([record("a.txt", 1, "x", "artifact"), record("b", 1, "x")])
     assert refused(journal, lambda: ask(journal, "b", "x")).recorded["op"] == "artifact:a.txt#1"
     assert ask(journal, "a.txt", "x", kind="artifact")[1] is not None
+
+
+def test_names_of_what_was_superseded_stay_taken_in_the_next_process() -> None:
+    """Whose journal has no records of it, but that of the verdict."""
+    verdict = record("step:a#1", 1, "d1", "verdict")
+    verdict["value"] = {"go_on": True, "taken": ["step:a#3", "wait:approve#1", "step:b: c#12"]}
+    journal = Journal([verdict, record("a", 4, "d4")])
+    assert ask(journal, "a", "d4")[0] == "step:a#4"
+    assert ask(journal, "a", "d5")[0] == "step:a#5"
+    assert ask(journal, "approve", "d", kind="wait")[0] == "wait:approve#2"
+    assert ask(journal, "b: c", "d")[0] == "step:b: c#13"
+    assert ask(journal, "other", "d")[0] == "step:other#1"

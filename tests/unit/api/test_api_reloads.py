@@ -1,0 +1,69 @@
+"""Reloads over HTTP, with the control plane's own parts behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tests.unit.api.memory_service import MemoryService
+
+from torpor.api.app import create_app
+from torpor.contextlog import agents, forks
+from torpor.contextlog.runs import create_run, get_run
+from torpor.contextlog.store import LogStore
+from torpor.control.forking import Forking
+from torpor.control.keys import Keys
+from torpor.control.loading import tar_of
+from torpor.model.agentfile import AgentSource
+from torpor.model.home import Home
+from torpor.model.ids import AgentVersion, RunId
+
+OLD, NEW = AgentVersion("a" * 32), AgentVersion("b" * 32)
+
+
+class Service(MemoryService):
+    def __init__(self, home: Home, store: LogStore) -> None:
+        super().__init__(home)
+        self.store = store
+        self.forking = Forking(store, Keys(home, store, on=False))
+
+    async def reload(self, ref: str, version: str, *, fresh: bool) -> dict[str, Any]:
+        row = await self.forking.reload(ref, version, fresh=fresh)
+        told = await self.store.read(lambda c: forks.forked(c, row))
+        return row.to_json() | {"forked": told}
+
+
+def test_a_run_is_reloaded(tmp_path: Path) -> None:
+    home = Home(tmp_path).create()
+
+    async def main() -> None:
+        store = LogStore.open(home.database)
+        source = AgentSource("f.py", {"f.py": b"x = 1\n"})
+        spec: dict[str, Any] = {"dependencies": [], "memory_mib": 512, "disk_mib": 64, "keep": ""}
+        known: dict[str, Any] = {"name": "f", "entry": "f.py", "source": tar_of(source)}
+        known["spec"] = spec | {"on_divergence": "stop", "image": "process"}
+        known["agents"] = [{"name": "a", "doc": None, "params": [], "open": False}]
+        for version in (OLD, NEW):
+            await store.write(partial(agents.put_agent, version=version, now=1.0, **known))
+        run = (
+            await store.write(lambda c: create_run(c, version=OLD, agent="a", input={}, now=2.0))
+        ).id
+        transport = httpx.ASGITransport(create_app(Service(home, store)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://torpor/v1") as http:
+            refused = await http.post(f"/runs/{run}/reload", json={"version": "no such"})
+            assert refused.status_code == 404
+            assert (await http.post(f"/runs/{run}/reload", json={})).status_code == 422
+            made = await http.post(f"/runs/{run}/reload", json={"version": NEW})
+            assert made.status_code == 201, made.text
+            assert made.json()["version"] == NEW
+            assert made.json()["forked"]["how"] == "reload"
+            again = await http.post(f"/runs/{run}/reload", json={"version": NEW, "fresh": True})
+            assert again.json()["forked"]["origin"] == made.json()["id"]
+        row = await store.read(lambda c: get_run(c, run))
+        assert (row.state.value, row.successor) == ("cancelled", RunId(made.json()["id"]))
+        store.close()
+
+    asyncio.run(main())
