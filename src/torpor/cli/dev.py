@@ -13,8 +13,9 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any
@@ -116,8 +117,8 @@ class Session:
 
         seen = watching.look(self._path)
         self._root = watching.root_of(self._path, seen)
-        follow = (self._path, seen, self._saved)
-        threading.Thread(target=watching.watch, args=follow, daemon=True).start()
+        watch = partial(watching.watch, self._path, seen, self._saved)
+        threading.Thread(target=self._or_end, args=(watch,), daemon=True).start()
         try:
             self._begin(seen)
             while True:
@@ -148,7 +149,16 @@ class Session:
         if isinstance(seen, TorporError):
             self._complain(seen)
         else:
-            threading.Thread(target=self._deploy, args=(save, seen), daemon=True).start()
+            deploy = partial(self._deploy, save, seen)
+            threading.Thread(target=self._or_end, args=(deploy,), daemon=True).start()
+
+    def _or_end(self, do: Callable[[], None]) -> None:
+        """What a thread does; if that fails it is shown, and ends the command with the run."""
+        try:
+            do()
+        except BaseException as error:
+            self._say(f"torpor dev fails: {type(error).__name__}: {error}", "red")
+            self._next.put(error)
 
     def _new_save(self) -> int:
         with self._lock:
@@ -162,8 +172,6 @@ class Session:
         except TorporError as error:
             if save == self._saves:
                 self._complain(error)
-        except BaseException as error:  # ours: it ends the command, and says so
-            self._next.put(error)
 
     def _deployed(self, save: int, source: AgentSource, deployed: Object, saved: str) -> None:
         """The agent as it was saved can run: have it go on so."""

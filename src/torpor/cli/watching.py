@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from torpor.model.agentfile import AgentSource
-from torpor.model.errors import TorporError
+from torpor.model.errors import Invalid, TorporError
 from torpor.project.reading import project_of, read_agent
 
 Seen: TypeAlias = AgentSource | TorporError
@@ -35,28 +35,18 @@ def look(path: Path) -> Seen:
         return read_agent(path)
     except TorporError as error:
         return error
+    except OSError as error:  # what is there comes and goes
+        return Invalid(f"{path} cannot be read: {error}")
 
 
 def watch(path: Path, seen: Seen, changed: Callable[[Seen], None]) -> None:
     """Call `changed` with what the agent at `path` has become, each time it is something else than
     it was; at first it was `seen`. Does not return."""
-    from watchfiles import watch as alarms  # takes a moment to load
-
     directories = _directories(path, seen)
     while True:
         # Nobody says from when on events come: the first thing to come is looked at in any case.
         stamp = None
-        events = alarms(
-            *directories,
-            watch_filter=None,
-            debounce=_NEVER_QUIET_MS,
-            step=_QUIET_MS,
-            rust_timeout=_LOOK_MS,
-            yield_on_timeout=True,
-            recursive=False,
-            ignore_permission_denied=True,
-        )
-        for event in events:
+        for event in _events(directories):
             now = _stamp(directories)
             if not event and now == stamp:
                 continue
@@ -67,8 +57,31 @@ def watch(path: Path, seen: Seen, changed: Callable[[Seen], None]) -> None:
             if not same(found, seen):
                 seen = found
                 changed(found)
-            if directories != (directories := _directories(path, found) or directories):
+            before, directories = directories, _directories(path, found) or directories
+            if directories != before:
                 break
+
+
+def _events(directories: list[Path]) -> Iterator[bool]:
+    """True when something has happened in these; False now and then."""
+    from watchfiles import watch as events  # takes a moment to load
+
+    # The system watches no more of them, or one is gone.
+    with contextlib.suppress(OSError, RuntimeError):
+        for each in events(
+            *directories,
+            watch_filter=None,
+            debounce=_NEVER_QUIET_MS,
+            step=_QUIET_MS,
+            rust_timeout=_LOOK_MS,
+            yield_on_timeout=True,
+            recursive=False,
+            ignore_permission_denied=True,
+        ):
+            yield bool(each)
+    while True:
+        time.sleep(_LOOK_MS / 1000)
+        yield False
 
 
 def same(one: Seen, other: Seen) -> bool:

@@ -53,6 +53,8 @@ class StepFiles:
         sys.addaudithook(self._hear)
 
     def begin(self, op: str) -> None:
+        # What an earlier body of it did, in its origin's log or before a crash, is not this one's.
+        shutil.rmtree(self._directory(op), ignore_errors=True)
         self._bodies[op] = _Body(dict(_scan(self._home)))
 
     def end(self, op: str) -> None:

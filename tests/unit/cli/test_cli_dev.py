@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.cli.test_cli_terminal import CHOICES, CTRL_C, Terminal
@@ -14,6 +17,7 @@ from tests.unit.cli.test_cli_terminal import CHOICES, CTRL_C, Terminal
 from torpor.cli.exits import Exit
 from torpor.client import Client, ensure_server, stop_server
 from torpor.model.home import Home
+from torpor.project.reading import read_agent
 
 pytest.importorskip("watchfiles", reason="uv sync: this environment is older than the lock file")
 
@@ -134,7 +138,31 @@ def test_what_is_left_goes_on(program: list[str], server: Home, tmp_path: Path) 
     client = Client(server)
     (newest,) = client.runs(limit=1)
     assert (newest["state"] in ("running", "suspended"), newest["queue"]) == (True, "dev")
-    client.cancel(newest["id"])
+
+
+def test_runs_of_dev_are_listed_and_deleted_together(
+    program: list[str], server: Home, tmp_path: Path
+) -> None:
+    with developing(program, server, AGENT, tmp_path, "-i", "topic=owls") as (terminal, project):
+        terminal.expect("completed")
+        project.save(AGENT + "\n# a comment\n")
+        terminal.expect("goes on with 2", "completed")
+
+    def torpor(*args: str) -> Any:
+        env = {**os.environ, "TORPOR_HOME": str(server.root)}
+        done = subprocess.run([*program, *args, "--json"], env=env, capture_output=True, check=True)
+        return json.loads(done.stdout)
+
+    client = Client(server)
+    for run in client.all_runs(("queued", "running", "suspended")):
+        client.cancel(run["id"])
+    deployed = client.deploy(read_agent(project.agent), lambda *_: None, "process")
+    other = client.start(deployed["version"], "main", {"topic": "bats"}, None)["id"]
+    listed = {run["id"] for run in torpor("ps", "--queue", "dev")}
+    assert len(listed) >= 2 and other not in listed
+    assert len(torpor("delete", "--queue", "dev")) == len(listed)
+    assert torpor("ps", "--queue", "dev") == []
+    assert client.run(other)["id"] == other
 
 
 def test_an_input_that_does_not_fit(program: list[str], server: Home, tmp_path: Path) -> None:

@@ -196,6 +196,13 @@ class Plain:
                 ] != [op]:
                     await subscription.wait()
 
+    async def until_recorded(self, run: RunId, op: str) -> None:
+        """The operation has a result."""
+        with self.store.subscribe(run) as subscription:
+            async with asyncio.timeout(STUCK_S):
+                while op not in await self.ops(run, "op.end"):
+                    await subscription.wait()
+
     async def answer(self, run: RunId, data: Any = None, *, approved: bool | None = None) -> None:
         """As `Service.complete` does."""
         wait = await self.open_wait(run)

@@ -322,3 +322,28 @@ async def test_code_that_the_run_does_not_fit_changes_nothing(plain: Plain, tmp_
         )
     assert (await plain.row(run)).state in (RunState.RUNNING, RunState.SUSPENDED)
     assert (await plain.row(run)).successor is None
+
+
+FILES = """
+import os, torpor
+
+@torpor.step
+def note():
+    open("note.txt", "w").close()
+
+@torpor.agent
+def main():
+    note()
+    torpor.approve("Go on?")
+    return os.path.exists("note.txt")
+"""
+
+
+async def test_what_a_step_no_longer_writes_is_not_there_after_a_replay(plain: Plain) -> None:
+    run = await plain.run(await plain.deploy(FILES), "main")
+    await plain.open_wait(run)
+    made = await reload(plain, run, FILES.replace('open("note.txt", "w").close()', "pass"))
+    await plain.until_recorded(made.run, "step:note#1")
+    await plain.kill(made.run)
+    await plain.answer(made.run)
+    assert await plain.result(made.run) is False
