@@ -30,7 +30,6 @@ from typing import Any, NoReturn
 from torpor.replay.journal import Recorded
 from torpor.sdk import process
 from torpor.sdk.endpoint import Endpoint
-from torpor.sdk.holding import RELOADED_S
 from torpor.sdk.operations import Operation
 from torpor.sdk.rest import Rest
 from torpor.sdk.runtime import Runtime
@@ -114,7 +113,7 @@ class AloneRuntime(Runtime):
     def _start(self, message: dict[str, Any]) -> None:
         records = self._records + message["journal"]
         if message["reloaded"]:
-            self._holding.patience = RELOADED_S
+            self._holding.expect_others()
             self._endpoint.reloaded()
         self._endpoint.give(records)
         message["journal"] = [each for each in records if each["kind"] != "model"]

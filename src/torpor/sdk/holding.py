@@ -25,8 +25,9 @@ from torpor.sdk.rest import worked_s
 # For what the operation would diverge else; and what it would be given else, or in a loop's thread.
 QUIET_S, QUIET_SHORT_S = 60.0, 2.0
 NEVER_QUIET_S = 600.0
-# Where the code is known to be another than what was recorded, a difference is the likelier.
-RELOADED_S = (0.25, 0.25)
+# Where the code is known to be another than what was recorded, a difference is the likelier, and
+# somebody looks on.
+RELOADED_S, RELOADED_NEVER_QUIET_S = (0.25, 0.25), 3.0
 _COMPUTES = 0.1  # of the time
 _LOOKS = 20
 
@@ -40,8 +41,13 @@ class Holding:
     def __init__(self, at_work: Callable[[], bool]) -> None:
         self.at_work = at_work
         self.patience: tuple[float, float] | None = None  # instead of QUIET_SHORT_S, QUIET_S
+        self.never_quiet_s = NEVER_QUIET_S
         self.moves = 0  # operations that began or ended
         self._held: list[Held] = []
+
+    def expect_others(self) -> None:
+        """The agent's code is not what it was when the log was written."""
+        self.patience, self.never_quiet_s = RELOADED_S, RELOADED_NEVER_QUIET_S
 
     def hold(self, early: Early, before: Held | None) -> Held:
         """What was held `before` for the same reason is so for as long already."""
@@ -113,7 +119,7 @@ class Held:
         if moves or cpu_s - self._cpu_s > _COMPUTES * (now - self._looked):
             self._since = now
         self._looked, self._cpu_s, self._moved = now, cpu_s, moved
-        late = now - self._since >= quiet_s or now - self._began >= NEVER_QUIET_S
+        late = now - self._since >= quiet_s or now - self._began >= self.of.never_quiet_s
         self.late = self.early if late else None
         return late
 
