@@ -110,13 +110,18 @@ class Leftovers:
 
 
 def _words(left: list[_Written]) -> str:
-    shown = ", ".join(f"{each.path} ({each.size:,} bytes)" for each in left[:_NAMED_MAX])
+    shown = ", ".join(f"{_named(each)} ({each.size:,} bytes)" for each in left[:_NAMED_MAX])
     more = f" and {len(left) - _NAMED_MAX:,} more" if len(left) > _NAMED_MAX else ""
     return (
         f"not kept of what the agent wrote: {shown}{more}. At the end at most "
         f"{artifacts.KEPT_BYTES_MAX >> 20} MiB in {artifacts.KEPT_FILES_MAX} files are; publish "
         "what you need with torpor.artifact(path)"
     )
+
+
+def _named(each: _Written) -> str:
+    """A name need not be text, nor short."""
+    return (each.path if each.path.isprintable() else ascii(each.path))[: artifacts.NAME_MAX]
 
 
 def _scan(directory: str, below: str = "") -> Iterator[tuple[str, State]]:

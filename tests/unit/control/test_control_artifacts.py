@@ -91,6 +91,13 @@ def other():
         raise RuntimeError("another error") from None
 
 @torpor.agent
+def odd():
+    open(b"no\\xfftext", "w").close()
+    open("two\\nlines", "w").close()
+    os.symlink("two\\nlines", "link")
+    open("fine", "w").close()
+
+@torpor.agent
 def lingers(how):
     open("left.txt", "w").write("left")
     torpor.emit("written")
@@ -407,3 +414,11 @@ async def test_a_run_that_is_cancelled_at_work_leaves_its_files(plain: Plain, ho
     plain.scheduler.drivers[run].cancel()
     assert (await plain.ended(run)).state is RunState.CANCELLED
     assert await listed(plain, run) == [("left.txt", 1, 4, True)]
+
+
+async def test_a_name_that_is_no_text_is_named_all_the_same(plain: Plain) -> None:
+    run = await plain.run(await plain.deploy(AGENT), "odd")
+    await plain.result(run)
+    assert await listed(plain, run) == [("fine", 1, 0, True)]
+    (note,) = await plain.entries(run, "note.log")
+    assert r"no\udcfftext" in note.data["message"] and r"two\nlines" in note.data["message"]

@@ -384,3 +384,24 @@ def test_what_every_door_lets_in_fits_into_every_message() -> None:
         ("note", {"kind": "log", "data": {"message": "x", "data": {"value": deepest}}}),
     ):
         assert decode(messages.encode(t, **fields))["t"] == t
+
+
+PUBLISHED = {"name": "out/a.csv", "media_type": "text/csv"}
+# A machine's word for a file's name becomes a path and a header elsewhere.
+WRONG_FILES: dict[str, dict[str, Any]] = {
+    "leads elsewhere": {**PUBLISHED, "name": "../a.csv"},
+    "is absolute": {**PUBLISHED, "name": "/a.csv"},
+    "is no text": {**PUBLISHED, "name": 7},
+    "ends a header": {**PUBLISHED, "media_type": "text/csv\r\nx: y"},
+    "says more": {**PUBLISHED, "path": "/etc"},
+    "says less": {"name": "a.csv"},
+}
+
+
+@pytest.mark.parametrize("kind", ["artifact", "file"])
+def test_what_is_published_has_a_name_that_leads_nowhere(kind: str) -> None:
+    named = {"op": f"{kind}:a#1", "kind": kind, "name": "a", "digest": "0" * 32}
+    messages.encode("begin", **named, data={**PUBLISHED, "step": "step:s#1", "kept": False})
+    for data in WRONG_FILES.values():
+        with pytest.raises(Invalid, match="data"):
+            messages.encode("begin", **named, data=data)
