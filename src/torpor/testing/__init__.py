@@ -19,19 +19,19 @@ the host is played. No server, no machine, no network, no waiting.
     outcome    what came of it, and its replays
 """
 
-from torpor.testing.outcome import Op, Outcome, Said
+from torpor.testing.outcome import LogLine, Op, Outcome
 from torpor.testing.running import run
-from torpor.testing.script import TIMEOUT, Answer, Asked, ModelRequest, Unanswered, Unused
+from torpor.testing.script import TIMEOUT, Answer, ModelRequest, Unanswered, Unused, Wait
 
 __all__ = [
     "TIMEOUT",
     "Answer",
-    "Asked",
+    "LogLine",
     "ModelRequest",
     "Op",
     "Outcome",
-    "Said",
     "Unanswered",
     "Unused",
+    "Wait",
     "run",
 ]

@@ -30,7 +30,7 @@ from torpor.testing.clock import Clock
 from torpor.testing.log import Log
 from torpor.testing.models import Replies, refusal
 from torpor.testing.playing import Channel, Pause, PlayedRuntime
-from torpor.testing.script import Asked, Script
+from torpor.testing.script import Script, Wait
 from torpor.wire import messages
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class _Pending:
     due: float
     order: int
     end: Callable[[], object] | None
-    wait: Asked | None = None
+    wait: Wait | None = None
 
 
 @dataclass
@@ -191,7 +191,7 @@ class Host:
         self._pend(due, lambda: self._give(message["op"], slept))
 
     def _wait(self, message: Mapping[str, Any], at: float) -> None:
-        wait = scripts.asked(self.agent, message)
+        wait = scripts.wait_of(self.agent, message)
         try:
             if wait.schema is not None:
                 answers.check_schema(wait.schema)
@@ -227,9 +227,7 @@ class Host:
 
     # ---- what comes from outside ----
 
-    def _pend(
-        self, due: float, end: Callable[[], object] | None, wait: Asked | None = None
-    ) -> None:
+    def _pend(self, due: float, end: Callable[[], object] | None, wait: Wait | None = None) -> None:
         self._order += 1
         self._pending[self._order] = _Pending(due, self._order, end, wait)
 

@@ -14,7 +14,7 @@ from torpor.sdk import values
 from torpor.testing.log import Log
 
 
-class Said(NamedTuple):
+class LogLine(NamedTuple):
     """A line of `torpor.log`."""
 
     message: str
@@ -24,14 +24,14 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True)
 class Op:
-    """An operation of the run, as `torpor show` has it: `op` is `kind:name#number`. `asked` is what
+    """An operation of the run, as `torpor show` has it: `op` is `kind:name#number`. `data` is what
     it began with (of a wait `prompt`, `data`, `timeout_s`, …), `value` what it ended with, if `ok`,
     or else `error` (`type`, `message`); `ok` is None if it has not ended. `at` is when it began."""
 
     op: str
     kind: str
     name: str
-    asked: Mapping[str, Any]
+    data: Mapping[str, Any]
     ok: bool | None
     value: Any
     error: Mapping[str, Any] | None
@@ -70,7 +70,7 @@ class Outcome:
     result: Any
     error: BaseException | None
     failure: Mapping[str, Any] | None
-    log: list[Said]
+    log: list[LogLine]
     emitted: list[Any]
     slept: float
     children: list[Outcome]
@@ -85,14 +85,14 @@ class Outcome:
             what = entry.what
             if entry.t == "begin":
                 at = datetime.fromtimestamp(entry.at, UTC)
-                asked = values.unpack(what["data"])
-                named = (entry.op, what["kind"], what["name"], asked)
+                data = values.unpack(what["data"])
+                named = (entry.op, what["kind"], what["name"], data)
                 found[entry.op] = Op(*named, None, None, None, at)
             else:
                 op = found[entry.op]
                 value = self._value(entry.op, what)
                 ended = (what["ok"], value, what.get("error"))
-                found[entry.op] = Op(op.op, op.kind, op.name, op.asked, *ended, op.at)
+                found[entry.op] = Op(op.op, op.kind, op.name, op.data, *ended, op.at)
         return list(found.values())
 
     @property
@@ -115,7 +115,7 @@ class Outcome:
     @property
     def artifacts(self) -> dict[str, bytes]:
         """What was published by `torpor.artifact`, by name."""
-        return {each.asked["name"]: each.value for each in self._of(*artifacts.KINDS) if each.ok}
+        return {each.data["name"]: each.value for each in self._of(*artifacts.KINDS) if each.ok}
 
     @property
     def entries(self) -> int:

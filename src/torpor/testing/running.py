@@ -20,7 +20,7 @@ from torpor.testing.clock import Clock
 from torpor.testing.host import Host
 from torpor.testing.log import Log
 from torpor.testing.models import Models, Replies
-from torpor.testing.outcome import Outcome, Said
+from torpor.testing.outcome import LogLine, Outcome
 from torpor.testing.playing import Channel, PlayedRuntime
 from torpor.testing.script import Answers, Script
 
@@ -42,7 +42,7 @@ def run(
 
     `answers` says what its waits get, by what they are called: `{"approve": True,
     "waitpoint:table": {...}, "event:paid": 12, "child:research": [...]}`, or as a function of the
-    wait (`Asked`). An answer is what it brings (of an approval True or False), `TIMEOUT`, or an
+    wait (`Wait`). An answer is what it brings (of an approval True or False), `TIMEOUT`, or an
     `Answer`, which may come later; a list is one answer for each. A child that is an agent of the
     same program and has no answer is run, too. `models` says what model calls get: replies one by
     one, or a function of the `ModelRequest`. `now` is when the run begins.
@@ -147,7 +147,7 @@ class _Case:
             result=values.unpack(ended.value),
             error=ended.error,
             failure=ended.failure,
-            log=[Said(**data) for kind, data in host.said if kind == "log"],
+            log=[LogLine(**data) for kind, data in host.said if kind == "log"],
             emitted=[values.unpack(data) for kind, data in host.said if kind == "emit"],
             slept=clock.now() - self.began,
             children=host.children,

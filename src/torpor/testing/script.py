@@ -26,7 +26,7 @@ from torpor.sdk.errors import said, type_name
 class Unanswered(AssertionError):
     """The agent waits for what nobody answers. `waits` are those; the text says how to."""
 
-    def __init__(self, message: str, waits: tuple[Asked, ...] = ()) -> None:
+    def __init__(self, message: str, waits: tuple[Wait, ...] = ()) -> None:
         super().__init__(message)
         self.waits = waits
 
@@ -57,7 +57,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Wait:
     """A wait that wants an answer. `kind` is "approve", "waitpoint", "event" or "child"; `name` its
     own, of a child its agent's; `number` counts those of its name. `data` is what its answerer
     sees, of a child its input. `agent` is who asks, `timeout_s` how long it waits at most."""
@@ -101,7 +101,7 @@ class ModelRequest(NamedTuple):
     json: Any
 
 
-Answers: TypeAlias = Mapping[str, Any] | Callable[[Asked], Any]
+Answers: TypeAlias = Mapping[str, Any] | Callable[[Wait], Any]
 
 
 class Ending(NamedTuple):
@@ -112,17 +112,17 @@ class Ending(NamedTuple):
     after_s: float
 
 
-def asked(agent: str, message: Mapping[str, Any]) -> Asked:
+def wait_of(agent: str, message: Mapping[str, Any]) -> Wait:
     """The wait that a `begin` begins."""
     data, name = message["data"], message["name"]
     number, shown = op_number(message["op"]), values.unpack(data.get("data"))
     if message["kind"] == "event":
-        return Asked("event", name, number, agent, timeout_s=data["timeout_s"])
+        return Wait("event", name, number, agent, timeout_s=data["timeout_s"])
     if message["kind"] == "child":
-        return Asked("child", name, number, agent, data=values.unpack(data["input"]))
+        return Wait("child", name, number, agent, data=values.unpack(data["input"]))
     kind = "approve" if data["approve"] else "waitpoint"
     more = {"schema": data.get("schema"), "tags": tuple(data["tags"])}
-    return Asked(
+    return Wait(
         kind, name, number, agent, data["prompt"], shown, **more, timeout_s=data["timeout_s"]
     )
 
@@ -134,15 +134,15 @@ class Script:
     given: Answers
     taken: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-    asked: list[Asked] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)
 
     def replaying(self) -> Script:
         """The same for another execution of the same run."""
         return Script(self.given, dict(self.taken))
 
-    def find(self, run: str, op: str, wait: Asked) -> Any:
+    def find(self, run: str, op: str, wait: Wait) -> Any:
         """The answer to `wait`, the operation `op`; ... if there is none."""
-        self.asked.append(wait)
+        self.waits.append(wait)
         if callable(self.given):
             return self.given(wait)
         for key in wait.keys:
@@ -174,11 +174,11 @@ class Script:
             if isinstance(found, list) and key in self.used and last + 1 < len(found):
                 unused.append(f"{key} (number {last + 2} of {len(found)})")
         if unused:
-            were = ", ".join(dict.fromkeys(each.key for each in self.asked)) or "nothing"
+            were = ", ".join(dict.fromkeys(each.key for each in self.waits)) or "nothing"
             raise Unused(f"the agent never asked for {', '.join(unused)}; it asked for: {were}")
 
 
-def ending(wait: Asked, given: Any) -> Ending:
+def ending(wait: Wait, given: Any) -> Ending:
     """How `wait` ends by the answer `given`. Raises TypeError, or AssertionError for an answer that
     the real host would refuse."""
     if given is ...:
@@ -212,7 +212,7 @@ def value(
     return {"status": status, "data": data, "approved": approved, "note": note, "by": by}
 
 
-def _answer(wait: Asked, given: Any) -> Answer:
+def _answer(wait: Wait, given: Any) -> Answer:
     return (
         Answer(approved=given)
         if wait.kind == "approve" and isinstance(given, bool)
@@ -220,7 +220,7 @@ def _answer(wait: Asked, given: Any) -> Answer:
     )
 
 
-def _check(wait: Asked, answer: Answer, data: Any) -> None:
+def _check(wait: Wait, answer: Answer, data: Any) -> None:
     if wait.kind == "approve" and not isinstance(answer.approved, bool):
         raise TypeError(
             f"{wait} is answered by True, False, TIMEOUT or Answer(approved=…), not {answer!r}"
@@ -232,7 +232,7 @@ def _check(wait: Asked, answer: Answer, data: Any) -> None:
         raise AssertionError(f"{wait}: {error.message} (answered with {shown})") from None
 
 
-def unanswered(waits: tuple[Asked, ...]) -> Unanswered:
+def unanswered(waits: tuple[Wait, ...]) -> Unanswered:
     """For these, which are all that the agent waits for."""
     lines = "".join(f"\n  {each}" + _hint(each) for each in waits)
     keys = ", ".join(f'"{key}": …' for key in dict.fromkeys(each.key for each in waits))
@@ -243,7 +243,7 @@ def unanswered(waits: tuple[Asked, ...]) -> Unanswered:
     )
 
 
-def _hint(wait: Asked) -> str:
+def _hint(wait: Wait) -> str:
     known = [f"{wait.timeout_s:g} s" if wait.timeout_s is not None else ""]
     known += ["" if wait.schema is None else f"schema {json.dumps(wait.schema)[:200]}"]
     told = ", ".join(each for each in known if each)

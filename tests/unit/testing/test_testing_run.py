@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import torpor
-from torpor.testing import TIMEOUT, Answer, Asked, ModelRequest, Said, Unanswered, Unused, run
+from torpor.testing import TIMEOUT, Answer, LogLine, ModelRequest, Unanswered, Unused, Wait, run
 from torpor.testing.playing import PlayedRuntime
 
 HOUR, DAY = 3600, 86400
@@ -64,7 +64,7 @@ def test_an_agent_runs_as_in_a_run_but_at_once() -> None:
     assert time.monotonic() - began < 60  # it slept for days
     assert outcome.result == ["TEA", "2026-12-01T00:00:00+00:00", [1, 2]]
     assert outcome.slept == 2.5 * DAY
-    assert outcome.log == [Said("ordered", "info", {"sku": "tea"})]
+    assert outcome.log == [LogLine("ordered", "info", {"sku": "tea"})]
     assert outcome.emitted == [{"approved": True}]
     assert [each.op for each in outcome.operations] == [
         "wait:approve#1",
@@ -73,7 +73,7 @@ def test_an_agent_runs_as_in_a_run_but_at_once() -> None:
         "read:now#1",
     ]
     (wait,) = outcome.waits
-    assert (wait.asked["prompt"], wait.asked["data"]) == ("Buy tea?", {"most": 3})
+    assert (wait.data["prompt"], wait.data["data"]) == ("Buy tea?", {"most": 3})
     assert (wait.value["approved"], wait.at) == (True, NOON)
     assert ran == ["tea"]
 
@@ -141,9 +141,9 @@ def test_answers_are_found_by_the_narrowest_key() -> None:
 
 
 def test_a_list_is_one_answer_for_each_and_stays_so_in_replays() -> None:
-    seen: list[Asked] = []
+    seen: list[Wait] = []
 
-    def second(wait: Asked) -> bool:
+    def second(wait: Wait) -> bool:
         seen.append(wait)
         return True
 
@@ -469,7 +469,7 @@ def test_children_of_the_same_program_are_run_and_others_are_answered() -> None:
     assert outcome.result == [2, [3, 2], 2, said, 1]
     assert outcome.slept == HOUR + 60
     assert [each.input["n"] for each in outcome.children] == [2, 1, 3, 1]
-    assert [each.asked["agent"] for each in outcome.spawned] == [*["child"] * 4, "elsewhere"]
+    assert [each.data["agent"] for each in outcome.spawned] == [*["child"] * 4, "elsewhere"]
     outcome.replay_all()
     with pytest.raises(Unanswered, match="child:elsewhere"):
         run(parent, answers={"approve": True})
