@@ -11,6 +11,7 @@ it was given, and replays the rest.
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -26,13 +27,17 @@ from torpor.contextlog.files import FileRow
 from torpor.contextlog.store import LogStore
 from torpor.control.keys import Keys
 from torpor.model.engines import QEMU
-from torpor.model.errors import Exhausted, Invalid, NotFound
+from torpor.model.errors import Exhausted, Invalid, NotFound, full_disk
 from torpor.model.ids import RunId
 from torpor.model.runfiles import FILE_BYTES_MAX, Place, RunFile, check_paths, check_sizes
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Deposit, Kept, read
 
+log = logging.getLogger(__name__)
+
 Object = dict[str, Any]
+
+FULL_RETRY_S = 10.0
 
 # What came is written when it is so much: a client's pieces are small.
 _PIECE_BYTES = 1 << 20
@@ -155,13 +160,23 @@ class RunFiles:
     async def lay(
         self, run: RunId, put: Callable[[RunFile, Iterator[bytes]], Awaitable[None]]
     ) -> None:
-        """Have all files of a run `put` where its agent is about to begin. Raises as `content`."""
+        """Have all files of a run `put` where its agent is about to begin. A full disk is waited
+        out. Raises as `content`, and what `put` does."""
 
         def find(c: Connection) -> list[tuple[RunFile, FileRow]]:
             return [(each, files.get_file(c, each.digest)) for each in files.files_of(c, run)]
 
-        for file, row in await self._store.read(find):
-            await put(file, await self._opened(row))
+        left = await self._store.read(find)
+        while left:
+            file, row = left[0]
+            try:
+                await put(file, await self._opened(row))
+                del left[0]
+            except OSError as error:
+                if full_disk(error) is None:
+                    raise
+                log.warning("run %s waits for room on the disk for %s: %s", run, file.path, error)
+                await asyncio.sleep(FULL_RETRY_S)
 
     async def _opened(self, row: FileRow) -> Iterator[bytes]:
         key = await self._keys.of_known_file(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from torpor.model.errors import Conflict, Damaged, Exhausted, HostError, Invalid
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, RunId
 from torpor.model.runfiles import UNTAKEN_S
+from torpor.model.runfiles import Place as FilePlace
 from torpor.model.states import RunState
 from torpor.snapshot.values import VALUES, Deposit
 
@@ -111,6 +113,32 @@ async def test_one_that_is_recovered_finds_them_as_they_were_given(plain: Plain)
     await plain.answer(run, approved=True)
     before, after = await plain.result(run)
     assert before == GIVEN and after == {"a.bin": [6, "73706f69"], "e": [0, ""]}
+
+
+async def test_a_full_disk_is_waited_out_before_the_agent_begins(
+    plain: Plain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = [errno.ENOSPC] * 5  # more often than a run may lose its process
+    write = FilePlace.write
+
+    def full(place: FilePlace, data: bytes) -> None:
+        if refused:
+            raise OSError(refused.pop(), "No space left on device")
+        write(place, data)
+
+    monkeypatch.setattr("torpor.control.runfiles.FULL_RETRY_S", 0.0)
+    monkeypatch.setattr(FilePlace, "write", full)
+    run = await plain.run(await plain.deploy(AGENT), "look", files=await given(plain))
+    assert await plain.result(run) == [GIVEN, GIVEN]
+    assert not refused and not await plain.entries(run, "run.recovered")
+
+
+async def test_a_run_file_stands_in_place_of_the_projects(plain: Plain) -> None:
+    text = "import torpor\n@torpor.agent\ndef own():\n    return open('agent.py').read()\n"
+    version = await plain.deploy(text)
+    run = await plain.run(version, "own", files={"agent.py": await put(plain.files, b"ours")})
+    assert await plain.result(run) == "ours"
+    assert await plain.result(await plain.run(version, "own")) == text
 
 
 async def test_a_fork_and_a_retry_share_them(plain: Plain) -> None:
