@@ -71,6 +71,11 @@ class Changes:
             self._take()
             return Mark(self._events, self._free() if self._partial else ())
 
+    @property
+    def sees_all(self) -> bool:
+        """Nothing was written without being counted, but through a mapping."""
+        return not self._partial
+
     def _take(self) -> None:
         """Count what has happened, and watch the directories that are new."""
         while self._fd >= 0:

@@ -23,6 +23,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+from torpor.sdk.files import Changes, Mark
 from torpor.sdk.operations import inside
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -42,11 +43,39 @@ class _Body:
         self.wrote: set[str] = set()
 
 
+class Listing:
+    """What there is below a directory. A project may have thousands of files, and a run thousands
+    of steps: they are looked at again only if anything was written since, where that is heard."""
+
+    def __init__(self, home: str) -> None:
+        self._home = home
+        self._changes = Changes([home]) if sys.platform == "linux" else None
+        self._known: tuple[Mark, Scan] | None = None
+
+    def scan(self) -> Scan:
+        """Not to be changed."""
+        changes = self._changes
+        if changes is None:
+            return dict(_scan(self._home))
+        mark = changes.mark()  # before it is looked at: what comes meanwhile counts for the next
+        if self._known is None or self._known[0] != mark or self._is_mapped():
+            found = dict(_scan(self._home))
+            self._known = (mark, found) if changes.sees_all else None
+            return found
+        return self._known[1]
+
+    def _is_mapped(self) -> bool:
+        """Whether this process may write to a file without anybody hearing of it."""
+        with open("/proc/self/maps", errors="surrogateescape") as maps:  # noqa: PTH123
+            return any(self._home in line and line.split(None, 2)[1][1::2] == "ws" for line in maps)
+
+
 class StepFiles:
     def __init__(self, home: str, kept: str) -> None:
         """`home` is the run's directory; what steps do is in the directory `kept`. Listens from now
         on, until the process ends."""
         self._home, self._kept = os.path.realpath(home), kept
+        self._listing = Listing(self._home)
         self._others: set[str] = set()  # what was written outside of any step
         self._bodies: dict[str, _Body] = {}
         self._own_thread: int | None = None  # in which files are put back
@@ -55,14 +84,14 @@ class StepFiles:
     def begin(self, op: str) -> None:
         # What an earlier body of it did, in its origin's log or before a crash, is not this one's.
         shutil.rmtree(self._directory(op), ignore_errors=True)
-        self._bodies[op] = _Body(dict(_scan(self._home)))
+        self._bodies[op] = _Body(self._listing.scan())
 
     def end(self, op: str) -> None:
         """Keep what the body did. Raises OSError."""
         body = self._bodies.pop(op, None)
         if body is None:
             return
-        after = dict(_scan(self._home))
+        after = self._listing.scan()
         theirs = self._others.union(*(each.wrote for each in self._bodies.values()))
         changed = [
             path
