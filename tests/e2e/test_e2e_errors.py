@@ -60,7 +60,7 @@ def test_input_that_does_not_fit_makes_no_run(stage: Stage, start: Start) -> Non
 
 def test_a_file_that_does_not_load_says_why(stage: Stage, tmp_path: Path) -> None:
     path = tmp_path / "broken.py"
-    path.write_text("import torpor\n\nprint('so far')\n\n{}['key']\n")
+    path.write_text("import torpor\n\nprint('so far')\n\n{}['key']\ntorpor.agent(print)\n")
     with pytest.raises(GuestError) as refused:
         stage.client.deploy(read_agent(path), lambda stage, message, fraction: None)
     assert refused.value.message.splitlines() == [

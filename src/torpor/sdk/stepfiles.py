@@ -29,6 +29,8 @@ from torpor.sdk.operations import inside
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _SQLITE_BESIDE = ("-wal", "-shm", "-journal")
 _DONE = "done.json"
+# Fewer are looked at as fast as one finds out whether one has to.
+_MANY = 200
 
 # By path below the home: the kind of file, and what changes when it is written.
 Scan: TypeAlias = dict[str, tuple[int, ...]]
@@ -45,24 +47,25 @@ class _Body:
 
 class Listing:
     """What there is below a directory. A project may have thousands of files, and a run thousands
-    of steps: they are looked at again only if anything was written since, where that is heard."""
+    of steps: many are looked at again only if anything was written since, where that is heard."""
 
     def __init__(self, home: str) -> None:
         self._home = home
-        self._changes = Changes([home]) if sys.platform == "linux" else None
-        self._known: tuple[Mark, Scan] | None = None
+        self._changes: Changes | None = None  # of many
+        self._mark: Mark | None = None
+        self._found: Scan = {}
 
     def scan(self) -> Scan:
         """Not to be changed."""
-        changes = self._changes
-        if changes is None:
-            return dict(_scan(self._home))
-        mark = changes.mark()  # before it is looked at: what comes meanwhile counts for the next
-        if self._known is None or self._known[0] != mark or self._is_mapped():
-            found = dict(_scan(self._home))
-            self._known = (mark, found) if changes.sees_all else None
-            return found
-        return self._known[1]
+        # Before it is looked at: what comes meanwhile counts for the next.
+        mark = None if self._changes is None else self._changes.mark()
+        if self._changes is None or mark != self._mark or not self._changes.sees_all:
+            self._mark, self._found = mark, dict(_scan(self._home))
+        elif self._is_mapped():
+            self._found = dict(_scan(self._home))
+        if self._changes is None and len(self._found) >= _MANY and sys.platform == "linux":
+            self._changes = Changes([self._home])
+        return self._found
 
     def _is_mapped(self) -> bool:
         """Whether this process may write to a file without anybody hearing of it."""

@@ -24,12 +24,15 @@ def test_a_listing_is_made_anew_only_after_a_change(
         return scan(home, below)
 
     monkeypatch.setattr(stepfiles, "_scan", counted)
+    monkeypatch.setattr(stepfiles, "_MANY", 1)
     (tmp_path / "sub").mkdir()
     path = tmp_path / "sub" / "x"
     path.write_text("one")
     listing = Listing(str(tmp_path))
+    listing.scan()  # and listens from now on
     before = listing.scan()
-    assert listing.scan() is before and len(looked) == 2  # of a directory each
+    looked.clear()
+    assert listing.scan() is before and not looked
 
     def changed() -> bool:
         nonlocal before
