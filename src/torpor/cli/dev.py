@@ -106,6 +106,7 @@ class Session:
         self._source: AgentSource | None = None  # what runs
         self._current: str | None = None  # the newest run
         self._version = ""
+        self._told_where = False
         home = self._client.home
         copies = "|".join(re.escape(str(each)) for each in (home.work, home.processes))
         self._copies = re.compile(rf"(?:{copies})/[^/\s]+/work/")  # of the agent's files
@@ -134,11 +135,11 @@ class Session:
         if isinstance(seen, AgentSource):
             save = self._new_save()
             try:
-                self._deployed(save, seen, deploy_now(self._client, seen, PROCESS), "")
+                deployed = deploy_now(self._client, seen, PROCESS)
             except TorporError as error:
-                if self._version:  # it is the input that does not fit: nothing will change that
-                    raise
                 seen = error
+            else:  # an input that does not fit ends the command: no save changes that
+                self._deployed(save, seen, deployed, "")
         if isinstance(seen, TorporError):
             self._complain(seen)
 
@@ -178,24 +179,23 @@ class Session:
         with self._lock:
             if save != self._saves:
                 return  # it was saved once more meanwhile
-            was, self._version = self._version, deployed["version"]
-            self._source = source
-            if was == self._version and self._current is not None:
-                return
+            version = deployed["version"]
             if self._current is None:
-                made = self._first(offered(deployed, self._name))
+                made = self._first(version, offered(deployed, self._name))
+            elif version != self._version:
+                made = self._client.reload(self._current, version, fresh=self._fresh)
             else:
-                made = self._client.reload(self._current, self._version, fresh=self._fresh)
-            self._current = made["id"]
+                return
+            self._source, self._version, self._current = source, version, made["id"]
         self._next.put(_Next(made, saved))
 
-    def _first(self, agent: Object | None) -> Object:
+    def _first(self, version: str, agent: Object | None) -> Object:
         carried = Files.of_options(self._files)
         given = self._given.of(agent, carried)
         with usage("-i"):
             carried.check()
         how = {"files": carried.by_place, **self._start}
-        started = self._client.start(self._version, self._name, given, None, **how)
+        started = self._client.start(version, self._name, given, None, **how)
         return self._client.run(started["id"])
 
     def _progress(self, stage: str, message: str, fraction: float | None) -> None:
@@ -248,7 +248,7 @@ class Session:
         """The run until it ends, and whatever takes its place, but not what a save makes of it."""
         run: Object = wanted.run
         say(_heading(run, wanted.saved), "cyan" if wanted.saved else "dim")
-        if not wanted.saved:
+        if not self._told_where:
             self._say_where(run)
         after: int = run["origin_seq"] or 0
         while True:
@@ -280,7 +280,8 @@ class Session:
         return self._client.run(run["id"])
 
     def _say_where(self, run: Object) -> None:
-        """Where else it may be looked at."""
+        """Where else it may be looked at, once: a link logs in one time."""
+        self._told_where = True
         try:
             link = self._client.dashboard()["url"]
         except TorporError:  # the server is elsewhere, and gives none
