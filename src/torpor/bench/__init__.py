@@ -1,6 +1,7 @@
 """Measurements of torpor on the host it runs on, for `torpor bench`.
 
 sleep.py       how fast an agent falls asleep and wakes, by the real service, from its own log
+deploy.py      what it takes until an agent that was edited can be run
 waits.py       how soon who was answered goes on, though others still wait
 snapshots.py   what snapshots cost, from single steps to the whole store
 bars.py        its figures, beside a peer's, their bars and what bounds them

@@ -106,6 +106,19 @@ def bench_control(
     raise typer.Exit(main(Sizes(sleeping, runs, machine_runs), as_json=as_json))
 
 
+@bench.command(name="deploy")
+def bench_deploy(
+    edits: Annotated[
+        int, typer.Option(min=1, max=1000, help="How often each agent is changed.")
+    ] = 5,
+    as_json: Json = False,
+) -> None:
+    """What it takes to deploy an agent, and again with a changed comment."""
+    from torpor.bench.deploy import main  # loads the engines: only here
+
+    raise typer.Exit(main(edits, as_json=as_json))
+
+
 @bench.command(name="query")
 def bench_query(
     entries: Annotated[

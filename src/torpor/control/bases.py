@@ -29,7 +29,7 @@ from torpor.control.machines import Captured, Live, Machines
 from torpor.control.thaw import thaw
 from torpor.engine.protocol import Shape
 from torpor.model.agentfile import AgentSource
-from torpor.model.errors import GuestError, TorporError
+from torpor.model.errors import Damaged, GuestError, Invalid, NotFound
 from torpor.model.ids import Epoch, RunId
 from torpor.model.imports import Import, imports_relatively
 from torpor.model.layout import OURS
@@ -81,19 +81,20 @@ class Bases:
         return self._making[key]
 
     async def restore(self, key: str) -> Live | None:
-        """A machine that goes on from the base of this key; None if there is none that is whole."""
+        """A machine that goes on from the base of this key; None if there is none that is whole.
+        Raises HostError."""
         base = await self._store.write(lambda c: bases.use_base(c, key, time.time()))
         if base is None:
             return None
+        problems = await asyncio.to_thread(self._machines.store.verify, base.manifest)
         try:
-            problems = await asyncio.to_thread(self._machines.store.verify, base.manifest)
-            if problems:
-                raise GuestError("; ".join(problems))
-            return await self._go_on(base)
-        except TorporError as error:
-            log.warning("a base is forgotten: %s", error.message)
-            await self.forget(key)
-            return None
+            if not problems:
+                return await self._go_on(base)
+        except (Damaged, NotFound, Invalid, GuestError) as error:
+            problems = [error.message]
+        log.warning("a base is forgotten: %s", "; ".join(problems))
+        await self.forget(key)
+        return None
 
     async def _go_on(self, base: BaseRow) -> Live:
         link = LinkState.from_json(base.link)

@@ -145,6 +145,7 @@ class Templates:
         if asked.ahead and (live := await self._bases.restore(key)) is not None:
             return _Ready(discarded(live), asked.importing(), None)
         boot_ms = None
+        asked.progress("boot", "looking for a machine that has booted", None)
         async with self._bases.making(booted):
             live = await self._bases.restore(booted)
             if live is not None:
