@@ -135,13 +135,6 @@ class Tree:
         if self._is_wanted(taken, path, name, ignoring=False):
             taken.files[name] = path
 
-    def is_ignored(self, name: str) -> bool:
-        """Whether ignore files or `exclude` name this path, or a directory that it is in. One of
-        a directory ends with a slash."""
-        parts = name.rstrip("/").split("/")
-        steps = ["/".join(parts[:n]) + "/" for n in range(1, len(parts))] + [name]
-        return any(self._is_named(step) for step in steps)
-
     def _walk(
         self, taken: Taken, below: str, inside: frozenset[Path], *, ignoring: bool = True
     ) -> None:
