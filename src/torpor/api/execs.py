@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Protocol
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
+from starlette.types import Receive, Scope, Send
 
 from torpor.api import access
 from torpor.api.problems import problem
@@ -79,7 +80,7 @@ async def execute(ref: str, body: ExecRequest, request: Request, uses: Uses) -> 
     `{exec, run}`, `{began: true}`, `{}` now and then, and last `{code, signal, problem}` or
     `{error}`. The command ends with this request."""
     command = await uses.execute(ref, body.asked(), access.who(request))
-    return StreamingResponse(_frames(command), media_type=execs.MEDIA_TYPE)
+    return _Frames(command)
 
 
 @router.put("/{exec}/stdin", status_code=204)
@@ -105,26 +106,37 @@ async def change(ref: str, exec: str, body: ExecChange, uses: Uses) -> Response:
     return Response(status_code=204)
 
 
+class _Frames(StreamingResponse):
+    """Whatever ends it, even before it begins, ends the command."""
+
+    def __init__(self, command: Command) -> None:
+        super().__init__(_frames(command), media_type=execs.MEDIA_TYPE)
+        self._command = command
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._command.cut_off(TorporError("its client went away"))
+
+
 async def _frames(command: Command) -> AsyncIterator[bytes]:
-    try:
-        yield execs.event(exec=command.id, run=command.run)
-        began = False
-        while True:
-            written = await command.changes(HEARTBEAT_S if began else SOON_S)
-            if command.begun and not began:
-                began = True
-                yield execs.event(began=True)
-            for each in written:
-                yield execs.frame(each.stream, each.data)
-                command.took(len(each.data))
-            if written:
-                continue
-            if command.end is not None:
-                yield _last(command.end)
-                return
-            yield execs.event()
-    finally:
-        command.cut_off(TorporError("its client went away"))
+    yield execs.event(exec=command.id, run=command.run)
+    began = False
+    while True:
+        written = await command.changes(HEARTBEAT_S if began else SOON_S)
+        if command.begun and not began:
+            began = True
+            yield execs.event(began=True)
+        for each in written:
+            yield execs.frame(each.stream, each.data)
+            command.took(len(each.data))
+        if written:
+            continue
+        if command.end is not None:
+            yield _last(command.end)
+            return
+        yield execs.event()
 
 
 def _last(end: Ended | TorporError) -> bytes:
