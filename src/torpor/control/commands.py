@@ -31,6 +31,8 @@ BEGIN, END = "exec.begin", "exec.end"
 WINDOW_BYTES = 256 * 1024
 _PIECE_BYTES = 32 * 1024
 RUN_MAX, HOST_MAX = 16, 100
+# Of a command in the log, so that its entry is never too large: arguments, and of each.
+SHOWN_MAX, SHOWN_CHARS_MAX = 64, 1000
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ class Command:
 
     def beginning(self) -> NewEntry:
         asked = self.asked
-        told: dict[str, Any] = {"exec": self.id, "command": list(asked.command), "by": self.who}
+        shown = [_clipped(text) for text in asked.command[:SHOWN_MAX]]
+        told: dict[str, Any] = {"exec": self.id, "command": shown, "by": self.who}
         told |= {"dir": asked.dir} if asked.dir is not None else {}
         told |= {"env": sorted(asked.env)} if asked.env else {}
         told |= {"root": True} if asked.root else {}
@@ -180,6 +183,10 @@ class Command:
             case TorporError() as error:
                 told["problem"] = error.message
         return NewEntry(END, None, told)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARS_MAX else f"{text[:SHOWN_CHARS_MAX]}…"
 
 
 class Commands:

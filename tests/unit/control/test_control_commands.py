@@ -324,6 +324,19 @@ async def test_one_that_is_asked_for_while_its_run_falls_asleep(world: World, po
     await answered(world, run)
 
 
+async def test_a_long_command_is_no_matter_to_its_run(world: World) -> None:
+    """An entry takes less than a command may have."""
+    run = await world.run(WAITS)
+    await world.asleep(run)
+    long = ["\U0001f600" * 900] * 100
+    asked = await in_world(world, run, "echo", *long, "\U0001f600" * 9000)
+    assert await asked.end() == Ended(code=0)
+    begun, _ = await recorded(world, run, 2)
+    assert begun["command"] == ["echo", *long[:63]]
+    await world.asleep(run)
+    await answered(world, run)
+
+
 async def test_a_machine_that_is_lost_takes_its_commands_with_it(world: World) -> None:
     run = await world.run(WAITS)
     await world.asleep(run)
