@@ -211,10 +211,6 @@ async def test_a_terminal(plain: Plain, hasty: None) -> None:
     shell.command.resize(Size(50, 200))
     await shell.command.feed(b"stty size\n")
     await shell.sees(b"50 200\r\n")
-    await shell.command.feed(b"printf at%s work; sleep 1000\n")
-    await shell.sees(b"atwork")
-    await shell.command.feed(b"\x03")
-    await shell.sees(b"^C")
     await shell.command.feed(b"exit 4\n")
     assert await shell.end() == Ended(code=4)
 

@@ -144,10 +144,6 @@ def test_a_terminal_has_a_size_which_may_change(waiting: Driver) -> None:
     waiting.say("exec.size", exec=shell.id, rows=50, cols=200)
     shell.feed(b"stty size\n")
     shell.sees(b"50 200\r\n")
-    shell.feed(b"printf at%s work; sleep 1000\n")
-    shell.sees(b"atwork")
-    shell.feed(b"\x03")  # Ctrl-C, which the terminal makes a signal; what was typed is forgotten
-    shell.sees(b"^C")
     shell.feed(b"exit 3\n")
     assert shell.end() == {"code": 3}
     end = Told(waiting, "cat", size={"rows": 1, "cols": 1}, stdin=True)
