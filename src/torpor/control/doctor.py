@@ -12,13 +12,23 @@ from torpor.control.engines import choose
 from torpor.engine.qemu.probe import KVM_DEVICE, find_qemu, host_tsc_khz, probe
 from torpor.image.build import Image, image_damage, open_image
 from torpor.image.deps import layer_damage
+from torpor.image.recipe import KEYRING
 from torpor.model.engines import NOT_ISOLATED, PROCESS
 from torpor.model.errors import TorporError
 from torpor.model.home import Home
 from torpor.pager.launch import require_fuse
 
 FREE_DISK_MIN = 2 << 30
-_BUILDERS = ("mmdebstrap", "mkfs.erofs", "mkfs.ext4", "dpkg-deb")
+# program → the Debian package that brings it
+_BUILDERS = {
+    "mmdebstrap": "mmdebstrap",
+    "mkfs.erofs": "erofs-utils",
+    "mkfs.ext4": "e2fsprogs",
+    "dpkg-deb": "dpkg",
+    "lz4": "lz4",
+    "zstd": "zstd",
+    "newuidmap": "uidmap",
+}
 
 
 @dataclass(frozen=True)
@@ -77,11 +87,17 @@ def _fuse() -> str:
 def _builders() -> Iterator[Check]:
     # Debian keeps some of them where an ordinary user's PATH does not look.
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    needed = _BUILDERS if os.geteuid() == 0 else (*_BUILDERS, "newuidmap")
-    missing = [name for name in needed if shutil.which(name, path=path) is None]
+    root = os.geteuid() == 0
+    missing = {
+        name: package
+        for name, package in _BUILDERS.items()
+        if shutil.which(name, path=path) is None and not (root and name == "newuidmap")
+    }
+    if not Path(KEYRING).exists():
+        missing["the keys of Debian"] = "debian-archive-keyring"
     if missing:
-        hint = "apt-get install mmdebstrap erofs-utils e2fsprogs debian-archive-keyring"
-        hint += "" if os.geteuid() == 0 else " uidmap, and a line for this user in /etc/subuid"
+        hint = f"apt-get install {' '.join(missing.values())}"
+        hint += ", and a line for this user in /etc/subuid" if "newuidmap" in missing else ""
         yield Check("image tools", False, f"absent: {', '.join(missing)}", hint)
     else:
         yield Check("image tools", True, "mmdebstrap, erofs-utils, e2fsprogs")

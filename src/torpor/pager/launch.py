@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -72,7 +73,13 @@ def require_fuse() -> None:
     if shutil.which("fusermount3") is None:
         raise Missing(
             "the program fusermount3 is absent: machines' memory cannot be served",
-            hint="Install the package fuse3.",
+            hint="apt-get install fuse3",
+        )
+    if importlib.util.find_spec("pyfuse3") is None:
+        raise Missing(
+            "the Python package pyfuse3 is absent: machines' memory cannot be served",
+            hint="pip install 'torpor[machines]', which compiles it: first "
+            "apt-get install gcc pkg-config libfuse3-dev python3-dev",
         )
 
 

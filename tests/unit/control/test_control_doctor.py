@@ -1,0 +1,51 @@
+"""torpor doctor: what is absent, and the command that brings it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from torpor.control.doctor import can_run, checks
+from torpor.model.home import Home
+from torpor.pager import launch
+
+SETUP = Path(__file__).parents[3] / "scripts" / "setup.sh"
+# For whoever develops torpor: its tests, its environment, looking into archives.
+FOR_DEVELOPERS = {"chromium", "python3-venv", "cpio"}
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Home:
+    """A data directory of a host, of an ordinary user, that has nothing but a Python."""
+    monkeypatch.delenv("TORPOR_ENGINE", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("shutil.which", lambda name, path=None: None)
+    monkeypatch.setattr("torpor.control.doctor.KEYRING", str(tmp_path / "absent"))
+    monkeypatch.setattr(launch, "FUSE_DEVICE", Path(os.devnull))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    return Home(tmp_path / "home")
+
+
+def hints(home: Home) -> str:
+    return " ".join(check.hint for check in checks(home) if check.ok is False)
+
+
+def test_a_bare_host_is_told_of_every_package_that_machines_need(
+    bare: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = hints(bare)
+    monkeypatch.setattr("shutil.which", lambda name, path=None: f"/usr/bin/{name}")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    told += hints(bare)
+    (listed,) = re.findall(r'PACKAGES="([^"]+)"', SETUP.read_text())
+    needed = set(listed.split()) - FOR_DEVELOPERS
+    assert needed <= set(re.findall(r"[\w.-]+", told))
+    assert "pip install 'torpor[machines]'" in told
+
+
+def test_a_host_without_machines_can_run_processes(bare: Home) -> None:
+    assert can_run(checks(bare))
