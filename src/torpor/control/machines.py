@@ -529,7 +529,7 @@ class Machines:
                 self.store.reader(parent, self._cache, live.key),
                 {"memory": memory, "disk": taken.disk, "device": whole(taken.device)},
                 hot=self._hot(live, parent, memory.numbers) if hot is None else hot,
-                facts={"shape": live.shape.facts()},
+                facts={**parent.facts, "shape": live.shape.facts()},
                 dedup=self._image_index(live.shape.image),
                 key=live.key,
                 out=draft,

@@ -36,7 +36,7 @@ from torpor.model.defining import may_define_agents
 from torpor.model.errors import GuestError
 from torpor.model.ids import AgentVersion, Epoch, RunId
 from torpor.model.imports import Import, leading_imports
-from torpor.snapshot.hot import with_hot
+from torpor.snapshot.hot import as_template
 
 BOOT_LIMIT_S = 180.0
 START_LIMIT_S = 60.0
@@ -213,9 +213,7 @@ class Templates:
         progress("rehearse", "restoring it once, to learn what that touches", None)
         hot = await self._rehearse(draft, push=True)
         store = self._machines.store
-        stored = await asyncio.to_thread(with_hot, store, draft.manifest, hot)
-        if stored is None:
-            return draft
+        stored = await asyncio.to_thread(as_template, store, draft.manifest, hot)
         size = draft.bytes + stored.bytes - len(store.manifest_bytes(draft.manifest))
         await asyncio.to_thread(store.delete_manifest, draft.manifest)
         return replace(draft, manifest=stored.manifest_digest, bytes=size)

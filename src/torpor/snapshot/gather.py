@@ -10,8 +10,9 @@ layer. It costs their bytes, once in many snapshots.
 
 A page moves as it is stored, be it plain or an XOR, and all that refer to it refer to its new
 place: nothing is compared anew, and a page that is its base stays where it is unless it has to
-move itself. The first layer stays: it is the template's, which all runs of an agent share and warm
-machines have at hand, and no snapshot makes its part in a restore larger.
+move itself. The template's layers stay, the first and as many more as the facts say: all runs of an
+agent share them and warm machines have them at hand, and no snapshot makes their part in a restore
+larger.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torpor.snapshot.layer import FRAME_PAGES
 from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.refs import Refs, layer_numbers, positions
 
+TEMPLATE_LAYERS = "template_layers"  # among a manifest's facts
 SPARSE_FRAMES_MAX = 24
 # A frame with at most so many hot pages is not worth decompressing for them.
 SPARSE_PAGES_MAX = 3
@@ -70,11 +72,11 @@ def _stragglers(parent: Manifest) -> Refs:
 
 
 def _movable(parent: Manifest, *columns: Refs) -> Refs:
-    """The stored pages that these name, each once, ascending; none of images or the first layer."""
+    """The stored pages that these name, each once, ascending; none of images or the template."""
     compressed = [
         number for number, layer in enumerate(parent.layers, start=1) if layer.kind != "raw"
     ]
     movable = np.zeros(len(parent.layers) + 1, bool)
-    movable[compressed[1:]] = True
+    movable[compressed[parent.facts.get(TEMPLATE_LAYERS, 1) :]] = True
     found = [column[movable[layer_numbers(column)]] for column in columns]
     return np.unique(np.concatenate(found))

@@ -18,6 +18,7 @@ from torpor.control.templates import Template, Templates
 from torpor.model.agentfile import AgentSource
 from torpor.model.ids import AgentVersion
 from torpor.model.imports import Import
+from torpor.snapshot.gather import TEMPLATE_LAYERS, _movable
 
 pytestmark = pytest.mark.anyio
 
@@ -80,6 +81,12 @@ async def test_what_was_imported_for_one_version_is_not_for_the_next(made: Made)
     store = made.world.machines.store
     below = set(store.layers((await made.bases())[0].manifest))
     assert below <= set(store.layers(second.captured.manifest))
+    # No snapshot of a run stores again what is the template's, in however many layers.
+    for template in (first, second):
+        manifest = store.load(template.captured.manifest)
+        compressed = [layer for layer in manifest.layers if layer.kind != "raw"]
+        assert manifest.facts[TEMPLATE_LAYERS] == len(compressed) > 1
+        assert not len(_movable(manifest, manifest.regions["memory"].refs))
     assert second.bytes == store.size(second.captured.manifest) > second.captured.bytes
 
 
