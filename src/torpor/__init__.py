@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         wait_all,
         wait_any,
         waitpoint,
+        warm,
     )
 
 __version__ = "0.1.0"
@@ -88,6 +89,7 @@ __all__ = [
     "wait_all",
     "wait_any",
     "waitpoint",
+    "warm",
 ]
 
 

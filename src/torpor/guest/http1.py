@@ -180,13 +180,15 @@ def response(
     *,
     keep_alive: bool,
     head: bool = False,
+    reason: str = "",
 ) -> bytes:
-    """A whole response; `head` leaves out the body, as HEAD wants it."""
+    """A whole response; `head` leaves out the body, as HEAD wants it. `reason` stands for what is
+    usual with this status."""
     try:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:
         phrase = "Status"
-    lines = [f"HTTP/1.1 {status} {phrase}"]
+    lines = [f"HTTP/1.1 {status} {reason or phrase}"]
     lines += [f"{name}: {value}" for name, value in headers]
     lines += [
         f"content-length: {len(body)}",
@@ -196,9 +198,16 @@ def response(
 
 
 def error_response(
-    path: str, status: int, code: str, message: str, *, keep_alive: bool = False, retry: bool = True
+    path: str,
+    status: int,
+    code: str,
+    message: str,
+    *,
+    keep_alive: bool = False,
+    retry: bool = True,
+    reason: str = "",
 ) -> bytes:
     """An error as the clients of the API at `path` read it; one to be repeated, if `retry`."""
     headers = refusals.headers(retry=retry).items()
     body = refusals.encoded(path, status, code, message)
-    return response(status, headers, body, keep_alive=keep_alive)
+    return response(status, headers, body, keep_alive=keep_alive, reason=reason)

@@ -9,7 +9,9 @@ A client that gives up (its timeout has come) leaves its call under way, or answ
 hear it. An equal request that comes then, its own next try mostly, takes that call over instead of
 beginning, and paying, another. Two whose clients are both there are two calls.
 
-While the agent's file is imported there is no run and so no log: what is asked then is refused.
+While the agent's file is imported there is no run and so no log: what is asked then is refused,
+in words by which warm hooks know it (`torpor.sdk.warming`), and its connection closed: one that is
+kept would be in the template, and in a client of a loop that has ended.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from typing import Any, NamedTuple, Protocol
 
 from torpor.guest.http1 import Request, error_response, response
 from torpor.guest.unasked import Unasked
+from torpor.model import refusals
 from torpor.model.errors import TorporError
 from torpor.replay.journal import Asked, Journal, Recorded
 from torpor.wire import messages
 
-_AT_IMPORT = (
-    "The agent's file calls a model while it is imported: there is no run yet whose log could keep "
-    "the answer. Make the call in the agent's function, or in a step."
+_NO_RUN = (
+    f"{refusals.NOT_YET}. The agent's file calls a model while it is imported, or in a warm hook: "
+    "there is no run whose log could keep the answer. Make the call in the agent's function, or in "
+    "a step."
 )
 
 
@@ -104,7 +108,7 @@ class Models:
         """Start the operation for `request`, or join one; `client` gets the whole response, now or
         later."""
         if not self._open:
-            client.respond(_refused(request, 409, "no_run", _AT_IMPORT, retry=False))
+            client.respond(_not_yet(request))
             return
         body = bytes(request.body)
         digest = hashlib.sha256(
@@ -184,11 +188,13 @@ def _serves(outcome: Mapping[str, Any]) -> bool:
     return isinstance(status, int) and status < 400
 
 
-def _refused(
-    request: Request, status: int, code: str, message: str, *, retry: bool = True
-) -> bytes:
-    keep_alive = request.keep_alive
-    return error_response(request.path, status, code, message, keep_alive=keep_alive, retry=retry)
+def _not_yet(request: Request) -> bytes:
+    status, reason = refusals.NOT_YET_STATUS, refusals.NOT_YET
+    return error_response(request.path, status, "no_run", _NO_RUN, retry=False, reason=reason)
+
+
+def _refused(request: Request, status: int, code: str, message: str) -> bytes:
+    return error_response(request.path, status, code, message, keep_alive=request.keep_alive)
 
 
 def _response(call: _Call, outcome: Mapping[str, Any]) -> bytes:

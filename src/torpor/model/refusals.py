@@ -9,6 +9,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+# What a call gets that comes before there is a run. Its words are in what clients make of it,
+# whatever they show: they are the status line's reason, and begin the body's message.
+NOT_YET = "torpor: not yet"
+# Nobody repeats a call for it: it is not among what clients take for passing.
+NOT_YET_STATUS = 425
+
 _ANTHROPIC = "/v1/messages"
 # By status: OpenAI's type of error, and Anthropic's.
 _TYPES: Mapping[int, tuple[str, str]] = {

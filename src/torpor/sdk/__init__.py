@@ -6,6 +6,7 @@
     conversation   what is said, and what of it a model is sent
     artifacts   files that a run publishes             leftovers  what it wrote and did not
     identity    which run this is                      freezing   before and after a freeze
+    warming     what is done before the first run
     operations  one of them, from its beginning to its outcome
     runtime     the agent's side of every operation    process    the agent's process: its `main`
     current     where there is a run, and where none   endpoint   model calls, without a supervisor
@@ -46,6 +47,7 @@ from torpor.sdk.waits import (
     wait_any,
     waitpoint,
 )
+from torpor.sdk.warming import warm
 
 __all__ = [
     "Artifact",
@@ -83,4 +85,5 @@ __all__ = [
     "wait_all",
     "wait_any",
     "waitpoint",
+    "warm",
 ]

@@ -7,8 +7,10 @@ in it would not be in the log, so nothing is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torpor.sdk.errors import OutsideRun
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 _AGENTS = "TORPOR_AGENT_PID"  # in the environment of what an agent's process has started
 
 _runtime: Runtime | None = None
+_warming = False
 _forked = False
 
 
@@ -30,6 +33,7 @@ def current(what: str) -> Runtime:
             f"torpor.{what} works only inside a run: start the agent with `torpor run FILE.py`, "
             "or in a test with torpor.testing.run(agent)"
             + ("" if _runtime is None else "; it cannot be called while the file is imported")
+            + ("; a warm hook is no run" if _warming else "")
         )
     return _runtime
 
@@ -71,6 +75,18 @@ def swap(runtime: Runtime | None) -> Runtime | None:
     before = _runtime
     install(runtime)
     return before
+
+
+@contextlib.contextmanager
+def warming() -> Iterator[None]:
+    """While this lasts, an agent's process is plain Python: its warm hooks are run."""
+    global _warming
+    before, _warming = swap(None), True
+    try:
+        yield
+    finally:
+        _warming = False
+        install(before)
 
 
 def mark() -> None:

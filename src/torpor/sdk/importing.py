@@ -32,13 +32,15 @@ def watched(say: Callable[[str], object], app: str) -> Iterator[None]:
 
 
 def imported(thread: int, app: str) -> str:
-    """The module whose body `thread` runs, "" if it has not begun with the agent's file."""
+    """The module whose body `thread` runs, or the line of the agent's own that it is at, be it in a
+    function; "" if it has not begun with the agent's file."""
     frame = sys._current_frames().get(thread)
     while frame is not None:
+        file = frame.f_code.co_filename
+        if app and file.startswith(app):
+            return f"{os.path.relpath(file, app)}:{frame.f_lineno}"
         if frame.f_code.co_name == "<module>":
-            file, name = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
-            if app and file.startswith(app):
-                return f"{os.path.relpath(file, app)}:{frame.f_lineno}"
+            name = str(frame.f_globals.get("__name__"))
             return "" if name == "__main__" else name
         frame = frame.f_back
     return ""

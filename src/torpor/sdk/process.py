@@ -28,7 +28,17 @@ from pathlib import Path
 from typing import Any
 
 from torpor.model.errors import Invalid
-from torpor.sdk import agents, ahead, current, files, importing, libraries, notes, values
+from torpor.sdk import (
+    agents,
+    ahead,
+    current,
+    files,
+    importing,
+    libraries,
+    notes,
+    values,
+    warming,
+)
 from torpor.sdk.entry import NotImported, find_modules, import_entry
 from torpor.sdk.errors import (
     Cancelled,
@@ -87,6 +97,8 @@ def live(
             if roots is None:
                 roots = find_modules(Path(app), entry, deps)
             _import(Path(app), entry, roots)
+            if runtime.machine:
+                warming.run()
         files.watch(watched)
         leftovers = Leftovers()
         if runtime.machine:  # a process of its own is only then where its run is

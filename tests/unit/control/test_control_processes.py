@@ -713,6 +713,22 @@ async def test_results_too_large_for_the_log_come_back_in_another_process(
     assert await plain.output(run) == "making bytes\nmaking json\n"
 
 
+async def test_no_warm_hook_delays_a_process(plain: Plain) -> None:
+    text = """
+import torpor
+
+@torpor.warm
+def hook():
+    raise ValueError("run")
+
+@torpor.agent
+def main(): ...
+"""
+    source = AgentSource("agent.py", {"agent.py": text.encode()})
+    loaded = await plain.carriers.load(source, source.version(PROCESS), logged)
+    assert loaded.default == "main"
+
+
 BUSY = """
 import torpor
 import lengthy

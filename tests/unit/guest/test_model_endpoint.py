@@ -321,7 +321,8 @@ def ask(path):
     connection = http.client.HTTPConnection(urlsplit(os.environ["OPENAI_BASE_URL"]).netloc)
     connection.request("POST", path, "{}")
     response = connection.getresponse()
-    return [response.status, response.getheader("x-should-retry"), response.read().decode()]
+    headers = [response.getheader(name) for name in ("x-should-retry", "connection")]
+    return [response.status, response.reason, *headers, response.read().decode()]
 
 TOLD = [ask("/v1/chat/completions"), ask("/v1/messages")]
 
@@ -333,10 +334,11 @@ def main():
 
 def test_a_call_at_import_is_refused_at_once_in_the_shape_of_its_api(driver: Driver) -> None:
     openai, anthropic = driver.value(AT_IMPORT)
-    assert openai[:2] == anthropic[:2] == [409, "false"]
-    error = json.loads(openai[2])["error"]
+    assert openai[:4] == anthropic[:4] == [425, "torpor: not yet", "false", "close"]
+    error = json.loads(openai[4])["error"]
     assert (error["code"], error["type"]) == ("no_run", "invalid_request_error")
+    assert error["message"].startswith("torpor: not yet")
     assert "Make the call in the agent's function" in error["message"]
-    told = json.loads(anthropic[2])
+    told = json.loads(anthropic[4])
     assert (told["type"], told["error"]["message"]) == ("error", error["message"])
     assert not driver.said("begin")
