@@ -95,6 +95,7 @@ class ProcessGuest(Conversation):
         self._outgoing = bytearray()
         self._final = False  # the agent has said its last word
         self._loaded = False
+        self._preparing = False  # it was told to stand still, and has not answered
         outputs = zip((STDOUT, STDERR), agent.outputs, strict=True)
         self._streams = {fd: MarkedOutput(channel, agent.mark) for channel, fd in outputs}
         self._watched: dict[int, Callable[[], object]] = {}
@@ -105,6 +106,10 @@ class ProcessGuest(Conversation):
 
     def say(self, t: str, **fields: Any) -> None:
         self.say_line(messages.encode(t, **fields))
+        if t == "prepare":
+            self._preparing = True
+            if self._end.done():
+                self._answer_for_it()
 
     def say_line(self, line: bytes) -> None:
         idle = not self._outgoing
@@ -175,6 +180,8 @@ class ProcessGuest(Conversation):
             self._read_outputs()
         self._final = self._final or said.t in _FINAL
         self._loaded = self._loaded or said.t == "loaded"
+        if said.t in ("prepared", "unprepared"):
+            self._preparing = False
         self.inbox.append(said)
 
     def _distrust(self, why: str) -> None:
@@ -215,7 +222,16 @@ class ProcessGuest(Conversation):
                 how = (code, None) if code >= 0 else (None, -code)
                 exited = dict(zip(("code", "signal"), how, strict=True))
                 self.inbox.append(Said({"t": "exited", "oom": False, **exited}))
+        self._answer_for_it()
         self.heard.set()
+
+    def _answer_for_it(self) -> None:
+        """An agent that ended while it was to stand still answers no more, and whoever waits for
+        that is to hear its end, which is in `inbox`."""
+        if self._preparing:
+            self._preparing = False
+            self.inbox.append(Said({"t": "unprepared", "reason": "it has ended", "again_s": 0.0}))
+            self.heard.set()
 
     # ---- out ----
 

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.control.world import Calls, World
 
 from torpor.broker.client import Answer
-from torpor.control import driver as driving
+from torpor.control import cancelling
 from torpor.control.calls import BEGUN, DIED
 from torpor.control.forking import Wanted
 from torpor.control.service import Service
@@ -133,7 +133,7 @@ async def test_an_answer_is_kept_until_it_is_recorded_and_no_longer(world: World
 async def test_a_run_that_is_cancelled_gives_its_call_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driving, "CANCEL_GRACE_S", 0.05)
+    monkeypatch.setattr(cancelling, "GRACE_S", 0.05)
     world.refused["cancel"] = 1
     run, _ = await up_to_the_call(world)
     world.scheduler.drivers[run].cancel()
