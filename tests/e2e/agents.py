@@ -438,3 +438,20 @@ def beside(seconds: float) -> str:
     torpor.waitpoint("w").result()
     thread.join()
     return "done"
+
+
+warmed: list[object] = []
+
+
+@torpor.warm
+def warms() -> None:
+    import colorsys  # which nothing else does
+
+    warmed.append(colorsys.__name__)
+    warmed.append(double(4))
+    ask("warm")
+
+
+@torpor.agent
+def is_warm() -> list[object]:
+    return [*warmed, "colorsys" in sys.modules, ask("warm")]

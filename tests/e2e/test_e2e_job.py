@@ -62,3 +62,12 @@ def test_two_runs_of_one_template_draw_different_numbers(stage: Stage, start: St
         drawn += watch.until("note.emit")["data"]["drawn"]
         assert watch.ended()["state"] == "completed"
     assert len(set(drawn)) == len(drawn) == 8
+
+
+def test_what_a_warm_hook_does_is_done_when_a_run_begins(stage: Stage, start: Start) -> None:
+    watch = start("is_warm")
+    ended = watch.ended()
+    # The hook asked the model, too, which was not told: this is its first question.
+    assert ended["result"] == ["colorsys", 8, True, "answer 1 to warm"], ended["error"]
+    assert "doubling" not in watch.output()
+    assert not [each for each in watch.entries if each["op"] == "step:double#1"]

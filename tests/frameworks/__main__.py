@@ -9,6 +9,7 @@ counted and where is struck: `tests/frameworks`.
     scripts/frameworks.py --each            one run for each kill
     scripts/frameworks.py --engine qemu     machines; the heavy frameworks only with --heavy
     scripts/frameworks.py openai crewai --victim server --place "in pay 5"
+    scripts/frameworks.py --first           nobody is killed: how long first calls take
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 from tests.frameworks.blows import PLACES, VICTIMS, Blow, faults, possible, sweep
+from tests.frameworks.first_calls import FILES, measure
 from tests.frameworks.matrix import FRAMEWORKS, matrix_of
 
 from torpor.model.errors import TorporError
 
 COLUMNS = ("framework", "killed", "payments a call", "bodies an effect", "slept", "right", "s")
+FIRST_RUNS = 3
 console = Console(highlight=False)
 
 
@@ -51,9 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--place", help=", ".join(map(str, PLACES)))
     parser.add_argument("--each", action="store_true", help="one run for each kill")
     parser.add_argument("--heavy", action="store_true", help="machines: the heavy ones, too")
+    parser.add_argument("--first", action="store_true", help="how long first model calls take")
     args = parser.parse_args(arguments)
-    if unknown := set(args.framework) - FRAMEWORKS.keys():
-        parser.error(f"no framework {', '.join(unknown)}; there are {', '.join(FRAMEWORKS)}")
+    known = FILES if args.first else FRAMEWORKS
+    if unknown := set(args.framework) - known.keys():
+        parser.error(f"no framework {', '.join(unknown)}; there are {', '.join(known)}")
+    if args.first:
+        return first_calls(args.framework or list(FILES))
     if args.place is not None and args.place not in map(str, PLACES):
         parser.error(f"no place {args.place!r}; there are {', '.join(map(str, PLACES))}")
     names = args.framework or [
@@ -90,6 +97,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 console.print(" | ".join(row))
     console.print(table)
     return 1 if failed else 0
+
+
+def first_calls(names: Sequence[str]) -> int:
+    table = Table("framework", "", "first call, s", "second, s")
+    for each in measure(names, FIRST_RUNS):
+        row = (each.framework, each.way, f"{each.first_s:.2f}", f"{each.second_s:.2f}")
+        table.add_row(*row)
+        console.print(" | ".join(row))
+    console.print(table)
+    console.print(f"Medians of {FIRST_RUNS} runs each.")
+    return 0
 
 
 if __name__ == "__main__":

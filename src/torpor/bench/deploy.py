@@ -12,15 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torpor.bench.bars import Figure
-from torpor.bench.stage import Stage, figure_table, perform
+from torpor.bench.stage import Stage, ended, figure_table, perform
 from torpor.bench.stats import percentile
 from torpor.cli.screen import show, show_json
-from torpor.contextlog import runs
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import QEMU
 from torpor.model.errors import InternalError
-from torpor.model.ids import RunId
-from torpor.model.states import FINAL
 
 CHANGED_MS = 5000.0
 DEPENDENCIES = ("httpx", "openai", "pydantic")
@@ -154,18 +151,7 @@ async def _deploy(stage: Stage, agent: Agent, n: int) -> float:
     began = time.perf_counter()
     deployed = await service.deploy(agent.edited(n), lambda *_: None, QEMU)
     took_ms = (time.perf_counter() - began) * 1000
-    row = await _run(stage, deployed["version"])
+    row = await ended(stage, deployed["version"])
     if row.result != n:
         raise InternalError(f"{agent.title}, edited {n} times, gives {row.result or row.error}")
     return took_ms
-
-
-async def _run(stage: Stage, version: str) -> runs.RunRow:
-    service, store = stage.service, stage.store
-    run = RunId((await service.start(version, None, {}, None))["id"])
-    with store.subscribe(run) as subscription:
-        row = await store.read(lambda c: runs.get_run(c, run))
-        while row.state not in FINAL:
-            await subscription.wait()
-            row = await store.read(lambda c: runs.get_run(c, run))
-    return row

@@ -111,6 +111,21 @@ async def _until_told(work: Coroutine[Any, Any, _T]) -> _T:
         raise KeyboardInterrupt from None
 
 
+async def ended(stage: Stage, version: str) -> runs.RunRow:
+    """A run of this version, without input, when it has ended."""
+    run = RunId((await stage.service.start(version, None, {}, None))["id"])
+    return await _ended(stage.store, run)
+
+
+async def _ended(store: LogStore, run: RunId) -> runs.RunRow:
+    with store.subscribe(run) as subscription:
+        row = await store.read(lambda c: runs.get_run(c, run))
+        while row.state not in FINAL:
+            await subscription.wait()
+            row = await store.read(lambda c: runs.get_run(c, run))
+    return row
+
+
 def _wait_for_pager(home: Home) -> None:
     """It ends a moment after it was told to, and only then its files can be removed."""
     with (home.run / "pager.lock").open("ab") as lock:
@@ -174,14 +189,8 @@ class Sleeper:
 
     async def end(self, data: Any = None, *, approved: bool | None = None) -> runs.RunRow:
         """Give the answer after which the agent ends."""
-        store = self._stage.store
         await self.answer(data, approved=approved)
-        with store.subscribe(self.run) as subscription:
-            row = await store.read(lambda c: runs.get_run(c, self.run))
-            while row.state not in FINAL:
-                await subscription.wait()
-                row = await store.read(lambda c: runs.get_run(c, self.run))
-        return row
+        return await _ended(self._stage.store, self.run)
 
 
 async def make_cold(service: Service) -> None:

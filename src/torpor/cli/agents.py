@@ -23,7 +23,7 @@ from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import Client, OnProgress
 from torpor.model.agentfile import AgentSource
 from torpor.model.durations import seconds
-from torpor.model.engines import NOT_ISOLATED, PROCESS, Engine
+from torpor.model.engines import EMULATED, EMULATION, NOT_ISOLATED, PROCESS, Engine
 from torpor.model.errors import GuestError, TorporError
 from torpor.project.missing import missing_module
 from torpor.project.reading import read_agent
@@ -210,6 +210,8 @@ def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -
         told = f"deployed in {words.duration(time.monotonic() - began)}"
         if deployed["template_bytes"] is not None:
             told += f" · template {words.size(deployed['template_bytes'])}"
+            if client.health()["accel"] == EMULATION:
+                told += f" · emulated: {EMULATED}"
         say(told, "dim")
     if deployed["engine"] == PROCESS:
         _say_not_isolated(_why_process(client, source, engine))

@@ -119,6 +119,17 @@ def bench_deploy(
     raise typer.Exit(main(edits, as_json=as_json))
 
 
+@bench.command(name="computing")
+def bench_computing(
+    turns: Annotated[int, typer.Option(min=1, max=100, help="How often, in turn.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """What computing costs in a machine: a mixed load, beside the same on this host."""
+    from torpor.bench.computing import main  # loads the engines: only here
+
+    raise typer.Exit(main(turns, as_json=as_json))
+
+
 @bench.command(name="query")
 def bench_query(
     entries: Annotated[

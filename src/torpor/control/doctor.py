@@ -13,12 +13,16 @@ from torpor.engine.qemu.probe import KVM_DEVICE, find_qemu, host_tsc_khz, probe
 from torpor.image.build import Image, image_damage, open_image
 from torpor.image.deps import layer_damage
 from torpor.image.recipe import KEYRING
-from torpor.model.engines import NOT_ISOLATED, PROCESS
+from torpor.model.engines import EMULATED, EMULATION, NOT_ISOLATED, PROCESS
 from torpor.model.errors import TorporError
 from torpor.model.home import Home
 from torpor.pager.launch import require_fuse
 
 FREE_DISK_MIN = 2 << 30
+FASTER = (
+    "Waiting, model calls, freezing and waking do not. For agents that compute much: a host with "
+    "KVM, or --engine process for agents that you trust; `torpor bench computing` measures it."
+)
 # program → the Debian package that brings it
 _BUILDERS = {
     "mmdebstrap": "mmdebstrap",
@@ -121,15 +125,27 @@ def _images(home: Home) -> Iterator[Check]:
             hint = "The next deployment of an agent with these dependencies installs them anew."
             yield Check("dependencies", False, f"{wrong}: {path}", hint)
     if whole is None:
-        state = "exists" if KVM_DEVICE.exists() else "is absent"
         if not built:
             built_soon = "not built yet; the first deployment builds it (a minute)"
             yield Check("guest image", None, built_soon)
-        yield Check("acceleration", None, f"{KVM_DEVICE} {state}; probed once there is an image")
+        if KVM_DEVICE.exists():
+            yield Check("acceleration", None, f"{KVM_DEVICE} exists; probed once there is an image")
+        else:
+            absent = f"emulation: there is no {KVM_DEVICE}; {EMULATED}"
+            yield Check("acceleration", None, absent, FASTER)
     else:
         yield Check("guest image", True, f"{whole.digest} in {whole.directory}")
-        kernel, initramfs = whole.kernel, whole.initramfs
-        yield _attempt("acceleration", lambda: probe(kernel, initramfs, home.create().cache).why)
+        yield _acceleration(whole, home)
+
+
+def _acceleration(image: Image, home: Home) -> Check:
+    try:
+        found = probe(image.kernel, image.initramfs, home.create().cache)
+    except TorporError as error:
+        return Check("acceleration", False, error.message, error.hint)
+    if found.accel != EMULATION:
+        return Check("acceleration", True, found.why)
+    return Check("acceleration", None, f"{found.why}; {EMULATED}", FASTER)
 
 
 def _built(parent: Path) -> list[Path]:

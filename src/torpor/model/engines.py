@@ -17,6 +17,9 @@ class Engine(StrEnum):
 QEMU, PROCESS = Engine.QEMU.value, Engine.PROCESS.value
 ENGINES = tuple(engine.value for engine in Engine)
 SETTING = "TORPOR_ENGINE"
+EMULATION = "tcg"  # QEMU's name for how machines run without KVM
+# Measured: `torpor bench computing`.
+EMULATED = "computing takes some 15 times as long as on this host"
 NOT_ISOLATED = "agents are plain processes: isolated from nothing, as free as you are"
 
 

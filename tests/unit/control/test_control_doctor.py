@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from torpor.control.doctor import can_run, checks
+from torpor.control.doctor import Check, can_run, checks
 from torpor.model.home import Home
 from torpor.pager import launch
 
@@ -49,3 +49,17 @@ def test_a_bare_host_is_told_of_every_package_that_machines_need(
 
 def test_a_host_without_machines_can_run_processes(bare: Home) -> None:
     assert can_run(checks(bare))
+
+
+def test_what_emulation_costs_is_said(bare: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def told() -> Check:
+        return next(check for check in checks(bare) if check.name == "acceleration")
+
+    monkeypatch.setattr("torpor.control.doctor.KVM_DEVICE", Path(os.devnull))
+    assert "probed once there is an image" in told().detail
+    monkeypatch.setattr("torpor.control.doctor.KVM_DEVICE", bare.root / "absent")
+    check = told()
+    assert check.ok is None
+    assert "15 times as long" in check.detail
+    assert "KVM" in check.hint
+    assert "--engine process" in check.hint
