@@ -33,6 +33,7 @@ from torpor.api import (
     queries,
     queues,
     reference,
+    release,
     reloads,
     schedules,
     stream,
@@ -530,6 +531,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.stop = Stop(service.hand_over)
     app.add_middleware(limits.BodyLimit)
     app.add_middleware(tags.Tagged)
+    app.add_middleware(release.Released)
     problems.install(app)
     app.include_router(router)
     app.include_router(artifacts.router)

@@ -16,11 +16,10 @@ import os
 import queue
 import re
 import select
+import socket
 import sys
-import termios
 import threading
 import time
-import tty
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from typing import Annotated, Any
 import typer
 from rich.live import Live
 
-from torpor.cli import words
+from torpor.cli import terminal, words
 from torpor.cli.answering import answerable, how_to_answer, user
 from torpor.cli.exits import Exit, of_run
 from torpor.cli.options import Json, RunArg
@@ -66,7 +65,7 @@ def command(
 def attach(client: Client, run: Object, *, after: int = 0, as_json: bool = False) -> int:
     """Follow `run` from a place in its log, by default its beginning, and what takes its place if
     it fails. Gives the exit code."""
-    interactive = sys.stdin.isatty() and sys.stderr.isatty()
+    interactive = terminal.interactive()
     following: str | None = run["id"]
     midway = after > 0 and run["state"] not in FINAL
     while following is not None:
@@ -139,7 +138,7 @@ class Follower:
         self._stdout = sys.stderr if as_json else sys.stdout
         self._at_line_start = True
         self._arrived: queue.SimpleQueue[Followed | Exception | _Told] = queue.SimpleQueue()
-        self._woken, self._wake = os.pipe()
+        self._woken, self._wake = socket.socketpair()  # Windows selects nothing else
         self._handing_over, self._closed = threading.Lock(), False
         # As of the entry shown last, by operation.
         self._awaited: dict[str, Object] = {wait["op"]: wait for wait in awaited}
@@ -166,12 +165,13 @@ class Follower:
         threading.Thread(target=self._read, daemon=True).start()
         try:
             while True:
-                sources = [self._woken, *([sys.stdin.fileno()] if self._question else [])]
+                keys = [sys.stdin.fileno()] if self._question else []
+                sources: list[socket.socket | int] = [self._woken, *keys]
                 ready, _, _ = select.select(sources, [], [], self._patience_s)
-                if not ready:
+                if not ready and self._wants_machine:
                     self._say_why()
                 if self._woken in ready:
-                    os.read(self._woken, 4096)
+                    self._woken.recv(4096)
                     if self._take_arrived():
                         return True
                 elif self._question is not None and self._take_keys(self._question):
@@ -183,7 +183,8 @@ class Follower:
 
     @property
     def _patience_s(self) -> float | None:
-        return _PATIENCE_S if self._wants_machine else None
+        # On Windows Ctrl-C is heard only in between.
+        return _PATIENCE_S if self._wants_machine or not terminal.HERE else None
 
     def _say_why(self) -> None:
         """Why nothing happens: a queue that is full or paused looks like a hang."""
@@ -208,8 +209,8 @@ class Follower:
         with self._handing_over:
             if not self._closed:
                 self._closed = True
-                os.close(self._woken)
-                os.close(self._wake)
+                self._woken.close()
+                self._wake.close()
         while not self._arrived.empty():
             match self._arrived.get():
                 case _Told(text, style):
@@ -229,7 +230,7 @@ class Follower:
         with self._handing_over:
             if not self._closed:
                 self._arrived.put(event)
-                os.write(self._wake, b"!")
+                self._wake.send(b"!")
             return not self._closed
 
     # -- the log ------------------------------------------------------------------------------
@@ -340,10 +341,9 @@ class Follower:
             self._say_told(self._client.wait(now.wait["id"]))
         if self._question is None and asked:
             self._end_line()
-            self._terminal = termios.tcgetattr(sys.stdin)
-            # Keys one by one. Before it is drawn: what was typed until now was no answer to it
-            # and is dropped, what is typed from its first sight on counts.
-            tty.setcbreak(sys.stdin, termios.TCSAFLUSH)
+            # Before it is drawn: what was typed until now was no answer to it and is dropped, what
+            # is typed from its first sight on counts.
+            self._terminal = terminal.read_keys()
             self._question = Question(asked[0], others=len(asked) - 1)
             self._start_live()
 
@@ -408,7 +408,7 @@ class Follower:
             self._live.stop()
             self._live = None
         if self._terminal is not None:
-            termios.tcsetattr(sys.stdin, termios.TCSAFLUSH, self._terminal)
+            terminal.give_back(self._terminal)
             self._terminal = None
 
     @contextmanager

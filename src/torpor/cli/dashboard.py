@@ -11,6 +11,7 @@ import typer
 from torpor.cli.host import connect
 from torpor.cli.options import Json
 from torpor.cli.screen import say, show_json
+from torpor.client import refuse_remote
 
 
 def dashboard(
@@ -26,6 +27,7 @@ def dashboard(
     It works once, for ten minutes; the browser stays logged in for a week, or until the server
     stops.
     """
+    refuse_remote("torpor dashboard")
     link = connect().dashboard(port)
     if as_json:
         show_json(link)

@@ -11,7 +11,6 @@ was imported, the run that there is goes on: a slip in the code costs nothing.
 from __future__ import annotations
 
 import re
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from torpor.cli import words
+from torpor.cli import terminal, words
 from torpor.cli.agents import FilesOpt, TargetArg, deploy_now, offered, split_target
 from torpor.cli.attach import Follower, finish
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
@@ -35,6 +34,7 @@ from torpor.client import Client
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
 from torpor.model.errors import NotFound, TorporError
+from torpor.model.home import Home
 
 # Runs of `torpor dev` wait here, not where others do.
 QUEUE = "dev"
@@ -97,7 +97,7 @@ class Session:
         """`files` are given to the first run, and `start` says how that is started."""
         self._client, self._path, self._name = client, path, name
         self._given, self._files, self._start, self._fresh = given, files, start, fresh
-        self._interactive = sys.stdin.isatty() and sys.stderr.isatty()
+        self._interactive = terminal.interactive()
         self._next: SimpleQueue[_Next | BaseException] = SimpleQueue()
         self._follower: Follower | None = None
         # Under the lock, which is held while the server is asked for a run: one at a time.
@@ -107,8 +107,8 @@ class Session:
         self._current: str | None = None  # the newest run
         self._version = ""
         self._told_where = False
-        home = self._client.home
-        copies = "|".join(re.escape(str(each)) for each in (home.work, home.processes))
+        home = Home(Path(client.health()["home"]))  # the server's, which may be elsewhere
+        copies = "|".join(re.escape(each.as_posix()) for each in (home.work, home.processes))
         self._copies = re.compile(rf"(?:{copies})/[^/\s]+/work/")  # of the agent's files
         self._root = path.absolute().parent
 
@@ -282,10 +282,9 @@ class Session:
     def _say_where(self, run: Object) -> None:
         """Where else it may be looked at, once: a link logs in one time."""
         self._told_where = True
-        try:
-            link = self._client.dashboard()["url"]
-        except TorporError:  # the server is elsewhere, and gives none
-            return
+        if self._client.remote is not None:
+            return  # only a browser of the server's host could
+        link = self._client.dashboard()["url"]
         say(f"dashboard: {link}&run={run['id']}", "dim")
 
     def _leave(self) -> int:

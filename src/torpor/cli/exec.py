@@ -10,9 +10,7 @@ import os
 import re
 import signal
 import sys
-import termios
 import threading
-import tty
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
@@ -23,13 +21,15 @@ import typer
 from torpor.cli.environment import EnvFileOpt, read_env
 from torpor.cli.options import RunArg
 from torpor.cli.screen import complain, say
+from torpor.cli.terminal import HERE, raw
 from torpor.client import Client
 from torpor.client.execs import Exec
-from torpor.model.errors import TorporError
+from torpor.model.errors import Invalid, TorporError
 from torpor.model.home import Home
 
 NOT_DONE = 125
 _SIGNALLED = 128
+_SIGPIPE = 13  # which Windows has no name for
 _READ_BYTES = 64 * 1024
 _ANYWHERE = "command -v bash >/dev/null && exec bash; exec sh"
 # In bash it is made anew for each prompt: what the system sets for all shells does not replace it.
@@ -85,6 +85,8 @@ def exec_command(
     if not command or command[0].startswith("-"):
         raise typer.BadParameter("options go before RUN, and a command after it")
     typed = _is_terminal(sys.stdin)
+    if terminal:
+        _require_terminal(run)
     if terminal and interactive and not typed:
         raise typer.BadParameter("-t gives it a terminal, and here is none; leave it out")
     asked = {
@@ -107,6 +109,8 @@ def shell(run: RunArg, workdir: DirOpt = None, user: UserOpt = "agent") -> None:
     name = re.sub(r"[^A-Za-z0-9_.-]", "", f"{found['agent'] or 'agent'}-{found['id'][-6:]}")
     prompt = _PROMPT.format(name=name)
     typed = _is_terminal(sys.stdin)
+    if typed:
+        _require_terminal(run)
     asked = {
         "command": ["sh", "-c", _ANYWHERE],
         "dir": workdir,
@@ -121,6 +125,14 @@ def _user(name: str) -> str:
     if name not in ("agent", "root"):
         raise typer.BadParameter(f"--user {name!r} is neither agent nor root")
     return name
+
+
+def _require_terminal(run: str) -> None:
+    if not HERE:
+        raise Invalid(
+            "this needs a terminal as Unix has it, which this system lacks",
+            hint=f"Run commands one by one: torpor exec {run} ls",
+        )
 
 
 def _is_terminal(stream: Any) -> bool:
@@ -170,7 +182,7 @@ class _Attendance:
     def _began(self) -> None:
         self._told = True
         if self._terminal and self._reads:
-            self._stack.enter_context(_raw(sys.stdin.fileno()))
+            self._stack.enter_context(raw(sys.stdin.fileno()))
         if self._terminal:
             self._stack.enter_context(_on(signal.SIGWINCH, self._resize))
         else:
@@ -212,7 +224,7 @@ def _write(stream: int, data: bytes) -> None:
         while data:
             data = data[os.write(stream, data) :]
     except BrokenPipeError as error:  # whoever read us has left, and the command ends for it
-        raise typer.Exit(_SIGNALLED + signal.SIGPIPE) from error
+        raise typer.Exit(_SIGNALLED + _SIGPIPE) from error
 
 
 def _size() -> Object:
@@ -224,17 +236,6 @@ def _size() -> Object:
         if rows and cols:
             return {"rows": rows, "cols": cols}
     return {"rows": 24, "cols": 80}
-
-
-@contextmanager
-def _raw(fd: int) -> Iterator[None]:
-    """What is typed goes on as it is, Ctrl-C too."""
-    before = termios.tcgetattr(fd)
-    tty.setraw(fd)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 @contextmanager

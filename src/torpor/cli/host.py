@@ -14,11 +14,13 @@ from torpor.cli.exits import Exit
 from torpor.cli.options import Json
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import (
+    URL,
     Client,
     Remote,
     Unreachable,
     ensure_server,
     refuse_remote,
+    require_linux,
     running,
     server_command,
     stop_server,
@@ -26,12 +28,20 @@ from torpor.client import (
 from torpor.model.engines import NOT_ISOLATED, PROCESS, SETTING, Engine
 from torpor.model.errors import Conflict
 from torpor.model.home import Home
+from torpor.model.release import difference
 
 _MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("–", "yellow")}
 
 
 def doctor(as_json: Json = False) -> None:
-    """What this host can do, and which engine will be used, and why."""
+    """What this host can do, and which engine will be used, and why.
+
+    Where TORPOR_URL names a server: whether it is reached, and takes the key.
+    """
+    if (remote := Remote.find()) is not None:
+        _reach(remote, as_json=as_json)
+        return
+    require_linux()
     from torpor.control.doctor import can_run, checks  # loads the engines: only here
 
     found = checks(Home.find())
@@ -44,6 +54,28 @@ def doctor(as_json: Json = False) -> None:
                 say(f"{check.name}: {check.hint}", "dim")
     if not can_run(found):
         raise typer.Exit(Exit.UNAVAILABLE)
+
+
+def _reach(remote: Remote, *, as_json: bool) -> None:
+    """What can be said of a server elsewhere. Raises what it says if it refuses, Unreachable."""
+    health = Client(Home.find()).health()
+    if as_json:
+        show_json(health)
+        return
+    differs = difference(health["version"])
+    using = f"{health['engine']}: {health['engine_why']}"
+    show(
+        facts(
+            [
+                ("server", f"answers at {remote.url}"),
+                ("torpor", health["version"]),
+                ("engine", using),
+            ]
+        )
+    )
+    if differs:
+        say(differs, "yellow")
+    say(f"What its host can do: torpor doctor there, or here without {URL}.", "dim")
 
 
 def up(
@@ -74,6 +106,7 @@ def up(
 ) -> None:
     """Start the server, if it does not run."""
     refuse_remote("torpor up")
+    require_linux()
     home = Home.find()
     told = {SETTING: engine, "TORPOR_LISTEN": listen, "TORPOR_PUBLIC_URL": public_url}
     os.environ.update({key: value for key, value in told.items() if value is not None})

@@ -16,7 +16,7 @@ from torpor.cli.exits import Exit
 from torpor.cli.host import connect
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import err, facts, say, show, show_json, table
-from torpor.client import Client
+from torpor.client import Client, refuse_remote, require_linux
 from torpor.model.home import Home
 
 _CHUNK = 1 << 20
@@ -200,6 +200,7 @@ def backup(
     as_json: Json = False,
 ) -> None:
     """Copy all that there is to a new directory, while it is in use."""
+    refuse_remote("torpor backup")
     with err.status("copying"):
         made = connect().backup(str(directory.absolute()), key=with_key)
     if as_json:
@@ -221,6 +222,8 @@ def restore(
     as_json: Json = False,
 ) -> None:
     """Make a data directory (TORPOR_HOME) of a backup."""
+    refuse_remote("torpor restore")
+    require_linux()
     from torpor.control.backup import restore as make  # there is no server yet
 
     made = make(Home.find(), directory.absolute())

@@ -13,11 +13,10 @@ from torpor.client.api import (
     Lost,
     Object,
     OnProgress,
-    Unreachable,
-    from_problem,
     parse_events,
 )
-from torpor.client.launch import ensure_server, running, server_command, stop_server
+from torpor.client.launch import ensure_server, require_linux, running, server_command, stop_server
+from torpor.client.problems import Unreachable, from_problem
 from torpor.client.remote import KEY, URL, Remote, refuse_remote
 
 __all__ = [
@@ -37,6 +36,7 @@ __all__ = [
     "from_problem",
     "parse_events",
     "refuse_remote",
+    "require_linux",
     "running",
     "server_command",
     "stop_server",

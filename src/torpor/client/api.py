@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from torpor.client.remote import URL, Remote
+from torpor.client.problems import Unreachable, foreign, from_problem, refusal, unreachable
+from torpor.client.remote import Remote
 from torpor.client.transport import Broken, Response, Transport
-from torpor.model import errors, jsonvalues
-from torpor.model.errors import HostError, InternalError, Invalid, NotFound, TorporError
+from torpor.model import jsonvalues
+from torpor.model.errors import Invalid, NotFound
 from torpor.model.home import Home
 from torpor.model.origins import seen_from_afar
 from torpor.model.paging import Page
@@ -37,12 +38,6 @@ _PAGE = 1000
 
 Object = dict[str, Any]
 OnProgress = Callable[[str, str, float | None], None]
-
-
-class Unreachable(HostError):
-    """No server answers."""
-
-    code: ClassVar[str] = "unreachable"
 
 
 @dataclass(frozen=True)
@@ -473,7 +468,10 @@ class Client:
         """What is answered, and its headers."""
         timeout_s = self._timeout_s if timeout_s == -1.0 else timeout_s
         with self._response(method, path, timeout_s=timeout_s, **options) as response:
-            return response.json(), response.headers
+            try:
+                return response.json(), response.headers
+            except ValueError:
+                raise foreign(response, self.remote) from None
 
     @contextmanager
     def _response(self, method: str, path: str, **options: Any) -> Iterator[Response]:
@@ -484,7 +482,7 @@ class Client:
                 options |= {"body": body.encode(), "headers": {"content-type": "application/json"}}
             with self._http.stream(method, f"/v1{path}", **options) as response:
                 if not response.ok:
-                    raise _error(response)
+                    raise refusal(response, self.remote)
                 yield response
         except jsonvalues.Refused as error:
             raise Invalid(f"what is given {error}") from error
@@ -503,12 +501,7 @@ class Client:
                 yield name, data
 
     def _unreachable(self, why: str) -> Unreachable:
-        return Unreachable(
-            f"no server answers at {self.remote.url}: {why}"
-            if self.remote
-            else f"no server answers at {self.home.socket('server')}: {why}",
-            hint=f"{URL} names it." if self.remote else "Start it with: torpor up",
-        )
+        return unreachable(self.remote, self.home, why)
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
@@ -523,28 +516,6 @@ def parse_events(lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
             if data:
                 yield name, json.loads(data)
             name, data = "message", ""
-
-
-def from_problem(details: Any) -> TorporError:
-    """The error that the server raised."""
-    if not isinstance(details, dict) or "detail" not in details:
-        return InternalError("the server's answer is not one of torpor's")
-    cls = _BY_CODE.get(str(details.get("code")), TorporError)
-    return cls(str(details["detail"]), hint=str(details.get("hint") or ""))
-
-
-def _error(response: Response) -> TorporError:
-    try:
-        return from_problem(response.json())
-    except ValueError:
-        return InternalError(f"the server answered {response.status} {response.reason}")
-
-
-_BY_CODE: dict[str, type[TorporError]] = {
-    cls.code: cls
-    for cls in vars(errors).values()
-    if isinstance(cls, type) and issubclass(cls, TorporError)
-}
 
 
 def _is_followed(headers: Mapping[str, str]) -> bool:

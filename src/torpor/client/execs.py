@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from torpor.client.api import Unreachable, from_problem
+from torpor.client.problems import Unreachable, from_problem
 from torpor.client.transport import Response
 from torpor.model import execs
 from torpor.model.execs import Frames

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from torpor.client.api import Client, OnProgress, Unreachable
+from torpor.client.api import Client, OnProgress
+from torpor.client.problems import Unreachable
+from torpor.client.remote import KEY, URL
 from torpor.model.errors import HostError
 from torpor.model.home import Home
 
@@ -26,12 +28,23 @@ def running(home: Home) -> bool:
     """Whether a server process has this data directory, answering or not: it holds the lock."""
     try:
         with (home.run / "server.lock").open("rb") as file:
+            import fcntl  # Linux's and macOS's
+
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
     except BlockingIOError:
         return True
     return False
+
+
+def require_linux() -> None:
+    """Raise HostError where no server can run."""
+    if sys.platform != "linux":
+        raise HostError(
+            f"torpor's server runs on Linux only; this is {sys.platform}",
+            hint=f"Name one elsewhere: {URL}=https://… and {KEY}=torpor_…",
+        )
 
 
 def ensure_server(home: Home, *, deadline_s: float = START_S) -> Client:
@@ -44,6 +57,7 @@ def ensure_server(home: Home, *, deadline_s: float = START_S) -> Client:
     client = Client(home)
     if client.remote is not None:
         return client
+    require_linux()
     home.create()
     path = home.run / "server.log"
     began = path.stat().st_size if path.exists() else 0
@@ -91,6 +105,7 @@ def _spawn(home: Home, log: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
+            env={name: value for name, value in os.environ.items() if name not in (URL, KEY)},
             start_new_session=True,  # Ctrl-C in this terminal is not meant for it
         )
 

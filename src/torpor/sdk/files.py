@@ -25,7 +25,8 @@ WRITTEN = _MODIFY | _ATTRIB | _CREATE | _DELETE | _MOVED
 OPENED = WRITTEN | _OPEN
 _ONLYDIR, _DONT_FOLLOW = 0x1000000, 0x2000000
 _OVERFLOW, _IS_DIRECTORY = 0x4000, 0x40000000
-_CLOEXEC, _NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
+# Absent on Windows, where tests of agents run, too.
+_CLOEXEC, _NONBLOCK = getattr(os, "O_CLOEXEC", 0), getattr(os, "O_NONBLOCK", 0)
 
 
 class Mark(NamedTuple):

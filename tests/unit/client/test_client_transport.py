@@ -18,16 +18,25 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 class Server:
     """Answers each request with the next of `answers`, and hangs up after those that say so."""
 
-    def __init__(self, path: Path, answers: list[tuple[bytes, bool]]) -> None:
+    def __init__(self, address: Path | tuple[str, int], answers: list[tuple[bytes, bool]]) -> None:
+        """At a Unix socket or a TCP port."""
         self.requests: list[bytes] = []
         self.connections = 0
         self.hung_up = threading.Event()
         self._answers = iter(answers)
-        self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(str(path))
+        if isinstance(address, Path):
+            self._listening = socket.socket(socket.AF_UNIX)
+            self._listening.bind(str(address))
+        else:
+            self._listening = socket.socket(socket.AF_INET)
+            self._listening.bind(address)
         self._listening.listen()
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._listening.getsockname()[1]}"
 
     def close(self) -> None:
         self._listening.shutdown(socket.SHUT_RDWR)
