@@ -13,10 +13,17 @@ from tests.browser.conftest import AXE, Opens, Stage
 
 QUERY = "/ui/query?sql=SELECT+state,+count(*)+AS+runs+FROM+runs+GROUP+BY+state"
 PAGES = ["/ui/runs", "/ui/runs?before={middle}", "/ui/runs/{long}", "/ui/waits", "/ui/agents"]
-PAGES += ["/ui/storage", "/ui/queues", "/ui/schedules", QUERY, "/ui/waits?all=1", "/ui/runs/none"]
+PAGES += [
+    "/ui/storage",
+    "/ui/queues",
+    "/ui/schedules",
+    QUERY,
+    "/ui/waits?kind=all",
+    "/ui/runs/none",
+]
 QUICK = [
     *PAGES[:-3],
-    "/ui/waits?all=1",
+    "/ui/waits?kind=all",
     "/ui/runs?text=nobody+says+this",
     "/ui/runs?state=failed&agent=seeded",
 ]
@@ -81,7 +88,7 @@ def test_a_run_grows_on_its_page_and_is_answered_there(stage: Stage, opens: Open
     turn = page.locator(".item.turn")
     expect(turn).to_contain_text("Owls are quiet.")
     expect(turn.locator(".figures")).to_contain_text("27 in14 out")
-    turn.locator("summary").click()
+    turn.locator("[data-open]").click()
     page.get_by_label("Note").fill("looks fine")
     page.get_by_role("button", name="Approve").click()
     ended = page.locator(".item.run").filter(has_text="completed")
@@ -95,8 +102,8 @@ def test_what_happens_meanwhile_appears_without_a_reload(stage: Stage, opens: Op
     run = stage.asking(topic="owls")
     page = opens(f"/ui/runs/{run}")
     page.evaluate("window.mark = 1")
-    step = page.locator(".item.step details")
-    step.locator("summary").click()
+    step = page.locator(".item.step > details")
+    step.locator("[data-open]").click()
     (wait,) = stage.client.waits(run)
     stage.client.complete(wait["id"], approved=False, note="not now", by="ana")
     expect(page.locator(".item.run").last).to_contain_text("not sent: not now")
@@ -163,8 +170,10 @@ def test_a_run_is_forked_from_a_point_of_its_log(stage: Stage, opens: Opens) -> 
     run = stage.asking(topic="owls")
     page = opens(f"/ui/runs/{run}")
     turn = page.locator(".item.turn")
-    turn.locator("summary").click()
-    turn.get_by_role("button", name="Fork from here").click()
+    turn.locator("[data-open]").click()
+    turn.get_by_text("Fork from here").click()
+    expect(turn.locator(".popover")).to_contain_text("does that anew, for real")
+    turn.get_by_role("button", name="Fork").click()
     page.wait_for_url(lambda url: "/ui/runs/run_" in url and run not in url)
     fork = stage.client.run(page.url.rpartition("/")[2])
     assert fork["origin"] == run
@@ -175,7 +184,7 @@ def test_a_run_is_forked_from_a_point_of_its_log(stage: Stage, opens: Opens) -> 
 def test_a_run_is_forked_with_another_input(stage: Stage, opens: Opens) -> None:
     run = stage.asking(topic="owls")
     page = opens(f"/ui/runs/{run}")
-    page.get_by_text("Fork with another").click()
+    page.get_by_text("Fork with another input").click()
     form = page.get_by_role("complementary").locator("form")
     form.get_by_label("Input of the fork").fill('{"nothing": "such"}')
     form.get_by_role("button", name="Fork").click()
@@ -208,8 +217,8 @@ def test_a_schedule_is_added(stage: Stage, opens: Opens) -> None:
 def test_a_run_is_cancelled_once_one_is_sure(stage: Stage, opens: Opens) -> None:
     run = stage.asking(topic="owls")
     page = opens(f"/ui/runs/{run}", **PHONE)
-    page.locator(".sure > summary").click()
-    page.locator(".sure button").click()
+    page.get_by_text("Cancel", exact=True).click()
+    page.get_by_role("button", name="Cancel the run").click()
     expect(page.locator("#head .state")).to_have_text("cancelled")
     assert stage.client.run(run)["state"] == "cancelled"
 
@@ -224,7 +233,7 @@ def test_the_theme_that_was_chosen_is_kept(opens: Opens) -> None:
 def test_pages_are_of_use_without_scripts(stage: Stage, opens: Opens) -> None:
     run = stage.asking(topic="owls")
     page = opens(f"/ui/runs/{run}", java_script_enabled=False)
-    page.locator(".item.step summary").click()
+    page.locator(".item.step [data-open]").click()
     expect(page.locator(".item.step pre").last).to_contain_text("<script>alert('agent')</script>")
     page.get_by_label("Note").fill("later")
     page.get_by_role("button", name="Deny").click()

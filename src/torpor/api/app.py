@@ -222,6 +222,9 @@ class Service(hooks.Service, Protocol):
         after: str | None = None,
         tag: str | None = None,
         kinds: list[str] | None = None,
+        approve: bool | None = None,
+        agent: str | None = None,
+        text: str | None = None,
     ) -> list[Object]: ...
 
     async def wait(self, ref: str) -> Object: ...
@@ -479,7 +482,16 @@ async def backup(body: BackupRequest, service: Uses) -> Json:
 @router.get("/waits", responses=_gives(list[Wait]))
 async def waits(query: Annotated[WaitsQuery, Query()], service: Uses) -> Json:
     kinds = split(query.kinds)
-    found = await service.waits(query.run, query.all, query.limit, query.after, query.tag, kinds)
+    found = await service.waits(
+        query.run,
+        query.all,
+        query.limit,
+        query.after,
+        query.tag,
+        kinds,
+        agent=query.agent,
+        text=query.text,
+    )
     return Json(found)
 
 

@@ -267,6 +267,8 @@ class AgentQuery(Strict):
 
 class WaitsQuery(Strict):
     run: ShortText | None = None
+    agent: ShortText | None = None
+    text: ShortText | None = Field(default=None, description="in its prompt, data or ids")
     tag: ShortText | None = None
     all: bool = Field(default=False, description="also those that have ended")
     limit: int | None = Field(default=None, ge=1, le=1000)
@@ -394,6 +396,7 @@ class Run(BaseModel):
 class Wait(BaseModel):
     id: str
     run: str
+    agent: str | None = Field(description="of the run")
     op: str
     kind: str
     prompt: str | None

@@ -242,10 +242,13 @@ def list_waits(
     after: WaitId | None = None,
     tag: str | None = None,
     kinds: Sequence[str] | None = None,
+    approve: bool | None = None,
+    agent: str | None = None,
+    text: str | None = None,
 ) -> list[WaitRow]:
-    """Oldest first, at most `limit`, those made after wait `after`, with `tag`, of `kinds`, if
-    given. Of a fork, those that have ended in what it shares are among them: the same rows as its
-    origin's."""
+    """Oldest first, at most `limit`, those made after wait `after`, with `tag`, of `kinds`, that
+    are for approval or not, of runs of `agent`, with `text` in prompt, data or ids, if given. Of a
+    fork, those that have ended in what it shares are among them: the same rows as its origin's."""
     query = select(_waits).order_by(_waits.c.id).limit(limit)
     if after is not None:
         query = query.where(_waits.c.id > after)
@@ -253,12 +256,33 @@ def list_waits(
         query = query.where(_waits.c.kind.in_(kinds))
     if tag is not None:
         query = query.where(cast(_waits.c.tags, String).contains(json.dumps(tag), autoescape=True))
+    if approve is not None:
+        query = query.where(_waits.c.approve == approve)
+    if agent is not None:
+        query = query.where(_waits.c.run.in_(select(_runs.c.id).where(_runs.c.agent == agent)))
+    if text:
+        query = query.where(_mentions(text))
     if open_only:
         query = query.where(_waits.c.state == OPEN)
     if run is not None:
         mine = _waits.c.run == run
         query = query.where(mine if open_only else or_(mine, _ended_in(run)))
     return [_row(row) for row in c.execute(query)]
+
+
+def _mentions(text: str) -> ColumnElement[bool]:
+    said = [
+        column.icontains(text, autoescape=True)
+        for column in (_waits.c.prompt, _waits.c.op, _waits.c.run, _waits.c.id)
+    ]
+    written = json.dumps(text)[1:-1]  # as JSON says it
+    return or_(*said, cast(_waits.c.data, String).icontains(written, autoescape=True))
+
+
+def agents_of(c: Connection, found: Sequence[WaitRow]) -> dict[RunId, str | None]:
+    """Whose waits these are, by run."""
+    query = select(_runs.c.id, _runs.c.agent).where(_runs.c.id.in_({wait.run for wait in found}))
+    return {RunId(run): agent for run, agent in c.execute(query)}
 
 
 def complete_wait(

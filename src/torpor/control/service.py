@@ -522,8 +522,12 @@ class Service:
         after: str | None = None,
         tag: str | None = None,
         kinds: list[str] | None = None,
+        approve: bool | None = None,
+        agent: str | None = None,
+        text: str | None = None,
     ) -> list[dict[str, Any]]:
-        return await self._waiting.waits(run, all, limit, after, tag, kinds)
+        narrowed = (tag, kinds, approve, agent, text)
+        return await self._waiting.waits(run, all, limit, after, *narrowed)
 
     async def wait(self, ref: str) -> dict[str, Any]:
         return await self._waiting.wait(ref)

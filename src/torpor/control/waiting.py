@@ -69,11 +69,15 @@ class Waiting:
         after: str | None,
         tag: str | None,
         kinds: list[str] | None,
+        approve: bool | None = None,
+        agent: str | None = None,
+        text: str | None = None,
     ) -> list[Object]:
         def read(c: Connection) -> list[WaitRow]:
             of = None if run is None else runs.get_run(c, run).id
             past = None if after is None else waits.get_wait(c, after).id
             more: dict[str, Any] = {"limit": limit, "after": past, "tag": tag, "kinds": kinds}
+            more |= {"approve": approve, "agent": agent, "text": text}
             return waits.list_waits(c, of, open_only=not all, **more)
 
         return await self.shown(await self._store.read(read))
@@ -132,8 +136,11 @@ class Waiting:
         if self.base is not None:
             with contextlib.suppress(HostError):  # the host's key is gone, and with it all links
                 made = await self.links()
+        agents = await self._store.read(lambda c: waits.agents_of(c, found)) if found else {}
         return [
-            wait.to_json() | {"url": made.url(wait.id) if made and _has_url(wait) else None}
+            wait.to_json()
+            | {"agent": agents.get(wait.run)}
+            | {"url": made.url(wait.id) if made and _has_url(wait) else None}
             for wait in found
         ]
 

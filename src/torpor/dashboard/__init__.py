@@ -7,6 +7,7 @@ filled in here.
     console     questions in SQL, saved ones, charts
     pure        timeline     entries → items     turns   a model call → a turn     life   the strip
                 answering    a schema → a form   charts  rows → bars
+                terminal     what was printed → styled lines     tracebacks   a traceback → frames
     sessions    one-time links and who has used one
     render      templates/, with everything escaped: what agents say is hostile
     assets      static/, which has htmx (https://htmx.org, 0BSD) as it was published

@@ -99,6 +99,10 @@ class Service(Protocol):
 
     async def entries(self, ref: str, after: int, limit: int, kinds: list[str] | None) -> Page: ...
 
+    async def begin(
+        self, ref: str, kinds: list[str] | None, tail: int | None, since: float | None
+    ) -> int: ...
+
     async def output(self, ref: str, stream: str) -> Iterator[bytes]: ...
 
     def changed(self, run_id: str) -> Awaitable[None]: ...
@@ -121,6 +125,9 @@ class Service(Protocol):
         after: str | None = None,
         tag: str | None = None,
         kinds: list[str] | None = None,
+        approve: bool | None = None,
+        agent: str | None = None,
+        text: str | None = None,
     ) -> list[Object]: ...
 
     async def wait(self, ref: str) -> Object: ...

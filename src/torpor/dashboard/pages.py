@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -23,6 +23,7 @@ from torpor.dashboard import life, render
 from torpor.dashboard.guard import COOKIE
 from torpor.dashboard.needs import Object, Service
 from torpor.dashboard.sessions import SESSION_S, Sessions
+from torpor.dashboard.terminal import Line, interleaved, last_of
 from torpor.dashboard.timeline import Timeline
 from torpor.model.engines import NOT_ISOLATED, PROCESS
 from torpor.model.errors import Invalid, NotFound
@@ -31,14 +32,36 @@ from torpor.model.states import FINAL, RunState
 
 RUNS = 50
 WAITS = 50
-# Kinds of waits that somebody here may end.
-ASKING = ("wait", "doubt", "event")
 # Entries of a log on one page, and moves of a run on its strip.
 ENTRIES = 300
 MOVES_MAX = 5000
 TEXT_CHARS_MAX = 200
 ARTIFACTS = 50
+# Of what a run printed, in one piece.
+PRINTED_ENTRIES = 500
+PRINTED_CHARS = 120_000
+VIEWS = ("timeline", "output", "about")  # of a run
+DEV = "dev"  # the queue of `torpor dev`
 
+
+class Kind(NamedTuple):
+    """What a page of waits shows."""
+
+    title: str
+    kinds: list[str] | None
+    approve: bool | None = None
+
+
+KINDS = {
+    "": Kind("to answer", ["wait", "doubt", "event"]),
+    "approval": Kind("approvals", ["wait"], True),
+    "question": Kind("questions", ["wait"], False),
+    "event": Kind("events", ["event"]),
+    "doubt": Kind("in doubt", ["doubt"]),
+    "sleep": Kind("sleeping", ["sleep"]),
+    "child": Kind("child runs", ["child"]),
+    "all": Kind("all", None),
+}
 STATES = [state.value for state in RunState]
 
 
@@ -59,7 +82,7 @@ async def login(request: Request) -> Response:
     if made is None:
         return render.page(request, "refused.html", status=401, code=401)
     run = request.query_params.get("run", "")
-    page = f"/ui/runs/{run}" if render.RUN.fullmatch(run) else "/ui/runs"
+    page = f"/ui/runs/{run}?follow=1" if render.RUN.fullmatch(run) else "/ui/runs"
     response = render.page(request, "welcome.html", page=page)
     response.set_cookie(
         COOKIE,
@@ -100,7 +123,7 @@ async def runs(request: Request) -> Response:
         states=STATES,
         filters=given,
         narrowed=bool(narrowed),
-        agents=sorted({each["name"] for known in agents for each in known["agents"]}),
+        agents=_names(agents),
     )
 
 
@@ -109,6 +132,10 @@ async def run(request: Request) -> Response:
     found = await service.run(ref)
     if found["id"] != ref:
         return RedirectResponse(f"/ui/runs/{found['id']}", 307)
+    newer, follow = await newest(service, found), "follow" in request.query_params
+    if newer and follow:
+        return RedirectResponse(f"/ui/runs/{newer['id']}?follow=1", 307)
+    view = request.query_params.get("view", "")
     after = place(request, "after", max(0, found["last_seq"] - ENTRIES))
     drawn, (entries, _), taken, published, totals, prices = await asyncio.gather(
         _drawn(service, found),
@@ -119,10 +146,19 @@ async def run(request: Request) -> Response:
         service.prices(),
     )
     last = entries[-1]["seq"] if entries else after
+    printed: list[tuple[str, Line]] = []
+    printed_before = False
+    if view == "output":
+        printed, printed_before = await _printed(service, found["id"])
     return render.page(
         request,
         "run.html",
         at="runs",
+        view=view if view in VIEWS else VIEWS[0],
+        follow=follow,
+        newer=newer,
+        printed=printed,
+        printed_before=printed_before,
         run=found,
         life=drawn,
         items=list(Timeline.of(entries, prices).items.values()),
@@ -142,8 +178,11 @@ async def head(request: Request) -> Response:
     """The part of a run's page above its timeline, which changes with its state."""
     service = service_of(request)
     found = await service.run(request.path_params["ref"])
-    drawn = await _drawn(service, found)
-    return render.page(request, "head.html", run=found, life=drawn)
+    drawn, newer = await _drawn(service, found), await newest(service, found)
+    if newer and "follow" in request.query_params:
+        to = f"/ui/runs/{newer['id']}?follow=1"
+        return Response(status_code=204, headers={"hx-redirect": to})
+    return render.page(request, "head.html", run=found, life=drawn, newer=newer)
 
 
 async def entry(request: Request) -> Response:
@@ -182,22 +221,37 @@ async def given(request: Request) -> Response:
 
 
 async def waits(request: Request) -> Response:
-    service, after = service_of(request), request.query_params.get("after")
-    everything = "all" in request.query_params
-    kinds = None if everything else list(ASKING)
-    found, totals = await asyncio.gather(
-        service.waits(None, False, WAITS + 1, after or None, kinds=kinds), service.totals()
+    service, query = service_of(request), request.query_params
+    given = {name: query.get(name, "") for name in ("kind", "agent", "text")}
+    if len(given["text"]) > TEXT_CHARS_MAX:
+        raise Invalid(f"a text of more than {TEXT_CHARS_MAX} characters is not looked for")
+    kind = KINDS.get(given["kind"], KINDS[""])
+    found, totals, agents = await asyncio.gather(
+        service.waits(
+            None,
+            False,
+            WAITS + 1,
+            query.get("after") or None,
+            kinds=kind.kinds,
+            approve=kind.approve,
+            agent=given["agent"] or None,
+            text=given["text"] or None,
+        ),
+        service.totals(),
+        service.agents(),
     )
-    more = {"all": "1"} if everything else {}
-    if len(found) > WAITS:
-        more |= {"after": found[WAITS - 1]["id"]}
+    narrowed = {name: value for name, value in given.items() if value}
+    more = len(found) > WAITS
     return render.page(
         request,
         "waits.html",
         at="waits",
         waits=found[:WAITS],
-        more=urlencode(more) if "after" in more else None,
-        everything=everything,
+        more=urlencode(narrowed | {"after": found[WAITS - 1]["id"]}) if more else None,
+        kinds=KINDS,
+        filters=given,
+        narrowed=bool(narrowed),
+        agents=_names(agents),
         totals=totals,
     )
 
@@ -213,6 +267,10 @@ async def agents(request: Request) -> Response:
         not_isolated=NOT_ISOLATED,
         totals=totals,
     )
+
+
+def _names(versions: list[Object]) -> list[str]:
+    return sorted({agent["name"] for version in versions for agent in version["agents"]})
 
 
 def _files(versions: list[Object]) -> list[Object]:
@@ -244,7 +302,7 @@ async def schedules(request: Request) -> Response:
     found, agents, totals = await asyncio.gather(
         service.schedules.list(), service.agents(), service.totals()
     )
-    names = sorted({agent["name"] for version in agents for agent in version["agents"]})
+    names = _names(agents)
     return render.page(
         request,
         "schedules.html",
@@ -282,6 +340,41 @@ async def _drawn(service: Service, run: Object) -> life.Life | None:
     shared = run["origin_seq"] or 0
     moves = await service.entries(run["id"], shared, MOVES_MAX, list(life.KINDS))
     return life.read(moves.entries, time.time())
+
+
+async def newest(service: Service, run: Object) -> Object | None:
+    """The run that has taken the place of this one: a retry, or what `torpor dev` made of it when
+    its code was saved, or of that. None if none has."""
+    members = {member["id"]: member for member in run["family"]}
+    at = run
+    while (after := at["successor"] or await _reloaded(service, at, members)) in members:
+        at = members[after]
+    return None if at["id"] == run["id"] else at
+
+
+async def _reloaded(service: Service, run: Object, members: Mapping[str, Object]) -> str | None:
+    """What `torpor dev` made of a run that had ended: that names no successor."""
+    if run["queue"] != DEV:
+        return None
+    forks = [m["id"] for m in members.values() if m["origin"] == run["id"] and m["queue"] == DEV]
+    for fork in reversed(forks):
+        made: str = fork
+        if ((await service.run(made))["forked"] or {}).get("how") == "reload":
+            return made
+    return None
+
+
+async def _printed(service: Service, run: str) -> tuple[list[tuple[str, Line]], bool]:
+    """The end of what the run printed, by lines, and whether there is more before."""
+    place = await service.begin(run, ["output"], PRINTED_ENTRIES, None)
+    page = await service.entries(run, place, PRINTED_ENTRIES, ["output"])
+    found = page.entries
+    while page.more:
+        page = await service.entries(run, page.entries[-1]["seq"], PRINTED_ENTRIES, ["output"])
+        found += page.entries
+    chunks = [(str(each["data"].get("stream")), str(each["data"].get("text"))) for each in found]
+    kept = last_of(chunks, PRINTED_CHARS)
+    return interleaved(kept), place > 0 or len(kept) < len(chunks)
 
 
 def place(request: Request, name: str, default: int) -> int:

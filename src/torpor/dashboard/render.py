@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,20 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from torpor.cli import words
-from torpor.dashboard import answering, assets, charts
+from torpor.dashboard import answering, assets, charts, tracebacks
+from torpor.dashboard.terminal import Line, lines
+from torpor.dashboard.timeline import Item
+from torpor.model.states import FINAL
+
+Object = Mapping[str, Any]
 
 _FOLDER = Path(__file__).parent / "templates"
 # For the fields of a form: drawn as they are for everyone.
 _CELL_CHARS = 2000
+# What an agent shows beside a question: so much at once, but not a few lines less than all.
+_FOLDED_LINES, _FEW, _FOLDED_CHARS = 12, 4, 1500
+_REST_CHARS = 100_000
+_SHORT_LINES, _SHORT_CHARS = 16, 4000
 _PUBLIC = Path(__file__).parents[1] / "public" / "templates"  # a form looks the same there
 
 
@@ -94,6 +105,59 @@ def previewed(artifact: Mapping[str, Any]) -> bool:
     return artifact["media_type"] in _IMAGES and artifact["bytes"] <= _PREVIEW_BYTES_MAX
 
 
+def terminal(text: str) -> Markup:
+    """What was printed, as its lines, each piece in its style."""
+    return Markup("\n").join(map(line_of, lines(text)))
+
+
+def line_of(line: Line) -> Markup:
+    styled = Markup('<span class="{}">{}</span>')
+    pieces = [(piece.text, piece.style.classes) for piece in line]
+    return Markup("").join(styled.format(how, text) if how else text for text, how in pieces)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A long text: what is shown at once, and the rest behind `more`."""
+
+    first: str
+    rest: str = ""
+    more: str = ""
+
+
+def folded(text: str) -> Folded:
+    if len(text) <= _FOLDED_CHARS and text.count("\n") <= _FOLDED_LINES + _FEW:
+        return Folded(text)
+    parts = text.split("\n")
+    first = "\n".join(parts[:_FOLDED_LINES])
+    if len(first) > _FOLDED_CHARS:
+        first, rest = text[:_FOLDED_CHARS], text[_FOLDED_CHARS:]
+        return Folded(first, rest[:_REST_CHARS], words.count(len(rest), "more character"))
+    rest = "\n".join(parts[_FOLDED_LINES:])
+    more = words.count(len(parts) - _FOLDED_LINES, "more line")
+    return Folded(first, rest[:_REST_CHARS], more)
+
+
+def by_state(runs: Sequence[Object]) -> str:
+    """`2 completed, 1 failed`"""
+    counted = Counter(run["state"] for run in runs)
+    return ", ".join(f"{n} {state}" for state, n in counted.most_common())
+
+
+def unfinished_first(runs: Sequence[Object], most: int) -> list[Object]:
+    """Then those that failed."""
+    ended = [state.value for state in FINAL]
+    return sorted(runs, key=lambda run: (run["state"] in ended, run["state"] != "failed"))[:most]
+
+
+def short_output(item: Item) -> bool:
+    """Whether it is shown without being unfolded."""
+    if item.kind != "output":
+        return False
+    text = item.blocks[0].text
+    return len(text) <= _SHORT_CHARS and len(lines(text)) <= _SHORT_LINES
+
+
 def in_time(at: float | None) -> str:
     """How long until a time that is to come."""
     return "" if at is None else words.duration(at - time.time())
@@ -112,6 +176,13 @@ def _environment() -> Environment:
     environment.globals.update(form=answering.form, typed_first=answering.typed_first)
     environment.filters.update(
         moment=moment,
+        terminal=terminal,
+        line_of=line_of,
+        traceback=tracebacks.read,
+        folded=folded,
+        by_state=by_state,
+        unfinished_first=unfinished_first,
+        short_output=short_output,
         previewed=previewed,
         clock=clock,
         time_of=time_of,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torpor.cli import words
-from torpor.dashboard import turns
+from torpor.dashboard import terminal, turns
 from torpor.model.prices import Prices
 from torpor.model.replies import read_reply
 from torpor.model.states import FINAL
@@ -53,6 +53,7 @@ class Item:
     blocks: tuple[Block, ...] = ()
     place: str = ""
     op: str | None = None
+    run: str = ""  # a child's
 
 
 @dataclass
@@ -90,7 +91,7 @@ class Timeline:
 
     def _created(self, entry: Object) -> Item:
         data = entry["data"]
-        given = words.compact(data.get("input"), BRIEF_CHARS)
+        given = words.compact(data["input"], BRIEF_CHARS) if data.get("input") else ""
         blocks = (block("input", data.get("input")),)
         return self._put(_item(entry, "run", "created", brief=given, blocks=blocks))
 
@@ -110,7 +111,7 @@ class Timeline:
         if before is None or not isinstance(resume_ms, int | float):
             return None
         warm = ", warm" if entry["data"].get("warm") else ""
-        figure = f"there in {words.duration(resume_ms / 1000)}{warm}"
+        figure = f"ready in {words.duration(resume_ms / 1000)}{warm}"
         return self._put(replace(before, figures=(*before.figures, figure), last=entry["seq"]))
 
     def _snapshot(self, entry: Object) -> Item:
@@ -169,7 +170,7 @@ class Timeline:
 
     def _output(self, entry: Object) -> Item:
         data = entry["data"]
-        stream, text = str(data.get("stream")), words.plain(str(data.get("text")))
+        stream, text = str(data.get("stream")), str(data.get("text"))
         before = self.items.get(self._last or 0)
         if before is not None and (before.kind, before.title) == ("output", stream):
             whole = before.blocks[0].text + text
@@ -177,16 +178,13 @@ class Timeline:
         else:
             whole, item = text, _item(entry, "output", stream)
         tail = whole[-OUTPUT_CHARS_MAX:]
-        lines = tail.strip().splitlines()
+        printed = terminal.lines(tail)
+        last = next((line for line in map(terminal.bare, reversed(printed)) if line.strip()), "")
+        brief = words.line(last, BRIEF_CHARS)
+        figures = (words.count(len(printed), "line"),) if len(printed) > 1 else ()
+        blocks = (Block("", tail, len(whole) - len(tail)),)
         tone = WARN if stream == "stderr" else ""
-        return self._put(
-            replace(
-                item,
-                brief=words.line(lines[-1], BRIEF_CHARS) if lines else "",
-                blocks=(Block("", tail, len(whole) - len(tail)),),
-                tone=tone,
-            )
-        )
+        return self._put(replace(item, brief=brief, figures=figures, blocks=blocks, tone=tone))
 
     def _log(self, entry: Object) -> Item:
         data = entry["data"]
@@ -305,6 +303,11 @@ def _wait(entry: Object) -> Item:
     return _item(entry, "wait", _name(data), brief=brief, blocks=blocks)
 
 
+def _child(entry: Object) -> Item:
+    data = entry["data"]
+    return _item(entry, "child", _name(data), run=str(data.get("child") or ""))
+
+
 def _sleep(entry: Object) -> Item:
     until = entry["data"].get("due_at")
     brief = f"until {words.clock(until, entry['at'])}" if isinstance(until, int | float) else ""
@@ -329,7 +332,7 @@ def _conclude(item: Item, data: Object, prices: Prices | None) -> Item:
         return replace(item, tone="")
     if item.kind == "turn":
         return _answered(replace(item, figures=figures), value, prices)
-    if item.kind == "wait" and isinstance(value, Mapping):
+    if item.kind in ("wait", "child") and isinstance(value, Mapping):
         return _decided(replace(item, figures=figures), value)
     blocks = item.blocks if value is None else (*item.blocks, block("result", value))
     brief = item.brief
@@ -344,17 +347,21 @@ def _decided(item: Item, value: Object) -> Item:
     approved = value.get("approved")
     if isinstance(approved, bool):
         status = "approved" if approved else "denied"
-    tone = {"timeout": WARN, "cancelled": WARN, "denied": BAD}.get(status, GOOD)
+    tone = {"timeout": WARN, "cancelled": WARN, "denied": BAD, "failed": BAD}.get(status, GOOD)
     figures = [status]
-    if value.get("by"):
+    if value.get("by") and item.kind == "wait":  # a child's end is its own doing
         figures.append(f"by {words.line(str(value['by']), 40)}")
     blocks = list(item.blocks)
     if value.get("note"):
         blocks.append(block("note", value["note"]))
-    if value.get("data") is not None:
-        blocks.append(block("answer", value["data"]))
+    brief, data = item.brief, value.get("data")
+    if data is not None:
+        blocks.append(block("answer" if item.kind == "wait" else "result", data))
+    if item.kind == "child":
+        said = words.error_line(data) if status == "failed" and isinstance(data, Mapping) else data
+        brief = words.compact(said, BRIEF_CHARS)
     shown = (*item.figures, *figures)
-    return replace(item, tone=tone, figures=shown, blocks=tuple(blocks))
+    return replace(item, tone=tone, brief=brief, figures=shown, blocks=tuple(blocks))
 
 
 def _answered(item: Item, value: object, prices: Prices | None) -> Item:
@@ -422,10 +429,10 @@ _BEGINS: dict[str, Callable[[Object], Item]] = {
     "wait": _wait,
     "doubt": _wait,
     "event": _wait,
-    "child": _wait,
+    "child": _child,
     "sleep": _sleep,
     "context": _said,
     "artifact": _file,
     "file": _file,
 }
-_KINDS = {"model": "turn", "doubt": "wait", "event": "wait", "child": "wait"}
+_KINDS = {"model": "turn", "doubt": "wait", "event": "wait"}

@@ -642,6 +642,9 @@ class MemoryService:
         after: str | None = None,
         tag: str | None = None,
         kinds: list[str] | None = None,
+        approve: bool | None = None,
+        agent: str | None = None,
+        text: str | None = None,
     ) -> list[Object]:
         only = None if run is None else self._find(self._runs, run, "run")["id"]
         found = [
@@ -650,6 +653,8 @@ class MemoryService:
             if only in (None, wait["run"]) and (all or wait["state"] == "open")
             if (after is None or wait["id"] > after) and (tag is None or tag in wait["tags"])
             if kinds is None or wait["kind"] in kinds
+            if approve in (None, wait["approve"]) and agent in (None, wait["agent"])
+            if text is None or text in json.dumps(wait)
         ]
         return found[:limit]
 
@@ -782,6 +787,7 @@ class MemoryService:
             wait = {
                 "id": new_id("wait"),
                 "run": run["id"],
+                "agent": run["agent"],
                 "op": op,
                 "kind": kind,
                 "prompt": prompt,

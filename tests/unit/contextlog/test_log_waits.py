@@ -8,10 +8,11 @@ import pytest
 from tests.unit.contextlog.conftest import claimable
 
 from torpor.contextlog.entries import journal, read_entries
-from torpor.contextlog.runs import claim, get_run, request_cancel, transition
+from torpor.contextlog.runs import claim, create_run, get_run, request_cancel, transition
 from torpor.contextlog.snapshots import record_snapshot
 from torpor.contextlog.waits import (
     WaitRow,
+    agents_of,
     answer_wait,
     cancel_waits,
     complete_wait,
@@ -189,3 +190,24 @@ def test_waits_that_ask_the_same_have_one_answer(commit: Any) -> None:
     assert (late.state, late.value, late.by) == ("completed", ended[0].value, "ann")
     with pytest.raises(Conflict, match="answered already"):
         commit(lambda c: answer_wait(c, first, value=value, now=15.0))
+
+
+def test_waits_are_found_by_agent_text_and_kind(commit: Any) -> None:
+    also = {"version": commit.version, "agent": "planner", "input": {}, "now": 10.0}
+    run = commit(lambda c: create_run(c, **also).id)
+    epoch = commit(lambda c: claim(c, run, 11.0))
+    make(commit, *commit.claimed(), prompt="Of no agent", data="%d%")
+    first = make(commit, run, epoch, 1, prompt="Send 5 % off?", approve=True, data={"to": "Zoë"})
+    second = make(commit, run, epoch, 2, prompt="Which day?")
+
+    def found(**how: Any) -> list[WaitId]:
+        return [wait.id for wait in commit(lambda c: list_waits(c, **how))]
+
+    assert found(agent="planner") == found(text=run) == [first.id, second.id]
+    assert found(agent="nobody") == found(text="%zz%") == []
+    assert found(text="5 %") == found(text="zo") == found(approve=True) == [first.id]
+    assert found(text="Zoë") == [first.id]
+    assert (
+        found(text="ok#2") == found(approve=False, agent="planner", kinds=["wait"]) == [second.id]
+    )
+    assert commit(lambda c: agents_of(c, [first, second])) == {run: "planner"}

@@ -114,7 +114,7 @@ def test_a_freeze_and_the_sleep_after_it_are_one_item() -> None:
     log.add("machine.up", epoch=2, resume_ms=180.0, warm=True)
     (item,) = log.items()
     assert (item.kind, item.ended_at) == ("asleep", 3.0)
-    figures = ("41.0 kB", "paused 8 ms", "stored in 120 ms", "there in 180 ms, warm")
+    figures = ("41.0 kB", "paused 8 ms", "stored in 120 ms", "ready in 180 ms, warm")
     assert item.figures == figures
 
 

@@ -27,7 +27,7 @@ function step(by) {
 }
 
 function unfold() {
-  const all = [...document.querySelectorAll(".items details")];
+  const all = [...document.querySelectorAll(".item > details")];
   const open = all.some((each) => !each.open);
   for (const each of all) each.open = open;
 }
@@ -78,6 +78,12 @@ document.getElementById("keys-open")?.addEventListener("click", KEYS["?"]);
 for (const box of document.querySelectorAll(".filters input[type=checkbox], .filters select")) {
   box.addEventListener("change", () => box.form.requestSubmit());
 }
+document.addEventListener("keydown", (event) => {
+  const open = event.key === "Escape" && document.querySelector("details.sure[open]");
+  if (!open) return;
+  open.open = false;
+  open.querySelector("summary").focus();
+});
 document.addEventListener("click", (event) => {
   for (const open of document.querySelectorAll("details.sure[open]")) {
     if (!open.contains(event.target)) open.open = false;
@@ -96,7 +102,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const above = event.detail.target;
   if (above.id !== "above") return;
   const typing = document.activeElement?.matches("input, textarea") && above.contains(document.activeElement);
-  if (typing || above.querySelector("details[open]")) {
+  if (typing || above.querySelector("details.sure[open], .wait details[open]")) {
     event.detail.shouldSwap = false;
     above.dataset.stale = "1";
   }

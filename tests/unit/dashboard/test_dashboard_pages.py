@@ -1,0 +1,106 @@
+"""What pages show of runs and waits."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tests.unit.api.memory_service import VERSION
+from tests.unit.dashboard.test_dashboard_access import Browser, browse
+
+from torpor.control.forking import Wanted
+from torpor.dashboard import render
+from torpor.model.home import Home
+
+
+def _wanted(how: str) -> Wanted:
+    return Wanted(how=how)
+
+
+def text_of(html: str) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", html).split())
+
+
+def test_a_failed_run_says_why_where_and_what_to_do(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        script = {"script": [["approve", "Go?", None], ["fail", "ValueError", "no <card>"]]}
+        run = (await browser.service.start(VERSION, None, script, None))["id"]
+        wait = await browser.asks(run)
+        await browser.post(f"/ui/waits/{wait['id']}", verdict="approve")
+        while (await browser.service.run(run))["state"] != "failed":
+            await browser.service.changed(run)
+        shown = text_of((await browser.http.get(f"/ui/runs/{run}")).text)
+        assert "ValueError : no &lt;card&gt;" in shown
+        assert f"torpor retry {run} --agent AGENT.py" in shown
+        assert "A new run goes on from where this one failed." in shown
+
+    browse(home, talk)
+
+
+def test_a_run_shows_its_output_by_lines(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        said = ["print", "\x1b[31mred\x1b[0m\n10 %\r99 %\n"]
+        wait = await browser.asked(said, ["print", "<b>last\n"], ["approve", "Go?", None])
+        page = (await browser.http.get(f"/ui/runs/{wait['run']}?view=output")).text
+        lines = re.findall(r'<span class="line stdout">(.*)', page)
+        assert lines == ['<span class="red">red</span>', "99 %", "&lt;b&gt;last"]
+
+    browse(home, talk)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("", ["Send?", "Which day?"]),
+        ("?kind=approval", ["Send?"]),
+        ("?kind=question&agent=player", ["Which day?"]),
+        ("?kind=event", []),
+        ("?agent=nobody", []),
+        ("?text=day", ["Which day?"]),
+        ("?kind=unheard-of", ["Send?", "Which day?"]),
+    ],
+)
+def test_waits_are_narrowed(home: Home, asked: str, found: list[str]) -> None:
+    async def talk(browser: Browser) -> None:
+        await browser.asked(["approve", "Send?", None])
+        await browser.asked(["wait", "Which day?", None])
+        page = (await browser.http.get(f"/ui/waits{asked}")).text
+        assert re.findall(r"<h2>(.*?)</h2>\n +<p class", page) == found
+
+    browse(home, talk)
+
+
+def test_what_a_code_change_has_replaced_leads_on(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        runs, service = browser.service._runs, browser.service
+        first = (await browser.asked(["approve", "Go?", None]))["run"]
+        second = (await service.fork(first, _wanted("reload")))["id"]
+        third = (await service.fork(second, _wanted("reload")))["id"]
+        by_hand = (await service.fork(third, _wanted("fork")))["id"]
+        for run in (first, second, third, by_hand):
+            runs[run]["queue"] = "dev"
+        runs[first] |= {"successor": second, "error": {"type": "Reloaded", "message": "changed"}}
+        page = await browser.http.get(f"/ui/runs/{first}")
+        assert f"Replaced by {third} : its code changed." in text_of(page.text)
+        follow = await browser.http.get(f"/ui/runs/{first}?follow=1")
+        assert follow.headers["location"] == f"/ui/runs/{third}?follow=1"
+        head = await browser.http.get(f"/ui/runs/{second}/head?follow=1")
+        assert head.headers["hx-redirect"] == f"/ui/runs/{third}?follow=1"
+        newest = await browser.http.get(f"/ui/runs/{third}?follow=1")
+        assert newest.status_code == 200 and "Replaced by" not in newest.text
+
+    browse(home, talk)
+
+
+def test_what_is_long_is_folded() -> None:
+    short = "\n".join("abc")
+    assert render.folded(short) == render.Folded(short)
+    assert render.folded("\n".join("x" * 16)).rest == ""
+    many = render.folded("\n".join(str(n) for n in range(40)))
+    assert (many.first.count("\n"), many.rest.split("\n")[0], many.more) == (
+        11,
+        "12",
+        "28 more lines",
+    )
+    wide = render.folded("y" * 1600)
+    assert (len(wide.first), len(wide.rest), wide.more) == (1500, 100, "100 more characters")
