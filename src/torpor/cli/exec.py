@@ -94,7 +94,8 @@ def exec_command(
         "dir": workdir,
         "env": read_env(env, env_file),
         "user": _user(user),
-        "stdin": interactive or (sys.stdin is not None and not typed),
+        # As for docker: of a terminal that nothing is typed in, a pipe is no part.
+        "stdin": interactive or not (typed or terminal or sys.stdin is None),
     }
     raise typer.Exit(_run(Client(Home.find()), run, asked, terminal=terminal))
 

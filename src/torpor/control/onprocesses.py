@@ -51,6 +51,7 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Conflict, Invalid
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, Epoch, RunId
+from torpor.model.layout import installed
 from torpor.model.runfiles import RunFile
 from torpor.policy import freeze
 from torpor.policy.admission import machines_max
@@ -165,7 +166,7 @@ class ProcessCarriers:
         environment = surroundings(program.interpreter) | {"HOME": str(home)}
         if (deps := program.interpreter.deps) is not None:  # as `torpor.sdk.process` does
             environment["PYTHONPATH"] += f"{os.pathsep}{deps}"
-        return Beside(directory, environment | row.env)
+        return Beside(directory, installed(directory, environment) | row.env)
 
     async def renew(self, version: AgentVersion) -> None:
         """Nothing of a process can be lost that the log does not hold."""

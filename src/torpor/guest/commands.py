@@ -32,6 +32,7 @@ from torpor.guest.cgroup import Cgroup
 from torpor.guest.pumping import READ_BYTES, STDERR, STDOUT, Ends, Pump, open_terminal
 from torpor.guest.settings import Settings
 from torpor.model.execs import CANNOT_EXECUTE, NOT_FOUND
+from torpor.model.layout import installed
 from torpor.wire import messages
 from torpor.wire.messages import TEXT_MAX
 
@@ -80,7 +81,7 @@ class Commands:
     def _begin(self, message: dict[str, Any]) -> None:
         program = self.program or Program(deps=False, env={})
         environment = {
-            **surroundings(self._settings, program),
+            **installed(self._settings.app, surroundings(self._settings, program)),
             **self.env,
             **message["env"],
         }

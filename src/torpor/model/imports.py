@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from torpor.model.layout import SITE
+from torpor.model.layout import PATHS, SITE
 
 IMPORTS_MAX = 1000
 _MODULES = frozenset({".py", ".pyc", ".so"})
@@ -89,7 +89,7 @@ class _Reader:
     def _find_roots(self) -> list[PurePosixPath]:
         """Where modules are looked for, as `torpor.sdk.entry.find_modules` has it."""
         roots = [PurePosixPath()]
-        if installed := self._files.get(f"{SITE}/project.pth"):
+        if installed := self._files.get(PATHS):
             lines = installed.decode().splitlines()
             roots = [PurePosixPath(posixpath.normpath(f"{SITE}/{line}")) for line in lines if line]
         parent = self._entry.parent

@@ -18,7 +18,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from torpor.model.errors import Invalid
-from torpor.model.layout import PROGRAMS, SITE
+from torpor.model.layout import PATHS, PROGRAMS, SITE
 from torpor.project.facts import strings, table, without_torpor
 from torpor.project.requirements import read_requirements
 
@@ -182,7 +182,7 @@ class Pyproject:
         """Files to go along with the project's, and which of them are programs. Raises Invalid."""
         up = PurePosixPath(*[".."] * len(PurePosixPath(SITE).parts))
         lines = [str(up / root) for root in roots]
-        files = {f"{SITE}/project.pth": "\n".join([*lines, ""]).encode()}
+        files = {PATHS: "\n".join([*lines, ""]).encode()}
         if not self.name:
             return files, frozenset()
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", self.name):

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torpor.model.layout import PROGRAMS, SITE
+from torpor.model import layout
+from torpor.model.layout import SITE
 
 
 class _Script(importlib.machinery.SourceFileLoader):
@@ -44,19 +45,10 @@ def find_modules(app: Path, entry: str, deps: Sequence[str]) -> list[Path]:
             _append("PYTHONPATH", directory)
     roots, path = [app], app / entry
     if (app / SITE).is_dir():
-        before = list(sys.path)
-        site.addsitedir(str(app / SITE))
-        found = [each for each in sys.path if each not in before]
-        sys.path[:] = before
-        roots = [Path(each) for each in found if Path(each) != app / SITE]
+        roots = layout.roots(app)
         sys.path.append(str(app / SITE))
         # Of what it starts: this process has them in another order.
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            [*map(str, roots), os.environ.get("PYTHONPATH", ""), str(app / SITE)]
-        )
-        os.environ["PATH"] = os.pathsep.join(
-            [str(app / PROGRAMS), os.environ.get("PATH", os.defpath)]
-        )
+        os.environ.update(layout.installed(app, os.environ))
     if path.parent in roots:
         roots = [path.parent, *(root for root in roots if root != path.parent)]
     elif module_name(path, roots) is None:

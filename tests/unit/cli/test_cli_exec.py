@@ -66,6 +66,11 @@ def test_exit_codes_streams_and_input(program: list[str], home: Home, run: str) 
     assert nobody.returncode == 125 and b"no run" in nobody.stderr
 
 
+def test_a_terminal_of_its_own_without_one_here(program: list[str], home: Home, run: str) -> None:
+    done = piped(program, home, "exec", "-t", run, "--", "sh", "-c", "test -t 1 && echo yes")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"yes\r\n", b"")
+
+
 def test_what_is_typed_wrong(torpor: Torpor, run: str) -> None:
     for arguments, says in (
         (["exec", run], "COMMAND"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.e2e.stage import wait_gone
 from tests.unit.control.plain import STUCK_S, Plain
+from tests.unit.control.test_control_projects import SRC_LAYOUT, write
 from tests.unit.control.world import FREEZING, World
 
 from torpor.contextlog import runs
@@ -31,6 +32,7 @@ from torpor.model.ids import RunId
 from torpor.model.starting import Start
 from torpor.model.states import RunState
 from torpor.policy import freeze
+from torpor.project.reading import read_agent
 
 pytestmark = pytest.mark.anyio
 
@@ -129,6 +131,17 @@ async def test_beside_an_agent_that_sleeps_and_is_left_asleep(plain: Plain, hast
     assert await below.end() == Ended(code=0)
     await plain.answer(run, "yes")
     assert (await plain.result(run))[0] == ["yes"]
+
+
+async def test_what_the_agents_project_brings(plain: Plain, hasty: None, tmp_path: Path) -> None:
+    main = "import torpor\n@torpor.agent\ndef main():\n    return torpor.approve('?').approved\n"
+    root = write(tmp_path / "project", SRC_LAYOUT | {"src/hr/main.py": main})
+    run = await plain.run(await plain.deploy_source(read_agent(root)))
+    await plain.suspended(run)
+    module = await begin(plain, run, "python3", "-m", "hr")
+    assert (await module.end(), module.out) == (Ended(code=0), b"hello\n"), module.err
+    program = await begin(plain, run, "hr")
+    assert (await program.end(), program.out) == (Ended(code=0), b"cli hello\n"), program.err
 
 
 async def test_what_cannot_begin(plain: Plain, hasty: None) -> None:

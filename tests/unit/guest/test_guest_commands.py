@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from torpor.model.layout import PATHS, PROGRAMS, SITE
+
 if TYPE_CHECKING:
     from tests.unit.guest.conftest import Driver
 
@@ -89,6 +91,29 @@ def test_a_command_runs_as_the_agent_does(waiting: Driver) -> None:
     assert command.wrote().endswith(b"/bin\n") and command.wrote(2) == b"oops\n"
     below = Told(waiting, "pwd", dir="/tmp")
     assert below.end() == {"code": 0} and below.wrote() == b"/tmp\n"
+
+
+def test_a_command_finds_what_the_agents_project_has(driver: Driver) -> None:
+    driver.send_files(
+        {
+            "agent.py": WAITER,
+            PATHS: "../../src\n../../none\n",
+            f"{SITE}/hr.dist-info/METADATA": "Name: hr\nVersion: 1.2\n",
+            "src/words.py": "print('found')",
+        }
+    )
+    driver.say("load", entry="agent.py", deps=True, version="v1", env={})
+    driver.hear("loaded")
+    start: dict[str, Any] = {"agent": None, "input": {}, "journal": [], "env": {"RUNS": "2"}}
+    driver.say("start", run="run_1", epoch=1, **start)
+    driver.hear("begin", kind="wait")
+    command = Told(driver, "sh", "-c", "python3 -m words; echo $PATH; echo $PYTHONPATH")
+    assert command.end() == {"code": 0}
+    work = driver.directory / "work"
+    found, path, modules = command.wrote().decode().splitlines()
+    assert found == "found"
+    assert path.startswith(f"{work / PROGRAMS}:{driver.directory}/deps/bin:")
+    assert modules.split(":")[0] == f"{work}/src" and modules.endswith(f":{work / SITE}")
 
 
 @pytest.mark.parametrize(
