@@ -9,14 +9,13 @@ and in `torpor.api.shapes`. Synchronous: its user is the command line.
 from __future__ import annotations
 
 import base64
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
+from torpor.client.events import Appended, Back, Ended, Followed, Lost, parse_events
 from torpor.client.problems import Unreachable, foreign, from_problem, refusal, unreachable
 from torpor.client.remote import Remote
 from torpor.client.transport import Broken, Response, Transport
@@ -29,6 +28,7 @@ from torpor.model.paging import Page
 if TYPE_CHECKING:
     from torpor.client.execs import Exec
     from torpor.client.files import Given
+    from torpor.client.outcomes import Outcome
     from torpor.model.agentfile import AgentSource
 
 # The server's heartbeat comes every 15 s: a stream that is silent for longer is dead.
@@ -40,45 +40,40 @@ Object = dict[str, Any]
 OnProgress = Callable[[str, str, float | None], None]
 
 
-@dataclass(frozen=True)
-class Appended:
-    """An entry of the followed run's log."""
-
-    entry: Object
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The followed run has ended in this state; nothing comes after."""
-
-    state: str
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The server went away. The follower keeps trying."""
-
-
-@dataclass(frozen=True)
-class Back:
-    """The server is back; what was appended meanwhile follows."""
-
-
-Followed = Appended | Ended | Lost | Back
-
-
 class Client:
-    """Safe to use from several threads."""
+    """Safe to use from several threads, which share its connections. Ends with `close`, or a
+    `with` block; what is asked after that opens new ones."""
 
-    def __init__(self, home: Home, *, timeout_s: float = 30.0) -> None:
-        self.home = home
-        self.remote = Remote.find()
+    def __init__(
+        self,
+        home: Home | None = None,
+        *,
+        url: str | None = None,
+        key: str | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """Of the server at `url`, asked with `key`; without these of that which the environment
+        names, or of this host: of the data directory `home`, by default $TORPOR_HOME.
+
+        `timeout_s` is how long it may take to answer. Raises Invalid.
+        """
+        self.home = home or Home.find()
+        self.remote = Remote.find() if url is None else Remote.of(url, key or "")
         if self.remote is None:
-            self._http = Transport(home.socket("server"), {})
+            self._http = Transport(self.home.socket("server"), {})
         else:
             bearer = {"authorization": f"Bearer {self.remote.key}"} if self.remote.key else {}
             self._http = Transport(self.remote.url, bearer)
         self._timeout_s = timeout_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
 
     def health(self) -> Object:
         return self._object("GET", "/health")
@@ -126,17 +121,20 @@ class Client:
 
     def start(
         self,
-        version: str | None,
-        agent: str | None,
-        input: Object,
-        id_key: str | None,
+        version: str | None = None,
+        agent: str | None = None,
+        input: Object | None = None,
+        id_key: str | None = None,
         *,
         files: Mapping[str, Given] | None = None,
         **start: Any,
     ) -> Object:
-        """`start`: as `torpor.model.starting.Start` has it, and `engine`. `files` are uploaded, and
-        are in the agent's working directory, by their paths in it, when it begins."""
-        body = {"version": version, "agent": agent, "input": input, "id_key": id_key, **start}
+        """A run of `agent`, by its name, or of a version. The same `id_key` again is the same run.
+
+        `files` are uploaded, and are in the agent's working directory, by their paths in it, when
+        it begins. `start`: as `torpor.model.starting.Start` has it, and `engine`.
+        """
+        body = {"version": version, "agent": agent, "input": input or {}, "id_key": id_key, **start}
         if files:
             body["files"] = {path: self.upload(given) for path, given in files.items()}
         return self._object("POST", "/runs", json=body)
@@ -237,18 +235,21 @@ class Client:
         kinds: Sequence[str] = (),
         tail: int | None = None,
         since: float | None = None,
+        until: float | None = None,
     ) -> Iterator[Followed]:
         """The run's log past `after` and on as it grows, until the run has ended; which of it, as
         `entries` has it.
 
         Outlives the server: when it goes away this tries again for ever, from where it was.
+        Raises TimeoutError at `until`, a time of time.monotonic().
         """
         which: Object = {"kinds": ",".join(kinds), "tail": tail, "since": since}
         lost = False
         while True:
             try:
                 query = _given({"after": after, "follow": "true", **which})
-                for name, data in self._events("GET", f"/runs/{_segment(ref)}/log", params=query):
+                path = f"/runs/{_segment(ref)}/log"
+                for name, data in self._events("GET", path, params=query, until=until):
                     if lost:
                         lost = False
                         yield Back()
@@ -261,10 +262,19 @@ class Client:
                         return
             except Unreachable:
                 pass
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError(f"run {ref} has not ended yet")
             if not lost:
                 lost = True
                 yield Lost()
             time.sleep(_RETRY_S)
+
+    def join(self, ref: str, *, timeout_s: float | None = None) -> Outcome:
+        """The run once it has ended, or the retry that took its place. Raises TimeoutError if it
+        goes on for longer; that changes nothing about the run."""
+        from torpor.client.outcomes import join
+
+        return join(self, ref, timeout_s)
 
     def cancel(self, ref: str) -> Object:
         return self._object("POST", f"/runs/{_segment(ref)}/cancel")
@@ -502,20 +512,6 @@ class Client:
 
     def _unreachable(self, why: str) -> Unreachable:
         return unreachable(self.remote, self.home, why)
-
-
-def parse_events(lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """(name, data) of each whole server-sent event; comments are skipped."""
-    name, data = "message", ""
-    for line in lines:
-        if line.startswith("event: "):
-            name = line[len("event: ") :]
-        elif line.startswith("data: "):
-            data += line[len("data: ") :]
-        elif not line:
-            if data:
-                yield name, json.loads(data)
-            name, data = "message", ""
 
 
 def _is_followed(headers: Mapping[str, str]) -> bool:

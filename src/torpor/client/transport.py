@@ -13,8 +13,9 @@ import json
 import os
 import selectors
 import socket
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 _CHUNK = 1 << 18
+_SOON_S = 0.001  # no time at all would be no timeout
 
 Body = bytes | Iterable[bytes] | None
 
@@ -46,8 +48,9 @@ class _UnixConnection(HTTPConnection):
 class Response:
     """A response whose body is read once: `json`, `chunks` or `lines`."""
 
-    def __init__(self, http: HTTPResponse) -> None:
-        self._http = http
+    def __init__(self, http: HTTPResponse, hurry: Callable[[], None]) -> None:
+        """`hurry` is called before each part of the body is waited for."""
+        self._http, self._hurry = http, hurry
         self.status = http.status
         self.reason = http.reason
         self.headers = {name.lower(): value for name, value in http.headers.items()}
@@ -62,7 +65,10 @@ class Response:
 
     def chunks(self) -> Iterator[bytes]:
         """The body as it comes."""
-        while chunk := self._http.read1(_CHUNK):
+        while True:
+            self._hurry()
+            if not (chunk := self._http.read1(_CHUNK)):
+                break
             yield chunk
         if self._http.length:  # what it said it would send, and did not
             raise IncompleteRead(b"", self._http.length)
@@ -98,16 +104,23 @@ class Transport:
         body: Body = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None,
+        until: float | None = None,
     ) -> Iterator[Response]:
-        """`timeout_s` is how long the server may say nothing. Raises Broken, in the block too."""
+        """`timeout_s` is how long the server may say nothing, `until`, of time.monotonic(), when it
+        is over whatever it says. Raises Broken, in the block too."""
         query = f"?{urlencode(params)}" if params else ""
         target = f"{self._url.path}{path}{query}"
-        connection = self._connected(timeout_s)
+        connection = self._connected(_left(timeout_s, until))
+
+        def hurry() -> None:
+            if until is not None and connection.sock is not None:
+                connection.sock.settimeout(_left(timeout_s, until))
+
         again = False
         try:
             sent = {**self._headers, **(headers or {})}
             response = _exchange(connection, method, target, body, sent)
-            yield Response(response)
+            yield Response(response, hurry)
             again = response.isclosed() and not response.will_close
         except TimeoutError as error:
             raise Broken("it took too long") from error
@@ -118,6 +131,11 @@ class Transport:
                 self._idle.append(connection)
             else:
                 connection.close()
+
+    def close(self) -> None:
+        """Of connections that wait to be used again."""
+        while self._idle:
+            self._idle.pop().close()
 
     def _connected(self, timeout_s: float | None) -> HTTPConnection:
         while self._idle:
@@ -142,6 +160,13 @@ class Transport:
         if self._url.scheme != "https":
             return HTTPConnection(host, self._url.port)
         return HTTPSConnection(host, self._url.port, context=_trusted())
+
+
+def _left(timeout_s: float | None, until: float | None) -> float | None:
+    if until is None:
+        return timeout_s
+    left = max(until - time.monotonic(), _SOON_S)
+    return left if timeout_s is None else min(left, timeout_s)
 
 
 def _readable(connection: socket.socket) -> bool:

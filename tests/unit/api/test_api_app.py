@@ -16,7 +16,7 @@ from torpor.api import limits
 from torpor.api.app import create_app
 from torpor.api.problems import MEDIA_TYPE, problem
 from torpor.client import from_problem
-from torpor.client.api import parse_events
+from torpor.client.events import parse_events
 from torpor.client.problems import _BY_CODE
 from torpor.model.home import Home
 from torpor.model.runfiles import FILE_BYTES_MAX
