@@ -8,14 +8,14 @@ made them; and what its steps did to files. Both go some time after the run has 
 An agent is imported in its run's own directory, which has a copy of its project: what it makes of
 `__file__` is what it finds in its working directory, is its run's alone, and has the same name in
 each of the run's processes, so that a replay asks for what the log holds. So no process can have
-imported it before the run is known. One that has imported the SDK, with the agent's dependencies at
-hand, waits for the next run that has the same: most of a start is Python's own.
+imported it before the run is known. One that has imported what is not the agent's own waits for the
+next run (`torpor.control.spares`): most of a start is Python's own and dependencies'.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 import json
 import os
 import shutil
@@ -40,11 +40,10 @@ from torpor.control.loading import (
     logged,
     source_from,
 )
-from torpor.control.pool import Spares
-from torpor.control.processguest import ProcessGuest
 from torpor.control.runfiles import RunFiles, write_below
-from torpor.engine.process.agent import Agent, Interpreter, Program, surroundings
-from torpor.engine.process.workdir import clear, keep_compiled, lay_out
+from torpor.control.spares import WORK, Processes, Waiting, ahead_of, write_files
+from torpor.engine.process.agent import Interpreter, Program, surroundings
+from torpor.engine.process.workdir import clear, lay_out
 from torpor.image.deps import HOST_PYTHON, check_python, ensure_modules
 from torpor.image.publish import Workspace, build_once
 from torpor.model.agentfile import AgentSource
@@ -57,28 +56,12 @@ from torpor.policy import freeze
 from torpor.policy.admission import machines_max
 
 TYPICAL_MIB = 64
-# Of a run's directory, its home: the one that it works in.
-WORK = "work"
 # How long the files of a run that has ended stay: somebody may want to see what it made.
 KEPT_S = 3600.0
 LOOK_S = 300.0
+COMPILED_KEPT_S = 7 * 86400.0
 # One line of the control socket holds no more records than take about this much.
 JOURNAL_PART_RECORDS = 10_000
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A process that has not been told yet what to load."""
-
-    guest: ProcessGuest
-
-    @property
-    def alive(self) -> bool:
-        return self.guest.agent.process.returncode is None
-
-    async def discard(self) -> None:
-        await self.guest.agent.kill()
-        await self.guest.close()
 
 
 @dataclass(frozen=True)
@@ -100,13 +83,13 @@ class ProcessCarriers:
         self.files = files
         self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
         self._programs: dict[AgentVersion, Program] = {}
-        self._spares: Spares[Interpreter, _Waiting] = Spares()
-        self._names = itertools.count(1)
+        self._processes = Processes(home)
 
     async def tidy(self) -> None:
         """Remove what an earlier server left: its processes ended with it."""
         await asyncio.to_thread(shutil.rmtree, self._home.processes, ignore_errors=True)
         await asyncio.to_thread(_link_package, self._home)
+        self._home.compiled.mkdir(exist_ok=True)
 
     async def load(self, source: AgentSource, version: AgentVersion, progress: Progress) -> Loaded:
         """Install and import the agent, to see whether it does. Raises Invalid, GuestError,
@@ -115,16 +98,16 @@ class ProcessCarriers:
         program = await asyncio.to_thread(_install, self._home, source, version, progress)
         self._programs[version] = program
         progress("load", f"importing {source.entry}", None)
-        directory = self._home.processes / f"p{os.getpid()}-{next(self._names)}"
-        waiting, _ = await self._take(program.interpreter)
-        self._refill(program.interpreter)  # while this one imports: a run often follows at once
+        directory = self._processes.new_directory()
+        importing = Importing(program.entry, source.rules.max_import_s, progress)
+        waiting, _ = await self._processes.take(program.interpreter)
+        # While this one imports: a run often follows at once, and then the next version.
+        self._processes.refill(program.interpreter, 2)
         try:
             await asyncio.to_thread(lay_out, program.app, directory / WORK)
-            waiting.guest.say_line(_load(program, directory, directory / "steps"))
-            limit_s = source.rules.max_import_s
-            importing = Importing(program.entry, limit_s, progress)
+            files = directory, directory / "steps"
+            waiting.guest.say_line(_load(program, files, self._home.compiled))
             loaded = await hear_loaded(waiting.guest, importing)
-            await asyncio.to_thread(keep_compiled, directory / WORK, program.app)
         finally:
             await waiting.discard()
             await asyncio.to_thread(clear, directory)
@@ -140,7 +123,7 @@ class ProcessCarriers:
         files = self._home.files_of(origin.row.id)
         shared = self._home.files_of(origin.row.origin)[1] if origin.row.origin else None
         agent = await self._store.read(lambda c: agents.get_agent(c, version))
-        waiting, warm = await self._take(program.interpreter)
+        waiting, warm = await self._processes.take(program.interpreter)
         try:
             await asyncio.to_thread(_settle, program.app, files, shared)
         except BaseException:
@@ -148,10 +131,10 @@ class ProcessCarriers:
             raise
         guest = waiting.guest
         guest.heard = heard
-        guest.say_line(_load(program, *files))
+        guest.say_line(_load(program, files, self._home.compiled))
         limit_s = agent.rules.max_import_s
         importing = hear_loaded(guest, Importing(program.entry, limit_s, lambda *_: None))
-        carried = (guest, files, program, importing)
+        carried = (waiting, files, program, importing)
         return ProcessCarrier(self, *carried, warm=warm, reloaded=reloaded)
 
     async def beside(self, row: RunRow) -> Beside:
@@ -175,8 +158,9 @@ class ProcessCarriers:
         """End processes that wait for nothing, and remove the directories of runs that ended some
         time ago."""
         while True:
-            self._spares.drop_idle()
+            self._processes.drop_idle()
             await self.sweep(time.time() - KEPT_S)
+            await asyncio.to_thread(_sweep_compiled, self._home.compiled)
             await asyncio.sleep(LOOK_S)
 
     async def sweep(self, before: float) -> None:
@@ -186,22 +170,11 @@ class ProcessCarriers:
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     async def close(self) -> None:
-        await self._spares.close()
+        await self._processes.close()
 
     def refill(self, program: Program) -> None:
         """Have a process wait for the next run of an agent with the same modules."""
-        self._refill(program.interpreter)
-
-    def _refill(self, interpreter: Interpreter) -> None:
-        self._spares.refill(interpreter, lambda: self._start(interpreter))
-
-    async def _take(self, interpreter: Interpreter) -> tuple[_Waiting, bool]:
-        """A process, and whether it was there."""
-        spare = await self._spares.take(interpreter, wait=True)
-        return (spare, True) if spare else (await self._start(interpreter), False)
-
-    async def _start(self, interpreter: Interpreter) -> _Waiting:
-        return _Waiting(ProcessGuest(await Agent.start(interpreter)))
+        self._processes.refill(program.interpreter)
 
     async def _program(self, version: AgentVersion) -> Program:
         """Of an agent that was deployed; installed again, should that be needed."""
@@ -222,7 +195,7 @@ class ProcessCarrier:
     def __init__(
         self,
         carriers: ProcessCarriers,
-        guest: ProcessGuest,
+        waiting: Waiting,
         files: tuple[Path, Path],
         program: Program,
         importing: Coroutine[Any, Any, Loaded],
@@ -236,7 +209,8 @@ class ProcessCarrier:
         self._files = files
         self._program = program
         self._importing = asyncio.ensure_future(importing)
-        self.guest = guest
+        self._process = waiting
+        self.guest = waiting.guest
 
     @property
     def pid(self) -> int:
@@ -290,8 +264,7 @@ class ProcessCarrier:
     async def _end(self) -> None:
         self._importing.cancel()
         await asyncio.gather(self._importing, return_exceptions=True)
-        await self.guest.agent.kill()
-        await self.guest.close()
+        await self._process.discard()
 
 
 def _encoded(message: dict[str, Any]) -> bytes:
@@ -299,9 +272,19 @@ def _encoded(message: dict[str, Any]) -> bytes:
     return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _load(program: Program, home: Path, kept: Path) -> bytes:
-    told = {"t": "load", "home": str(home), "app": str(home / WORK), "kept": str(kept)}
-    return _encoded(told | {"entry": program.entry})
+def _load(program: Program, files: tuple[Path, Path], compiled: Path) -> bytes:
+    home, kept = map(str, files)
+    where = {"home": home, "app": str(files[0] / WORK), "kept": kept, "compiled": str(compiled)}
+    return _encoded({"t": "load", "entry": program.entry, **where})
+
+
+def _sweep_compiled(directory: Path) -> None:
+    """What is still of use is compiled again."""
+    before = time.time() - COMPILED_KEPT_S
+    for path in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                path.unlink()
 
 
 def _settle(project: Path, files: tuple[Path, Path], shared: Path | None) -> None:
@@ -328,23 +311,35 @@ def _link_package(home: Home) -> None:
 def _install(home: Home, source: AgentSource, version: AgentVersion, progress: Progress) -> Program:
     """The agent's files and modules on this host. Blocks."""
 
+    for name in source.files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise Invalid(f"the agent's files hold {name!r}, which leads elsewhere")
+
     def unpack(workspace: Workspace) -> Path:
         app = workspace.directory / "app"
-        for name, body in source.files.items():
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts:
-                raise Invalid(f"the agent's files hold {name!r}, which leads elsewhere")
-            (app / path).parent.mkdir(parents=True, exist_ok=True)
-            (app / path).write_bytes(body)
-            (app / path).chmod(0o755 if name in source.executable else 0o644)
+        write_files(app, source.files.items())
+        for name in source.files:
+            (app / name).chmod(0o755 if name in source.executable else 0o644)
         return app
 
+    def damage(app: Path) -> str:
+        """The log has the files: these need not be durable, if they are looked at."""
+        for name, body in source.files.items():
+            try:
+                if (app / name).read_bytes() != body:
+                    return f"{name} is another"
+            except OSError as error:
+                return f"{name}: {error.strerror}"
+        return ""
+
     return Program(
-        app=build_once(home.apps / version, unpack),
+        app=build_once(home.apps / version, unpack, damage=damage, durable=False),
         entry=source.entry,
         interpreter=Interpreter(
             package=home.package,
             deps=ensure_modules(home, source.dependencies, progress),
             env=tuple(sorted(source.env.items())),
+            ahead=ahead_of(source),
         ),
     )

@@ -65,9 +65,10 @@ S = TypeVar("S", bound=Spare)
 
 
 class Spares(Generic[K, S]):
-    """At most one spare for each key, made in the background."""
+    """At most one spare for each key, of the `most` keys used last, made in the background."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = SPARES_MAX) -> None:
+        self._most = most
         self._ready: OrderedDict[K, asyncio.Task[S]] = OrderedDict()
         self._used: dict[K, float] = {}
         self._closed = False
@@ -100,7 +101,7 @@ class Spares(Generic[K, S]):
             return
         self._used[key] = time.monotonic()
         self._ready[key] = asyncio.ensure_future(make())
-        while len(self._ready) > SPARES_MAX:
+        while len(self._ready) > self._most:
             self._drop(next(iter(self._ready)))
 
     @property

@@ -33,6 +33,7 @@ _FROM_AGENT = {
     for t in (
         *(
             "importing",
+            "imported",
             "loaded",
             "load_failed",
             "begin",
@@ -49,7 +50,7 @@ _FROM_AGENT = {
     )
 }
 _FINAL = ("load_failed", "done", "failed")
-_AFTER_OUTPUT = (*_FINAL, "end")
+_AFTER_OUTPUT = (*_FINAL, "imported", "end")
 # Sent by people and hosts to end a process, not by a fault of its own.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 

@@ -36,13 +36,15 @@ def build_once(
     waiting: Callable[[], None] = lambda: None,
     damage: Callable[[Path], str] = lambda _: "",
     damaged: Callable[[str], None] = lambda _: None,
+    durable: bool = True,
 ) -> Path:
     """`result`, made by `build` unless it is there.
 
     `build` returns the file or directory in its workspace that becomes `result`; all else in
     the workspace goes. `waiting` is called if another builder is at work. What is there and is not
-    as it should be, says `damage`, is replaced: `damaged` hears why. Raises Exhausted when the disk
-    is full, and whatever `build` raises; then all is as it was before.
+    as it should be, says `damage`, is replaced: `damaged` hears why. If that looks at all of it,
+    the result need not be `durable`: syncing thousands of files takes long. Raises Exhausted when
+    the disk is full, and whatever `build` raises; then all is as it was before.
     """
     if result.exists() and not damage(result):
         return result
@@ -59,7 +61,8 @@ def build_once(
                 if why:
                     damaged(why)
                 made = build(Workspace(Path(directory), lock_fd))
-                _sync_tree(made)
+                if durable:
+                    _sync_tree(made)
                 if why:
                     result.rename(Path(directory) / "before")
                 made.rename(result)
@@ -70,7 +73,8 @@ def build_once(
                         hint="Free some space on it.",
                     ) from error
                 raise
-        _sync(parent)
+        if durable:
+            _sync(parent)
     return result
 
 

@@ -68,6 +68,11 @@ class Home:
         return self.root / "apps"
 
     @property
+    def compiled(self) -> Path:
+        """Code of agents' own files (`torpor.sdk.compiled`)."""
+        return self.cache / "compiled"
+
+    @property
     def modules(self) -> Path:
         return self.root / "modules"
 

@@ -6,6 +6,9 @@ agent's own: in its place is an empty one, as only the names are known yet. The 
 again, and the agent's file imports all by itself. And an import that leaves something behind that
 is *unfit* to be kept: threads of its own, a child process, sockets, hooks for the freeze. The agent
 goes on with that as ever, but no base is made of it.
+
+A plain process does the same before it knows its run (`control.spares`). Then the empty files, and
+its home, are in a place that it leaves for its run's: who remembers that place is unfit, too.
 """
 
 from __future__ import annotations
@@ -13,21 +16,27 @@ from __future__ import annotations
 import gc
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterable, Mapping
+from types import FrameType
 from typing import Any
 
 from torpor.model.layout import OURS
 from torpor.sdk import files, freezing, rest
+from torpor.sdk.entry import forget_modules
 from torpor.sdk.errors import said
 
 _SHOWN_MAX = 500
+_FLAT = frozenset((tuple, list, set, frozenset))
 
 
-def run(modules: Iterable[Mapping[str, Any]], app: str) -> dict[str, str]:
+def run(modules: Iterable[Mapping[str, Any]], app: str, passing: str = "") -> dict[str, str]:
     """Import them in order, as the statements `import module` and `from module import names` do.
-    `app` has the agent's files. What is to be told of it: `failed`, `unfit`."""
+    `app` has the agent's files; if it is left afterwards, `passing` is what tells its path from all
+    others. What is to be told of it: `failed`, `unfit`."""
     threads, sockets = set(threading.enumerate()), _sockets()
+    found_in = list(sys.path)
     opened = files.Changes([app], files.OPENED, besides=[OURS])
     before = opened.mark()
     try:
@@ -42,8 +51,15 @@ def run(modules: Iterable[Mapping[str, Any]], app: str) -> dict[str, str]:
         return {"failed": "a file of the agent's own was opened"}
     freezing.flush_output()  # whether they printed something is the host's to see
     gc.collect()
+    found = _left(threads, sockets)
+    if passing and not found:
+        found = "sys.path was changed" if sys.path != found_in else ""
+        forget_modules(app)
+        os.environ.pop("HOME", None)  # it gets its run's
+        del opened, found_in
+        found = found or _remembered(passing)
     freezing.spare_heap()
-    return {"unfit": found} if (found := _left(threads, sockets)) else {}
+    return {"unfit": found} if found else {}
 
 
 def _left(threads: set[threading.Thread], sockets: set[str]) -> str:
@@ -54,6 +70,22 @@ def _left(threads: set[threading.Thread], sockets: set[str]) -> str:
     if _sockets() - sockets:
         return "a socket was opened"
     return "hooks were set" if freezing.hooked(thaws=True) else ""
+
+
+def _remembered(name: str) -> str:
+    """Whether anything has `name` as a part of a text; without closures, which would."""
+    raw = os.fsencode(name)
+    for each in gc.get_objects():
+        if type(each) is FrameType:  # ours are among them
+            continue
+        for one in gc.get_referents(each):
+            # What has nothing but texts in it is not among the collector's objects.
+            inside = one.values() if type(one) is dict else one if type(one) in _FLAT else (one,)
+            for text in inside:
+                kind = type(text)
+                if (kind is str and name in text) or (kind is bytes and raw in text):
+                    return "it remembers the directory where it was imported"
+    return ""
 
 
 def _sockets() -> set[str]:

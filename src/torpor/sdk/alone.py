@@ -9,6 +9,7 @@ lock, and a step that is replayed leaves a *mark* in the output instead of askin
 
 It waits until it is told which agent to load, and in which directory: where a run's files are is a
 name of that run alone, and what an agent makes of `__file__` is the same in each of its processes.
+Before that it may be told to import what the agent imports first (`torpor.sdk.ahead`).
 
 A mark is NUL, MARK, colon, a decimal offset, newline. It says that what follows stands at that
 offset of the stream: what the step had printed when it was recorded is not printed again. MARK is
@@ -28,7 +29,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from torpor.replay.journal import Recorded
-from torpor.sdk import process
+from torpor.sdk import compiled, process
 from torpor.sdk.endpoint import Endpoint
 from torpor.sdk.operations import Operation
 from torpor.sdk.rest import Rest
@@ -69,16 +70,18 @@ class AloneRuntime(Runtime):
         self._deferred: list[dict[str, Any]] = []  # came while it stood still
         self._handlers["journal"] = self._take_journal
 
-    def await_load(self) -> dict[str, Any] | None:
-        """What to load; None if there is nothing to. The process is at home then."""
-        line = self._reader.readline()
-        if not line:
-            return None
-        message: dict[str, Any] = json.loads(line)
-        os.environ["HOME"] = message["home"]
-        os.chdir(message["app"])
-        self._files = StepFiles(message["home"], message["kept"])
-        return message
+    def move(self, message: dict[str, Any]) -> tuple[str, str]:
+        """See `torpor.sdk.process.Move`."""
+        # Taken out: nobody is to remember them.
+        app, home = message.pop("app"), message.pop("home")
+        os.chdir(app)
+        if message["t"] == "import":
+            os.environ["HOME"] = home
+            return app, os.path.basename(home)  # noqa: PTH119
+        os.environ["HOME"] = home
+        self._files = StepFiles(home, message["kept"])
+        compiled.keep(app, message["compiled"])
+        return app, ""
 
     def send(self, message: bytes) -> None:
         """From another thread than the agent's."""
@@ -158,10 +161,7 @@ def main(arguments: list[str]) -> int:
         # An agent that computes in one long C call would not notice otherwise.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     runtime = AloneRuntime(socket.socket(fileno=int(control_fd)), mark)
-    message = runtime.await_load()
-    if message is None:
-        return 0
-    return process.live(runtime, message["app"], message["entry"], deps, watched=())
+    return process.live(runtime, deps, runtime.move, watched=())
 
 
 if __name__ == "__main__":

@@ -10,24 +10,16 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.machinery
 import importlib.util
 import os
 import site
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from torpor.model import layout
 from torpor.model.layout import SITE
-
-
-class _Script(importlib.machinery.SourceFileLoader):
-    """Leaves nothing compiled beside the file, as Python does not of one that it runs."""
-
-    def set_data(self, path: str, data: Any, *, _mode: int = 0o666) -> None:
-        pass
+from torpor.sdk import compiled
 
 
 class NotImported(Exception):
@@ -59,6 +51,21 @@ def find_modules(app: Path, entry: str, deps: Sequence[str]) -> list[Path]:
     return roots
 
 
+def forget_modules(app: str) -> None:
+    """Have Python find no more what is below `app`: the agent's files are to be elsewhere."""
+
+    def is_below(path: str) -> bool:
+        return path == app or path.startswith(os.path.join(app, ""))  # noqa: PTH118
+
+    sys.path[:] = [each for each in sys.path if not is_below(each)]
+    for each in filter(is_below, list(sys.path_importer_cache)):
+        del sys.path_importer_cache[each]
+    for variable in ("PYTHONPATH", "PATH"):
+        if variable in os.environ:
+            paths = os.environ[variable].split(os.pathsep)
+            os.environ[variable] = os.pathsep.join(p for p in paths if not is_below(p))
+
+
 def module_name(path: Path, roots: Sequence[Path]) -> str | None:
     """The whole name of a file that is in a package; None for any other, be it one of a directory
     that would do as a package, but is not used as one."""
@@ -84,7 +91,7 @@ def import_entry(app: Path, entry: str, roots: Sequence[Path]) -> None:
     if dotted is None:
         if path.suffix != ".py":
             raise NotImported(f"{entry} is not a Python file: its name must end with .py")
-        loader = _Script(name, str(path))
+        loader = compiled.Loader(name, str(path))
         spec = importlib.util.spec_from_file_location(name, path, loader=loader)
         assert spec is not None
         module = importlib.util.module_from_spec(spec)

@@ -25,7 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torpor.model.errors import Invalid
 from torpor.sdk import (
@@ -71,16 +71,18 @@ def main(arguments: list[str]) -> int:
     move_loops_with_sleep()
     runtime = Runtime(socket.socket(fileno=int(control_fd)), int(hold_fd))
     watched = (os.path.expanduser("~"), tempfile.gettempdir())  # noqa: PTH111
-    return live(runtime, app, None, deps, watched=watched)
-
-
-def live(
-    runtime: Runtime, app: str, entry: str | None, deps: list[str], *, watched: Iterable[str]
-) -> int:
-    """All that an agent's process does, with `runtime` as its way to the log. Without an `entry` it
-    waits until it is told. What steps write is `watched` from the moment it is loaded: a template
-    does already."""
     runtime.app = os.path.join(app, "")  # noqa: PTH118
+    return live(runtime, deps, lambda _: (app, ""), watched=watched)
+
+
+# Goes to where the agent's files are for what a message wants imported. That directory; and, if it
+# is so for now only, what tells its path from all others.
+Move: TypeAlias = Callable[[dict[str, Any]], tuple[str, str]]
+
+
+def live(runtime: Runtime, deps: list[str], move: Move, *, watched: Iterable[str]) -> int:
+    """All that an agent's process does, with `runtime` as its way to the log. What steps write is
+    `watched` from the moment it is loaded: a template does already."""
     runtime.deps = tuple(os.path.join(each, "") for each in deps)  # noqa: PTH118
     current.install(runtime)
     current.mark()
@@ -92,10 +94,8 @@ def live(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)
     try:
-        entry, roots = (entry, None) if entry else _told_entry(runtime, app, deps)
+        app, entry, roots = _told_entry(runtime, deps, move)
         with _importing(runtime), _copies_end():
-            if roots is None:
-                roots = find_modules(Path(app), entry, deps)
             _import(Path(app), entry, roots)
             if runtime.machine:
                 warming.run()
@@ -128,18 +128,24 @@ def live(
     return 0
 
 
-def _told_entry(runtime: Runtime, app: str, deps: list[str]) -> tuple[str, Sequence[Path] | None]:
-    """What is to be loaded; until it is told, what is to be imported ahead is. And where its
-    modules are, if that was looked up for that."""
+def _told_entry(runtime: Runtime, deps: list[str], move: Move) -> tuple[str, str, Sequence[Path]]:
+    """What is to be loaded, in which directory, and where its modules are; until it is told, what
+    is to be imported ahead is."""
     roots: Sequence[Path] | None = None
     while (message := runtime.starts.get())["t"] != "load":
+        app, passing = move(message)
         if message["entry"] is not None:
             roots = find_modules(Path(app), message["entry"], deps)
+        if passing:  # it is found anew, elsewhere
+            roots = None
         with _importing(runtime), _copies_end():
-            told = ahead.run(message["modules"], app)
+            told = ahead.run(message["modules"], app, passing)
         runtime.say("imported", **told)
     importlib.invalidate_caches()  # files have come since
-    return message["entry"], roots
+    app, _ = move(message)
+    runtime.app = os.path.join(app, "")  # noqa: PTH118
+    entry: str = message["entry"]
+    return app, entry, find_modules(Path(app), entry, deps) if roots is None else roots
 
 
 def _importing(runtime: Runtime) -> contextlib.AbstractContextManager[None]:

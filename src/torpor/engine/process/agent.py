@@ -19,6 +19,7 @@ from pathlib import Path
 
 from torpor.engine.cputime import cpu_s
 from torpor.model.errors import HostError
+from torpor.model.imports import Import
 
 # What it gets of the server's environment: where programs, temporary files and certificates are,
 # and how to write. Not what else is in there: keys, for example (rule 9).
@@ -42,6 +43,17 @@ class Interpreter:
     package: Path  # the directory that holds the package torpor, and nothing else
     deps: Path | None  # dependencies, a directory of modules
     env: tuple[tuple[str, str], ...] = ()  # the agent's own environment
+    ahead: Ahead | None = None
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What a process has imported before it knows its agent, as any agent that looks like this
+    would have it first (`torpor.model.imports`)."""
+
+    entry: str
+    files: tuple[tuple[str, bytes], ...]  # as far as imports may know of them
+    modules: tuple[Import, ...]
 
 
 class Agent:
