@@ -221,6 +221,7 @@ async def test_a_run_writes_to_a_copy_of_its_own(plain: Plain, tmp_path: Path, h
     assert (deployed / "state/count.txt").read_text() == "0"
     assert (deployed / "notes.txt").read_text() == "begin "
     assert not (deployed / "state/made").exists()
+    await plain.carriers.close()
     assert not list(plain.home.processes.iterdir())
 
 
