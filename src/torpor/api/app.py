@@ -307,8 +307,11 @@ async def totals(service: Uses) -> Json:
 
 
 @router.post("/agents", response_class=StreamingResponse)
-async def deploy(body: DeployRequest, service: Uses, closing: Closing) -> StreamingResponse:
+async def deploy(
+    body: DeployRequest, service: Uses, closing: Closing, request: Request
+) -> StreamingResponse:
     """Make the agent's template. Events: `progress`…, then `deployed` or `error`."""
+    limits.forget_body(request)
     work = partial(service.deploy, body.source(), engine=body.engine)
     return _events(stream.progress(work, "deployed", closing))
 

@@ -6,6 +6,7 @@ import math
 import re
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torpor.model.agentfile import FILES_BYTES_MAX
@@ -31,6 +32,13 @@ _HINTS = {
 }
 _HINT = "Put what is large where the agent can fetch it, and send its address."
 _STDIN = re.compile(r"/v1/runs/[^/]+/execs/[^/]+/stdin")  # what a command reads, as it comes
+
+
+def forget_body(request: Request) -> None:
+    """It was read. Kept, as it is for whoever reads it again, it would be there, twice, until the
+    answer has ended."""
+    for each in ("_body", "_json"):
+        vars(request).pop(each, None)
 
 
 class BodyLimit:
