@@ -81,11 +81,17 @@ class Importing:
 
 
 async def hear_loaded(guest: Conversation, importing: Importing) -> Loaded:
+    """As `loaded`, and what the agent's file defines."""
+    answer = await loaded(guest, importing)
+    agents = [await asyncio.to_thread(inputs.usable, each) for each in answer["agents"]]
+    return Loaded(agents, answer["default"])
+
+
+async def loaded(guest: Conversation, importing: Importing) -> dict[str, Any]:
     """Wait until all is imported. Raises GuestError if it is not, saying why."""
     answer, entry = await importing.hear(guest, "loaded"), importing.entry
     if answer["t"] == "loaded":
-        agents = [await asyncio.to_thread(inputs.usable, each) for each in answer["agents"]]
-        return Loaded(agents, answer["default"])
+        return answer
     if answer["t"] == "load_failed":
         why, said = answer["error"], answer["traceback"]
     else:

@@ -37,13 +37,14 @@ from torpor.control.loading import (
     Progress,
     hear_loaded,
     host_memory_mib,
+    loaded,
     logged,
     source_from,
 )
 from torpor.control.runfiles import RunFiles, write_below
-from torpor.control.spares import WORK, Processes, Waiting, ahead_of, write_files
+from torpor.control.spares import WORK, Copies, Processes, Waiting, ahead_of, write_files
 from torpor.engine.process.agent import Interpreter, Program, surroundings
-from torpor.engine.process.workdir import clear, lay_out
+from torpor.engine.process.workdir import clear
 from torpor.image.deps import HOST_PYTHON, check_python, ensure_modules
 from torpor.image.publish import Workspace, build_once
 from torpor.model.agentfile import AgentSource
@@ -84,6 +85,8 @@ class ProcessCarriers:
         self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
         self._programs: dict[AgentVersion, Program] = {}
         self._processes = Processes(home)
+        self._copies = Copies(self._processes)
+        self._clearing: set[asyncio.Future[None]] = set()
 
     async def tidy(self) -> None:
         """Remove what an earlier server left: its processes ended with it."""
@@ -98,20 +101,19 @@ class ProcessCarriers:
         program = await asyncio.to_thread(_install, self._home, source, version, progress)
         self._programs[version] = program
         progress("load", f"importing {source.entry}", None)
-        directory = self._processes.new_directory()
         importing = Importing(program.entry, source.rules.max_import_s, progress)
+        directory = await self._copies.take(program.app)
         waiting, _ = await self._processes.take(program.interpreter)
-        # While this one imports: a run often follows at once, and then the next version.
-        self._processes.refill(program.interpreter, 2)
+        self.refill(program)  # while this one imports: a run often follows at once
         try:
-            await asyncio.to_thread(lay_out, program.app, directory / WORK)
             files = directory, directory / "steps"
             waiting.guest.say_line(_load(program, files, self._home.compiled))
-            loaded = await hear_loaded(waiting.guest, importing)
+            defined = await hear_loaded(waiting.guest, importing)
         finally:
             await waiting.discard()
             await asyncio.to_thread(clear, directory)
-        return loaded
+        self._processes.refill(program.interpreter, 2)  # and then the next version
+        return defined
 
     async def origins(self, row: RunRow) -> list[SnapshotRow | None]:
         return [None]
@@ -125,7 +127,9 @@ class ProcessCarriers:
         agent = await self._store.read(lambda c: agents.get_agent(c, version))
         waiting, warm = await self._processes.take(program.interpreter)
         try:
-            await asyncio.to_thread(_settle, program.app, files, shared)
+            fresh, old = await self._copies.take(program.app), self._processes.new_directory()
+            await asyncio.to_thread(_settle, fresh, old, files, shared)
+            self._throw_away(old)
         except BaseException:
             await waiting.discard()
             raise
@@ -133,9 +137,14 @@ class ProcessCarriers:
         guest.heard = heard
         guest.say_line(_load(program, files, self._home.compiled))
         limit_s = agent.rules.max_import_s
-        importing = hear_loaded(guest, Importing(program.entry, limit_s, lambda *_: None))
+        importing = loaded(guest, Importing(program.entry, limit_s, lambda *_: None))
         carried = (waiting, files, program, importing)
         return ProcessCarrier(self, *carried, warm=warm, reloaded=reloaded)
+
+    def _throw_away(self, directory: Path) -> None:
+        clearing = asyncio.ensure_future(asyncio.to_thread(clear, directory))
+        self._clearing.add(clearing)
+        clearing.add_done_callback(self._clearing.discard)
 
     async def beside(self, row: RunRow) -> Beside:
         """Where a command runs beside the run's agent. Raises Conflict."""
@@ -159,6 +168,7 @@ class ProcessCarriers:
         time ago."""
         while True:
             self._processes.drop_idle()
+            self._copies.drop_idle()
             await self.sweep(time.time() - KEPT_S)
             await asyncio.to_thread(_sweep_compiled, self._home.compiled)
             await asyncio.sleep(LOOK_S)
@@ -171,10 +181,13 @@ class ProcessCarriers:
 
     async def close(self) -> None:
         await self._processes.close()
+        await self._copies.close()
+        await asyncio.gather(*self._clearing, return_exceptions=True)
 
     def refill(self, program: Program) -> None:
-        """Have a process wait for the next run of an agent with the same modules."""
+        """Have a process and a copy of its files wait for the next run of this agent."""
         self._processes.refill(program.interpreter)
+        self._copies.refill(program.app)
 
     async def _program(self, version: AgentVersion) -> Program:
         """Of an agent that was deployed; installed again, should that be needed."""
@@ -198,7 +211,7 @@ class ProcessCarrier:
         waiting: Waiting,
         files: tuple[Path, Path],
         program: Program,
-        importing: Coroutine[Any, Any, Loaded],
+        importing: Coroutine[Any, Any, dict[str, Any]],
         *,
         warm: bool,
         reloaded: bool,
@@ -287,13 +300,18 @@ def _sweep_compiled(directory: Path) -> None:
                 path.unlink()
 
 
-def _settle(project: Path, files: tuple[Path, Path], shared: Path | None) -> None:
-    """The run's directory is made anew for each of its processes: what is replayed must not find
-    what an earlier process left. What steps did to files is kept apart (`sdk.stepfiles`); a fork
-    begins with what those of its origin did, which it shares."""
+def _settle(fresh: Path, old: Path, files: tuple[Path, Path], shared: Path | None) -> None:
+    """The run's directory is another for each of its processes, what it was is at `old` then: what
+    is replayed must not find what an earlier process left. What steps did to files is kept apart
+    (`sdk.stepfiles`); a fork begins with what those of its origin did, which it shares."""
     directory, kept = files
-    clear(directory)
-    lay_out(project, directory / WORK)
+    try:
+        directory.rename(old)
+    except FileNotFoundError:
+        directory.parent.mkdir(exist_ok=True)
+    except PermissionError:  # its run has forbidden to write to it
+        clear(directory)
+    fresh.rename(directory)
     if shared is not None and shared.exists() and not kept.exists():
         shutil.copytree(shared, kept)
 

@@ -1,4 +1,4 @@
-"""Plain processes that wait until they are given an agent.
+"""Plain processes that wait until they are given an agent, and copies of its files.
 
 Each has imported the SDK. If it is for an agent that imports other things before it does anything
 else (`torpor.model.imports`), it has imported those, too: all that an agent does not have of its
@@ -25,7 +25,7 @@ from torpor.control.loading import Importing
 from torpor.control.pool import Spares
 from torpor.control.processguest import ProcessGuest
 from torpor.engine.process.agent import Agent, Ahead, Interpreter
-from torpor.engine.process.workdir import clear
+from torpor.engine.process.workdir import clear, lay_out
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import GuestError
 from torpor.model.home import Home
@@ -57,6 +57,47 @@ class Waiting:
         await self.guest.close()
         if self.directory is not None:
             await asyncio.to_thread(clear, self.directory)
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """Of an agent's files, for its next run."""
+
+    directory: Path
+    alive = True
+
+    async def discard(self) -> None:
+        await asyncio.to_thread(clear, self.directory)
+
+
+class Copies:
+    """Copies of agents' files, made before they are needed: a project may have thousands."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self._spares: Spares[Path, _Copy] = Spares(_MOST)
+
+    async def take(self, app: Path) -> Path:
+        """A directory with a copy of `app` in it, at `WORK`. Raises OSError."""
+        return (await self._spares.take(app, wait=True) or await self._make(app)).directory
+
+    def refill(self, app: Path) -> None:
+        self._spares.refill(app, lambda: self._make(app))
+
+    async def _make(self, app: Path) -> _Copy:
+        copy = _Copy(self._processes.new_directory())
+        try:
+            await asyncio.to_thread(lay_out, app, copy.directory / WORK)
+        except BaseException:
+            await copy.discard()
+            raise
+        return copy
+
+    def drop_idle(self) -> None:
+        self._spares.drop_idle()
+
+    async def close(self) -> None:
+        await self._spares.close()
 
 
 class Processes:
