@@ -196,6 +196,8 @@ def _trusted() -> Any:
 
 
 def _why(error: OSError) -> str:
+    import ssl
+
     match error:
         case ConnectionRefusedError() | FileNotFoundError():
             return "it is not running"
@@ -203,4 +205,9 @@ def _why(error: OSError) -> str:
             return "it took too long"
         case socket.gaierror():
             return "there is no host of that name"
+        case ssl.SSLCertVerificationError():
+            whose = "SSL_CERT_FILE may name the authority that issued it"
+            return f"its certificate is not trusted, {error.verify_message} ({whose})"
+        case ssl.SSLError():
+            return f"it does not speak TLS ({error.reason})"
     return error.strerror or str(error)
