@@ -174,7 +174,7 @@ class Follower:
                     self._woken.recv(4096)
                     if self._take_arrived():
                         return True
-                elif self._question is not None and self._take_keys(self._question):
+                elif ready and self._question is not None and self._take_keys(self._question):
                     self.close()
                     _say_detached(self._run)
                     return False
@@ -273,6 +273,8 @@ class Follower:
                 self._output(data["text"], to_stderr=data["stream"] == "stderr")
             case "note.log":
                 self._remark(words.note(data))
+            case "note.emit":
+                self._remark(words.emitted(data), "")
             case "snapshot":
                 self._frozen_bytes = data.get("bytes")
             case "run.suspended" if data.get("handed_over"):

@@ -12,6 +12,7 @@ from typing import Any
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 _BRIEF = 80
+_EMITTED_CHARS = 4000
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _AWAITED = {"event": "the event"}
 
@@ -119,6 +120,12 @@ def note(data: Mapping[str, Any]) -> str:
     beside = fields.items() if isinstance(fields, dict) else ()
     parts = [str(data.get("message", "")), *(f"{key}={compact(value)}" for key, value in beside)]
     return plain(" ".join(part for part in parts if part))
+
+
+def emitted(data: Mapping[str, Any]) -> str:
+    """A `torpor.emit` entry: its value, for people."""
+    text = plain(shown(data["value"] if set(data) == {"value"} else data))
+    return text if len(text) <= _EMITTED_CHARS else text[:_EMITTED_CHARS] + "…"
 
 
 def error_line(error: Mapping[str, Any]) -> str:

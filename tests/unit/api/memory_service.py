@@ -758,6 +758,8 @@ class MemoryService:
                 self._append(
                     run, "note.log", None, {"message": rest[0], "level": "info", "data": {"n": 1}}
                 )
+            elif verb == "emit":
+                self._append(run, "note.emit", None, {"value": rest[0]})
             elif verb in ("approve", "wait", "event"):
                 await self._ask(run, position, verb, *rest)
             elif verb == "fail":

@@ -170,6 +170,34 @@ def test_answered_elsewhere_the_question_goes_away(
         assert CHOICES not in _STEERING.sub("", terminal.raw[asked:]).split("approved by ana")[1]
 
 
+# It says when it has looked why nothing happens.
+_IMPATIENT = """
+from torpor.cli import attach
+from torpor.cli.main import main
+
+look = attach.Follower._say_why
+
+def say_why(self):
+    look(self)
+    self._remark("looked")
+
+attach._PATIENCE_S, attach.Follower._say_why = 0.01, say_why
+main()
+"""
+
+
+def test_a_question_that_has_been_open_for_long_goes_away_too(
+    home: Home, agent: str, client: Client
+) -> None:
+    steps = (["approve", "Go on?", None], ["emit", {"assistant": "Yes\x07?"}], ["return", "done"])
+    with running([sys.executable, "-c", _IMPATIENT], home, agent, *steps) as terminal:
+        terminal.expect("Go on?", CHOICES, "looked", CHOICES)
+        [wait] = client.waits(newest(client))
+        client.complete(wait["id"], approved=True, by="ana")
+        terminal.expect("Go on?: approved by ana", "assistant: Yes\N{REPLACEMENT CHARACTER}?", "done")
+        assert terminal.exit_code() == 0
+
+
 def test_a_schema_is_a_form(program: list[str], home: Home, agent: str, client: Client) -> None:
     due = {"type": "string", "format": "date", "description": "when it is paid"}
     schema = {"type": "object", "properties": {"id": {"type": "integer"}, "due": due}}
