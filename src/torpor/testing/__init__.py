@@ -14,11 +14,13 @@ the host is played. No server, no machine, no network, no waiting.
     host       the host's side of the conversation: answers, time, children
     script     what `answers` says, and to whom
     models     what `models` says to model calls
+    apis       that as answers of the APIs that are called
     clock      the time, which stands still and skips
     playing    the agent's runtime, as it is here
     outcome    what came of it, and its replays
 """
 
+from torpor.testing.apis import ToolCall
 from torpor.testing.outcome import LogLine, Op, Outcome
 from torpor.testing.running import run
 from torpor.testing.script import TIMEOUT, Answer, ModelRequest, Unanswered, Unused, Wait
@@ -30,6 +32,7 @@ __all__ = [
     "ModelRequest",
     "Op",
     "Outcome",
+    "ToolCall",
     "Unanswered",
     "Unused",
     "Wait",

@@ -179,7 +179,8 @@ class Host:
 
     def _model(self, message: Mapping[str, Any], at: float) -> None:
         try:
-            self._give(message["op"], self.replies.to(message["data"]))
+            response = self.replies.to(self.run, message["op"], message["data"])
+            self._give(message["op"], response)
         except BaseException as error:
             self._give_up(error)
             self._say("result", op=message["op"], ok=True, value=refusal(error))

@@ -45,7 +45,8 @@ def run(
     wait (`Wait`). An answer is what it brings (of an approval True or False), `TIMEOUT`, or an
     `Answer`, which may come later; a list is one answer for each. A child that is an agent of the
     same program and has no answer is run, too. `models` says what model calls get: replies one by
-    one, or a function of the `ModelRequest`. `now` is when the run begins.
+    one (text, a `ToolCall` or several, a body), or a function of the `ModelRequest`. `now` is when
+    the run begins.
 
     The clock skips: sleeps, timeouts and the pauses of retries take no time. What steps do, they
     really do.

@@ -15,13 +15,24 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import torpor
-from torpor.testing import TIMEOUT, Answer, LogLine, ModelRequest, Unanswered, Unused, Wait, run
+from torpor.testing import (
+    TIMEOUT,
+    Answer,
+    LogLine,
+    ModelRequest,
+    ToolCall,
+    Unanswered,
+    Unused,
+    Wait,
+    run,
+)
 from torpor.testing.playing import PlayedRuntime
 
 HOUR, DAY = 3600, 86400
@@ -525,6 +536,66 @@ def test_model_calls_are_answered_and_recorded(monkeypatch: pytest.MonkeyPatch) 
         run(asks, {"several": ["a", "b"]}, models=["one"])
     with pytest.raises(Unused, match="1 replies"):
         run(asks, {"several": ["a"]}, models=["one", "two"])
+
+
+def test_a_replay_gets_the_replies_of_the_first_run() -> None:
+    run(asks, {"several": ["a", "b"]}, models=["one", "two"]).replay_all()
+    replies = iter(["one", "two"])
+    outcome = run(asks, {"several": ["a", "b"]}, models=lambda _: next(replies))
+    outcome.replay_all()
+    assert outcome.replay(1).result == ["one", "two"]
+
+
+@torpor.agent
+def calls(path: str, stream: bool = False) -> list[str]:
+    return [ask(text, stream, path).decode() for text in "ab"]
+
+
+ADD, SUB = ToolCall("add", {"a": 1, "b": Decimal("2.5")}), ToolCall("sub", {})
+
+
+def events(stream: str) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in stream.split("\n") if line[:5] == "data:"]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+def test_tools_that_a_model_calls_are_an_answer_of_each_api() -> None:
+    models: list[Any] = [ADD, [ADD, SUB]]
+    one, two = map(json.loads, run(calls, {"path": "/chat/completions"}, models=models).result)
+    assert one["choices"][0]["finish_reason"] == "tool_calls"
+    asked = [c["message"]["tool_calls"] for each in (one, two) for c in each["choices"]]
+    assert [[call["function"] for call in some] for some in asked] == [
+        [{"name": "add", "arguments": '{"a": 1, "b": "2.5"}'}],
+        [
+            {"name": "add", "arguments": '{"a": 1, "b": "2.5"}'},
+            {"name": "sub", "arguments": "{}"},
+        ],
+    ]
+    assert len({call["id"] for some in asked for call in some}) == 3
+    one, two = map(json.loads, run(calls, {"path": "/messages"}, models=models).result)
+    assert (one["stop_reason"], one["content"][0]["type"]) == ("tool_use", "tool_use")
+    assert [each["input"] for each in two["content"]] == [{"a": 1, "b": "2.5"}, {}]
+    one, two = map(json.loads, run(calls, {"path": "/responses"}, models=[ADD, "fine"]).result)
+    assert (one["output"][0]["type"], one["output"][0]["name"]) == ("function_call", "add")
+    assert two["output"][0]["content"][0]["text"] == "fine"
+
+
+@pytest.mark.parametrize(
+    ("path", "last"),
+    [
+        ("/chat/completions", "chat.completion.chunk"),
+        ("/messages", "message_stop"),
+        ("/responses", "response.completed"),
+    ],
+)
+def test_streams_end_and_have_it_all(path: str, last: str) -> None:
+    given = {"path": path, "stream": True}
+    one, two = run(calls, given, models=[[ADD, SUB], "fine"]).result
+    assert [each[-1].get("object", each[-1].get("type")) for each in map(events, (one, two))] == [
+        last,
+        last,
+    ]
+    assert "sub" in one and "2.5" in one and "fine" in two
 
 
 def test_a_loop_that_waits_for_a_connection_does_not_skip_its_timers(
