@@ -209,7 +209,17 @@ class Kinds:
                     default = _made(lambda make: make(), each.default_factory)
                 default = _MISSING if default is dataclasses.MISSING else default
                 fields[each.name] = self.parameter(hints.get(each.name, Any), default), default
-        return _object(cls, fields, lambda given: cls(**given))
+        kind = _object(cls, fields, lambda given: cls(**given))
+        computed = {each.name for each in dataclasses.fields(cls) if not each.init}
+        if not computed:
+            return kind
+        # Written with the others, and made of them.
+        return Kind(
+            kind.schema,
+            lambda value: kind.read(
+                {name: each for name, each in _a(dict, value).items() if name not in computed}
+            ),
+        )
 
     def _typed_dict(self, cls: Any) -> Kind:
         hints = typing.get_type_hints(cls, include_extras=True)

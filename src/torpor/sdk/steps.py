@@ -42,6 +42,7 @@ from torpor.sdk.errors import (
 )
 from torpor.sdk.holding import Beginning, begun, begun_in_task
 from torpor.sdk.operations import Operation, Outcome, inside
+from torpor.sdk.results import Results
 from torpor.wire import messages
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -71,6 +72,7 @@ class _Spec:
     backoff_s: float
     timeout_s: float | None
     ask: bool  # when it is in doubt
+    results: Results
     source: tuple[str, int] | None  # file and line of the function
 
     def delay_s(self, attempt: int, error: Exception) -> float | None:
@@ -118,9 +120,10 @@ def step(
     arguments: a function of the same arguments that returns data, or parameters by name, with
     attributes, as in "order.id, amount".
 
-    The result must be JSON (or bytes), and arrives as JSON gives it back: a tuple as a list. A
-    step that fails for good raises `StepError`, which is also an instance of what the body
-    raised; so does its replay.
+    The result must be JSON, bytes or what is written as JSON, and arrives as the return annotation
+    says; without one, or if it does not fit, as JSON gives it back: a tuple as a list. A step that
+    fails for good raises `StepError`, which is also an instance of what the body raised; so does
+    its replay.
 
     Outside a run, in a test for example, a step is the function that it decorates: it is called
     once, and gives or raises what its body does.
@@ -135,7 +138,9 @@ def step(
     def decorate(fn: _F) -> _F:
         ask = on_doubt == "ask"
         named = None if key is None else arguments.key_of(fn, key)
-        spec = _Spec(_name(fn, name), named, retries, backoff_s, timeout_s, ask, _source(fn))
+        spec = _Spec(
+            _name(fn, name), named, retries, backoff_s, timeout_s, ask, Results(fn), _source(fn)
+        )
         wrapped = _async_step(fn, spec) if inspect.iscoroutinefunction(fn) else _step(fn, spec)
         return cast(_F, wrapped)
 
@@ -169,11 +174,11 @@ def _step(fn: Callable[..., Any], spec: _Spec) -> Callable[..., Any]:
             question = current("step").ask(operation)
             _settle_doubt(operation, question, question.block())
         if operation.own is not None:
-            return _give(operation, operation.block())
+            return _give(spec, operation, operation.block())
         current("step").body(operation, begins=True)
         outcome, trace = _attempts(functools.partial(fn, *args, **kwargs), spec, operation)
         _end(operation, outcome)
-        return _give(operation, operation.block(), trace)
+        return _give(spec, operation, operation.block(), trace)
 
     return call
 
@@ -193,12 +198,12 @@ def _async_step(
             question = current("step").ask(operation)
             _settle_doubt(operation, question, await question.wait())
         if operation.own is not None:
-            return _give(operation, await operation.wait())
+            return _give(spec, operation, await operation.wait())
         body = functools.partial(fn, *args, **kwargs)
         current("step").body(operation, begins=True)
         outcome, trace = await _async_attempts(body, spec, operation)
         _end(operation, outcome)
-        return _give(operation, await operation.wait(), trace)
+        return _give(spec, operation, await operation.wait(), trace)
 
     return call
 
@@ -362,13 +367,15 @@ def _end(operation: Operation, outcome: Outcome) -> None:
         runtime.end(operation, _failed(ValueError(message)))
 
 
-def _give(operation: Operation, outcome: Outcome, raised: Exception | None = None) -> Any:
+def _give(
+    spec: _Spec, operation: Operation, outcome: Outcome, raised: Exception | None = None
+) -> Any:
     if outcome.ok and outcome.content is not None:
         if outcome.form == "bytes":
             return bytes(outcome.whole)
-        return values.unpack(json.loads(outcome.whole))
+        return spec.results.of(json.loads(outcome.whole))
     if outcome.ok:
-        return values.unpack(outcome.value)
+        return spec.results.of(outcome.value)
     error: StepError = step_error(operation.name, outcome.error or {})
     if raised is not None:
         # One traceback that leads into the body, as if its own exception had come through.

@@ -2,7 +2,7 @@
 
 A value that is recorded comes back as what JSON makes of it (a tuple is a list, a dict's keys are
 strings), and it does so at once, not only when it is replayed: `unpack(pack(value))` is what the
-agent gets in either case. Whatever leaves the agent is written here: results of runs and steps,
+agent gets in either case, of a step what `torpor.sdk.results` makes of that. Whatever leaves the agent is written here: results of runs and steps,
 what is logged, emitted, shown with a wait or given to a child. Beyond JSON these are written, as
 `torpor.sdk.parameters` reads them: see `_WRITTEN`. What cannot be is refused, saying why; so is
 what no door takes (`torpor.model.jsonvalues`).
@@ -145,7 +145,7 @@ def _default(value: Any) -> Any:
         return _fields(value)
     # A model of pydantic's, which is the agent's: nothing is imported for it.
     if hasattr(type(value), "__pydantic_serializer__") and hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)  # as it is read
     raise NotJson(
         f"a value of type {type(value).__module__}.{type(value).__qualname__} is not JSON; "
         "return text, numbers, lists and dicts (or bytes, dates, dataclasses, …)"
