@@ -2,10 +2,11 @@
 
 A value that is recorded comes back as what JSON makes of it (a tuple is a list, a dict's keys are
 strings), and it does so at once, not only when it is replayed: `unpack(pack(value))` is what the
-agent gets in either case, of a step what `torpor.sdk.results` makes of that. Whatever leaves the agent is written here: results of runs and steps,
-what is logged, emitted, shown with a wait or given to a child. Beyond JSON these are written, as
-`torpor.sdk.parameters` reads them: see `_WRITTEN`. What cannot be is refused, saying why; so is
-what no door takes (`torpor.model.jsonvalues`).
+agent gets in either case, of a step what `torpor.sdk.results` makes of that. Whatever leaves the
+agent is written here: results of runs and steps, what is logged, emitted, shown with a wait or
+given to a child. Beyond JSON these are written, as `torpor.sdk.parameters` reads them: see
+`_WRITTEN`. What cannot be is refused, saying why; so is what no door takes
+(`torpor.model.jsonvalues`).
 """
 
 from __future__ import annotations
