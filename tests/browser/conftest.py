@@ -63,10 +63,19 @@ def model() -> Iterator[str]:
 class Stage:
     client: Client
     version: str
+    scenes: str  # the version of scenes.py
     many: dict[str, str]  # what of the runs that were there before the server is called
 
     def start(self, **given: Any) -> str:
         run: str = self.client.start(self.version, "research", given, None)["id"]
+        return run
+
+    def scene(self, agent: str, ended: bool = True, **given: Any) -> str:
+        """A run of an agent of scenes.py, that has ended, or waits."""
+        run: str = self.client.start(self.scenes, agent, given, None)["id"]
+        for _ in self.client.follow(run):
+            if not ended and self.client.waits(run):
+                break
         return run
 
     def asking(self, **given: Any) -> str:
@@ -90,9 +99,12 @@ def stage(model: str) -> Iterator[Stage]:
             client = ensure_server(home)
         source = read_agent(HERE / "agent.py")
         deployed = client.deploy(source, lambda stage, message, fraction: None)
+        scenes = client.deploy(
+            read_agent(HERE / "scenes.py"), lambda stage, message, fraction: None
+        )
         client.set_queue("slow", concurrency=2, rate="10/1m")
         client.add_schedule("early", cron="30 8 1 1 *", agent="research", input={"topic": "owls"})
-        yield Stage(client, deployed["version"], many)
+        yield Stage(client, deployed["version"], scenes["version"], many)
         stop_server(home)
 
 

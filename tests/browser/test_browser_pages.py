@@ -27,6 +27,7 @@ QUICK = [
     "/ui/runs?text=nobody+says+this",
     "/ui/runs?state=failed&agent=seeded",
 ]
+QUICK += ["/ui/waits?text=nobody+says+this", "/ui/waits?kind=approval&agent=seeded"]
 QUICK += ["/ui/runs?text=a+needle", "/ui/runs/{long}?after=0", "/ui/runs/{long}/head"]
 UNFOLD = "[...document.querySelectorAll('details')].slice(0, 30).forEach((d) => (d.open = true))"
 SERVED_MS_MAX = 200
@@ -137,7 +138,7 @@ def test_keys_lead_everywhere(stage: Stage, opens: Opens) -> None:
     page.keyboard.press("Enter")
     page.wait_for_url(f"**/ui/runs/{wanted}")
     page.keyboard.press("?")
-    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
     page.keyboard.press("Escape")
     page.keyboard.press("g")
     page.keyboard.press("w")

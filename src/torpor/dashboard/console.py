@@ -20,6 +20,7 @@ from torpor.dashboard.charts import charts, numeric
 from torpor.dashboard.pages import service_of
 from torpor.model.errors import Invalid, TorporError
 from torpor.query.ask import Question
+from torpor.query.views import VIEWS
 
 ROWS = 500
 CSV_ROWS = 10_000
@@ -29,14 +30,14 @@ EXAMPLES = {
     "Runs by agent and state": """SELECT agent, state, count(*) AS runs,
        round(sum(ran_s)) AS ran_s, round(sum(slept_s)) AS slept_s
 FROM runs GROUP BY agent, state ORDER BY runs DESC""",
-    "What models took, by day": """SELECT date(began_at, 'unixepoch') AS day, count(*) AS calls,
+    "What models cost, by day": """SELECT date(began_at, 'unixepoch') AS day, count(*) AS calls,
        sum(input_tokens) AS input, sum(output_tokens) AS output,
        round(sum(cost_usd), 4) AS usd, count(*) - count(input_tokens) AS unknown
 FROM model_calls GROUP BY day ORDER BY day""",
-    "Which steps fail": """SELECT name, count(*) AS times, sum(NOT ok) AS failed,
+    "Steps that fail most": """SELECT name, count(*) AS times, sum(NOT ok) AS failed,
        round(avg(duration_s), 3) AS seconds
 FROM steps GROUP BY name ORDER BY failed DESC, times DESC""",
-    "How long people take": """SELECT prompt, count(*) AS asked,
+    "How long answers take": """SELECT prompt, count(*) AS asked,
        round(avg(waited_s) / 3600, 2) AS hours
 FROM waits WHERE kind = 'wait' AND state = 'completed' GROUP BY prompt ORDER BY hours DESC""",
 }
@@ -64,6 +65,7 @@ async def console(request: Request) -> Response:
         numeric=numeric(found["rows"]) if found else [],
         saved=saved,
         examples=EXAMPLES,
+        views=VIEWS,
         called=request.query_params.get("name", ""),
         totals=totals,
     )

@@ -77,7 +77,7 @@ def test_a_person_answers_a_form(talk: Talking) -> None:
             "note": None,
             "by": "its link",
         }
-        assert "This link is used up" in (await http.get(path, headers=BROWSER)).text
+        assert "This link cannot be used again" in (await http.get(path, headers=BROWSER)).text
         late = await http.post(path, data={"a/people": "4"}, headers=BROWSER)
         assert (late.status_code, "was not taken" in late.text) == (409, True)
         assert await outside.state(wait) == ended
@@ -143,7 +143,7 @@ def test_an_approval_has_two_buttons_and_a_note(talk: Talking, verdict: str) -> 
         path = await outside.path(wait)
         page = (await http.get(path, headers=BROWSER)).text
         assert re.findall(r'name="verdict" value="(\w+)"', page) == ["approve", "deny"]
-        assert "To be answered by" in page
+        assert "Please answer by" in page
         neither = await http.post(path, data={"note": "hm"}, headers=BROWSER)
         assert (neither.status_code, "hm</textarea>" in neither.text) == (422, True)
         form = {"verdict": verdict, "note": " fine "}
@@ -163,7 +163,7 @@ def test_what_has_ended_otherwise_says_so(talk: Talking) -> None:
         paths = [await outside.path(each) for each in (late, cancelled)]
         await outside.end(late, status="timeout")
         await outside.finish()
-        for path, said in zip(paths, ("Nobody answered in time", "does not wait"), strict=True):
+        for path, said in zip(paths, ("Nobody answered in time", "stopped waiting"), strict=True):
             assert said in (await http.get(path, headers=BROWSER)).text
             refused = await http.post(path, json={"data": 1})
             assert refused.status_code == 409

@@ -73,6 +73,20 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// On a phone, where not all pages' names have room.
+document.querySelector(".top nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
+
+// What is listed beside a text is put into it where one writes.
+for (const button of document.querySelectorAll("[data-insert]")) {
+  button.addEventListener("click", () => {
+    const field = document.getElementById("sql");
+    const before = field.value.slice(0, field.selectionStart);
+    const gap = before && !/[\s(,.]$/.test(before) ? " " : "";
+    field.focus();
+    field.setRangeText(gap + button.dataset.insert, field.selectionStart, field.selectionEnd, "end");
+  });
+}
+
 document.getElementById("theme")?.addEventListener("click", turn);
 document.getElementById("keys-open")?.addEventListener("click", KEYS["?"]);
 for (const box of document.querySelectorAll(".filters input[type=checkbox], .filters select")) {
