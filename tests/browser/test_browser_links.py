@@ -161,7 +161,7 @@ def test_a_form_is_filled_in_without_scripts(links: Links, visit: Callable[..., 
     assert page.get_by_label("Your name").input_value() == EVIL
     zip_field.fill("12345")
     send.click()
-    page.get_by_text("This link is used up").wait_for()
+    page.get_by_text("This link cannot be used again").wait_for()
     page.reload()
     assert page.title() == "Answered"
     assert links.value(wait)["data"] == {
@@ -185,7 +185,7 @@ def test_an_approval_is_given_by_the_keyboard(links: Links, visit: Callable[...,
     page.keyboard.type("looks fine")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    page.get_by_text("This link is used up").wait_for()
+    page.get_by_text("This link cannot be used again").wait_for()
     assert page.title() == "Approved"
     value = links.value(wait)
     assert (value["approved"], value["note"]) == (True, "looks fine")

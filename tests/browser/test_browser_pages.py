@@ -173,7 +173,7 @@ def test_a_run_is_forked_from_a_point_of_its_log(stage: Stage, opens: Opens) -> 
     turn = page.locator(".item.turn")
     turn.locator("[data-open]").click()
     turn.get_by_text("Fork from here").click()
-    expect(turn.locator(".popover")).to_contain_text("does that anew, for real")
+    expect(turn.locator(".popover")).to_contain_text("the fork does again, for real")
     turn.get_by_role("button", name="Fork").click()
     page.wait_for_url(lambda url: "/ui/runs/run_" in url and run not in url)
     fork = stage.client.run(page.url.rpartition("/")[2])

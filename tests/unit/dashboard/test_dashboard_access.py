@@ -274,7 +274,7 @@ def test_a_queue_is_paused_and_limited(home: Home) -> None:
         known = queues.known["web/eu"]
         assert (known["concurrency"], known["per_key"], known["rate"]) == (None, 2, "10/1m")
         page = await browser.http.get("/ui/queues")
-        assert "Resume" in page.text and "2 a key, 10/1m" in page.text
+        assert "Resume" in page.text and "2 per key, starts 10/1m" in page.text
         wrong = await browser.post("/ui/queues/web%2Feu", per_key="many")
         assert wrong.status_code == 422 and "per_key is a number" in wrong.text
 
