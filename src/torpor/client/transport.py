@@ -4,7 +4,7 @@ By the standard library, since most commands ask a question or two, and a larger
 to load than the server to answer.
 
 A connection that has given its response to the end is used again. No request is sent twice, since
-what became of the first is not known.
+what became of the first is not known; but for a GET, if it finds that such a connection is gone.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class Transport:
         is over whatever it says. Raises Broken, in the block too."""
         query = f"?{urlencode(params)}" if params else ""
         target = f"{self._url.path}{path}{query}"
-        connection = self._connected(_left(timeout_s, until))
+        kept = self._kept(_left(timeout_s, until))
+        connection = kept or self._opened(_left(timeout_s, until))
 
         def hurry() -> None:
             if until is not None and connection.sock is not None:
@@ -119,7 +120,14 @@ class Transport:
         again = False
         try:
             sent = {**self._headers, **(headers or {})}
-            response = _exchange(connection, method, target, body, sent)
+            try:
+                response = _exchange(connection, method, target, body, sent)
+            except (ConnectionError, HTTPException):
+                if kept is None or method != "GET":
+                    raise
+                connection.close()
+                connection = self._opened(_left(timeout_s, until))
+                response = _exchange(connection, method, target, body, sent)
             yield Response(response, hurry)
             again = response.isclosed() and not response.will_close
         except TimeoutError as error:
@@ -134,16 +142,25 @@ class Transport:
 
     def close(self) -> None:
         """Of connections that wait to be used again."""
-        while self._idle:
-            self._idle.pop().close()
+        for connection in self._taken():
+            connection.close()
 
-    def _connected(self, timeout_s: float | None) -> HTTPConnection:
-        while self._idle:
-            connection = self._idle.pop()
+    def _taken(self) -> Iterator[HTTPConnection]:
+        """Those that wait, each for one thread."""
+        with suppress(IndexError):
+            while True:
+                yield self._idle.pop()
+
+    def _kept(self, timeout_s: float | None) -> HTTPConnection | None:
+        """One that was used before, and still seems to be one."""
+        for connection in self._taken():
             if connection.sock is not None and not _readable(connection.sock):
                 connection.sock.settimeout(timeout_s)
                 return connection
             connection.close()  # so has the server, that is what there was to read
+        return None
+
+    def _opened(self, timeout_s: float | None) -> HTTPConnection:
         connection = self._new()
         connection.timeout = timeout_s
         try:

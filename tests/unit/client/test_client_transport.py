@@ -202,3 +202,16 @@ def test_an_address_may_have_a_path(serve: Serve) -> None:
     assert asked[0].startswith(b"GET /behind/a/proxy/v1/x HTTP/1.1\r\n")
     thread.join(10)
     listening.close()
+
+
+def test_what_only_reads_is_asked_again_where_a_connection_that_was_kept_is_gone(
+    serve: Serve,
+) -> None:
+    server, transport = serve((WHOLE, True), (b"", False), (WHOLE, True), (b"", False))
+    for _ in range(2):
+        with transport.stream("GET", "/v1/x", timeout_s=5) as response:
+            assert response.json() == {}
+    assert (server.connections, len(server.requests)) == (2, 3)
+    with pytest.raises(Broken), transport.stream("POST", "/v1/x", body=b"{}", timeout_s=5):
+        pass
+    assert len(server.requests) == 4
