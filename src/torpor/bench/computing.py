@@ -21,7 +21,7 @@ from torpor.bench.stats import percentile
 from torpor.cli import words
 from torpor.cli.screen import show, show_json
 from torpor.image.recipe import PYTHON_VERSION
-from torpor.model.engines import QEMU
+from torpor.model.engines import EMULATION, QEMU
 from torpor.model.errors import GuestError, HostError
 from torpor.project.reading import read_agent
 
@@ -51,8 +51,9 @@ def main(turns: int, as_json: bool) -> int:
         show_json({**about, "figures": {each.key: each.to_json() for each in found}})
     else:
         show(figure_table(found))
+        how = "emulation (no usable KVM)" if accel == EMULATION else accel.upper()
         show(
-            f"{processor()}, {words.count(os.cpu_count() or 1, 'core')}, acceleration {accel}; "
+            f"{processor()}, {words.count(os.cpu_count() or 1, 'core')}, machines by {how}; "
             f"Python {PYTHON_VERSION} in the machine, {platform.python_version()} on the host; "
             f"p50 of {words.count(turns, 'turn')}."
         )

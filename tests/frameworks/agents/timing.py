@@ -30,6 +30,10 @@ def measured(call: Callable[[str], object]) -> Callable[[str], object]:
         return took
 
     torpor.agent(main)
-    if "WARM" in os.environ:
-        torpor.warm(lambda: call(prompt("warm")))
+    warm(lambda: call(prompt("warm")))
     return call
+
+
+def warm(hook: Callable[[], object]) -> Callable[[], object]:
+    """A warm hook, where there are to be any."""
+    return torpor.warm(hook) if "WARM" in os.environ else hook
