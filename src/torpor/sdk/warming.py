@@ -6,8 +6,9 @@ is as the end of the import, with its limit and its output, but for two things. 
 functions in it, as outside of any run. And a model call, which is answered "not yet" (`refusals`),
 may end it: who calls a framework needs no `except`. Whatever else it raises fails the deployment.
 
-Without a machine no hook is run: a process begins to import its agent only when a run wants it, and
-would begin later by all that the hook does. So an agent must be right without its hooks.
+Without a machine no hook is run: there the agent's file, and so its hooks, are only known to a
+process whose run is due, and it would begin later by all that they do. So an agent must be right
+without its hooks.
 """
 
 from __future__ import annotations
