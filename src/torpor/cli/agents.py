@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 from rich.status import Status
 
 from torpor.cli import words
-from torpor.cli.attach import attach
+from torpor.cli.attach import Explain, attach
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
 from torpor.cli.given import Files, usage
 from torpor.cli.host import connect
@@ -25,7 +26,7 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.durations import seconds
 from torpor.model.engines import EMULATED, EMULATION, NOT_ISOLATED, PROCESS, Engine
 from torpor.model.errors import GuestError, TorporError
-from torpor.project.missing import missing_module
+from torpor.project.missing import missing_file, missing_module
 from torpor.project.reading import read_agent
 
 EngineOpt = Annotated[
@@ -118,6 +119,7 @@ def run(
     deployed: NAME, NAME:AGENT, or AGENT where one has it.
     """
     path, name = split_target(target)
+    explain: Explain | None = None
     given, carried = InputGiven.read(input, pairs or []), Files.of_options(files or ())
     how: dict[str, Any] = {
         "queue": queue,
@@ -130,6 +132,7 @@ def run(
     }
     if _is_file(path):
         source = read_agent(path)
+        explain = partial(missing_file, source=source)
         client = connect()
         deployed = deploy_now(client, source, engine)
         agent = offered(deployed, name)
@@ -152,7 +155,7 @@ def run(
             sys.stdout.write(started["id"] + "\n")
         return
     say(started["id"], "dim")
-    raise typer.Exit(attach(client, started, as_json=as_json))
+    raise typer.Exit(attach(client, started, explain=explain, as_json=as_json))
 
 
 def _is_file(path: Path) -> bool:
@@ -204,7 +207,8 @@ def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -
         with _progress() as tell:
             deployed = client.deploy(source, tell, engine)
     except GuestError as error:
-        error.hint = error.hint or missing_module(error.message, source)
+        missing = missing_module(error.message, source) or missing_file(error.message, source)
+        error.hint = error.hint or missing
         raise
     if not deployed["cached"]:
         told = f"deployed in {words.duration(time.monotonic() - began)}"

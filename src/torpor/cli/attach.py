@@ -20,10 +20,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 from rich.live import Live
@@ -43,6 +43,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their lik
 _PATIENCE_S = 2.0  # before it is said why a run has no machine
 
 Object = dict[str, Any]
+Explain: TypeAlias = Callable[[str], str]  # what to do about an error's message, or ""
 
 
 def command(
@@ -62,7 +63,14 @@ def command(
     raise typer.Exit(attach(client, found, after=after, as_json=as_json))
 
 
-def attach(client: Client, run: Object, *, after: int = 0, as_json: bool = False) -> int:
+def attach(
+    client: Client,
+    run: Object,
+    *,
+    after: int = 0,
+    explain: Explain | None = None,
+    as_json: bool = False,
+) -> int:
     """Follow `run` from a place in its log, by default its beginning, and what takes its place if
     it fails. Gives the exit code."""
     interactive = terminal.interactive()
@@ -84,10 +92,10 @@ def attach(client: Client, run: Object, *, after: int = 0, as_json: bool = False
         if following is not None:
             after = client.run(following)["origin_seq"]  # what it shares was shown
             say(f"failed: {words.error_line(ended['error'])} · {following} goes on", "yellow")
-    return finish(ended, as_json=as_json)
+    return finish(ended, explain=explain, as_json=as_json)
 
 
-def finish(run: Object, *, as_json: bool) -> int:
+def finish(run: Object, *, explain: Explain | None = None, as_json: bool) -> int:
     """Show how an ended run ended. Gives the exit code."""
     if as_json:
         show_json(run)
@@ -102,6 +110,8 @@ def finish(run: Object, *, as_json: bool) -> int:
         say(words.plain(error["traceback"]).rstrip("\n"), "dim")
     why = f": {words.error_line(error)}" if error else ""
     say(f"{run['state']}{why} · {words.times(run)}", "red")
+    if explain is not None and (hint := explain(str(error.get("message", "")))):
+        say(words.plain(hint), "yellow")
     return of_run(run["state"])
 
 

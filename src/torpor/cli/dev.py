@@ -35,6 +35,7 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
 from torpor.model.errors import NotFound, TorporError
 from torpor.model.home import Home
+from torpor.project.missing import missing_file
 
 # Runs of `torpor dev` wait here, not where others do.
 QUEUE = "dev"
@@ -260,7 +261,9 @@ class Session:
             run = self._client.run(successor)
             after = run["origin_seq"]  # what it shares was shown
             say(f"failed: {words.error_line(ended['error'])} · {successor} goes on", "yellow")
-        finish(self._shown(ended), as_json=False)
+        source = self._source
+        explain = None if source is None else partial(missing_file, source=source)
+        finish(self._shown(ended), explain=explain, as_json=False)
         say("the next save runs it again", "dim")
 
     def _follow(self, run: Object, after: int) -> Object:

@@ -1,4 +1,4 @@
-"""What a module is that an agent lacks, as far as its author's directory tells."""
+"""What a module or a file is that an agent lacks, as far as its author's directory tells."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torpor.model.agentfile import AgentSource
-from torpor.project.tree import is_never_taken
+from torpor.project.tree import is_never_taken, is_secret
 
 _LACKS = re.compile(r"No module named '([\w.]+)'")
+_NO_FILE = re.compile(r"No such file or directory: '([^']+)'")
 _ENTRIES_MAX = 20_000
 
 
@@ -38,6 +39,41 @@ def missing_module(said: str, source: AgentSource) -> str:
             "by its package, or have pyproject.toml say where packages are"
         )
     return ""
+
+
+def missing_file(said: str, source: AgentSource) -> str:
+    """What to do about an error that says that a file is missing, "" if there is none, or none of
+    that name among the author's files that was not taken along."""
+    lacks = _NO_FILE.search(said)
+    if lacks is None or source.root is None:
+        return ""
+    for name in _relative(lacks[1]):
+        here = source.root / name
+        taken = any(f"{each}/".startswith(f"{name}/") for each in source.files)
+        if taken or name.startswith("..") or not here.exists():
+            continue
+        if is_secret(here.name):
+            return f"{here} stays here: files of secrets are never taken along"
+        within = [here, *(each for each in here.parents if source.root in each.parents)]
+        if any(is_never_taken(each.parent, each.name) for each in within):
+            return ""
+        beside = f"{name.rpartition('/')[0]}/*{here.suffix}" if "/" in name else name
+        pattern = f"{name}/**/*" if here.is_dir() else beside
+        return (
+            f"{here} is not among the files that were taken along. Take it along by [tool.torpor] "
+            f'include = ["{pattern}"], or give it to a run: --file {name}'
+        )
+    return ""
+
+
+def _relative(path: str) -> Iterator[str]:
+    """What `path`, as the agent has it, may be in its working directory, which is called work."""
+    parts = os.path.normpath(path).split("/")
+    if not path.startswith("/"):
+        yield "/".join(parts)
+    for place, part in enumerate(parts):
+        if path.startswith("/") and part == "work":
+            yield "/".join(parts[place + 1 :])
 
 
 def _is_there(root: Path, name: str) -> bool:

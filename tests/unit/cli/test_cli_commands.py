@@ -74,6 +74,20 @@ def test_a_failed_run_exits_1_with_the_agents_traceback(torpor: Torpor, agent: s
     assert "failed: ValueError: no such topic" in done.stderr
 
 
+def test_a_run_that_misses_a_file_which_is_here_says_so(
+    torpor: Torpor, agent: str, tmp_path: Path
+) -> None:
+    here = tmp_path / "agent.py"
+    here.write_bytes(Path(agent).read_bytes())
+    (tmp_path / "notes.txt").touch()
+    message = "[Errno 2] No such file or directory: 'notes.txt'"
+    failing = script(["fail", "FileNotFoundError", message])
+    done = torpor("run", str(here), "--input", failing)
+    assert done.exit_code == 1
+    assert 'include = ["notes.txt"]' in " ".join(done.stderr.split())
+    assert "include" not in torpor("run", agent, "--input", failing).stderr
+
+
 def test_without_a_terminal_a_wait_tells_how_to_answer(
     program: list[str], agent: str, client: Client
 ) -> None:

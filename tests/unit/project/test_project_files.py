@@ -10,7 +10,7 @@ import pytest
 
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import Invalid
-from torpor.project.missing import missing_module
+from torpor.project.missing import missing_file, missing_module
 from torpor.project.reading import read_agent
 
 PYPROJECT = '[project]\nname = "hr"\nversion = "1"\n'
@@ -301,3 +301,24 @@ def test_a_module_that_was_not_taken_along_is_found(tmp_path: Path) -> None:
     assert "lib/deep.py is in" in missing_module("No module named 'deep'", source)
     assert missing_module("No module named 'httpx'", source) == ""
     assert missing_module("another error", source) == ""
+
+
+def test_a_file_that_was_not_taken_along_is_found(tmp_path: Path) -> None:
+    for name in ("prompts/intro.md", "data.csv", ".env", "work/x.txt", "venv/pyvenv.cfg"):
+        write(tmp_path, name, "")
+    source = alone(tmp_path, "import importlib\n")
+
+    def said(path: str) -> str:
+        return missing_file(f"[Errno 2] No such file or directory: '{path}'", source)
+
+    assert 'include = ["prompts/*.md"], or give it to a run: --file prompts/intro.md' in said(
+        "prompts/intro.md"
+    )
+    assert said("/home/agent/work/prompts/intro.md") == said("prompts/intro.md")
+    assert 'include = ["data.csv"]' in said("./data.csv")
+    assert 'include = ["prompts/**/*"]' in said("prompts")
+    assert 'include = ["work/*.txt"]' in said("/tmp/work/run_1/work/work/x.txt")
+    assert "never taken along" in said(".env")
+    for other in ("out/report.html", "agent.py", "/etc/nothing", "../data.csv", "venv/pyvenv.cfg"):
+        assert said(other) == "", other
+    assert missing_file("another error", source) == ""
