@@ -111,7 +111,7 @@ class ProcessCarriers:
             defined = await hear_loaded(waiting.guest, importing)
         finally:
             await waiting.discard()
-            await asyncio.to_thread(clear, directory)
+            self._throw_away(directory)
         self._processes.refill(program.interpreter, 2)  # and then the next version
         return defined
 

@@ -39,6 +39,15 @@ WORK = "work"
 AHEAD_LIMIT_S = 120.0
 # For two agents of two processes each.
 _MOST = 4
+# Of what agents import first, that which the SDK has imported anyway.
+OF_SDK = frozenset(
+    {
+        *("asyncio", "collections", "contextlib", "dataclasses", "datetime", "enum", "functools"),
+        *("hashlib", "itertools", "json", "logging", "math", "os", "pathlib", "random", "re"),
+        *("shutil", "socket", "sys", "tempfile", "threading", "time", "torpor", "traceback"),
+        *("typing", "uuid"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,9 @@ class Processes:
         self._home = home
         # A second one of a kind is there after a deployment, which takes one as the first run does.
         self._spares: Spares[tuple[Interpreter, int], Waiting] = Spares(_MOST)
-        self._unfit: set[Interpreter] = set()  # for what they would import ahead
+        # What they import ahead was seen to be fit for it, or not to be.
+        self._fit: set[Interpreter] = set()
+        self._unfit: set[Interpreter] = set()
         self._names = itertools.count(1)
 
     def new_directory(self) -> Path:
@@ -144,16 +155,17 @@ class Processes:
             return waiting
         waiting = replace(waiting, directory=self.new_directory())
         try:
-            await self._import(waiting, interpreter.ahead)
+            await self._import(waiting, interpreter.ahead, interpreter in self._fit)
         except BaseException as error:
             if isinstance(error, GuestError):
                 log.info("nothing is imported ahead: %s", error.message)
                 self._unfit.add(interpreter)
             await waiting.discard()
             raise
+        self._fit.add(interpreter)
         return waiting
 
-    async def _import(self, waiting: Waiting, ahead: Ahead) -> None:
+    async def _import(self, waiting: Waiting, ahead: Ahead, known: bool) -> None:
         """Raises GuestError."""
         guest, directory = waiting.guest, waiting.directory
         assert directory is not None
@@ -161,8 +173,8 @@ class Processes:
         await asyncio.to_thread(write_files, app, ahead.files)
         modules = [{"module": each.module, "names": list(each.names)} for each in ahead.modules]
         where = {"home": str(directory), "app": str(app)}
-        told = {"t": "import", "entry": ahead.entry, "modules": modules, **where}
-        guest.say_line(json.dumps(told).encode())
+        told = {"t": "import", "entry": ahead.entry, "modules": modules, "known": known}
+        guest.say_line(json.dumps(told | where).encode())
         importing = Importing(ahead.entry, AHEAD_LIMIT_S, lambda *_: None)
         answer = await importing.hear(guest, "imported")
         if answer["t"] != "imported" or len(answer) > 1:
@@ -176,7 +188,7 @@ def ahead_of(source: AgentSource) -> Ahead | None:
     if sys.platform != "linux":  # `torpor.sdk.ahead` could not see what it does
         return None
     modules = leading_imports(source.files, source.entry)
-    if not modules:
+    if all(each.module in OF_SDK for each in modules):
         return None
     return Ahead(source.entry, tuple(sorted(outline(source).files.items())), tuple(modules))
 

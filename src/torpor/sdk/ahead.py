@@ -31,10 +31,13 @@ _SHOWN_MAX = 500
 _FLAT = frozenset((tuple, list, set, frozenset))
 
 
-def run(modules: Iterable[Mapping[str, Any]], app: str, passing: str = "") -> dict[str, str]:
+def run(
+    modules: Iterable[Mapping[str, Any]], app: str, passing: str = "", *, known: bool = False
+) -> dict[str, str]:
     """Import them in order, as the statements `import module` and `from module import names` do.
     `app` has the agent's files; if it is left afterwards, `passing` is what tells its path from all
-    others. What is to be told of it: `failed`, `unfit`."""
+    others. It takes long to see who remembers that: of what is `known` it was seen before. What is
+    to be told of it: `failed`, `unfit`."""
     threads, sockets = set(threading.enumerate()), _sockets()
     found_in = list(sys.path)
     opened = files.Changes([app], files.OPENED, besides=[OURS])
@@ -57,7 +60,7 @@ def run(modules: Iterable[Mapping[str, Any]], app: str, passing: str = "") -> di
         forget_modules(app)
         os.environ.pop("HOME", None)  # it gets its run's
         del opened, found_in
-        found = found or _remembered(passing)
+        found = found or ("" if known else _remembered(passing))
     freezing.spare_heap()
     return {"unfit": found} if found else {}
 

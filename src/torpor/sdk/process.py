@@ -139,7 +139,8 @@ def _told_entry(runtime: Runtime, deps: list[str], move: Move) -> tuple[str, str
         if passing:  # it is found anew, elsewhere
             roots = None
         with _importing(runtime), _copies_end():
-            told = ahead.run(message["modules"], app, passing)
+            known = message.get("known", False)
+            told = ahead.run(message["modules"], app, passing, known=known)
         runtime.say("imported", **told)
     importlib.invalidate_caches()  # files have come since
     app, _ = move(message)

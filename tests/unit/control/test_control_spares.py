@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import pytest
 from tests.unit.control.plain import Plain
 
+import torpor
 from torpor.control import onprocesses
+from torpor.control.spares import OF_SDK
 from torpor.model.agentfile import AgentSource
 
 pytestmark = pytest.mark.anyio
@@ -97,6 +101,19 @@ async def test_a_changed_agent_costs_no_import_of_its_dependencies(depending: De
     other = await depending.run(**{"depends_too.py": ""})  # which imports might mean
     assert len(depending.imported()) >= len(before) + 2 + 3
     assert other["told"] is None
+
+
+def test_what_the_sdk_has_imported() -> None:
+    """An agent that imports nothing else takes any process."""
+    program = "import sys, torpor, torpor.sdk.alone; print(*sys.modules)"
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        env={"PYTHONPATH": str(Path(torpor.__file__).parents[1])},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert set(found.stdout.split()) >= OF_SDK
 
 
 UNFIT = {
