@@ -336,9 +336,7 @@ def _install(home: Home, source: AgentSource, version: AgentVersion, progress: P
 
     def unpack(workspace: Workspace) -> Path:
         app = workspace.directory / "app"
-        write_files(app, source.files.items())
-        for name in source.files:
-            (app / name).chmod(0o755 if name in source.executable else 0o644)
+        write_files(app, source.files.items(), source.executable)
         return app
 
     def damage(app: Path) -> str:

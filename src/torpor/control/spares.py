@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -193,11 +193,19 @@ def ahead_of(source: AgentSource) -> Ahead | None:
     return Ahead(source.entry, tuple(sorted(outline(source).files.items())), tuple(modules))
 
 
-def write_files(directory: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    made: set[Path] = set()
+def write_files(
+    directory: Path, files: Iterable[tuple[str, bytes]], executable: Container[str] = ()
+) -> None:
+    """There may be thousands."""
+    made: set[str] = set()
     for name, body in files:
-        path = directory / name
-        if path.parent not in made:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            made.add(path.parent)
-        path.write_bytes(body)
+        path = os.path.join(directory, name)  # noqa: PTH118
+        parent = os.path.dirname(path)  # noqa: PTH120
+        if parent not in made:
+            os.makedirs(parent, exist_ok=True)  # noqa: PTH103
+            made.add(parent)
+        with open(path, "wb", buffering=0) as file:  # noqa: PTH123
+            left = memoryview(body)
+            while left:
+                left = left[file.write(left) :]
+            os.fchmod(file.fileno(), 0o755 if name in executable else 0o644)
