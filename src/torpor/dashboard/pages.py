@@ -39,7 +39,7 @@ TEXT_CHARS_MAX = 200
 ARTIFACTS = 50
 # Of what a run printed, in one piece.
 PRINTED_ENTRIES = 500
-PRINTED_CHARS = 120_000
+PRINTED_CHARS = 60_000
 VIEWS = ("timeline", "output", "about")  # of a run
 DEV = "dev"  # the queue of `torpor dev`
 

@@ -26,13 +26,13 @@ from torpor.model.states import FINAL
 Object = Mapping[str, Any]
 
 _FOLDER = Path(__file__).parent / "templates"
-# For the fields of a form: drawn as they are for everyone.
+_PUBLIC = Path(__file__).parents[1] / "public" / "templates"  # a form looks the same there
 _CELL_CHARS = 2000
 # What an agent shows beside a question: so much at once, but not a few lines less than all.
 _FOLDED_LINES, _FEW, _FOLDED_CHARS = 12, 4, 1500
 _REST_CHARS = 100_000
+# Of an output that is not folded.
 _SHORT_LINES, _SHORT_CHARS = 16, 4000
-_PUBLIC = Path(__file__).parents[1] / "public" / "templates"  # a form looks the same there
 
 
 def moment(at: float | None) -> Markup:
@@ -155,7 +155,7 @@ def short_output(item: Item) -> bool:
     if item.kind != "output":
         return False
     text = item.blocks[0].text
-    return len(text) <= _SHORT_CHARS and len(lines(text)) <= _SHORT_LINES
+    return len(text) <= _SHORT_CHARS and text.count("\n") <= _SHORT_LINES
 
 
 def in_time(at: float | None) -> str:

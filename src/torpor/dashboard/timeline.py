@@ -24,6 +24,7 @@ Object = Mapping[str, Any]
 TEXT_CHARS_MAX = 6000
 BRIEF_CHARS = 160
 OUTPUT_CHARS_MAX = 16_000
+_LINE_CHARS = 2000
 GOOD, BAD, WARN, BUSY = "good", "bad", "warn", "busy"
 _ENDS = frozenset(f"run.{state.value}" for state in FINAL)
 
@@ -178,10 +179,9 @@ class Timeline:
         else:
             whole, item = text, _item(entry, "output", stream)
         tail = whole[-OUTPUT_CHARS_MAX:]
-        printed = terminal.lines(tail)
-        last = next((line for line in map(terminal.bare, reversed(printed)) if line.strip()), "")
-        brief = words.line(last, BRIEF_CHARS)
-        figures = (words.count(len(printed), "line"),) if len(printed) > 1 else ()
+        brief = words.line(_last_line(tail), BRIEF_CHARS)
+        count = tail.removesuffix("\n").count("\n") + 1
+        figures = (words.count(count, "line"),) if count > 1 else ()
         blocks = (Block("", tail, len(whole) - len(tail)),)
         tone = WARN if stream == "stderr" else ""
         return self._put(replace(item, brief=brief, figures=figures, blocks=blocks, tone=tone))
@@ -207,6 +207,15 @@ class Timeline:
         blocks = (block("data", data.get("data")),)
         name = str(data.get("name"))
         return self._put(_item(entry, "event", name, brief=brief, blocks=blocks, figures=by))
+
+
+def _last_line(text: str) -> str:
+    """The last one that has anything in it. Only that is read: what is printed comes in pieces."""
+    for line in reversed(text.split("\n")):
+        (shown,) = terminal.lines(line[-_LINE_CHARS:])
+        if (said := terminal.bare(shown)).strip():
+            return said
+    return ""
 
 
 def block(label: str, value: object) -> Block:

@@ -135,6 +135,27 @@ def test_what_is_printed_in_pieces_is_one_item_a_stream() -> None:
     assert log.items()[0].brief == "last"
 
 
+def test_output_is_told_by_its_last_line_as_a_terminal_shows_it() -> None:
+    log = Log()
+    for text in ("\x1b[1mone\n", "10 %\r\x1b[32m99 %\x1b[0m\n", "\n \n"):
+        log.add("output", stream="stdout", text=text, offset=0)
+    (item,) = log.items()
+    assert (item.brief, item.figures) == ("99 %", ("4 lines",))
+
+
+def test_a_child_that_failed_says_so() -> None:
+    log = Log()
+    log.add("op.begin", "child:leaf#1", kind="child", name="leaf", child="run_1")
+    (begun,) = log.items()
+    assert (begun.kind, begun.title, begun.run, begun.tone) == ("child", "leaf", "run_1", BUSY)
+    error = {"type": "LookupError", "message": "no figures"}
+    value = {"status": "failed", "data": error, "approved": None, "note": None, "by": "run_1"}
+    log.add("op.end", "child:leaf#1", ok=True, value=value)
+    (ended,) = log.items()
+    assert (ended.tone, ended.brief) == (BAD, "LookupError: no figures")
+    assert ended.figures == ("failed",)
+
+
 def test_an_outcome_whose_beginning_is_on_another_page_is_an_item() -> None:
     log = Log()
     log.add("op.end", "step:search#1", ok=True, value=1)
