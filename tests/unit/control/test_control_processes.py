@@ -773,6 +773,7 @@ threading.Event().wait()
     said = refused.value
     assert said.message.startswith("agent.py was not imported within 2 s; it was at agent.py")
     assert 'max_import = "1m"' in said.hint
+    await plain.carriers.close()
     assert not list(plain.home.processes.iterdir())
 
 
