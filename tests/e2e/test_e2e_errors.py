@@ -18,7 +18,8 @@ FAILURES = {
     "signal": ("AgentExited", "the agent's process ended: killed by SIGSEGV"),
     "memory": (
         "OutOfMemory",
-        "the agent's process ended: it ran out of memory (the machine has 256 MiB)",
+        "the agent's process ended: it ran out of memory (the machine has 256 MiB; memory = "
+        '"512M" in [tool.torpor] gives it more)',
     ),
     "result": (
         "TypeError",

@@ -25,7 +25,7 @@ from torpor.client import Client, OnProgress
 from torpor.model.agentfile import AgentSource
 from torpor.model.durations import seconds
 from torpor.model.engines import EMULATED, EMULATION, NOT_ISOLATED, PROCESS, Engine
-from torpor.model.errors import GuestError, TorporError
+from torpor.model.errors import GuestError, Invalid, TorporError
 from torpor.project.missing import missing_file, missing_module
 from torpor.project.reading import read_agent
 
@@ -130,12 +130,13 @@ def run(
         "id_key_for_s": duration_s(id_key_for, "--id-key-for"),
         "env": given_env(env, env_file),
     }
+    agent: dict[str, Any] | None
     if _is_file(path):
         source = read_agent(path)
         explain = partial(missing_file, source=source)
         client = connect()
         deployed = deploy_now(client, source, engine)
-        agent = offered(deployed, name)
+        agent = offered(deployed, name, path)
         which = deployed["version"], name
     else:
         client = connect()
@@ -192,25 +193,34 @@ def described(client: Client, ref: str, **which: Any) -> dict[str, Any] | None:
     return None
 
 
-def offered(deployed: Mapping[str, Any], name: str | None) -> dict[str, Any] | None:
+def offered(deployed: Mapping[str, Any], name: str | None, path: Path) -> dict[str, Any]:
+    """The agent of this name of what was deployed from `path`. Raises Invalid."""
     agents: list[dict[str, Any]] = deployed["agents"]
-    wanted = name or deployed["default"]
-    return next((each for each in agents if each["name"] == wanted), None)
+    wanted = name or deployed["default"] or (agents[0]["name"] if len(agents) == 1 else None)
+    for each in agents:
+        if each["name"] == wanted:
+            return each
+    names = ", ".join(each["name"] for each in agents)
+    hint = f"Name one: {path}:{agents[0]['name']}"
+    if wanted is None:
+        raise Invalid(f"{path} has several agents: {names}", hint=hint)
+    raise Invalid(f"{path} has no agent {wanted!r}; it has {names}", hint=hint)
 
 
 def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -> dict[str, Any]:
     """Deploy, showing what that is at."""
-    for note in source.notes:
-        say(note, "yellow")
     began = time.monotonic()
     try:
         with _progress() as tell:
             deployed = client.deploy(source, tell, engine)
-    except GuestError as error:
-        missing = missing_module(error.message, source) or missing_file(error.message, source)
-        error.hint = error.hint or missing
+    except TorporError as error:
+        _say_notes(source)
+        if isinstance(error, GuestError):
+            missing = missing_module(error.message, source) or missing_file(error.message, source)
+            error.hint = error.hint or missing
         raise
-    if not deployed["cached"]:
+    if not deployed["cached"]:  # who has seen it once need not each time
+        _say_notes(source)
         told = f"deployed in {words.duration(time.monotonic() - began)}"
         if deployed["template_bytes"] is not None:
             told += f" · template {words.size(deployed['template_bytes'])}"
@@ -220,6 +230,11 @@ def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -
     if deployed["engine"] == PROCESS:
         _say_not_isolated(_why_process(client, source, engine))
     return deployed
+
+
+def _say_notes(source: AgentSource) -> None:
+    for note in source.notes:
+        say(note, "yellow")
 
 
 def _say_not_isolated(why: str) -> None:

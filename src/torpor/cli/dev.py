@@ -35,11 +35,12 @@ from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
 from torpor.model.errors import NotFound, TorporError
 from torpor.model.home import Home
+from torpor.model.layout import OURS
+from torpor.model.states import RELOADED
 from torpor.project.missing import missing_file
 
 # Runs of `torpor dev` wait here, not where others do.
 QUEUE = "dev"
-RELOADED = "Reloaded"
 
 Object = dict[str, Any]
 
@@ -182,7 +183,7 @@ class Session:
                 return  # it was saved once more meanwhile
             version = deployed["version"]
             if self._current is None:
-                made = self._first(version, offered(deployed, self._name))
+                made = self._first(version, offered(deployed, self._name, self._path))
             elif version != self._version:
                 made = self._client.reload(self._current, version, fresh=self._fresh)
             else:
@@ -208,6 +209,8 @@ class Session:
         was = {} if self._source is None else self._source.files
         names = sorted(was.keys() | source.files.keys())
         changed = [name for name in names if was.get(name) != source.files.get(name)]
+        # What is made of pyproject.toml is nothing that anybody saved.
+        changed = [name for name in changed if not name.startswith(f"{OURS}/")]
         if not changed:
             return f"{self._path.name} changed"
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""

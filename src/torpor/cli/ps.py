@@ -13,7 +13,7 @@ from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, state, table
 from torpor.client import Client
 from torpor.model.home import Home
-from torpor.model.states import FINAL, UNFINISHED, RunState
+from torpor.model.states import FINAL, RELOADED, UNFINISHED, RunState
 
 _DAY_S = 86400
 _RECENT_MAX = 1000
@@ -32,7 +32,10 @@ def ps(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Runs: the unfinished, and those that ended in the last day."""
+    """Runs: the unfinished, and those that ended in the last day.
+
+    Those that `torpor dev` has left behind for newer code are there with --queue dev, or --all.
+    """
     client = Client(Home.find())
     if status is not None or all:
         found = list(client.all_runs([status.value] if status else []))
@@ -40,6 +43,7 @@ def ps(
         ended = client.runs([s.value for s in FINAL], limit=_RECENT_MAX)
         since = time.time() - _DAY_S
         found = list(client.all_runs(UNFINISHED)) + [r for r in ended if r["ended_at"] >= since]
+        found = [run for run in found if queue or not _was_reloaded(run)]
         found.sort(key=lambda run: run["created_at"], reverse=True)
     found = [run for run in found if queue in (None, run["queue"])]
     if as_json:
@@ -54,6 +58,10 @@ def ps(
         heads = ("RUN", "AGENT", "STATE", "STARTED", "RAN", "SLEPT", "")
         rows = [row(r, depth, waits.get(r["id"], []), now) for depth, r in family.in_order(found)]
         show(table(heads, rows))
+
+
+def _was_reloaded(run: Object) -> bool:
+    return bool(run["error"]) and run["error"]["type"] == RELOADED
 
 
 def row(run: Object, depth: int, waits: list[Object], now: float) -> tuple[Cell, ...]:

@@ -51,8 +51,8 @@ class AgentRow:
         offered = {each["name"]: each for each in self.agents}
         if name is None and len(offered) > 1 and self.spec.get("default") is None:
             raise Invalid(
-                f"{self.entry} has several agents: {', '.join(offered)}",
-                hint=f"Name one: {self.entry}:{next(iter(offered))}",
+                f"{self.name} has several agents: {', '.join(offered)}",
+                hint=f"Name one: {self.name}:{next(iter(offered))}",
             )
         if name is not None and name not in offered:
             raise Invalid(f"{self.entry} has no agent {name!r}; it has {', '.join(offered)}")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -168,7 +169,12 @@ def _only(
     if len(identities) == 1:
         return list(found)
     if not identities:
-        raise NotFound(f"no agent {ref!r} is deployed", hint="torpor deploy FILE.py deploys one.")
+        near = get_close_matches(ref, {each.name for each in list_current(c)}, n=3)
+        like = f" Like it: {', '.join(near)}." if near else ""
+        raise NotFound(
+            f"no agent {ref!r} is deployed",
+            hint=f"torpor deploy FILE.py deploys one, torpor agents lists those that are.{like}",
+        )
     names = sorted({each.shown + (f":{agent}" if agent else "") for each in found})
     raise Conflict(
         f"several deployed agents are called {ref!r}: {', '.join(names)}",

@@ -28,7 +28,7 @@ from torpor.contextlog.runs import RunRow, transition
 from torpor.contextlog.store import tell
 from torpor.model.artifacts import FILE
 from torpor.model.ids import OpId, RunId, Seq
-from torpor.model.states import FINAL, RunState
+from torpor.model.states import FINAL, RELOADED, RunState
 
 HOW = "reload"
 _CHILD = "child"
@@ -64,7 +64,7 @@ def reload_run(
     made = fork_run(c, origin, wanted, rewrap, now)
     if not ended:
         words = f"its code changed; {made.id} goes on as the new version"
-        error = {"type": "Reloaded", "message": words, "traceback": None, "took_over": made.id}
+        error = {"type": RELOADED, "message": words, "traceback": None, "took_over": made.id}
         # Heard first: its agent is not to go on with the waits that end with it.
         tell(c, Replaced(origin.id))
         transition(c, origin.id, None, RunState.CANCELLED, now, error=error)

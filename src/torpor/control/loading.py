@@ -20,6 +20,7 @@ from torpor.contextlog.agents import AgentRow
 from torpor.control.conversation import Conversation, Output, Silence
 from torpor.model.agentfile import AgentSource
 from torpor.model.errors import GuestError
+from torpor.model.sizes import MEMORY_MIB_MAX
 from torpor.policy import inputs
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,9 @@ def exit_error(exited: dict[str, Any], memory_mib: int | None) -> dict[str, Any]
     """The error of a run whose agent `exited`, in a machine of this size."""
     words = f"the agent's process ended: {exit_words(exited)}"
     if exited["oom"] and memory_mib is not None:
-        words += f" (the machine has {memory_mib} MiB)"
+        larger = min(2 * memory_mib, MEMORY_MIB_MAX)
+        hint = f'; memory = "{larger}M" in [tool.torpor] gives it more'
+        words += f" (the machine has {memory_mib} MiB{hint if larger > memory_mib else ''})"
     kind = "OutOfMemory" if exited["oom"] else "AgentExited"
     return {"type": kind, "message": words, "traceback": None}
 

@@ -45,3 +45,6 @@ TRANSITIONS: dict[RunState, frozenset[RunState]] = {
 
 def may_follow(now: RunState, then: RunState) -> bool:
     return then in TRANSITIONS[now]
+
+
+RELOADED = "Reloaded"  # the error's type of a run that was ended since newer code goes on with it

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from torpor.model.errors import Invalid
 from torpor.model.layout import PATHS, PROGRAMS, SITE
 from torpor.project.facts import strings, table, without_torpor
+from torpor.project.poetry import as_project
 from torpor.project.requirements import read_requirements
 
 _WHEELS = "Dependencies are wheels from PyPI: put the code into the project, or name a release."
@@ -36,8 +37,18 @@ class Pyproject:
         self.root, self.where = root, where
         self.project = table(meta, "project", where)
         self.tool = table(meta, "tool", where)
+        if poetry := self._table("poetry"):
+            self._add_poetry(poetry)
         self.torpor: Any = self.tool.get("torpor", {})
         self.backend = str(table(meta, "build-system", where).get("build-backend", ""))
+
+    def _add_poetry(self, poetry: Mapping[str, Any]) -> None:
+        """What [project] leaves to Poetry's own table. Raises Invalid."""
+        if "dependencies" in self.project:
+            return
+        given = as_project(poetry, self.where)
+        left = [each for each in self.dynamic if each not in given]
+        self.project = {**given, **self.project, "dynamic": left}
 
     @property
     def name(self) -> str:
@@ -57,7 +68,6 @@ class Pyproject:
         if "dependencies" in self.dynamic:
             found = self._dynamic_dependencies()
         else:
-            self._refuse_poetry()
             found = strings(self.project, "dependencies", self.where)
         wanted = strings({"extras": extras}, "extras", self.where)
         found = [*found, *self._of_extras(wanted, frozenset())]
@@ -97,16 +107,6 @@ class Pyproject:
                 '"requirements.txt"] }',
             )
         return [line for file in files for line in read_requirements(self.root / file, self.root)]
-
-    def _refuse_poetry(self) -> None:
-        poetry = table(self.tool, "poetry", self.where).get("dependencies")
-        others = [each for each in poetry if each != "python"] if isinstance(poetry, dict) else []
-        if others and "dependencies" not in self.project:
-            raise Invalid(
-                f"{self.where}: [tool.poetry.dependencies] names {', '.join(others)}, in Poetry's "
-                "own words",
-                hint="Name them under [project] dependencies, which Poetry reads, too (since 2.0).",
-            )
 
     def _refuse_sources(self, dependencies: list[str]) -> None:
         """Nothing from PyPI takes the place of what is to come from elsewhere."""

@@ -5,12 +5,12 @@
     a file in a project                    the project, with this file for its entry
     any other file                         stands alone, with its neighbours
 
-A *project* is a directory whose pyproject.toml has [project] or [tool.torpor], or one that has a
-requirements.txt beside the file. One is looked for upwards as far as the repository goes. All of
-its files are taken along but for what `torpor.project.tree` leaves out, and it is installed
-(`torpor.project.pyproject`). Of a file that stands alone what its imports name is taken along
-(`torpor.project.imports`). Either way what an agent finds in its working directory is what is in
-its project's, or its file's.
+A *project* is a directory whose pyproject.toml has [project], [tool.torpor] or [tool.poetry], or
+one that has a requirements.txt beside the file. One is looked for upwards as far as the repository
+goes. All of its files are taken along but for what `torpor.project.tree` leaves out, and it is
+installed (`torpor.project.pyproject`). Of a file that stands alone what its imports name is taken
+along (`torpor.project.imports`). Either way what an agent finds in its working directory is what is
+in its project's, or its file's.
 """
 
 from __future__ import annotations
@@ -52,6 +52,13 @@ def read_agent(path: Path) -> AgentSource:
         return _read_directory(path)
     if not path.is_file():
         raise NotFound(f"no agent file at {path}", hint="Give the path of a Python file.")
+    if path.suffix != ".py":
+        raise Invalid(
+            f"{path} is not a Python file: its name must end with .py",
+            hint=f"Of a project, give the directory: torpor run {path.parent}"
+            if path.name in (PYPROJECT, REQUIREMENTS)
+            else "",
+        )
     block = pep723(_text(path), path.name)
     if block is not None:
         return _read_alone(path, block, path.parent)
@@ -80,7 +87,8 @@ def _is_project(directory: Path) -> bool:
         return False
     meta = read_toml(file, str(file))
     tool = meta.get("tool")
-    return "project" in meta or (isinstance(tool, dict) and "torpor" in tool)
+    tools = tool.keys() if isinstance(tool, dict) else ()
+    return "project" in meta or "torpor" in tools or "poetry" in tools
 
 
 # One file.

@@ -165,6 +165,63 @@ def test_runs_of_dev_are_listed_and_deleted_together(
     assert client.run(other)["id"] == other
 
 
+def test_what_newer_code_has_taken_over_is_not_listed(
+    program: list[str], server: Home, tmp_path: Path
+) -> None:
+    def listed(*more: str) -> set[str]:
+        env = {**os.environ, "TORPOR_HOME": str(server.root)}
+        command = [*program, "ps", *more, "--json"]
+        done = subprocess.run(command, env=env, capture_output=True, check=True)
+        return {run["id"] for run in json.loads(done.stdout) if run["agent"] == "over"}
+
+    text = ASKING.replace("def main", "def over")
+    with developing(program, server, text, tmp_path, "-i", "topic=owls") as (terminal, project):
+        terminal.expect("Send?", CHOICES)
+        (first,) = listed()
+        project.save(text + "\n# a comment\n")
+        terminal.expect("goes on with 2", "Send?", CHOICES)
+        (second,) = listed()
+        assert second != first and listed("--queue", "dev") == listed("--all") == {first, second}
+        terminal.type("y")
+        terminal.expect("completed")
+
+
+def test_a_changed_pyproject_is_named_and_not_what_is_made_of_it(
+    program: list[str], server: Home, tmp_path: Path
+) -> None:
+    pyproject = tmp_path / "pyproject.toml"
+    pyproject.write_text("[project]\nname = 'owls'\nversion = '1'\n")
+    with developing(program, server, AGENT, tmp_path, "-i", "topic=owls") as (terminal, _):
+        terminal.expect("completed")
+        pyproject.write_text("[project]\nname = 'owls'\nversion = '2'\n")
+        terminal.expect("↻ pyproject.toml changed", "completed")
+
+
+def test_what_is_left_out_is_told_with_what_is_new(
+    program: list[str], server: Home, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'quiet'\n")
+    (tmp_path / "agent.py").write_text(AGENT)
+    (tmp_path / ".env").write_text("KEY=1\n")
+
+    def deployed() -> str:
+        env = {**os.environ, "TORPOR_HOME": str(server.root)}
+        command = [*program, "deploy", str(tmp_path), "--engine", "process"]
+        return subprocess.run(command, env=env, capture_output=True, check=True).stderr.decode()
+
+    assert "left out: .env" in deployed()
+    assert "left out" not in deployed()
+
+
+def test_of_several_agents_one_is_to_be_named(
+    program: list[str], server: Home, tmp_path: Path
+) -> None:
+    two = AGENT + "\n@torpor.agent\ndef other():\n    return 1\n"
+    with developing(program, server, two, tmp_path) as (terminal, project):
+        terminal.expect(f"error: {project.agent} has several agents: main, other")
+        terminal.expect(f"Name one: {project.agent}:main")
+
+
 def test_an_input_that_does_not_fit(program: list[str], server: Home, tmp_path: Path) -> None:
     with developing(program, server, AGENT, tmp_path) as (terminal, _):
         terminal.expect("error:", "topic")

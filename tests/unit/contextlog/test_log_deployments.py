@@ -83,6 +83,13 @@ def test_two_files_of_one_name_are_two_agents(host: Host) -> None:
         host.chosen("a/agent")  # no directory
 
 
+def test_a_name_that_is_nearly_right_is_told_what_is_like_it(host: Host) -> None:
+    host.deploy("b", "/pa/billing.py", "billing")
+    with pytest.raises(NotFound, match="no agent 'biling' is deployed") as refused:
+        host.chosen("biling")
+    assert refused.value.hint.endswith("Like it: billing.")
+
+
 def test_what_one_origin_deploys_leaves_the_other_as_it_is(host: Host) -> None:
     a, b = host.deploy("b", "/pa/agent.py"), host.deploy("c", "/pb/agent.py")
     newer = host.deploy("d", "/pb/agent.py")

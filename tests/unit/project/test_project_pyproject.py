@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from torpor.model.errors import Invalid
 from torpor.model.layout import PROGRAMS, SITE
@@ -73,7 +74,10 @@ extras = ["all"]
         ('dependencies = ["lib"]\n[tool.uv.sources]\nLib = {path = "../lib"}', "path = ../lib"),
         ('dependencies = ["lib @ git+https://x/y"]', "lib comes from git"),
         ('dynamic = ["dependencies"]', "nothing of it is run to find out"),
-        ("[tool.poetry.dependencies]\npython = '3'\nhttpx = '^1'", "Poetry's own words"),
+        ("[tool.poetry.dependencies]\nx = {git = 'https://x/y'}", "x has git"),
+        ("[tool.poetry.dependencies]\nx = '^1 || ^3'", "alternatives"),
+        ("[tool.poetry.dependencies]\nx = '^latest'", "no version"),
+        ("[tool.poetry.dependencies]\nx = {version = '1', markers = 'when old'}", "no markers"),
         ("[tool.torpor]\nextras = ['x']", r"extras = \['x'\] is not in"),
         ("dependencies = 'x'", "must be a list of strings"),
     ],
@@ -123,3 +127,66 @@ def test_what_is_installed(tmp_path: Path, toml: str, version: str) -> None:
     assert files[f"{SITE}/project.pth"] == b"../../src\n../..\n"
     assert programs == {f"{PROGRAMS}/hr"}
     assert b"from hr.cli import main\n\nsys.exit(main.go())" in files[f"{PROGRAMS}/hr"]
+
+
+@pytest.mark.parametrize(
+    ("said", "requirement"),
+    [
+        ("'*'", "x"),
+        ("'1.2'", "x==1.2"),
+        ("'^1.2.3'", "x>=1.2.3,<2"),
+        ("'^0.2.3'", "x>=0.2.3,<0.3"),
+        ("'^0.0.3'", "x>=0.0.3,<0.0.4"),
+        ("'^0.0'", "x>=0.0,<0.1"),
+        ("'^0'", "x>=0,<1"),
+        ("'~1.2.3'", "x>=1.2.3,<1.3"),
+        ("'~1'", "x>=1,<2"),
+        ("'1.2.*'", "x==1.2.*"),
+        ("'>=1.2,<3'", "x>=1.2,<3"),
+        ("'>= 1.2 <3'", "x>=1.2,<3"),
+        ("'~=1.4'", "x~=1.4"),
+        ("{version = '^2', extras = ['a', 'b']}", "x[a,b]>=2,<3"),
+        (
+            "{version = '1', python = '^3.11', markers = \"os_name == 'posix'\"}",
+            "x==1 ; (os_name == \"posix\") and python_full_version >= '3.11' "
+            "and python_full_version < '4'",
+        ),
+    ],
+)
+def test_poetrys_own_words(tmp_path: Path, said: str, requirement: str) -> None:
+    (found,) = read(
+        tmp_path, f"[tool.poetry.dependencies]\npython = '^3'\nx = {said}"
+    ).dependencies()
+    assert found == requirement
+    assert str(Requirement(found))
+
+
+def test_a_project_in_poetrys_own_words(tmp_path: Path) -> None:
+    toml = """
+[tool.poetry]
+name = "hr-bot"
+version = "0.3"
+[tool.poetry.dependencies]
+python = "^3.11"
+torpor = "*"
+httpx = [{version = "1", python = "<3.12"}, {version = "2", python = ">=3.12"}]
+rich = {version = ">=13", optional = true}
+[tool.poetry.group.dev.dependencies]
+pytest = "^8"
+[tool.poetry.extras]
+nice = ["rich"]
+[tool.poetry.scripts]
+hr = "hr.cli:main"
+[tool.torpor]
+extras = ["nice"]
+"""
+    project = read(tmp_path, toml)
+    assert project.dependencies() == [
+        "httpx==1 ; python_full_version < '3.12'",
+        "httpx==2 ; python_full_version >= '3.12'",
+        "rich>=13",
+    ]
+    assert project.project["requires-python"] == ">=3.11,<4"
+    files, programs = project.installed(["."])
+    assert programs == {".torpor/bin/hr"}
+    assert b"Version: 0.3" in files[".torpor/site/hr_bot-0.3.dist-info/METADATA"]

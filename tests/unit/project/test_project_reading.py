@@ -365,3 +365,20 @@ def test_webhooks_are_names_and_urls(tmp_path: Path) -> None:
     ):
         with pytest.raises(Invalid, match="webhooks"):
             read(f"[tool.torpor]\n{wrong}")
+
+
+def test_a_file_of_a_project_that_only_poetry_knows(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "pyproject.toml",
+        "[tool.poetry]\nname = 'b'\n[tool.poetry.dependencies]\na = '^1'",
+    )
+    source = read_agent(write(tmp_path, "b/mail.py", "import torpor\n"))
+    assert source.dependencies == ("a>=1,<2",) and listed(source) == {"pyproject.toml", "b/mail.py"}
+
+
+def test_what_is_no_python_file_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path, "pyproject.toml", "[project]\nname = 'b'\n")
+    with pytest.raises(Invalid, match="not a Python file") as said:
+        read_agent(path)
+    assert said.value.hint == f"Of a project, give the directory: torpor run {tmp_path}"
