@@ -12,8 +12,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from torpor.model import errors, jsonvalues
 from torpor.model.errors import (
@@ -119,6 +120,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(TorporError)
     async def on_torpor_error(request: Request, error: TorporError) -> _Problem:
         return _respond(error)
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody is there to be told, and nothing here is wrong
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> _Problem:

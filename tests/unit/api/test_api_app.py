@@ -408,3 +408,35 @@ def test_a_key_is_the_same_by_header_and_body(home: Home) -> None:
         assert (refused.status_code, "is not UTF-8" in refused.json()["detail"]) == (422, True)
 
     ask(home, talk)
+
+
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/imports"])
+def test_a_client_that_leaves_in_the_middle_of_a_body_is_no_error(home: Home, path: str) -> None:
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b"half", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    heard = iter(messages)
+    answered: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        return next(heard)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answered.append(message["status"])
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"content-length", b"8")],
+    }
+    # Raises what is in a server's log.
+    asyncio.run(create_app(MemoryService(home))(scope, receive, send))
+    assert answered == [499]
