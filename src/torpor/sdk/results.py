@@ -31,10 +31,9 @@ class Results:
 
     def of(self, packed: Any) -> Any:
         """The value that the recorded `packed` stands for, a fresh one."""
-        if self._read is None:
-            return values.unpack(packed)
+        value = values.unpack(packed)
         try:
-            return self._read(values.unpack(packed))
+            return value if self._read is None else self._read(value)
         except Exception:  # a Misfit, or what a class of the agent's own raises
             return values.unpack(packed)
 
@@ -51,7 +50,7 @@ def _as_json(annotation: Any) -> bool:
     if origin in (Union, types.UnionType) or origin in _LISTS:
         return all(map(_as_json, args))
     if origin in _DICTS:
-        return args[0] in (str, Any) and _as_json(args[1])
+        return not args or (args[0] in (str, Any) and _as_json(args[1]))
     if origin is typing.Literal:
         return all(type(each) in _PLAIN for each in args)
     return isinstance(annotation, typing.TypeVar) or any(annotation is each for each in _PLAIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -104,6 +105,7 @@ def test_it_comes_back_as_it_was(value: Any, annotation: Any) -> None:
         ({"sku": "tea"}, Order, {"sku": "tea"}),  # what the body returned
         ({"price": "x"}, Item, {"price": "x"}),
         ((1, 2), list[int], [1, 2]),
+        ({1: (2,)}, typing.Dict, {"1": [2]}),  # noqa: UP006
     ],
 )
 def test_what_does_not_fit_is_as_json_gives_it_back(
