@@ -32,7 +32,9 @@ def test_words_kind_and_step_count() -> None:
 
 def test_something_new_of_the_main_line_ends_it() -> None:
     notes = said(note("a"), note("b"), note("c"), doubt="step:again#1")
-    notes.begun([{"op": "step:again#1"}, {"op": "step:new#1", "side": True}])
+    notes.begun(
+        [{"op": "step:again#1", "kind": "step"}, {"op": "step:new#1", "kind": "step", "side": True}]
+    )
     assert notes.fresh(note("a")) == []
-    notes.begun([{"op": "step:new#2", "side": False}])
+    notes.begun([{"op": "step:new#2", "kind": "step", "side": False}])
     assert notes.fresh(note("b"))
