@@ -53,7 +53,8 @@ def session_stage(model: Model) -> Iterator[Stage]:
             stage.stop()
             assert not stage.processes(), list(map(command_of, stage.processes()))
             assert not stage.mounts()
-            assert not list(stage.home.machines.glob("*"))
+            left = [(p.name, [q.name for q in p.iterdir()]) for p in stage.home.machines.glob("*")]
+            assert not left, f"{left}\n{stage.log_end('server')}"
         finally:
             stage.clear()
 

@@ -53,8 +53,9 @@ def result(stage: Stage, deployed: dict[str, object]) -> object:
 def test_a_changed_agent_is_deployed_without_a_boot_and_does_what_it_says(
     stage: Stage, last: str
 ) -> None:
-    """Twice with other text: the second time it begins where the first had imported. What has
+    """Thrice with other text: each time it begins where the one before had imported. What has
     effects is done each time, in its order, as if nothing had been imported before."""
+    deploy(stage, EFFECTS.replace("{last}", last).replace("{number}", "-1"))  # may boot, and import
     for number, given in enumerate(("data", "data", "other")):
         text = EFFECTS.replace("{last}", last).replace("{number}", str(number))
         deployed, told = deploy(stage, text, given)

@@ -71,6 +71,7 @@ class Spares(Generic[K, S]):
         self._most = most
         self._ready: OrderedDict[K, asyncio.Task[S]] = OrderedDict()
         self._used: dict[K, float] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def take(self, key: K, *, wait: bool) -> S | None:
@@ -126,9 +127,12 @@ class Spares(Generic[K, S]):
     async def close(self) -> None:
         self._closed = True
         await self.forget()
+        await asyncio.gather(*self._ending)
 
     def _drop(self, key: K) -> None:
-        asyncio.create_task(self._end(self._ready.pop(key)))  # noqa: RUF006
+        ending = asyncio.create_task(self._end(self._ready.pop(key)))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     async def _end(self, task: asyncio.Task[S]) -> None:
         with contextlib.suppress(TorporError, OSError):
