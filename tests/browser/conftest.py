@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 # `tests` as a package.
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -32,7 +39,8 @@ from torpor.project.reading import read_agent
 HERE = Path(__file__).parent
 AXE = HERE / "axe.min.js"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-LIMIT_MS = 15_000
+LIMIT_MS = 30_000
+expect.set_options(timeout=LIMIT_MS)  # a busy host takes its time
 
 
 class Model(BaseHTTPRequestHandler):
