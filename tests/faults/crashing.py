@@ -78,7 +78,7 @@ async def story(ledger):
         told.append(str(error))
     told.append((await torpor.waitpoint("go on?")).data)
     await asyncio.to_thread(torpor.sleep, 0.05)
-    torpor.checkpoint()
+    await torpor.checkpoint()
     told.append(spend(ledger, "last"))
     print("done")
     return told

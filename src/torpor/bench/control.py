@@ -28,7 +28,7 @@ from torpor.bench.stage import Stage, figure_table, perform, processor
 from torpor.broker.client import BrokerClient
 from torpor.cli import words
 from torpor.cli.screen import show, show_json
-from torpor.client import Client, ensure_server
+from torpor.client import Client, ensure_server, stop_server
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import EntryRow, NewEntry, read_entries
 from torpor.contextlog.news import Answered, News
@@ -248,7 +248,7 @@ def _idle(home: Home) -> _Idle:
         taken = footprint.resident(pid)
         return _Idle(share, taken, [_page_ms(client) for _ in range(PAGES)])
     finally:
-        client.shutdown(_unheard)
+        stop_server(home)
 
 
 def _page_ms(client: Client) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torpor.client import Client, ensure_server
+from torpor.client import Client, ensure_server, stop_server
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS, QEMU
 from torpor.model.errors import InternalError
@@ -70,7 +70,7 @@ def measure(home: Home, images: Home, runs: int, machine_runs: int, tell: Tell) 
         freeze, checkpoint = (_frozen(home, client, version, each, tell) for each in (False, True))
         return replace(found, machines=machines, freeze=freeze, checkpoint=checkpoint)
     finally:
-        client.shutdown(_unheard)
+        stop_server(home)  # and wait until it is gone: its directory goes next
 
 
 def _grown(client: Client, engine: str, runs: int, tell: Tell) -> Grown:
