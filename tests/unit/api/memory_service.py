@@ -232,11 +232,21 @@ PLAYER: Object = {
 }
 
 
+_opened: list[LogStore] = []
+
+
+def close_stores() -> None:
+    """After each test: a store has threads and files."""
+    while _opened:
+        _opened.pop().close()
+
+
 class MemoryService:
     def __init__(self, home: Home) -> None:
         self.home = home
         home.create()
         store = LogStore.open(home.database)
+        _opened.append(store)
         self.access = Access(store)
         self.files = RunFiles(LocalBlobs(home.blobs), store, Keys(home, store, on=True))
         self.hooks = MemoryHooks()

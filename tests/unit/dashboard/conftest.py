@@ -14,8 +14,11 @@ from torpor.model.home import Home
 # `tests` as a package: the in-memory service is shared.
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
+from tests.unit.api.memory_service import close_stores
+
 
 @pytest.fixture
 def home() -> Iterator[Home]:
     with tempfile.TemporaryDirectory(prefix="torpor-") as folder:
         yield Home(Path(folder))
+        close_stores()
