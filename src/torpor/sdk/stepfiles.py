@@ -20,7 +20,7 @@ import shutil
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 from torpor.sdk.files import Changes, Mark
@@ -43,6 +43,7 @@ class _Body:
         self.before = before
         self.threads = set(sys._current_frames())  # others than those are the body's
         self.wrote: set[str] = set()
+        self.theirs: set[str] = set()  # what other steps did that have ended since it began
 
 
 class Listing:
@@ -91,11 +92,12 @@ class StepFiles:
 
     def end(self, op: str) -> None:
         """Keep what the body did. Raises OSError."""
-        body = self._bodies.pop(op, None)
+        body = self._over(op)
         if body is None:
             return
         after = self._listing.scan()
-        theirs = self._others.union(*(each.wrote for each in self._bodies.values()))
+        running = (each.wrote for each in self._bodies.values())
+        theirs = self._others.union(body.theirs, *running)
         changed = [
             path
             for path in body.before.keys() | after.keys()
@@ -107,7 +109,18 @@ class StepFiles:
 
     def forget(self, op: str) -> None:
         """Its body was cut off."""
-        self._bodies.pop(op, None)
+        self._over(op)
+
+    def _over(self, op: str) -> _Body | None:
+        """The body, which runs no more. What it wrote is not what others did that still run."""
+        body = self._bodies.pop(op, None)
+        if body is not None:
+            self._is_anothers(body.wrote)
+        return body
+
+    def _is_anothers(self, paths: Iterable[str]) -> None:
+        for each in list(self._bodies.values()):
+            each.theirs.update(paths)
 
     def replay(self, op: str) -> None:
         """Do again what the body did. Raises OSError."""
@@ -117,6 +130,7 @@ class StepFiles:
                 done: dict[str, Any] = json.load(file)
         except FileNotFoundError:
             return
+        self._is_anothers(done)
         self._own_thread = threading.get_ident()
         try:
             for path, how in done.items():

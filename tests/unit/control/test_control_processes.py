@@ -431,6 +431,66 @@ async def test_a_replay_finds_no_files_but_those_of_steps_that_it_does_not_run(
     assert all(path.exists() for path in plain.home.files_of(fork.id))
 
 
+OVERLAPPING = """
+import os, signal, threading, torpor
+from pathlib import Path
+
+def note(name, what):
+    with open(name, "a") as file:
+        file.write(what)
+
+began, ended, noted = threading.Event(), threading.Event(), threading.Event()
+
+@torpor.step
+def long():
+    note("own", "long ")
+    began.set()
+    ended.wait()
+
+@torpor.step
+def short():
+    note("shared", "short ")
+
+@torpor.agent
+def main(lives, crash):
+    note(lives, "one ")
+    life = len(Path(lives).read_text().split())
+    replayed = life == (3 if crash else 2)
+    def side():
+        if replayed:
+            noted.wait()  # now the long one is the last to be done again
+        long()
+    thread = threading.Thread(target=side)
+    thread.start()
+    if not replayed:
+        began.wait()
+    short()
+    if crash and life == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ended.set()
+    if not replayed:
+        thread.join()
+    note("shared", "agent ")
+    noted.set()
+    thread.join()
+    torpor.approve("?")
+    return [Path(name).read_text() for name in ("own", "shared")]
+"""
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_what_a_step_wrote_while_another_ran_is_its_own(
+    plain: Plain, tmp_path: Path, hasty: None, crash: bool
+) -> None:
+    """The other one, done again later, put back a file as it was when that step had ended, or (the
+    crash) as it was when it had been done again beside it."""
+    lives = str(tmp_path / "lives")
+    run = await plain.run(await plain.deploy(OVERLAPPING), lives=lives, crash=crash)
+    await plain.suspended(run)
+    await plain.answer(run, approved=True)
+    assert await plain.result(run) == ["long ", "short agent "]
+
+
 async def test_files_of_steps_are_there_after_every_crash(plain: Plain) -> None:
     """Killed as soon as the k-th entry is there; in the middle of a step, that begins anew."""
     version = await plain.deploy(FILES)
