@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.unit.control.plain import Plain
 from tests.unit.control.world import World
 
 from torpor.control import obstacles, pen, scheduler
 from torpor.control.onmachines import MachineCarriers
+from torpor.control.onprocesses import ProcessCarriers
 from torpor.model.home import Home
 from torpor.policy import freeze
 
@@ -33,3 +35,19 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def world(tmp_path: Path, quick: None, anyio_backend: str) -> AsyncIterator[World]:
     async with World(Home(tmp_path)) as world:
         yield world
+
+
+@pytest.fixture
+async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
+    plain = Plain(tmp_path / "home")
+    await plain.start()
+    yield plain
+    await plain.close()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run without a machine that waits is suspended at once."""
+    terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
+    monkeypatch.setattr(ProcessCarriers, "terms", terms)
+    monkeypatch.setattr(obstacles, "FREEZE_RETRY_S", 0.0)

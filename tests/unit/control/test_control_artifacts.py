@@ -7,9 +7,7 @@ import asyncio
 import errno
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,32 +19,14 @@ from torpor.contextlog.artifacts import list_artifacts
 from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.values import value_names
-from torpor.control import obstacles, values
+from torpor.control import values
 from torpor.control.artifacts import Artifacts
-from torpor.control.onprocesses import ProcessCarriers
 from torpor.model.errors import Invalid, NotFound
 from torpor.model.ids import OpId, RunId, Seq
 from torpor.model.states import RunState
-from torpor.policy import freeze
 from torpor.snapshot.values import Incoming
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
-    plain = Plain(tmp_path)
-    await plain.start()
-    yield plain
-    await plain.close()
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that waits is suspended at once."""
-    terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
-    monkeypatch.setattr(ProcessCarriers, "terms", terms)
-    monkeypatch.setattr(obstacles, "FREEZE_RETRY_S", 0.0)
 
 
 AGENT = """

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from tests.unit.control.plain import Plain
@@ -79,14 +77,6 @@ def gathers():
 def boss():
     torpor.spawn_many(asleep, [{}, {}]).results()
 """
-
-
-@pytest.fixture
-async def plain(tmp_path: Path) -> AsyncIterator[Plain]:
-    plain = Plain(tmp_path)
-    await plain.start()
-    yield plain
-    await plain.close()
 
 
 async def children(plain: Plain, run: RunId, count: int) -> list[RunRow]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,7 @@ from tests.unit.control.test_control_projects import SRC_LAYOUT, write
 from tests.unit.control.world import FREEZING, World
 
 from torpor.contextlog import runs
-from torpor.control import obstacles
 from torpor.control.commands import HOST_MAX, RUN_MAX, WINDOW_BYTES, Command, Ended
-from torpor.control.onprocesses import ProcessCarriers
 from torpor.model.errors import (
     Conflict,
     Exhausted,
@@ -31,7 +27,6 @@ from torpor.model.execs import Asked, Size
 from torpor.model.ids import RunId
 from torpor.model.starting import Start
 from torpor.model.states import RunState
-from torpor.policy import freeze
 from torpor.project.reading import read_agent
 
 pytestmark = pytest.mark.anyio
@@ -47,22 +42,6 @@ def waiter(times: int = 1):
     answers = [torpor.waitpoint(f"go on? {n}").result().data for n in range(times)]
     return [answers, open("made.txt").read()]
 """
-
-
-@pytest.fixture
-async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
-    plain = Plain(tmp_path)
-    await plain.start()
-    yield plain
-    await plain.close()
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that waits is suspended at once."""
-    terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
-    monkeypatch.setattr(ProcessCarriers, "terms", terms)
-    monkeypatch.setattr(obstacles, "FREEZE_RETRY_S", 0.0)
 
 
 class Seen:

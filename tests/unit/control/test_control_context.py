@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -48,14 +47,6 @@ def chat(budget=400):
 '''
 SAID = ["one", "two", "three"]
 ROLES = ["system", *["user", "assistant"] * len(SAID)]
-
-
-@pytest.fixture
-async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
-    plain = Plain(tmp_path)
-    await plain.start()
-    yield plain
-    await plain.close()
 
 
 async def say(plain: Plain, run: RunId, text: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +14,10 @@ from torpor.contextlog.waits import complete_wait, list_waits
 from torpor.control import beside
 from torpor.control.beside import Beside
 from torpor.control.conversation import OUTPUT_AHEAD_BYTES, Conversation, Output
-from torpor.control.onprocesses import ProcessCarriers
 from torpor.model.ids import RunId
 from torpor.model.states import RunState
-from torpor.policy import freeze
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hasty")]
 MIB = 1 << 20
 
 FLOOD = """
@@ -40,18 +36,6 @@ def flood():
     return "done"
 """
 PRINTED = "".join(f"{n:07d}|" * 65536 + "\n" for n in range(12)) + "end\n"
-
-
-@pytest.fixture
-async def plain(
-    tmp_path: Path, anyio_backend: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Plain]:
-    terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
-    monkeypatch.setattr(ProcessCarriers, "terms", terms)
-    plain = Plain(tmp_path)
-    await plain.start()
-    yield plain
-    await plain.close()
 
 
 async def test_what_the_log_does_not_take_is_kept_and_exact_after_a_replay(plain: Plain) -> None:

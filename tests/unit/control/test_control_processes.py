@@ -8,8 +8,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -24,10 +23,8 @@ from tests.unit.control.plain import STUCK_S, Plain
 from torpor.broker.upstream import Reply, Request
 from torpor.contextlog import forks, waits
 from torpor.contextlog.runs import RunRow
-from torpor.control import obstacles
 from torpor.control.conversation import Output, Skipped
 from torpor.control.loading import logged
-from torpor.control.onprocesses import ProcessCarriers
 from torpor.control.processguest import MarkedOutput
 from torpor.model.agentfile import AgentSource
 from torpor.model.engines import PROCESS
@@ -36,27 +33,10 @@ from torpor.model.ids import RunId, Seq
 from torpor.model.rules import parse_rules
 from torpor.model.starting import Start
 from torpor.model.states import FINAL, RunState
-from torpor.policy import freeze
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
-    plain = Plain(tmp_path)
-    await plain.start()
-    yield plain
-    await plain.close()
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that waits is suspended at once."""
-    terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
-    monkeypatch.setattr(ProcessCarriers, "terms", terms)
-    monkeypatch.setattr(obstacles, "FREEZE_RETRY_S", 0.0)
 
 
 LEDGER = '''

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.unit.control.plain import Plain
 
-from torpor.control import obstacles
-from torpor.control.onprocesses import ProcessCarriers
 from torpor.model.errors import GuestError
-from torpor.policy import freeze
 from torpor.project.reading import read_agent
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
-    plain = Plain(tmp_path / "home")
-    await plain.start()
-    yield plain
-    await plain.close()
-
-
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that waits is suspended at once."""
-    terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
-    monkeypatch.setattr(ProcessCarriers, "terms", terms)
-    monkeypatch.setattr(obstacles, "FREEZE_RETRY_S", 0.0)
 
 
 def write(root: Path, files: dict[str, str]) -> Path:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,14 +68,6 @@ def asks():
 def asleep():
     torpor.sleep("1d")
 """
-
-
-@pytest.fixture
-async def plain(tmp_path: Path) -> AsyncIterator[Plain]:
-    plain = Plain(tmp_path)
-    await plain.start()
-    yield plain
-    await plain.close()
 
 
 async def deploy(plain: Plain, **rules: Any) -> AgentVersion:

@@ -76,14 +76,6 @@ def take(doc: Path, raw: bytes):
 GIVEN = {"a.bin": [len(LARGE), "00010203"], "d/b.bin": [1, "78"], "e": [0, ""]}
 
 
-@pytest.fixture
-async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
-    plain = Plain(tmp_path)
-    await plain.start()
-    yield plain
-    await plain.close()
-
-
 async def given(plain: Plain) -> dict[str, str]:
     known = plain.files
     contents = {"a.bin": LARGE, "d/b.bin": b"x", "e": b""}

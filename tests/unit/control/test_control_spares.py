@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,6 @@ def main():
     told = depends.told() if hasattr(depends, "told") else None
     return {{"pid": os.getpid(), "cwd": os.getcwd(), "told": told, "path": sys.path, {more}}}
 """
-
-
-@pytest.fixture
-async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
-    plain = Plain(tmp_path / "home")
-    await plain.start()
-    yield plain
-    await plain.close()
 
 
 class Depending:
