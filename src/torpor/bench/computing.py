@@ -8,7 +8,6 @@ under KVM nearly nothing is lost. The two Pythons may differ: both are named.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -16,10 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torpor.bench.bars import Figure
-from torpor.bench.stage import Stage, ended, figure_table, perform, processor
+from torpor.bench.stage import Stage, ended, perform, report
 from torpor.bench.stats import percentile
 from torpor.cli import words
-from torpor.cli.screen import show, show_json
 from torpor.image.recipe import PYTHON_VERSION
 from torpor.model.engines import EMULATION, QEMU
 from torpor.model.errors import GuestError, HostError
@@ -41,22 +39,13 @@ def main(turns: int, as_json: bool) -> int:
         return accel, figures(machine, host)
 
     accel, found = perform(work)
-    about = {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "acceleration": accel,
-        "python": {"machine": PYTHON_VERSION, "host": platform.python_version()},
-    }
-    if as_json:
-        show_json({**about, "figures": {each.key: each.to_json() for each in found}})
-    else:
-        show(figure_table(found))
-        how = "emulation (no usable KVM)" if accel == EMULATION else accel.upper()
-        show(
-            f"{processor()}, {words.count(os.cpu_count() or 1, 'core')}, machines by {how}; "
-            f"Python {PYTHON_VERSION} in the machine, {platform.python_version()} on the host; "
-            f"p50 of {words.count(turns, 'turn')}."
-        )
+    python = {"machine": PYTHON_VERSION, "host": platform.python_version()}
+    how = "emulation (no usable KVM)" if accel == EMULATION else accel.upper()
+    told = (
+        f", machines by {how}; Python {python['machine']} in the machine, {python['host']} on the "
+        f"host; p50 of {words.count(turns, 'turn')}."
+    )
+    report(found, told, as_json=as_json, acceleration=accel, python=python)
     return 0
 
 

@@ -24,10 +24,8 @@ from sqlalchemy import Connection
 
 from torpor.bench import footprint
 from torpor.bench.controlbars import Measured, figures
-from torpor.bench.stage import Stage, figure_table, perform, processor
+from torpor.bench.stage import Stage, perform, report
 from torpor.broker.client import BrokerClient
-from torpor.cli import words
-from torpor.cli.screen import show, show_json
 from torpor.client import Client, ensure_server, stop_server
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import EntryRow, NewEntry, read_entries
@@ -70,12 +68,7 @@ def main(sizes: Sizes, as_json: bool) -> int:
     began = time.perf_counter()
     found = figures(perform(lambda stage: _measure(stage, sizes)))
     took_s = time.perf_counter() - began
-    if as_json:
-        about = {"processor": processor(), "cores": os.cpu_count(), "took_s": round(took_s, 1)}
-        show_json({**about, "figures": {each.key: each.to_json() for each in found}})
-    else:
-        show(figure_table(found))
-        show(f"{processor()}, {words.count(os.cpu_count() or 1, 'core')}; {took_s:.0f} s.")
+    report(found, f"; {took_s:.0f} s.", as_json=as_json, took_s=round(took_s, 1))
     return 0
 
 

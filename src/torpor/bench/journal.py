@@ -23,10 +23,8 @@ from typing import Any
 
 from torpor.bench import durable
 from torpor.bench.journalbars import STEPS, Ledger, Measured, figures
-from torpor.bench.stage import Stage, figure_table, perform, processor
+from torpor.bench.stage import Stage, perform, report
 from torpor.bench.stats import percentile
-from torpor.cli import words
-from torpor.cli.screen import show, show_json
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import AGAIN, BEGIN, END, EntryRow, NewEntry
 from torpor.control.engines import choose
@@ -63,14 +61,8 @@ def main(sizes: Sizes, as_json: bool) -> int:
     found = figures(perform(lambda stage: _measure(stage, sizes)))
     took_s = time.perf_counter() - began
     peer = "dbos" if durable.installed() else "dbos is not installed (uv sync --group dev)"
-    if as_json:
-        about = {"processor": processor(), "cores": os.cpu_count(), "took_s": round(took_s, 1)}
-        show_json({**about, "peer": peer, "figures": {each.key: each.to_json() for each in found}})
-    else:
-        show(figure_table(found))
-        cores = words.count(os.cpu_count() or 1, "core")
-        told = f"{processor()}, {cores}; {took_s:.0f} s."
-        show(f"{told} Peers: SQLite with a transaction an insert; {peer}.")
+    told = f"; {took_s:.0f} s. Peers: SQLite with a transaction an insert; {peer}."
+    report(found, told, as_json=as_json, took_s=round(took_s, 1), peer=peer)
     return 0
 
 

@@ -7,7 +7,6 @@ the write to that line on the terminal's side. Beside it, in turn, the same line
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import sysconfig
@@ -19,12 +18,9 @@ from pathlib import Path
 from typing import IO
 
 from torpor.bench.bars import Figure
-from torpor.bench.stage import figure_table, processor
+from torpor.bench.stage import report, served
 from torpor.bench.stats import percentile
-from torpor.cli import words
-from torpor.cli.screen import err, show, show_json
-from torpor.client import ensure_server, stop_server
-from torpor.model.engines import PROCESS, SETTING
+from torpor.cli.screen import err
 from torpor.model.errors import GuestError
 from torpor.model.home import Home
 
@@ -52,20 +48,10 @@ def main(saves: int, as_json: bool) -> int:
     """Measure and print: JSON or a table on stdout, progress on stderr. Raises TorporError."""
     with tempfile.TemporaryDirectory(prefix="torpor-bench-") as folder:
         home = Home(Path(folder) / "home").create()
-        os.environ |= {"TORPOR_HOME": str(home.root), SETTING: PROCESS}
-        with err.status("saving files"):
-            ensure_server(home)
-            try:
-                found = figures(_measure(Path(folder), saves))
-            finally:
-                stop_server(home)
-    if as_json:
-        about = {"processor": processor(), "cores": os.cpu_count(), "steps": STEPS}
-        show_json({**about, "figures": {each.key: each.to_json() for each in found}})
-    else:
-        show(figure_table(found))
-        cores = words.count(os.cpu_count() or 1, "core")
-        show(f"{processor()}, {cores}; {saves} saves of an agent of {STEPS} recorded steps.")
+        with err.status("saving files"), served(home):
+            found = figures(_measure(Path(folder), saves))
+    told = f"; {saves} saves of an agent of {STEPS} recorded steps."
+    report(found, told, as_json=as_json, steps=STEPS)
     return 0
 
 

@@ -25,12 +25,15 @@ from rich.status import Status
 
 from torpor.bench import cold
 from torpor.bench.bars import Figure
+from torpor.cli import words
 from torpor.cli.columns import Columns
-from torpor.cli.screen import err, say, table
+from torpor.cli.screen import err, say, show, show_json, table
+from torpor.client import ensure_server, stop_server
 from torpor.contextlog import entries, runs
 from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.store import LogStore
 from torpor.control.service import Service
+from torpor.model.engines import PROCESS, SETTING
 from torpor.model.errors import GuestError
 from torpor.model.home import Home
 from torpor.model.ids import RunId, Seq
@@ -79,6 +82,18 @@ def _own_home(user: Home) -> Iterator[Home]:
         for theirs, ours in ((user.images, home.images), (user.cache, home.cache)):
             ours.symlink_to(theirs.resolve(), target_is_directory=True)
         yield home.create()
+
+
+@contextmanager
+def served(home: Home) -> Iterator[None]:
+    """A server of its own, for the commands that are measured. The engine is that which has nothing
+    to probe."""
+    os.environ |= {"TORPOR_HOME": str(home.root), SETTING: PROCESS}
+    ensure_server(home)
+    try:
+        yield
+    finally:
+        stop_server(home)
 
 
 @contextmanager
@@ -200,6 +215,18 @@ async def make_cold(service: Service) -> None:
     await machines.drop_caches()
     files = cold.files_below(machines.home.blobs, machines.image.directory)
     await asyncio.to_thread(cold.forget, files)
+
+
+def report(found: Sequence[Figure], told: str, *, as_json: bool, **about: Any) -> None:
+    """Print them: as JSON, with what else they are `about`; or as a table, and beneath it what host
+    this is and what is `told`."""
+    cores = os.cpu_count() or 1
+    if as_json:
+        about = {"processor": processor(), "cores": cores, **about}
+        show_json({**about, "figures": {each.key: each.to_json() for each in found}})
+    else:
+        show(figure_table(found))
+        show(f"{processor()}, {words.count(cores, 'core')}{told}")
 
 
 def figure_table(figures: Sequence[Figure]) -> Columns:

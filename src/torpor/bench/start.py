@@ -7,7 +7,6 @@ faster than; `ps` asks a server whose log has many runs, half of which have ende
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import sysconfig
@@ -20,15 +19,12 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from torpor.bench.bars import Figure
-from torpor.bench.stage import figure_table, processor
+from torpor.bench.stage import report, served
 from torpor.bench.stats import percentile
-from torpor.cli import words
-from torpor.cli.screen import err, show, show_json
-from torpor.client import ensure_server, stop_server
+from torpor.cli.screen import err
 from torpor.contextlog import runs
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.store import LogStore
-from torpor.model.engines import PROCESS, SETTING
 from torpor.model.home import Home
 from torpor.model.ids import AgentVersion, Seq
 from torpor.model.states import RunState
@@ -45,21 +41,9 @@ def main(times: int, as_json: bool) -> int:
         home = Home(Path(folder)).create()
         with err.status(f"writing {RUNS} runs"):
             asyncio.run(populate(home))
-        # No agent runs: any engine will do, and this one has nothing to probe.
-        os.environ |= {"TORPOR_HOME": folder, SETTING: PROCESS}
-        with err.status("starting commands"):
-            ensure_server(home)
-            try:
-                found = figures(_measure(times))
-            finally:
-                stop_server(home)
-    if as_json:
-        about = {"processor": processor(), "cores": os.cpu_count(), "runs": RUNS}
-        show_json({**about, "figures": {each.key: each.to_json() for each in found}})
-    else:
-        show(figure_table(found))
-        cores = words.count(os.cpu_count() or 1, "core")
-        show(f"{processor()}, {cores}; p50 of {times} times each, in turn.")
+        with err.status("starting commands"), served(home):
+            found = figures(_measure(times))
+    report(found, f"; p50 of {times} times each, in turn.", as_json=as_json, runs=RUNS)
     return 0
 
 
