@@ -37,6 +37,10 @@ EngineOpt = Annotated[
         "By default what the agent's file says, else the server's choice.",
     ),
 ]
+InputOpt = Annotated[
+    str | None,
+    typer.Option(metavar="JSON", help="The input, an object; @FILE or - (stdin) read it."),
+]
 FilesOpt = Annotated[
     list[str] | None,
     typer.Option(
@@ -70,10 +74,7 @@ def _parameters(params: list[dict[str, Any]]) -> str:
 
 def run(
     target: TargetArg,
-    input: Annotated[
-        str | None,
-        typer.Option(metavar="JSON", help="The input, an object; @FILE or - (stdin) read it."),
-    ] = None,
+    input: InputOpt = None,
     pairs: Annotated[
         list[str] | None,
         typer.Option(

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import terminal, words
-from torpor.cli.agents import FilesOpt, TargetArg, deploy_now, offered, split_target
+from torpor.cli.agents import FilesOpt, InputOpt, TargetArg, deploy_now, offered, split_target
 from torpor.cli.attach import Follower, finish
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
 from torpor.cli.exits import Exit
@@ -47,10 +47,7 @@ Object = dict[str, Any]
 
 def dev(
     target: TargetArg,
-    input: Annotated[
-        str | None,
-        typer.Option(metavar="JSON", help="The input, an object; @FILE or - (stdin) read it."),
-    ] = None,
+    input: InputOpt = None,
     pairs: Annotated[
         list[str] | None,
         typer.Option("-i", metavar="KEY=VALUE", help="One parameter, as with torpor run."),

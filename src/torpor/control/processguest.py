@@ -28,29 +28,8 @@ _LINE_BYTES_MAX = messages.SIZE_MAX + 1
 INBOX_MAX = 4096
 _LOOK_AGAIN_S = 0.01
 _PIPE_BYTES_MAX = 1024 * 1024
-_FROM_AGENT = {
-    t: messages.FROM_GUEST[t]
-    for t in (
-        *(
-            "importing",
-            "imported",
-            "loaded",
-            "load_failed",
-            "begin",
-            "batch",
-            "part",
-            "end",
-            "fetch",
-            "note",
-            "status",
-            "prepared",
-            "unprepared",
-        ),
-        *("done", "failed"),
-    )
-}
-_FINAL = ("load_failed", "done", "failed")
-_AFTER_OUTPUT = (*_FINAL, "imported", "end")
+# Whether a step was replayed shows in its output here (`MarkedOutput`).
+_FROM_AGENT = {t: check for t, check in messages.FROM_AGENT.items() if t != "replayed"}
 # Sent by people and hosts to end a process, not by a fault of its own.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
@@ -177,9 +156,9 @@ class ProcessGuest(Conversation):
 
     def _hear_line(self, line: bytes) -> None:
         said = Said(messages.decode(line, _FROM_AGENT))
-        if said.t in _AFTER_OUTPUT:
+        if said.t in messages.AFTER_OUTPUT:
             self._read_outputs()
-        self._final = self._final or said.t in _FINAL
+        self._final = self._final or said.t in messages.FINAL
         self._loaded = self._loaded or said.t == "loaded"
         if said.t in ("prepared", "unprepared"):
             self._preparing = False

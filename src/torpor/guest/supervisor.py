@@ -53,26 +53,6 @@ PREPARE_S_MAX = 2.0
 UNACKED_BYTES_MAX = 1024 * 1024
 PIPE_BYTES_MAX = 1024 * 1024
 _PORT_RETRY_S = 0.02  # while the host's end of the virtio port is closed
-_FROM_AGENT = {
-    t: messages.FROM_GUEST[t]
-    for t in (
-        *(
-            "importing",
-            "imported",
-            "loaded",
-            "load_failed",
-            "begin",
-            "batch",
-            "part",
-            "end",
-            "fetch",
-        ),
-        *("replayed", "note", "status", "prepared", "unprepared", "done", "failed"),
-    )
-}
-_FINAL = ("load_failed", "done", "failed")
-# What the agent wrote before it said these comes before them: the host notes how much it was.
-_AFTER_OUTPUT = (*_FINAL, "imported", "end", "replayed")
 
 
 class Phase(enum.Enum):
@@ -329,11 +309,11 @@ class Supervisor:
             self._hear_agent(selectors.EVENT_READ)
 
     def _from_agent(self, line: bytes) -> None:
-        message = messages.decode(line, _FROM_AGENT)
+        message = messages.decode(line, messages.FROM_AGENT)
         t = message.pop("t")
-        if t in _AFTER_OUTPUT:
+        if t in messages.AFTER_OUTPUT:
             self._carry_rest()
-        if t in _FINAL:
+        if t in messages.FINAL:
             self._ended = True
         if t == "status":
             self._agent_status = message

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 from torpor.replay.journal import Early
+from torpor.sdk.lines import in_event_loop
 from torpor.sdk.rest import worked_s
 
 # For what the operation would diverge else; and what it would be given else, or in a loop's thread.
@@ -85,7 +86,7 @@ class Held:
     def block(self) -> None:
         """In this thread, until something changed or it is late."""
         quiet_s = self._quiet_s
-        if _in_event_loop():
+        if in_event_loop():
             quiet_s = self._patience[0] if threading.active_count() > 1 else 0.0
         while not self._is_late(quiet_s):
             with contextlib.suppress(TimeoutError):
@@ -144,11 +145,3 @@ async def begun_in_task(beginning: Beginning[T]) -> T:
     except StopIteration as end:
         value: T = end.value
         return value
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -30,6 +30,15 @@ class Lines:
         return task is None or asyncio.all_tasks() == {task}
 
 
+def in_event_loop() -> bool:
+    """Whether this thread runs an event loop just now."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _current_task() -> asyncio.Task[Any] | None:
     try:
         return asyncio.current_task()

@@ -25,6 +25,7 @@ from torpor.model.errors import Invalid
 from torpor.sdk import arguments, values
 from torpor.sdk.current import current, refuse_copies
 from torpor.sdk.errors import refused
+from torpor.sdk.lines import in_event_loop
 from torpor.sdk.operations import Operation, Outcome
 from torpor.sdk.rest import lines
 from torpor.sdk.steps import refuse_inside
@@ -382,11 +383,7 @@ def _blocking_or_awaitable(
 
 
 def here(what: str, block: Callable[[], T], wait: Callable[[], Awaitable[T]]) -> T:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return block()
-    return cast(T, _Unawaited(what, wait))
+    return cast(T, _Unawaited(what, wait)) if in_event_loop() else block()
 
 
 def _value(operation: Operation, outcome: Outcome) -> Any:

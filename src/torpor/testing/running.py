@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import threading
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from torpor.model.errors import Invalid
 from torpor.policy import inputs
 from torpor.sdk import agents, conversation, current, process, values
+from torpor.sdk.lines import in_event_loop
 from torpor.testing.clock import Clock
 from torpor.testing.host import Host
 from torpor.testing.log import Log
@@ -100,7 +100,7 @@ class _Case:
 
     def play(self, log: Log, *, complete: bool) -> Outcome:
         """Run it, from `log`, which has all that it does if it is `complete`."""
-        if not _in_event_loop() and self.run == _RUN:
+        if not in_event_loop() and self.run == _RUN:
             return self._play(log, complete)
         # Its own thread: here, nothing could block.
         made: list[Outcome] = []
@@ -196,11 +196,3 @@ def _installed(runtime: PlayedRuntime) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _in_event_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

@@ -401,6 +401,19 @@ FROM_HOST: dict[str, Check] = {
     "exec.kill": _record({"exec": _ID}),
 }
 MESSAGES: dict[str, Check] = {**FROM_GUEST, **FROM_HOST}
+# Of FROM_GUEST, what the agent's process says, and not what is around it.
+FROM_AGENT: dict[str, Check] = {
+    t: FROM_GUEST[t]
+    for t in (
+        *("importing", "imported", "loaded", "load_failed"),
+        *("begin", "batch", "part", "end", "fetch", "replayed"),
+        *("note", "status", "prepared", "unprepared", "done", "failed"),
+    )
+}
+# Its last word.
+FINAL = ("load_failed", "done", "failed")
+# What the agent wrote before it said these comes before them: the host notes how much it was.
+AFTER_OUTPUT = (*FINAL, "imported", "end", "replayed")
 
 
 def encode(t: str, **fields: Any) -> bytes:
