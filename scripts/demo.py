@@ -28,11 +28,11 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from torpor.cli.words import duration, plain, size
 from torpor.client import Appended, Client, Ended, ensure_server, running, stop_server
-from torpor.model.agentfile import read_agent
-from torpor.model.errors import TorporError
-from torpor.model.home import Home
+from torpor.core.agentfile import read_agent
+from torpor.core.errors import TorporError
+from torpor.core.home import Home
+from torpor.web.words import duration, plain, size
 
 ROOT = Path(__file__).parents[1]
 AGENT = Path("examples/inbox.py")

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from torpor.core.errors import TorporError
+from torpor.core.home import Home
 from torpor.image import recipe
 from torpor.image.build import ensure_image
 from torpor.image.deps import GUEST, install
 from torpor.image.tools import run
-from torpor.model.errors import TorporError
-from torpor.model.home import Home
 
 LIST = Path(__file__).with_suffix(".txt")
 LIMIT_S = 300

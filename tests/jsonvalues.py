@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from torpor.model.jsonvalues import DEPTH_MAX
+from torpor.core.jsonvalues import DEPTH_MAX
 
 # What is easily lost on the way.
 ODD: list[Any] = [

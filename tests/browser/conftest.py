@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.browser.many import seed
 
 from torpor.client import Client, ensure_server, stop_server
-from torpor.model.home import Home
+from torpor.core.home import Home
 from torpor.project.reading import read_agent
 
 HERE = Path(__file__).parent

@@ -15,10 +15,10 @@ from sqlalchemy import Connection, Table, insert, select, update
 from torpor.contextlog import entries, runs, schema, waits
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.entries import NewEntry
-from torpor.contextlog.store import LogStore
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, OpId, RunId
-from torpor.model.states import RunState
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion, OpId, RunId
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
 
 RUNS = 10_000
 LONG = 2_000  # steps of the longest

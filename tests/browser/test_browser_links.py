@@ -17,7 +17,7 @@ from tests.unit.public.conftest import Outside
 from torpor.api.listening import LISTEN, listener
 from torpor.api.public import public_app
 from torpor.contextlog.waits import WaitRow
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 T = TypeVar("T")
 PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}}

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from tests.e2e.stage import Model, Stage, Watch, base_home, command_of, own_home
 
+from torpor.core.errors import TorporError
 from torpor.engine.qemu.probe import find_qemu
 from torpor.image.build import ensure_image
-from torpor.model.errors import TorporError
 from torpor.pager.launch import require_fuse
 from torpor.project.reading import read_agent
 

@@ -32,7 +32,7 @@ from torpor.client import (
     server_command,
     stop_server,
 )
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 Entry = dict[str, Any]
 

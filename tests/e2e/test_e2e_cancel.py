@@ -6,7 +6,7 @@ import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Stage, wait_gone
 
-from torpor.model.errors import Conflict
+from torpor.core.errors import Conflict
 
 
 def test_a_sleeping_run_is_cancelled_unwoken(stage: Stage, start: Start) -> None:

@@ -88,7 +88,7 @@ def test_a_call_that_dies_with_its_broker_is_in_doubt_and_repeated_once(
 ) -> None:
     watch = start("model_once", name="broker")
     stage.model.wait_asked("hold broker")
-    (broker,) = stage.processes("torpor.broker ")
+    (broker,) = stage.processes("torpor.egress ")
     end(broker)
     again = watch.until("op.again")
     assert "the broker ended" in again["data"]["reason"]

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Stage
 
-from torpor.model.errors import GuestError, Invalid
+from torpor.core.errors import GuestError, Invalid
 from torpor.project.reading import read_agent
 
 FAILURES = {

@@ -10,9 +10,9 @@ import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Model, Stage, Watch, base_home, own_home, wait_gone
 
-from torpor.control.backup import restore
-from torpor.model.errors import Conflict, Invalid
-from torpor.model.home import Home
+from torpor.control.storage.backup import restore
+from torpor.core.errors import Conflict, Invalid
+from torpor.core.home import Home
 from torpor.snapshot.store import SnapshotStore
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tests.e2e.stage import Stage, Watch
 
-from torpor.model.agentfile import AgentSource
+from torpor.core.agentfile import AgentSource
 
 # Imports that take long; then effects, in an order that the result tells.
 EFFECTS = """

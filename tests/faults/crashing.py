@@ -28,13 +28,14 @@ from sqlalchemy import Connection, Engine, event
 from tests.unit.control.plain import Plain
 
 from torpor.blobs.local import LocalBlobs
-from torpor.contextlog import runs, store, waits
+from torpor.contextlog import runs, waits
 from torpor.contextlog.entries import read_entries
-from torpor.control.onprocesses import ProcessCarriers
+from torpor.core.ids import RunId
+from torpor.core.states import FINAL, RunState
 from torpor.engine.process.agent import Agent
-from torpor.model.ids import RunId
-from torpor.model.states import FINAL, RunState
+from torpor.logstore import sqlite as store
 from torpor.policy import freeze
+from torpor.worker.onprocesses import ProcessCarriers
 
 STUCK_S = 60.0
 SYSTEM_CALLS = ("fsync", "rename", "replace", "link")

@@ -28,14 +28,14 @@ from tests.faults.oracle import first, payments_at_most, times_at_most
 from tests.jsonvalues import ODD, VALUES, deep, exact
 from tests.unit.control.plain import Plain
 
-from torpor.broker.upstream import Reply, Request
 from torpor.contextlog import waits
-from torpor.control import obstacles
-from torpor.control import scheduler as scheduling
-from torpor.control.onprocesses import ProcessCarriers
-from torpor.model.ids import AgentVersion, RunId
-from torpor.model.states import FINAL, RunState
+from torpor.control.scheduler import scheduler as scheduling
+from torpor.core.ids import AgentVersion, RunId
+from torpor.core.states import FINAL, RunState
+from torpor.egress.upstream import Reply, Request
 from torpor.policy import freeze
+from torpor.worker import obstacles
+from torpor.worker.onprocesses import ProcessCarriers
 
 ALWAYS = 25
 EXAMPLES = int(os.environ.get("TORPOR_TEST_EXAMPLES", ALWAYS))

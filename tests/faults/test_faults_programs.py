@@ -31,14 +31,14 @@ from tests.unit.control.world import World
 
 from torpor.contextlog import entries, runs, snapshots, waits
 from torpor.contextlog.runs import RunRow
-from torpor.control import driver
-from torpor.control import scheduler as scheduling
-from torpor.control.forking import Wanted
-from torpor.control.service import Service
-from torpor.model.errors import Exhausted, HostError, NotFound
-from torpor.model.home import Home
-from torpor.model.ids import RunId
-from torpor.model.states import FINAL, RunState
+from torpor.control.scheduler import scheduler as scheduling
+from torpor.control.service.forking import Wanted
+from torpor.control.service.service import Service
+from torpor.core.errors import Exhausted, HostError, NotFound
+from torpor.core.home import Home
+from torpor.core.ids import RunId
+from torpor.core.states import FINAL, RunState
+from torpor.worker import driver
 
 # So many are the same each time; another number is so many at random.
 ALWAYS = 200

@@ -17,9 +17,9 @@ from tests.faults.oracle import times_at_most
 from tests.unit.control.world import Nth, WatchedStore, World
 
 from torpor.blobs.local import LocalBlobs
-from torpor.contextlog.store import LogStore
-from torpor.model.errors import Exhausted, HostError
-from torpor.model.states import RunState
+from torpor.core.errors import Exhausted, HostError
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
 
 pytestmark = pytest.mark.anyio
 

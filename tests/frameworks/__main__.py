@@ -25,7 +25,7 @@ from tests.frameworks.blows import PLACES, VICTIMS, Blow, faults, possible, swee
 from tests.frameworks.first_calls import FILES, measure
 from tests.frameworks.matrix import FRAMEWORKS, matrix_of
 
-from torpor.model.errors import TorporError
+from torpor.core.errors import TorporError
 
 COLUMNS = ("framework", "killed", "payments a call", "bodies an effect", "slept", "right", "s")
 FIRST_RUNS = 3

@@ -154,7 +154,7 @@ class _Struck:
                 self._model.release(hold)
             self._server.start()
         elif blow.victim == "broker":
-            for pid in self._server.processes("torpor.broker"):
+            for pid in self._server.processes("torpor.egress"):
                 end(pid)
         else:
             end(self._machine())

@@ -20,8 +20,8 @@ from tests.unit.guest.conftest import Driver
 
 from torpor.contextlog import agents, runs, schema
 from torpor.contextlog.entries import journal
-from torpor.contextlog.store import make_engine
-from torpor.model.ids import AgentVersion, RunId
+from torpor.core.ids import AgentVersion, RunId
+from torpor.logstore.sqlite import make_engine
 
 HERE = Path(__file__).parent
 SOURCE = (HERE / "log_agent.py").read_text()

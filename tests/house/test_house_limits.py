@@ -28,15 +28,15 @@ UNITS = {
     "years of 366 days": YEAR_S,
 }
 # All of these modules are limits of what people give.
-WHOLE = ("model.runfiles", "model.artifacts", "model.jsonvalues", "model.starting")
+WHOLE = ("core.runfiles", "core.artifacts", "core.jsonvalues", "core.starting")
 # Of those: parts of other limits, and what nobody meets.
 INNER = {
-    "model.runfiles.PATHS_CHARS_MAX",
-    "model.runfiles.NAME_BYTES_MAX",
-    "model.artifacts.NAME_MAX",
-    "model.artifacts.MEDIA_TYPE_MAX",
-    "model.jsonvalues.ENTRY_DEPTH_MAX",
-    "model.jsonvalues.MESSAGE_DEPTH_MAX",
+    "core.runfiles.PATHS_CHARS_MAX",
+    "core.runfiles.NAME_BYTES_MAX",
+    "core.artifacts.NAME_MAX",
+    "core.artifacts.MEDIA_TYPE_MAX",
+    "core.jsonvalues.ENTRY_DEPTH_MAX",
+    "core.jsonvalues.MESSAGE_DEPTH_MAX",
 }
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from torpor.api.server import main
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m torpor.api", description="The torpor server.")

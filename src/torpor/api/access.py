@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from torpor.api.problems import refuse
-from torpor.model import access
-from torpor.model.access import LOCAL, Grant
-from torpor.model.errors import Forbidden, Unauthorized
+from torpor.core import access
+from torpor.core.access import LOCAL, Grant
+from torpor.core.errors import Forbidden, Unauthorized
+from torpor.web.problems import refuse
 
 log = logging.getLogger("torpor.api.access")
 

@@ -28,7 +28,6 @@ from torpor.api import (
     hooks,
     keys,
     limits,
-    problems,
     public,
     queries,
     queues,
@@ -36,13 +35,24 @@ from torpor.api import (
     release,
     reloads,
     schedules,
-    stream,
     tags,
     upgrades,
 )
-from torpor.api.problems import Json
 from torpor.api.query import QueryRequest, Rows
-from torpor.api.shapes import (
+from torpor.api.starting import StartRequest
+from torpor.api.stopping import Stop
+from torpor.control.service.access import Access
+from torpor.control.service.forking import Wanted
+from torpor.core.agentfile import AgentSource
+from torpor.core.errors import Invalid
+from torpor.core.paging import Page
+from torpor.core.prices import Prices
+from torpor.core.starting import AT_ONCE, Start
+from torpor.core.states import FINAL, RunState
+from torpor.query.ask import Question
+from torpor.web import problems, stream
+from torpor.web.problems import Json
+from torpor.web.shapes import (
     PROBLEMS,
     Agent,
     AgentQuery,
@@ -74,23 +84,12 @@ from torpor.api.shapes import (
     WaitsQuery,
     split,
 )
-from torpor.api.starting import StartRequest
-from torpor.api.stopping import Stop
-from torpor.control.access import Access
-from torpor.control.forking import Wanted
-from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Invalid
-from torpor.model.paging import Page
-from torpor.model.prices import Prices
-from torpor.model.starting import AT_ONCE, Start
-from torpor.model.states import FINAL, RunState
-from torpor.query.ask import Question
 
 Object = dict[str, Any]
 
 
 class Service(hooks.Service, Protocol):
-    """What the API needs of the control plane. Raises `torpor.model.errors` only.
+    """What the API needs of the control plane. Raises `torpor.core.errors` only.
 
     `ref` is an id or a unique prefix of one; the shapes of what it gives are in `shapes`.
     """

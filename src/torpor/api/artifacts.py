@@ -9,15 +9,15 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from torpor.api.download import Content, download
-from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS
+from torpor.web.download import Content, download
+from torpor.web.problems import Json
+from torpor.web.shapes import PROBLEMS
 
 Object = dict[str, Any]
 
 
 class Artifacts(Protocol):
-    """What this needs of the control plane (`torpor.control.artifacts`)."""
+    """What this needs of the control plane (`torpor.control.service.artifacts`)."""
 
     async def list(self, ref: str) -> list[Object]: ...
 

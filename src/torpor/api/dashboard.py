@@ -24,14 +24,14 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from torpor.api import limits
-from torpor.api.problems import Json
 from torpor.api.serving import Uvicorn
-from torpor.api.shapes import Strict
 from torpor.api.stopping import Stop
+from torpor.core.errors import Conflict, HostError
 from torpor.dashboard.app import dashboard
 from torpor.dashboard.needs import Service
 from torpor.dashboard.sessions import Sessions
-from torpor.model.errors import Conflict, HostError
+from torpor.web.problems import Json
+from torpor.web.shapes import Strict
 
 HOST = "127.0.0.1"
 PORT = 7717

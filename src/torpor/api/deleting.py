@@ -7,15 +7,15 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS, Strict
-from torpor.model.retention import Retention
+from torpor.core.retention import Retention
+from torpor.web.problems import Json
+from torpor.web.shapes import PROBLEMS, Strict
 
 Object = dict[str, Any]
 
 
 class Deleting(Protocol):
-    """What this needs of the control plane (`torpor.control.deleting`)."""
+    """What this needs of the control plane (`torpor.control.service.deleting`)."""
 
     async def delete(self, ref: str) -> Object: ...
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Depends, Request
 
-from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS, SendRequest, Sent
+from torpor.web.problems import Json
+from torpor.web.shapes import PROBLEMS, SendRequest, Sent
 
 Object = dict[str, Any]
 

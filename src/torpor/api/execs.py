@@ -1,5 +1,5 @@
 """Commands beside an agent, over HTTP: one response that streams what a command writes, in frames
-(`torpor.model.execs`), and requests beside it for what it reads, for signals, for its terminal.
+(`torpor.core.execs`), and requests beside it for what it reads, for signals, for its terminal.
 
 What it reads is the body of a request, taken as it comes and no faster than the command takes it;
 what it writes is sent as the client takes it. A client that goes away ends its command.
@@ -16,12 +16,12 @@ from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from torpor.api import access
-from torpor.api.problems import problem
-from torpor.api.shapes import PROBLEMS, Strict, Text
-from torpor.control.commands import Command, Ended
-from torpor.model import execs
-from torpor.model.errors import TorporError
-from torpor.model.execs import COMMAND_CHARS_MAX, DIR_CHARS_MAX, SIDE_MAX, Asked, Size
+from torpor.core import execs
+from torpor.core.errors import TorporError
+from torpor.core.execs import COMMAND_CHARS_MAX, DIR_CHARS_MAX, SIDE_MAX, Asked, Size
+from torpor.web.problems import problem
+from torpor.web.shapes import PROBLEMS, Strict, Text
+from torpor.worker.commands import Command, Ended
 
 HEARTBEAT_S = 15.0
 SOON_S = 2.0  # after which a client may want to know why nothing has begun

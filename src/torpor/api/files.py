@@ -9,17 +9,17 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from torpor.api.download import Content, download
-from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS, Strict
-from torpor.model.runfiles import RunFile
+from torpor.core.runfiles import RunFile
+from torpor.web.download import Content, download
+from torpor.web.problems import Json
+from torpor.web.shapes import PROBLEMS, Strict
 
 Object = dict[str, Any]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Files(Protocol):
-    """What this needs of the control plane: `torpor.control.runfiles.RunFiles`."""
+    """What this needs of the control plane: `torpor.worker.runfiles.RunFiles`."""
 
     async def receive(
         self, chunks: AsyncIterator[bytes], digest: str | None, told_bytes: int | None

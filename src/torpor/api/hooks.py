@@ -12,9 +12,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AfterValidator, BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS, ShortText, Strict, sound
-from torpor.control.hooks import Unsigned
+from torpor.control.service.hooks import Unsigned
+from torpor.web.problems import Json
+from torpor.web.shapes import PROBLEMS, ShortText, Strict, sound
 
 Object = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""API keys and tokens (`torpor.model.access`), over HTTP."""
+"""API keys and tokens (`torpor.core.access`), over HTTP."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Annotated, Protocol
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS, ShortText, Strict
-from torpor.control.access import TOKEN_S, TOKEN_S_MAX, Access
-from torpor.model.access import Scope
+from torpor.control.service.access import TOKEN_S, TOKEN_S_MAX, Access
+from torpor.core.access import Scope
+from torpor.web.problems import Json
+from torpor.web.shapes import PROBLEMS, ShortText, Strict
 
 _AGENTS_MAX = 100
 _YEARS_S = 100 * 365 * 86400.0

@@ -9,9 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torpor.model.agentfile import FILES_BYTES_MAX
-from torpor.model.errors import Invalid
-from torpor.model.runfiles import FILE_BYTES_MAX
+from torpor.core.agentfile import FILES_BYTES_MAX
+from torpor.core.errors import Invalid
+from torpor.core.runfiles import FILE_BYTES_MAX
 
 BODY_BYTES_MAX = 2 * 1024 * 1024
 # As many bytes of files as an agent may have, in base64 (4 characters for 3 bytes).

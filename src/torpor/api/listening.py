@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp
 
 from torpor.api.serving import Uvicorn
-from torpor.model.errors import HostError, Invalid
+from torpor.core.errors import HostError, Invalid
 
 LISTEN, PUBLIC_URL = "TORPOR_LISTEN", "TORPOR_PUBLIC_URL"
 _BACKLOG = 128

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 
 SETTING = "TORPOR_LOG"
 _PLAIN = "%(asctime)s %(levelname)s %(name)s %(message)s"

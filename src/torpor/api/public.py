@@ -14,9 +14,10 @@ from typing import Protocol
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from torpor.api import hooks, limits, problems
+from torpor.api import hooks, limits
 from torpor.api.access import Keyed, Keyring
 from torpor.public.pages import Asked, pages
+from torpor.web import problems
 
 
 class Service(Asked, hooks.Service, Protocol):

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Protocol, cast
 from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field
 
-from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS, ShortText, Strict, Text
+from torpor.web.problems import Json
+from torpor.web.shapes import PROBLEMS, ShortText, Strict, Text
 
 router = APIRouter(prefix="/v1/queries", responses=PROBLEMS)
 

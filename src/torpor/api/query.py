@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
-from torpor.api.shapes import Strict, Text, sound
 from torpor.query.ask import ROWS, ROWS_MAX, SQL_CHARS_MAX, TIMEOUT_S, TIMEOUT_S_MAX, Question
+from torpor.web.shapes import Strict, Text, sound
 
 _INT_MAX = 2**63 - 1
 

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS, Strict
+from torpor.web.problems import Json
+from torpor.web.shapes import PROBLEMS, Strict
 
 Object = dict[str, Any]
 
 
 class Queueing(Protocol):
-    """What this needs of the control plane (`torpor.control.queueing`)."""
+    """What this needs of the control plane (`torpor.control.service.queueing`)."""
 
     async def queues(self) -> list[Object]: ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import torpor
-from torpor.model.release import HEADER
+from torpor.core.release import HEADER
 
 _HEADER = (HEADER.encode(), torpor.__version__.encode())
 

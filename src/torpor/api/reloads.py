@@ -7,8 +7,8 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
-from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS, RunDetail, ShortText, Strict
+from torpor.web.problems import Json
+from torpor.web.shapes import PROBLEMS, RunDetail, ShortText, Strict
 
 
 class Reloading(Protocol):

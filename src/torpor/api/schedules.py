@@ -8,15 +8,15 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, BaseModel, Field
 
-from torpor.api.problems import Json
-from torpor.api.shapes import PROBLEMS, Env, ShortText, Strict, sound
-from torpor.model.schedules import Missed, Overlap
+from torpor.core.schedules import Missed, Overlap
+from torpor.web.problems import Json
+from torpor.web.shapes import PROBLEMS, Env, ShortText, Strict, sound
 
 Object = dict[str, Any]
 
 
 class Schedules(Protocol):
-    """What this needs of the control plane (`torpor.control.schedules`)."""
+    """What this needs of the control plane (`torpor.control.scheduler.schedules`)."""
 
     async def list(self) -> list[Object]: ...
 

@@ -33,9 +33,9 @@ from torpor.api.listening import Listener, listener
 from torpor.api.public import Outside
 from torpor.api.serving import Uvicorn
 from torpor.api.stopping import Stop
-from torpor.model.errors import Conflict, Invalid, TorporError
-from torpor.model.home import Home
-from torpor.model.memory import keep_small
+from torpor.core.errors import Conflict, Invalid, TorporError
+from torpor.core.home import Home
+from torpor.core.memory import keep_small
 
 _DRAIN_S = 10
 _LOCK_TRIES, _LOCK_RETRY_S = 10, 0.05
@@ -46,7 +46,7 @@ log = logging.getLogger("torpor.api")
 
 def main(home: Home) -> int:
     """Serve until told to stop. Gives the exit code; what went wrong is on stderr, in words."""
-    from torpor.control.service import Service as ControlService
+    from torpor.control.service.service import Service as ControlService
 
     try:
         logs.configure()

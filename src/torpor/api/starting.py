@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from torpor.api.shapes import Env, ShortText, Strict, Text, sound
-from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX, Start
+from torpor.core.starting import DELAY_S_MAX, PRIORITY_MAX, Start
+from torpor.web.shapes import Env, ShortText, Strict, Text, sound
 
 
 class StartRequest(Strict):

@@ -10,7 +10,7 @@ from torpor.bench import sealing
 from torpor.bench.sealing import Cost
 from torpor.bench.stats import Samples, percentile
 from torpor.bench.throughput import TURNS, Rates
-from torpor.cli import words
+from torpor.web import words
 
 Unit = Literal["ms", "bytes", "MB/s", "ratio", "1/s", "times", "count"]
 # Of these more is better.

@@ -17,11 +17,11 @@ from pathlib import Path
 from torpor.bench.bars import Figure
 from torpor.bench.stage import Stage, ended, perform, report
 from torpor.bench.stats import percentile
-from torpor.cli import words
+from torpor.core.engines import EMULATION, QEMU
+from torpor.core.errors import GuestError, HostError
 from torpor.image.recipe import PYTHON_VERSION
-from torpor.model.engines import EMULATION, QEMU
-from torpor.model.errors import GuestError, HostError
 from torpor.project.reading import read_agent
+from torpor.web import words
 
 AGENT = Path(__file__).with_name("mixed.py")
 HOST = "on the host"

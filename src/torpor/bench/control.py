@@ -25,25 +25,25 @@ from sqlalchemy import Connection
 from torpor.bench import footprint
 from torpor.bench.controlbars import Measured, figures
 from torpor.bench.stage import Stage, perform, report
-from torpor.broker.client import BrokerClient
 from torpor.client import Client, ensure_server, stop_server
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import EntryRow, NewEntry, read_entries
 from torpor.contextlog.news import Answered, News
-from torpor.contextlog.store import LogStore
-from torpor.control.keys import Keys
-from torpor.control.metrics import Metrics
-from torpor.control.model import Model
-from torpor.control.scheduler import Scheduler
-from torpor.control.service import Service
-from torpor.control.values import Values
-from torpor.model.engines import PROCESS
-from torpor.model.errors import InternalError
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, OpId, RunId
-from torpor.model.states import RunState
+from torpor.control.scheduler.scheduler import Scheduler
+from torpor.control.service.service import Service
+from torpor.core.engines import PROCESS
+from torpor.core.errors import InternalError
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion, OpId, RunId
+from torpor.core.states import RunState
+from torpor.egress.client import BrokerClient
+from torpor.egress.models import Model
+from torpor.logstore.sqlite import LogStore
 from torpor.project.reading import read_agent
 from torpor.snapshot.store import SnapshotStore
+from torpor.worker.metrics import Metrics
+from torpor.worker.sealing import Keys
+from torpor.worker.values import Values
 
 AGENT = Path(__file__).with_name("working.py")
 WRITERS, APPENDS = 32, 20_000

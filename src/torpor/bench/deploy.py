@@ -15,9 +15,9 @@ from torpor.bench.bars import Figure
 from torpor.bench.stage import Stage, ended, figure_table, perform
 from torpor.bench.stats import percentile
 from torpor.cli.screen import show, show_json
-from torpor.model.agentfile import AgentSource
-from torpor.model.engines import QEMU
-from torpor.model.errors import InternalError
+from torpor.core.agentfile import AgentSource
+from torpor.core.engines import QEMU
+from torpor.core.errors import InternalError
 
 CHANGED_MS = 5000.0
 DEPENDENCIES = ("httpx", "openai", "pydantic")

@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torpor.client import Client, ensure_server, stop_server
-from torpor.model.agentfile import AgentSource
-from torpor.model.engines import PROCESS, QEMU
-from torpor.model.errors import InternalError
-from torpor.model.home import Home
-from torpor.model.states import FINAL, RunState
+from torpor.core.agentfile import AgentSource
+from torpor.core.engines import PROCESS, QEMU
+from torpor.core.errors import InternalError
+from torpor.core.home import Home
+from torpor.core.states import FINAL, RunState
 from torpor.project.reading import read_agent
 
 SMALL, LARGE = (Path(__file__).with_name(name) for name in ("working.py", "large.py"))
 VERSIONS = 10
 LARGE_MIB = 500
-# Longer than what looks after a process's memory takes to come round (`torpor.model.memory`).
+# Longer than what looks after a process's memory takes to come round (`torpor.core.memory`).
 SETTLE_S = 20.0
 _AT_ONCE = 10
 _LIMIT_S = 300.0

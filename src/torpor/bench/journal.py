@@ -28,10 +28,10 @@ from torpor.bench.stats import percentile
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import AGAIN, BEGIN, END, EntryRow, NewEntry
 from torpor.control.engines import choose
-from torpor.model.engines import PROCESS, QEMU
-from torpor.model.errors import GuestError, TorporError
-from torpor.model.ids import RunId
-from torpor.model.states import FINAL, RunState
+from torpor.core.engines import PROCESS, QEMU
+from torpor.core.errors import GuestError, TorporError
+from torpor.core.ids import RunId
+from torpor.core.states import FINAL, RunState
 from torpor.project.reading import read_agent
 
 AGENT = Path(__file__).with_name("working.py")

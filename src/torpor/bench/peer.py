@@ -30,14 +30,14 @@ from typing import IO
 from torpor.bench import cold
 from torpor.bench.stats import Samples
 from torpor.contextlog.snapshots import SnapshotRow
-from torpor.control.guest import Guest
-from torpor.control.machines import Live, Machines
-from torpor.control.thaw import thaw
+from torpor.core.errors import GuestError, HostError
+from torpor.core.ids import Epoch, RunId
 from torpor.engine.protocol import Files, Machine
 from torpor.engine.qemu.machine import QemuMachine
 from torpor.image.tools import require
-from torpor.model.errors import GuestError, HostError
-from torpor.model.ids import Epoch, RunId
+from torpor.machines.guest import Guest
+from torpor.machines.host import Live, Machines
+from torpor.machines.thaw import thaw
 from torpor.policy.freeze import MACHINE
 from torpor.snapshot.seal import Key
 from torpor.wire.link import Link, LinkState

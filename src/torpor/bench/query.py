@@ -23,17 +23,17 @@ from sqlalchemy import Connection
 
 from torpor.bench.stage import processor
 from torpor.bench.stats import Spread, spread
-from torpor.cli import words
 from torpor.cli.screen import err, show, show_json, table
 from torpor.contextlog import calls
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.runs import claim, create_run
-from torpor.contextlog.store import LogStore, make_engine
-from torpor.model.ids import AgentVersion, OpId
-from torpor.model.prices import DEFAULT, Prices
-from torpor.model.replies import read_reply
+from torpor.core.ids import AgentVersion, OpId
+from torpor.core.prices import DEFAULT, Prices
+from torpor.core.replies import read_reply
+from torpor.logstore.sqlite import LogStore, make_engine
 from torpor.query.ask import Asking, Question
+from torpor.web import words
 
 PER_RUN = 100
 _BESIDE = 50  # runs at work at the same time

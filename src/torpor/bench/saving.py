@@ -21,8 +21,8 @@ from torpor.bench.bars import Figure
 from torpor.bench.stage import report, served
 from torpor.bench.stats import percentile
 from torpor.cli.screen import err
-from torpor.model.errors import GuestError
-from torpor.model.home import Home
+from torpor.core.errors import GuestError
+from torpor.core.home import Home
 
 BAR_MS = 1000
 STEPS = 20

@@ -22,15 +22,15 @@ from sqlalchemy import Connection
 from torpor.bench import peer
 from torpor.bench.stage import Sleeper, Stage, make_cold, perform, processor
 from torpor.bench.stats import Figures, Samples, ratios
-from torpor.cli import words
 from torpor.cli.screen import show, show_json, table
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
-from torpor.control.keys import Keys
-from torpor.model.engines import QEMU
-from torpor.model.errors import InternalError
-from torpor.model.ids import AgentVersion, RunId
+from torpor.core.engines import QEMU
+from torpor.core.errors import InternalError
+from torpor.core.ids import AgentVersion, RunId
 from torpor.project.reading import read_agent
+from torpor.web import words
+from torpor.worker.sealing import Keys
 
 AGENT = Path(__file__).with_name("asleep.py")
 PEER_CYCLES_MAX = 10

@@ -38,17 +38,15 @@ from torpor.bench.stage import (
     processor,
 )
 from torpor.bench.stats import Samples, percentile
-from torpor.cli import words
 from torpor.cli.screen import show, show_json
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
-from torpor.control.keys import Keys
-from torpor.control.machines import Live
-from torpor.control.thaw import resume, thaw
-from torpor.control.warm import Base
-from torpor.model.engines import QEMU
-from torpor.model.errors import InternalError
-from torpor.model.ids import AgentVersion, Epoch, RunId
+from torpor.core.engines import QEMU
+from torpor.core.errors import InternalError
+from torpor.core.ids import AgentVersion, Epoch, RunId
+from torpor.machines.host import Live
+from torpor.machines.thaw import resume, thaw
+from torpor.machines.warm import Base
 from torpor.policy.freeze import MACHINE
 from torpor.project.reading import read_agent
 from torpor.snapshot import gc
@@ -57,7 +55,9 @@ from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.reader import FrameCache
 from torpor.snapshot.refs import layer_numbers
 from torpor.snapshot.seal import Key
+from torpor.web import words
 from torpor.wire.link import LinkState
+from torpor.worker.sealing import Keys
 
 AGENT = Path(__file__).with_name("chores.py")
 CYCLES = 30

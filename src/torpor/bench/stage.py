@@ -25,19 +25,19 @@ from rich.status import Status
 
 from torpor.bench import cold
 from torpor.bench.bars import Figure
-from torpor.cli import words
 from torpor.cli.columns import Columns
 from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import ensure_server, stop_server
 from torpor.contextlog import entries, runs
 from torpor.contextlog.entries import EntryRow
-from torpor.contextlog.store import LogStore
-from torpor.control.service import Service
-from torpor.model.engines import PROCESS, SETTING
-from torpor.model.errors import GuestError
-from torpor.model.home import Home
-from torpor.model.ids import RunId, Seq
-from torpor.model.states import FINAL, RunState
+from torpor.control.service.service import Service
+from torpor.core.engines import PROCESS, SETTING
+from torpor.core.errors import GuestError
+from torpor.core.home import Home
+from torpor.core.ids import RunId, Seq
+from torpor.core.states import FINAL, RunState
+from torpor.logstore.sqlite import LogStore
+from torpor.web import words
 
 # What takes longer than this has gone wrong.
 ASLEEP_LIMIT_S = 180.0

@@ -24,10 +24,10 @@ from torpor.bench.stats import percentile
 from torpor.cli.screen import err
 from torpor.contextlog import runs
 from torpor.contextlog.agents import put_agent
-from torpor.contextlog.store import LogStore
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, Seq
-from torpor.model.states import RunState
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion, Seq
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
 
 RUNS = 200
 _PASS = "python -c pass"

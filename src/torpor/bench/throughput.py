@@ -15,7 +15,7 @@ import numpy as np
 
 from torpor.bench.peer import ZSTD
 from torpor.bench.stats import percentile
-from torpor.control.machines import READAHEAD_KB, Machines
+from torpor.machines.host import READAHEAD_KB, Machines
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import Pages
 from torpor.snapshot.seal import Key

@@ -18,8 +18,8 @@ from torpor.bench.stats import percentile
 from torpor.cli.screen import show, show_json
 from torpor.contextlog import entries
 from torpor.contextlog.entries import BEGIN, EntryRow
-from torpor.model.engines import QEMU
-from torpor.model.ids import RunId
+from torpor.core.engines import QEMU
+from torpor.core.ids import RunId
 from torpor.project.reading import read_agent
 
 AGENT = Path(__file__).with_name("manywaits.py")

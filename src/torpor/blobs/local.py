@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from torpor.model.errors import Exhausted, HostError, InternalError, NotFound
+from torpor.core.errors import Exhausted, HostError, InternalError, NotFound
 
 _T = TypeVar("_T")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

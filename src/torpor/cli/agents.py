@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 from rich.status import Status
 
-from torpor.cli import words
 from torpor.cli.attach import Explain, attach
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
 from torpor.cli.given import Files, usage
@@ -22,12 +21,13 @@ from torpor.cli.inputs import InputGiven
 from torpor.cli.options import Json
 from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import Client, OnProgress
-from torpor.model.agentfile import AgentSource
-from torpor.model.durations import seconds
-from torpor.model.engines import EMULATED, EMULATION, NOT_ISOLATED, PROCESS, Engine
-from torpor.model.errors import GuestError, Invalid, TorporError
+from torpor.core.agentfile import AgentSource
+from torpor.core.durations import seconds
+from torpor.core.engines import EMULATED, EMULATION, NOT_ISOLATED, PROCESS, Engine
+from torpor.core.errors import GuestError, Invalid, TorporError
 from torpor.project.missing import missing_file, missing_module
 from torpor.project.reading import read_agent
+from torpor.web import words
 
 EngineOpt = Annotated[
     Engine | None,

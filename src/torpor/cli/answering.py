@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from torpor.cli import words
 from torpor.cli.filling import expected
 from torpor.cli.inputs import value_given
 from torpor.client import Client
-from torpor.model import doubts
-from torpor.model.errors import Conflict, TorporError
+from torpor.core import doubts
+from torpor.core.errors import Conflict, TorporError
+from torpor.web import words
 
 Object = dict[str, Any]
 

@@ -28,16 +28,17 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from rich.live import Live
 
-from torpor.cli import terminal, words
+from torpor.cli import terminal
 from torpor.cli.answering import answerable, how_to_answer, user
 from torpor.cli.exits import Exit, of_run
 from torpor.cli.options import Json, RunArg
 from torpor.cli.question import Answer, Detach, Question, told
 from torpor.cli.screen import err, say, show_json
 from torpor.client import Appended, Back, Client, Ended, Followed, Lost, Unreachable
-from torpor.model.errors import CallerError
-from torpor.model.home import Home
-from torpor.model.states import FINAL
+from torpor.core.errors import CallerError
+from torpor.core.home import Home
+from torpor.core.states import FINAL
+from torpor.web import words
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like
 _PATIENCE_S = 2.0  # before it is said why a run has no machine

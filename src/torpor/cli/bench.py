@@ -8,8 +8,8 @@ import typer
 
 from torpor.cli.options import Json
 from torpor.client import refuse_remote, require_linux
-from torpor.model.errors import Invalid
-from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
+from torpor.core.errors import Invalid
+from torpor.core.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
 
 bench = typer.Typer(help="Measure torpor on this host.", no_args_is_help=True)
 

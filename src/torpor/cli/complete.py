@@ -33,8 +33,8 @@ def _runs(client: Client) -> Iterator[tuple[str, str]]:
 
 
 def _waits(client: Client) -> Iterator[tuple[str, str]]:
-    from torpor.cli import words
     from torpor.cli.answering import answerable
+    from torpor.web import words
 
     for wait in client.waits():
         if answerable(wait):
@@ -43,8 +43,8 @@ def _waits(client: Client) -> Iterator[tuple[str, str]]:
 
 def _offers(incomplete: str, find: Callable[[Client], Iterator[tuple[str, str]]]) -> Offers:
     from torpor.client import Client
-    from torpor.model.errors import TorporError
-    from torpor.model.home import Home
+    from torpor.core.errors import TorporError
+    from torpor.core.home import Home
 
     try:
         found = list(find(Client(Home.find(), timeout_s=2.0)))

@@ -9,12 +9,13 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from torpor.cli import fetching, saving, words
+from torpor.cli import fetching, saving
 from torpor.cli.screen import say
 from torpor.client import Client
-from torpor.model.errors import Invalid, NotFound
-from torpor.model.home import Home
-from torpor.model.states import FINAL, RunState
+from torpor.core.errors import Invalid, NotFound
+from torpor.core.home import Home
+from torpor.core.states import FINAL, RunState
+from torpor.web import words
 
 Object = dict[str, Any]
 

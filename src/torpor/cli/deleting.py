@@ -6,16 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from torpor.cli import complete, words
+from torpor.cli import complete
 from torpor.cli.host import connect
 from torpor.cli.options import Json
 from torpor.cli.screen import facts, say, show, show_json
 from torpor.client import Client
-from torpor.model.durations import seconds
-from torpor.model.errors import Conflict
-from torpor.model.home import Home
-from torpor.model.sizes import size_mib
-from torpor.model.states import FINAL
+from torpor.core.durations import seconds
+from torpor.core.errors import Conflict
+from torpor.core.home import Home
+from torpor.core.sizes import size_mib
+from torpor.core.states import FINAL
+from torpor.web import words
 
 _FOR_EVER = "ever"
 _LOG_MIB_MAX = 1 << 30

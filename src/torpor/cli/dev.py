@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import typer
 
-from torpor.cli import terminal, words
+from torpor.cli import terminal
 from torpor.cli.agents import FilesOpt, InputOpt, TargetArg, deploy_now, offered, split_target
 from torpor.cli.attach import Follower, finish
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
@@ -31,13 +31,14 @@ from torpor.cli.host import connect
 from torpor.cli.inputs import InputGiven
 from torpor.cli.screen import say
 from torpor.client import Client
-from torpor.model.agentfile import AgentSource
-from torpor.model.engines import PROCESS
-from torpor.model.errors import NotFound, TorporError
-from torpor.model.home import Home
-from torpor.model.layout import OURS
-from torpor.model.states import RELOADED
+from torpor.core.agentfile import AgentSource
+from torpor.core.engines import PROCESS
+from torpor.core.errors import NotFound, TorporError
+from torpor.core.home import Home
+from torpor.core.layout import OURS
+from torpor.core.states import RELOADED
 from torpor.project.missing import missing_file
+from torpor.web import words
 
 # Runs of `torpor dev` wait here, not where others do.
 QUEUE = "dev"

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from torpor.cli.screen import say
-from torpor.model import environment
-from torpor.model.errors import Invalid
+from torpor.core import environment
+from torpor.core.errors import Invalid
 
 EnvOpt = Annotated[
     list[str] | None,

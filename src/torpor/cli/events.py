@@ -10,7 +10,7 @@ from torpor.cli.answering import Data, given, user
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import say, show_json
 from torpor.client import Client
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 
 def send(

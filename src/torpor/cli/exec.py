@@ -24,8 +24,8 @@ from torpor.cli.screen import complain, say
 from torpor.cli.terminal import HERE, raw
 from torpor.client import Client
 from torpor.client.execs import Exec
-from torpor.model.errors import Invalid, TorporError
-from torpor.model.home import Home
+from torpor.core.errors import Invalid, TorporError
+from torpor.core.home import Home
 
 NOT_DONE = 125
 _SIGNALLED = 128

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from torpor.model.errors import CallerError, GuestError, HostError, TorporError
+from torpor.core.errors import CallerError, GuestError, HostError, TorporError
 
 
 class Exit(IntEnum):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torpor.cli import words
 from torpor.cli.screen import state
+from torpor.web import words
 
 if TYPE_CHECKING:
     from rich.tree import Tree

@@ -18,7 +18,7 @@ from typing import Any
 
 from torpor.cli import saving
 from torpor.client import Client
-from torpor.model.errors import Conflict, GuestError, HostError, Invalid, NotFound
+from torpor.core.errors import Conflict, GuestError, HostError, Invalid, NotFound
 
 _CHUNK = 1 << 18
 _STDOUT, _STDERR = 1, 2

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from torpor.cli import words
 from torpor.cli.screen import table
+from torpor.web import words
 
 Object = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """A form in the terminal: its fields in words, and filled in line by line. No I/O.
 
-The fields are those of `torpor.policy.forms`, as on a page: what a schema asks of people is drawn
+The fields are those of `torpor.web.forms`, as on a page: what a schema asks of people is drawn
 from it once. A choice is typed by its number or its name, several with commas between them.
 """
 
@@ -10,9 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from torpor.cli.words import line
-from torpor.policy import forms
-from torpor.policy.forms import Field
+from torpor.web import forms
+from torpor.web.forms import Field
+from torpor.web.words import line
 
 _YES, _NO = ("y", "yes", "true"), ("n", "no", "false")
 _KINDS = {

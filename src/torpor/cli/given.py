@@ -20,8 +20,8 @@ from pathlib import Path, PurePath, PurePosixPath
 import typer
 
 from torpor.client.files import size_of
-from torpor.model.errors import CallerError, Invalid, NotFound
-from torpor.model.runfiles import FILES_MAX, check_paths, check_sizes
+from torpor.core.errors import CallerError, Invalid, NotFound
+from torpor.core.runfiles import FILES_MAX, check_paths, check_sizes
 
 INPUTS = "inputs"
 

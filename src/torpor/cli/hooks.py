@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from torpor.cli import words
 from torpor.cli.host import connect
 from torpor.cli.options import Json
 from torpor.cli.screen import facts, say, show, show_json, table
+from torpor.web import words
 
 hooks = typer.Typer(help="Webhooks: messages from others, and ours.", no_args_is_help=True)
 

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from torpor.cli import words
 from torpor.cli.exits import Exit
 from torpor.cli.options import Json
 from torpor.cli.screen import err, facts, say, show, show_json, table
@@ -25,10 +24,11 @@ from torpor.client import (
     server_command,
     stop_server,
 )
-from torpor.model.engines import NOT_ISOLATED, PROCESS, SETTING, Engine
-from torpor.model.errors import Conflict
-from torpor.model.home import Home
-from torpor.model.release import difference
+from torpor.core.engines import NOT_ISOLATED, PROCESS, SETTING, Engine
+from torpor.core.errors import Conflict
+from torpor.core.home import Home
+from torpor.core.release import difference
+from torpor.web import words
 
 _MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("–", "yellow")}
 
@@ -42,7 +42,7 @@ def doctor(as_json: Json = False) -> None:
         _reach(remote, as_json=as_json)
         return
     require_linux()
-    from torpor.control.doctor import can_run, checks  # loads the engines: only here
+    from torpor.control.observe.doctor import can_run, checks  # loads the engines: only here
 
     found = checks(Home.find())
     if as_json:

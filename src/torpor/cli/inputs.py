@@ -16,12 +16,12 @@ from typing import Any
 
 import typer
 
-from torpor.cli import words
 from torpor.cli.given import Files, usage
 from torpor.client.files import size_of
-from torpor.model import inputs, jsonvalues, schemas
-from torpor.model.errors import TorporError
-from torpor.model.runfiles import FILE, INPUT_BYTES_MAX
+from torpor.core import inputs, jsonvalues, schemas
+from torpor.core.errors import TorporError
+from torpor.core.runfiles import FILE, INPUT_BYTES_MAX
+from torpor.web import words
 
 
 @dataclass(frozen=True)

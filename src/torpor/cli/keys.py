@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from torpor.cli import words
 from torpor.cli.agents import duration_s
 from torpor.cli.host import connect
 from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, table
-from torpor.model.access import Scope
+from torpor.core.access import Scope
+from torpor.web import words
 
 Object = dict[str, Any]
 

@@ -18,14 +18,14 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from torpor.cli import words
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import say, show_json
 from torpor.client import Appended, Back, Client, Lost
-from torpor.model import artifacts
-from torpor.model.durations import seconds
-from torpor.model.home import Home
-from torpor.model.ids import op_kind
+from torpor.core import artifacts
+from torpor.core.durations import seconds
+from torpor.core.home import Home
+from torpor.core.ids import op_kind
+from torpor.web import words
 
 _IN_OP = ("kind", "name", "digest", "hint")  # its id says the first two; the rest is not for people
 _STREAMS = ("stdout", "stderr")

@@ -26,7 +26,7 @@ import torpor
 from torpor.cli.commands import COMMANDS
 from torpor.cli.exits import MEANINGS, Exit, of_error
 from torpor.cli.lazy import LazyGroup
-from torpor.model.errors import InternalError, Invalid, TorporError, problem
+from torpor.core.errors import InternalError, Invalid, TorporError, problem
 
 
 class Program(LazyGroup):
@@ -109,7 +109,7 @@ def _internal(error: Exception) -> InternalError:
     import time
     import traceback
 
-    from torpor.model.home import Home
+    from torpor.core.home import Home
 
     brief = f"internal error: {type(error).__name__}: {error}"
     try:

@@ -23,7 +23,7 @@ import typer
 
 from torpor.cli.host import connect
 from torpor.client import Client
-from torpor.model.errors import Missing, TorporError
+from torpor.core.errors import Missing, TorporError
 
 Object = dict[str, Any]
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from torpor.cli import words
 from torpor.cli.host import connect
 from torpor.cli.inputs import value_given
 from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, table
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
+from torpor.web import words
 
 Object = dict[str, Any]
 

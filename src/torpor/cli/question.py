@@ -17,10 +17,10 @@ from rich.padding import Padding
 from rich.text import Text
 
 from torpor.cli.filling import Filling
-from torpor.cli.words import asked, line, plain, shown
-from torpor.model import jsonvalues, schemas
-from torpor.model.errors import Invalid
-from torpor.policy import forms
+from torpor.core import jsonvalues, schemas
+from torpor.core.errors import Invalid
+from torpor.web import forms
+from torpor.web.words import asked, line, plain, shown
 
 _ENTER, _ERASE = "\r\n", "\x7f\x08"
 _CLEAR_LINE, _END, _ESCAPE = "\x15", "\x04", "\x1b"

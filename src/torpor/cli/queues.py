@@ -9,8 +9,8 @@ import typer
 from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, table
 from torpor.client import Client
-from torpor.model.home import Home
-from torpor.model.rules import parse_rate
+from torpor.core.home import Home
+from torpor.core.rules import parse_rate
 
 Object = dict[str, Any]
 Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=False)]

@@ -13,16 +13,17 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from torpor.cli import family, files, timeline, words
+from torpor.cli import family, files, timeline
 from torpor.cli.answering import how_to_answer
 from torpor.cli.options import Json, RunArg
 from torpor.cli.ps import row
 from torpor.cli.screen import facts, say, show, show_json, state, table
 from torpor.cli.storage import snapshot_table
 from torpor.client import Client
-from torpor.model.engines import NOT_ISOLATED, PROCESS
-from torpor.model.home import Home
-from torpor.model.states import RunState
+from torpor.core.engines import NOT_ISOLATED, PROCESS
+from torpor.core.home import Home
+from torpor.core.states import RunState
+from torpor.web import words
 
 _OUTPUT_LINES = 10
 _SNAPSHOTS = 5

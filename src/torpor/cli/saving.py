@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from torpor.model.errors import Conflict, HostError, Invalid
+from torpor.core.errors import Conflict, HostError, Invalid
 
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what is there.")]
 

@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo
 
 import typer
 
-from torpor.cli import words
 from torpor.cli.agents import described, duration_s
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
 from torpor.cli.host import connect
@@ -17,7 +16,8 @@ from torpor.cli.inputs import InputGiven
 from torpor.cli.options import Json
 from torpor.cli.screen import say, show, show_json, table
 from torpor.client import Client
-from torpor.model.home import Home
+from torpor.core.home import Home
+from torpor.web import words
 
 Object = dict[str, Any]
 Name = Annotated[str, typer.Argument(metavar="SCHEDULE", show_default=False)]

@@ -10,14 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from torpor.cli import saving, words
+from torpor.cli import saving
 from torpor.cli.columns import Columns
 from torpor.cli.exits import Exit
 from torpor.cli.host import connect
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import Client, refuse_remote, require_linux
-from torpor.model.home import Home
+from torpor.core.home import Home
+from torpor.web import words
 
 _CHUNK = 1 << 20
 
@@ -224,7 +225,7 @@ def restore(
     """Make a data directory (TORPOR_HOME) of a backup."""
     refuse_remote("torpor restore")
     require_linux()
-    from torpor.control.backup import restore as make  # there is no server yet
+    from torpor.control.storage.backup import restore as make  # there is no server yet
 
     made = make(Home.find(), directory.absolute())
     if as_json:

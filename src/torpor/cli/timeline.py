@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torpor.model.replies import read_reply
-from torpor.model.states import FINAL
+from torpor.core.replies import read_reply
+from torpor.core.states import FINAL
 
 _BEGINS = {"run.started": "started", "run.resumed": "resumed", "run.recovered": "recovered"}
 _ENDS = frozenset(f"run.{state.value}" for state in FINAL)

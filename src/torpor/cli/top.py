@@ -12,13 +12,13 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from torpor.cli import words
 from torpor.cli.columns import Cell
 from torpor.cli.host import connect
 from torpor.cli.options import Json
 from torpor.cli.screen import show, show_json, state, table
 from torpor.client import Client, Unreachable
-from torpor.model.states import UNFINISHED, RunState
+from torpor.core.states import UNFINISHED, RunState
+from torpor.web import words
 
 Object = dict[str, Any]
 

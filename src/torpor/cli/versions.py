@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from torpor.cli import words
 from torpor.cli.options import Json, RunArg
 from torpor.cli.screen import facts, say, show, show_json, table
 from torpor.client import Client
-from torpor.model import inputs, schemas
-from torpor.model.home import Home
+from torpor.core import inputs, schemas
+from torpor.core.home import Home
+from torpor.web import words
 
 Object = dict[str, Any]
 

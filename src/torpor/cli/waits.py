@@ -9,14 +9,14 @@ import typer
 from rich.text import Text
 
 from torpor.cli import complete as shell
-from torpor.cli import words
 from torpor.cli.answering import Data, find_wait, given, user
 from torpor.cli.filling import expected
 from torpor.cli.options import Json
 from torpor.cli.question import told
 from torpor.cli.screen import facts, say, show, show_json, table
 from torpor.client import Client
-from torpor.model.home import Home
+from torpor.core.home import Home
+from torpor.web import words
 
 WaitArg = Annotated[
     str,

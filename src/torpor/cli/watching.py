@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Invalid, TorporError
+from torpor.core.agentfile import AgentSource
+from torpor.core.errors import Invalid, TorporError
 from torpor.project.reading import project_of, read_agent
 
 Seen: TypeAlias = AgentSource | TorporError

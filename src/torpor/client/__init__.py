@@ -3,7 +3,7 @@
 api       Client
 events    what following a run brings
 outcomes  how a run ended: Outcome, RunFailed
-problems  what is raised, beside torpor.model.errors
+problems  what is raised, beside torpor.core.errors
 remote    which server is meant
 launch    ensure_server, stop_server: the server's process on this host
 """

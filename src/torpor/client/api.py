@@ -1,9 +1,9 @@
 """The API's client: of the server on this host, over its Unix socket, or of one elsewhere, which
 $TORPOR_URL names, with the key in $TORPOR_API_KEY.
 
-`Client` raises the errors of `torpor.model.errors`, rebuilt from the server's problem details,
+`Client` raises the errors of `torpor.core.errors`, rebuilt from the server's problem details,
 and `Unreachable` when nobody answers. It gives the API's JSON as it is; its shapes are at /docs
-and in `torpor.api.shapes`. Synchronous: its user is the command line.
+and in `torpor.web.shapes`. Synchronous: its user is the command line.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torpor.client.events import Appended, Back, Ended, Followed, Lost, parse_ev
 from torpor.client.problems import Unreachable, foreign, from_problem, refusal, unreachable
 from torpor.client.remote import Remote
 from torpor.client.transport import Broken, Response, Transport
-from torpor.model import jsonvalues
-from torpor.model.errors import Invalid, NotFound
-from torpor.model.home import Home
-from torpor.model.origins import seen_from_afar
-from torpor.model.paging import Page
+from torpor.core import jsonvalues
+from torpor.core.errors import Invalid, NotFound
+from torpor.core.home import Home
+from torpor.core.origins import seen_from_afar
+from torpor.core.paging import Page
 
 if TYPE_CHECKING:
     from torpor.client.execs import Exec
     from torpor.client.files import Given
     from torpor.client.outcomes import Outcome
-    from torpor.model.agentfile import AgentSource
+    from torpor.core.agentfile import AgentSource
 
 # The server's heartbeat comes every 15 s: a stream that is silent for longer is dead.
 _SILENCE_S = 40.0
@@ -132,7 +132,7 @@ class Client:
         """A run of `agent`, by its name, or of a version. The same `id_key` again is the same run.
 
         `files` are uploaded, and are in the agent's working directory, by their paths in it, when
-        it begins. `start`: as `torpor.model.starting.Start` has it, and `engine`.
+        it begins. `start`: as `torpor.core.starting.Start` has it, and `engine`.
         """
         body = {"version": version, "agent": agent, "input": input or {}, "id_key": id_key, **start}
         if files:

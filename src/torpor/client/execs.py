@@ -13,8 +13,8 @@ from typing import Any
 
 from torpor.client.problems import Unreachable, from_problem
 from torpor.client.transport import Response
-from torpor.model import execs
-from torpor.model.execs import Frames
+from torpor.core import execs
+from torpor.core.execs import Frames
 
 # The server says something more often than that.
 _SILENCE_S = 40.0
@@ -30,7 +30,7 @@ class Exec:
         self._path = self.run = self.id = ""  # known with the first event
 
     def events(self) -> Iterator[tuple[int, bytes] | dict[str, Any]]:
-        """(stream, bytes) as it writes them, and events (`torpor.model.execs`); the last says how
+        """(stream, bytes) as it writes them, and events (`torpor.core.execs`); the last says how
         it ended. Raises what the server says of one that could not go on, and Unreachable."""
         for kind, payload in self._frames:
             if kind != execs.EVENT:

@@ -8,8 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from torpor.model.errors import Invalid, NotFound
-from torpor.model.runfiles import FILE_BYTES_MAX
+from torpor.core.errors import Invalid, NotFound
+from torpor.core.runfiles import FILE_BYTES_MAX
 
 _PIECE_BYTES = 1 << 20
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from torpor.client.api import Client, OnProgress
 from torpor.client.problems import Unreachable
 from torpor.client.remote import KEY, URL
-from torpor.model.errors import HostError
-from torpor.model.home import Home
+from torpor.core.errors import HostError
+from torpor.core.home import Home
 
 START_S = 60.0
 STOP_S = 60.0

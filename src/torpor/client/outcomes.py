@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torpor.model.errors import GuestError
-from torpor.model.states import FINAL, RunState
+from torpor.core.errors import GuestError
+from torpor.core.states import FINAL, RunState
 
 if TYPE_CHECKING:
     from torpor.client.api import Client

@@ -1,4 +1,4 @@
-"""What a server refuses, as the errors of `torpor.model.errors`; and what is no torpor's answer,
+"""What a server refuses, as the errors of `torpor.core.errors`; and what is no torpor's answer,
 such as a proxy's before it, in words."""
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from torpor.client.remote import KEY, URL, Remote
 from torpor.client.transport import Response
-from torpor.model import errors
-from torpor.model.errors import HostError, InternalError, Invalid, TorporError, Unauthorized
-from torpor.model.home import Home
-from torpor.model.release import HEADER, difference
+from torpor.core import errors
+from torpor.core.errors import HostError, InternalError, Invalid, TorporError, Unauthorized
+from torpor.core.home import Home
+from torpor.core.release import HEADER, difference
 
 # A proxy's, whose server does not answer.
 _GATEWAY = frozenset({502, 503, 504})

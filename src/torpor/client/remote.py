@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 
 URL, KEY = "TORPOR_URL", "TORPOR_API_KEY"
 _SUCH_AS = "It is such as https://agents.example.com, or with a path: https://example.com/torpor"

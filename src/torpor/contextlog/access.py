@@ -12,8 +12,8 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 
 from torpor.contextlog import schema
-from torpor.model.access import Grant, Scope
-from torpor.model.errors import NotFound
+from torpor.core.access import Grant, Scope
+from torpor.core.errors import NotFound
 
 _GONE_S = 86400.0  # after its end, until a token is removed
 

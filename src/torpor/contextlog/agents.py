@@ -12,10 +12,10 @@ from sqlalchemy import Connection, delete, insert, select, update
 from torpor.contextlog import schema
 from torpor.contextlog.queues import declare_queues
 from torpor.contextlog.refs import resolve
-from torpor.model.engines import PROCESS, QEMU
-from torpor.model.errors import Invalid, NotFound
-from torpor.model.ids import AgentVersion, SnapshotId
-from torpor.model.rules import Rules, parse_rules
+from torpor.core.engines import PROCESS, QEMU
+from torpor.core.errors import Invalid, NotFound
+from torpor.core.ids import AgentVersion, SnapshotId
+from torpor.core.rules import Rules, parse_rules
 
 _agents, _deployments = schema.agents, schema.deployments
 # The source may be large and few want it: agent_source reads it.

@@ -1,4 +1,4 @@
-"""The artifacts of a run, as its log has them: operations (`torpor.model.artifacts`) whose results
+"""The artifacts of a run, as its log has them: operations (`torpor.core.artifacts`) whose results
 are large values (`torpor.contextlog.values`). So forks share them, exports carry them, and they go
 with their run, as all results do."""
 
@@ -11,9 +11,9 @@ from sqlalchemy import Connection, Select, literal_column, or_, select
 
 from torpor.contextlog import schema
 from torpor.contextlog.entries import BEGIN, END
-from torpor.model.artifacts import KINDS
-from torpor.model.errors import NotFound
-from torpor.model.ids import OpId, RunId, Seq
+from torpor.core.artifacts import KINDS
+from torpor.core.errors import NotFound
+from torpor.core.ids import OpId, RunId, Seq
 
 _ops = schema.log_ops
 _NAMED_MAX = 8

@@ -1,4 +1,4 @@
-"""Records of bases: frozen machines that templates are made upon (`torpor.control.bases`).
+"""Records of bases: frozen machines that templates are made upon (`torpor.worker.bases`).
 
 A base is nobody's: what it is good for is all in its key. Its template needs it no more once it is
 made, since a manifest names all of its layers itself.

@@ -21,8 +21,8 @@ from sqlalchemy import Connection, and_, bindparam, case, func, insert, literal_
 
 from torpor.contextlog import messages, schema
 from torpor.contextlog.prepared import Prepared
-from torpor.model.ids import OpId, RunId
-from torpor.model.replies import HTTP_ERROR, read_reply
+from torpor.core.ids import OpId, RunId
+from torpor.core.replies import HTTP_ERROR, read_reply
 
 _KEY = re.compile(r'"(messages|input)"\s*:\s*\[\s*$')
 

@@ -28,10 +28,10 @@ from torpor.contextlog.deployments import Chosen, Preference, choose_current
 from torpor.contextlog.entries import BEGIN, IDENTITY, NewEntry, append
 from torpor.contextlog.runs import NewRun, RunRow, get_run, insert_runs
 from torpor.contextlog.waits import FAILED, WaitRow, complete_wait, new_wait, waits_for
-from torpor.model.errors import CallerError, Conflict
-from torpor.model.ids import Epoch, RunId, new_id
-from torpor.model.inputs import Check
-from torpor.model.starting import Start
+from torpor.core.errors import CallerError, Conflict
+from torpor.core.ids import Epoch, RunId, new_id
+from torpor.core.inputs import Check
+from torpor.core.starting import Start
 
 # A child of a child of …: what is deeper is taken for a mistake that would never end.
 DEPTH_MAX = 32

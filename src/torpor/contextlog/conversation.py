@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Integer, cast, func, select
 
 from torpor.contextlog import schema
 from torpor.contextlog.entries import BEGIN
-from torpor.model.ids import RunId
+from torpor.core.ids import RunId
 
 _ops = schema.log_ops
 _PREFIX, _PAST = "context:", "context;"  # all operations of a conversation, and only they, between

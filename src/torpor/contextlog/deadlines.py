@@ -21,9 +21,9 @@ from torpor.contextlog.agents import get_agent
 from torpor.contextlog.entries import refusal
 from torpor.contextlog.news import Claimable, Overran
 from torpor.contextlog.runs import RunRow, computed_s, get_run, limited, transition
-from torpor.contextlog.store import tell
-from torpor.model.ids import Epoch, RunId
-from torpor.model.states import FINAL, RunState
+from torpor.core.ids import Epoch, RunId
+from torpor.core.states import FINAL, RunState
+from torpor.logstore.sqlite import tell
 
 AGAIN_S = 10.0
 # One that has only waited has as much time left as before, be it ever so little: not at once again.

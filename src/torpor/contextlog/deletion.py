@@ -40,10 +40,10 @@ from sqlalchemy import (
 
 from torpor.contextlog import files, schema
 from torpor.contextlog.runs import RunRow, get_run
-from torpor.contextlog.store import touched
-from torpor.model.errors import Conflict
-from torpor.model.ids import RunId
-from torpor.model.states import FINAL, UNFINISHED
+from torpor.core.errors import Conflict
+from torpor.core.ids import RunId
+from torpor.core.states import FINAL, UNFINISHED
+from torpor.logstore.sqlite import touched
 
 # What is of one run, in the order in which it may go.
 _OF_RUN: tuple[tuple[Table, str], ...] = (

@@ -3,7 +3,7 @@
     reference ── name, or where it is from ──► one identity ── engine ──► one version
 
 A version is its content, and may be deployed from several places. Its *origin* says from where
-(`torpor.model.origins`); an agent's identity is its origin, or its name where it has none, so that
+(`torpor.core.origins`); an agent's identity is its origin, or its name where it has none, so that
 two files `agent.py` are two agents. Of each identity and engine, what was deployed last is current
 (`agents.put_agent`). A name that several identities have is refused, never guessed.
 
@@ -24,8 +24,8 @@ from sqlalchemy import Connection, select, update
 
 from torpor.contextlog import agents, schema, settings
 from torpor.contextlog.agents import AgentRow
-from torpor.model.errors import Conflict, NotFound
-from torpor.model.ids import AgentVersion
+from torpor.core.errors import Conflict, NotFound
+from torpor.core.ids import AgentVersion
 
 _deployments = schema.deployments
 _ENGINE = "default engine"  # in the table `meta`

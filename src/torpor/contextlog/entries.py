@@ -43,13 +43,13 @@ from sqlalchemy import (
 
 from torpor.contextlog import calls, messages, schema
 from torpor.contextlog.prepared import Prepared, json_each, json_of
-from torpor.contextlog.store import count_appended, touched
-from torpor.model import jsonvalues
-from torpor.model.errors import CallerError, Conflict, Invalid, NotFound, StaleEpoch, TorporError
-from torpor.model.ids import Epoch, OpId, RunId, Seq
-from torpor.model.jsonvalues import ENTRY_BYTES_MAX
-from torpor.model.paging import PAGE_BYTES_MAX, Page
-from torpor.model.states import FINAL
+from torpor.core import jsonvalues
+from torpor.core.errors import CallerError, Conflict, Invalid, NotFound, StaleEpoch, TorporError
+from torpor.core.ids import Epoch, OpId, RunId, Seq
+from torpor.core.jsonvalues import ENTRY_BYTES_MAX
+from torpor.core.paging import PAGE_BYTES_MAX, Page
+from torpor.core.states import FINAL
+from torpor.logstore.sqlite import count_appended, touched
 
 BODY_CHARS_MAX = 16 * 1024 * 1024
 
@@ -60,7 +60,7 @@ _NO_SPACES = (",", ":")
 _HINT = "Keep large data in a file and record its name."
 _INPUT_HINT = "Give what is large as a file of the run: torpor run --file, or a parameter Path."
 _OUTCOME = ("ok", "value", "error", "blob")
-# In doubt they may happen again. Begun again they do, but for model calls (`control.calls`).
+# In doubt they may happen again. Begun again they do, but for model calls (`worker.calls`).
 DONE_AGAIN = ("step", "model", "read", "context", "artifact")
 _REPEATED = frozenset(DONE_AGAIN) - {"model"}
 
@@ -325,7 +325,7 @@ def in_doubt(c: Connection, run: RunId) -> list[dict[str, Any]]:
 
 
 def superseded(c: Connection, run: RunId) -> frozenset[str]:
-    """The operations that the agent has gone on without (`torpor.control.verdicts`)."""
+    """The operations that the agent has gone on without (`torpor.worker.verdicts`)."""
     given_up = and_(_ops.c.run == run, _ops.c.kind == _kind(SUPERSEDED))
     return frozenset(
         op for data in c.scalars(select(_ops.c.data).where(given_up)) for op in data["ops"]

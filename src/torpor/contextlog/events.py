@@ -22,10 +22,10 @@ from torpor.contextlog import schema
 from torpor.contextlog.entries import END, NewEntry, append, read_entries
 from torpor.contextlog.runs import get_run
 from torpor.contextlog.waits import OPEN, WaitRow, complete_wait, create_wait, get_wait
-from torpor.model import jsonvalues
-from torpor.model.errors import Conflict, Invalid
-from torpor.model.ids import Epoch, OpId, RunId, Seq
-from torpor.model.states import FINAL
+from torpor.core import jsonvalues
+from torpor.core.errors import Conflict, Invalid
+from torpor.core.ids import Epoch, OpId, RunId, Seq
+from torpor.core.states import FINAL
 
 RECEIVED = "event.received"
 KIND = "event"  # of the operations that wait for one

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, delete, insert, or_, select, update
 
 from torpor.contextlog import schema
-from torpor.model.errors import NotFound
-from torpor.model.ids import RunId
-from torpor.model.runfiles import UNTAKEN_S, RunFile
+from torpor.core.errors import NotFound
+from torpor.core.ids import RunId
+from torpor.core.runfiles import UNTAKEN_S, RunFile
 
 _files, _of = schema.files, schema.run_files
 _MANY = 500  # in one statement

@@ -45,15 +45,15 @@ from torpor.contextlog.news import Claimable, Due
 from torpor.contextlog.output import printed_before
 from torpor.contextlog.runs import CANCEL_REQUESTED, RunRow, get_run, newest
 from torpor.contextlog.snapshots import SnapshotRow, list_snapshots
-from torpor.contextlog.store import tell, touched
 from torpor.contextlog.waits import COMPLETED, WAITS, end_child_waits, inherit_wait
-from torpor.model import jsonvalues
-from torpor.model.artifacts import FILE
-from torpor.model.children import failure
-from torpor.model.errors import Conflict, Invalid, NotFound
-from torpor.model.ids import AgentVersion, OpId, RunId, Seq, SnapshotId, new_id, op_name
-from torpor.model.replies import HTTP_ERROR
-from torpor.model.states import FINAL, RunState
+from torpor.core import jsonvalues
+from torpor.core.artifacts import FILE
+from torpor.core.children import failure
+from torpor.core.errors import Conflict, Invalid, NotFound
+from torpor.core.ids import AgentVersion, OpId, RunId, Seq, SnapshotId, new_id, op_name
+from torpor.core.replies import HTTP_ERROR
+from torpor.core.states import FINAL, RunState
+from torpor.logstore.sqlite import tell, touched
 
 FORKED, RETRIED, RETRY = "run.forked", "op.retried", "retry"
 _ENDINGS = ("wait.cancelled", CANCEL_REQUESTED, *(f"run.{state.value}" for state in sorted(FINAL)))

@@ -18,8 +18,8 @@ from sqlalchemy import Connection, insert, select, update
 from torpor.contextlog import schema
 from torpor.contextlog.deployments import choose_current
 from torpor.contextlog.refs import resolve
-from torpor.model.errors import Conflict, Invalid, NotFound
-from torpor.model.ids import new_id
+from torpor.core.errors import Conflict, Invalid, NotFound
+from torpor.core.ids import new_id
 
 PREFIX = "hook_"
 HOOKS_MAX = 1000

@@ -12,8 +12,8 @@ from __future__ import annotations
 from sqlalchemy import Connection, delete, insert, select
 
 from torpor.contextlog import schema
-from torpor.model.ids import RunId
-from torpor.model.states import FINAL
+from torpor.core.ids import RunId
+from torpor.core.states import FINAL
 
 _keys = schema.run_keys
 

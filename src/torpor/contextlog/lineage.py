@@ -20,7 +20,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, insert, select
 
 from torpor.contextlog import schema
-from torpor.model.ids import RunId
+from torpor.core.ids import RunId
 
 # Where the part that a run itself goes on writing ends.
 OPEN_END = 2**63 - 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torpor.model.ids import OpId, RunId
+from torpor.core.ids import OpId, RunId
 
 
 @dataclass(frozen=True)

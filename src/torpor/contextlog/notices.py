@@ -3,9 +3,9 @@
     queued with its wait ──► tried, perhaps often ──► delivered | failed | dropped (the wait ended)
 
 A notice is written in the transaction that makes its wait, or that reminds of it, so none is lost
-and none is for nothing. Who sends it is `torpor.control.webhooks`. How each attempt went is an
-entry of the run's log (`webhook.sent`, `webhook.failed`), as a reminder is (`wait.reminded`); of a
-run that has ended nothing is logged any more.
+and none is for nothing. `torpor.control.service.webhooks` sends it. How each attempt went is an
+entry of the run's log (`webhook.sent`, `webhook.failed`), as a reminder is (`wait.reminded`);
+nothing is logged for a run that has ended.
 
 Of several webhooks the first is told at once, the next with each reminder, the last of them with
 all further ones.
@@ -22,9 +22,9 @@ from sqlalchemy import Connection, func, insert, select, update
 from torpor.contextlog import schema
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.news import Due
-from torpor.contextlog.store import tell
-from torpor.model.ids import OpId, RunId, WaitId, new_id
-from torpor.model.states import FINAL
+from torpor.core.ids import OpId, RunId, WaitId, new_id
+from torpor.core.states import FINAL
+from torpor.logstore.sqlite import tell
 
 QUEUED, DELIVERED, FAILED, DROPPED = "queued", "delivered", "failed", "dropped"
 _OPEN = "open"  # as in `waits`, which imports this

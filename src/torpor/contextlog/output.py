@@ -8,8 +8,8 @@ from sqlalchemy import Connection, select, update
 
 from torpor.contextlog import schema
 from torpor.contextlog.entries import NewEntry, advance, append
-from torpor.model.errors import Invalid
-from torpor.model.ids import Epoch, RunId, Seq
+from torpor.core.errors import Invalid
+from torpor.core.ids import Epoch, RunId, Seq
 
 OUTPUT = "output"
 # From here on, of each stream, what the agent prints is not in the log but beside it.

@@ -30,11 +30,11 @@ from sqlalchemy import (
 
 from torpor.contextlog import schema
 from torpor.contextlog.news import Claimable
-from torpor.contextlog.store import tell
-from torpor.model.errors import NotFound
-from torpor.model.ids import RunId
-from torpor.model.rules import Limits, parse_limits
-from torpor.model.states import UNFINISHED, RunState
+from torpor.core.errors import NotFound
+from torpor.core.ids import RunId
+from torpor.core.rules import Limits, parse_limits
+from torpor.core.states import UNFINISHED, RunState
+from torpor.logstore.sqlite import tell
 
 _queues, _runs = schema.queues, schema.runs
 _AT_REST = (RunState.QUEUED.value, RunState.SUSPENDED.value)
@@ -64,6 +64,19 @@ class Waiting:
 
     runs: int
     longest_s: float
+
+
+# Of a queue's unfinished runs.
+STATES = ("delayed", RunState.QUEUED, RunState.RUNNING, RunState.SUSPENDED)
+
+
+@dataclass(frozen=True)
+class QueueMoment:
+    """A queue as it is at one moment; `figures` are its unfinished runs by STATES."""
+
+    row: QueueRow
+    figures: Mapping[str, int]
+    waiting: Waiting
 
 
 def ensure_queues(c: Connection, names: Iterable[str], now: float) -> None:
@@ -111,6 +124,15 @@ def figures(c: Connection) -> dict[str, Counter[str]]:
         delayed = name == RunState.QUEUED and not ready
         found.setdefault(queue, Counter())["delayed" if delayed else name] += count
     return found
+
+
+def moments(c: Connection, now: float) -> list[QueueMoment]:
+    """All queues as they are at `now`, s since 1970."""
+    unfinished, waits, none = figures(c), waiting(c, now), Waiting(0, 0.0)
+    return [
+        QueueMoment(row, unfinished.get(row.name, {}), waits.get(row.name, none))
+        for row in list_queues(c)
+    ]
 
 
 def waiting(c: Connection, now: float) -> dict[str, Waiting]:

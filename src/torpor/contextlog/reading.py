@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, select
 
 from torpor.contextlog import schema
-from torpor.model.ids import RunId
+from torpor.core.ids import RunId
 
 _log = schema.log
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, select
 
-from torpor.model.errors import NotFound
+from torpor.core.errors import NotFound
 
 SHOWN_MAX = 5
 _NEAR_AMONG = 500  # the newest ids that a mistyped one is compared with

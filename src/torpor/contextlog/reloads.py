@@ -8,7 +8,7 @@ that the change touches, so that this step, begun and without a result, is run a
 what it asked a model before is answered from the log. A child whose agent the change touches is
 spawned again. What failed a run that has failed is tried again, as in a retry. From then on the new
 code goes its own way: where it does something else than the log says, the rest is superseded
-(`torpor.control.verdicts`).
+(`torpor.worker.verdicts`).
 
 An origin that has not ended does now, in the same write: two runs with the same history would do
 the same things twice. Its agent is not asked to clean up, since what it has is the reload's.
@@ -25,10 +25,10 @@ from torpor.contextlog import entries
 from torpor.contextlog.forks import Fork, Rewrap, failures, fork_run, forked, shared_end
 from torpor.contextlog.news import Replaced
 from torpor.contextlog.runs import RunRow, transition
-from torpor.contextlog.store import tell
-from torpor.model.artifacts import FILE
-from torpor.model.ids import OpId, RunId, Seq
-from torpor.model.states import FINAL, RELOADED, RunState
+from torpor.core.artifacts import FILE
+from torpor.core.ids import OpId, RunId, Seq
+from torpor.core.states import FINAL, RELOADED, RunState
+from torpor.logstore.sqlite import tell
 
 HOW = "reload"
 _CHILD = "child"

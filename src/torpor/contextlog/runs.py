@@ -1,4 +1,4 @@
-"""Runs: one row each, moved only along the table in `torpor.model.states`.
+"""Runs: one row each, moved only along the table in `torpor.core.states`.
 
 Each move appends the entry that tells of it, in the same transaction.
 
@@ -44,7 +44,6 @@ from torpor.contextlog.news import CancelRequested, Claimable, Due
 from torpor.contextlog.queues import ensure_queues
 from torpor.contextlog.refs import resolve
 from torpor.contextlog.snapshots import newest_snapshot
-from torpor.contextlog.store import tell, touched
 from torpor.contextlog.waits import (
     OPEN,
     cancel_waits,
@@ -52,11 +51,12 @@ from torpor.contextlog.waits import (
     list_waits,
     move_child_waits,
 )
-from torpor.model.errors import Conflict, InternalError, Invalid, NotFound
-from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
-from torpor.model.rules import Rules
-from torpor.model.starting import AT_ONCE, Start
-from torpor.model.states import FINAL, UNFINISHED, RunState, may_follow
+from torpor.core.errors import Conflict, InternalError, Invalid, NotFound
+from torpor.core.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
+from torpor.core.rules import Rules
+from torpor.core.starting import AT_ONCE, Start
+from torpor.core.states import FINAL, UNFINISHED, RunState, may_follow
+from torpor.logstore.sqlite import tell, touched
 
 ID_KEY_MAX = 256
 CANCEL_REQUESTED = "run.cancel_requested"

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from torpor.contextlog import schema
-from torpor.model.errors import Conflict, Invalid, NotFound
+from torpor.core.errors import Conflict, Invalid, NotFound
 
 NAME_CHARS_MAX = 100
 SQL_CHARS_MAX = 20_000

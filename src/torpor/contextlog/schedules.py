@@ -21,9 +21,9 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from torpor.contextlog import schema
 from torpor.contextlog.news import Due
-from torpor.contextlog.store import tell
-from torpor.model.errors import Conflict, NotFound
-from torpor.model.ids import RunId
+from torpor.core.errors import Conflict, NotFound
+from torpor.core.ids import RunId
+from torpor.logstore.sqlite import tell
 
 _schedules = schema.schedules
 # What a person says of one.

@@ -44,7 +44,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.compiler import compiles
 
-from torpor.model.errors import Damaged, HostError
+from torpor.core.errors import Damaged, HostError
 
 SCHEMA_VERSION = 3
 

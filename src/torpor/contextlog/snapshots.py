@@ -21,8 +21,8 @@ from sqlalchemy import Connection, insert, select, update
 from torpor.contextlog import schema
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.refs import resolve
-from torpor.model.errors import Conflict
-from torpor.model.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
+from torpor.core.errors import Conflict
+from torpor.core.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
 
 _snapshots = schema.snapshots
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from torpor.contextlog import schema
 from torpor.contextlog.waits import ASKING, OPEN
-from torpor.model.states import RunState
+from torpor.core.states import RunState
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ from torpor.contextlog.entries import (
 from torpor.contextlog.events import read_events
 from torpor.contextlog.news import Claimable, Due
 from torpor.contextlog.queues import ensure_queues
-from torpor.contextlog.store import tell, touched
 from torpor.contextlog.waits import OPEN, list_waits
-from torpor.model import jsonvalues
-from torpor.model.environment import check_env
-from torpor.model.errors import Conflict, Invalid
-from torpor.model.ids import RunId, new_id
-from torpor.model.states import RunState
+from torpor.core import jsonvalues
+from torpor.core.environment import check_env
+from torpor.core.errors import Conflict, Invalid
+from torpor.core.ids import RunId, new_id
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import tell, touched
 
 Row = dict[str, Any]
 

@@ -16,9 +16,9 @@ from torpor.contextlog.deployments import current_of
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.runs import RunRow, get_run
 from torpor.contextlog.waits import list_waits
-from torpor.model.errors import Conflict
-from torpor.model.inputs import Check
-from torpor.model.states import RunState
+from torpor.core.errors import Conflict
+from torpor.core.inputs import Check
+from torpor.core.states import RunState
 
 UPGRADED = "run.upgraded"
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, insert, select
 
 from torpor.contextlog import schema
-from torpor.model.errors import NotFound
-from torpor.model.ids import RunId
+from torpor.core.errors import NotFound
+from torpor.core.ids import RunId
 
 _values, _lineage = schema.large_values, schema.lineage
 

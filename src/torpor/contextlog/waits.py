@@ -38,10 +38,10 @@ from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object
 from torpor.contextlog.news import Answered, Due
 from torpor.contextlog.notices import queue_notice
 from torpor.contextlog.refs import resolve
-from torpor.contextlog.store import tell
-from torpor.model.errors import Conflict, Invalid, NotFound
-from torpor.model.ids import Epoch, OpId, RunId, WaitId, new_id
-from torpor.model.states import RunState
+from torpor.core.errors import Conflict, Invalid, NotFound
+from torpor.core.ids import Epoch, OpId, RunId, WaitId, new_id
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import tell
 
 OPEN, COMPLETED, TIMEOUT, CANCELLED = "open", "completed", "timeout", "cancelled"
 FAILED, REFUSED = "failed", "refused"

@@ -11,27 +11,27 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torpor.contextlog.store import LogStore
-from torpor.control.commands import Commands
-from torpor.control.keys import Keys
-from torpor.control.loading import Progress, logged
-from torpor.control.machines import Machines
-from torpor.control.metrics import Metrics
-from torpor.control.model import Model
-from torpor.control.onmachines import MachineCarriers
-from torpor.control.onprocesses import ProcessCarriers
-from torpor.control.runfiles import RunFiles
-from torpor.control.scheduler import Scheduler
-from torpor.control.templates import Templates
-from torpor.control.values import Values
+from torpor.control.scheduler.scheduler import Scheduler
+from torpor.core.engines import ENGINES, PROCESS, QEMU, SETTING, told_engine
+from torpor.core.errors import HostError, TorporError
+from torpor.core.home import Home
+from torpor.egress.models import Model
 from torpor.engine.qemu.engine import QemuEngine
 from torpor.engine.qemu.probe import Probe, find_qemu, probe
 from torpor.image.build import ensure_image
-from torpor.model.engines import ENGINES, PROCESS, QEMU, SETTING, told_engine
-from torpor.model.errors import HostError, TorporError
-from torpor.model.home import Home
+from torpor.logstore.sqlite import LogStore
+from torpor.machines.host import Machines
 from torpor.pager.launch import ensure_pager, require_fuse
 from torpor.snapshot.store import SnapshotStore
+from torpor.worker.commands import Commands
+from torpor.worker.loading import Progress, logged
+from torpor.worker.metrics import Metrics
+from torpor.worker.onmachines import MachineCarriers
+from torpor.worker.onprocesses import ProcessCarriers
+from torpor.worker.runfiles import RunFiles
+from torpor.worker.sealing import Keys
+from torpor.worker.templates import Templates
+from torpor.worker.values import Values
 
 log = logging.getLogger(__name__)
 

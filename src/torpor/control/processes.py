@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from torpor.broker.launch import stop_broker
-from torpor.model.errors import Missing, TorporError
-from torpor.model.home import Home
+from torpor.core.errors import Missing, TorporError
+from torpor.core.home import Home
+from torpor.egress.launch import stop_broker
 from torpor.pager.client import PagerClient
 
 log = logging.getLogger(__name__)

@@ -8,13 +8,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from torpor.control.forking import Wanted
+from torpor.control.service.forking import Wanted
+from torpor.core.durations import seconds
+from torpor.core.errors import Invalid
 from torpor.dashboard import answering
 from torpor.dashboard.guard import COOKIE
 from torpor.dashboard.pages import service_of
 from torpor.dashboard.sessions import Sessions
-from torpor.model.durations import seconds
-from torpor.model.errors import Invalid
 
 BY = "dashboard"
 

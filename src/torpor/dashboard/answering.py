@@ -1,6 +1,6 @@
 """Forms for waits and for agents' inputs, and what was typed into them. Pure.
 
-A form is what the schema asks for (`torpor.policy.forms`), under names of its own: a page
+A form is what the schema asks for (`torpor.web.forms`), under names of its own: a page
 may have several. Whether an answer fits is the service's to say.
 """
 
@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from torpor.model import jsonvalues
-from torpor.model.errors import Invalid
-from torpor.policy import forms
-from torpor.policy.forms import Field
+from torpor.core import jsonvalues
+from torpor.core.errors import Invalid
+from torpor.web import forms
+from torpor.web.forms import Field
 
 Object = Mapping[str, Any]
 

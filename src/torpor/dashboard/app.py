@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from torpor.api.problems import problem, told
+from torpor.core.errors import Invalid, NotFound, TorporError
 from torpor.dashboard import actions, assets, console, live, pages
 from torpor.dashboard.guard import Guard
 from torpor.dashboard.needs import Service
 from torpor.dashboard.sessions import Sessions
-from torpor.model.errors import Invalid, NotFound, TorporError
+from torpor.web.problems import problem, told
 
 _ROUTES = [
     Route("/", pages.home),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torpor.cli import words
+from torpor.web import words
 
 WIDTH, HEIGHT = 600.0, 120.0
 CHARTS_MAX = 4

@@ -13,14 +13,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from torpor.api.problems import problem
+from torpor.core.errors import Invalid, TorporError
 from torpor.dashboard import render
 from torpor.dashboard.actions import go, one
 from torpor.dashboard.charts import charts, numeric
 from torpor.dashboard.pages import service_of
-from torpor.model.errors import Invalid, TorporError
 from torpor.query.ask import Question
 from torpor.query.views import VIEWS
+from torpor.web.problems import problem
 
 ROWS = 500
 CSV_ROWS = 10_000

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torpor.model.states import FINAL
+from torpor.core.states import FINAL
 
 _ENDS = tuple(f"run.{state.value}" for state in FINAL)
 _WAKES = ("run.started", "run.resumed", "run.recovered")

@@ -13,12 +13,12 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from torpor.api import stream
+from torpor.core.states import FINAL, RunState
 from torpor.dashboard import render
 from torpor.dashboard.needs import Object
 from torpor.dashboard.pages import ENTRIES, place, service_of
 from torpor.dashboard.timeline import Item, Timeline
-from torpor.model.states import FINAL, RunState
+from torpor.web import stream
 
 # So far back may begin what new entries change.
 KNOWN_MAX = 4 * ENTRIES

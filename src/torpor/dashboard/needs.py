@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator, Mapping
 from typing import Any, Protocol
 
-from torpor.control.forking import Wanted
-from torpor.model.paging import Page
-from torpor.model.prices import Prices
-from torpor.model.runfiles import RunFile
+from torpor.control.service.forking import Wanted
+from torpor.core.paging import Page
+from torpor.core.prices import Prices
+from torpor.core.runfiles import RunFile
 from torpor.query.ask import Question
 
 Object = dict[str, Any]

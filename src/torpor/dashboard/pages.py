@@ -18,17 +18,17 @@ from starlette.responses import (
     StreamingResponse,
 )
 
-from torpor.api.download import Content, download
+from torpor.core.engines import NOT_ISOLATED, PROCESS
+from torpor.core.errors import Invalid, NotFound
+from torpor.core.schedules import MISSED, OVERLAPS
+from torpor.core.states import FINAL, RunState
 from torpor.dashboard import life, render
 from torpor.dashboard.guard import COOKIE
 from torpor.dashboard.needs import Object, Service
 from torpor.dashboard.sessions import SESSION_S, Sessions
 from torpor.dashboard.terminal import Line, interleaved, last_of
 from torpor.dashboard.timeline import Timeline
-from torpor.model.engines import NOT_ISOLATED, PROCESS
-from torpor.model.errors import Invalid, NotFound
-from torpor.model.schedules import MISSED, OVERLAPS
-from torpor.model.states import FINAL, RunState
+from torpor.web.download import Content, download
 
 RUNS = 50
 WAITS = 50

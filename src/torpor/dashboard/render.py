@@ -17,11 +17,11 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from torpor.cli import words
+from torpor.core.states import FINAL
 from torpor.dashboard import answering, assets, charts, tracebacks
 from torpor.dashboard.terminal import Line, lines
 from torpor.dashboard.timeline import Item
-from torpor.model.states import FINAL
+from torpor.web import words
 
 Object = Mapping[str, Any]
 

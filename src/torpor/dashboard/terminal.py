@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from torpor.cli import words
+from torpor.web import words
 
 _HUES = ("red", "yellow", "green", "cyan", "blue", "magenta")  # 60° each
 _NAMES = (None, "red", "green", "yellow", "blue", "magenta", "cyan", None)

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torpor.cli import words
+from torpor.core.prices import Prices
+from torpor.core.replies import read_reply
+from torpor.core.states import FINAL
 from torpor.dashboard import terminal, turns
-from torpor.model.prices import Prices
-from torpor.model.replies import read_reply
-from torpor.model.states import FINAL
+from torpor.web import words
 
 Object = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from torpor.model.errors import HostError, InternalError
+from torpor.core.errors import HostError, InternalError
 from torpor.snapshot.pages import runs_of
 
 PageNumbers = npt.NDArray[np.int64]  # ascending

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from torpor.core.errors import Invalid
 from torpor.engine.memory import PageNumbers, Pages
-from torpor.model.errors import Invalid
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from torpor.core.execs import CANNOT_EXECUTE, NOT_FOUND
+from torpor.core.layout import installed
 from torpor.guest.agent import Program, surroundings
 from torpor.guest.cgroup import Cgroup
 from torpor.guest.pumping import READ_BYTES, STDERR, STDOUT, Ends, Pump, open_terminal
 from torpor.guest.settings import Settings
-from torpor.model.execs import CANNOT_EXECUTE, NOT_FOUND
-from torpor.model.layout import installed
 from torpor.wire import messages
 from torpor.wire.messages import TEXT_MAX
 

@@ -10,7 +10,7 @@ import http
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from torpor.model import refusals
+from torpor.core import refusals
 
 HEAD_BYTES_MAX = 64 * 1024
 BODY_BYTES_MAX = 8 * 1024 * 1024

@@ -23,10 +23,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from torpor.core import refusals
+from torpor.core.errors import TorporError
 from torpor.guest.http1 import Request, error_response, response
 from torpor.guest.unasked import Unasked
-from torpor.model import refusals
-from torpor.model.errors import TorporError
 from torpor.replay.journal import Asked, Journal, Recorded
 from torpor.wire import messages
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from torpor.core.errors import Invalid
+from torpor.core.runfiles import Place, check_path
 from torpor.guest.settings import Settings
-from torpor.model.errors import Invalid
-from torpor.model.runfiles import Place, check_path
 
 
 class Arriving:

@@ -34,6 +34,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from torpor.core.errors import Invalid, TorporError
 from torpor.guest.agent import READ_BYTES, AgentProcess, Program, describe_exit, exit_text
 from torpor.guest.commands import Commands
 from torpor.guest.freshen import freshen_kernel, set_clock
@@ -44,7 +45,6 @@ from torpor.guest.port import Port
 from torpor.guest.runfiles import Arriving
 from torpor.guest.settings import Settings
 from torpor.guest.unpack import unpack
-from torpor.model.errors import Invalid, TorporError
 from torpor.wire import messages
 from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Received
 

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 
 
 class _Held:

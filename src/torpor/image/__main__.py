@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from torpor.core.errors import TorporError
+from torpor.core.home import Home
 from torpor.image.build import ensure_image
-from torpor.model.errors import TorporError
-from torpor.model.home import Home
 
 
 def _print(stage: str, message: str, fraction: float | None) -> None:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torpor
+from torpor.core.errors import Missing, NotFound
+from torpor.core.home import Home
 from torpor.image import recipe
 from torpor.image.bytecode import compile_tree
 from torpor.image.initramfs import INIT, guest_sources, initramfs
@@ -27,8 +29,6 @@ from torpor.image.kernel import find_modules
 from torpor.image.kernelmem import PAGE, kernel_memory
 from torpor.image.publish import Workspace, build_once
 from torpor.image.tools import ProgramFailed, require, run
-from torpor.model.errors import Missing, NotFound
-from torpor.model.home import Home
 
 # stage, message, fraction done (None: unknown)
 Progress = Callable[[str, str, float | None], None]

@@ -24,14 +24,14 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from torpor.core.errors import Invalid, Missing
+from torpor.core.home import Home
 from torpor.image import recipe
 from torpor.image.build import Progress
 from torpor.image.bytecode import compile_tree
 from torpor.image.intact import damage, digests
 from torpor.image.publish import Workspace, build_once
 from torpor.image.tools import ProgramFailed, require, run
-from torpor.model.errors import Invalid, Missing
-from torpor.model.home import Home
 
 _LINES_FIRST, _LINES_LAST = 4, 8
 # Counts changes in what a layer is made of.

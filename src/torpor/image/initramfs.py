@@ -17,7 +17,7 @@ import zstandard
 from torpor.image.recipe import DEPS_DIRECTORY, EPOCH_S, GUEST_DIRECTORY
 
 # What a machine has of the package `torpor`, beside its __init__.py.
-GUEST_PACKAGES = ("guest", "model", "replay", "sdk", "wire")
+GUEST_PACKAGES = ("core", "guest", "replay", "sdk", "wire")
 
 # Kernel parameters: torpor.disk=NAME (virtio-blk, ext4, writable), torpor.deps=NAME (EROFS, may
 # be absent). The root is vda. A fault ends the machine at once: what nobody can talk to must

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from torpor.model.errors import HostError
+from torpor.core.errors import HostError
 
 # The transport, the disks, the link; root and overlay. ext4 and crc32c are built in.
 MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "erofs", "overlay")

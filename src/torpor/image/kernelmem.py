@@ -17,8 +17,8 @@ import struct
 import subprocess
 from dataclasses import dataclass
 
+from torpor.core.errors import HostError
 from torpor.image.tools import require
-from torpor.model.errors import HostError
 
 PAGE = 4096
 # How the payload begins, and what unpacks it. Its last four bytes are a length that the programs

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from torpor.model.errors import Exhausted
+from torpor.core.errors import Exhausted
 
 
 @dataclass(frozen=True)

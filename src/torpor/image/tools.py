@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from torpor.model.errors import Exhausted, HostError, Missing
+from torpor.core.errors import Exhausted, HostError, Missing
 
 _LINES_KEPT = 1000
 _LINES_SHOWN = 12

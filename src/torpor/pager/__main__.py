@@ -7,8 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
-from torpor.model.home import Home
-from torpor.model.memory import PAGER_FRAMES_BYTES, keep_small
+from torpor.core.home import Home
+from torpor.core.memory import PAGER_FRAMES_BYTES, keep_small
 from torpor.pager import server
 
 

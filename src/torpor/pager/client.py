@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from torpor.model import errors
-from torpor.model.errors import InternalError, Missing, TorporError
+from torpor.core import errors
+from torpor.core.errors import InternalError, Missing, TorporError
 from torpor.snapshot.seal import Key
 
 # A fragmented disk's `dirty` is long: two numbers for every other page at worst.

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import trio
 
-from torpor.model.home import Home
-from torpor.model.memory import PAGER_SNAPSHOTS_MAX
+from torpor.core.home import Home
+from torpor.core.memory import PAGER_SNAPSHOTS_MAX
 from torpor.pager.runs import Numbers, bridged
 from torpor.snapshot.layer import Pages
 from torpor.snapshot.manifest import Manifest

@@ -28,7 +28,7 @@ from typing import Any, cast
 import trio
 
 from torpor import __version__
-from torpor.model.errors import InternalError, Invalid, TorporError
+from torpor.core.errors import InternalError, Invalid, TorporError
 from torpor.pager.content import Contents
 from torpor.pager.files import Files
 from torpor.pager.slots import Slot, Slots

@@ -11,8 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
-from torpor.model.errors import HostError, Missing
-from torpor.model.home import Home
+from torpor.core.errors import HostError, Missing
+from torpor.core.home import Home
 from torpor.pager.client import PagerClient
 
 FUSE_DEVICE = Path("/dev/fuse")

@@ -21,8 +21,8 @@ from pathlib import Path
 import pyfuse3
 import trio
 
-from torpor.model.errors import HostError, Invalid
-from torpor.model.home import Home
+from torpor.core.errors import HostError, Invalid
+from torpor.core.home import Home
 from torpor.pager.content import Contents
 from torpor.pager.control import Control
 from torpor.pager.files import Files

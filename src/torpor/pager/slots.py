@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import trio
 
-from torpor.model.errors import Conflict, Exhausted, Invalid, NotFound, TorporError
+from torpor.core.errors import Conflict, Exhausted, Invalid, NotFound, TorporError
 from torpor.pager import runs
 from torpor.pager.content import Content, HotPages, stats_of
 from torpor.pager.overlay import Overlay

@@ -28,8 +28,8 @@ from jsonschema.exceptions import SchemaError
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from torpor.model import durations, schemas
-from torpor.model.errors import Invalid, Part
+from torpor.core import durations, schemas
+from torpor.core.errors import Invalid, Part
 
 SCHEMA_BYTES_MAX = 64 * 1024
 SCHEMA_DEPTH_MAX = 32

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torpor.model.divergence import FORK, LATEST
+from torpor.core.divergence import FORK, LATEST
 
 FORKS_MAX = 10
 

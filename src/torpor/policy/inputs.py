@@ -9,8 +9,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from torpor.model import inputs
-from torpor.model.errors import Invalid
+from torpor.core import inputs
+from torpor.core.errors import Invalid
 from torpor.policy import answers
 
 log = logging.getLogger(__name__)

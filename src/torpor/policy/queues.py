@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from torpor.model.ids import RunId
-from torpor.model.rules import Limits
+from torpor.core.ids import RunId
+from torpor.core.rules import Limits
 
 
 @dataclass(frozen=True)

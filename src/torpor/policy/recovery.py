@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
-from torpor.model.states import FINAL, RunState
+from torpor.core.states import FINAL, RunState
 
 
 class Driver(Enum):

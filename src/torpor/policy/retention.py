@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torpor.model.ids import AgentVersion, SnapshotId
-from torpor.model.keep import Keep
+from torpor.core.ids import AgentVersion, SnapshotId
+from torpor.core.keep import Keep
 
 UNFINISHED_LAST, FINISHED_LAST = 2, 0
 TEMPLATE_UNUSED_S = 3600.0

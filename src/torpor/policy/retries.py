@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torpor.model.rules import Rules
+from torpor.core.rules import Rules
 
 BACKOFF_S_MAX = 3600.0
 # Its machine was full, or would have been.

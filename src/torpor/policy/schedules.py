@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 
 # One that is fired so late was missed: no server was there.
 LATE_S = 60.0

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from torpor.model.agentfile import DISK_MIB_MAX, DISK_MIB_MIN
-from torpor.model.divergence import STOP, check_on_divergence
-from torpor.model.environment import check_env
-from torpor.model.errors import Invalid
-from torpor.model.keep import parse_keep
-from torpor.model.rules import KEYS as RULES
-from torpor.model.rules import Rules, check_name, parse_rules
-from torpor.model.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
-from torpor.model.webhooks import check_webhooks
+from torpor.core.agentfile import DISK_MIB_MAX, DISK_MIB_MIN
+from torpor.core.divergence import STOP, check_on_divergence
+from torpor.core.environment import check_env
+from torpor.core.errors import Invalid
+from torpor.core.keep import parse_keep
+from torpor.core.rules import KEYS as RULES
+from torpor.core.rules import Rules, check_name, parse_rules
+from torpor.core.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
+from torpor.core.webhooks import check_webhooks
 
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 _PLACE = re.compile(r" \(at line (?P<line>\d+), column (?P<column>\d+)\)$")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.project.tree import is_never_taken
 
 # The standard library's names are never a neighbour's, nor is torpor's own.

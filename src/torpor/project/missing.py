@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from torpor.model.agentfile import AgentSource
+from torpor.core.agentfile import AgentSource
 from torpor.project.tree import is_never_taken, is_secret
 
 _LACKS = re.compile(r"No module named '([\w.]+)'")

@@ -15,7 +15,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.project.facts import strings, table
 
 _WHERE = "[tool.poetry.dependencies]"

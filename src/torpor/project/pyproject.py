@@ -17,8 +17,8 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from torpor.model.errors import Invalid
-from torpor.model.layout import PATHS, PROGRAMS, SITE
+from torpor.core.errors import Invalid
+from torpor.core.layout import PATHS, PROGRAMS, SITE
 from torpor.project.facts import strings, table, without_torpor
 from torpor.project.poetry import as_project
 from torpor.project.requirements import read_requirements

@@ -21,9 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Invalid, NotFound
-from torpor.model.origins import origin_of
+from torpor.core.agentfile import AgentSource
+from torpor.core.errors import Invalid, NotFound
+from torpor.core.origins import origin_of
 from torpor.project.facts import Facts, facts, pep723, read_toml, table
 from torpor.project.imports import (
     has_relative_imports,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 # Of a line of its own, or behind a requirement: says nothing of what is to be installed.

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
-from torpor.model.agentfile import FILES_BYTES_MAX, FILES_MAX
-from torpor.model.errors import Invalid
+from torpor.core.agentfile import FILES_BYTES_MAX, FILES_MAX
+from torpor.core.errors import Invalid
 
 IGNORE_FILES = (".gitignore", ".torporignore")
 # A walk ends here: whoever gave the root of a disk need not wait for the end of it.

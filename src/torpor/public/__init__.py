@@ -7,6 +7,6 @@
     pages    the two requests above, for browsers as pages, for others as JSON
     static   one style sheet; pages have no script and load nothing from elsewhere
 
-Whoever has the URL may answer, once: `torpor.control.links`. Nothing else can be reached from it;
-all that an agent says is escaped.
+Whoever has the URL may answer, once: `torpor.control.service.links`. Nothing else can be reached
+from it; all that an agent says is escaped.
 """

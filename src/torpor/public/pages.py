@@ -27,13 +27,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from torpor.api import problems
-from torpor.api.problems import Json
-from torpor.api.shapes import PublicAnswer
-from torpor.cli import words
-from torpor.model import jsonvalues
-from torpor.model.errors import Conflict, Invalid, NotFound, TorporError
-from torpor.policy import forms
+from torpor.core import jsonvalues
+from torpor.core.errors import Conflict, Invalid, NotFound, TorporError
+from torpor.web import forms, problems, words
+from torpor.web.problems import Json
+from torpor.web.shapes import PublicAnswer
 
 Object = dict[str, Any]
 

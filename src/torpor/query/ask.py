@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torpor.model.errors import CallerError, Exhausted, HostError, Invalid
-from torpor.model.prices import Prices
+from torpor.core.errors import CallerError, Exhausted, HostError, Invalid
+from torpor.core.prices import Prices
 
 AT_ONCE = 2
 WAITING_MAX = 32

@@ -30,8 +30,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from torpor.model.prices import Prices
-from torpor.model.replies import read_reply
+from torpor.core.prices import Prices
+from torpor.core.replies import read_reply
 from torpor.query.views import VIEWS
 
 MEMORY_BYTES_MAX = 1 << 30

@@ -58,7 +58,7 @@ often it had been repeated, and one more. And an agent that diverges asks whethe
 `verdict:` and the record that should have come. If so, all that is unused is superseded.
 
 **Files.** What a step's body publishes, and what is kept when the agent has ended
-(`torpor.model.artifacts`), no replay asks for: they are always new, and their records only numbers.
+(`torpor.core.artifacts`), no replay asks for: they are always new, and their records only numbers.
 
 **Names.** An operation is `kind:name#n`. A matched one has its record's, so that what is in doubt
 keeps its idempotency key; a new one has the number after all that the log or this agent has used.
@@ -73,9 +73,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
-from torpor.model.artifacts import FILE
-from torpor.model.errors import GuestError
-from torpor.model.ids import OpId, op_id, op_kind, op_name, op_number
+from torpor.core.artifacts import FILE
+from torpor.core.errors import GuestError
+from torpor.core.ids import OpId, op_id, op_kind, op_name, op_number
 
 
 class _Identified(TypedDict):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, overload
 
-from torpor.model import jsonvalues
-from torpor.model.errors import Invalid, Part
-from torpor.model.inputs import check_input, misfit
+from torpor.core import jsonvalues
+from torpor.core.errors import Invalid, Part
+from torpor.core.inputs import check_input, misfit
 from torpor.sdk import parameters, values
 from torpor.sdk.current import outside
 from torpor.sdk.parameters import ANYTHING, Kind, Kinds, Misfit

@@ -1,13 +1,13 @@
 """Importing ahead: what an agent's file imports first anyway, before that file is here.
 
-The machine is then kept as a base for this and later versions of the agent (`control.bases`), if
+The machine is then kept as a base for this and later versions of the agent (`worker.bases`), if
 nothing tells the difference. Two things could. An import that *fails*, or opens a file of the
 agent's own: in its place is an empty one, as only the names are known yet. The host then begins
 again, and the agent's file imports all by itself. And an import that leaves something behind that
 is *unfit* to be kept: threads of its own, a child process, sockets, hooks for the freeze. The agent
 goes on with that as ever, but no base is made of it.
 
-A plain process does the same before it knows its run (`control.spares`). Then the empty files, and
+A plain process does the same before it knows its run (`worker.spares`). Then the empty files, and
 its home, are in a place that it leaves for its run's: who remembers that place is unfit, too.
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from types import FrameType
 from typing import Any
 
-from torpor.model.layout import OURS
+from torpor.core.layout import OURS
 from torpor.sdk import files, freezing, rest
 from torpor.sdk.entry import forget_modules
 from torpor.sdk.errors import said

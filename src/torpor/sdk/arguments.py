@@ -39,7 +39,7 @@ from types import (
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
-from torpor.model import jsonvalues
+from torpor.core import jsonvalues
 
 KEY = "__torpor_key__"
 Key: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any]

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import IO, Any
 
-from torpor.model import artifacts
+from torpor.core import artifacts
 from torpor.sdk import arguments, freezing
 from torpor.sdk.current import current
 from torpor.sdk.operations import Operation, Outcome, inside

@@ -4,7 +4,7 @@
     notes = child.result()                            # or: await child
 
 A child may be started as any run may: in a queue, with a key and a priority, later, or in time or
-not at all (`torpor.model.starting.Start`).
+not at all (`torpor.core.starting.Start`).
 
 A child that did not complete raises `ChildFailed` where its result is asked for.
 """
@@ -15,9 +15,9 @@ import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
-from torpor.model.durations import Duration, seconds
-from torpor.model.errors import Invalid
-from torpor.model.starting import AT_ONCE, Start
+from torpor.core.durations import Duration, seconds
+from torpor.core.errors import Invalid
+from torpor.core.starting import AT_ONCE, Start
 from torpor.sdk import agents, arguments, values
 from torpor.sdk.current import current
 from torpor.sdk.errors import ChildFailed, refused

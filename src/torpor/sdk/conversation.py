@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.sdk import arguments, values
 from torpor.sdk.current import current
 from torpor.sdk.errors import refused

@@ -1,7 +1,7 @@
 """Importing the agent's file, as Python would have it run where its author is.
 
 One file that stands alone is imported as `python FILE` runs it: under its own name, its directory
-first on the path. A project is installed (`torpor.model.layout`), and a file in one of its packages
+first on the path. A project is installed (`torpor.core.layout`), and a file in one of its packages
 is imported as `python -m package.file` runs it, by its whole name, so that `from . import` works.
 What the agent starts finds the same modules and programs.
 """
@@ -17,8 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from torpor.model import layout
-from torpor.model.layout import SITE
+from torpor.core import layout
+from torpor.core.layout import SITE
 from torpor.sdk import compiled
 
 

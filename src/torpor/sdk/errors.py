@@ -26,9 +26,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from torpor.model.children import failure
-from torpor.model.durations import Duration, seconds
-from torpor.model.errors import Invalid
+from torpor.core.children import failure
+from torpor.core.durations import Duration, seconds
+from torpor.core.errors import Invalid
 from torpor.replay.journal import Divergence
 
 __all__ = [

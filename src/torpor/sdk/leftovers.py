@@ -1,5 +1,5 @@
 """What a run wrote into its working directory and did not publish: kept when its agent ends, failed
-or not, as artifacts of the end (`torpor.model.artifacts.FILE`). What is not kept is named.
+or not, as artifacts of the end (`torpor.core.artifacts.FILE`). What is not kept is named.
 
 The directory is looked through when the agent begins and when it ends. What was there before, the
 project's files and those given with the run, counts only if it was changed; what was published
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from torpor.model import artifacts
+from torpor.core import artifacts
 from torpor.sdk import arguments, files
 from torpor.sdk.artifacts import File, State, given, published, send, state_of
 from torpor.sdk.operations import Operation

@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.sdk import values
 from torpor.sdk.current import current, outside
 from torpor.sdk.errors import refused, said, traceback_of

@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Union
 
-from torpor.model import durations
-from torpor.model.errors import Invalid, Part
-from torpor.model.runfiles import FILE, INPUT_BYTES_MAX, check_path
+from torpor.core import durations
+from torpor.core.errors import Invalid, Part
+from torpor.core.runfiles import FILE, INPUT_BYTES_MAX, check_path
 from torpor.sdk import values
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.sdk import (
     agents,
     ahead,

@@ -29,9 +29,9 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, NamedTuple, NoReturn
 
-from torpor.model import artifacts
-from torpor.model.divergence import SUPERSEDED_MAX
-from torpor.model.ids import op_id
+from torpor.core import artifacts
+from torpor.core.divergence import SUPERSEDED_MAX
+from torpor.core.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Early, Journal, Match, Recorded
 from torpor.sdk import current, files, freezing, rest
 from torpor.sdk.control import Control
@@ -266,7 +266,7 @@ class Runtime:
 
     def ask(self, operation: Operation) -> Operation:
         """The question what is to become of an `operation` in doubt. Its value is that of a wait
-        whose data is as in `torpor.model.doubts`; if its own `doubt` is higher after that, a
+        whose data is as in `torpor.core.doubts`; if its own `doubt` is higher after that, a
         crash came after the answer, in the middle of the repeat. Raises Cancelled."""
         op = op_id("doubt", operation.op, operation.doubt)
         asked = Operation(op, "doubt", operation.op, operation.digest)

@@ -23,10 +23,10 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
-from torpor.model import jsonvalues
-from torpor.model.durations import Duration, seconds
-from torpor.model.errors import Invalid
-from torpor.model.ids import op_id
+from torpor.core import jsonvalues
+from torpor.core.durations import Duration, seconds
+from torpor.core.errors import Invalid
+from torpor.core.ids import op_id
 from torpor.sdk import arguments, freezing, notes, values
 from torpor.sdk.current import current, is_copy, outside
 from torpor.sdk.errors import (

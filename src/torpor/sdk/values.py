@@ -6,7 +6,7 @@ agent gets in either case, of a step what `torpor.sdk.results` makes of that. Wh
 agent is written here: results of runs and steps, what is logged, emitted, shown with a wait or
 given to a child. Beyond JSON these are written, as `torpor.sdk.parameters` reads them: see
 `_WRITTEN`. What cannot be is refused, saying why; so is what no door takes
-(`torpor.model.jsonvalues`).
+(`torpor.core.jsonvalues`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
-from torpor.model import jsonvalues
+from torpor.core import jsonvalues
 
 _BYTES = "$bytes"
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from torpor.model.durations import Duration, Durations, seconds
-from torpor.model.errors import Invalid
+from torpor.core.durations import Duration, Durations, seconds
+from torpor.core.errors import Invalid
 from torpor.sdk import arguments, values
 from torpor.sdk.current import current, refuse_copies
 from torpor.sdk.errors import refused

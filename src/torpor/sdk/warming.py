@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from typing import TypeVar
 
-from torpor.model import refusals
+from torpor.core import refusals
 from torpor.sdk import current
 from torpor.sdk.errors import said
 

@@ -39,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torpor.blobs.local import Draft
-from torpor.model.errors import InternalError, Invalid
+from torpor.core.errors import InternalError, Invalid
 from torpor.snapshot.gather import to_move
 from torpor.snapshot.layer import PAGE, EncodedLayer, LayerWriter, Pages
 from torpor.snapshot.manifest import LayerRef, Manifest, Region, page_count

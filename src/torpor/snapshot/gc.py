@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from torpor.blobs.local import Present
-from torpor.model.errors import NotFound, TorporError
+from torpor.core.errors import NotFound, TorporError
 from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
 
 

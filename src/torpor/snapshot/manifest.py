@@ -31,7 +31,7 @@ import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 
-from torpor.model.errors import Damaged, InternalError
+from torpor.core.errors import Damaged, InternalError
 from torpor.snapshot import columns
 from torpor.snapshot.columns import Runs
 from torpor.snapshot.layer import PAGE

@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from torpor.model.errors import Damaged
+from torpor.core.errors import Damaged
 from torpor.snapshot.layer import FRAME_PAGES, PAGE, LayerReader, Pages, RawReader, SealedReader
 from torpor.snapshot.manifest import LayerRef, Manifest
 from torpor.snapshot.refs import Refs

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from torpor.model.errors import InternalError
+from torpor.core.errors import InternalError
 
 KEY_BYTES = 32
 SALT_BYTES = 32

@@ -15,7 +15,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from torpor.blobs.local import Blob, Draft, LocalBlobs
-from torpor.model.errors import Damaged, TorporError
+from torpor.core.errors import Damaged, TorporError
 from torpor.snapshot.build import Built
 from torpor.snapshot.layer import LayerReader, RawReader, SealedReader
 from torpor.snapshot.manifest import LayerRef, Manifest, is_sealed, read_layers

@@ -20,7 +20,7 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 
 from torpor.blobs.local import Blob, Draft, LocalBlobs
-from torpor.model.errors import Damaged
+from torpor.core.errors import Damaged
 from torpor.snapshot.seal import SALT_BYTES, TAG_BYTES, Key, new_salt
 
 VALUES = "values"

@@ -20,8 +20,8 @@ from functools import partial
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torpor.model import artifacts
-from torpor.model.errors import Invalid
+from torpor.core import artifacts
+from torpor.core.errors import Invalid
 from torpor.policy import answers
 from torpor.sdk import values
 from torpor.sdk.runtime import AT_WORK

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
-from torpor.model import artifacts
+from torpor.core import artifacts
 from torpor.replay.journal import Divergence, Recorded
 from torpor.sdk import values
 from torpor.testing.log import Log

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.policy import inputs
 from torpor.sdk import agents, conversation, current, process, values
 from torpor.sdk.lines import in_event_loop

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from torpor.model.durations import Duration, seconds
-from torpor.model.errors import Invalid
-from torpor.model.ids import op_number
+from torpor.core.durations import Duration, seconds
+from torpor.core.errors import Invalid
+from torpor.core.ids import op_number
 from torpor.policy import answers
 from torpor.sdk import values
 from torpor.sdk.errors import said, type_name

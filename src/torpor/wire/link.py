@@ -58,7 +58,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from torpor.model.errors import Damaged, GuestError
+from torpor.core.errors import Damaged, GuestError
 
 CONTROL, STDOUT, STDERR, FILES = 0, 1, 2, 3
 CHANNEL_MAX = 15

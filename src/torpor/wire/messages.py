@@ -14,11 +14,11 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torpor.model import artifacts, environment, execs, jsonvalues
-from torpor.model.divergence import SUPERSEDED_MAX
-from torpor.model.errors import Invalid
-from torpor.model.runfiles import FILE_BYTES_MAX, PATH_CHARS_MAX
-from torpor.model.starting import DELAY_S_MAX, PRIORITY_MAX
+from torpor.core import artifacts, environment, execs, jsonvalues
+from torpor.core.divergence import SUPERSEDED_MAX
+from torpor.core.errors import Invalid
+from torpor.core.runfiles import FILE_BYTES_MAX, PATH_CHARS_MAX
+from torpor.core.starting import DELAY_S_MAX, PRIORITY_MAX
 from torpor.wire.checks import Check
 from torpor.wire.checks import anything as _any
 from torpor.wire.checks import flag as _flag
@@ -133,7 +133,7 @@ _CONTEXT = _record(
 )
 
 _ENV = _dict(_text(environment.VALUE_CHARS_MAX), environment.COUNT_MAX)
-# How a child is to be started, where that is not as usual: `torpor.model.starting`.
+# How a child is to be started, where that is not as usual: `torpor.core.starting`.
 _START = _record(
     {
         "queue?": _NAME,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 # `tests` as a package: the in-memory service is shared.
 sys.path.insert(0, str(Path(__file__).parents[3]))

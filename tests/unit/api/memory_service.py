@@ -29,26 +29,26 @@ from prometheus_client.registry import Collector
 
 from torpor.api.server import serve
 from torpor.blobs.local import LocalBlobs
-from torpor.contextlog.store import LogStore
-from torpor.control.access import Access
-from torpor.control.commands import WINDOW_BYTES, Command, Commands, Ended
-from torpor.control.executing import Here
-from torpor.control.forking import Wanted
-from torpor.control.hooks import Unsigned
-from torpor.control.keys import Keys
-from torpor.control.runfiles import RunFiles
+from torpor.control.service.access import Access
+from torpor.control.service.executing import Here
+from torpor.control.service.forking import Wanted
+from torpor.control.service.hooks import Unsigned
+from torpor.core.agentfile import AgentSource
+from torpor.core.errors import Conflict, GuestError, Invalid, NotFound, TorporError
+from torpor.core.execs import Asked
+from torpor.core.home import Home
+from torpor.core.ids import RunId, new_id
+from torpor.core.paging import Page
+from torpor.core.prices import Prices
+from torpor.core.retention import Retention
+from torpor.core.starting import AT_ONCE, Start
+from torpor.core.states import FINAL, RunState
 from torpor.engine.process.command import LocalCommand, NotStarted
-from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Conflict, GuestError, Invalid, NotFound, TorporError
-from torpor.model.execs import Asked
-from torpor.model.home import Home
-from torpor.model.ids import RunId, new_id
-from torpor.model.paging import Page
-from torpor.model.prices import Prices
-from torpor.model.retention import Retention
-from torpor.model.starting import AT_ONCE, Start
-from torpor.model.states import FINAL, RunState
+from torpor.logstore.sqlite import LogStore
 from torpor.query.ask import Question
+from torpor.worker.commands import WINDOW_BYTES, Command, Commands, Ended
+from torpor.worker.runfiles import RunFiles
+from torpor.worker.sealing import Keys
 
 Object = dict[str, Any]
 PAGE_ENTRIES = 3  # a page need not have as many entries as were asked for

@@ -16,10 +16,10 @@ from tests.unit.api.memory_service import VERSION, MemoryService
 from torpor.api.access import ROUTES, On
 from torpor.api.app import create_app
 from torpor.api.public import Outside
-from torpor.control.access import Access
-from torpor.model.access import RESTRICTABLE, Grant, Scope, digest, parse_key
-from torpor.model.errors import Forbidden, Invalid, NotFound, Unauthorized
-from torpor.model.home import Home
+from torpor.control.service.access import Access
+from torpor.core.access import RESTRICTABLE, Grant, Scope, digest, parse_key
+from torpor.core.errors import Forbidden, Invalid, NotFound, Unauthorized
+from torpor.core.home import Home
 
 pytestmark = pytest.mark.anyio
 

@@ -14,12 +14,12 @@ from tests.unit.api.memory_service import VERSION, MemoryService
 
 from torpor.api import limits
 from torpor.api.app import create_app
-from torpor.api.problems import MEDIA_TYPE, problem
 from torpor.client import from_problem
 from torpor.client.events import parse_events
 from torpor.client.problems import _BY_CODE
-from torpor.model.home import Home
-from torpor.model.runfiles import FILE_BYTES_MAX
+from torpor.core.home import Home
+from torpor.core.runfiles import FILE_BYTES_MAX
+from torpor.web.problems import MEDIA_TYPE, problem
 
 FILES = {"agent.py": base64.b64encode(b"print(1)").decode()}
 DEPLOY = {"entry": "agent.py", "files": FILES}

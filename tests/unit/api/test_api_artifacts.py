@@ -10,7 +10,7 @@ import pytest
 from tests.unit.api.memory_service import VERSION, MemoryService
 
 from torpor.api.app import create_app
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 NEW = b"a,b\n1,2\n"
 TAG = f'"{NEW.hex()}"'

@@ -18,8 +18,8 @@ from tests.unit.api.memory_service import VERSION
 
 from torpor.client import Client, ensure_server, stop_server
 from torpor.client.execs import Exec
-from torpor.model.errors import Conflict, Invalid, NotFound
-from torpor.model.home import Home
+from torpor.core.errors import Conflict, Invalid, NotFound
+from torpor.core.home import Home
 
 PROGRAM = Path(__file__).with_name("memory_service.py")
 WAITS = {"script": [["wait", "go on?", None], ["return", 1]]}

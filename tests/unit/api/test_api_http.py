@@ -10,7 +10,7 @@ from tests.unit.api.memory_service import VERSION, MemoryService
 
 from torpor.api.app import create_app
 from torpor.client import parse_events
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 pytestmark = pytest.mark.anyio
 START = {"version": VERSION, "input": {"script": [["print", "a"], ["print", "b"], ["return", 1]]}}

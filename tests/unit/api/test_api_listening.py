@@ -11,8 +11,8 @@ from tests.unit.api.memory_service import MemoryService
 
 from torpor.api.listening import LISTEN, PUBLIC_URL, listener
 from torpor.api.public import public_app
-from torpor.model.errors import HostError, Invalid
-from torpor.model.home import Home
+from torpor.core.errors import HostError, Invalid
+from torpor.core.home import Home
 
 
 def test_nothing_is_opened_unasked() -> None:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from torpor.api.logs import SETTING, JsonLines, configure
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 
 
 def record(error: bool) -> logging.LogRecord:

@@ -12,13 +12,13 @@ from tests.unit.api.memory_service import MemoryService
 from torpor.api.app import create_app
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.runs import create_run
-from torpor.contextlog.store import LogStore
 from torpor.contextlog.upgrades import upgrade_run
-from torpor.control.queueing import Queueing
-from torpor.control.schedules import Schedules
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion
-from torpor.model.inputs import check_input
+from torpor.control.scheduler.schedules import Schedules
+from torpor.control.service.queueing import Queueing
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion
+from torpor.core.inputs import check_input
+from torpor.logstore.sqlite import LogStore
 
 OLD, NEW = AgentVersion("a" * 32), AgentVersion("b" * 32)
 AGENT: dict[str, Any] = {"name": "a", "doc": None, "params": [], "open": False}

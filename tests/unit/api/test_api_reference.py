@@ -12,7 +12,7 @@ from tests.unit.api.memory_service import MemoryService
 
 from torpor.api.app import create_app
 from torpor.api.reference import page
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 pytestmark = pytest.mark.anyio
 

@@ -13,13 +13,13 @@ from tests.unit.api.memory_service import MemoryService
 from torpor.api.app import create_app
 from torpor.contextlog import agents, forks
 from torpor.contextlog.runs import create_run, get_run
-from torpor.contextlog.store import LogStore
-from torpor.control.forking import Forking
-from torpor.control.keys import Keys
-from torpor.control.loading import tar_of
-from torpor.model.agentfile import AgentSource
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, RunId
+from torpor.control.service.forking import Forking
+from torpor.core.agentfile import AgentSource
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion, RunId
+from torpor.logstore.sqlite import LogStore
+from torpor.worker.loading import tar_of
+from torpor.worker.sealing import Keys
 
 OLD, NEW = AgentVersion("a" * 32), AgentVersion("b" * 32)
 

@@ -27,7 +27,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 
 from torpor.client import Client, stop_server
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 MEMORY = Path(__file__).with_name("memory_service.py")
 LIMIT_S = 30

@@ -29,8 +29,8 @@ from torpor.client import (
     launch,
     running,
 )
-from torpor.model.errors import HostError, Invalid, NotFound
-from torpor.model.home import Home
+from torpor.core.errors import HostError, Invalid, NotFound
+from torpor.core.home import Home
 
 PROGRAM = Path(__file__).with_name("memory_service.py")
 LIMIT_S = 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torpor.bench.deploy import AGENTS, CHANGED_MS, DEPENDENCIES, Took, figures
-from torpor.model.imports import leading_imports
+from torpor.core.imports import leading_imports
 
 
 def test_the_slowest_change_is_held_to_the_bar_and_shown_beside_the_whole() -> None:

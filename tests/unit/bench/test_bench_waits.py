@@ -6,7 +6,7 @@ import pytest
 
 from torpor.bench.waits import hearings
 from torpor.contextlog.entries import EntryRow
-from torpor.model.ids import Epoch, OpId, RunId, Seq
+from torpor.core.ids import Epoch, OpId, RunId, Seq
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from torpor.blobs.local import Blob, LocalBlobs
-from torpor.model.errors import Exhausted, HostError, InternalError, NotFound
+from torpor.core.errors import Exhausted, HostError, InternalError, NotFound
 
 NAMES = ("ab" * 32, "cd" * 32)
 BLOBS = (
@@ -187,7 +187,7 @@ FULL = """
 import os, subprocess, sys
 from pathlib import Path
 from torpor.blobs.local import Blob, LocalBlobs
-from torpor.model.errors import Exhausted
+from torpor.core.errors import Exhausted
 root = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(root)], check=True)
 blobs = LocalBlobs(root)

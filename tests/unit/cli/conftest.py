@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from torpor.cli.main import app
 from torpor.client import Client, ensure_server, stop_server
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 ROOT = Path(__file__).parents[3]
 SERVER = ROOT / "tests" / "unit" / "api" / "memory_service.py"

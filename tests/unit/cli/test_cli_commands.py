@@ -15,7 +15,7 @@ from typer.testing import Result
 
 from torpor.cli import complete
 from torpor.client import Client, Ended
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 LIMIT_S = 20
 

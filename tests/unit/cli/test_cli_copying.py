@@ -13,7 +13,7 @@ from torpor.cli import saving
 from torpor.cli.copying import Source, parse
 from torpor.cli.files import not_kept
 from torpor.client import Client
-from torpor.model.errors import Conflict, Invalid
+from torpor.core.errors import Conflict, Invalid
 
 Torpor = Callable[..., Result]
 

@@ -16,7 +16,7 @@ from tests.unit.cli.test_cli_terminal import CHOICES, CTRL_C, Terminal
 
 from torpor.cli.exits import Exit
 from torpor.client import Client, ensure_server, stop_server
-from torpor.model.home import Home
+from torpor.core.home import Home
 from torpor.project.reading import read_agent
 
 pytest.importorskip("watchfiles", reason="uv sync: this environment is older than the lock file")

@@ -17,7 +17,7 @@ from tests.unit.cli.conftest import SERVER, Torpor
 import torpor.cli
 from torpor.cli.commands import COMMANDS
 from torpor.client import Client, running, stop_server
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 LIMIT_S = 20
 

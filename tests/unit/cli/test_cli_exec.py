@@ -15,7 +15,7 @@ from tests.unit.api.memory_service import VERSION
 from tests.unit.cli.test_cli_terminal import CTRL_C, Terminal
 
 from torpor.client import Client
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 if TYPE_CHECKING:
     from tests.unit.cli.conftest import Torpor

@@ -14,7 +14,7 @@ from typer.testing import Result
 
 from torpor.cli.exits import MEANINGS, Exit, of_error
 from torpor.client import Client, Unreachable
-from torpor.model import errors
+from torpor.core import errors
 
 ROOT = Path(__file__).parents[3]
 

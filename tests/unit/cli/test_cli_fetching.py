@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from torpor.cli import fetching
-from torpor.model.errors import Conflict, GuestError, Invalid, NotFound
+from torpor.core.errors import Conflict, GuestError, Invalid, NotFound
 
 
 class Beside:

@@ -23,8 +23,8 @@ from torpor.cli.main import app
 from torpor.client import Client, ensure_server, stop_server
 from torpor.client import files as client_files
 from torpor.client.files import Given
-from torpor.model.errors import Invalid, NotFound
-from torpor.model.home import Home
+from torpor.core.errors import Invalid, NotFound
+from torpor.core.home import Home
 from torpor.project.reading import read_agent
 
 AGENT = """

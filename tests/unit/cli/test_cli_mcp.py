@@ -17,8 +17,8 @@ from tests.unit.api.memory_service import SCHEMA, VERSION
 
 from torpor.cli.mcp import _content
 from torpor.client import Client
-from torpor.model.agentfile import AgentSource
-from torpor.model.home import Home
+from torpor.core.agentfile import AgentSource
+from torpor.core.home import Home
 
 pytestmark = pytest.mark.anyio
 

@@ -68,7 +68,7 @@ def test_ps_loads_what_it_shows_and_asks_with(
     out, modules = loaded(tmp_path, "ps", TORPOR_HOME=str(client.home.root))
     assert run in out
     assert not modules & (HEAVY | {"rich.console"})
-    assert not modules & {"torpor.cli.agents", "torpor.cli.attach", "torpor.model.agentfile"}
+    assert not modules & {"torpor.cli.agents", "torpor.cli.attach", "torpor.core.agentfile"}
 
 
 def test_completion_loads_only_what_is_completed(

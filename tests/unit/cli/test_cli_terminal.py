@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from torpor.client import Client, Ended
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 LIMIT_S = 30
 _STEERING = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")

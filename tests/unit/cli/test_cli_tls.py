@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from tests.unit.cli.conftest import Torpor
 
-from torpor.model.home import Home
+from torpor.core.home import Home
 
 
 def certificate(directory: Path) -> tuple[Path, Path]:

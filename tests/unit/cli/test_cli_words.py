@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from torpor.cli import timeline, words
+from torpor.cli import timeline
 from torpor.cli.question import Answer, Detach, Question, as_value
+from torpor.web import words
 
 
 @pytest.mark.parametrize(

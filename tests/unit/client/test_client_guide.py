@@ -12,8 +12,8 @@ from fastapi.testclient import TestClient
 from tests.house.test_house_docs import CODE, ROOT
 
 from torpor.client import Client, RunFailed, Unreachable, ensure_server, stop_server
-from torpor.model.errors import NotFound
-from torpor.model.home import Home
+from torpor.core.errors import NotFound
+from torpor.core.home import Home
 from torpor.project.reading import read_agent
 
 AGENTS = """

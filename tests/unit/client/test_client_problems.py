@@ -11,8 +11,8 @@ from tests.unit.client.test_client_transport import Server
 import torpor
 from torpor.client import Client, Unreachable
 from torpor.client.remote import KEY, URL, Remote
-from torpor.model.errors import Invalid, NotFound, TorporError, Unauthorized, problem
-from torpor.model.home import Home
+from torpor.core.errors import Invalid, NotFound, TorporError, Unauthorized, problem
+from torpor.core.home import Home
 
 
 def asked(

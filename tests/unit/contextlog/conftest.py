@@ -13,8 +13,8 @@ from sqlalchemy import Connection, select
 from torpor.contextlog import schema
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.runs import RunRow, claim, create_run, get_runs
-from torpor.contextlog.store import LogStore
-from torpor.model.ids import AgentVersion, Epoch, RunId
+from torpor.core.ids import AgentVersion, Epoch, RunId
+from torpor.logstore.sqlite import LogStore
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from torpor.contextlog.entries import Place
-from torpor.model.ids import Epoch, OpId
+from torpor.core.ids import Epoch, OpId
 
 # (kind, name, seconds until it ends by itself); an ask has an idempotency key.
 WAITS = [

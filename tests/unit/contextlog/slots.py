@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from torpor.contextlog.runs import RunRow
-from torpor.model.ids import RunId
-from torpor.model.rules import parse_rate
-from torpor.model.states import RunState
+from torpor.core.ids import RunId
+from torpor.core.rules import parse_rate
+from torpor.core.states import RunState
 
 # What queues begin and end with, as a file has it: one slot each, of some sort.
 LIMITS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from tests.unit.contextlog.conftest import Commit
 from torpor.contextlog.calls import begun_with
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.runs import claim
-from torpor.model.ids import OpId, op_id
+from torpor.core.ids import OpId, op_id
 
 OP: OpId = op_id("model", "/v1/chat/completions@0", 1)
 

@@ -13,10 +13,10 @@ from torpor.contextlog.entries import read_entries
 from torpor.contextlog.forks import fork_of, fork_run, retry_of
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.waits import WaitRow
-from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch
-from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq
-from torpor.model.inputs import check_input
-from torpor.model.states import RunState
+from torpor.core.errors import Conflict, Invalid, NotFound, StaleEpoch
+from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
+from torpor.core.inputs import check_input
+from torpor.core.states import RunState
 from torpor.sdk.errors import ChildFailed, type_name
 
 NEWER = AgentVersion("b" * 32)

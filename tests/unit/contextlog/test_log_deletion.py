@@ -22,10 +22,10 @@ from torpor.contextlog.runs import claim, create_run, get_run, transition
 from torpor.contextlog.snapshots import record_snapshot
 from torpor.contextlog.values import ValueRow, put_value
 from torpor.contextlog.waits import create_wait
-from torpor.model.errors import Conflict, NotFound
-from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq
-from torpor.model.starting import Start
-from torpor.model.states import RunState
+from torpor.core.errors import Conflict, NotFound
+from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
+from torpor.core.starting import Start
+from torpor.core.states import RunState
 
 VERSION = AgentVersion("a" * 32)
 SHARED = {"role": "system", "content": "what everybody says " * 100}

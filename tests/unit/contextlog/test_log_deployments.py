@@ -16,9 +16,9 @@ from torpor.contextlog.deployments import (
     retire,
     set_default_engine,
 )
-from torpor.model.engines import PROCESS, QEMU
-from torpor.model.errors import Conflict, NotFound
-from torpor.model.ids import AgentVersion
+from torpor.core.engines import PROCESS, QEMU
+from torpor.core.errors import Conflict, NotFound
+from torpor.core.ids import AgentVersion
 
 GO = {"name": "go", "params": [], "open": False, "doc": None}
 

@@ -19,10 +19,10 @@ from torpor.contextlog.entries import (
 )
 from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import claim, get_run, transition
-from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch
-from torpor.model.ids import Epoch, OpId, RunId
-from torpor.model.jsonvalues import ENTRY_BYTES_MAX
-from torpor.model.states import RunState
+from torpor.core.errors import Conflict, Invalid, NotFound, StaleEpoch
+from torpor.core.ids import Epoch, OpId, RunId
+from torpor.core.jsonvalues import ENTRY_BYTES_MAX
+from torpor.core.states import RunState
 
 
 class Undone(Exception):

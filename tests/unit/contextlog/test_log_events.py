@@ -14,9 +14,9 @@ from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.runs import claim, get_run, transition
 from torpor.contextlog.transfer import read_run, stream_entries, write_run
 from torpor.contextlog.waits import WaitRow, end_due, list_waits
-from torpor.model.errors import Conflict, Invalid
-from torpor.model.ids import OpId, RunId, Seq
-from torpor.model.states import RunState
+from torpor.core.errors import Conflict, Invalid
+from torpor.core.ids import OpId, RunId, Seq
+from torpor.core.states import RunState
 
 
 def await_one(commit: Any, run: RunId, n: int, name: str = "paid", **more: Any) -> WaitRow:

@@ -35,10 +35,10 @@ from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import RunRow, claim, get_run, request_cancel, transition
 from torpor.contextlog.snapshots import SnapshotRow, base_of, record_snapshot
 from torpor.contextlog.waits import complete_wait, create_wait, list_waits
-from torpor.model import jsonvalues
-from torpor.model.errors import Conflict, Invalid, NotFound
-from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq
-from torpor.model.states import RunState
+from torpor.core import jsonvalues
+from torpor.core.errors import Conflict, Invalid, NotFound
+from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
+from torpor.core.states import RunState
 
 FIGURES: dict[str, Any] = {"manifest": "m", "bytes": 9, "pause_ms": 1.0, "freeze_ms": 2.0}
 NEWER = AgentVersion("b" * 32)

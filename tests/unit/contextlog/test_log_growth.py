@@ -31,9 +31,9 @@ from torpor.contextlog.entries import (
 from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import claim, create_run, get_run
-from torpor.contextlog.store import make_engine
 from torpor.contextlog.waits import complete_wait, create_wait, end_due, next_due
-from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq
+from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
+from torpor.logstore.sqlite import make_engine
 
 VERSION = AgentVersion("a" * 32)
 SHORT, LONG = 100, 20_000

@@ -11,9 +11,9 @@ import pytest
 from torpor.contextlog.keys import any_key, destroy_key, destroy_unused_keys, find_key, put_key
 from torpor.contextlog.runs import transition
 from torpor.contextlog.snapshots import reclaim, record_snapshot
-from torpor.contextlog.store import LogStore
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
 
 FIGURES: dict[str, Any] = {"manifest": "m", "bytes": 1, "pause_ms": 1.0, "freeze_ms": 1.0}
 

@@ -16,8 +16,8 @@ from torpor.contextlog.forks import fork_of, fork_run, shared_end
 from torpor.contextlog.messages import BODY_CHARS_MIN, cut, fold, unfold
 from torpor.contextlog.runs import get_run
 from torpor.contextlog.transfer import read_run, stream_entries, write_run
-from torpor.model.errors import Invalid
-from torpor.model.ids import OpId, RunId, Seq
+from torpor.core.errors import Invalid
+from torpor.core.ids import OpId, RunId, Seq
 
 CALLS = 100
 TOKEN_CHARS = 4

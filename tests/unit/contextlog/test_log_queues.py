@@ -12,13 +12,13 @@ from sqlalchemy import Connection, event
 from torpor.contextlog import deadlines, queues, runs, schema
 from torpor.contextlog.agents import deployed_again, put_agent
 from torpor.contextlog.runs import RunRow
-from torpor.contextlog.store import make_engine
-from torpor.control.claims import next_runs, reasons
-from torpor.model.engines import QEMU
-from torpor.model.errors import Invalid, NotFound, StaleEpoch
-from torpor.model.ids import AgentVersion, Epoch, RunId
-from torpor.model.starting import Start
-from torpor.model.states import FINAL, RunState
+from torpor.control.scheduler.claims import next_runs, reasons
+from torpor.core.engines import QEMU
+from torpor.core.errors import Invalid, NotFound, StaleEpoch
+from torpor.core.ids import AgentVersion, Epoch, RunId
+from torpor.core.starting import Start
+from torpor.core.states import FINAL, RunState
+from torpor.logstore.sqlite import make_engine
 
 VERSION = AgentVersion("a" * 32)
 ROOM = 5

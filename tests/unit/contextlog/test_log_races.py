@@ -63,15 +63,15 @@ from torpor.contextlog.runs import (
 )
 from torpor.contextlog.schema import prepare
 from torpor.contextlog.snapshots import newest_snapshot, record_snapshot
-from torpor.contextlog.store import make_engine
 from torpor.contextlog.waits import answer_wait, create_wait, end_due, list_waits
-from torpor.control.claims import next_runs
-from torpor.model import ids
-from torpor.model.engines import QEMU
-from torpor.model.errors import Conflict, StaleEpoch
-from torpor.model.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
-from torpor.model.starting import Start
-from torpor.model.states import FINAL, RunState
+from torpor.control.scheduler.claims import next_runs
+from torpor.core import ids
+from torpor.core.engines import QEMU
+from torpor.core.errors import Conflict, StaleEpoch
+from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
+from torpor.core.starting import Start
+from torpor.core.states import FINAL, RunState
+from torpor.logstore.sqlite import make_engine
 from torpor.policy import recovery
 from torpor.policy.recovery import Act, Facts
 from torpor.policy.recovery import Driver as By

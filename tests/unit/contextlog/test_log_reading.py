@@ -9,7 +9,7 @@ from torpor.contextlog.entries import NewEntry, append, read_entries
 from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.reading import begin
 from torpor.contextlog.runs import get_run
-from torpor.model.ids import RunId, Seq
+from torpor.core.ids import RunId, Seq
 
 
 def note(n: int) -> NewEntry:

@@ -24,10 +24,10 @@ from torpor.contextlog.runs import (
 )
 from torpor.contextlog.snapshots import list_snapshots, newest_snapshot, record_snapshot
 from torpor.contextlog.waits import create_wait, get_wait
-from torpor.model.errors import Conflict, InternalError, Invalid, NotFound, StaleEpoch
-from torpor.model.ids import AgentVersion, Epoch, OpId
-from torpor.model.starting import Start
-from torpor.model.states import FINAL, RunState
+from torpor.core.errors import Conflict, InternalError, Invalid, NotFound, StaleEpoch
+from torpor.core.ids import AgentVersion, Epoch, OpId
+from torpor.core.starting import Start
+from torpor.core.states import FINAL, RunState
 
 FIGURES: dict[str, Any] = {"manifest": "m", "bytes": 9, "pause_ms": 1.0, "freeze_ms": 2.0}
 

@@ -8,7 +8,7 @@ import pytest
 
 from torpor.contextlog import saved
 from torpor.contextlog.saved import delete_query, save_query, saved_queries
-from torpor.model.errors import Conflict, Invalid, NotFound
+from torpor.core.errors import Conflict, Invalid, NotFound
 
 
 def test_a_query_is_saved_under_a_name_changed_and_deleted(commit: Any) -> None:

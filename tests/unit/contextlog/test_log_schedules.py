@@ -9,10 +9,10 @@ from torpor.contextlog import runs, schedules
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.deployments import retire
 from torpor.contextlog.runs import RunRow
-from torpor.control.schedules import fire_due
-from torpor.model.errors import Conflict, NotFound
-from torpor.model.ids import AgentVersion
-from torpor.model.states import RunState
+from torpor.control.scheduler.schedules import fire_due
+from torpor.core.errors import Conflict, NotFound
+from torpor.core.ids import AgentVersion
+from torpor.core.states import RunState
 
 MINUTE = 60.0
 AGENT: dict[str, Any] = {"name": "a", "doc": None, "params": [], "open": False}

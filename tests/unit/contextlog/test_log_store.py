@@ -19,9 +19,9 @@ from torpor.contextlog import schema
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.entries import NewEntry, append, read_entries
 from torpor.contextlog.runs import create_run
-from torpor.contextlog.store import LogStore
-from torpor.model.errors import Damaged, Exhausted, HostError, InternalError
-from torpor.model.ids import AgentVersion, RunId
+from torpor.core.errors import Damaged, Exhausted, HostError, InternalError
+from torpor.core.ids import AgentVersion, RunId
+from torpor.logstore.sqlite import LogStore
 
 pytestmark = pytest.mark.anyio
 
@@ -276,7 +276,7 @@ _WRITES_FOR_EVER = """
 import asyncio, sys
 from pathlib import Path
 from torpor.contextlog.entries import NewEntry, append
-from torpor.contextlog.store import LogStore
+from torpor.logstore.sqlite import LogStore
 
 async def writer(store, run):
     while True:

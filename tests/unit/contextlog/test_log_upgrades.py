@@ -10,10 +10,10 @@ from torpor.contextlog.agents import put_agent
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.upgrades import UPGRADED, upgrade_run
 from torpor.contextlog.waits import create_wait
-from torpor.model.errors import Conflict, Invalid
-from torpor.model.ids import AgentVersion, OpId, RunId
-from torpor.model.inputs import check_input
-from torpor.model.states import RunState
+from torpor.core.errors import Conflict, Invalid
+from torpor.core.ids import AgentVersion, OpId, RunId
+from torpor.core.inputs import check_input
+from torpor.core.states import RunState
 
 NEW, OTHER = AgentVersion("b" * 32), AgentVersion("c" * 32)
 

@@ -23,9 +23,9 @@ from torpor.contextlog.waits import (
     list_waits,
     next_due,
 )
-from torpor.model.errors import Conflict, Invalid, NotFound, StaleEpoch
-from torpor.model.ids import Epoch, OpId, RunId, Seq, WaitId
-from torpor.model.states import RunState
+from torpor.core.errors import Conflict, Invalid, NotFound, StaleEpoch
+from torpor.core.ids import Epoch, OpId, RunId, Seq, WaitId
+from torpor.core.states import RunState
 
 
 def make(commit: Any, run: RunId, epoch: Epoch, n: int = 1, **fields: Any) -> WaitRow:

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from torpor.broker.calls import Calls
-from torpor.broker.client import Answer
-from torpor.broker.upstream import Reply, Request
-from torpor.model.errors import HostError
-from torpor.model.ids import OpId, RunId
+from torpor.core.errors import HostError
+from torpor.core.ids import OpId, RunId
+from torpor.egress.calls import Calls
+from torpor.egress.client import Answer
+from torpor.egress.upstream import Reply, Request
 
 T = TypeVar("T")
 

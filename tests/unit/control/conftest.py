@@ -8,11 +8,12 @@ import pytest
 from tests.unit.control.plain import Plain
 from tests.unit.control.world import World
 
-from torpor.control import obstacles, pen, scheduler
-from torpor.control.onmachines import MachineCarriers
-from torpor.control.onprocesses import ProcessCarriers
-from torpor.model.home import Home
+from torpor.control.scheduler import scheduler
+from torpor.core.home import Home
 from torpor.policy import freeze
+from torpor.worker import obstacles, pen
+from torpor.worker.onmachines import MachineCarriers
+from torpor.worker.onprocesses import ProcessCarriers
 
 
 @pytest.fixture

@@ -17,29 +17,29 @@ from tests.unit.control.brokers import PlayedBroker, PlayedUpstream
 from tests.unit.control.world import Drivers
 
 from torpor.blobs.local import LocalBlobs
-from torpor.broker.upstream import Reply, Request
 from torpor.contextlog import agents, entries, runs, waits
 from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.runs import RunRow
-from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
-from torpor.control.carrier import Carrier
-from torpor.control.commands import Commands
-from torpor.control.executing import Executing
-from torpor.control.keys import Keys
-from torpor.control.loading import logged, tar_of
-from torpor.control.metrics import Metrics
-from torpor.control.model import Model
-from torpor.control.onprocesses import ProcessCarriers
-from torpor.control.runfiles import RunFiles
-from torpor.control.scheduler import Scheduler
-from torpor.control.values import Values
-from torpor.model.agentfile import AgentSource
-from torpor.model.engines import PROCESS
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, OpId, RunId
-from torpor.model.starting import AT_ONCE, Start
-from torpor.model.states import FINAL, RunState
+from torpor.control.scheduler.scheduler import Scheduler
+from torpor.control.service.executing import Executing
+from torpor.core.agentfile import AgentSource
+from torpor.core.engines import PROCESS
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion, OpId, RunId
+from torpor.core.starting import AT_ONCE, Start
+from torpor.core.states import FINAL, RunState
+from torpor.egress.models import Model
+from torpor.egress.upstream import Reply, Request
+from torpor.logstore.sqlite import LogStore
+from torpor.worker.carrier import Carrier
+from torpor.worker.commands import Commands
+from torpor.worker.loading import logged, tar_of
+from torpor.worker.metrics import Metrics
+from torpor.worker.onprocesses import ProcessCarriers
+from torpor.worker.runfiles import RunFiles
+from torpor.worker.sealing import Keys
+from torpor.worker.values import Values
 
 STUCK_S = 30.0
 
@@ -238,7 +238,7 @@ class Plain:
 
 
 class PlainEngines:
-    """What `torpor.control.executing` needs of the engines."""
+    """What `torpor.control.service.executing` needs of the engines."""
 
     def __init__(self, plain: Plain) -> None:
         self._plain = plain

@@ -34,7 +34,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from torpor.model.ids import op_kind
+from torpor.core.ids import op_kind
 from torpor.wire import messages
 from torpor.wire.link import CONTROL, FILES, STDOUT, Link, LinkState
 

@@ -19,12 +19,12 @@ from torpor.contextlog.artifacts import list_artifacts
 from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.values import value_names
-from torpor.control import values
-from torpor.control.artifacts import Artifacts
-from torpor.model.errors import Invalid, NotFound
-from torpor.model.ids import OpId, RunId, Seq
-from torpor.model.states import RunState
+from torpor.control.service.artifacts import Artifacts
+from torpor.core.errors import Invalid, NotFound
+from torpor.core.ids import OpId, RunId, Seq
+from torpor.core.states import RunState
 from torpor.snapshot.values import Incoming
+from torpor.worker import values
 
 pytestmark = pytest.mark.anyio
 

@@ -15,12 +15,12 @@ from tests.unit.snapshot.gc_world import age
 
 from torpor.contextlog import entries, runs, snapshots, waits
 from torpor.contextlog.entries import NewEntry
-from torpor.control import backup
-from torpor.control.backup import back_up, read_facts, restore
-from torpor.control.forking import Forking, Wanted
-from torpor.model.errors import Conflict, Damaged, HostError, Invalid, Missing
-from torpor.model.home import Home
-from torpor.model.ids import RunId
+from torpor.control.service.forking import Forking, Wanted
+from torpor.control.storage import backup
+from torpor.control.storage.backup import back_up, read_facts, restore
+from torpor.core.errors import Conflict, Damaged, HostError, Invalid, Missing
+from torpor.core.home import Home
+from torpor.core.ids import RunId
 
 LONG_S = 3600.0
 

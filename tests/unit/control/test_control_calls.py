@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 from tests.unit.control.world import Calls, World
 
-from torpor.broker.client import Answer
-from torpor.control import cancelling
-from torpor.control.calls import BEGUN, DIED
-from torpor.control.forking import Wanted
-from torpor.control.service import Service
-from torpor.model.ids import OpId, RunId
-from torpor.model.states import RunState
+from torpor.control.service.forking import Wanted
+from torpor.control.service.service import Service
+from torpor.core.ids import OpId, RunId
+from torpor.core.states import RunState
+from torpor.egress.client import Answer
+from torpor.worker import cancelling
+from torpor.worker.calls import BEGUN, DIED
 
 pytestmark = pytest.mark.anyio
 

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 from tests.unit.control.world import World
 
-from torpor.control import cancelling
-from torpor.control.service import Service
-from torpor.model.errors import Conflict, HostError
-from torpor.model.ids import RunId
-from torpor.model.states import FINAL, RunState
+from torpor.control.service.service import Service
+from torpor.core.errors import Conflict, HostError
+from torpor.core.ids import RunId
+from torpor.core.states import FINAL, RunState
+from torpor.worker import cancelling
 
 pytestmark = pytest.mark.anyio
 

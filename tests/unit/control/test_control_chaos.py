@@ -13,10 +13,10 @@ from tests.unit.control.puppet import Object
 from tests.unit.control.world import World
 
 from torpor.contextlog import runs, waits
-from torpor.control import scheduler as scheduling
-from torpor.model.errors import Exhausted, NotFound
-from torpor.model.ids import RunId
-from torpor.model.states import FINAL, RunState
+from torpor.control.scheduler import scheduler as scheduling
+from torpor.core.errors import Exhausted, NotFound
+from torpor.core.ids import RunId
+from torpor.core.states import FINAL, RunState
 
 pytestmark = pytest.mark.anyio
 

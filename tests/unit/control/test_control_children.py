@@ -9,10 +9,10 @@ from tests.unit.control.plain import Plain
 
 from torpor.contextlog import runs
 from torpor.contextlog.runs import RunRow
-from torpor.control.onprocesses import ProcessCarriers
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
 from torpor.policy.freeze import PROCESS
+from torpor.worker.onprocesses import ProcessCarriers
 
 pytestmark = pytest.mark.anyio
 

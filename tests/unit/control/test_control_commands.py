@@ -14,8 +14,7 @@ from tests.unit.control.test_control_projects import SRC_LAYOUT, write
 from tests.unit.control.world import FREEZING, World
 
 from torpor.contextlog import runs
-from torpor.control.commands import HOST_MAX, RUN_MAX, WINDOW_BYTES, Command, Ended
-from torpor.model.errors import (
+from torpor.core.errors import (
     Conflict,
     Exhausted,
     GuestError,
@@ -23,11 +22,12 @@ from torpor.model.errors import (
     Invalid,
     TorporError,
 )
-from torpor.model.execs import Asked, Size
-from torpor.model.ids import RunId
-from torpor.model.starting import Start
-from torpor.model.states import RunState
+from torpor.core.execs import Asked, Size
+from torpor.core.ids import RunId
+from torpor.core.starting import Start
+from torpor.core.states import RunState
 from torpor.project.reading import read_agent
+from torpor.worker.commands import HOST_MAX, RUN_MAX, WINDOW_BYTES, Command, Ended
 
 pytestmark = pytest.mark.anyio
 

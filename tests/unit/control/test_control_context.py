@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from tests.unit.control.plain import Plain
 
-from torpor.broker.upstream import Reply, Request
 from torpor.contextlog import events
 from torpor.contextlog.conversation import Spoken, spoken
 from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.runs import RunRow
-from torpor.model.ids import RunId
-from torpor.model.states import FINAL, RunState
+from torpor.core.ids import RunId
+from torpor.core.states import FINAL, RunState
+from torpor.egress.upstream import Reply, Request
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "chat.py"
 

@@ -10,16 +10,16 @@ from sqlalchemy import Connection
 from tests.unit.contextlog.conftest import Commit
 from tests.unit.query.conftest import Log, fill, fork
 
-from torpor.cli import words
 from torpor.contextlog import calls
 from torpor.contextlog.calls import Used
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.runs import get_run
 from torpor.contextlog.totals import Totals
-from torpor.control.metrics import Metrics, Moment
-from torpor.model.ids import OpId, RunId
-from torpor.model.prices import Prices
-from torpor.model.replies import Reply
+from torpor.core.ids import OpId, RunId
+from torpor.core.prices import Prices
+from torpor.core.replies import Reply
+from torpor.web import words
+from torpor.worker.metrics import Metrics, Moment
 
 PRICES = Prices({"gpt": {"input": 2.0, "cached": 1.0, "output": 10.0}})
 NOTHING = Moment(Totals({}, 0, 0, 0, 0), 0, 0, 0, {}, [])

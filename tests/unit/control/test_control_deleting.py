@@ -11,11 +11,11 @@ from sqlalchemy import Connection
 from tests.unit.control.test_control_storage import Place, large_result, place
 
 from torpor.contextlog import runs
-from torpor.control.deleting import Deleting
-from torpor.model.errors import Conflict, Invalid
-from torpor.model.ids import RunId
-from torpor.model.retention import KEEP_ALL, Retention
-from torpor.model.states import RunState
+from torpor.control.service.deleting import Deleting
+from torpor.core.errors import Conflict, Invalid
+from torpor.core.ids import RunId
+from torpor.core.retention import KEEP_ALL, Retention
+from torpor.core.states import RunState
 from torpor.snapshot.store import LAYERS, MANIFESTS
 from torpor.snapshot.values import VALUES
 

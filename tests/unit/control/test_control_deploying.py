@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from torpor.control.deploying import Deploying
-from torpor.control.templates import Templates
+from torpor.control.service.deploying import Deploying
+from torpor.core.agentfile import AgentSource
+from torpor.core.errors import Invalid
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion
 from torpor.image.deps import layer_digest
 from torpor.image.intact import digests
-from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Invalid
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion
+from torpor.worker.templates import Templates
 
 pytestmark = pytest.mark.anyio
 

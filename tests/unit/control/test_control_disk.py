@@ -16,11 +16,12 @@ import pytest
 from tests.unit.control.world import World
 
 from torpor.blobs.local import LocalBlobs
-from torpor.control import driver, guest, pen, stillness
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
+from torpor.machines import guest
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import CHUNK, Incoming, read
+from torpor.worker import driver, pen, stillness
 
 pytestmark = pytest.mark.anyio
 SIZE = 3 << 20

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from torpor.control.doctor import Check, can_run, checks
-from torpor.model.home import Home
+from torpor.control.observe.doctor import Check, can_run, checks
+from torpor.core.home import Home
 from torpor.pager import launch
 
 SETUP = Path(__file__).parents[3] / "scripts" / "setup.sh"
@@ -24,7 +24,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Home:
     monkeypatch.delenv("TORPOR_ENGINE", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("shutil.which", lambda name, path=None: None)
-    monkeypatch.setattr("torpor.control.doctor.KEYRING", str(tmp_path / "absent"))
+    monkeypatch.setattr("torpor.control.observe.doctor.KEYRING", str(tmp_path / "absent"))
     monkeypatch.setattr(launch, "FUSE_DEVICE", Path(os.devnull))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     return Home(tmp_path / "home")
@@ -55,9 +55,9 @@ def test_what_emulation_costs_is_said(bare: Home, monkeypatch: pytest.MonkeyPatc
     def told() -> Check:
         return next(check for check in checks(bare) if check.name == "acceleration")
 
-    monkeypatch.setattr("torpor.control.doctor.KVM_DEVICE", Path(os.devnull))
+    monkeypatch.setattr("torpor.control.observe.doctor.KVM_DEVICE", Path(os.devnull))
     assert "probed once there is an image" in told().detail
-    monkeypatch.setattr("torpor.control.doctor.KVM_DEVICE", bare.root / "absent")
+    monkeypatch.setattr("torpor.control.observe.doctor.KVM_DEVICE", bare.root / "absent")
     check = told()
     assert check.ok is None
     assert "15 times as long" in check.detail

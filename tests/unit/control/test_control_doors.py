@@ -12,7 +12,7 @@ from tests.jsonvalues import ODD, VALUES, deep
 from tests.unit.control.plain import Plain
 
 from torpor.contextlog import events, transfer, waits
-from torpor.model.prices import Prices
+from torpor.core.prices import Prices
 from torpor.query.ask import Asking, Question
 
 pytestmark = pytest.mark.anyio

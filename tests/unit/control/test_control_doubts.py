@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from tests.unit.control.world import STUCK_S, World
 
-from torpor.control.service import Service
-from torpor.model.errors import Conflict, Invalid
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.control.service.service import Service
+from torpor.core.errors import Conflict, Invalid
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
 
 pytestmark = pytest.mark.anyio
 

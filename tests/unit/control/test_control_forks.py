@@ -12,12 +12,12 @@ from tests.unit.snapshot.gc_world import age
 from torpor.contextlog import keys as key_rows
 from torpor.contextlog import runs, snapshots, waits
 from torpor.contextlog.runs import RunRow
-from torpor.control.forking import Wanted
-from torpor.control.service import Service
-from torpor.control.storage import Storage
-from torpor.model.errors import Conflict, Invalid, NotFound
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.control.service.forking import Wanted
+from torpor.control.service.service import Service
+from torpor.control.storage.storage import Storage
+from torpor.core.errors import Conflict, Invalid, NotFound
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from torpor.control.conversation import Output, Said, Skipped
-from torpor.control.guest import Guest
-from torpor.model.errors import GuestError
+from torpor.core.errors import GuestError
+from torpor.machines.channel import Output, Said, Skipped
+from torpor.machines.guest import Guest
 from torpor.wire import messages
 from torpor.wire.link import CONTROL, STDERR, STDOUT, Link, Received
 

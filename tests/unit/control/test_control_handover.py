@@ -9,14 +9,14 @@ import pytest
 from tests.unit.control.world import POINTS, STUCK_S, Calls, Nth, World
 
 from torpor.contextlog import snapshots
-from torpor.control import cancelling
-from torpor.control import driver as driving
-from torpor.control import scheduler as scheduling
-from torpor.control.calls import BEGUN
-from torpor.control.onmachines import MachineCarriers
-from torpor.control.service import Service
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.control.scheduler import scheduler as scheduling
+from torpor.control.service.service import Service
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
+from torpor.worker import cancelling
+from torpor.worker import driver as driving
+from torpor.worker.calls import BEGUN
+from torpor.worker.onmachines import MachineCarriers
 
 pytestmark = pytest.mark.anyio
 

@@ -13,14 +13,14 @@ from tests.unit.control.world import World
 
 from torpor.contextlog import keys as key_rows
 from torpor.contextlog import snapshots
-from torpor.contextlog.store import LogStore
-from torpor.control.keys import Keys, switched_on, unwrap, wrap
-from torpor.control.storage import Storage
-from torpor.model.errors import Damaged, HostError, Invalid, Missing
-from torpor.model.home import Home
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.control.storage.storage import Storage
+from torpor.core.errors import Damaged, HostError, Invalid, Missing
+from torpor.core.home import Home
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
 from torpor.snapshot.seal import Key
+from torpor.worker.sealing import Keys, switched_on, unwrap, wrap
 
 pytestmark = pytest.mark.anyio
 

@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 from tests.unit.control.world import VERSION, World
 
 from torpor.contextlog import queues, runs
-from torpor.control.service import Service
-from torpor.model.errors import HostError
-from torpor.model.starting import Start
+from torpor.control.service.service import Service
+from torpor.core.errors import HostError
+from torpor.core.starting import Start
 
 pytestmark = pytest.mark.anyio
 

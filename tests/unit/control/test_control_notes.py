@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torpor.contextlog.entries import NewEntry
-from torpor.control.notes import Notes
+from torpor.worker.notes import Notes
 
 
 def note(text: str, op: str | None = None) -> Any:

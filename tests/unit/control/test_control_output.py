@@ -11,11 +11,11 @@ from tests.unit.control.plain import Plain
 
 from torpor.contextlog import schema
 from torpor.contextlog.waits import complete_wait, list_waits
-from torpor.control import beside
-from torpor.control.beside import Beside
-from torpor.control.conversation import OUTPUT_AHEAD_BYTES, Conversation, Output
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
+from torpor.machines.channel import OUTPUT_AHEAD_BYTES, Conversation, Output
+from torpor.worker import beside
+from torpor.worker.beside import Beside
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hasty")]
 MIB = 1 << 20

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from torpor.control.pool import Spares
+from torpor.machines.pool import Spares
 
 pytestmark = pytest.mark.anyio
 

@@ -19,15 +19,15 @@ from torpor.contextlog.agents import put_agent
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.output import ANEW
 from torpor.contextlog.runs import claim, create_run, get_run
-from torpor.contextlog.store import LogStore
-from torpor.control import beside, printed
-from torpor.control.beside import Beside
-from torpor.control.conversation import Output
-from torpor.control.output import Streams
-from torpor.control.pen import Pen
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, RunId
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion, RunId
+from torpor.logstore.sqlite import LogStore
+from torpor.machines.channel import Output
 from torpor.wire.link import STDERR, STDOUT
+from torpor.worker import beside, printed
+from torpor.worker.beside import Beside
+from torpor.worker.output import Streams
+from torpor.worker.pen import Pen
 
 T = TypeVar("T")
 

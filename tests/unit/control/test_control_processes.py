@@ -20,19 +20,19 @@ from hypothesis import strategies as st
 from tests.e2e.stage import wait_gone
 from tests.unit.control.plain import STUCK_S, Plain
 
-from torpor.broker.upstream import Reply, Request
 from torpor.contextlog import forks, waits
 from torpor.contextlog.runs import RunRow
-from torpor.control.conversation import Output, Skipped
-from torpor.control.loading import logged
-from torpor.control.processguest import MarkedOutput
-from torpor.model.agentfile import AgentSource
-from torpor.model.engines import PROCESS
-from torpor.model.errors import GuestError
-from torpor.model.ids import RunId, Seq
-from torpor.model.rules import parse_rules
-from torpor.model.starting import Start
-from torpor.model.states import FINAL, RunState
+from torpor.core.agentfile import AgentSource
+from torpor.core.engines import PROCESS
+from torpor.core.errors import GuestError
+from torpor.core.ids import RunId, Seq
+from torpor.core.rules import parse_rules
+from torpor.core.starting import Start
+from torpor.core.states import FINAL, RunState
+from torpor.egress.upstream import Reply, Request
+from torpor.machines.channel import Output, Skipped
+from torpor.worker.loading import logged
+from torpor.worker.processguest import MarkedOutput
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from torpor.control.conversation import Said
-from torpor.control.processguest import ProcessGuest
 from torpor.engine.process.agent import Agent
+from torpor.machines.channel import Said
+from torpor.worker.processguest import ProcessGuest
 
 pytestmark = pytest.mark.anyio
 

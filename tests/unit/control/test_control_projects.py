@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.unit.control.plain import Plain
 
-from torpor.model.errors import GuestError
+from torpor.core.errors import GuestError
 from torpor.project.reading import read_agent
 
 pytestmark = pytest.mark.anyio

@@ -10,11 +10,11 @@ import pytest
 from tests.unit.control.plain import Plain
 
 from torpor.contextlog import forks, waits
-from torpor.control.forking import Forking
-from torpor.control.keys import Keys
-from torpor.model.errors import Conflict, Invalid, NotFound
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.control.service.forking import Forking
+from torpor.core.errors import Conflict, Invalid, NotFound
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
+from torpor.worker.sealing import Keys
 
 pytestmark = pytest.mark.anyio
 

@@ -11,14 +11,14 @@ import pytest
 from sqlalchemy import Connection
 from tests.unit.control.plain import Plain
 
-import torpor.control.standing
+import torpor.worker.standing
 from torpor.contextlog import agents, deadlines, runs, schema
 from torpor.contextlog.deployments import choose_current
 from torpor.contextlog.runs import RunRow
-from torpor.control import retrying
-from torpor.control.standing import Result, Standing
-from torpor.model.ids import AgentVersion, RunId
-from torpor.model.states import FINAL, RunState
+from torpor.core.ids import AgentVersion, RunId
+from torpor.core.states import FINAL, RunState
+from torpor.worker import retrying
+from torpor.worker.standing import Result, Standing
 
 pytestmark = pytest.mark.anyio
 
@@ -167,7 +167,7 @@ def test_an_agent_rests_while_it_has_nothing_else_to_do(
     monkeypatch: pytest.MonkeyPatch, busy: int
 ) -> None:
     clock = SimpleNamespace(monotonic=count(0.0, 4.0).__next__)
-    monkeypatch.setattr(torpor.control.standing, "time", clock)
+    monkeypatch.setattr(torpor.worker.standing, "time", clock)
     standing = Standing()
     standing.unanswered.add("wait:a#1")
     standing.said({"waiting": 1, "busy": busy})

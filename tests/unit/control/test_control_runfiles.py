@@ -19,17 +19,17 @@ from tests.unit.control.test_control_storage import IMAGE, Place, place
 from torpor.blobs.local import Draft, LocalBlobs
 from torpor.contextlog import agents, deletion, files, forks, runs
 from torpor.contextlog.agents import AgentRow
-from torpor.control import transfer
-from torpor.control.backup import back_up, restore
-from torpor.control.keys import Keys
-from torpor.control.runfiles import RunFiles
-from torpor.model.errors import Conflict, Damaged, Exhausted, HostError, Invalid, NotFound
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, RunId
-from torpor.model.runfiles import UNTAKEN_S
-from torpor.model.runfiles import Place as FilePlace
-from torpor.model.states import RunState
+from torpor.control.storage import transfer
+from torpor.control.storage.backup import back_up, restore
+from torpor.core.errors import Conflict, Damaged, Exhausted, HostError, Invalid, NotFound
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion, RunId
+from torpor.core.runfiles import UNTAKEN_S
+from torpor.core.runfiles import Place as FilePlace
+from torpor.core.states import RunState
 from torpor.snapshot.values import VALUES, Deposit
+from torpor.worker.runfiles import RunFiles
+from torpor.worker.sealing import Keys
 
 pytestmark = pytest.mark.anyio
 
@@ -118,7 +118,7 @@ async def test_a_full_disk_is_waited_out_before_the_agent_begins(
             raise OSError(refused.pop(), "No space left on device")
         write(place, data)
 
-    monkeypatch.setattr("torpor.control.runfiles.FULL_RETRY_S", 0.0)
+    monkeypatch.setattr("torpor.worker.runfiles.FULL_RETRY_S", 0.0)
     monkeypatch.setattr(FilePlace, "write", full)
     run = await plain.run(await plain.deploy(AGENT), "look", files=await given(plain))
     assert await plain.result(run) == [GIVEN, GIVEN]
@@ -252,7 +252,7 @@ async def test_one_that_breaks_off_or_is_another_leaves_nothing(here: Place) -> 
 
 async def test_one_that_is_too_large_leaves_nothing(here: Place) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torpor.control.runfiles.FILE_BYTES_MAX", len(LARGE) - 1)
+        patch.setattr("torpor.worker.runfiles.FILE_BYTES_MAX", len(LARGE) - 1)
         with pytest.raises(Invalid, match="the file has more than 3,071,999 bytes"):
             await of(here).receive(coming(LARGE), None, None)
     assert stored(here) == []

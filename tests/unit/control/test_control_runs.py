@@ -12,13 +12,14 @@ import pytest
 from tests.unit.control.world import FREEZING, POINTS, Calls, Nth, World
 
 from torpor.contextlog import runs, snapshots
-from torpor.control import stillness, taken
-from torpor.control import thaw as thawing
-from torpor.control.calls import DIED
+from torpor.core.errors import Damaged, Exhausted, HostError, NotFound
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
 from torpor.engine.memory import CopyBuffer
-from torpor.model.errors import Damaged, Exhausted, HostError, NotFound
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.machines import capture as taken
+from torpor.machines import thaw as thawing
+from torpor.worker import stillness
+from torpor.worker.calls import DIED
 
 pytestmark = pytest.mark.anyio
 

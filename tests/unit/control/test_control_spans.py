@@ -18,12 +18,12 @@ from tests.unit.query.conftest import VERSION, Log, completion, conversation
 
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.runs import claim, create_run, transition
-from torpor.contextlog.store import LogStore
-from torpor.control.spans import Span, span_id, trace_id
-from torpor.control.telemetry import Otlp, Telemetry, wanted
-from torpor.model.errors import Missing
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.control.observe.spans import Span, span_id, trace_id
+from torpor.control.observe.telemetry import Otlp, Telemetry, wanted
+from torpor.core.errors import Missing
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
 
 
 class World:

@@ -12,9 +12,9 @@ import pytest
 from tests.unit.control.plain import Plain
 
 import torpor
-from torpor.control import onprocesses
-from torpor.control.spares import OF_SDK
-from torpor.model.agentfile import AgentSource
+from torpor.core.agentfile import AgentSource
+from torpor.worker import onprocesses
+from torpor.worker.spares import OF_SDK
 
 pytestmark = pytest.mark.anyio
 

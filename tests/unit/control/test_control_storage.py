@@ -22,28 +22,28 @@ from tests.unit.contextlog.conftest import claimable
 from tests.unit.snapshot.gc_world import age
 
 from torpor.contextlog import agents, bases, entries, keys, runs, snapshots, waits
-from torpor.contextlog.store import LogStore
 from torpor.contextlog.values import ValueRow, find_value, put_value
-from torpor.control import transfer
-from torpor.control.artifacts import Artifacts
-from torpor.control.keys import Keys
-from torpor.control.loading import tar_of
-from torpor.control.metrics import Metrics
-from torpor.control.runfiles import RunFiles
-from torpor.control.storage import Storage
-from torpor.control.values import Values
+from torpor.control.service.artifacts import Artifacts
+from torpor.control.storage import transfer
+from torpor.control.storage.storage import Storage
+from torpor.core.agentfile import AgentSource
+from torpor.core.errors import Conflict, Damaged, Invalid, NotFound
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
+from torpor.core.states import RunState
 from torpor.engine.protocol import Shape
-from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Conflict, Damaged, Invalid, NotFound
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, Epoch, OpId, RunId
-from torpor.model.states import RunState
+from torpor.logstore.sqlite import LogStore
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
 from torpor.snapshot.values import VALUES, Incoming, Kept
 from torpor.wire.link import LinkState
+from torpor.worker.loading import tar_of
+from torpor.worker.metrics import Metrics
+from torpor.worker.runfiles import RunFiles
+from torpor.worker.sealing import Keys
+from torpor.worker.values import Values
 
 IMAGE = "e" * 32
 LINK = LinkState(0, 0, (), None, b"").to_json()
@@ -440,7 +440,7 @@ def _grow_old(here: Place) -> None:
 
 def _changed(data: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
     """The export with another header."""
-    from torpor.control import archive
+    from torpor.control.storage import archive
 
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         read: dict[str, bytes] = {}

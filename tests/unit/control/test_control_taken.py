@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.control import taken as module
-from torpor.control.taken import GivenUp, InMachine, Taken
 from torpor.engine.memory import CopyBuffer, PageNumbers
+from torpor.machines import capture as module
+from torpor.machines.capture import GivenUp, InMachine, Taken
 from torpor.snapshot.build import Changed
 from torpor.snapshot.layer import PAGE, Pages
 from torpor.snapshot.pages import InFile, chunks

@@ -11,14 +11,14 @@ from tests.unit.control.world import VERSION, World
 
 from torpor.contextlog import agents, bases, snapshots
 from torpor.contextlog.bases import BaseRow
-from torpor.control import templates
-from torpor.control.bases import booted_key, imported_key
-from torpor.control.loading import logged
-from torpor.control.templates import Template, Templates
-from torpor.model.agentfile import AgentSource
-from torpor.model.ids import AgentVersion
-from torpor.model.imports import Import
+from torpor.core.agentfile import AgentSource
+from torpor.core.ids import AgentVersion
+from torpor.core.imports import Import
 from torpor.snapshot.gather import TEMPLATE_LAYERS, _movable
+from torpor.worker import templates
+from torpor.worker.bases import booted_key, imported_key
+from torpor.worker.loading import logged
+from torpor.worker.templates import Template, Templates
 
 pytestmark = pytest.mark.anyio
 

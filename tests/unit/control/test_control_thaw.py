@@ -9,8 +9,8 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.control import thaw
-from torpor.control.guest import Guest
+from torpor.machines import thaw
+from torpor.machines.guest import Guest
 
 PART = 4000  # small, so that lists of small records have several
 

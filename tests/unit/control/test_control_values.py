@@ -12,11 +12,11 @@ from tests.unit.control.puppet import DIGEST
 from tests.unit.control.world import World
 
 from torpor.contextlog.entries import EntryRow
-from torpor.control import values
-from torpor.model.errors import Conflict, HostError, NotFound
-from torpor.model.ids import OpId, RunId
-from torpor.model.states import RunState
+from torpor.core.errors import Conflict, HostError, NotFound
+from torpor.core.ids import OpId, RunId
+from torpor.core.states import RunState
 from torpor.snapshot.values import VALUES, Incoming
+from torpor.worker import values
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,8 @@ from tests.unit.control.puppet import DIGEST
 from tests.unit.control.world import VERSION, World
 
 from torpor.contextlog import agents, entries, forks, runs
-from torpor.model.ids import RunId
-from torpor.model.states import FINAL, RunState
+from torpor.core.ids import RunId
+from torpor.core.states import FINAL, RunState
 from torpor.policy.divergence import FORKS_MAX
 
 pytestmark = pytest.mark.anyio

@@ -9,9 +9,9 @@ import pytest
 from tests.unit.control.world import FREEZING, STUCK_S, Nth, World
 
 from torpor.contextlog.runs import RunRow
-from torpor.model.errors import NotFound
-from torpor.model.ids import RunId
-from torpor.model.states import RunState
+from torpor.core.errors import NotFound
+from torpor.core.ids import RunId
+from torpor.core.states import RunState
 
 pytestmark = pytest.mark.anyio
 

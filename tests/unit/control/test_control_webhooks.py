@@ -15,19 +15,19 @@ import pytest
 from torpor.contextlog import agents, notices, runs, schema, waits
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.runs import RunRow
-from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow
-from torpor.control import webhooks
-from torpor.control.hooks import Hooks, Unsigned
-from torpor.control.keys import Keys
-from torpor.control.pen import Pen
-from torpor.control.waiting import Answer, Waiting
-from torpor.control.webhooks import Webhooks
-from torpor.model.errors import Conflict, Invalid, NotFound
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion
-from torpor.model.states import RunState
+from torpor.control.service import webhooks
+from torpor.control.service.hooks import Hooks, Unsigned
+from torpor.control.service.waiting import Answer, Waiting
+from torpor.control.service.webhooks import Webhooks
+from torpor.core.errors import Conflict, Invalid, NotFound
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
 from torpor.policy import signing
+from torpor.worker.pen import Pen
+from torpor.worker.sealing import Keys
 
 pytestmark = pytest.mark.anyio
 

@@ -23,39 +23,39 @@ from sqlalchemy import Connection
 from tests.unit.control.brokers import PlayedBroker, PlayedUpstream
 from tests.unit.control.puppet import Object, Puppet, State
 
-from torpor.broker.upstream import Reply, Request
 from torpor.contextlog import agents, entries, runs, snapshots, waits
 from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.news import Claimable
 from torpor.contextlog.runs import RunRow
-from torpor.contextlog.store import LogStore, tell
 from torpor.contextlog.waits import WaitRow
-from torpor.control.commands import Commands
-from torpor.control.executing import Executing
-from torpor.control.keys import Keys
-from torpor.control.machines import Captured, Live, Machines
-from torpor.control.metrics import Metrics
-from torpor.control.model import Model
-from torpor.control.onmachines import MachineCarriers
-from torpor.control.onprocesses import ProcessCarriers
-from torpor.control.runfiles import RunFiles
-from torpor.control.scheduler import Scheduler
-from torpor.control.sparse import whole
-from torpor.control.taken import Taken
-from torpor.control.templates import Templates
-from torpor.control.values import Values
+from torpor.control.scheduler.scheduler import Scheduler
+from torpor.control.service.executing import Executing
+from torpor.core.engines import QEMU
+from torpor.core.errors import HostError, InternalError, NotFound
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion, RunId
+from torpor.core.states import FINAL, RunState
+from torpor.egress.models import Model
+from torpor.egress.upstream import Reply, Request
 from torpor.engine.memory import PAGE, PageNumbers, Pages
 from torpor.engine.protocol import Files, Shape
 from torpor.image.build import Image
-from torpor.model.engines import QEMU
-from torpor.model.errors import HostError, InternalError, NotFound
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, RunId
-from torpor.model.states import FINAL, RunState
+from torpor.logstore.sqlite import LogStore, tell
+from torpor.machines.capture import Taken
+from torpor.machines.host import Captured, Live, Machines
+from torpor.machines.sparse import whole
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
 from torpor.wire.link import Link
+from torpor.worker.commands import Commands
+from torpor.worker.metrics import Metrics
+from torpor.worker.onmachines import MachineCarriers
+from torpor.worker.onprocesses import ProcessCarriers
+from torpor.worker.runfiles import RunFiles
+from torpor.worker.sealing import Keys
+from torpor.worker.templates import Templates
+from torpor.worker.values import Values
 
 T = TypeVar("T")
 Act = Callable[[], Awaitable[None]]
@@ -634,7 +634,7 @@ class World:
 
 
 class WorldEngines:
-    """What `torpor.control.executing` needs of the engines."""
+    """What `torpor.control.service.executing` needs of the engines."""
 
     def __init__(self, world: World) -> None:
         self._world = world

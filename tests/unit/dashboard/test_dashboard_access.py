@@ -13,10 +13,10 @@ import pytest
 from tests.unit.api.memory_service import PLAYER, VERSION, MemoryService
 
 from torpor.api.app import create_app
+from torpor.core.agentfile import AgentSource
+from torpor.core.home import Home
 from torpor.dashboard import sessions
 from torpor.dashboard.sessions import Sessions
-from torpor.model.agentfile import AgentSource
-from torpor.model.home import Home
 
 ORIGIN = "http://127.0.0.1:7717"
 PAGES = [

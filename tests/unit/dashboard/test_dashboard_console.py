@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.unit.dashboard.test_dashboard_access import Browser, browse
 
+from torpor.core.home import Home
 from torpor.dashboard.charts import CHARTS_MAX, HEIGHT, WIDTH, charts
-from torpor.model.home import Home
 
 CELLS = st.none() | st.integers(-(10**9), 10**9) | st.floats() | st.text(max_size=5)
 

@@ -9,10 +9,10 @@ import pytest
 from tests.unit.api.memory_service import VERSION
 from tests.unit.dashboard.test_dashboard_access import Browser, browse
 
-from torpor.control.runfiles import RunFiles
+from torpor.core.home import Home
+from torpor.core.runfiles import RunFile
 from torpor.dashboard.render import previewed
-from torpor.model.home import Home
-from torpor.model.runfiles import RunFile
+from torpor.worker.runfiles import RunFiles
 
 
 def test_a_run_lists_its_files_and_gives_them_as_downloads(home: Home) -> None:

@@ -8,9 +8,9 @@ import pytest
 from tests.unit.api.memory_service import VERSION
 from tests.unit.dashboard.test_dashboard_access import Browser, browse
 
-from torpor.control.forking import Wanted
+from torpor.control.service.forking import Wanted
+from torpor.core.home import Home
 from torpor.dashboard import render
-from torpor.model.home import Home
 
 
 def _wanted(how: str) -> Wanted:

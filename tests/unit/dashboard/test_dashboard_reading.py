@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torpor.core.prices import Prices
 from torpor.dashboard import life, turns
 from torpor.dashboard.timeline import BAD, BUSY, GOOD, Item, Timeline
 from torpor.dashboard.turns import Asked, Said
-from torpor.model.prices import Prices
 
 KEYS = st.sampled_from(
     ["messages", "input", "choices", "message", "content", "usage", "tool_calls", "function"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from torpor.core.errors import Invalid
 from torpor.engine.protocol import Files, Shape
 from torpor.engine.qemu.command import CPU, KERNEL_ARGUMENTS, MACHINE, SANDBOX, command
-from torpor.model.errors import Invalid
 
 SHAPE = Shape("qemu", "7.2.22", "tcg", CPU["tcg"], MACHINE, 512, 2048, "image", "")
 RESTORED = Files(Path("/m/memory"), Path("/m/disk"), Path("/i/root.erofs"), None)

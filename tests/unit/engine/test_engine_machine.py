@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from torpor.core.errors import Damaged, HostError, InternalError, Missing
 from torpor.engine.memory import PAGE
 from torpor.engine.protocol import Files, Shape
 from torpor.engine.qemu import machine as machines
@@ -20,7 +21,6 @@ from torpor.engine.qemu.command import CPU, MACHINE, command
 from torpor.engine.qemu.engine import QemuEngine
 from torpor.engine.qemu.machine import ArgvFor, QemuMachine
 from torpor.engine.qemu.probe import Probe, find_qemu
-from torpor.model.errors import Damaged, HostError, InternalError, Missing
 
 pytestmark = pytest.mark.anyio
 MIB = 64

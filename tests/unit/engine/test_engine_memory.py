@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from torpor.core.errors import HostError, InternalError
 from torpor.engine import memory
 from torpor.engine.memory import (
     PAGE,
@@ -23,7 +24,6 @@ from torpor.engine.memory import (
     read_pages,
     touched_pages,
 )
-from torpor.model.errors import HostError, InternalError
 
 PAGES = 6000
 LENGTH = PAGES * PAGE

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from torpor.core.errors import Missing
 from torpor.engine.qemu import probe as probing
 from torpor.engine.qemu.probe import BINARY, find_qemu, host_tsc_khz, probe
-from torpor.model.errors import Missing
 
 KERNEL, INITRAMFS = Path("/k"), Path("/i")
 VERSION = 'test "$1" = --version && echo "QEMU emulator version 7.2.22 (Debian)" && exit\n'

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
+from torpor.core.errors import Damaged
 from torpor.engine.qemu.reload import TAG, for_snapshot_load
-from torpor.model.errors import Damaged
 
 CLUSTER = 1 << 16
 

@@ -195,7 +195,7 @@ def test_replay_of_part_of_a_log(drive: Callable[[], Driver]) -> None:
     second = drive()
     assert second.value(source, journal=first.journal()[:2]) == [10, 20, 30, [3]]
     assert [each["op"] for each in second.said("begin")] == ["step:work#3"]
-    # It does not know what of this the log has: the host does (`control.notes`).
+    # It does not know what of this the log has: the host does (`worker.notes`).
     assert [each["data"]["message"] for each in second.said("note")] == ["one", "two", "three"]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from torpor.model.layout import PATHS, PROGRAMS, SITE
+from torpor.core.layout import PATHS, PROGRAMS, SITE
 
 if TYPE_CHECKING:
     from tests.unit.guest.conftest import Driver

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from torpor.core.errors import Invalid
 from torpor.guest.unpack import unpack
-from torpor.model.errors import Invalid
 
 
 def made(*members: tarfile.TarInfo, content: bytes = b"") -> bytes:

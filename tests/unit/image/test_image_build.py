@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from torpor.core.errors import Exhausted, Missing, NotFound
+from torpor.core.home import Home
 from torpor.image import recipe, tools
 from torpor.image.build import Image, image_digest, open_image
 from torpor.image.bytecode import compile_tree
-from torpor.model.errors import Exhausted, Missing, NotFound
-from torpor.model.home import Home
 
 needs_mkfs = pytest.mark.skipif(
     shutil.which("mkfs.ext4", path="/usr/sbin:/sbin") is None, reason="e2fsprogs is not installed"

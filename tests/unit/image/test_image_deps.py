@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from torpor.core.errors import Invalid, Missing
+from torpor.core.home import Home
 from torpor.image import deps
 from torpor.image.deps import check_python, ensure_deps, essential_lines, layer_digest
-from torpor.model.errors import Invalid, Missing
-from torpor.model.home import Home
 
 needs_tools = pytest.mark.skipif(
     shutil.which("mkfs.erofs") is None, reason="mkfs.erofs is not installed"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from tests.unit.image.test_image_deps import needs_tools, wheel_of
 
-from torpor.control.doctor import checks
+from torpor.control.observe.doctor import checks
+from torpor.core.home import Home
 from torpor.image import build
 from torpor.image.build import Image, ensure_image, image_damage
 from torpor.image.deps import ensure_deps, layer_damage
 from torpor.image.intact import damage, digests
 from torpor.image.publish import Workspace, build_once
-from torpor.model.home import Home
 
 
 def _root(workspace: Workspace, progress: object) -> Path:

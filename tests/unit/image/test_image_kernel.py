@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torpor.core.errors import HostError
 from torpor.image.kernel import insertion_order, module_dependencies
-from torpor.model.errors import HostError
 
 
 @given(st.lists(st.lists(st.integers(min_value=0, max_value=100), max_size=5), max_size=20))

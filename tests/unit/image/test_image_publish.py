@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from torpor.core.errors import Exhausted
 from torpor.image.publish import Workspace, build_once
-from torpor.model.errors import Exhausted
 
 
 def _visible(parent: Path) -> list[str]:

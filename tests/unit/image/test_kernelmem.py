@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
+from torpor.core.errors import HostError
 from torpor.image.kernelmem import PAGE, kernel_memory
-from torpor.model.errors import HostError
 
 LOAD, NOTE = 1, 4
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torpor.model.errors import Missing
-from torpor.model.home import Home
+from torpor.core.errors import Missing
+from torpor.core.home import Home
 from torpor.pager.client import PagerClient
 from torpor.pager.launch import ensure_pager, require_fuse
 from torpor.snapshot.build import Changed, build

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.pager.control import FIELDS, LINE_BYTES_MAX, parse
 
 

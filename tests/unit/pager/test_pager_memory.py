@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from torpor.model.errors import Damaged
+from torpor.core.errors import Damaged
 from torpor.snapshot.layer import PAGE
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from torpor.model.errors import HostError, Missing
+from torpor.core.errors import HostError, Missing
 from torpor.pager import launch
 from torpor.pager.client import PagerClient
 from torpor.pager.launch import ensure_pager

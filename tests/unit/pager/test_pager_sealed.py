@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.unit.pager.test_pager_control import answers, connected
 
-from torpor.model.errors import Damaged
+from torpor.core.errors import Damaged
 from torpor.pager.content import Contents
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import PAGE

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from torpor.model.errors import CallerError, Conflict, Invalid, NotFound
+from torpor.core.errors import CallerError, Conflict, Invalid, NotFound
 from torpor.snapshot.layer import PAGE
 
 MEMORY = b"".join(bytes([n]) * PAGE for n in range(1, 33))

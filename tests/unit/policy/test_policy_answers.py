@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.policy import answers
 from torpor.policy.answers import check_answer, check_schema, problems
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from torpor.model.divergence import ON_DIVERGENCE, check_on_divergence
-from torpor.model.errors import Invalid
+from torpor.core.divergence import ON_DIVERGENCE, check_on_divergence
+from torpor.core.errors import Invalid
 from torpor.policy.divergence import FORKS_MAX, Fork, GoOn, Stop, decide
 
 

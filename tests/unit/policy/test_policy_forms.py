@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.model.errors import Part
-from torpor.policy import forms
+from torpor.core.errors import Part
 from torpor.policy.answers import check_answer, check_schema
-from torpor.policy.forms import Field, answer, by_field, form, leaves
+from torpor.web import forms
+from torpor.web.forms import Field, answer, by_field, form, leaves
 
 OPTIONAL = {"anyOf": [{"type": "integer"}, {"type": "null"}], "title": "Age"}
 

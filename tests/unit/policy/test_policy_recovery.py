@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-from torpor.model.states import FINAL, RunState, may_follow
+from torpor.core.states import FINAL, RunState, may_follow
 from torpor.policy.recovery import TABLE, Act, Driver, Facts, Origins, decide
 
 YES_NO = (False, True)

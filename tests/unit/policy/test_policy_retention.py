@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.model.errors import Invalid
-from torpor.model.ids import AgentVersion, SnapshotId
-from torpor.model.keep import Keep, parse_keep
+from torpor.core.errors import Invalid
+from torpor.core.ids import AgentVersion, SnapshotId
+from torpor.core.keep import Keep, parse_keep
 from torpor.policy.retention import (
     BASES_MAX,
     Deployed,

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from torpor.model.rules import parse_rules
+from torpor.core.rules import parse_rules
 from torpor.policy.retries import BACKOFF_S_MAX, Retry, decide
 
 RULES = parse_rules({"retries": 3, "retry_backoff": "8s", "memory_max": "1G"}, "rules")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.policy.schedules import LATE_S, MISSED_MAX, Times, due
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Invalid
+from torpor.core.agentfile import AgentSource
+from torpor.core.errors import Invalid
 from torpor.project.missing import missing_file, missing_module
 from torpor.project.reading import read_agent
 

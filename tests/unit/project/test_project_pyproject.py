@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from torpor.model.errors import Invalid
-from torpor.model.layout import PROGRAMS, SITE
+from torpor.core.errors import Invalid
+from torpor.core.layout import PROGRAMS, SITE
 from torpor.project.pyproject import Pyproject
 
 DYNAMIC = 'dynamic = ["version"]\n'

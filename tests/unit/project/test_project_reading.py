@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.model.agentfile import AgentSource
-from torpor.model.errors import Invalid, NotFound, TorporError
-from torpor.model.sizes import size_mib
+from torpor.core.agentfile import AgentSource
+from torpor.core.errors import Invalid, NotFound, TorporError
+from torpor.core.sizes import size_mib
 from torpor.project import tree
 from torpor.project.facts import pep723
 from torpor.project.reading import read_agent

@@ -16,12 +16,12 @@ from torpor.api.app import create_app
 from torpor.api.public import public_app
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.runs import claim, create_run, transition
-from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import WaitRow, complete_wait, create_wait, get_wait
-from torpor.control.service import Service
-from torpor.model.home import Home
-from torpor.model.ids import AgentVersion, Epoch, OpId, RunId
-from torpor.model.states import RunState
+from torpor.control.service.service import Service
+from torpor.core.home import Home
+from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
 
 BASE = "https://agents.example.com"
 VERSION = AgentVersion("a" * 32)

@@ -12,11 +12,11 @@ import pytest
 from tests.unit.public.conftest import BROWSER, Outside, Talk
 
 from torpor.contextlog.keys import put_key
-from torpor.control.keys import wrap
-from torpor.control.links import Links
-from torpor.model.errors import NotFound
-from torpor.model.ids import WaitId
+from torpor.control.service.links import Links
+from torpor.core.errors import NotFound
+from torpor.core.ids import WaitId
 from torpor.snapshot.seal import Key
+from torpor.worker.sealing import wrap
 
 Talking = Callable[[Talk], None]
 SCHEMA = {

@@ -17,11 +17,11 @@ from torpor.contextlog.forks import Fork, fork_of, fork_run
 from torpor.contextlog.keys import put_key
 from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import claim, create_run, get_run, transition
-from torpor.contextlog.store import LogStore
 from torpor.contextlog.waits import complete_wait, create_wait
-from torpor.model.ids import AgentVersion, Epoch, OpId, RunId
-from torpor.model.prices import Prices
-from torpor.model.states import RunState
+from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
+from torpor.core.prices import Prices
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
 from torpor.query.ask import Answer, Asking, Question
 
 VERSION = AgentVersion("a" * 32)

@@ -14,8 +14,8 @@ import pytest
 from tests.unit.query.conftest import PRICES, SECRET, Ask
 
 from torpor.contextlog import schema
-from torpor.model.errors import Exhausted, Invalid, TorporError
-from torpor.model.ids import RunId
+from torpor.core.errors import Exhausted, Invalid, TorporError
+from torpor.core.ids import RunId
 from torpor.query import ask as asking
 from torpor.query import worker
 from torpor.query.ask import Asking, Question, TookTooLong

@@ -15,9 +15,9 @@ from tests.unit.query.conftest import PRICES, VERSION, Ask
 from torpor.contextlog import schema
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.runs import claim, create_run, transition
-from torpor.contextlog.store import LogStore
-from torpor.model.ids import RunId, Seq
-from torpor.model.states import RunState
+from torpor.core.ids import RunId, Seq
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
 from torpor.query.ask import Asking, Question
 from torpor.query.views import VIEWS
 

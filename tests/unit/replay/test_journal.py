@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from torpor.model.ids import op_id
+from torpor.core.ids import op_id
 from torpor.replay.journal import Asked, Divergence, Early, Journal, Recorded
 
 

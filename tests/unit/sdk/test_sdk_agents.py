@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.sdk.agents import Agent
 
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.model.errors import Invalid
+from torpor.core.errors import Invalid
 from torpor.policy import inputs
 from torpor.sdk import values
 from torpor.sdk.agents import Agent

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.model import jsonvalues
+from torpor.core import jsonvalues
 from torpor.sdk.values import NotJson, pack, unpack, written
 from torpor.sdk.waits import WaitResult
 

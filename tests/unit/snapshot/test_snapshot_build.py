@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torpor.blobs.local import Draft
-from torpor.model.errors import InternalError, Invalid
+from torpor.core.errors import InternalError, Invalid
 from torpor.snapshot import build as building
 from torpor.snapshot import gather
 from torpor.snapshot import pages as sources

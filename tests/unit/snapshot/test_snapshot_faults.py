@@ -27,7 +27,7 @@ from tests.unit.snapshot.gc_world import (
 )
 
 from torpor.blobs import local
-from torpor.model.errors import Exhausted
+from torpor.core.errors import Exhausted
 from torpor.snapshot import gc
 from torpor.snapshot.store import SnapshotStore
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from torpor.blobs.local import LocalBlobs
-from torpor.model.errors import Damaged, InternalError
+from torpor.core.errors import Damaged, InternalError
 from torpor.snapshot.layer import (
     FRAME,
     FRAME_PAGES,

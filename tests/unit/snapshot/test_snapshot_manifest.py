@@ -15,7 +15,7 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torpor.model.errors import Damaged, InternalError
+from torpor.core.errors import Damaged, InternalError
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.manifest import MAGIC, MAGIC_1, LayerRef, Manifest, Region
 from torpor.snapshot.refs import make_refs

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torpor.model.errors import Damaged
+from torpor.core.errors import Damaged
 from torpor.snapshot.layer import FRAME, FRAME_PAGES, PAGE, Pages, write_layer
 from torpor.snapshot.manifest import LayerRef, Manifest, Region
 from torpor.snapshot.reader import FrameCache, PageReader, Tally

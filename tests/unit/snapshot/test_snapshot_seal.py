@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.model.errors import Damaged, InternalError
+from torpor.core.errors import Damaged, InternalError
 from torpor.snapshot import seal
 from torpor.snapshot.build import Built, Changed, build
 from torpor.snapshot.gc import collect

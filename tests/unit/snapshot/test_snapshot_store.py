@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torpor.model.errors import Damaged, NotFound
+from torpor.core.errors import Damaged, NotFound
 from torpor.snapshot.build import Built, Changed, ImageIndex, build, build_index
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.pages import InMemory

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from torpor.blobs.local import LocalBlobs
-from torpor.model.errors import Damaged
+from torpor.core.errors import Damaged
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import CHUNK, VALUES, Incoming, Kept, collect, read
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torpor.model.errors import Damaged
+from torpor.core.errors import Damaged
 from torpor.wire import link as wire
 from torpor.wire.link import MARKER, Link, LinkError, LinkState, Received
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torpor.model import jsonvalues
-from torpor.model.errors import Invalid
+from torpor.core import jsonvalues
+from torpor.core.errors import Invalid
 from torpor.wire import messages
 from torpor.wire.messages import FROM_GUEST, FROM_HOST, MESSAGES, decode, encode
 

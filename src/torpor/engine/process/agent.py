@@ -17,9 +17,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from torpor.core.errors import HostError
+from torpor.core.imports import Import
 from torpor.engine.cputime import cpu_s
-from torpor.model.errors import HostError
-from torpor.model.imports import Import
 
 # What it gets of the server's environment: where programs, temporary files and certificates are,
 # and how to write. Not what else is in there: keys, for example (rule 9).
@@ -49,7 +49,7 @@ class Interpreter:
 @dataclass(frozen=True)
 class Ahead:
     """What a process has imported before it knows its agent, as any agent that looks like this
-    would have it first (`torpor.model.imports`)."""
+    would have it first (`torpor.core.imports`)."""
 
     entry: str
     files: tuple[tuple[str, bytes], ...]  # as far as imports may know of them

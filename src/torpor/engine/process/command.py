@@ -16,8 +16,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from torpor.core.execs import CANNOT_EXECUTE, NOT_FOUND, Asked
 from torpor.guest.pumping import STDERR, STDOUT, Ends, Pump, Side, open_terminal
-from torpor.model.execs import CANNOT_EXECUTE, NOT_FOUND, Asked
 
 _BECOME = f"""
 import ctypes, os, signal, sys
@@ -48,7 +48,7 @@ class NotStarted(Exception):
 
 
 class LocalCommand:
-    """Has what `torpor.control.commands.Hand` asks for."""
+    """Has what `torpor.worker.commands.Hand` asks for."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, ends: Ends, side: Side, window: int

@@ -23,6 +23,7 @@ from typing import cast
 
 from qemu.qmp import EventListener, QMPClient, QMPError
 
+from torpor.core.errors import HostError, InternalError
 from torpor.engine.cputime import cpu_s
 from torpor.engine.memory import (
     PAGE,
@@ -35,7 +36,6 @@ from torpor.engine.memory import (
     write_pages,
 )
 from torpor.engine.qemu import reload
-from torpor.model.errors import HostError, InternalError
 from torpor.snapshot.pages import runs_of
 
 ArgvFor = Callable[[int, int, int], list[str]]

@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torpor.model.errors import Missing
+from torpor.core.errors import Missing
 
 BINARY = "qemu-system-x86_64"
 KVM_DEVICE = Path("/dev/kvm")

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import struct
 
-from torpor.model.errors import Damaged
+from torpor.core.errors import Damaged
 
 TAG = "torpor"
 

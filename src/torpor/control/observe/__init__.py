@@ -1,0 +1,1 @@
+"""What can be seen of torpor at work: traces, and what its host can do."""

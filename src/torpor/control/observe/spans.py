@@ -1,0 +1,228 @@
+"""A run's log as the spans of one trace, by OpenTelemetry's conventions for generative AI. Pure.
+
+    run                      invoke_agent AGENT      from its creation to its end
+     ├─ a machine's turn     machine 1               from its claim to its freeze, or the run's end
+     │   ├─ a model call     chat MODEL              client; tokens, who answered, why it ended
+     │   ├─ a step           step NAME
+     │   └─ a wait           wait NAME               ends in a later turn, mostly
+     └─ machine 2            linked to machine 1
+
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/). Ids are made of the run's and the
+operation's names: what is exported twice is the same span, and who asks an agent's systems where a
+request came from finds the run. A span is told when the turn ends in which it did, which is a
+change of the run's state; what has no end when the run ends, ends with it, as an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any
+
+from torpor.core.replies import HTTP_ERROR, read_reply
+from torpor.core.states import FINAL
+
+Value = str | int | float | bool | list[str]
+
+_BEGINS = frozenset({"run.started", "run.resumed", "run.recovered"})
+_ENDINGS = {f"run.{state.value}": state.value for state in FINAL}
+_SUSPENDED = "run.suspended"
+_NAMES = {"wait": "wait", "sleep": "sleep", "step": "step", "checkpoint": "checkpoint"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Times are unix seconds; from `told` on it is to be sent. `error` says why it is one; `links`
+    are spans of the same trace."""
+
+    id: int
+    parent: int | None
+    name: str
+    began: float
+    ended: float
+    told: float = 0.0
+    attributes: Mapping[str, Value] = field(default_factory=dict)
+    links: tuple[int, ...] = ()
+    client: bool = False
+    error: str | None = None
+
+
+def trace_id(run: str) -> int:
+    return int.from_bytes(blake2b(run.encode(), digest_size=16).digest())
+
+
+def span_id(run: str, what: str) -> int:
+    return int.from_bytes(blake2b(f"{run}\n{what}".encode(), digest_size=8).digest())
+
+
+def spans(run: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> list[Span]:
+    """What is to be told of a run, in the order in which it ended. `run` is as the API shows it."""
+    return _Reading(run).read(entries)
+
+
+@dataclass
+class _Turn:
+    epoch: Any
+    id: int
+    began: float
+    before: int | None  # the turn before
+
+
+class _Reading:
+    def __init__(self, run: Mapping[str, Any]) -> None:
+        self._run = run
+        self._root = span_id(run["id"], "run")
+        self._turn: _Turn | None = None
+        self._at_work = False  # the turn has not ended
+        self._open: dict[str, tuple[Mapping[str, Any], int]] = {}  # op → its beginning, the turn
+        self._done: list[Span] = []  # not told yet
+        self._told: list[Span] = []
+
+    def read(self, entries: Iterable[Mapping[str, Any]]) -> list[Span]:
+        for entry in entries:
+            kind, at = entry["kind"], entry["at"]
+            if kind in _BEGINS:
+                self._end_turn(at, error="its machine was lost")
+                before = self._turn.id if self._turn else None
+                id = span_id(self._run["id"], f"machine {entry['epoch']}")
+                self._turn = _Turn(entry["epoch"], id, at, before)
+                self._at_work = True
+            elif kind == _SUSPENDED:
+                self._end_turn(at)
+                self._tell(at)
+            elif kind == "op.begin":
+                self._open[entry["op"]] = (entry, self._turn.id if self._turn else self._root)
+            elif kind == "op.end" and entry["op"] in self._open:
+                self._end_operation(entry["op"], at, entry["data"])
+            elif kind in _ENDINGS:
+                self._end_run(at, entry["data"], _ENDINGS[kind])
+                self._tell(at)
+        return self._told
+
+    def _tell(self, at: float) -> None:
+        self._told += [replace(span, told=at) for span in self._done]
+        self._done.clear()
+
+    def _end_turn(self, at: float, error: str | None = None) -> None:
+        if self._turn is None or not self._at_work:
+            return
+        self._at_work = False
+        self._done.append(
+            Span(
+                id=self._turn.id,
+                parent=self._root,
+                name=f"machine {self._turn.epoch}",
+                began=self._turn.began,
+                ended=at,
+                attributes={"torpor.run.id": self._run["id"], "torpor.epoch": self._turn.epoch},
+                links=() if self._turn.before is None else (self._turn.before,),
+                error=error,
+            )
+        )
+
+    def _end_operation(self, op: str, at: float, data: Mapping[str, Any] | None) -> None:
+        """`data` is of its result; None if the run ended without one."""
+        entry, turn = self._open.pop(op)
+        begun = entry["data"]
+        kind, name = str(begun.get("kind")), str(begun.get("name"))
+        attributes: dict[str, Value] = {"torpor.run.id": self._run["id"], "torpor.operation": op}
+        error: str | None = None
+        if data is None:
+            error = "the run ended before it did"
+        elif not data.get("ok", True):
+            failed = data.get("error") or {}
+            error = f"{failed.get('type')}: {failed.get('message')}"
+            attributes["error.type"] = str(failed.get("type"))
+        title = f"{_NAMES.get(kind, kind)} {name}"
+        if kind == "model":
+            title, told = _model_call(begun, data)
+            attributes |= told
+            status = told.get("http.response.status_code")
+            if isinstance(status, int) and status >= HTTP_ERROR:
+                error = f"the model's server answered {status}"
+                attributes["error.type"] = str(status)
+        here = self._turn.id if self._turn else self._root
+        self._done.append(
+            Span(
+                id=span_id(self._run["id"], op),
+                parent=turn,
+                name=title,
+                began=entry["at"],
+                ended=at,
+                attributes=attributes,
+                links=() if here == turn else (here,),  # where it went on
+                client=kind == "model",
+                error=error,
+            )
+        )
+
+    def _end_run(self, at: float, data: Mapping[str, Any], state: str) -> None:
+        for op in list(self._open):
+            self._end_operation(op, at, None)
+        self._end_turn(at)
+        agent = self._run["agent"] or ""
+        failed = data.get("error") if state != "completed" else None
+        error = None
+        if isinstance(failed, Mapping):
+            error = f"{failed.get('type')}: {failed.get('message')}"
+        self._done.append(
+            Span(
+                id=self._root,
+                parent=None,
+                name=f"invoke_agent {agent}".strip(),
+                began=self._run["created_at"],
+                ended=at,
+                attributes={
+                    "gen_ai.operation.name": "invoke_agent",
+                    "gen_ai.agent.name": agent,
+                    "gen_ai.agent.version": self._run["version"],
+                    "torpor.run.id": self._run["id"],
+                    "torpor.run.state": state,
+                    "torpor.engine": self._run["engine"],
+                },
+                error=error,
+            )
+        )
+
+
+_OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/responses": "chat",
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+}
+
+
+def _model_call(
+    begun: Mapping[str, Any], data: Mapping[str, Any] | None
+) -> tuple[str, dict[str, Value]]:
+    asked = begun.get("data") or {}
+    path = str(asked.get("path", "")).partition("?")[0]
+    reply = read_reply((data or {}).get("value"))
+    operation = _OPERATIONS.get(path, path)
+    known: dict[str, Value | None] = {
+        "gen_ai.operation.name": operation,
+        # The protocol is: who speaks it is known to the broker alone.
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": _asked_for(asked) or reply.model,
+        "gen_ai.response.model": reply.model,
+        "gen_ai.usage.input_tokens": reply.input_tokens,
+        "gen_ai.usage.cache_read.input_tokens": reply.cached_tokens,
+        "gen_ai.usage.output_tokens": reply.output_tokens,
+        "gen_ai.response.finish_reasons": [reply.finish] if reply.finish else None,
+        "http.request.method": str(asked.get("method", "")),
+        "url.path": path,
+        "http.response.status_code": reply.status,
+    }
+    told = {key: value for key, value in known.items() if value is not None}
+    return f"{operation} {told.get('gen_ai.request.model', '')}".strip(), told
+
+
+def _asked_for(asked: Mapping[str, Any]) -> str | None:
+    try:
+        model = json.loads(asked["body"])["model"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return model if isinstance(model, str) else None

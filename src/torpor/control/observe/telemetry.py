@@ -1,0 +1,134 @@
+"""Traces for who collects them: runs' spans (`torpor.control.observe.spans`), sent by OTLP.
+
+    OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318     turns it on; needs torpor[otel]
+    OTEL_EXPORTER_OTLP_HEADERS, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, …  are OpenTelemetry's
+
+They come from the log, not from the code that runs: every few seconds the server looks which runs
+came into another state, reads their logs, and sends what has ended since it looked before. How far
+that is, is in the database, so that a server that was killed goes on from there. What could not be
+sent is sent the next time; a collector that is away harms no run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+
+from torpor.contextlog import entries, runs, settings
+from torpor.control.observe.spans import Span, spans, trace_id
+from torpor.core.errors import Missing
+from torpor.core.ids import RunId
+from torpor.logstore.sqlite import LogStore
+
+log = logging.getLogger(__name__)
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+LOOK_S = 5.0
+# Writes that were under way when it looked may bear a time just before.
+_LATE_S = 2.0
+_PAGE = 5000
+_MARK = "traces_sent_until"
+
+
+class Sender(Protocol):
+    def send(self, run: str, ended: Sequence[Span]) -> bool:
+        """Whether they have arrived. Blocks."""
+        ...
+
+
+def wanted(environment: Mapping[str, str] = os.environ) -> bool:
+    return any(environment.get(each) for each in ENDPOINTS)
+
+
+class Telemetry:
+    def __init__(
+        self, store: LogStore, sender: Sender, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store, self._sender, self._clock = store, sender, clock
+
+    async def tend(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except Exception:  # ours to mend, and nothing that others should suffer from
+                log.exception("traces could not be sent")
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> int:
+        """Send what has ended since the last time, or from now on; how many spans that were."""
+        until = self._clock() - _LATE_S
+        told = await self._store.read(lambda c: settings.read(c, _MARK))
+        if told is None:
+            await self._store.write(lambda c: settings.write(c, _MARK, str(until)))
+            return 0
+        since, sent = float(told), 0
+        for run in await self._store.read(lambda c: runs.changed_since(c, since)):
+            every = await self._store.read(partial(_spans, run=run))
+            ended = [span for span in every if since < span.told <= until]
+            if ended and not await asyncio.to_thread(self._sender.send, run, ended):
+                log.warning("traces could not be sent; they are tried again")
+                return sent
+            sent += len(ended)
+        await self._store.write(lambda c: settings.write(c, _MARK, str(until)))
+        return sent
+
+
+def _spans(c: Connection, run: RunId) -> list[Span]:
+    read: list[dict[str, Any]] = []
+    while True:
+        after = read[-1]["seq"] if read else 0
+        page = entries.read_entries(c, run, after, None, _PAGE)
+        read += [entry.to_json() for entry in page]
+        if len(page) < _PAGE:
+            return spans(runs.get_run(c, run).to_json(), read)
+
+
+class Otlp:
+    """Sends by OTLP over HTTP, as OpenTelemetry's environment says. Raises Missing."""
+
+    def __init__(self) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+        except ImportError as error:
+            raise Missing(
+                f"{ENDPOINTS[0]} is set, but the packages of OpenTelemetry are not installed",
+                hint="Install torpor with them: torpor[otel]; or unset it.",
+            ) from error
+        self._exporter = OTLPSpanExporter()
+        named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "torpor"}
+        self._resource = Resource.create(named)
+
+    def send(self, run: str, ended: Sequence[Span]) -> bool:
+        from opentelemetry.sdk.trace.export import SpanExportResult
+
+        told = [self._told(trace_id(run), span) for span in ended]
+        return self._exporter.export(told) is SpanExportResult.SUCCESS
+
+    def _told(self, trace: int, span: Span) -> Any:
+        from opentelemetry.sdk.trace import ReadableSpan
+        from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+        def context(id: int) -> SpanContext:
+            return SpanContext(trace, id, is_remote=False, trace_flags=TraceFlags(1))
+
+        return ReadableSpan(
+            name=span.name,
+            context=context(span.id),
+            parent=None if span.parent is None else context(span.parent),
+            resource=self._resource,
+            attributes=span.attributes,
+            links=[Link(context(link)) for link in span.links],
+            kind=SpanKind.CLIENT if span.client else SpanKind.INTERNAL,
+            status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.OK),
+            start_time=int(span.began * 1e9),
+            end_time=int(span.ended * 1e9),
+        )

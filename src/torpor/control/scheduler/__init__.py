@@ -1,0 +1,1 @@
+"""Which runs get a machine, and when: claims, timers, schedules, recovery."""

@@ -1,0 +1,464 @@
+"""Which runs get a machine, and when: claims, timers, recovery.
+
+One driver a running run. A run is claimed when it is queued, or suspended and ready, and there
+is room. Timers end waits whose time has come. A run whose machine was lost is claimed again from
+its newest snapshot; one that loses its machines without getting anywhere is failed, so that
+nothing loops for ever. All of this is also what happens after a restart of the server: runs that
+the log calls running have no machine then (machines die with their server), so they were lost.
+
+What is done with a run is a row of `torpor.policy.recovery`; here it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from torpor.contextlog import deadlines, entries, runs, schedules, waits
+from torpor.contextlog.entries import NewEntry
+from torpor.contextlog.news import (
+    Answered,
+    CancelRequested,
+    Claimable,
+    Due,
+    News,
+    Overran,
+    Replaced,
+)
+from torpor.contextlog.runs import RunRow
+from torpor.contextlog.snapshots import SnapshotRow
+from torpor.control.scheduler.claims import Claims, next_runs, reasons
+from torpor.control.scheduler.schedules import fire_due
+from torpor.core.errors import (
+    Conflict,
+    Damaged,
+    HostError,
+    Invalid,
+    NotFound,
+    StaleEpoch,
+    TorporError,
+    full_disk,
+)
+from torpor.core.ids import RunId, SnapshotId
+from torpor.core.states import RunState
+from torpor.egress.models import Model
+from torpor.logstore.sqlite import LogStore
+from torpor.policy import recovery
+from torpor.policy.recovery import Act, Facts, Origins
+from torpor.policy.recovery import Driver as By
+from torpor.worker import retrying
+from torpor.worker.cancelling import CANCELLED
+from torpor.worker.carrier import Carriers
+from torpor.worker.commands import Commands
+from torpor.worker.driver import Driver, Outcome
+from torpor.worker.metrics import Metrics
+from torpor.worker.sealing import Keys
+from torpor.worker.tasks import Tasks
+from torpor.worker.values import Values
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Machines lost in a row, none of which got anything durable done.
+LOSSES_MAX = 3
+HOST_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+# What a full disk keeps from going on is tried again this often, for ever.
+FULL_RETRY_S = 10.0
+# A server that stops gives its machines and their model calls this long.
+HAND_OVER_S = 30.0
+# Timers of one moment end so many waits in one write, not to keep the others from writing.
+DUE_AT_ONCE = 100
+# Everything is pushed by events; this finds what an event that never came would have told.
+SAFETY_NET_S = 30.0
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of trying to restore a run: an outcome, or why there is none."""
+
+    origins: Origins = Origins.UNTRIED
+    why: str = ""
+    outcome: Outcome | None = None
+    again_s: float | None = None  # it is worth trying for ever, this often
+
+
+class Scheduler:
+    def __init__(
+        self,
+        store: LogStore,
+        model: Model,
+        keys: Keys,
+        values: Values,
+        metrics: Metrics,
+        on_end: Callable[[], None] = lambda: None,
+        commands: Commands | None = None,
+    ) -> None:
+        """`on_end` is told when a run was frozen or has ended. `commands` are those that are to run
+        beside agents."""
+        # For tests: each operation ends its machine, and the run goes on in another.
+        self.always_suspend = os.environ.get("TORPOR_TEST_SUSPEND") == "always"
+        self.drivers: dict[RunId, Driver] = {}
+        self._store = store
+        self._model = model
+        self._keys = keys
+        self._values = values
+        self._metrics = metrics
+        self._on_end = on_end
+        self._commands = commands or Commands()
+        # Found so while a machine ran on them. Files may be mended: the next server looks again.
+        self._damaged: set[SnapshotId] = set()
+        self._claimable = asyncio.Event()
+        self._timers = asyncio.Event()
+        self._in_doubt = False  # a wait may have ended that no driver was told of
+        self._tasks = Tasks(_log_failure)
+        self._driving: dict[RunId, asyncio.Task[None]] = {}
+        self._handing_over = False
+        self._engines: dict[str, Carriers] = {}
+
+    def start(self) -> None:
+        self._store.listen(self._hear)
+        for work in (self._claim_runs(), self._fire_timers()):
+            self._tasks.spawn(work)
+
+    async def serve(self, engine: str, carriers: Carriers) -> None:
+        """From now on the runs of this engine get its carriers. What was running when the last
+        server ended is recovered."""
+        lost = await self._store.read(lambda c: runs.runs_in(c, [RunState.RUNNING]))
+        self._engines[engine] = carriers
+        for row in lost:
+            if row.engine == engine:
+                self._consider(row)
+        self._tasks.spawn(carriers.tend())
+        self._claimable.set()
+
+    def serves(self, engine: str) -> bool:
+        return engine in self._engines
+
+    async def hand_over(self, tell: Callable[[str], None]) -> None:
+        """Leave all runs to the next server as they are now: no run is claimed any more, and those
+        that have a machine are frozen wherever they are. What cannot be done within HAND_OVER_S
+        is left to recovery. `tell` hears, in words, what becomes of each run."""
+        self._handing_over = True
+        driving = dict(self._driving)
+        for run, task in driving.items():
+            driver = self.drivers[run]
+            if driver.live is None:
+                task.cancel()  # it has done nothing yet
+            else:
+                driver.hand_over(partial(_tell_of, run, tell))
+        if driving:
+            await asyncio.wait(driving.values(), timeout=HAND_OVER_S)
+        for run, driver in self.drivers.items():
+            doing = driver.held_up or driver.doing
+            tell(f"{run}: {doing} for too long, cut off; it goes on from the log")
+
+    async def stop(self) -> None:
+        """End all machines. Their runs stay as they are and are recovered by the next server."""
+        await self._tasks.cut_off()
+        for carriers in self._engines.values():
+            await carriers.close()
+
+    # What others tell it.
+
+    def answered_perhaps(self) -> None:
+        """The log failed while a wait was being ended, and may have done it all the same: whoever
+        waits is told what the log says."""
+        self._in_doubt = True
+        self._timers.set()
+        self._claimable.set()
+
+    def _hear(self, news: News) -> None:
+        """What a write to the log has brought, whoever wrote it."""
+        match news:
+            case Claimable():
+                self._claimable.set()
+            case Due():
+                self._timers.set()
+            case Answered(run, op, value) if run in self.drivers:
+                self.drivers[run].deliver(op, ok=True, value=value)
+            case Answered():
+                self._claimable.set()
+            case Overran(run) if run in self.drivers:
+                self.drivers[run].computing.overran()
+            case CancelRequested(run) if run in self.drivers:
+                self.drivers[run].cancel()
+            case Replaced(run) if run in self.drivers:
+                # What carries its agent is ended, wherever that is.
+                self.drivers[run].fail(StaleEpoch(f"{run} has ended: another has its place"))
+                self._tasks.spawn(self._model.forget(run))
+
+    # Claims.
+
+    async def _claim_runs(self) -> None:
+        while True:
+            self._claimable.clear()
+            if self._handing_over:
+                return
+            claims = await _when_possible(lambda: self._store.read(self._next_runs))
+            for row in claims.rows:
+                self._consider(row)
+            again_s = (claims.again_at or math.inf) - time.time()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(SAFETY_NET_S, again_s))):
+                    await self._claimable.wait()
+
+    def _next_runs(self, c: Connection) -> Claims:
+        return next_runs(c, self._rooms(), list(self.drivers), time.time())
+
+    def reasons(self, c: Connection, rows: Iterable[RunRow], now: float) -> dict[RunId, str]:
+        """Why those of the runs that want a machine have none."""
+        return reasons(c, rows, self._rooms(), list(self.drivers), now)
+
+    def _rooms(self) -> dict[str, int]:
+        return {engine: self._room(engine) for engine in list(self._engines)}
+
+    def _room(self, engine: str) -> int:
+        carriers = self._engines.get(engine)
+        taken = sum(driver.row.engine == engine for driver in list(self.drivers.values()))
+        return 0 if carriers is None else carriers.room - taken
+
+    def _consider(self, row: RunRow) -> None:
+        at_it = By.CLAIMS if row.id in self.drivers else By.NONE
+        match self._decide(row, at_it):
+            case Act.CLAIM:
+                # Registered before the claim: an answer from now on finds the driver, one from
+                # before is in the journal that the driver reads.
+                self._driving[row.id] = self._tasks.spawn(self._drive(self._new_driver(row)))
+            case Act.CANCEL:
+                self._tasks.spawn(self._end(row.id, RunState.CANCELLED, CANCELLED))
+
+    def _decide(self, row: RunRow, by: By, **known: Any) -> Act:
+        known = {"cancel": row.cancel_requested} | known
+        room, handing_over = self._room(row.engine) > 0, self._handing_over
+        facts = Facts(row.state, by, row.ready, room, handing_over, **known)
+        return recovery.decide(facts)
+
+    def _new_driver(self, row: RunRow) -> Driver:
+        driver = Driver(
+            self._engines[row.engine],
+            self._store,
+            self._model,
+            self._keys,
+            self._values,
+            row,
+            self._metrics,
+            self._commands,
+            always_suspend=self.always_suspend,
+        )
+        self.drivers[row.id] = driver
+        return driver
+
+    async def _drive(self, driver: Driver) -> None:
+        """A run from claim to suspension or end, through as many machines as that takes."""
+        run, losses = driver.run, 0
+        try:
+            while True:
+                try:
+                    driver.epoch = await _when_possible(
+                        lambda: self._store.write(lambda c: runs.claim(c, run, time.time()))
+                    )
+                except Conflict:  # cancelled meanwhile
+                    return
+                if await self._with_a_machine(driver) is not Outcome.LOST:
+                    return
+                if driver.damage is not None and driver.snapshot is not None:
+                    self._damaged.add(driver.snapshot)
+                    await self._tell(driver, f"{driver.snapshot} is damaged: {driver.damage}")
+                if self._store.disk_is_full:  # no machine can be blamed for what it does then
+                    driver.doing = "waiting for the host: its disk is full"
+                    await asyncio.sleep(FULL_RETRY_S)
+                elif driver.progressed or driver.damage:
+                    losses = 0
+                else:
+                    losses += 1
+                row = await _when_possible(lambda: self._store.read(lambda c: runs.get_run(c, run)))
+                act = self._decide(row, By.LOST, spent=losses >= LOSSES_MAX)
+                if act is not Act.CLAIM:
+                    await self._settle(driver, act, driver.loss)
+                    return
+                driver = self._new_driver(row)
+        finally:
+            self.drivers.pop(run, None)
+            self._driving.pop(run, None)
+            self._claimable.set()  # there is room, and it may itself be ready again
+            self._on_end()
+
+    async def _with_a_machine(self, driver: Driver) -> Outcome:
+        """Drive from the newest snapshot that can be restored; at worst from the source."""
+        row = replace(driver.row, state=RunState.RUNNING)  # it was read before it was claimed
+        delays_s, tried = iter(HOST_RETRY_S), Tried(Origins.UNTRIED)
+        while tried.outcome is None:
+            act = self._decide(row, By.HOLDS, cancel=driver.cancelled, origins=tried.origins)
+            match act:
+                case Act.RESTORE:
+                    tried = await self._try_origins(driver)
+                case Act.WAIT if (delay_s := next(delays_s, tried.again_s)) is not None:
+                    driver.doing = f"waiting for the host: {tried.why}"
+                    await asyncio.sleep(delay_s)
+                    tried = Tried(Origins.UNTRIED)
+                case Act.WAIT:  # for long enough
+                    tried = Tried(Origins.USELESS, tried.why)
+                case Act.RENEW:
+                    tried = await self._from_source(driver, tried.why)
+                case _:
+                    await self._settle(driver, act, tried.why)
+                    return Outcome.ENDED
+        return tried.outcome
+
+    async def _try_origins(self, driver: Driver) -> Tried:
+        why = "there is none"
+        for snapshot in await self._origins(driver):
+            try:
+                return Tried(outcome=await driver.drive(snapshot))
+            except (Damaged, NotFound, Invalid) as error:
+                why = error.message
+                what = "the agent" if snapshot is None else f"snapshot {snapshot.id}"
+                await self._tell(driver, f"{what} is unusable: {why}")
+            except (HostError, OSError) as error:
+                await self._tell(driver, f"no machine could be started: {error}")
+                # A full disk is waited out, however long that takes.
+                again_s = None if full_disk(error) is None else FULL_RETRY_S
+                return Tried(Origins.LATER, str(error), again_s=again_s)
+            except Exception as error:  # ours to mend; it is recovered as from any other loss
+                log.exception("the driver of run %s failed", driver.run)
+                driver.loss = repr(error)
+                return Tried(outcome=Outcome.LOST)
+        return Tried(Origins.USELESS, why)
+
+    async def _from_source(self, driver: Driver, trouble: str) -> Tried:
+        """No snapshot of the run serves on this host, not even its template: another machine,
+        another QEMU, lost files. The log still has all that was done: a new template of the same
+        source replays it."""
+        driver.doing = "making its template again"
+        try:
+            await self._engines[driver.row.engine].renew(driver.row.version)
+            return Tried(outcome=await driver.drive((await self._origins(driver))[-1]))
+        except (TorporError, OSError) as error:
+            return Tried(Origins.NOT_EVEN_NEW, f"({trouble}), and no new template made: {error}")
+
+    async def _origins(self, driver: Driver) -> list[SnapshotRow | None]:
+        engine = self._engines[driver.row.engine]
+        found = await _when_possible(lambda: engine.origins(driver.row))
+        return [each for each in found if each is None or each.id not in self._damaged]
+
+    async def _settle(self, driver: Driver, act: Act, why: str) -> None:
+        """The end of a run that gets no machine any more."""
+        match act:
+            case Act.CANCEL:
+                await self._end(driver.run, RunState.CANCELLED, CANCELLED)
+            case Act.GIVE_UP:
+                words = f"its machine was lost {LOSSES_MAX} times in a row before it got anything"
+                await self._fail(driver, "MachineLost", f"{words} done{why and f': {why}'}")
+            case Act.CANNOT_RESTORE:
+                await self._fail(driver, "CannotRestore", f"no machine could be restored {why}")
+
+    async def _fail(self, driver: Driver, kind: str, message: str) -> None:
+        error = {"type": kind, "message": message, "traceback": None}
+        rewrap = await _when_possible(
+            lambda: retrying.rewrapper(self._store, self._keys, driver.run, error)
+        )
+
+        def write(c: Connection) -> None:
+            told, now = error, time.time()
+            if rewrap is not None:
+                told = retrying.told(c, driver.run, error, rewrap, now)
+            runs.transition(c, driver.run, None, RunState.FAILED, now, error=told)
+
+        await self._write_end(driver.run, write)
+
+    async def _end(self, run: RunId, state: RunState, error: dict[str, Any]) -> None:
+        def write(c: Connection) -> None:
+            runs.transition(c, run, None, state, time.time(), error=error)
+
+        await self._write_end(run, write)
+
+    async def _write_end(self, run: RunId, write: Callable[[Connection], None]) -> None:
+        with contextlib.suppress(Conflict):
+            await _when_possible(lambda: self._store.write(write))
+        await self._model.forget(run)  # an earlier machine of it may have left model calls
+
+    async def _tell(self, driver: Driver, trouble: str) -> None:
+        log.warning("run %s: %s", driver.run, trouble)
+        entry = NewEntry("machine.failed", None, {"reason": trouble})
+
+        def write(c: Any) -> None:
+            entries.append(c, driver.run, driver.epoch, [entry], time.time())
+
+        with contextlib.suppress(StaleEpoch):  # it has ended, or is another's: told for nothing
+            await _when_possible(lambda: self._store.write(write))
+
+    # Timers.
+
+    async def _fire_timers(self) -> None:
+        while True:
+            self._timers.clear()
+            if self._in_doubt:
+                await self._find_answers()
+            try:
+                await self._store.write(_end_due)
+            except HostError as error:
+                log.warning("timers wait for the host: %s", error)
+                self.answered_perhaps()
+                await asyncio.sleep(HOST_RETRY_S[0])
+                continue
+            due = await _when_possible(lambda: self._store.read(_next_due))
+            left_s = min(SAFETY_NET_S, due - time.time())
+            try:
+                async with asyncio.timeout(max(0.0, left_s)):
+                    await self._timers.wait()
+            except TimeoutError:
+                self._in_doubt = left_s == SAFETY_NET_S
+
+    async def _find_answers(self) -> None:
+        """Tell the drivers what the log has for their waits; they pass on what is new."""
+        self._in_doubt = False
+        asked = [(by, op) for by in self.drivers.values() for op in by.standing.of(*waits.WAITS)]
+
+        def read(c: Connection) -> list[dict[str, Any] | None]:
+            return [entries.read_end(c, by.run, op) for by, op in asked]
+
+        ends = await _when_possible(lambda: self._store.read(read))
+        for (by, op), end in zip(asked, ends, strict=True):
+            if end is not None:
+                by.deliver(op, **end)
+
+
+def _log_failure(error: BaseException) -> None:
+    log.error("a task of the scheduler failed", exc_info=error)
+
+
+def _tell_of(run: RunId, tell: Callable[[str], None], how: str) -> None:
+    tell(f"{run}: {how}")
+
+
+async def _when_possible(do: Callable[[], Awaitable[T]]) -> T:
+    """What `do` gives, however long the host cannot: its disk is full, its log locked."""
+    while True:
+        try:
+            return await do()
+        except HostError as error:
+            log.warning("waiting for the host: %s", error)
+            await asyncio.sleep(HOST_RETRY_S[0])
+
+
+def _next_due(c: Connection) -> float:
+    found = (waits.next_due(c), deadlines.next_due(c), schedules.next_due(c))
+    return min((due for due in found if due is not None), default=math.inf)
+
+
+def _end_due(c: Connection) -> None:
+    now = time.time()
+    deadlines.end_due(c, now)
+    fire_due(c, now)
+    waits.end_due(c, now, DUE_AT_ONCE)

@@ -1,0 +1,1 @@
+"""What people can ask for: runs, waits, agents, queues, hooks, keys."""

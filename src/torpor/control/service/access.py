@@ -1,0 +1,108 @@
+"""Keys and tokens: made, listed, revoked, and recognized again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from torpor.contextlog import access, runs, waits
+from torpor.contextlog.access import KeyRow
+from torpor.core.access import (
+    Grant,
+    Scope,
+    check_restriction,
+    digest,
+    key_text,
+    new_secret,
+    parse_key,
+    same,
+)
+from torpor.core.errors import Invalid, Unauthorized
+from torpor.core.ids import new_id
+from torpor.logstore.sqlite import LogStore
+
+TOKEN_S, TOKEN_S_MAX = 3600.0, 7 * 86400.0
+_NOT_VALID = "this key is not valid"
+
+
+class Access:
+    def __init__(self, store: LogStore, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+
+    async def create(
+        self,
+        name: str,
+        scopes: Sequence[Scope],
+        agents: Sequence[str] | None = None,
+        expires_s: float | None = None,
+    ) -> dict[str, Any]:
+        """A new key: `key` is told now and never again. Raises Invalid."""
+        if not scopes:
+            raise Invalid("a key has at least one scope", hint=f"Scopes: {', '.join(Scope)}.")
+        check_restriction(scopes, agents is not None)
+        return await self._keep(name, scopes, agents=agents, expires_s=expires_s)
+
+    async def token(self, run: str | None, wait: str | None, expires_s: float) -> dict[str, Any]:
+        """A token that shows one run to whoever has it, or shows one wait and answers it. Raises
+        Invalid, NotFound."""
+        if (run is None) == (wait is None):
+            raise Invalid("a token is for a run or for a wait")
+
+        def find(c: Connection) -> tuple[str | None, str | None]:
+            of_run = None if run is None else runs.get_run(c, run).id
+            return of_run, None if wait is None else waits.get_wait(c, wait).id
+
+        run, wait = await self._store.read(find)
+        scopes = [Scope.OBSERVE] if run is not None else [Scope.OBSERVE, Scope.OPERATE]
+        return await self._keep("token", scopes, run=run, wait=wait, expires_s=expires_s)
+
+    async def _keep(
+        self,
+        name: str,
+        scopes: Sequence[Scope],
+        *,
+        agents: Sequence[str] | None = None,
+        run: str | None = None,
+        wait: str | None = None,
+        expires_s: float | None,
+    ) -> dict[str, Any]:
+        now, secret = self._clock(), new_secret()
+        row = KeyRow(
+            id=new_id("key").removeprefix("key_"),
+            name=name,
+            digest=digest(secret),
+            scopes=sorted({scope.value for scope in scopes}),
+            agents=None if agents is None else sorted(set(agents)),
+            run=run,
+            wait=wait,
+            created_at=now,
+            expires_at=None if expires_s is None else now + expires_s,
+            revoked_at=None,
+        )
+        kept = await self._store.write(lambda c: access.put_key(c, row))
+        return kept.to_json() | {"key": key_text(row.id, secret)}
+
+    async def list(self) -> list[dict[str, Any]]:
+        return [row.to_json() for row in await self._store.read(access.list_keys)]
+
+    async def revoke(self, ref: str) -> dict[str, Any]:
+        """From now on. Raises NotFound."""
+        now = self._clock()
+        return (await self._store.write(lambda c: access.revoke_key(c, ref, now))).to_json()
+
+    async def recognize(self, text: str) -> Grant:
+        """What whoever has this key may do. Raises Unauthorized."""
+        parsed = parse_key(text)
+        if parsed is None:
+            raise Unauthorized(_NOT_VALID, hint="A key begins with torpor_.")
+        id, secret = parsed
+        row = await self._store.read(lambda c: access.find_key(c, id))
+        if row is None or not same(row.digest, secret):
+            raise Unauthorized(_NOT_VALID, hint="Was it copied whole?")
+        if (why_not := row.why_not(self._clock())) is not None:
+            raise Unauthorized(f"this key {why_not}", hint="torpor keys create makes another.")
+        return row.grant()

@@ -1,0 +1,185 @@
+"""Forks, retries and reloads, as people ask for them: which place is meant, and whether it makes
+sense.
+
+What a fork is, and what a retry tries again, is `torpor.contextlog.forks`'s to say; what a reload
+keeps, `torpor.contextlog.reloads`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection
+
+from torpor.contextlog import agents, forks, reloads, runs, snapshots
+from torpor.contextlog.agents import AgentRow
+from torpor.contextlog.entries import read_result
+from torpor.contextlog.forks import Fork, Rewrap, fork_of
+from torpor.contextlog.runs import RunRow
+from torpor.core.errors import Conflict, Invalid, NotFound
+from torpor.core.ids import AgentVersion, OpId, Seq
+from torpor.core.states import RunState
+from torpor.logstore.sqlite import LogStore
+from torpor.policy.edits import Edit
+from torpor.policy.inputs import check_input
+from torpor.worker.loading import source_from
+from torpor.worker.sealing import Keys
+
+SNAPSHOT_PREFIX = "snap_"
+_RETRIABLE = (RunState.FAILED, RunState.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for, beside the run. `at`: a place in its log, or a snapshot of it; by default
+    its end, or where the last of the results that are `set` stands."""
+
+    at: int | str | None = None
+    input: Mapping[str, Any] | None = None
+    version: str | None = None  # of the agent, if not the run's
+    set: Mapping[str, Any] = field(default_factory=dict)
+    how: str = "fork"
+
+
+class Forking:
+    def __init__(self, store: LogStore, keys: Keys) -> None:
+        self._store = store
+        self._keys = keys
+
+    async def fork(self, ref: str, wanted: Wanted) -> RunRow:
+        """Raises Conflict, Invalid, NotFound, HostError."""
+        return await self._make(ref, lambda c, origin: _wanted(c, origin, wanted))
+
+    async def retry(self, ref: str, version: str | None) -> RunRow:
+        """A fork that shares all that the run recorded until it failed or was cancelled, but not
+        what it failed for. Raises as `fork`."""
+
+        def wanted(c: Connection, origin: RunRow) -> Fork:
+            if origin.state not in _RETRIABLE:
+                raise Conflict(
+                    f"{origin.id} is {origin.state.value}; a run is retried that has failed or "
+                    "was cancelled",
+                    hint=f"torpor fork {origin.id} makes another run of it at any time.",
+                )
+            changes = {"how": forks.RETRY, "retried": forks.failures(c, origin)}
+            given = Wanted(version=version)
+            return _of_version(c, origin, given, forks.shared_end(c, origin), changes)
+
+        return await self._make(ref, wanted)
+
+    async def reload(self, ref: str, version: str, *, fresh: bool) -> RunRow:
+        """The run that goes on in place of this one, or of what has its place already, as another
+        version; `fresh` without anything recorded. Raises as `fork`."""
+        rewrap: Rewrap = await self._keys.rewrapper()
+        was, old, new = await self._store.read(lambda c: _codes(c, ref, version))
+        edit = None if fresh else await asyncio.to_thread(Edit, old, new, was.input)
+
+        def write(c: Connection) -> RunRow:
+            origin = _newest(c, ref)
+            if origin.version != was.version:
+                raise Conflict(f"{origin.id} has just become of another version: try again")
+            kept = reloads.NOTHING if edit is None else reloads.kept_of(c, origin, edit.touched)
+
+            def fork(at: Seq, **changes: Any) -> Fork:
+                return _of_version(c, origin, Wanted(version=version), at, changes)
+
+            return reloads.reload_run(c, origin, kept, fork, rewrap, time.time())
+
+        return await self._store.write(write)
+
+    async def _make(self, ref: str, wanted: Callable[[Connection, RunRow], Fork]) -> RunRow:
+        rewrap: Rewrap = await self._keys.rewrapper()
+
+        def write(c: Connection) -> RunRow:
+            origin = runs.get_run(c, ref)
+            return forks.fork_run(c, origin, wanted(c, origin), rewrap, time.time())
+
+        return await self._store.write(write)
+
+
+def _wanted(c: Connection, origin: RunRow, wanted: Wanted) -> Fork:
+    base = _snapshot(c, wanted.at)
+    ops = {OpId(op): value for op, value in wanted.set.items()}
+    changes = {"how": wanted.how, "set": ops, "base": base and base.id}
+    if wanted.input is not None:
+        return _of_version(c, origin, wanted, _before_all(c, origin, wanted), changes)
+    if base is not None:
+        at = base.heard_seq
+    elif isinstance(wanted.at, int):
+        at = Seq(wanted.at)
+    elif ops:
+        at = max(_place(c, origin, op) for op in ops)
+    else:
+        at = forks.shared_end(c, origin)
+    return _of_version(c, origin, wanted, at, changes)
+
+
+def _of_version(
+    c: Connection, origin: RunRow, wanted: Wanted, at: Seq, changes: Mapping[str, Any]
+) -> Fork:
+    agent = agents.get_agent(c, wanted.version or origin.version)
+    offered = {each["name"]: each for each in agent.agents}
+    given = origin.input if wanted.input is None else wanted.input
+    if agent.version != origin.version or wanted.input is not None:
+        if origin.agent not in offered:
+            raise Conflict(f"{agent.entry} has no agent {origin.agent!r}, which the run is of")
+        check_input(offered[origin.agent], given)
+    return fork_of(origin, at, version=AgentVersion(agent.version), input=given, **changes)
+
+
+def _newest(c: Connection, ref: str) -> RunRow:
+    """The run, or what has its place."""
+    run = runs.get_run(c, ref)
+    return runs.newest(c, run.id) or run
+
+
+def _codes(
+    c: Connection, ref: str, version: str
+) -> tuple[RunRow, Mapping[str, bytes], Mapping[str, bytes]]:
+    """The run that would be reloaded, its files, and those of `version`."""
+    origin, wanted = _newest(c, ref), agents.get_agent(c, version)
+    return origin, _files(c, agents.get_agent(c, origin.version)), _files(c, wanted)
+
+
+def _files(c: Connection, agent: AgentRow) -> Mapping[str, bytes]:
+    return source_from(agent, agents.agent_source(c, agent.version)).files
+
+
+def _before_all(c: Connection, origin: RunRow, wanted: Wanted) -> Seq:
+    """Where a fork with another input begins: all that was recorded followed from the old one."""
+    first = forks.first_operation(c, origin.id)
+    late = isinstance(wanted.at, str) or (
+        wanted.at is not None and first is not None and wanted.at >= first
+    )
+    if late or wanted.set:
+        raise Conflict(
+            "with another input a run begins at its beginning: what is recorded of "
+            f"{origin.id} followed from the input that it had",
+            hint="Give an input, or a place and results to set.",
+        )
+    return Seq(0)
+
+
+def _place(c: Connection, origin: RunRow, op: OpId) -> Seq:
+    result = read_result(c, origin.id, op)
+    if result is None:
+        raise NotFound(
+            f"{op} has no result in the log of {origin.id}",
+            hint=f"See: torpor logs {origin.id}. A wait that is open is answered, not set.",
+        )
+    return result.seq
+
+
+def _snapshot(c: Connection, at: int | str | None) -> snapshots.SnapshotRow | None:
+    if not isinstance(at, str):
+        return None
+    if not at.startswith(SNAPSHOT_PREFIX):
+        raise Invalid(f"{at!r} is no place: it is a position in the log, or a snapshot's id")
+    row = snapshots.get_snapshot(c, at)
+    if row.run is None:
+        raise Conflict(f"{row.id} is a template", hint="torpor run starts from it.")
+    return row

@@ -1,0 +1,47 @@
+"""Queues, as people see and change them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from torpor.contextlog import queues
+from torpor.contextlog.queues import STATES, QueueMoment, QueueRow
+from torpor.core.errors import Invalid
+from torpor.core.rules import check_name, parse_limits
+from torpor.logstore.sqlite import LogStore
+
+Object = dict[str, Any]
+
+
+class Queueing:
+    def __init__(self, store: LogStore) -> None:
+        self._store = store
+
+    async def queues(self) -> list[Object]:
+        return [_shown(each.row, each.figures) for each in await self.moments()]
+
+    async def moments(self) -> list[QueueMoment]:
+        return await self._store.read(lambda c: queues.moments(c, time.time()))
+
+    async def set(self, name: str, changes: Mapping[str, Any]) -> Object:
+        """Change what is given of `paused`, `concurrency`, `per_key`, `rate`; None takes a limit
+        away. The queue is made if there is none. Raises Invalid."""
+        check_name(name, "queue")
+        given = {key: value for key, value in changes.items() if key != "paused"}
+        parse_limits({k: v for k, v in given.items() if v is not None}, f"queue {name}")
+        if "paused" in changes and not isinstance(changes["paused"], bool):
+            raise Invalid("paused is true or false")
+
+        def write(c: Connection) -> Object:
+            row = queues.set_queue(c, name, time.time(), **changes)
+            return _shown(row, queues.figures(c).get(name, {}))
+
+        return await self._store.write(write)
+
+
+def _shown(row: QueueRow, figures: Mapping[str, int]) -> Object:
+    return vars(row) | {str(state): figures.get(state, 0) for state in STATES}

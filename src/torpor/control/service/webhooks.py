@@ -1,0 +1,210 @@
+"""Webhooks out: who is told, over HTTP, that a run waits, and reminded of it.
+
+    notice due ──► POST, signed ──► 2xx: delivered
+                        └────────► else: again after RETRY_S[n], then failed for good
+
+Messages are as Standard Webhooks has them (`torpor.policy.signing`). Where they go stands in the
+agent's file (`torpor.core.webhooks`), under the name that the wait gives; nothing in a machine can
+change it, nothing of the answer goes back into one, and redirects are not followed. A message
+may come twice, after a crash between its way and its record: with the same `webhook-id`.
+
+Each URL has a secret of its own, derived from the host's key, so that no receiver can sign what
+another believes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+from sqlalchemy import Connection
+
+from torpor.contextlog import agents, notices, runs, waits
+from torpor.contextlog.news import Due, News
+from torpor.contextlog.notices import NoticeRow
+from torpor.control.service.waiting import Waiting
+from torpor.core.errors import HostError
+from torpor.logstore.sqlite import LogStore
+from torpor.policy import signing
+from torpor.worker.sealing import Keys
+from torpor.worker.tasks import Tasks
+
+log = logging.getLogger(__name__)
+
+# After an attempt that failed, as Standard Webhooks recommends; about a day in all.
+RETRY_S = (5.0, 30.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0)
+JITTER = 0.2  # of it, to both sides
+ATTEMPT_S = 20.0
+AT_ONCE = 16
+GONE = 410  # whoever answers so wants no more of it
+SAFETY_NET_S = 30.0
+HOST_RETRY_S = 1.0
+
+
+class Webhooks:
+    def __init__(
+        self,
+        store: LogStore,
+        keys: Keys,
+        waiting: Waiting,
+        *,
+        now: Callable[[], float] = time.time,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._waiting = waiting
+        self._now = now
+        self._transport = transport
+        self._http: httpx.AsyncClient | None = None  # made when there is something to send
+        self._wake = asyncio.Event()
+        self._sending: set[str] = set()
+        self._tasks = Tasks(_log_failure)
+
+    async def secret(self, url: str) -> str:
+        """What messages to `url` are signed with, to be given to who gets them."""
+        return signing.secret(await self._key(url))
+
+    async def tend(self) -> None:
+        """Send what is due, for as long as the server lives."""
+        self._store.listen(self._hear)
+        while True:
+            self._wake.clear()
+            try:
+                due_at = await self.look()
+            except HostError as error:
+                log.warning("webhooks wait for the host: %s", error)
+                await asyncio.sleep(HOST_RETRY_S)
+                continue
+            left_s = SAFETY_NET_S if due_at is None else due_at - self._now()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(max(0.0, left_s), SAFETY_NET_S)):
+                    await self._wake.wait()
+
+    def _hear(self, news: News) -> None:
+        if isinstance(news, Due):
+            self._wake.set()
+
+    async def look(self) -> float | None:
+        """Remind of what is due, begin to send what is due, and say when something will be."""
+        now = self._now()
+        due_at = await self._store.read(notices.next_notice)
+        if due_at is None or due_at > now:
+            return due_at
+        await self._store.write(lambda c: notices.remind_due(c, now))
+        # Those that are on their way are still due.
+        most = AT_ONCE + len(self._sending)
+        for notice in await self._store.read(lambda c: notices.due_notices(c, now, most)):
+            if notice.id not in self._sending and len(self._sending) < AT_ONCE:
+                self._sending.add(notice.id)
+                self._tasks.spawn(self._send(notice))
+        # The end of each that is under way wakes.
+        return None if self._sending else await self._store.read(notices.next_notice)
+
+    async def settled(self) -> None:
+        """Return once nothing is on its way."""
+        await self._tasks.finish()
+
+    async def stop(self) -> None:
+        await self._tasks.cut_off()
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def _send(self, notice: NoticeRow) -> None:
+        try:
+            await self._try(notice)
+        except Exception as error:  # the host cannot; it is still due
+            log.warning("notice %s waits: %r", notice.id, error)
+            await asyncio.sleep(HOST_RETRY_S)
+        finally:
+            self._sending.discard(notice.id)
+            self._wake.set()
+
+    async def _try(self, notice: NoticeRow) -> None:
+        target = await self._store.read(lambda c: _target(c, notice))
+        if target is None:
+            await self._store.write(lambda c: notices.drop_notice(c, notice.id))
+            return
+        url, wait = target
+        if url is None:
+            why = f"the agent's file names no webhook {notice.webhook!r} any more"
+            await self._failed(notice, why, None)
+            return
+        body = json.dumps(await self._message(notice, wait)).encode()
+        status = await self._post(notice, url, body)
+        if isinstance(status, int) and 200 <= status < 300:
+            now = self._now()
+            await self._store.write(lambda c: notices.delivered(c, notice, status, now))
+        else:
+            why = f"it answered {status}" if isinstance(status, int) else status
+            await self._failed(notice, why, None if status == GONE else self._again(notice))
+
+    async def _post(self, notice: NoticeRow, url: str, body: bytes) -> int | str:
+        """The status, or why there is none."""
+        headers = signing.sign(await self._key(url), notice.id, self._now(), body)
+        headers |= {"content-type": "application/json", "user-agent": "torpor"}
+        try:
+            async with asyncio.timeout(ATTEMPT_S):
+                async with self._client().stream(
+                    "POST", url, content=body, headers=headers
+                ) as answer:
+                    return answer.status_code  # nobody wants to know what else it says
+        except TimeoutError:
+            return f"no answer within {ATTEMPT_S:g} s"
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            return f"{type(error).__name__}: {error}"[:500]
+
+    def _client(self) -> httpx.AsyncClient:
+        if self._http is None:
+            self._http = httpx.AsyncClient(transport=self._transport, timeout=ATTEMPT_S)
+        return self._http
+
+    async def _failed(self, notice: NoticeRow, why: str, again_at: float | None) -> None:
+        now = self._now()
+        log.warning("webhook %s of %s: %s", notice.webhook, notice.wait, why)
+        await self._store.write(lambda c: notices.not_delivered(c, notice, why, again_at, now))
+
+    def _again(self, notice: NoticeRow) -> float | None:
+        if notice.attempts >= len(RETRY_S):
+            return None
+        return self._now() + RETRY_S[notice.attempts] * random.uniform(1 - JITTER, 1 + JITTER)
+
+    async def _message(self, notice: NoticeRow, wait: waits.WaitRow) -> dict[str, Any]:
+        (shown,) = await self._waiting.shown([wait])
+        agent = await self._store.read(lambda c: runs.get_run(c, wait.run).agent)
+        told = ("id", "run", "prompt", "data", "schema", "approve", "tags", "created_at", "due_at")
+        at = datetime.fromtimestamp(notice.created_at, UTC)
+        return {
+            "type": "wait.reminded" if notice.reminder else "wait.created",
+            "timestamp": at.isoformat().replace("+00:00", "Z"),
+            "data": {
+                **{key: shown[key] for key in told},
+                "agent": agent,
+                "url": shown["url"],
+                "reminder": notice.reminder,
+            },
+        }
+
+    async def _key(self, url: str) -> bytes:
+        return await self._keys.derived(f"torpor webhook 1 {url}")
+
+
+def _target(c: Connection, notice: NoticeRow) -> tuple[str | None, waits.WaitRow] | None:
+    """Where the notice goes, and the wait that it tells of; None if that is not open any more."""
+    wait = waits.get_wait(c, notice.wait)
+    if wait.state != waits.OPEN:
+        return None
+    spec = agents.get_agent(c, runs.get_run(c, wait.run).version).spec
+    return spec.get("webhooks", {}).get(notice.webhook), wait
+
+
+def _log_failure(error: BaseException) -> None:
+    log.error("a webhook could not be tended", exc_info=error)

@@ -1,0 +1,1 @@
+"""What is kept on the disk: snapshots and their garbage, exports, backups."""

@@ -1,0 +1,127 @@
+"""What is said between a driver and what carries its agent. Nothing is decided here.
+
+What was heard is in `inbox`, in order, messages and output alike: what an agent printed before it
+said something stands before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from torpor.core.errors import GuestError
+
+PARTS_AHEAD_MAX = 16
+OUTPUT_AHEAD_BYTES = 4 << 20
+LINGER_S = 0.001
+
+
+class Silence(GuestError):
+    """Nothing of what was waited for was said in time."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message, checked."""
+
+    message: dict[str, Any]
+
+    @property
+    def t(self) -> str:
+        return str(self.message["t"])
+
+
+@dataclass(frozen=True)
+class Output:
+    """Bytes that the agent wrote to stdout (channel 1) or stderr (channel 2)."""
+
+    channel: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What comes next on this channel stands at `offset` of the agent's output: what is before it
+    was printed by steps that are in the log, and was not printed again."""
+
+    channel: int
+    offset: int
+
+
+class Conversation:
+    """The driver's side. How bytes come and go is its subclasses' business."""
+
+    def __init__(self, heard: asyncio.Event | None = None) -> None:
+        """`heard` is set when `inbox` or `broken` changed."""
+        self.inbox: deque[Said | Output | Skipped] = deque()
+        self.heard = heard or asyncio.Event()
+        self.broken: GuestError | None = None  # the conversation is over, and why
+        # Why the agent stands still, where that is the host's doing: it goes on by itself.
+        self.stall: str | None = None
+
+    def say(self, t: str, **fields: Any) -> None:
+        """Queue a message; it goes out as it is taken."""
+        raise NotImplementedError
+
+    @property
+    def far_ahead(self) -> bool:
+        """So much of a large result, or of output, came and was not taken that no more should be
+        read."""
+        last = self.inbox[-1] if len(self.inbox) > PARTS_AHEAD_MAX else None
+        if isinstance(last, Said):
+            return last.t == "part"
+        printed = (len(item.data) for item in self.inbox if isinstance(item, Output))
+        return last is not None and sum(printed) > OUTPUT_AHEAD_BYTES
+
+    async def room(self, ahead_bytes: int) -> None:
+        """Return once less than this was said and not taken in, or it is over."""
+
+    async def hear(self, *types: str, within_s: float) -> dict[str, Any]:
+        """The next message, which must be one of `types`; output on the way stays in `inbox`.
+
+        For the moments when nothing else may be said. An agent that stands still has all the time
+        it needs. Raises GuestError.
+        """
+        deadline = time.monotonic() + within_s
+        kept: list[Said | Output | Skipped] = []
+        try:
+            while True:
+                while self.inbox:
+                    item = self.inbox.popleft()
+                    if isinstance(item, Said) and item.t in types:
+                        return item.message
+                    kept.append(item)
+                if self.broken is not None:
+                    raise self.broken
+                self.heard.clear()
+                if self.stall is not None:
+                    await self.heard.wait()
+                    deadline = time.monotonic() + within_s
+                else:
+                    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                        await self.heard.wait()
+        except TimeoutError as error:
+            raise Silence(
+                f"the machine did not say {' or '.join(types)} within {within_s:g} s"
+            ) from error
+        finally:
+            self.inbox.extendleft(reversed(kept))
+
+    async def linger(self) -> None:
+        """When a step has begun and nothing else was heard, its end may be here in a moment: both
+        are one write then."""
+        if len(self.inbox) != 1 or not isinstance(said := self.inbox[0], Said):
+            return
+        if said.t == "begin" and said.message["kind"] == "step":
+            self.heard.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    await self.heard.wait()
+
+    def _break(self, error: GuestError) -> None:
+        self.broken = self.broken or error
+        self.heard.set()

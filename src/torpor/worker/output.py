@@ -1,0 +1,148 @@
+"""What of its agent's output a run's log has, and what is new.
+
+An *offset* is a place in the stream as the log holds it, of all lives of the agent together: that
+of entries, of `printed` in a step's end, of a snapshot, of the file beside the log. In its first
+life it is how much the agent has printed. A recovered one is compared, byte for byte, with what
+stands where it goes on. As long as it prints the same, nothing is appended. From the first byte
+that differs on, all that it prints is, at the stream's end, from the beginning of that line and
+on a line of its own, after an entry that says instead of what (`output.anew`); its offsets are
+there from then on. What a step that is not run again had printed is skipped only by whom that
+leads forward: one that has already come to the end stays there.
+
+A later life that differs, too, is compared with what was printed instead before, in turn, so that
+it repeats none of those lives either.
+"""
+
+from __future__ import annotations
+
+import codecs
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torpor.machines.channel import Output, Skipped
+from torpor.wire.link import STDERR, STDOUT
+from torpor.worker.pen import Pen, Write
+from torpor.worker.printed import Printed
+
+
+class New(NamedTuple):
+    """What is to be appended to a stream, at its end; printed `instead` of what stands there."""
+
+    offset: int
+    text: str
+    instead: int | None = None
+
+
+@dataclass
+class _Stream:
+    """How far the agent's output was taken, in bytes; a character cut in two waits for its end."""
+
+    name: str
+    offset: int = 0
+    after: int = 0  # an entry after which the log may hold what is printed next
+    end: int | None = None  # how much there is of it, read when it is first needed
+    printed: Printed | None = None  # what there is beyond `offset`, if anything
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
+    )
+
+    async def take(self, text: str, pen: Pen) -> list[New]:
+        """What of `text` is new."""
+        if text and self.end is None:
+            self.printed = await pen.printed(self.name, self.after)
+            self.end = self.printed.end
+            # A fork has nothing of what its origin printed beyond their log.
+            self.offset = min(self.offset, self.end)
+        new, data = [], text.encode()
+        while data and self.printed is not None:
+            if self.offset == self.printed.end:
+                await self.printed.close()
+                self.printed = None
+            else:
+                more, data = await self._compare(self.printed, data)
+                new += more
+        if data:
+            new.append(New(self.offset, data.decode(errors="replace")))
+            self.offset = self.end = self.offset + len(data)
+        return new
+
+    async def _compare(self, printed: Printed, data: bytes) -> tuple[list[New], bytes]:
+        """What is new now, and what of `data` is left to be looked at."""
+        same = await printed.same(self.offset, data)
+        self.offset, data = self.offset + same, data[same:]
+        if not data or self.offset == printed.end:
+            return [], data
+        line = await printed.line(self.offset)
+        begin, data = self.offset - len(line), line + data
+        other = await printed.instead(begin)
+        if other is not None:
+            self.offset = other
+            return [], data
+        new = [New(printed.end, "\n")] if await printed.torn() else []
+        begins = printed.end + len(new)
+        new.append(New(begins, data.decode(errors="replace"), begin))
+        self.offset = self.end = begins + len(data)
+        await printed.close()
+        self.printed = None
+        return new, b""
+
+    def skip(self, offset: int) -> None:
+        """It goes on at `offset`, unless it is past that."""
+        offset = offset if self.end is None else min(offset, self.end)
+        if offset > self.offset:
+            self.offset = offset
+            self.decoder.reset()
+
+    def to_json(self) -> dict[str, Any]:
+        after = self.after if self.end is None else None
+        if self.printed is not None and self.offset < self.printed.end:
+            after = self.printed.before
+        held = b64encode(self.decoder.getstate()[0]).decode()
+        return {"offset": self.offset, "held": held, "after": after}
+
+
+class Streams:
+    """Stdout and stderr of an agent, by the link's channels."""
+
+    def __init__(self) -> None:
+        self._streams = {STDOUT: _Stream("stdout"), STDERR: _Stream("stderr")}
+        # Of each step that may be replayed, how far the log had them when it ended.
+        self._printed: dict[str, dict[str, int]] = {}
+
+    def expect(self, journal: Iterable[Mapping[str, Any]]) -> None:
+        """What is in `journal` may be replayed."""
+        self._printed |= {each["op"]: each["printed"] for each in journal if "printed" in each}
+
+    async def hear(self, item: Output | Skipped, pen: Pen) -> list[Write]:
+        """What was heard, as writes. Raises HostError."""
+        stream = self._streams[item.channel]
+        if isinstance(item, Skipped):
+            stream.skip(item.offset)
+            return []
+        text = stream.decoder.decode(item.data)
+        return [pen.output(stream.name, *new) for new in await stream.take(text, pen)]
+
+    def offsets(self) -> dict[str, int]:
+        """How far each has come, by name."""
+        return {stream.name: stream.offset for stream in self._streams.values()}
+
+    def replayed(self, op: str) -> None:
+        """A step was replayed: what its body had printed is not printed again."""
+        offsets = self._printed.pop(op, {})
+        for stream in self._streams.values():
+            stream.skip(offsets.get(stream.name, 0))
+
+    def to_json(self) -> dict[str, Any]:
+        streams = {str(channel): stream.to_json() for channel, stream in self._streams.items()}
+        return {"streams": streams, "printed": self._printed}
+
+    def take_up(self, state: Mapping[str, Any], seq: int) -> None:
+        """Go on from `to_json`, in a snapshot that stands at `seq`."""
+        self._printed = state.get("printed", {}) | self._printed
+        for channel, each in state.get("streams", {}).items():
+            stream = self._streams[int(channel)]
+            after = each.get("after")
+            stream.offset, stream.after = each["offset"], seq if after is None else after
+            stream.decoder.setstate((b64decode(each["held"]), 0))

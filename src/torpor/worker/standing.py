@@ -1,0 +1,127 @@
+"""How an agent stands with the outside: what it has asked for and not been given yet, and what it
+said last of what it waits for.
+
+That decides whether its machine may be frozen (`torpor.policy.freeze`), and belongs to a snapshot:
+the next machine's driver goes on from it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torpor.contextlog.waits import WAITS
+from torpor.core.ids import OpId, op_kind
+from torpor.policy.freeze import Facts
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came from outside for an operation of this run. It is in the log already."""
+
+    op: str
+    fields: dict[str, Any]  # ok, value | error
+
+
+class Standing:
+    def __init__(self) -> None:
+        # Operations the guest has begun that the host answers, and has not answered yet.
+        self.unanswered: set[str] = set()
+        self.arrived: deque[Result] = deque()  # answers that the guest was not told yet
+        self.checkpoints: list[str] = []  # asked for, not made yet
+        # As the guest said last: it only says what has changed since.
+        self.waiting, self.busy = 0, 0
+        self.patient = False  # it goes on when all that it waits for has ended, and not before
+        self.due: dict[str, float | None] = {}  # when the host ends a wait by itself
+        self._changed_at = time.monotonic()
+        self._cpu: tuple[float, float] | None = None  # (when, CPU seconds) at the previous look
+        self._rested_s = 0.0
+        self._rests_since: float | None = None
+
+    def take_up(self, detail: Mapping[str, Any], answered: Collection[str]) -> None:
+        """Continue where the machine in a snapshot with this `detail` was; the log has what was
+        `answered` since."""
+        self.unanswered = set(detail.get("unanswered", ())) - set(answered)
+        self.waiting, self.busy = detail.get("status", (0, 0))
+        self.patient = bool(detail.get("patient"))
+
+    def to_json(self, unseen: Collection[str]) -> dict[str, Any]:
+        """What `take_up` takes. `unseen` are operations whose results are not in the machine."""
+        return {
+            "unanswered": sorted(self.unanswered | set(unseen)),
+            "status": [self.waiting, self.busy],
+            "patient": self.patient,
+        }
+
+    def said(self, status: Mapping[str, Any]) -> None:
+        self.waiting, self.busy = status["waiting"], status["busy"]
+        self.patient = status.get("all", False)
+        self.changed()
+
+    def changed(self) -> None:
+        self._changed_at = time.monotonic()
+
+    def next_answer(self) -> Result | None:
+        """One that has arrived and that the guest waits for; it counts as given."""
+        while self.arrived:
+            result = self.arrived.popleft()
+            if result.op in self.unanswered:
+                self.unanswered.discard(result.op)
+                self.due.pop(result.op, None)
+                self.changed()
+                return result
+        return None
+
+    def of(self, *kinds: str) -> list[OpId]:
+        """What of these kinds is unanswered."""
+        return [OpId(op) for op in self.unanswered if op_kind(op) in kinds]
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether a machine that stands still, all of whose words were heard, has nothing to go on
+        with. Since a freeze was decided it may have begun something, or been answered."""
+        idle = self.waiting and not self.busy and not self.checkpoints
+        in_flight = self.arrived or self.of("model")
+        return bool(idle and self.of(*WAITS)) and not in_flight
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """While nothing is said or heard: if the agent only waits, it rests for as long."""
+        began = time.monotonic()
+        self._rests_since = began if self.only_waits else None
+        try:
+            yield
+        finally:
+            self._rested_s, self._rests_since = self.rested_s, None
+
+    @property
+    def rested_s(self) -> float:
+        """How long the agent has rested until now, of this driver's time."""
+        since = self._rests_since
+        return self._rested_s + (0.0 if since is None else time.monotonic() - since)
+
+    @property
+    def _ends_in_s(self) -> float | None:
+        ends = [at for op in self.unanswered if (at := self.due.get(op)) is not None]
+        return min(ends) - time.time() if ends else None
+
+    def facts(self, cpu_s: float) -> Facts:
+        """At this moment; `cpu_s` is what the machine has used, from which its share is learned."""
+        now, share = time.monotonic(), 0.0
+        if self._cpu is not None and now > self._cpu[0]:
+            share = (cpu_s - self._cpu[1]) / (now - self._cpu[0])
+        self._cpu = (now, cpu_s)
+        return Facts(
+            # Each knows first of what it ends: the agent of a wait that it gave up, the host of
+            # one that was answered.
+            waiting=min(self.waiting, len(self.of(*WAITS))),
+            busy=self.busy,
+            in_flight=len(self.arrived) + len(self.of("model")),
+            waited_s=now - self._changed_at,
+            cpu_share=share,
+            ends_in_s=self._ends_in_s,
+        )

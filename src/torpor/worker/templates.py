@@ -1,0 +1,263 @@
+"""An agent's version becomes a template: a frozen machine that has loaded it.
+
+    boot ──► base ──► import ahead ──► base ──► load the agent's files ──► template
+             restored, if it is there: only what comes after it is done
+
+Then the result is restored once: that proves that it restores, and tells which pages the way back
+touches, so that every later restore gets them ahead. Bases are `torpor.worker.bases`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection
+
+from torpor.contextlog import agents, snapshots
+from torpor.contextlog.agents import AgentRow
+from torpor.core.agentfile import AgentSource, no_agent
+from torpor.core.defining import may_define_agents
+from torpor.core.errors import GuestError
+from torpor.core.ids import AgentVersion, Epoch, RunId
+from torpor.core.imports import Import, leading_imports
+from torpor.engine.memory import PageNumbers
+from torpor.engine.protocol import Shape
+from torpor.image import recipe
+from torpor.image.deps import check_python, ensure_deps, may_import_torpor
+from torpor.logstore.sqlite import LogStore
+from torpor.machines.host import Captured, Live, Machines
+from torpor.machines.thaw import resume, thaw
+from torpor.machines.warm import Base
+from torpor.snapshot.hot import as_template
+from torpor.worker.bases import Bases, booted_key, imported_key, outline
+from torpor.worker.loading import Importing, Loaded, Progress, hear_loaded, tar_of
+
+BOOT_LIMIT_S = 180.0
+START_LIMIT_S = 60.0
+PREPARE_LIMIT_S = 30.0
+# Importing ahead what takes less is not worth a base: to freeze and store it takes as long.
+WORTH_S = 1.0
+_REHEARSAL = RunId("rehearsal")
+
+
+@dataclass(frozen=True)
+class Template:
+    captured: Captured
+    loaded: Loaded
+    boot_ms: float | None  # None: nothing was booted, it is made upon a base
+    bytes: int  # of all that it is made of
+
+
+class _Again(Exception):
+    """What was imported ahead is not what the agent would have imported."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A template that is to be made."""
+
+    source: AgentSource
+    version: AgentVersion
+    shape: Shape
+    ahead: Sequence[Import]
+    progress: Progress
+
+    @property
+    def process(self) -> dict[str, Any]:
+        """What its process is started with."""
+        return {"deps": bool(self.shape.deps), "env": dict(self.source.env)}
+
+    def importing(self) -> Importing:
+        """It begins now."""
+        self.progress("load", f"importing {self.source.entry}", None)
+        return Importing(self.source.entry, self.source.rules.max_import_s, self.progress)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A machine that loads the agent's files next."""
+
+    live: Live
+    importing: Importing  # has begun
+    boot_ms: float | None
+
+
+class Templates:
+    def __init__(self, machines: Machines, store: LogStore) -> None:
+        self._machines = machines
+        self._bases = Bases(machines, store)
+        self._unsuited: set[str] = set()  # keys of bases that cannot be
+
+    async def make(
+        self, source: AgentSource, version: AgentVersion, progress: Progress
+    ) -> Template:
+        """Raises Invalid, GuestError (the agent does not load), HostError."""
+        machines = self._machines
+        check_python(source.requires_python, recipe.PYTHON_VERSION, "machines have")
+        deps = await asyncio.to_thread(ensure_deps, machines.home, source.dependencies, progress)
+        if not may_define_agents(source.files) and not (deps and may_import_torpor(deps)):
+            raise no_agent(source.entry)
+        shape = machines.shape(
+            memory_mib=source.memory_mib,
+            disk_mib=source.disk_mib,
+            deps=deps.parent.name if deps is not None else "",
+        )
+        ahead = leading_imports(source.files, source.entry)
+        if imported_key(shape, source, ahead) in self._unsuited:
+            ahead = []
+        try:
+            template = await self._make(_Asked(source, version, shape, ahead, progress))
+        except _Again:
+            self._unsuited.add(imported_key(shape, source, ahead))
+            template = await self._make(_Asked(source, version, shape, (), progress))
+        captured = template.captured
+        machines.warm_up(version, Base(captured.manifest, captured.link))
+        return template
+
+    async def _make(self, asked: _Asked) -> Template:
+        machines, source = self._machines, asked.source
+        async with contextlib.AsyncExitStack() as stack:
+            ready = await self._ready(asked, stack)
+            guest = ready.live.guest
+            await guest.send_files(tar_of(source))
+            guest.say("load", entry=source.entry, version=asked.version, **asked.process)
+            loaded = await hear_loaded(guest, ready.importing)
+            captured = await self._freeze(ready.live, asked.progress)
+        size = await asyncio.to_thread(machines.store.size, captured.manifest)
+        return Template(captured, loaded, ready.boot_ms, size)
+
+    async def _ready(self, asked: _Asked, stack: contextlib.AsyncExitStack) -> _Ready:
+        """A machine from the base that comes nearest, which has imported ahead what it may; on
+        leaving the stack it is gone."""
+
+        def discarded(live: Live) -> Live:
+            stack.push_async_callback(self._machines.discard, live)
+            return live
+
+        key = imported_key(asked.shape, asked.source, asked.ahead)
+        booted = booted_key(asked.shape, asked.source)
+        if asked.ahead and (live := await self._bases.restore(key)) is not None:
+            return _Ready(discarded(live), asked.importing(), None)
+        boot_ms = None
+        asked.progress("boot", "looking for a machine that has booted", None)
+        async with self._bases.making(booted):
+            live = await self._bases.restore(booted)
+            if live is not None:
+                discarded(live)
+            else:
+                started = time.perf_counter()
+                asked.progress("boot", "booting a machine", None)
+                live = discarded(await self._machines.boot(asked.shape))
+                await live.guest.hear("hello", within_s=BOOT_LIMIT_S)
+                boot_ms = (time.perf_counter() - started) * 1000
+                await self._start_process(live, asked)
+                await self._keep_base(booted, live, asked, first=True)
+        importing = asked.importing()
+        if asked.ahead and await self._import_ahead(live, asked, importing):
+            with importing.paused():
+                await self._keep_base(key, live, asked, first=False)
+        return _Ready(live, importing, boot_ms)
+
+    async def _start_process(self, live: Live, asked: _Asked) -> None:
+        """Have the agent's process wait for what it is to load."""
+        # It booted in 1970, and what is done while something is imported must not be of then.
+        live.guest.say("clock", time=time.time())
+        live.guest.say("import", entry=None, modules=[], **asked.process)
+        answer = await live.guest.hear("imported", "load_failed", within_s=BOOT_LIMIT_S)
+        if answer["t"] != "imported":
+            raise GuestError(f"the agent's process does not start: {answer['error']}")
+
+    async def _import_ahead(self, live: Live, asked: _Asked, importing: Importing) -> bool:
+        """Import what the agent would first; whether the machine is worth to be kept like that.
+        Raises _Again, GuestError (it takes too long)."""
+        source, guest = asked.source, live.guest
+        await guest.send_files(tar_of(outline(source)))
+        modules = [{"module": each.module, "names": list(each.names)} for each in asked.ahead]
+        guest.say("import", entry=source.entry, modules=modules, **asked.process)
+        answer = await importing.hear(guest, "imported")
+        if answer["t"] != "imported" or "failed" in answer:
+            raise _Again
+        # What it printed is not to be lost: it is the first that the agent prints.
+        printed = bool(guest.inbox)
+        return importing.took_s >= WORTH_S and "unfit" not in answer and not printed
+
+    async def _keep_base(self, key: str, live: Live, asked: _Asked, *, first: bool) -> None:
+        """Keep the machine, which then goes on, as the base of this key. The first one is as all
+        others begin: its pages are laid out as a restore needs them."""
+        asked.progress("base", "freezing it, for templates to be made upon", None)
+        await _prepare(live)
+        async with self._machines.capturing(live) as taken:
+            captured = await self._machines.keep(live, taken)
+            if first:
+                hot = await self._rehearse(captured, push=False)
+                # Once more from nothing: now the pages that a restore pushes lie side by side.
+                live.snapshot = None
+                await asyncio.to_thread(self._machines.delete_alone, captured)
+                captured = await self._machines.keep(live, taken, hot)
+        await self._bases.keep(key, captured)
+        await self._machines.carry_on(live)
+        resume(live.guest)
+        await live.guest.hear("resumed", within_s=PREPARE_LIMIT_S)
+
+    async def _freeze(self, live: Live, progress: Progress) -> Captured:
+        progress("freeze", "freezing it as a template", None)
+        await _prepare(live)
+        async with self._machines.capturing(live) as taken:
+            draft = await self._machines.keep(live, taken)
+        progress("rehearse", "restoring it once, to learn what that touches", None)
+        hot = await self._rehearse(draft, push=True)
+        store = self._machines.store
+        stored = await asyncio.to_thread(as_template, store, draft.manifest, hot)
+        size = draft.bytes + stored.bytes - len(store.manifest_bytes(draft.manifest))
+        await asyncio.to_thread(store.delete_manifest, draft.manifest)
+        return replace(draft, manifest=stored.manifest_digest, bytes=size)
+
+    async def _rehearse(self, captured: Captured, *, push: bool) -> PageNumbers:
+        """Restore it once; the pages that this touched."""
+        machines = self._machines
+        if push:
+            live = await machines.restore(captured.manifest, captured.link)
+        else:
+            live = await machines.rehearse(captured.manifest, captured.link)
+        try:
+            await thaw(live.guest, _REHEARSAL, Epoch(1), started=False, journal=[])
+            await machines.learn_faults(live)
+        finally:
+            await machines.discard(live)
+        assert live.faults is not None and live.touched is not None
+        if not push:
+            return live.faults
+        assert live.manifest is not None
+        return np.union1d(np.intersect1d(live.manifest.hot, live.touched), live.faults)
+
+
+async def _prepare(live: Live) -> None:
+    live.guest.say("prepare")
+    answer = await live.guest.hear("prepared", "unprepared", within_s=PREPARE_LIMIT_S)
+    if answer["t"] != "prepared":
+        raise GuestError(f"the machine could not prepare to be frozen: {answer['reason']}")
+
+
+def keep_template(c: Connection, version: AgentVersion, template: Template) -> AgentRow:
+    """Record a template that is durable as the one of `version`, which was put before."""
+    captured = template.captured
+    snapshot = snapshots.record_snapshot(
+        c,
+        version=version,
+        manifest=captured.manifest,
+        bytes=captured.bytes,
+        pause_ms=captured.pause_ms,
+        freeze_ms=captured.pause_ms + captured.store_ms,
+        now=time.time(),
+        link=captured.link.to_json(),
+        detail={"pages": captured.pages},
+    )
+    return agents.set_template(
+        c, version, snapshot.id, boot_ms=template.boot_ms, template_bytes=template.bytes
+    )

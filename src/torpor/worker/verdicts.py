@@ -1,0 +1,100 @@
+"""What a run's driver does about a divergence, as `torpor.policy.divergence` decides.
+
+The agent asks, before it goes on: an operation of kind `verdict`, named after the recorded
+operation that it did not ask for. Its value, {go_on, taken}, is recorded with what follows from it:
+what is superseded is no part of any later replay, but its names stay taken. An agent that may not
+go on ends; then a fork may take over. A reload (`torpor.contextlog.reloads`) always goes on,
+whatever its agent's file says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from torpor.contextlog import agents, entries, forks, reloads, runs, waits
+from torpor.contextlog.entries import BEGIN, END, SUPERSEDED, NewEntry, append
+from torpor.contextlog.forks import Rewrap
+from torpor.contextlog.runs import RunRow
+from torpor.core.divergence import LATEST, STOP
+from torpor.core.ids import Epoch, OpId, RunId, Seq, op_number
+from torpor.policy.divergence import Fork, GoOn, Stop, decide
+
+_OP = re.compile(r"[^:]+:.*#[0-9]{1,15}", re.DOTALL)
+HOW = "divergence"  # what such forks are called in the log
+
+
+def judge(
+    c: Connection, run: RunId, epoch: Epoch, asked: Mapping[str, Any], now: float
+) -> dict[str, Any]:
+    """Record the verdict that the begin message `asked` asks for. Its outcome."""
+    op = OpId(asked["op"])
+    named = {key: asked[key] for key in entries.IDENTITY if key in asked}
+    message, ops = asked["data"]["message"], asked["data"]["superseded"]
+    append(c, run, epoch, [NewEntry(BEGIN, op, named | {"data": {"message": message}})], now)
+    known = entries.read_end(c, run, op)
+    if known is not None:
+        return known
+    go_on = bool(ops) and isinstance(_decided(c, run, OpId(asked["name"])), GoOn)
+    value = {"go_on": go_on, **({"taken": _highest(ops)} if go_on else {})}
+    outcome = {"ok": True, "value": value}
+    given_up = [NewEntry(SUPERSEDED, op, {"ops": ops})] if go_on else []
+    append(c, run, epoch, [*given_up, NewEntry(END, op, outcome)], now)
+    if go_on:
+        for wait in waits.list_waits(c, run):
+            if wait.op in ops:
+                waits.complete_wait(c, wait.id, value={"status": waits.CANCELLED}, now=now)
+    return outcome
+
+
+def _highest(ops: Iterable[str]) -> list[str]:
+    """Of each kind and name the one with the highest number; of what is the id of an operation."""
+    found: dict[str, str] = {}
+    for op in sorted(filter(_OP.fullmatch, ops), key=op_number):
+        found[op.rpartition("#")[0]] = op
+    return list(found.values())
+
+
+def told(
+    c: Connection, run: RunId, error: Mapping[str, Any], recorded: OpId, rewrap: Rewrap, now: float
+) -> dict[str, Any]:
+    """The `error` of a run that ends because its agent did not ask for `recorded`: with the fork
+    that goes on instead, which is made here, if one is to."""
+    fork = _take_over(c, run, recorded, rewrap, now)
+    if fork is None:
+        return dict(error)
+    words = f"{error['message']}\nRun {fork.id}, a fork from before that, took over."
+    return {**error, "message": words, "took_over": fork.id}
+
+
+def _take_over(
+    c: Connection, run: RunId, recorded: OpId, rewrap: Rewrap, now: float
+) -> RunRow | None:
+    decision = _decided(c, run, recorded)
+    if not isinstance(decision, Fork):
+        return None
+    origin = runs.get_run(c, run)
+    fork = forks.fork_of(origin, Seq(decision.at), how=HOW, parent=origin.parent)
+    return forks.fork_run(c, origin, fork, rewrap, now)
+
+
+def _decided(c: Connection, run: RunId, recorded: OpId) -> Stop | Fork | GoOn:
+    row = runs.get_run(c, run)
+    began = entries.began_at(c, run, recorded)
+    if reloads.is_reload(c, row):  # other code is what it is for
+        return decide(LATEST, began, 0)
+    agent = agents.get_agent(c, row.version)
+    return decide(agent.spec.get("on_divergence", STOP), began, _forks_before(c, run))
+
+
+def _forks_before(c: Connection, run: RunId) -> int:
+    """How many forks for a divergence led to this run."""
+    count = 0
+    row: RunRow | None = runs.get_run(c, run)
+    while row is not None and (made := forks.forked(c, row)) and made["how"] == HOW:
+        count += 1
+        row = forks.find_run(c, made["origin"])
+    return count

@@ -1,0 +1,274 @@
+"""A call is made once, whoever dies: the broker's process, its socket, an upstream that counts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+from torpor.core.errors import HostError
+from torpor.core.home import Home
+from torpor.core.ids import OpId, RunId
+from torpor.egress.calls import Calls
+from torpor.egress.client import Answer, BrokerClient
+from torpor.egress.launch import ensure_broker, stop_broker
+from torpor.egress.models import Model, Unanswered
+from torpor.egress.upstream import OpenAIUpstream, Reply, Request
+
+pytestmark = pytest.mark.anyio
+
+RUN, OP = RunId("run_1"), OpId("model:/v1/responses@0a1b2c3d#1")
+ASKED = {"method": "POST", "path": "/v1/responses?a=1", "headers": {"x-mine": "1"}, "body": "{}"}
+STUCK_S = 30.0
+
+
+class Held:
+    """An API that answers when it is let, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []  # the idempotency keys that came
+        self.gone = threading.Event()  # who asked has given up
+        self._asked, self._go = threading.Semaphore(0), threading.Semaphore(0)
+        held = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["content-length"]))
+                held.keys.append(self.headers["idempotency-key"])
+                number = len(held.keys)
+                held._asked.release()
+                held._go.acquire()
+                body = b"answer %d" % number
+                try:
+                    self.connection.settimeout(0.0)
+                    if self.connection.recv(1) == b"":
+                        held.gone.set()
+                        return
+                except BlockingIOError:
+                    self.connection.settimeout(None)
+                self.send_response(200)
+                self.send_header("content-length", str(len(body)))
+                self.send_header("torpor-call", "given up")  # as if it were ours to say
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}
+        )
+        self._thread.start()
+
+    async def asked(self) -> None:
+        assert await asyncio.to_thread(self._asked.acquire, timeout=STUCK_S)
+
+    def let(self) -> None:
+        """One more answer."""
+        self._go.release()
+
+    def close(self) -> None:
+        self._go.release(100)
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    held = Held()
+    yield held
+    held.close()
+
+
+@pytest.fixture
+async def home(
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> AsyncIterator[Home]:
+    monkeypatch.setenv("OPENAI_BASE_URL", held.url)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    home = Home(tmp_path)
+    yield home
+    await stop_broker(home)
+
+
+async def begun(home: Home, held: Held) -> tuple[Model, asyncio.Task[dict[str, object]]]:
+    """A server that has asked, and whose call is on its way."""
+    model = await Model.open(home)
+    task = asyncio.create_task(model.make(RUN, OP, ASKED))
+    await held.asked()
+    return model, task
+
+
+async def dies(model: Model, task: asyncio.Task[dict[str, object]]) -> None:
+    """That server does."""
+    task.cancel()
+    await asyncio.wait([task])
+    await model.close()
+
+
+async def test_who_asks_again_joins(home: Home, held: Held) -> None:
+    await dies(*await begun(home, held))
+    after = await Model.open(home)
+    adopted = asyncio.create_task(after.adopt(RUN, OP))
+    made = asyncio.create_task(after.make(RUN, OP, ASKED))
+    held.let()
+    assert (await adopted or {})["body"] == (await made)["body"] == "answer 1"
+    await after.close()
+    assert held.keys == [f"{RUN}:{OP}"]
+
+
+async def test_an_answer_that_nobody_took_is_kept_until_it_is_acknowledged(
+    home: Home, held: Held
+) -> None:
+    await dies(*await begun(home, held))
+    held.let()
+    after = await Model.open(home)
+    for _ in range(3):
+        assert (await after.adopt(RUN, OP) or {})["body"] == "answer 1"
+    await after.acknowledge(RUN, OP)
+    assert await after.adopt(RUN, OP) is None
+    await after.close()
+    assert len(held.keys) == 1
+
+
+async def test_a_run_that_has_ended_gives_its_calls_up(home: Home, held: Held) -> None:
+    model, task = await begun(home, held)
+    await model.forget(RunId("run_2"))
+    assert not task.done()
+    await model.forget(RUN)
+    with pytest.raises(Unanswered):
+        await task
+    assert await model.adopt(RUN, OP) is None
+    held.let()
+    assert await asyncio.to_thread(held.gone.wait, STUCK_S)  # its connection was closed
+    await model.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_call_that_dies_with_its_broker_is_unanswered(
+    home: Home, held: Held, number: signal.Signals
+) -> None:
+    model, task = await begun(home, held)
+    client = await ensure_broker(home)
+    os.kill((await client.health())["pid"], number)
+    with pytest.raises(Unanswered):
+        await task
+    assert await model.adopt(RUN, OP) is None
+    again = asyncio.create_task(model.make(RUN, OP, ASKED))  # starts another
+    await held.asked()
+    held.let()
+    held.let()
+    assert (await again)["body"] == "answer 2"
+    assert held.keys == [f"{RUN}:{OP}"] * 2
+    await client.close()
+    await model.close()
+
+
+async def test_two_operations_and_two_runs_are_calls_of_their_own(home: Home, held: Held) -> None:
+    model = await Model.open(home)
+    names = [(RUN, OP), (RUN, OpId(f"{OP}0")), (RunId("run_2"), OP)]
+    tasks = [asyncio.create_task(model.make(*name, ASKED)) for name in names]
+    for _ in tasks:
+        await held.asked()
+        held.let()
+    answers = await asyncio.gather(*tasks)
+    assert len({answer["body"] for answer in answers}) == 3
+    await model.close()
+
+
+async def test_a_machine_cannot_name_a_call_of_anothers(home: Home, held: Held) -> None:
+    """Whatever it asks for is a call of its own run, which is allowed or refused."""
+    _, task = await begun(home, held)
+    model = await Model.open(home)
+    for method, path in (
+        ("DELETE", f"/calls?run={RUN}"),
+        ("GET", f"/calls?run={RUN}&op={OP}"),
+        ("GET", "/health"),
+        ("POST", "/v1/../calls"),
+    ):
+        asked = {"method": method, "path": path, "headers": {"torpor-call": "x"}, "body": ""}
+        assert (await model.make(RunId("run_2"), OP, asked))["status"] == 403
+    held.let()
+    assert (await task)["body"] == "answer 1"
+    await model.close()
+
+
+async def test_a_call_that_could_not_be_connected_is_none(home: Home, held: Held) -> None:
+    """What never began upstream is no doubt: it is answered so, and may be asked for anew."""
+    upstream = OpenAIUpstream("http://127.0.0.1:9/v1", "", retry_delays_s=(0.0,))
+    calls = Calls(upstream)
+    reply = await calls.make((RUN, OP), Request("POST", "/v1/responses"))
+    assert reply is not None and reply.status == 502
+    await calls.close()
+    await upstream.close()
+
+
+class Echo:
+    """Answers with the request's body."""
+
+    description = "echo"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def send(self, request: Request) -> Reply:
+        self.asked += 1
+        return Reply(200, {}, request.body)
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_what_is_kept_is_bounded_in_bytes(anyio_backend: str) -> None:
+    calls = Calls(Echo(), kept_bytes_max=100_000)
+    for n in range(20):
+        await calls.make((RUN, str(n)), Request("POST", "/v1/x", body=bytes(20_000)))
+    kept = [n for n in range(20) if await calls.adopt((RUN, str(n))) is not None]
+    assert kept == [16, 17, 18, 19]
+    await calls.close()
+
+
+async def test_what_is_kept_is_bounded_in_time(anyio_backend: str) -> None:
+    calls = Calls(Echo(), kept_s_max=0.0)
+    await calls.make((RUN, OP), Request("POST", "/v1/x"))
+    passed = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.0, passed.set)  # after that of the call
+    await passed.wait()
+    assert await calls.adopt((RUN, OP)) is None
+    await calls.close()
+
+
+async def test_an_upstream_that_fails_is_an_answer(anyio_backend: str) -> None:
+    class Broken(Echo):
+        async def send(self, request: Request) -> Reply:
+            raise httpx.InvalidURL("what is this")
+
+    calls = Calls(Broken())
+    reply = await calls.make((RUN, OP), Request("POST", "/v1/x"))
+    assert reply is not None and reply.status == 500
+    await calls.close()
+
+
+async def test_no_broker_is_missing(tmp_path: Path, anyio_backend: str) -> None:
+    client = BrokerClient(tmp_path / "none.sock")
+    answers: list[Answer | None] = []
+    with pytest.raises(HostError):
+        answers.append(await client.adopt(RUN, OP))
+    await client.close()
+    assert not answers
