@@ -29,9 +29,9 @@ from rich.rule import Rule
 from rich.text import Text
 
 from torpor.client import Appended, Client, Ended, ensure_server, running, stop_server
-from torpor.core.agentfile import read_agent
 from torpor.core.errors import TorporError
 from torpor.core.home import Home
+from torpor.project.reading import read_agent
 from torpor.web.words import duration, plain, size
 
 ROOT = Path(__file__).parents[1]
