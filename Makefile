@@ -1,26 +1,35 @@
-# `make demo` and `make test` do all of their own set-up on a bare Debian or Ubuntu machine.
-# The second time that is a matter of a second.
+# On a bare Debian or Ubuntu machine each target does its own set-up; the second time that takes a second.
 
+.DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
+TEST_HOME := $(or $(TORPOR_TEST_HOME),$(CURDIR)/.cache/test-home)
 
-.PHONY: demo test check setup clean
+.PHONY: help setup demo check unit test bench clean
 
-demo: setup
+help:  ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## install what is needed here: Debian packages (root or sudo), .venv
+	@scripts/setup.sh
+
+demo: setup  ## one agent falls asleep three times, and what that costs
 	@$(PYTHON) scripts/demo.py
 
-test: check
-	$(PYTHON) -m torpor.image --home "$${TORPOR_TEST_HOME:-$(CURDIR)/.cache/test-home}"
-	$(PYTHON) -m pytest
-
-# What needs no machine: style, types, layers.
-check: setup
+check: setup  ## style, types, layers: needs no machine
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-setup:
-	@scripts/setup.sh
+unit: setup  ## the tests that need no machine, no browser, no image
+	$(PYTHON) -m pytest tests/unit tests/house tests/golden
 
-clean:
-	rm -rf .venv .cache .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+test: check  ## everything that is checked: all tests, with machines
+	$(PYTHON) -m torpor.image --home "$(TEST_HOME)"
+	$(PYTHON) -m pytest
+
+bench: setup  ## sleeping and waking, measured on this host
+	.venv/bin/torpor bench sleep
+
+clean:  ## remove what the targets made in this directory
+	rm -rf .venv .cache .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

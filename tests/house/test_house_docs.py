@@ -19,7 +19,12 @@ from torpor.cli.commands import COMMANDS
 from torpor.project.reading import read_agent
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "examples" / "README.md"]
+DOCUMENTS = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    ROOT / "examples" / "README.md",
+    ROOT / "changelog.d" / "README.md",
+]
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 IN_TEXT = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(((?!https?://)[^)#]+)")
