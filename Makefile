@@ -4,7 +4,7 @@
 PYTHON := .venv/bin/python
 TEST_HOME := $(or $(TORPOR_TEST_HOME),$(CURDIR)/.cache/test-home)
 
-.PHONY: help setup demo check unit test bench clean
+.PHONY: help setup demo check unit test bench release clean
 
 help:  ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: check  ## everything that is checked: all tests, with machines
 
 bench: setup  ## sleeping and waking, measured on this host
 	.venv/bin/torpor bench sleep
+
+release: setup  ## build dist/ and try it in an environment of its own
+	@scripts/release
 
 clean:  ## remove what the targets made in this directory
 	rm -rf .venv .cache .uv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

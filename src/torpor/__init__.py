@@ -10,100 +10,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from torpor.sdk import (
-        Artifact,
-        Cancelled,
-        Child,
-        ChildFailed,
-        Children,
-        Divergence,
-        NonRetryable,
-        OutsideRun,
-        RetryAfter,
-        StepError,
-        Verdict,
-        Waitpoint,
-        WaitResult,
-        agent,
-        approve,
-        artifact,
-        checkpoint,
-        context,
-        emit,
-        event,
-        log,
-        now,
-        on_freeze,
-        on_thaw,
-        random,
-        run,
-        sleep,
-        sleep_until,
-        spawn,
-        spawn_many,
-        step,
-        uuid4,
-        wait_all,
-        wait_any,
-        waitpoint,
-        warm,
-    )
-
 __version__ = "0.1.0"
 
-# As `torpor.sdk.__all__`, in words that editors and type checkers read without running anything.
-__all__ = [
-    "Artifact",
-    "Cancelled",
-    "Child",
-    "ChildFailed",
-    "Children",
-    "Divergence",
-    "NonRetryable",
-    "OutsideRun",
-    "RetryAfter",
-    "StepError",
-    "Verdict",
-    "WaitResult",
-    "Waitpoint",
-    "agent",
-    "approve",
-    "artifact",
-    "checkpoint",
-    "context",
-    "emit",
-    "event",
-    "log",
-    "now",
-    "on_freeze",
-    "on_thaw",
-    "random",
-    "run",
-    "sleep",
-    "sleep_until",
-    "spawn",
-    "spawn_many",
-    "step",
-    "uuid4",
-    "wait_all",
-    "wait_any",
-    "waitpoint",
-    "warm",
-]
+if TYPE_CHECKING:  # what editors and type checkers see: the names of `torpor.sdk.__all__`
+    from torpor import sdk
+    from torpor.sdk import *  # noqa: F403
 
-
-if not TYPE_CHECKING:  # which would take any name then
+    __all__: list[str] = []
+    __all__ += sdk.__all__
+else:  # the same names, late: host processes do not load the SDK, nor agents anything else
 
     def __getattr__(name: str) -> Any:
-        # Late, so that host processes do not load the SDK and the guest loads nothing else.
-        # (`from torpor import sdk` would ask this very function for `sdk`.)
-        if name in __all__:
+        # `from torpor import sdk` would ask this very function for `sdk`; so would any module's.
+        if not name.startswith("_") or name == "__all__":
             import torpor.sdk as sdk
 
-            return getattr(sdk, name)
+            if name == "__all__" or name in sdk.__all__:
+                return getattr(sdk, name)
         raise AttributeError(f"module 'torpor' has no attribute {name!r}")
 
+    def __dir__() -> list[str]:
+        import torpor.sdk as sdk
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+        return sorted({*globals(), *sdk.__all__})

@@ -57,8 +57,8 @@ class Client:
 
         `timeout_s` is how long it may take to answer. Raises Invalid.
         """
-        self.home = home or Home.find()
-        self.remote = Remote.find() if url is None else Remote.of(url, key or "")
+        self.home: Home = home or Home.find()
+        self.remote: Remote | None = Remote.find() if url is None else Remote.of(url, key or "")
         if self.remote is None:
             self._http = Transport(self.home.socket("server"), {})
         else:

@@ -27,7 +27,9 @@ class Exec:
 
     def __init__(self, ask: Ask, frames: Iterator[tuple[int, bytes]]) -> None:
         self._ask, self._frames = ask, frames
-        self._path = self.run = self.id = ""  # known with the first event
+        self.run: str = ""  # known with the first event, as are these
+        self.id: str = ""
+        self._path = ""
 
     def events(self) -> Iterator[tuple[int, bytes] | dict[str, Any]]:
         """(stream, bytes) as it writes them, and events (`torpor.core.execs`); the last says how

@@ -248,7 +248,7 @@ def _positive(what: str, **given: int | None) -> None:
             raise ValueError(f"torpor.{what}: {name}={value!r} leaves no room for anything")
 
 
-context = Context()
+context: Context = Context()
 
 
 @contextlib.contextmanager

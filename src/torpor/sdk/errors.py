@@ -56,7 +56,7 @@ class RetryAfter(Exception):
     another attempt is for `retries` to say."""
 
     def __init__(self, after: Duration, message: str = "") -> None:
-        self.after_s = seconds(after)
+        self.after_s: float = seconds(after)
         super().__init__(message or f"to be tried again in {self.after_s:g} s")
 
 

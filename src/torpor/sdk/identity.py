@@ -14,6 +14,7 @@ class Run:
 
     @property
     def id(self) -> str:
+        """The run's id, as `torpor ps` shows it."""
         return str(current("run.id").identity["run"])
 
     @property
@@ -28,6 +29,7 @@ class Run:
 
     @property
     def input(self) -> dict[str, Any]:
+        """What it was started with: its agent's arguments by name."""
         return dict(current("run.input").input)
 
     @property
@@ -47,4 +49,4 @@ class Run:
             return "<torpor.run: no run>"
 
 
-run = Run()
+run: Run = Run()

@@ -64,7 +64,7 @@ class WaitResult(Ready):
 @dataclass(frozen=True)
 class Verdict(Ready):
     """The answer to `approve`. `approved` is False too when nobody answered in time (`status`
-    "timeout")."""
+    "timeout"). `by` is who answered, `note` and `data` what they added."""
 
     approved: bool
     note: str | None = None
@@ -107,14 +107,14 @@ class _Unawaited(Generic[T]):
 
 
 class Wait:
-    """What `wait_any` and `wait_all` take: a wait that has begun. `name` is what it was begun with,
-    of a child its agent's."""
+    """What `wait_any` and `wait_all` take: a wait that has begun."""
 
     def __init__(self, operation: Operation) -> None:
         self._operation = operation
 
     @property
     def name(self) -> str:
+        """What it was begun with; of a child its agent's name."""
         return self._operation.name
 
     @property

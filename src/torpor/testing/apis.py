@@ -24,6 +24,7 @@ class ToolCall:
 
     @property
     def text(self) -> str:
+        """The arguments as the APIs have them: a text of JSON."""
         return json.dumps(values.pack(self.arguments))
 
 

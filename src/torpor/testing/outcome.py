@@ -97,6 +97,7 @@ class Outcome:
 
     @property
     def steps(self) -> list[Op]:
+        """The steps, in the order in which they began."""
         return self._of("step")
 
     @property
@@ -106,10 +107,12 @@ class Outcome:
 
     @property
     def spawned(self) -> list[Op]:
+        """The children that it spawned: the value of each is how that ended."""
         return self._of("child")
 
     @property
     def model_calls(self) -> list[Op]:
+        """The calls of models: the value of each is the reply."""
         return self._of("model")
 
     @property
