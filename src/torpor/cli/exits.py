@@ -19,14 +19,14 @@ class Exit(IntEnum):
 
 
 MEANINGS = {
-    Exit.DONE: "done; of a run that was followed: it completed",
-    Exit.FAILED: "the run failed, its agent cannot be loaded, or what was checked is not right",
-    Exit.REFUSED: "bad usage or input: no such option, file, run or agent, or not at this moment",
+    Exit.DONE: "done; a run that was followed has completed",
+    Exit.FAILED: "the run failed, its agent cannot be loaded, or a check found a fault",
+    Exit.REFUSED: "bad usage or input: no such option, file, run or agent, or not possible now",
     Exit.UNAVAILABLE: "no server answers, or this host lacks something",
     Exit.CANCELLED: "the run that was followed was cancelled",
     Exit.BROKEN: "data is damaged, or torpor itself is at fault",
     Exit.INTERRUPTED: "Ctrl-C; a run that was followed goes on",
-    Exit.UNREAD: "what reads the output has gone",
+    Exit.UNREAD: "whatever was reading the output has gone",
 }
 
 # Who must act decides; the first that fits.
