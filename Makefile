@@ -13,6 +13,7 @@ setup:  ## install what is needed here: Debian packages (root or sudo), .venv
 	@scripts/setup.sh
 
 demo: setup  ## one agent falls asleep three times, and what that costs
+	@.venv/bin/torpor setup
 	@$(PYTHON) scripts/demo.py
 
 check: setup  ## style, types, layers: needs no machine

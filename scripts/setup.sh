@@ -1,31 +1,22 @@
 #!/bin/sh
-# Everything torpor needs on this machine: system packages by apt, then Python ones by uv.
-# Does nothing that is done already.
+# .venv of this clone, and the Debian packages that torpor.setup lists. Does nothing that is done
+# already. Where packages cannot be installed, .venv lacks what machines need, and the rest works.
 set -eu
 cd "$(dirname "$0")/.."
 
-PACKAGES="qemu-system-x86 mmdebstrap debian-archive-keyring erofs-utils e2fsprogs lz4 zstd fuse3
-    libfuse3-dev pkg-config gcc python3-dev python3-venv uidmap cpio chromium"
+say() { printf '· %s\n' "$*" >&2; }
 
-say() { printf '\033[2m· %s\033[0m\n' "$*" >&2; }
-
-missing=""
-for package in $PACKAGES; do
-    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-    [ "$state" = installed ] || missing="$missing $package"
-done
-if [ -n "$missing" ]; then
-    say "installing Debian packages:$missing"
+if ! python3 -c 'import ensurepip' 2>/dev/null; then
     sudo=""
-    if [ "$(id -u)" != 0 ]; then
-        command -v sudo >/dev/null || { echo "Run as root: apt-get install$missing" >&2; exit 1; }
-        sudo=sudo
-    fi
+    if [ "$(id -u)" != 0 ]; then sudo=sudo; fi
+    say "installing python3-venv"
     $sudo apt-get update -q >/dev/null
-    # shellcheck disable=SC2086
     $sudo env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -q -y --no-install-recommends $missing >/dev/null
+        apt-get install -q -y --no-install-recommends python3-venv >/dev/null
 fi
+
+without=""
+PYTHONPATH=src python3 -B -m torpor.setup || without="--no-install-package pyfuse3"
 
 uv=$(command -v uv || echo .uv/bin/uv)
 if [ ! -x "$uv" ]; then
@@ -34,7 +25,8 @@ if [ ! -x "$uv" ]; then
     .uv/bin/pip install --quiet --disable-pip-version-check uv
 fi
 # One quick look first: the usual case is that nothing is to be done.
-if ! "$uv" sync --frozen --offline --quiet 2>/dev/null; then
+# shellcheck disable=SC2086
+if ! "$uv" sync --frozen --offline --quiet $without 2>/dev/null; then
     say "installing Python packages (one of them is compiled: half a minute)"
-    "$uv" sync --frozen
+    "$uv" sync --frozen $without
 fi

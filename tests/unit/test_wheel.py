@@ -165,5 +165,14 @@ def test_what_this_host_lacks_is_said_with_how_to_get_it(installed: Installed) -
     checks = {each["name"]: each for each in json.loads(installed("torpor", "doctor", "--json"))}
     assert checks["engine"]["ok"] is None  # plain processes: good enough to go on
     if Path("/dev/fuse").exists() and shutil.which("fusermount3"):
-        assert "torpor[machines]" in checks["FUSE"]["hint"]
-        assert "libfuse3-dev" in checks["FUSE"]["hint"]
+        assert "torpor setup" in checks["FUSE"]["hint"]
+
+
+def test_setup_says_what_machines_need(installed: Installed) -> None:
+    found = json.loads(installed("torpor", "setup", "--check", "--json", code=3))
+    checks = {each["name"]: each for each in found}
+    assert checks["binding of FUSE"]["ok"] is False
+    assert "pip install 'torpor[machines]'" in checks["binding of FUSE"]["hint"]
+    assert checks["guest image"]["ok"] is False
+    if (lacking := checks["packages"])["ok"] is False:  # a compiler for that binding, at least
+        assert lacking["hint"].startswith("sudo apt-get install ")

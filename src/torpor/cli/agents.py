@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.status import Status
 
 from torpor.cli.attach import Explain, attach
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
@@ -19,8 +18,8 @@ from torpor.cli.given import Files, usage
 from torpor.cli.host import connect
 from torpor.cli.inputs import InputGiven
 from torpor.cli.options import Json
-from torpor.cli.screen import err, say, show, show_json, table
-from torpor.client import Client, OnProgress
+from torpor.cli.screen import progress, say, show, show_json, table
+from torpor.client import Client
 from torpor.core.agentfile import AgentSource
 from torpor.core.durations import seconds
 from torpor.core.engines import EMULATED, EMULATION, NOT_ISOLATED, PROCESS, Engine
@@ -212,7 +211,7 @@ def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -
     """Deploy, showing what that is at."""
     began = time.monotonic()
     try:
-        with _progress() as tell:
+        with progress("reading the agent") as tell:
             deployed = client.deploy(source, tell, engine)
     except TorporError as error:
         _say_notes(source)
@@ -247,26 +246,3 @@ def _why_process(client: Client, source: AgentSource, asked: str | None) -> str:
     if asked:
         return ""
     return f"{'its file says so' if source.rules.engine else client.health()['engine_why']}; "
-
-
-@contextmanager
-def _progress() -> Iterator[OnProgress]:
-    """Shows what a deployment is at: one moving line in a terminal, else a line for each stage."""
-    if not err.is_terminal:
-        stages: set[str] = set()
-
-        def tell(stage: str, message: str, fraction: float | None) -> None:
-            if stage not in stages:
-                stages.add(stage)
-                say(message)
-
-        yield tell
-        return
-    with err.status("reading the agent") as status:
-        yield lambda stage, message, fraction: _update(status, message, fraction)
-
-
-def _update(status: Status, message: str, fraction: float | None) -> None:
-    share = "" if fraction is None else f" {fraction:.0%}"
-    # Square brackets would be markup to rich.
-    status.update(words.line(message).replace("[", r"\[") + share)

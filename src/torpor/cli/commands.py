@@ -116,6 +116,12 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         Listed("hooks", "hooks:hooks", "Webhooks: messages from others, and ours."),
     ),
     "This host": (
+        Listed(
+            "setup",
+            "host:setup",
+            "Bring what machines need to this host: Debian packages, the binding of FUSE, "
+            "the guest image.",
+        ),
         Listed("up", "host:up", "Start the server, if it does not run."),
         Listed(
             "down",

@@ -1,17 +1,18 @@
-"""doctor, up, down: what concerns this host."""
+"""doctor, setup, up, down: what concerns this host."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from torpor.cli.exits import Exit
 from torpor.cli.options import Json
-from torpor.cli.screen import err, facts, say, show, show_json, table
+from torpor.cli.screen import err, facts, progress, say, show, show_json, table
 from torpor.client import (
     URL,
     Client,
@@ -30,6 +31,9 @@ from torpor.core.home import Home
 from torpor.core.release import difference
 from torpor.web import words
 
+if TYPE_CHECKING:
+    from torpor.setup.system import Check
+
 _MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("–", "yellow")}
 
 
@@ -45,15 +49,52 @@ def doctor(as_json: Json = False) -> None:
     from torpor.control.observe.doctor import can_run, checks  # loads the engines: only here
 
     found = checks(Home.find())
-    if as_json:
-        show_json([asdict(check) for check in found])
-    else:
-        show(table(("", "CHECK", "DETAIL"), [(_MARKS[c.ok], c.name, c.detail) for c in found]))
-        for check in found:
-            if check.hint and check.ok is not True:
-                say(f"{check.name}: {check.hint}", "dim")
+    _report(found, as_json=as_json)
     if not can_run(found):
         raise typer.Exit(Exit.UNAVAILABLE)
+
+
+def setup(
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing: say what is here and what is absent.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Bring what machines need to this host: Debian packages, the binding of FUSE, the guest image.
+
+    Packages are installed by root; for everybody else the command that does it is printed. What is
+    here already is left alone. Where no machine can run it says what can.
+    """
+    refuse_remote("torpor setup")
+    from torpor.setup.system import system
+
+    if (host := system()).ok is False:
+        _report([host], as_json=as_json)
+        raise typer.Exit(Exit.UNAVAILABLE)
+    from torpor.setup.checks import checks  # loads what only Linux has
+
+    home = Home.find()
+    if not check:
+        from torpor.setup.ready import make_ready
+
+        with progress("looking at this host") as tell:
+            make_ready(home, tell)
+    found = checks(home)
+    _report(found, as_json=as_json)
+    if any(each.ok is False for each in found):
+        raise typer.Exit(Exit.UNAVAILABLE)
+    if not as_json:
+        say("This host is ready for machines.")
+
+
+def _report(found: Sequence[Check], *, as_json: bool) -> None:
+    if as_json:
+        show_json([asdict(check) for check in found])
+        return
+    show(table(("", "CHECK", "DETAIL"), [(_MARKS[c.ok], c.name, c.detail) for c in found]))
+    for check in found:
+        if check.hint and check.ok is not True:
+            say(f"{check.name}: {check.hint}", "dim")
 
 
 def _reach(remote: Remote, *, as_json: bool) -> None:

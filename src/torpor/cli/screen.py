@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,30 @@ def show_json(value: Any) -> None:
 def say(text: str, style: str = "") -> None:
     """One remark on stderr; never markup, for it may hold an agent's words."""
     _say((text, style))
+
+
+@contextmanager
+def progress(first: str) -> Iterator[Callable[[str, str, float | None], None]]:
+    """Shows how far something is: one moving line in a terminal, else a line for each stage."""
+    if not _stderr().is_terminal:
+        stages: set[str] = set()
+
+        def tell(stage: str, message: str, fraction: float | None) -> None:
+            if stage not in stages:
+                stages.add(stage)
+                say(message)
+
+        yield tell
+        return
+    from torpor.web import words
+
+    def update(stage: str, message: str, fraction: float | None) -> None:
+        share = "" if fraction is None else f" {fraction:.0%}"
+        # Square brackets would be markup to rich.
+        status.update(words.line(message).replace("[", r"\[") + share)
+
+    with _stderr().status(first) as status:
+        yield update
 
 
 def complain(message: str, hint: str = "") -> None:

@@ -90,11 +90,10 @@ def ensure_image(home: Home, progress: Progress = lambda *_: None) -> Image:
     Blocks; several callers at once share one build. Raises Missing when the host lacks a
     program, Exhausted when the disk is full, HostError when Debian cannot be reached.
     """
+    if (known := find_image(home)) is not None:
+        return known
     guest = guest_sources(Path(torpor.__file__).parent)
     root = home.roots / recipe.digest()
-    known = home.images / image_digest(_content(root), guest)
-    if not image_damage(known):
-        return Image(known.name, known)
     waiting = _say_waiting(progress)
 
     def damaged(why: str) -> None:
@@ -117,6 +116,13 @@ def ensure_image(home: Home, progress: Progress = lambda *_: None) -> Image:
         damaged=damaged,
     )
     return Image(digest, directory)
+
+
+def find_image(home: Home) -> Image | None:
+    """The image of this version of torpor, if it is built and whole."""
+    guest = guest_sources(Path(torpor.__file__).parent)
+    known = home.images / image_digest(_content(home.roots / recipe.digest()), guest)
+    return None if image_damage(known) else Image(known.name, known)
 
 
 def image_damage(directory: Path) -> str:
@@ -164,7 +170,7 @@ def _make_root(workspace: Workspace, progress: Progress) -> Path:
     if not Path(recipe.KEYRING).is_file():
         raise Missing(
             f"Debian's archive keys are not on this host: {recipe.KEYRING}",
-            hint="sudo apt install debian-archive-keyring",
+            hint="torpor setup installs them.",
         )
 
     def on_line(line: str) -> None:

@@ -14,17 +14,6 @@ from torpor.core.errors import Exhausted, HostError, Missing
 _LINES_KEPT = 1000
 _LINES_SHOWN = 12
 
-# program → the Debian/Ubuntu package that brings it
-_PACKAGE = {
-    "dpkg-deb": "dpkg",
-    "gzip": "gzip",
-    "lz4": "lz4",
-    "mkfs.erofs": "erofs-utils",
-    "mkfs.ext4": "e2fsprogs",
-    "mmdebstrap": "mmdebstrap",
-    "xz": "xz-utils",
-    "zstd": "zstd",
-}
 # Debian keeps mkfs.* out of an ordinary user's PATH.
 _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
@@ -42,10 +31,9 @@ def require(*programs: str) -> None:
     """Raise Missing unless all are here: asked before the work starts, not in its middle."""
     absent = [p for p in programs if shutil.which(p, path=_PATH) is None]
     if absent:
-        packages = " ".join(sorted({_PACKAGE[p] for p in absent}))
         raise Missing(
             f"not installed on this host: {', '.join(absent)}",
-            hint=f"On Debian or Ubuntu: sudo apt install {packages}",
+            hint="torpor setup installs what machines need.",
         )
 
 

@@ -16,6 +16,7 @@ from torpor.core.home import Home
 from torpor.pager.client import PagerClient
 
 FUSE_DEVICE = Path("/dev/fuse")
+BINDING = "pyfuse3"
 START_SECONDS_MAX = 20.0
 _POLL_SECONDS = 0.02
 _LOG_LINES_SHOWN = 8
@@ -60,8 +61,8 @@ async def ensure_pager(home: Home) -> PagerClient:
         raise
 
 
-def require_fuse() -> None:
-    """Raises Missing, naming what this host lacks."""
+def require_device() -> None:
+    """Raises Missing unless /dev/fuse can be opened."""
     if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
         if FUSE_DEVICE.exists():
             state = "may not be opened by this user"
@@ -70,16 +71,20 @@ def require_fuse() -> None:
             state = "does not exist"
             hint = f"Load the kernel module `fuse`, and give containers --device {FUSE_DEVICE}."
         raise Missing(f"{FUSE_DEVICE} {state}: machines' memory cannot be served", hint=hint)
+
+
+def require_fuse() -> None:
+    """Raises Missing, naming what this host lacks."""
+    require_device()
     if shutil.which("fusermount3") is None:
         raise Missing(
             "the program fusermount3 is absent: machines' memory cannot be served",
-            hint="apt-get install fuse3",
+            hint="torpor setup installs it.",
         )
-    if importlib.util.find_spec("pyfuse3") is None:
+    if importlib.util.find_spec(BINDING) is None:
         raise Missing(
-            "the Python package pyfuse3 is absent: machines' memory cannot be served",
-            hint="pip install 'torpor[machines]', which compiles it: first "
-            "apt-get install gcc pkg-config libfuse3-dev python3-dev",
+            f"the Python package {BINDING} is absent: machines' memory cannot be served",
+            hint="torpor setup installs it, or pip install 'torpor[machines]'.",
         )
 
 

@@ -117,8 +117,16 @@ def test_without_one_it_is_said_there_that_a_server_needs_linux(
     assert "Linux" in refused.stderr and "TORPOR_URL=" in refused.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["--check"]])
+def test_setup_says_there_what_works_and_what_does_not(arguments: list[str]) -> None:
+    refused = on_windows(COMMAND, "setup", *arguments)
+    assert refused.returncode == 3
+    assert "Linux only" in refused.stdout
+    assert "TORPOR_URL" in refused.stderr and "torpor.testing" in refused.stderr
+
+
 @pytest.mark.parametrize(
-    "command", ["up", "down", "dashboard", "backup x", "restore x", "bench cli"]
+    "command", ["up", "setup", "down", "dashboard", "backup x", "restore x", "bench cli"]
 )
 def test_what_is_done_on_the_servers_host_says_so(
     torpor: Torpor, monkeypatch: pytest.MonkeyPatch, command: str

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from torpor.control.observe.doctor import Check, can_run, checks
+from torpor.control.observe.doctor import can_run, checks
 from torpor.core.home import Home
 from torpor.pager import launch
-
-SETUP = Path(__file__).parents[3] / "scripts" / "setup.sh"
-# For whoever develops torpor: its tests, its environment, looking into archives.
-FOR_DEVELOPERS = {"chromium", "python3-venv", "cpio"}
+from torpor.setup import packages
+from torpor.setup.system import Check
 
 
 @pytest.fixture
@@ -24,7 +22,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Home:
     monkeypatch.delenv("TORPOR_ENGINE", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("shutil.which", lambda name, path=None: None)
-    monkeypatch.setattr("torpor.control.observe.doctor.KEYRING", str(tmp_path / "absent"))
+    monkeypatch.setattr(packages.Package, "is_here", lambda package: False)
     monkeypatch.setattr(launch, "FUSE_DEVICE", Path(os.devnull))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     return Home(tmp_path / "home")
@@ -41,9 +39,8 @@ def test_a_bare_host_is_told_of_every_package_that_machines_need(
     monkeypatch.setattr("shutil.which", lambda name, path=None: f"/usr/bin/{name}")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     told += hints(bare)
-    (listed,) = re.findall(r'PACKAGES="([^"]+)"', SETUP.read_text())
-    needed = set(listed.split()) - FOR_DEVELOPERS
-    assert needed <= set(re.findall(r"[\w.-]+", told))
+    needed = {*packages.HOST, *packages.ORDINARY_USER, *packages.COMPILER}
+    assert {each.name for each in needed} <= set(re.findall(r"[\w.-]+", told))
     assert "pip install 'torpor[machines]'" in told
 
 

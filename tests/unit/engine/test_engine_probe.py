@@ -36,7 +36,7 @@ def install(host: Path, script: str) -> Path:
 def test_no_qemu(host: Path) -> None:
     with pytest.raises(Missing, match=f"{BINARY} is not installed") as missing:
         find_qemu()
-    assert "apt-get install" in missing.value.hint
+    assert "torpor setup" in missing.value.hint
 
 
 def test_a_qemu(host: Path) -> None:

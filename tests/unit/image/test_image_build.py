@@ -65,11 +65,11 @@ def test_an_empty_disk_is_sparse_valid_and_always_the_same(tmp_path: Path) -> No
     assert [p.name for p in (tmp_path / "a").iterdir() if p.name != ".lock"] == ["disk-256.ext4"]
 
 
-def test_an_absent_program_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_program_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tools, "_PATH", "/nonexistent")
     with pytest.raises(Missing, match=r"mkfs\.erofs, mmdebstrap") as raised:
         tools.require("mkfs.erofs", "mmdebstrap")
-    assert "apt install erofs-utils mmdebstrap" in raised.value.hint
+    assert "torpor setup" in raised.value.hint
 
 
 def test_a_failed_program_is_quoted() -> None:

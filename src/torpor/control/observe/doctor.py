@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 from torpor.control.engines import choose
@@ -15,43 +14,25 @@ from torpor.core.home import Home
 from torpor.engine.qemu.probe import KVM_DEVICE, find_qemu, host_tsc_khz, probe
 from torpor.image.build import Image, image_damage, open_image
 from torpor.image.deps import layer_damage
-from torpor.image.recipe import KEYRING
 from torpor.pager.launch import require_fuse
+from torpor.setup.checks import attempt, debian_packages, subordinate_ids
+from torpor.setup.system import Check
 
 FREE_DISK_MIN = 2 << 30
 FASTER = (
     "Waiting, model calls, freezing and waking do not. For agents that compute much: a host with "
     "KVM, or --engine process for agents that you trust; `torpor bench computing` measures it."
 )
-# program → the Debian package that brings it
-_BUILDERS = {
-    "mmdebstrap": "mmdebstrap",
-    "mkfs.erofs": "erofs-utils",
-    "mkfs.ext4": "e2fsprogs",
-    "dpkg-deb": "dpkg",
-    "lz4": "lz4",
-    "zstd": "zstd",
-    "newuidmap": "uidmap",
-}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the doctor's report. `ok` is None for what is only told."""
-
-    name: str
-    ok: bool | None
-    detail: str
-    hint: str = ""
 
 
 def checks(home: Home) -> list[Check]:
     """All checks, in the order in which a person would mend them."""
     return [
         _engine(),
-        _attempt("QEMU", lambda: "{} {}".format(*find_qemu())),
-        _attempt("FUSE", _fuse),
-        *_builders(),
+        attempt("QEMU", lambda: "{} {}".format(*find_qemu())),
+        attempt("FUSE", _fuse),
+        debian_packages(),
+        *subordinate_ids(),
         *_images(home),
         *_time_stamps(),
         _disk(home),
@@ -76,35 +57,9 @@ def _engine() -> Check:
     return Check("engine", True, f"{choice.engine}: {choice.why}")
 
 
-def _attempt(name: str, check: Callable[[], str]) -> Check:
-    try:
-        return Check(name, True, check())
-    except TorporError as error:
-        return Check(name, False, error.message, error.hint)
-
-
 def _fuse() -> str:
     require_fuse()
     return "/dev/fuse opens, fusermount3 is here"
-
-
-def _builders() -> Iterator[Check]:
-    # Debian keeps some of them where an ordinary user's PATH does not look.
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    root = os.geteuid() == 0
-    missing = {
-        name: package
-        for name, package in _BUILDERS.items()
-        if shutil.which(name, path=path) is None and not (root and name == "newuidmap")
-    }
-    if not Path(KEYRING).exists():
-        missing["the keys of Debian"] = "debian-archive-keyring"
-    if missing:
-        hint = f"apt-get install {' '.join(missing.values())}"
-        hint += ", and a line for this user in /etc/subuid" if "newuidmap" in missing else ""
-        yield Check("image tools", False, f"absent: {', '.join(missing)}", hint)
-    else:
-        yield Check("image tools", True, "mmdebstrap, erofs-utils, e2fsprogs")
 
 
 def _images(home: Home) -> Iterator[Check]:

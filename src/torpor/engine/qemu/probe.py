@@ -45,7 +45,7 @@ def find_qemu() -> tuple[str, str]:
     if binary is None:
         raise Missing(
             f"{BINARY} is not installed",
-            hint="apt-get install qemu-system-x86",
+            hint="torpor setup installs it.",
         )
     try:
         printed = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20)

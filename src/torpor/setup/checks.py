@@ -1,0 +1,91 @@
+"""Whether this host has what machines need. Each check says what is absent, and what brings it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torpor.core.errors import TorporError
+from torpor.core.home import Home
+from torpor.image.build import find_image
+from torpor.pager.launch import BINDING, FUSE_DEVICE, require_device
+from torpor.setup import apt, packages
+from torpor.setup.system import Check, system
+
+SUBORDINATE = (Path("/etc/subuid"), Path("/etc/subgid"))
+
+
+def checks(home: Home) -> list[Check]:
+    """All of them, in the order in which a person would mend them. On Linux only."""
+    return [
+        system(),
+        debian_packages(),
+        *subordinate_ids(),
+        attempt("FUSE", _device),
+        binding(),
+        image(home),
+    ]
+
+
+def debian_packages() -> Check:
+    lacking = absent_packages()
+    if not lacking:
+        return Check("packages", True, "QEMU, FUSE and what builds images are here")
+    detail = "absent: " + ", ".join(each.brings for each in lacking)
+    by_hand = f"Install what brings them; Debian's names: {' '.join(p.name for p in lacking)}."
+    return Check(
+        "packages", False, detail, packages.apt_line(lacking) if apt.is_here() else by_hand
+    )
+
+
+def absent_packages() -> list[packages.Package]:
+    return packages.absent(packages.needed(compiler=importlib.util.find_spec(BINDING) is None))
+
+
+def subordinate_ids() -> Iterator[Check]:
+    """An image is built as root of a user namespace, for which an ordinary user needs a range of
+    ids; Debian gives one to each user that adduser makes."""
+    user = os.environ.get("USER") or str(os.geteuid())
+    names = {user, str(os.geteuid())}
+    if os.geteuid() == 0 or all(_has_range(path, names) for path in SUBORDINATE):
+        return
+    detail = f"{user} has no range of ids in /etc/subuid and /etc/subgid: it builds no image"
+    ranges = "--add-subuids 100000-165535 --add-subgids 100000-165535"
+    yield Check("user ids", False, detail, f"sudo usermod {ranges} {user}")
+
+
+def binding() -> Check:
+    if importlib.util.find_spec(BINDING) is None:
+        detail = f"the Python package {BINDING} is absent"
+        return Check("binding of FUSE", False, detail, "pip install 'torpor[machines]'")
+    return Check("binding of FUSE", True, f"the Python package {BINDING} is here")
+
+
+def image(home: Home) -> Check:
+    if (found := find_image(home)) is None:
+        later = "torpor setup builds it (a minute, a network, 1 GiB for a while)."
+        return Check("guest image", False, f"none for this version in {home.images}", later)
+    return Check("guest image", True, f"{found.digest} in {found.directory}")
+
+
+def attempt(name: str, check: Callable[[], str]) -> Check:
+    """What `check` says, or the error that it raises."""
+    try:
+        return Check(name, True, check())
+    except TorporError as error:
+        return Check(name, False, error.message, error.hint)
+
+
+def _device() -> str:
+    require_device()
+    return f"{FUSE_DEVICE} opens"
+
+
+def _has_range(path: Path, names: set[str]) -> bool:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.partition(":")[0] in names for line in lines)

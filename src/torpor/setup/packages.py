@@ -1,0 +1,70 @@
+"""The Debian packages that torpor needs on a host: the one list of them. Ubuntu's have these names.
+
+A package is here if what it brings is, wherever that came from: so other distributions count, too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from torpor.image.recipe import KEYRING
+
+# Debian keeps some programs where an ordinary user's PATH does not look.
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+
+class Package(NamedTuple):
+    name: str
+    brings: str  # a program, or a file by its path
+
+    def is_here(self) -> bool:
+        if self.brings.startswith("/"):
+            return Path(self.brings).exists()
+        return shutil.which(self.brings, path=_PATH) is not None
+
+
+# Without these no machine runs, and no image is built.
+HOST = (
+    Package("qemu-system-x86", "qemu-system-x86_64"),
+    Package("fuse3", "fusermount3"),
+    Package("mmdebstrap", "mmdebstrap"),
+    Package("debian-archive-keyring", KEYRING),
+    Package("dpkg", "dpkg-deb"),
+    Package("erofs-utils", "mkfs.erofs"),
+    Package("e2fsprogs", "mkfs.ext4"),
+    Package("lz4", "lz4"),
+    Package("zstd", "zstd"),
+)
+# Root needs no user namespace to build an image in.
+ORDINARY_USER = (Package("uidmap", "newuidmap"),)
+# What compiles the binding of FUSE (pyfuse3); of no use once that is here.
+COMPILER = (
+    Package("gcc", "gcc"),
+    Package("pkg-config", "pkg-config"),
+    Package("libfuse3-dev", "/usr/include/fuse3/fuse.h"),
+    Package("python3-dev", f"{sysconfig.get_path('include')}/Python.h"),
+)
+# What tests of torpor itself need; those that miss one are skipped.
+TESTS = (
+    Package("cpio", "cpio"),
+    Package("chromium", "chromium"),
+)
+
+
+def needed(*, compiler: bool, tests: bool = False) -> tuple[Package, ...]:
+    user = () if os.geteuid() == 0 else ORDINARY_USER
+    return (*HOST, *user, *(COMPILER if compiler else ()), *(TESTS if tests else ()))
+
+
+def absent(packages: Iterable[Package]) -> list[Package]:
+    return [each for each in packages if not each.is_here()]
+
+
+def apt_line(packages: Iterable[Package]) -> str:
+    """What a person types to have them."""
+    return f"sudo apt-get install {' '.join(each.name for each in packages)}"
