@@ -21,6 +21,7 @@ from tests.unit.guest.conftest import Driver
 from torpor.contextlog import agents, runs, schema
 from torpor.contextlog.entries import journal
 from torpor.core.ids import AgentVersion, RunId
+from torpor.logstore.migrate import prepare
 from torpor.logstore.sqlite import make_engine
 
 HERE = Path(__file__).parent
@@ -37,7 +38,7 @@ Object = dict[str, Any]
 def connection(tmp_path: Path) -> Iterator[Connection]:
     engine = make_engine(tmp_path / "log.db", connections=1, begin="BEGIN IMMEDIATE")
     with engine.begin() as c:
-        schema.prepare(c)
+        prepare(c)
         yield c
     engine.dispose()
 

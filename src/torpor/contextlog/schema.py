@@ -1,4 +1,5 @@
-"""The tables, for SQLite now and PostgreSQL too.
+"""The tables, for SQLite now and PostgreSQL too, as the newest version has them: how a database
+of an older one is brought there is in `torpor.logstore.migrate`.
 
 Only types and SQL that both have are used; what differs is bound to its dialect right here.
 Times are unix seconds. Ids are compared byte by byte (they sort by age), which SQLite does
@@ -23,7 +24,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     ColumnElement,
-    Connection,
     Double,
     ForeignKey,
     Index,
@@ -36,17 +36,10 @@ from sqlalchemy import (
     UniqueConstraint,
     event,
     false,
-    insert,
-    inspect,
-    select,
     true,
 )
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.compiler import compiles
-
-from torpor.core.errors import Damaged, HostError
-
-SCHEMA_VERSION = 3
 
 metadata = MetaData()
 
@@ -549,37 +542,3 @@ run_keys = Table(
     Column("run", _Id, ForeignKey("runs.id"), primary_key=True),
     Column("wrapped", LargeBinary, nullable=False),
 )
-
-
-def prepare(c: Connection) -> None:
-    """Make the tables if they are not there. Raises HostError for a database of another
-    version."""
-    present = inspect(c).get_table_names()
-    if meta.name in present:
-        _check_version(c)
-        return
-    if present:
-        raise Damaged(
-            "the database holds tables that are not torpor's, or lost its `meta` table",
-            hint="Point TORPOR_HOME elsewhere, or restore the database from a copy.",
-        )
-    metadata.create_all(c)
-    c.execute(insert(meta), [{"key": "schema_version", "value": str(SCHEMA_VERSION)}])
-
-
-def _check_version(c: Connection) -> None:
-    found = c.scalar(select(meta.c.value).where(meta.c.key == "schema_version"))
-    if found is None or not found.isdecimal():
-        raise Damaged(f"the database's schema version is {found!r}, which is no number")
-    if int(found) > SCHEMA_VERSION:
-        raise HostError(
-            f"the database was written by a newer torpor (schema {found}; "
-            f"this one knows {SCHEMA_VERSION})",
-            hint="Upgrade torpor.",
-        )
-    if int(found) < SCHEMA_VERSION:
-        raise HostError(
-            f"the database is of an earlier state of torpor's development (schema {found}; this "
-            f"one needs {SCHEMA_VERSION}), and there is no way from there",
-            hint="Move the data directory away, or point TORPOR_HOME elsewhere.",
-        )

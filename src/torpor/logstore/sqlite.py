@@ -34,11 +34,11 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from torpor.contextlog import schema
 from torpor.contextlog.news import News
 from torpor.contextlog.prepared import wrapped
 from torpor.core.errors import Damaged, Exhausted, HostError, InternalError, TorporError
 from torpor.core.ids import RunId
+from torpor.logstore.migrate import prepare, upgrade
 
 T = TypeVar("T")
 
@@ -114,14 +114,16 @@ class LogStore:
 
     @classmethod
     def open(cls, path: Path) -> LogStore:
-        """Open the database at `path`, made if absent.
+        """Open the database at `path`, created if absent, brought up to date if older.
 
         Raises HostError (cannot be opened; newer schema), Damaged (no database of ours).
         """
         store = cls(path)
         try:
             with store._writer.begin() as c:
-                schema.prepare(c)
+                up_to_date = prepare(c)
+            if not up_to_date:
+                _upgrade(path)
         except DBAPIError as error:
             store._dispose()
             raise _trouble(error, path) or error from error
@@ -342,6 +344,19 @@ class Subscription:
         _call_in(self._loop, self._changed.set)
 
 
+def _upgrade(path: Path) -> None:
+    """All in one transaction: what fails has changed nothing."""
+    engine = make_engine(path, connections=1, begin="BEGIN IMMEDIATE", foreign_keys=False)
+    try:
+        with engine.begin() as c:
+            upgrade(c)
+            lost = c.exec_driver_sql("PRAGMA foreign_key_check").first()
+            if lost is not None:
+                raise InternalError(f"after the upgrade, a row of {lost[0]} lacks one of {lost[2]}")
+    finally:
+        engine.dispose()
+
+
 def _beside(path: Path) -> sqlite3.Connection:
     """A connection beside those of the store, that waits for them."""
     return sqlite3.connect(path, timeout=BUSY_TIMEOUT_MS / 1000)
@@ -455,7 +470,13 @@ def _trouble(error: BaseException, path: Path) -> TorporError | None:
 
 
 def make_engine(
-    path: Path, *, connections: int, begin: str, read_only: bool = False, wal: bool = True
+    path: Path,
+    *,
+    connections: int,
+    begin: str,
+    read_only: bool = False,
+    wal: bool = True,
+    foreign_keys: bool = True,
 ) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}", poolclass=QueuePool, pool_size=connections, max_overflow=0
@@ -466,7 +487,7 @@ def make_engine(
         *([] if read_only else ["auto_vacuum = INCREMENTAL"]),
         *(["journal_mode = WAL"] if wal else []),
         "synchronous = FULL",  # WAL's default leaves commits to the page cache: rule 1
-        "foreign_keys = ON",
+        f"foreign_keys = {'ON' if foreign_keys else 'OFF'}",
         "secure_delete = ON",  # a key that is deleted must be gone from the file
         *(["query_only = ON"] if read_only else []),
     ]

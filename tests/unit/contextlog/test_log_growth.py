@@ -33,6 +33,7 @@ from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import claim, create_run, get_run
 from torpor.contextlog.waits import complete_wait, create_wait, end_due, next_due
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
+from torpor.logstore.migrate import prepare
 from torpor.logstore.sqlite import make_engine
 
 VERSION = AgentVersion("a" * 32)
@@ -47,7 +48,7 @@ class Log:
     def __init__(self) -> None:
         self.engine = make_engine(Path(":memory:"), connections=1, begin="BEGIN")
         self.c: Connection = self.engine.connect()
-        schema.prepare(self.c)
+        prepare(self.c)
         put_agent(self.c, version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0)
         self.run = create_run(self.c, version=VERSION, agent=None, input={}, now=1.0).id
         self.epoch = claim(self.c, self.run, 1.0)

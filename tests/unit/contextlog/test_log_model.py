@@ -17,13 +17,13 @@ from tests.unit.contextlog.conftest import claimable
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.entries import NewEntry, append, journal, read_entries
 from torpor.contextlog.runs import claim, create_run, get_run, transition
-from torpor.contextlog.schema import prepare
 from torpor.contextlog.snapshots import newest_snapshot, record_snapshot
 from torpor.contextlog.waits import complete_wait, create_wait, end_due, list_waits
 from torpor.core.errors import Conflict, StaleEpoch, TorporError
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
 from torpor.core.jsonvalues import DEPTH_MAX
 from torpor.core.states import FINAL, RunState, may_follow
+from torpor.logstore.migrate import prepare
 from torpor.logstore.sqlite import make_engine
 
 VERSION = AgentVersion("a" * 32)

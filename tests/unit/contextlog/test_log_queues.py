@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, event
 
-from torpor.contextlog import deadlines, queues, runs, schema
+from torpor.contextlog import deadlines, queues, runs
 from torpor.contextlog.agents import deployed_again, put_agent
 from torpor.contextlog.runs import RunRow
 from torpor.control.scheduler.claims import next_runs, reasons
@@ -18,6 +18,7 @@ from torpor.core.errors import Invalid, NotFound, StaleEpoch
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.starting import Start
 from torpor.core.states import FINAL, RunState
+from torpor.logstore.migrate import prepare
 from torpor.logstore.sqlite import make_engine
 
 VERSION = AgentVersion("a" * 32)
@@ -36,7 +37,7 @@ class Log:
         self.engine = make_engine(Path(":memory:"), connections=1, begin="BEGIN")
         self.c: Connection = self.engine.connect()
         self.now = 1000.0
-        schema.prepare(self.c)
+        prepare(self.c)
         put_agent(self.c, version=VERSION, name="f", entry="f.py", source=b"", spec={}, now=1.0)
         queues.declare_queues(self.c, LIMITS, 1.0)
 

@@ -61,7 +61,6 @@ from torpor.contextlog.runs import (
     runs_in,
     transition,
 )
-from torpor.contextlog.schema import prepare
 from torpor.contextlog.snapshots import newest_snapshot, record_snapshot
 from torpor.contextlog.waits import answer_wait, create_wait, end_due, list_waits
 from torpor.control.scheduler.claims import next_runs
@@ -71,6 +70,7 @@ from torpor.core.errors import Conflict, StaleEpoch
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.core.starting import Start
 from torpor.core.states import FINAL, RunState
+from torpor.logstore.migrate import prepare
 from torpor.logstore.sqlite import make_engine
 from torpor.policy import recovery
 from torpor.policy.recovery import Act, Facts
