@@ -11,6 +11,6 @@ ERROR = "torpor.sdk.errors.ChildFailed"  # as the log has it
 
 def failure(agent: str, value: Mapping[str, Any]) -> dict[str, str]:
     """The error (type, message) for what the wait for a child of `agent` ended with."""
-    told, how = value.get("data") or {}, str(value.get("status"))
-    why = ": ".join(str(told[key]) for key in ("type", "message") if told.get(key))
+    outcome, how = value.get("data") or {}, str(value.get("status"))
+    why = ": ".join(str(outcome[key]) for key in ("type", "message") if outcome.get(key))
     return {"type": ERROR, "message": f"{agent} {how}{why and f': {why}'}"}

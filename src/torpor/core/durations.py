@@ -35,9 +35,9 @@ def timedelta_of(given: float | str) -> timedelta:
         sign, *numbers = found.groups()
         if any(numbers) and not given.strip().endswith("T"):
             weeks, days, hours, minutes, whole, part = (number or "0" for number in numbers)
-            made = timedelta(int(days), int(whole), int(part[:6].ljust(6, "0")))
-            made += timedelta(weeks=int(weeks), hours=int(hours), minutes=int(minutes))
-            return -made if sign else made
+            length = timedelta(int(days), int(whole), int(part[:6].ljust(6, "0")))
+            length += timedelta(weeks=int(weeks), hours=int(hours), minutes=int(minutes))
+            return -length if sign else length
     value = _seconds(given)
     if value is None:
         raise ValueError(f"{given!r} is not a duration")

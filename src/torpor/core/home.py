@@ -26,16 +26,16 @@ class Home:
 
     @classmethod
     def find(cls) -> Home:
-        if told := os.environ.get("TORPOR_HOME"):
-            return cls(Path(told).expanduser().absolute())
+        if chosen := os.environ.get("TORPOR_HOME"):
+            return cls(Path(chosen).expanduser().absolute())
         data = os.environ.get("XDG_DATA_HOME")
         base = Path(data) if data else Path.home() / ".local" / "share"
         return cls((base / "torpor").absolute())
 
     def create(self) -> Home:
         """Make the directories, for this user only: machines' memory is in here."""
-        made = (self.blobs, self.images, self.deps, self.apps, self.modules, self.work)
-        for path in (self.root, *made, self.run, self.cache):
+        directories = (self.blobs, self.images, self.deps, self.apps, self.modules, self.work)
+        for path in (self.root, *directories, self.run, self.cache):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
 

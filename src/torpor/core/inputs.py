@@ -51,12 +51,12 @@ def _unfit(agent: Mapping[str, Any], problems: str, parts: Sequence[Part]) -> In
 
 def takes(agent: Mapping[str, Any]) -> str:
     """What the agent takes, in words: `n (an integer), note? (text)`."""
-    told = []
+    described = []
     for param in agent["params"]:
         words = schemas.words(schema_of(agent, param["name"]), agent.get("schema"))
         optional = "" if param["required"] else "?"
-        told.append(param["name"] + optional + (f" ({words})" if words else ""))
-    return ", ".join(told) or "nothing"
+        described.append(param["name"] + optional + (f" ({words})" if words else ""))
+    return ", ".join(described) or "nothing"
 
 
 def schema_of(agent: Mapping[str, Any], name: str) -> Any:

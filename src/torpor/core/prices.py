@@ -89,11 +89,11 @@ def _continues(name: str, known: str) -> bool:
 
 def _read(path: Path) -> dict[str, dict[str, float]]:
     try:
-        told = tomllib.loads(path.read_text())
+        document = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise Invalid(f"{path}: {error}", hint="See docs/sql.md for its form.") from error
-    models = told.get("models", {})
-    if set(told) - {"models"} or not isinstance(models, dict):
+    models = document.get("models", {})
+    if set(document) - {"models"} or not isinstance(models, dict):
         raise Invalid(f'{path}: it has tables [models."NAME"] and nothing else')
     return {name: _price(path, name, row) for name, row in models.items()}
 

@@ -108,7 +108,7 @@ def _read(status: int | None, whole: Mapping[str, Any]) -> Reply:
         usage = {"input_tokens": 0, "output_tokens": 0}
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
-    text, finish, tools = _said(whole)
+    text, finish, tools = _answer(whole)
     return Reply(
         status=status,
         model=_text(whole.get("model")),
@@ -127,7 +127,7 @@ def _lists_models(whole: Mapping[str, Any]) -> bool:
     return whole.get("object") == "list" and kinds <= {"model"}
 
 
-def _said(whole: Mapping[str, Any]) -> tuple[str | None, Any, list[ToolCall]]:
+def _answer(whole: Mapping[str, Any]) -> tuple[str | None, Any, list[ToolCall]]:
     """Text, why it ended there, and the tools asked for."""
     if isinstance(whole.get("output"), list):
         items = [item for item in whole["output"] if isinstance(item, dict)]

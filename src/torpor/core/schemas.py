@@ -72,12 +72,12 @@ def arms(schema: Any, root: Any) -> Iterator[Mapping[str, Any]]:
 
 def words(schema: Any, root: Any) -> str:
     """What fits, in a few words; empty: anything."""
-    told: list[str] = []
+    fitting: list[str] = []
     for arm in arms(schema, root):
         if not (word := _arm(arm, root)):
             return ""
-        told.append(word)
-    return " or ".join(dict.fromkeys(told))
+        fitting.append(word)
+    return " or ".join(dict.fromkeys(fitting))
 
 
 def takes_file(schema: Any, root: Any) -> str | None:
@@ -103,8 +103,8 @@ def _arm(arm: Mapping[str, Any], root: Any) -> str:
         return " | ".join([*shown, *more])
     if "const" in arm:
         return _called(arm["const"])
-    if (said := _FORMATS.get(str(arm.get("format")))) is not None:
-        return said
+    if (phrase := _FORMATS.get(str(arm.get("format")))) is not None:
+        return phrase
     kinds = arm.get("type")
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if "array" in kinds and (inner := words(arm.get("items"), root)):

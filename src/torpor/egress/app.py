@@ -58,8 +58,8 @@ def create_app(upstream: Upstream, calls: Calls | None = None) -> Starlette:
         return response
 
     async def health(_: starlette.requests.Request) -> Response:
-        told = {"upstream": upstream.description, "pid": os.getpid()}
-        return by(_response(json_reply(200, told)))
+        described = {"upstream": upstream.description, "pid": os.getpid()}
+        return by(_response(json_reply(200, described)))
 
     async def make(incoming: starlette.requests.Request) -> Response:
         started, query = time.monotonic(), incoming.query_params

@@ -47,8 +47,8 @@ class BrokerClient:
     ) -> Answer:
         """The answer of this call, whatever its status; joined if it is under way, given again if
         it was not acknowledged yet."""
-        asked = {"run": run, "op": op, "method": method, "path": path}
-        answer = _answer(await self._request("POST", asked, headers, body))
+        query = {"run": run, "op": op, "method": method, "path": path}
+        answer = _answer(await self._request("POST", query, headers, body))
         if answer is None:
             raise HostError("the broker gave the call up", hint="It was being stopped.")
         return answer

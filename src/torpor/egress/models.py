@@ -43,15 +43,15 @@ class Model:
         """Which broker answered last. What one and the same does not know of was never made."""
         return self._client.broker
 
-    async def make(self, run: RunId, op: OpId, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The outcome of a `model` operation, `asked` as in its begin message: an HTTP response,
+    async def make(self, run: RunId, op: OpId, call: Mapping[str, Any]) -> dict[str, Any]:
+        """The outcome of a `model` operation, `call` as in its begin message: an HTTP response,
         made here where there is no broker. Raises Unanswered."""
-        path = asked["path"]
+        path = call["path"]
         try:
-            body = asked["body"].encode() if "body" in asked else b64decode(asked["body_b64"])
+            body = call["body"].encode() if "body" in call else b64decode(call["body_b64"])
         except ValueError as error:
             return no_answer(path, 400, error)
-        request = (run, op, asked["method"], path, asked["headers"], body)
+        request = (run, op, call["method"], path, call["headers"], body)
         try:
             return _response(await self._client.make(*request))
         except Missing:  # so it did not get there

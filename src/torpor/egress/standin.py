@@ -26,9 +26,9 @@ class StandIn:
         if request.path != "/v1/chat/completions":
             return _no_model(request, 501, f"the stand-in has no answer for {request.path}")
         try:
-            asked = json.loads(request.body)
-            text = str(asked["messages"][-1]["content"])
-            stream = bool(asked.get("stream"))
+            body = json.loads(request.body)
+            text = str(body["messages"][-1]["content"])
+            stream = bool(body.get("stream"))
         except (ValueError, LookupError, TypeError, AttributeError):
             return _no_model(request, 400, "the body holds no JSON with messages")
         if stream:
@@ -43,10 +43,10 @@ def _no_model(request: Request, status: int, why: str) -> Reply:
     return problem(request.path, status, "no_model", why, _HINT)
 
 
-def _completion(asked: str) -> dict[str, Any]:
-    said = f"{SAYS} You wrote: “{asked[:QUOTE_CHARS_MAX]}”"
+def _completion(prompt: str) -> dict[str, Any]:
+    reply = f"{SAYS} You wrote: “{prompt[:QUOTE_CHARS_MAX]}”"
     # Words, where a model would count tokens.
-    usage = {"prompt_tokens": len(asked.split()), "completion_tokens": len(said.split())}
+    usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(reply.split())}
     return {
         "id": "chatcmpl-stand-in",
         "object": "chat.completion",
@@ -55,7 +55,7 @@ def _completion(asked: str) -> dict[str, Any]:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": said},
+                "message": {"role": "assistant", "content": reply},
                 "finish_reason": "stop",
             }
         ],

@@ -146,9 +146,9 @@ def _start(
     ours: list[int] = []
     theirs: list[int] = []
     try:
-        told, tell = os.pipe2(os.O_CLOEXEC)
-        ours.append(told)
-        theirs.append(tell)
+        report, reporting = os.pipe2(os.O_CLOEXEC)
+        ours.append(report)
+        theirs.append(reporting)
         if size is not None:
             master, terminal = open_terminal(size["rows"], size["cols"])
             ours.append(master)
@@ -173,15 +173,15 @@ def _start(
     if pid == 0:
         directory = settings.app / (message.get("dir") or ".")
         command = message["command"]
-        _become(command, environment, directory, standard, uid, cgroup, tell, size is not None)
+        _become(command, environment, directory, standard, uid, cgroup, reporting, size is not None)
     for fd in theirs:
         os.close(fd)
-    if problem := os.read(told, READ_BYTES):  # none once it has become the command
+    if problem := os.read(report, READ_BYTES):  # none once it has become the command
         for fd in ours:
             os.close(fd)
         code, _, why = problem.decode(errors="replace").partition(" ")
         raise _NotStarted(int(code), why)
-    os.close(told)
+    os.close(report)
     if not message["stdin"]:
         os.close(stdin)
     else:
@@ -198,7 +198,7 @@ def _become(
     standard: tuple[int, ...],
     uid: int | None,
     cgroup: Cgroup | None,
-    tell: int,
+    reporting: int,
     pty: bool,
 ) -> NoReturn:
     """In the child: turn into the command, or say why not."""
@@ -221,13 +221,13 @@ def _become(
         try:
             os.chdir(directory)
         except OSError as error:
-            os.write(tell, f"{CANNOT_EXECUTE} {directory}: {error.strerror}".encode())
+            os.write(reporting, f"{CANNOT_EXECUTE} {directory}: {error.strerror}".encode())
             os._exit(CANNOT_EXECUTE)
         os.execvpe(command[0], command, environment)
     except OSError as error:
         missing = error.errno in (errno.ENOENT, errno.ENOTDIR)
         code = NOT_FOUND if missing else CANNOT_EXECUTE
-        os.write(tell, f"{code} {command[0]}: {error.strerror}".encode())
+        os.write(reporting, f"{code} {command[0]}: {error.strerror}".encode())
     except BaseException:
-        os.write(tell, f"{CANNOT_EXECUTE} {traceback.format_exc()}"[:4000].encode())
+        os.write(reporting, f"{CANNOT_EXECUTE} {traceback.format_exc()}"[:4000].encode())
     os._exit(CANNOT_EXECUTE)

@@ -27,7 +27,7 @@ from torpor.core import refusals
 from torpor.core.errors import TorporError
 from torpor.guest.http1 import Request, error_response, response
 from torpor.guest.unasked import Unasked
-from torpor.replay.journal import Asked, Journal, Recorded
+from torpor.replay.journal import Intent, Journal, Recorded
 from torpor.wire import messages
 
 _NO_RUN = (
@@ -62,7 +62,7 @@ _UNHEARD_MAX = 1000
 
 
 class _Call(NamedTuple):
-    asked: Asked
+    intent: Intent
     request: Request
     client: Client
 
@@ -75,7 +75,7 @@ class Models:
         self._journal = Journal()
         self._unasked = Unasked()
         self._pending: dict[str, _Call] = {}
-        self._unheard: deque[tuple[str, Asked]] = deque(maxlen=_UNHEARD_MAX)
+        self._unheard: deque[tuple[str, Intent]] = deque(maxlen=_UNHEARD_MAX)
         self._open = False
         self._others = False
 
@@ -115,31 +115,31 @@ class Models:
             b"\n".join((request.method.encode(), request.path.encode(), body))
         ).hexdigest()[:32]
         name = f"{request.path.partition('?')[0][:_NAME_PATH_MAX]}@{digest[:8]}"
-        asked = Asked("model", name, digest, side=True)
-        call = _Call(asked, request, client)
-        op, record = match = self._journal.find(asked)
+        intent = Intent("model", name, digest, side=True)
+        call = _Call(intent, request, client)
+        op, record = match = self._journal.find(intent)
         if record is not None and "ok" in record:
-            self._journal.take(asked, match)
+            self._journal.take(intent, match)
             self._unasked.used(name)
             client.respond(_response(call, record))
         elif record is None and self._takes_over(call):
             return
         elif self._begin(op, call):
-            self._journal.take(asked, match)
+            self._journal.take(intent, match)
             if record is None:
                 self._unasked.began(op)
 
     def _takes_over(self, call: _Call) -> bool:
         """Whether there was an equal one whose client has gone, which is this one's now."""
         for op, other in self._pending.items():
-            if other.asked == call.asked and other.client.gone:
+            if other.intent == call.intent and other.client.gone:
                 self._pending[op] = call
                 return True
-        for op, asked in self._unheard:
-            if asked == call.asked:
+        for op, intent in self._unheard:
+            if intent == call.intent:
                 # The log has the answer: begun again, it is given.
                 if self._begin(op, call):
-                    self._unheard.remove((op, asked))
+                    self._unheard.remove((op, intent))
                 return True
         return False
 
@@ -155,8 +155,8 @@ class Models:
             data["body"] = body.decode()
         except UnicodeDecodeError:
             data["body_b64"] = base64.b64encode(body).decode()
-        asked = call.asked
-        named = {"kind": asked.kind, "name": asked.name, "digest": asked.digest}
+        intent = call.intent
+        named = {"kind": intent.kind, "name": intent.name, "digest": intent.digest}
         try:
             self._send(messages.encode("begin", op=op, **named, data=data, at="", side=True))
         except TorporError as error:  # too large once it is JSON, or the host is far behind
@@ -175,7 +175,7 @@ class Models:
         if not call.client.gone:
             call.client.respond(_response(call, message))
         elif _serves(message):
-            self._unheard.append((message["op"], call.asked))
+            self._unheard.append((message["op"], call.intent))
         if (warning := self._unasked.ended(message["op"])) is not None:
             self._send(messages.encode("note", kind="log", data=warning))
         return True

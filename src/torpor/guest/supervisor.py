@@ -451,10 +451,10 @@ class Supervisor:
         agent = self._agent
         assert agent is not None
         try:
-            said = agent.hold.recv(1)
+            byte = agent.hold.recv(1)
         except ConnectionResetError:
-            said = b""
-        if said == HELD:
+            byte = b""
+        if byte == HELD:
             if self._loaded is not None:
                 # A rehearsal, so that the first thaw does nothing for the first time.
                 if self._settings.machine:
@@ -464,12 +464,12 @@ class Supervisor:
                 self._agent_held(agent)
             else:
                 agent.release({"seeds": []})
-        elif not said:
+        elif not byte:
             self._selector.unregister(agent.hold)
-        elif said == FRESH and self._loaded is not None:
+        elif byte == FRESH and self._loaded is not None:
             self._send(self._loaded)
             self._loaded = None
-        elif said == FRESH and self._phase is Phase.THAWING:
+        elif byte == FRESH and self._phase is Phase.THAWING:
             self._thawed()
 
     def _agent_held(self, agent: AgentProcess) -> None:

@@ -57,13 +57,13 @@ def _unpack_member(
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
         raise Invalid(f"the agent's files hold {member.name!r}, which is no plain file below them")
-    made: list[Path] = []
+    created: list[Path] = []
     target = directory
     for part in path.parts if member.isdir() else path.parts[:-1]:
         target = target / part
         if not target.is_dir():
             target.mkdir()
-            made.append(target)
+            created.append(target)
     if member.isfile():
         target = target / path.name
         content = archive.extractfile(member)
@@ -71,7 +71,7 @@ def _unpack_member(
             if content is not None:
                 shutil.copyfileobj(content, written)
         target.chmod(0o755 if member.mode & 0o100 else 0o644)
-        made.append(target)
+        created.append(target)
     if uid is not None:
-        for each in made:
+        for each in created:
             os.chown(each, uid, uid)

@@ -192,19 +192,19 @@ def _make_root(workspace: Workspace, progress: Progress) -> Path:
             "uidmap) and this user in /etc/subuid."
         )
         raise
-    made = workspace.directory / "torpor"
+    built = workspace.directory / "torpor"
     progress("root", "unpacking the kernel", 0.95)
-    return _arrange_root(workspace, made)
+    return _arrange_root(workspace, built)
 
 
-def _arrange_root(workspace: Workspace, made: Path) -> Path:
+def _arrange_root(workspace: Workspace, built: Path) -> Path:
     """From what the script left in `made` to a root as it is cached."""
     kernel, busybox = workspace.directory / "kernel", workspace.directory / "busybox"
     for package, unpacked in (("linux", kernel), ("busybox", busybox)):
-        run(["dpkg-deb", "-x", str(made / f"{package}.deb"), str(unpacked)])
+        run(["dpkg-deb", "-x", str(built / f"{package}.deb"), str(unpacked)])
     root = workspace.directory / "root"
     (root / "modules").mkdir(parents=True)
-    (made / "root.erofs").rename(root / "root.erofs")
+    (built / "root.erofs").rename(root / "root.erofs")
     (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
     vmlinuz.rename(root / "vmlinuz")
     memory = kernel_memory((root / "vmlinuz").read_bytes())
@@ -212,10 +212,10 @@ def _arrange_root(workspace: Workspace, made: Path) -> Path:
     (busybox / "bin" / "busybox").rename(root / "busybox")
     for n, module in enumerate(find_modules(kernel)):
         module.rename(root / "modules" / f"{n:02}-{module.name}")
-    packages = dict(line.split() for line in (made / "packages.txt").read_text().splitlines())
+    packages = dict(line.split() for line in (built / "packages.txt").read_text().splitlines())
     facts = {
         "suite": recipe.SUITE,
-        "kernel": (made / "kernel.txt").read_text().strip(),
+        "kernel": (built / "kernel.txt").read_text().strip(),
         # Where in root.erofs the kernel's memory is, and where that is in a machine's; in pages.
         "kernel_memory": {
             "at": behind,

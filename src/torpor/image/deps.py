@@ -235,7 +235,7 @@ def install(
     except ProgramFailed as error:
         raise Invalid(
             f"the dependencies {', '.join(dependencies)} cannot be installed:\n"
-            + essential_lines(error.said),
+            + essential_lines(error.output),
             hint=(
                 f"They must exist as wheels for Python {target.python} on {target.shown}: "
                 "nothing is built on the host, since that would run the package's code there."
@@ -254,12 +254,12 @@ def _point_to(script: Path, python: str) -> None:
     script.write_bytes(body.replace(sys.executable.encode(), python.encode(), 1))
 
 
-def essential_lines(said: str) -> str:
+def essential_lines(output: str) -> str:
     """What uv said from its first complaint on, without the drawing around it, a dozen lines.
 
     The conclusion and the hints stand at the end, so what is too much goes from the middle.
     """
-    lines = said.splitlines()
+    lines = output.splitlines()
     first = next((n for n, line in enumerate(lines) if line.startswith(("error", "  ×"))), 0)
     plain = [text for line in lines[first:] if (text := line.strip(" ×╰─▶│├"))]
     if len(plain) > _LINES_FIRST + _LINES_LAST:

@@ -60,12 +60,12 @@ def build_once(
             try:
                 if why:
                     damaged(why)
-                made = build(Workspace(Path(directory), lock_fd))
+                draft = build(Workspace(Path(directory), lock_fd))
                 if durable:
-                    _sync_tree(made)
+                    _sync_tree(draft)
                 if why:
                     result.rename(Path(directory) / "before")
-                made.rename(result)
+                draft.rename(result)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise Exhausted(

@@ -21,10 +21,10 @@ _PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin
 class ProgramFailed(HostError):
     """A program ended with an error. `said` is what it printed, the end of it in the message."""
 
-    def __init__(self, program: str, code: int, said: str) -> None:
-        end = "\n".join(said.splitlines()[-_LINES_SHOWN:])
+    def __init__(self, program: str, code: int, output: str) -> None:
+        end = "\n".join(output.splitlines()[-_LINES_SHOWN:])
         super().__init__(f"{program} failed with code {code}:\n{end}")
-        self.said = said
+        self.output = output
 
 
 def require(*programs: str) -> None:
@@ -71,12 +71,12 @@ def run(
         except BaseException:
             process.terminate()  # and wait for it, on leaving the block
             raise
-    said = "\n".join(kept)
+    output = "\n".join(kept)
     if process.returncode == 0:
-        return said
-    if "No space left on device" in said:
+        return output
+    if "No space left on device" in output:
         raise Exhausted(
             f"the disk became full while {command[0]} ran",
             hint="Free some space (about 1 GB is needed in $TMPDIR and the data directory).",
         )
-    raise ProgramFailed(command[0], process.returncode, said)
+    raise ProgramFailed(command[0], process.returncode, output)

@@ -75,7 +75,7 @@ def problems(schema: Mapping[str, Any], answer: Any, what: str = "the answer") -
     when that cannot be told."""
     try:
         found = [
-            Part(tuple(error.absolute_path), _said(error, schema))
+            Part(tuple(error.absolute_path), _message(error, schema))
             for error in _errors(schema, answer, LIMIT_S)
         ]
     except (_TooLong, TimeoutError) as error:
@@ -111,7 +111,7 @@ def _wrong_with(text: str, probe_s: float) -> str | None:
                 pass
     except SchemaError as error:
         where = "".join(f"/{part}" for part in error.absolute_path)
-        return f"{_said(error)}{where and f' (at {where})'}"
+        return f"{_message(error)}{where and f' (at {where})'}"
     except RecursionError:
         return "it is nested too deeply, or refers to itself without end"
     except (_TooLong, TimeoutError):
@@ -156,10 +156,10 @@ def _draft(schema: Mapping[str, Any]) -> Any:
 
 
 def _errors(schema: Mapping[str, Any], answer: Any, limit_s: float) -> Iterator[ValidationError]:
-    made = _bounded(_draft(schema))
+    checker_class = _bounded(_draft(schema))
     token = _until.set(time.thread_time() + limit_s)  # a busy host makes no schema worse
     try:
-        checker = made(schema, registry=Registry(), format_checker=_formats(made))
+        checker = checker_class(schema, registry=Registry(), format_checker=_formats(checker_class))
         for count, error in enumerate(checker.iter_errors(answer)):
             if count == 5 * PROBLEMS_MAX:
                 return
@@ -169,10 +169,10 @@ def _errors(schema: Mapping[str, Any], answer: Any, limit_s: float) -> Iterator[
 
 
 @cache
-def _formats(made: Any) -> FormatChecker:
+def _formats(checker_class: Any) -> FormatChecker:
     """What the library checks without further ones, and what agents' types are written as."""
     checker = FormatChecker(())
-    checker.checkers = {**made.FORMAT_CHECKER.checkers}
+    checker.checkers = {**checker_class.FORMAT_CHECKER.checkers}
     for name, read in _READ.items():
         checker.checks(name, raises=(ValueError, ArithmeticError))(partial(_reads, read))
     return checker
@@ -193,14 +193,14 @@ _READ: dict[str, Callable[[str], Any]] = {
 
 
 @cache
-def _bounded(made: Any) -> Any:
+def _bounded(checker_class: Any) -> Any:
     """The library's validator class with a limit of time."""
     ours = {
-        **made.VALIDATORS,
-        **{key: each for key, each in _OURS.items() if key in made.VALIDATORS},
+        **checker_class.VALIDATORS,
+        **{key: each for key, each in _OURS.items() if key in checker_class.VALIDATORS},
     }
     extend: Callable[..., Any] = validators.extend
-    return extend(made, {name: _timed(check) for name, check in ours.items()})
+    return extend(checker_class, {name: _timed(check) for name, check in ours.items()})
 
 
 def _timed(check: Callable[..., Any]) -> Callable[..., Any]:
@@ -238,7 +238,7 @@ def _required(checker: Any, names: Any, instance: Any, schema: Any) -> Iterator[
 _OURS = {"pattern": _pattern, "uniqueItems": _unique_items, "required": _required}
 
 
-def _said(error: ValidationError | SchemaError, root: Any = None) -> str:
+def _message(error: ValidationError | SchemaError, root: Any = None) -> str:
     # The library's words begin with all of the value that they are about.
     text = error.message
     ours = root is not None and error.validator in ("anyOf", "oneOf")

@@ -44,8 +44,8 @@ def decide(
         return None
     if error.get("final") or "diverged" in error:
         return None
-    told = error.get("after_s")
-    if told is not None:
-        return Retry(float(told))
+    after_s = error.get("after_s")
+    if after_s is not None:
+        return Retry(float(after_s))
     full = min(rules.retry_backoff_s * 2.0 ** min(attempt - 1, 30), BACKOFF_S_MAX)
     return Retry(full * (0.5 + chance / 2))

@@ -85,7 +85,7 @@ class Asking:
 
 
 async def _ask(database: Path, question: Question, prices: Prices) -> Answer:
-    told = {
+    request = {
         "path": str(database),
         "sql": question.sql,
         "parameters": question.parameters,
@@ -105,7 +105,7 @@ async def _ask(database: Path, question: Question, prices: Prices) -> Answer:
     )
     try:
         async with asyncio.timeout(_START_S + question.timeout_s + _GRACE_S):
-            out, err = await process.communicate(json.dumps(told).encode())
+            out, err = await process.communicate(json.dumps(request).encode())
     except TimeoutError as error:
         raise _too_slow(question) from error
     finally:
@@ -121,10 +121,10 @@ def _read(question: Question, out: bytes, err: bytes, code: int) -> Answer:
     rows: list[list[Any]] = []
     for line in out.splitlines():
         try:
-            told = json.loads(line)
+            message = json.loads(line)
         except ValueError:  # cut off: it was ended
             break
-        match told:
+        match message:
             case {"columns": columns}:
                 pass
             case {"row": row}:

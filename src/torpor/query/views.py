@@ -297,29 +297,29 @@ steps = View(
     _operations("step"),
 )
 
-_ASKED = "b.data ->> '$.data"
+_REQUESTS = "b.data ->> '$.data"
 
 artifacts = View(
     "artifacts",
     "Every version of every artifact: files that runs published, and those kept at their ends.",
     _columns(
         *_IN_OP,
-        ("name", f"{_ASKED}.name'", "the artifact's name"),
+        ("name", f"{_REQUESTS}.name'", "the artifact's name"),
         ("at", _ENDED, "when it was recorded; null if it was interrupted"),
         ("bytes", f"{_RESULT} ->> '$.blob.bytes'", "its size; null if there is no content"),
         ("digest", f"{_RESULT} ->> '$.blob.digest'", "BLAKE3 of its content"),
-        ("media_type", f"{_ASKED}.media_type'", "as published, or guessed from its name"),
-        ("step", f"{_ASKED}.step'", "the step in whose body it was published"),
-        ("kept", f"coalesce({_ASKED}.kept', 0)", "1 if it was not published, but there at the end"),
+        ("media_type", f"{_REQUESTS}.media_type'", "as published, or guessed from its name"),
+        ("step", f"{_REQUESTS}.step'", "the step in whose body it was published"),
+        ("kept", f"coalesce({_REQUESTS}.kept', 0)", "1 if it was not published, but there at the end"),
     ),
     _operations("artifact"),
     (
         (
             (
                 "l.run, b.op",
-                f"{_ASKED}.name', {_ENDED}, {_RESULT} ->> '$.blob.bytes'",
-                f"{_RESULT} ->> '$.blob.digest', {_ASKED}.media_type', {_ASKED}.step'",
-                f"coalesce({_ASKED}.kept', 0)",
+                f"{_REQUESTS}.name', {_ENDED}, {_RESULT} ->> '$.blob.bytes'",
+                f"{_RESULT} ->> '$.blob.digest', {_REQUESTS}.media_type', {_REQUESTS}.step'",
+                f"coalesce({_REQUESTS}.kept', 0)",
             ),
             _operations("file"),
         ),

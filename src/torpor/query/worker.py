@@ -60,34 +60,34 @@ _TABLE_FUNCTIONS = ("json_each", "json_tree")
 
 
 def main() -> int:
-    asked = json.load(sys.stdin)
-    for line in answer(asked):
+    question = json.load(sys.stdin)
+    for line in answer(question):
         _write(sys.stdout, line)
     return 0
 
 
-def answer(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def answer(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """`columns`, then `row`s, then `done`; or `error`."""
     started = time.monotonic()
     try:
-        c = connect(asked["path"], Prices(asked["prices"]), started + asked["timeout_s"])
-        _confine(asked["timeout_s"])
+        c = connect(question["path"], Prices(question["prices"]), started + question["timeout_s"])
+        _confine(question["timeout_s"])
         try:
-            cursor = c.execute(asked["sql"], asked["parameters"])
+            cursor = c.execute(question["sql"], question["parameters"])
         except sqlite3.ProgrammingError as error:
             raise _Refused(str(error)) from error
         if cursor.description is None:
             raise _Refused("this is no question: only SELECT gives rows")
         yield {"columns": [column[0] for column in cursor.description]}
-        rows, room, more = 0, asked["bytes_max"], False
+        rows, room, more = 0, question["bytes_max"], False
         for row in cursor:
-            told = list(map(_told, row))
-            room -= len(json.dumps(told))
-            if rows == asked["rows_max"] or room < 0:
+            cells = list(map(_cell, row))
+            room -= len(json.dumps(cells))
+            if rows == question["rows_max"] or room < 0:
                 more = True
                 break
             rows += 1
-            yield {"row": told}
+            yield {"row": cells}
         yield {"done": {"rows": rows, "more": more, "ms": (time.monotonic() - started) * 1000}}
     except _Refused as error:
         yield {"error": {"message": str(error), "kind": "sql"}}
@@ -220,15 +220,15 @@ _MODEL = re.compile(r'"model"\s*:\s*"([^"\\]{1,200})"')
 def _model(data: Any) -> str | None:
     """The model that a call was meant for, from an op.begin entry."""
     try:
-        asked = json.loads(data)["data"]
-        texts = [asked["body"]] if "body" in asked else asked["parts"]
+        question = json.loads(data)["data"]
+        texts = [question["body"]] if "body" in question else question["parts"]
         found = _MODEL.search("".join(text for text in texts if isinstance(text, str)))
     except (TypeError, ValueError, KeyError, RecursionError):
         return None
     return found and found.group(1)
 
 
-def _told(value: Any) -> Any:
+def _cell(value: Any) -> Any:
     """As JSON can say it."""
     if isinstance(value, bytes):
         return f"0x{value.hex()}"

@@ -102,7 +102,7 @@ class Recorded(_Identified, total=False):
     printed: dict[str, int]  # a step's: how much the log then held of each output stream
 
 
-class Asked(NamedTuple):
+class Intent(NamedTuple):
     """What the agent asks for, `at` which place in its source."""
 
     kind: str
@@ -131,11 +131,11 @@ class Divergence(GuestError):
 
     code = "divergence"
 
-    def __init__(self, recorded: Recorded, asked: Asked | None) -> None:
-        if asked is None:
+    def __init__(self, recorded: Recorded, intent: Intent | None) -> None:
+        if intent is None:
             now = "the agent ends"
         else:
-            now = _words(f"{asked.kind} {asked.name}", asked.digest, asked.at)
+            now = _words(f"{intent.kind} {intent.name}", intent.digest, intent.at)
         was = _words(recorded["op"], recorded["digest"], recorded.get("at", ""))
         if "ok" not in recorded:
             was += ", which had no result yet"
@@ -146,7 +146,7 @@ class Divergence(GuestError):
             "torpor.uuid4; start what depends on several results in a settled order.",
         )
         self.recorded = recorded
-        self.asked = asked
+        self.intent = intent
 
 
 class Early(Exception):
@@ -216,23 +216,23 @@ class _Unordered:
         if named.kind in _WITH_BODY:
             _drop(self._named, named[:2], op)
 
-    def find(self, asked: Asked) -> str | None:
-        named = _Named(*asked[:3], asked.hint)
-        return _first(self._equal, (named, asked.side), (named, not asked.side))
+    def find(self, intent: Intent) -> str | None:
+        named = _Named(*intent[:3], intent.hint)
+        return _first(self._equal, (named, intent.side), (named, not intent.side))
 
-    def alike(self, asked: Asked, *, hintless: bool) -> str | None:
+    def alike(self, intent: Intent, *, hintless: bool) -> str | None:
         """The first with any hint, if hints mean nothing or the log had none with this one."""
-        named = _Named(*asked[:3], "")
-        if asked.hint and not hintless and named._replace(hint=asked.hint) in self._known:
+        named = _Named(*intent[:3], "")
+        if intent.hint and not hintless and named._replace(hint=intent.hint) in self._known:
             return None
-        keys = (named, asked.side), (named, not asked.side)
+        keys = (named, intent.side), (named, not intent.side)
         return _first(self._alike, *keys) or _first(self._equal, *keys)
 
-    def first_before(self, asked: Asked) -> str | None:
+    def first_before(self, intent: Intent) -> str | None:
         """The first that has to be used before `asked` is new."""
-        if _Named(*asked[:3], "") in self._known:
+        if _Named(*intent[:3], "") in self._known:
             return None
-        return _first(self._named, asked[:2])
+        return _first(self._named, intent[:2])
 
 
 class _Named(NamedTuple):
@@ -320,50 +320,50 @@ class Journal:
 
     def find(
         self,
-        asked: Asked,
+        intent: Intent,
         alone: Callable[[], bool] = lambda: False,
         late: Early | None = None,
     ) -> Match:
         """What `asked` is. `alone` says whether no line but the asking one is alive; `late` is what
         was raised for it before, if it was held for that and nobody came. Raises Early, Divergence.
         Changes nothing: `take` what is found."""
-        if asked.kind == FILE:
-            return self._new(asked)
-        if self._ordered and not asked.side:
+        if intent.kind == FILE:
+            return self._new(intent)
+        if self._ordered and not intent.side:
             record = self._main[self._ordered[0]]
-            if (record["kind"], record["name"], record["digest"]) != asked[:3]:
-                raise Divergence(record, asked)
+            if (record["kind"], record["name"], record["digest"]) != intent[:3]:
+                raise Divergence(record, intent)
             return Match(OpId(record["op"]), record)
-        if (op := self._others.find(asked)) is not None:
+        if (op := self._others.find(intent)) is not None:
             return Match(OpId(op), self._record(op))
-        hintless = asked[:2] in self._hintless
-        if (op := self._others.alike(asked, hintless=hintless)) is not None:
+        hintless = intent[:2] in self._hintless
+        if (op := self._others.alike(intent, hintless=hintless)) is not None:
             if not (hintless or late or self._interrupted or alone()):
                 raise Early(self._record(op), alike=True)
             return Match(OpId(op), self._record(op))
-        if (left := self._left(asked, alone)) is not None:
-            raise Divergence(left, asked)
-        if asked.kind in _WITH_BODY and not self._interrupted:
-            op = self._others.first_before(asked)
+        if (left := self._left(intent, alone)) is not None:
+            raise Divergence(left, intent)
+        if intent.kind in _WITH_BODY and not self._interrupted:
+            op = self._others.first_before(intent)
             if op is not None and ((late and not late.alike) or alone()):
-                raise Divergence(self._record(op), asked)
+                raise Divergence(self._record(op), intent)
             if op is not None:
                 raise Early(self._record(op), alike=False)
-        return self._new(asked)
+        return self._new(intent)
 
-    def _new(self, asked: Asked) -> Match:
-        numbers = self._numbers.get((asked.kind, asked.name))
+    def _new(self, intent: Intent) -> Match:
+        numbers = self._numbers.get((intent.kind, intent.name))
         n = 1 if numbers is None else numbers.highest + 1
-        return Match(op_id(asked.kind, asked.name, n), None)
+        return Match(op_id(intent.kind, intent.name, n), None)
 
-    def take(self, asked: Asked, match: Match) -> None:
+    def take(self, intent: Intent, match: Match) -> None:
         """`match`, which `find` gave for `asked`, has begun."""
-        self._numbers_of(asked.kind, asked.name).begin(op_number(match.op))
+        self._numbers_of(intent.kind, intent.name).begin(op_number(match.op))
         if match.record is None:
-            self._met = self._met or (asked.side and asked.kind != FILE)
+            self._met = self._met or (intent.side and intent.kind != FILE)
             return
-        if asked.hint != match.record.get("hint", ""):
-            self._hintless.add(asked[:2])
+        if intent.hint != match.record.get("hint", ""):
+            self._hintless.add(intent[:2])
         if self._ordered and self._ordered[0] == match.op:
             self._ordered.popleft()
             del self._main[match.op]
@@ -389,12 +389,12 @@ class Journal:
         if (left := self._left(None, lambda: True)) is not None:
             raise Divergence(left, None)
 
-    def _left(self, asked: Asked | None, alone: Callable[[], bool]) -> Recorded | None:
+    def _left(self, intent: Intent | None, alone: Callable[[], bool]) -> Recorded | None:
         """The first record that should have come before `asked`, which is new."""
         if self._interrupted:
             return None
         main = next(iter(self._main.values()), None)
-        if main is not None and (asked is None or not asked.side or alone()):
+        if main is not None and (intent is None or not intent.side or alone()):
             return main
         side = next((record for record in self._side.values() if "ok" in record), None)
         return side if side is not None and alone() else None

@@ -126,9 +126,9 @@ def agent(fn: _F | None = None, /, *, name: str | None = None) -> _F | Callable[
         others = [each.fn for each in known if each.name == called and each.fn is not fn]
         if any(not outside() or _both_of(other, fn) for other in others):
             raise ValueError(f"two agents are named {called!r}: give one of them another name=")
-        made = _registered[called] = Agent(called, fn)
+        created = _registered[called] = Agent(called, fn)
         if outside():
-            _all.append(made)
+            _all.append(created)
         return fn
 
     return register if fn is None else register(fn)

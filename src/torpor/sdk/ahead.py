@@ -25,7 +25,7 @@ from typing import Any
 from torpor.core.layout import OURS
 from torpor.sdk import files, freezing, rest
 from torpor.sdk.entry import forget_modules
-from torpor.sdk.errors import said
+from torpor.sdk.errors import text_of
 
 _SHOWN_MAX = 500
 _FLAT = frozenset((tuple, list, set, frozenset))
@@ -46,7 +46,7 @@ def run(
         for each in modules:
             __import__(each["module"], {}, {}, each["names"], 0)
     except BaseException as error:
-        return {"failed": f"{type(error).__name__}: {said(error)}"[:_SHOWN_MAX]}
+        return {"failed": f"{type(error).__name__}: {text_of(error)}"[:_SHOWN_MAX]}
     finally:
         touched = opened.mark() != before or opened.is_partial
         opened.close()

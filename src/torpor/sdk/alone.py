@@ -47,12 +47,12 @@ class _Marks:
         self._mark = f"\0{mark}:".encode()
         # Duplicates: the agent may point its own descriptors elsewhere.
         self._fds = {name: os.dup(fd) for name, fd in _STREAMS.items()}
-        self._said = dict.fromkeys(_STREAMS, 0)
+        self._offsets = dict.fromkeys(_STREAMS, 0)
 
     def skip_to(self, printed: Mapping[str, int]) -> None:
         for name, offset in printed.items():
-            if offset != self._said.get(name):
-                self._said[name] = offset
+            if offset != self._offsets.get(name):
+                self._offsets[name] = offset
                 os.write(self._fds[name], b"%s%d\n" % (self._mark, offset))
 
 
@@ -136,7 +136,7 @@ class AloneRuntime(Runtime):
 
     def _stand_still(self, found: Rest) -> list[Operation]:
         """Until the server says to go on, or ends this process: its run is suspended then."""
-        self._tell("prepared", **found.told())
+        self._tell("prepared", **found.report())
         while line := self._reader.readline():
             message = json.loads(line)
             if message["t"] == "resume":

@@ -87,7 +87,7 @@ def digest(*parts: Any) -> str:
 
 def is_data(value: Any) -> bool:
     """Whether all of `value` counts by value."""
-    return _is_made_of(_CONTAINERS, value, set())
+    return _consists_of(_CONTAINERS, value, set())
 
 
 def key_of(fn: Callable[..., Any], key: Callable[..., Any] | str) -> Key:
@@ -201,21 +201,21 @@ def _items(container: Any) -> Iterator[Any]:
     return iter(container)
 
 
-def _is_made_of(containers: tuple[type, ...], value: Any, above: set[int]) -> bool:
+def _consists_of(containers: tuple[type, ...], value: Any, above: set[int]) -> bool:
     """Of these and scalars."""
     if not isinstance(value, containers):
         return not isinstance(value, _SETS) and _scalar(value) is not None
     if id(value) in above:
         return True
     above.add(id(value))
-    whole = all(_is_made_of(containers, item, above) for item in _items(value))
+    whole = all(_consists_of(containers, item, above) for item in _items(value))
     above.discard(id(value))
     return whole
 
 
 def _text(value: Any) -> str:
     try:
-        ordered = _is_made_of(_ORDERED, value, set())
+        ordered = _consists_of(_ORDERED, value, set())
         return _clean(repr(value if ordered else _reduced(value, ())))
     except RecursionError:
         return "nested too deeply"

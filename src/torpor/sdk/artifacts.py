@@ -66,15 +66,15 @@ def artifact(
         raise TypeError("torpor.artifact: data has no name of its own: give it name=…")
     found = os.path.abspath(os.fsdecode(path)) if path is not None else None  # noqa: PTH100
     named = name if name is not None else default_name(found or "")
-    asked = _described(named, media_type)
+    described = _described(named, media_type)
     content = data.encode() if isinstance(data, str) else data
     freezing.flush_output()
     with ExitStack() as opened:
         source = File(found, opened) if found is not None else Data(bytes(content or b""))
-        made = _publish(runtime, asked, source)
+        result = _publish(runtime, described, source)
     if found is not None:
         _note_published(found)
-    return made
+    return result
 
 
 # What was published of the working directory's files, by their paths: as they were then.
@@ -170,19 +170,19 @@ def _check_size(size: int) -> None:
         )
 
 
-def _publish(runtime: Runtime, asked: dict[str, Any], source: Data | File) -> Artifact:
+def _publish(runtime: Runtime, described: dict[str, Any], source: Data | File) -> Artifact:
     kind, step = artifacts.ARTIFACT, inside.get()
     if step is not None:
-        kind, asked = artifacts.FILE, {**asked, "step": step.op}
+        kind, described = artifacts.FILE, {**described, "step": step.op}
 
     def checked() -> dict[str, Any]:
         source.check()
-        return asked
+        return described
 
-    operation = runtime.begin(kind, asked["name"], arguments.digest(), checked)
+    operation = runtime.begin(kind, described["name"], arguments.digest(), checked)
     if operation.replayed is None:
         send(runtime, operation, source.pieces())
-    return given(asked["name"], operation.block())
+    return given(described["name"], operation.block())
 
 
 def send(runtime: Runtime, operation: Operation, pieces: Iterator[bytes]) -> None:

@@ -89,7 +89,7 @@ def spawn(
     runtime = current("spawn")
     how = _how(queue=queue, key=key, priority=priority, delay=delay, expires=expires, env=env)
     both = {**_mapping("spawn", {} if input is None else input), **given}
-    name, digest, data = _asked("spawn", agent, both, how)
+    name, digest, data = _request("spawn", agent, both, how)
     try:
         return Child(runtime.begin("child", name, digest, data))
     except Invalid as error:
@@ -114,16 +114,16 @@ def spawn_many(
     runtime = current("spawn_many")
     how = _how(queue=queue, key=key, priority=priority, delay=delay, expires=expires, env=env)
     given = [_mapping("spawn_many", each) for each in inputs]
-    asked = [_asked("spawn_many", agent, each, how) for each in given]
-    if len(asked) > messages.BATCH_MAX:
-        raise ValueError(f"spawn_many takes {messages.BATCH_MAX:,} inputs, not {len(asked):,}")
-    chars = sum(len(json.dumps(data)) for _, _, data in asked)
+    requests = [_request("spawn_many", agent, each, how) for each in given]
+    if len(requests) > messages.BATCH_MAX:
+        raise ValueError(f"spawn_many takes {messages.BATCH_MAX:,} inputs, not {len(requests):,}")
+    chars = sum(len(json.dumps(data)) for _, _, data in requests)
     if chars > _INPUTS_CHARS_MAX:
         raise ValueError(
             f"spawn_many: the inputs take {chars:,} characters; {_INPUTS_CHARS_MAX:,} go at once"
         )
     try:
-        return Children(Child(each) for each in runtime.begin_all("child", asked))
+        return Children(Child(each) for each in runtime.begin_all("child", requests))
     except Invalid as error:
         raise refused("spawn_many", error) from None
 
@@ -136,11 +136,11 @@ def _mapping(what: str, given: Any) -> Mapping[str, Any]:
     return given
 
 
-def _how(**said: Any) -> dict[str, Any]:
-    return {word: value for word, value in said.items() if value is not None}
+def _how(**options: Any) -> dict[str, Any]:
+    return {word: value for word, value in options.items() if value is not None}
 
 
-def _asked(
+def _request(
     what: str,
     agent: str | Callable[..., Any],
     given: Mapping[str, Any],

@@ -87,8 +87,8 @@ def _code(directory: str, source: bytes, path: str) -> CodeType | None:
 
 
 def _place(directory: str, source: bytes) -> str:
-    told = b"%s %d " % (importlib.util.MAGIC_NUMBER, sys.flags.optimize)
-    return os.path.join(directory, hashlib.sha256(told + source).hexdigest())  # noqa: PTH118
+    compiler = b"%s %d " % (importlib.util.MAGIC_NUMBER, sys.flags.optimize)
+    return os.path.join(directory, hashlib.sha256(compiler + source).hexdigest())  # noqa: PTH118
 
 
 def _of_file(code: CodeType, path: str) -> CodeType:

@@ -41,13 +41,13 @@ _LEFT_AFTER = 0.5
 
 def estimate(message: Mapping[str, Any]) -> int:
     """About how many tokens a message takes: one for four bytes of its text."""
-    said = [value for key, value in message.items() if key != "role"]
-    text = "".join(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in said)
+    values = [value for key, value in message.items() if key != "role"]
+    text = "".join(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values)
     return _MESSAGE_TOKENS + math.ceil(len(text.encode(errors="replace")) / _BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Entry:
     message: Message
     tokens: int
     pinned: bool
@@ -67,33 +67,33 @@ class Context:
 
     def __init__(self, count: Callable[[Mapping[str, Any]], int] = estimate) -> None:
         self.count = count  # of a message, in tokens
-        self._said: list[_Said] = []
+        self._entries: list[_Entry] = []
         self._compactions: list[_Compaction] = []
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<torpor.context: {len(self._said)} messages, {self.tokens} tokens>"
+        return f"<torpor.context: {len(self._entries)} messages, {self.tokens} tokens>"
 
     @property
     def messages(self) -> list[Message]:
         """All that was appended, in order."""
-        return [dict(said.message) for said in self._said]
+        return [dict(entry.message) for entry in self._entries]
 
     @property
     def tokens(self) -> int:
         """Of all messages together."""
-        return sum(said.tokens for said in self._said)
+        return sum(entry.tokens for entry in self._entries)
 
     def append(self, role: str, content: Any, *, pinned: bool = False, **extra: Any) -> Message:
         """Add a message (`role` "system", "user", "assistant", "tool" …, `content` and `extra`
         JSON) and return it. A pinned one is in every window."""
         what = "context.append"
         message = _packed(what, {"role": role, "content": content, **extra})
-        said = _Said(message, self.count(message), pinned)
-        data = {"message": message, "tokens": said.tokens, "pinned": pinned}
+        entry = _Entry(message, self.count(message), pinned)
+        data = {"message": message, "tokens": entry.tokens, "pinned": pinned}
         with self._lock:  # so that the log's order is this one's
             operation = _begin(what, "append", arguments.digest(message, pinned), data)
-            self._said.append(said)
+            self._entries.append(entry)
         operation.block()
         return dict(message)
 
@@ -126,7 +126,7 @@ class Context:
             "sent": self._takes(start),
             "whole": self.tokens,
             "messages": len(sent),
-            "of": len(self._said),
+            "of": len(self._entries),
         }
         _begin(what, "window", arguments.digest(tokens, last), data)
         return sent
@@ -135,7 +135,7 @@ class Context:
         """Have `summary` stand for all but the `keep` newest messages, and what is pinned."""
         if keep < 0:
             raise ValueError(f"torpor.context.compact: keep={keep!r} is no number of messages")
-        self._compact(max(0, len(self._said) - keep), str(summary))
+        self._compact(max(0, len(self._entries) - keep), str(summary))
 
     def expand(self) -> bool:
         """Take the newest compaction back: windows have what it stood for again. False if there is
@@ -152,7 +152,7 @@ class Context:
     def _summarise(self, tokens: int, summarise: Summarise) -> None:
         first = self._first
         upto = max(first, self._start(int(tokens * _LEFT_AFTER), None))
-        older = [dict(said.message) for said in self._said[first:upto] if not said.pinned]
+        older = [dict(entry.message) for entry in self._entries[first:upto] if not entry.pinned]
         if not older:
             return
         if self._compactions:
@@ -166,17 +166,17 @@ class Context:
         self._compact(upto, summary)
 
     def _compact(self, upto: int, summary: str) -> None:
-        said = f"Summary of the conversation before this:\n{summary}"
-        message = _packed("context.compact", {"role": "system", "content": said})
-        made = _Compaction(upto, message, self.count(message))
-        before = sum(s.tokens for s in self._said[self._first : upto] if not s.pinned)
+        text = f"Summary of the conversation before this:\n{summary}"
+        message = _packed("context.compact", {"role": "system", "content": text})
+        compaction = _Compaction(upto, message, self.count(message))
+        before = sum(s.tokens for s in self._entries[self._first : upto] if not s.pinned)
         if self._compactions:
             before += self._compactions[-1].tokens
-        data = {"upto": upto, "summary": summary, "before": before, "after": made.tokens}
+        data = {"upto": upto, "summary": summary, "before": before, "after": compaction.tokens}
         with self._lock:
             digest = arguments.digest(upto, summary)
             operation = _begin("context.compact", "compact", digest, data)
-            self._compactions.append(made)
+            self._compactions.append(compaction)
         operation.block()
 
     @property
@@ -190,35 +190,37 @@ class Context:
     def _takes(self, start: int) -> int:
         """The tokens of the window whose messages, but for pinned ones, begin at `start`."""
         summary = self._compactions[-1].tokens if self._compactions else 0
-        return summary + sum(s.tokens for at, s in enumerate(self._said) if s.pinned or at >= start)
+        return summary + sum(
+            s.tokens for at, s in enumerate(self._entries) if s.pinned or at >= start
+        )
 
     def _start(self, tokens: int | None, last: int | None) -> int:
         """Where the newest messages begin that `tokens` and `last` leave room for. The newest
         always has room."""
-        takes, many = self._takes(len(self._said)), 0
-        start = len(self._said)
-        for at in range(len(self._said) - 1, self._first - 1, -1):
-            said = self._said[at]
-            if said.pinned:
+        takes, many = self._takes(len(self._entries)), 0
+        start = len(self._entries)
+        for at in range(len(self._entries) - 1, self._first - 1, -1):
+            entry = self._entries[at]
+            if entry.pinned:
                 continue
-            takes, many = takes + said.tokens, many + 1
+            takes, many = takes + entry.tokens, many + 1
             fits = (tokens is None or takes <= tokens) and (last is None or many <= last)
-            if not fits and start < len(self._said):
+            if not fits and start < len(self._entries):
                 break
-            if not _answers(said):
+            if not _answers(entry):
                 start = at
         return start
 
     def _window(self, start: int) -> list[Message]:
-        before = [said.message for said in self._said[:start] if said.pinned]
+        before = [entry.message for entry in self._entries[:start] if entry.pinned]
         summary = [each.summary for each in self._compactions[-1:]]
-        newest = [said.message for said in self._said[start:]]
+        newest = [entry.message for entry in self._entries[start:]]
         return [dict(message) for message in (*before, *summary, *newest)]
 
 
-def _answers(said: _Said) -> bool:
+def _answers(entry: _Entry) -> bool:
     """Whether it is a tool's answer: a window that began with it would lack what called it."""
-    return said.message.get("role") in ("tool", "function")
+    return entry.message.get("role") in ("tool", "function")
 
 
 def _begin(what: str, name: str, digest: str, data: Mapping[str, Any]) -> Operation:
@@ -254,8 +256,8 @@ context: Context = Context()
 @contextlib.contextmanager
 def another() -> Iterator[None]:
     """While this lasts, the conversation is that of another run of this process."""
-    own = {key: vars(context)[key] for key in ("_said", "_compactions", "count")}
-    vars(context).update(_said=[], _compactions=[])
+    own = {key: vars(context)[key] for key in ("_entries", "_compactions", "count")}
+    vars(context).update(_entries=[], _compactions=[])
     try:
         yield
     finally:

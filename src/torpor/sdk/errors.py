@@ -87,15 +87,15 @@ class ChildFailed(Exception):
 
     def __init__(self, agent: str, value: Mapping[str, Any]) -> None:
         super().__init__(failure(agent, value)["message"])
-        told = value.get("data") or {}
+        ending = value.get("data") or {}
         self.agent = agent
         self.status: str = value["status"]
         self.run: str | None = value.get("by")
-        self.type: str | None = told.get("type")
-        self.message: str = told.get("message") or ""
+        self.type: str | None = ending.get("type")
+        self.message: str = ending.get("message") or ""
 
 
-def said(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """`str(error)`, which is the agent's own code, and may itself fail."""
     try:
         return str(error)
@@ -134,10 +134,10 @@ def step_error(step: str, error: Mapping[str, Any]) -> StepError:
     if original is not None:
         try:
             cls = _both(original)
-            made = cls.__new__(cls)
-            StepError.__init__(made, step, error["type"], error["message"])
-            if str(made) == error["message"]:
-                return made
+            rebuilt = cls.__new__(cls)
+            StepError.__init__(rebuilt, step, error["type"], error["message"])
+            if str(rebuilt) == error["message"]:
+                return rebuilt
         except Exception:
             pass  # the class cannot be combined, or made without arguments: a plain one then
     return StepError(step, error["type"], error["message"])

@@ -36,7 +36,7 @@ from operator import add, itemgetter
 from typing import Any, TypeVar
 
 from torpor.guest.held import FRESH, HELD, RELEASE_BYTES_MAX, SEED_BYTES
-from torpor.sdk.errors import said
+from torpor.sdk.errors import text_of
 from torpor.sdk.generators import generators
 from torpor.wire import messages
 
@@ -72,8 +72,8 @@ def before_freeze() -> str:
             hook()
     except BaseException as error:
         after_freeze()
-        told = messages.error(type(error).__name__, said(error))  # of bounded length
-        return f"an on_freeze hook raised {told['type']}: {told['message'][:2000]}"
+        described = messages.error(type(error).__name__, text_of(error))  # of bounded length
+        return f"an on_freeze hook raised {described['type']}: {described['message'][:2000]}"
     generators.look()
     flush_output()  # a line that was begun is shown while it sleeps
     _release_memory(0)

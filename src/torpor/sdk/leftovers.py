@@ -82,7 +82,7 @@ class Leftovers:
         left = []
         for each in some:
             media_type = artifacts.guess_media_type(each.path)
-            asked = {"name": each.path, "media_type": media_type, "kept": True}
+            details = {"name": each.path, "media_type": media_type, "kept": True}
             with ExitStack() as opened:
                 try:
                     file = File(os.path.join(self._directory, each.path), opened)  # noqa: PTH118
@@ -90,7 +90,7 @@ class Leftovers:
                 except (OSError, ValueError):  # gone, or not for us to read
                     left.append(each)
                     continue
-                begun = runtime.begin(artifacts.FILE, each.path, arguments.digest(), asked)
+                begun = runtime.begin(artifacts.FILE, each.path, arguments.digest(), details)
                 send(runtime, begun, file.pieces())
                 sent.append((each, begun))
         for each, operation in sent:

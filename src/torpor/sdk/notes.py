@@ -12,7 +12,7 @@ from typing import Any
 from torpor.core.errors import Invalid
 from torpor.sdk import values
 from torpor.sdk.current import current, outside
-from torpor.sdk.errors import refused, said, traceback_of
+from torpor.sdk.errors import refused, text_of, traceback_of
 from torpor.sdk.operations import inside
 from torpor.wire import messages
 
@@ -75,9 +75,8 @@ def trace(error: BaseException) -> str:
         return _trace(error)
     except Exception:
         places = "".join(traceback.format_tb(traceback_of(error)))
-        return (
-            f"Traceback (most recent call last):\n{places}{type(error).__name__}: {said(error)}\n"
-        )
+        last = f"{type(error).__name__}: {text_of(error)}"
+        return f"Traceback (most recent call last):\n{places}{last}\n"
 
 
 def _trace(error: BaseException) -> str:

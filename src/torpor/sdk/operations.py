@@ -66,10 +66,10 @@ class Operation:
     def future(self) -> Future[Outcome]:
         """Made on demand: most of a long replay needs none. There before the host is told of the
         operation, so that no two threads make it."""
-        made: Future[Outcome] = Future()
+        settled: Future[Outcome] = Future()
         if self.replayed is not None:
-            made.set_result(self.replayed)
-        return made
+            settled.set_result(self.replayed)
+        return settled
 
     def block(self) -> Outcome:
         """Wait for the outcome in this thread."""

@@ -145,7 +145,9 @@ class Kinds:
     def _items(self, annotation: Any, make: Callable[[Iterable[Any]], Any]) -> Kind:
         kind = self.of(annotation)
         schema = {"type": "array", "items": kind.schema} if kind.schema else {"type": "array"}
-        return Kind(schema, lambda value: _made(make, _each(_a(list, value), lambda _: kind.read)))
+        return Kind(
+            schema, lambda value: _converted(make, _each(_a(list, value), lambda _: kind.read))
+        )
 
     def _places(
         self, kinds: list[tuple[Kind, str | None]], make: Callable[[Any], Any], least: int
@@ -162,7 +164,7 @@ class Kinds:
             if not least <= len(_a(list, value)) <= len(kinds):
                 few = f"{least} to {len(kinds)}" if least < len(kinds) else str(least)
                 raise Misfit(Part((), f"has {len(value)} items; {few} are asked for"))
-            return _made(make, _each(value, lambda place: kinds[place][0].read))
+            return _converted(make, _each(value, lambda place: kinds[place][0].read))
 
         return Kind(schema, read)
 
@@ -206,7 +208,7 @@ class Kinds:
             if each.init:
                 default = each.default
                 if each.default_factory is not dataclasses.MISSING:
-                    default = _made(lambda make: make(), each.default_factory)
+                    default = _converted(lambda make: make(), each.default_factory)
                 default = _MISSING if default is dataclasses.MISSING else default
                 fields[each.name] = self.parameter(hints.get(each.name, Any), default), default
         kind = _object(cls, fields, lambda given: cls(**given))
@@ -226,8 +228,10 @@ class Kinds:
         needed = cls.__required_keys__  # without what is only said in annotations that are text
         fields = {}
         for name, each in hints.items():
-            said = typing.get_origin(each)
-            may = said is typing.NotRequired or (name not in needed and said is not typing.Required)
+            origin = typing.get_origin(each)
+            may = origin is typing.NotRequired or (
+                name not in needed and origin is not typing.Required
+            )
             fields[name] = (self.of(each), _ABSENT if may else _MISSING)
         return _object(cls, fields, dict)
 
@@ -278,8 +282,8 @@ class Kinds:
         if "pydantic" in sys.modules and not all(isinstance(each, str) for each in more):
             return self._pydantics(whole)
         kind = self.of(inner)
-        said = [each for each in more if isinstance(each, str)]
-        return Kind({**kind.schema, "description": said[0]}, kind.read) if said else kind
+        texts = [each for each in more if isinstance(each, str)]
+        return Kind({**kind.schema, "description": texts[0]}, kind.read) if texts else kind
 
     def _pydantics(self, annotation: Any) -> Kind:
         pydantic: Any = sys.modules.get("pydantic")
@@ -328,8 +332,8 @@ def _int(value: Any) -> int:
 def _float(value: Any) -> float:
     if type(value) not in (int, float):
         raise Misfit(Part((), f"{_shown(value)} is not a number"))
-    made: float = _made(float, value)
-    return made
+    converted: float = _converted(float, value)
+    return converted
 
 
 def _from_text(make: Callable[[str], Any], called: str) -> Read:
@@ -356,8 +360,8 @@ def _duration(value: Any) -> datetime.timedelta:
             return durations.timedelta_of(value)
     except (ValueError, OverflowError):
         pass
-    said = 'a duration: "PT90S", "90s" or seconds'
-    raise Misfit(Part((), f"{_shown(value)} is not {said}"))
+    wanted = 'a duration: "PT90S", "90s" or seconds'
+    raise Misfit(Part((), f"{_shown(value)} is not {wanted}"))
 
 
 def _bytes(value: Any) -> bytes:
@@ -381,8 +385,8 @@ def _content(path: Any) -> bytes:
     except OSError as error:
         raise Misfit(Part((), f"the run has no file {path!r}: {error.strerror}")) from None
     if len(content) > INPUT_BYTES_MAX:
-        said = f"{path} has more than {INPUT_BYTES_MAX:,} bytes; annotate the parameter Path"
-        raise Misfit(Part((), said))
+        problem = f"{path} has more than {INPUT_BYTES_MAX:,} bytes; annotate the parameter Path"
+        raise Misfit(Part((), problem))
     return content
 
 
@@ -492,7 +496,7 @@ def _within(place: str | int, read: Read, value: Any) -> Any:
         raise Misfit(*parts) from misfit.__cause__
 
 
-def _made(make: Callable[[Any], Any], value: Any) -> Any:
+def _converted(make: Callable[[Any], Any], value: Any) -> Any:
     """What the agent's own code may refuse."""
     try:
         return make(value)
@@ -517,7 +521,7 @@ def _object(cls: type, fields: Mapping[str, tuple[Kind, Any]], make: Read) -> Ki
         problems += [Part((name,), "is unknown") for name in given if name not in fields]
         if problems:
             raise Misfit(*problems)
-        return _made(
+        return _converted(
             make,
             {name: _within(name, fields[name][0].read, each) for name, each in given.items()},
         )
@@ -537,8 +541,8 @@ def described(kind: Kind, default: Any) -> Object:
 
 
 def closed(properties: Object, required: list[str]) -> Object:
-    made: Object = {"type": "object", "properties": properties, "additionalProperties": False}
-    return {**made, "required": required} if required else made
+    converted: Object = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {**converted, "required": required} if required else converted
 
 
 def _takes_null(kind: Kind) -> bool:
@@ -564,8 +568,12 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 def _renamed(schema: Any, old: str, new: str) -> Any:
     if isinstance(schema, dict):
-        made = {key: _renamed(value, old, new) for key, value in schema.items()}
-        return {**made, "$ref": f"#/$defs/{new}"} if made.get("$ref") == f"#/$defs/{old}" else made
+        converted = {key: _renamed(value, old, new) for key, value in schema.items()}
+        return (
+            {**converted, "$ref": f"#/$defs/{new}"}
+            if converted.get("$ref") == f"#/$defs/{old}"
+            else converted
+        )
     return [_renamed(each, old, new) for each in schema] if isinstance(schema, list) else schema
 
 

@@ -46,7 +46,7 @@ from torpor.sdk.errors import (
     NonRetryable,
     RetryAfter,
     StepError,
-    said,
+    text_of,
     type_name,
 )
 from torpor.sdk.freezing import flush_output, spare_heap
@@ -94,7 +94,7 @@ def live(runtime: Runtime, deps: list[str], move: Move, *, watched: Iterable[str
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(line_buffering=True, write_through=False)
     try:
-        app, entry, roots = _told_entry(runtime, deps, move)
+        app, entry, roots = _entry_given(runtime, deps, move)
         with _importing(runtime), _copies_end():
             _import(Path(app), entry, roots)
             if runtime.machine:
@@ -112,7 +112,7 @@ def live(runtime: Runtime, deps: list[str], move: Move, *, watched: Iterable[str
         try:
             problem = _load_problem(runtime, error)
         except Exception:  # what it says of itself is the agent's own code
-            problem = f"{type(error).__name__}: {said(error)}"
+            problem = f"{type(error).__name__}: {text_of(error)}"
         described = messages.error(type(error).__name__, problem, trace)
         runtime.say("load_failed", error=described["message"], traceback=described["traceback"])
         return 1
@@ -128,7 +128,7 @@ def live(runtime: Runtime, deps: list[str], move: Move, *, watched: Iterable[str
     return 0
 
 
-def _told_entry(runtime: Runtime, deps: list[str], move: Move) -> tuple[str, str, Sequence[Path]]:
+def _entry_given(runtime: Runtime, deps: list[str], move: Move) -> tuple[str, str, Sequence[Path]]:
     """What is to be loaded, in which directory, and where its modules are; until it is told, what
     is to be imported ahead is."""
     roots: Sequence[Path] | None = None
@@ -140,8 +140,8 @@ def _told_entry(runtime: Runtime, deps: list[str], move: Move) -> tuple[str, str
             roots = None
         with _importing(runtime), _copies_end():
             known = message.get("known", False)
-            told = ahead.run(message["modules"], app, passing, known=known)
-        runtime.say("imported", **told)
+            imported = ahead.run(message["modules"], app, passing, known=known)
+        runtime.say("imported", **imported)
     importlib.invalidate_caches()  # files have come since
     app, _ = move(message)
     runtime.app = os.path.join(app, "")  # noqa: PTH118
@@ -185,10 +185,10 @@ def _import(app: Path, entry: str, roots: Sequence[Path]) -> None:
 
 def _load_problem(runtime: Runtime, error: BaseException) -> str:
     if text := libraries.advice(error, machine=runtime.machine):
-        return f"{type(error).__name__}: {said(error)}\n{text}"
+        return f"{type(error).__name__}: {text_of(error)}\n{text}"
     match error:
         case NotImported():
-            return said(error)
+            return text_of(error)
         case SystemExit():
             return (
                 f"the file called sys.exit({error.code!r}) while it was imported: put what is to "
@@ -196,11 +196,11 @@ def _load_problem(runtime: Runtime, error: BaseException) -> str:
             )
         case ModuleNotFoundError():
             return (
-                f"{type(error).__name__}: {said(error)}; a package of PyPI is named under "
+                f"{type(error).__name__}: {text_of(error)}; a package of PyPI is named under "
                 "`dependencies` (in the file's `# /// script` block, or in pyproject.toml), a file "
                 "of one's own under `include`, if nothing imports it by its name"
             )
-    return f"{type(error).__name__}: {said(error)}"
+    return f"{type(error).__name__}: {text_of(error)}"
 
 
 def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def failure(runtime: Runtime, error: BaseException) -> dict[str, Any]:
     try:
         return _explained(runtime, error)
     except Exception:
-        return _failed(type(error).__name__, said(error), notes.trace(error))
+        return _failed(type(error).__name__, text_of(error), notes.trace(error))
 
 
 def _explained(runtime: Runtime, error: BaseException) -> dict[str, Any]:
@@ -290,13 +290,13 @@ def _explained(runtime: Runtime, error: BaseException) -> dict[str, Any]:
     except Divergence as divergence:
         # It may have failed for that, or that may be because it failed.
         trace = None if isinstance(error, Divergence) else notes.trace(error)
-        told = _failed("Divergence", f"{divergence.message}\n{divergence.hint}", trace)
-        return told | {"diverged": divergence.recorded["op"]}
+        failed = _failed("Divergence", f"{divergence.message}\n{divergence.hint}", trace)
+        return failed | {"diverged": divergence.recorded["op"]}
     match error:
         case Invalid():
             return _failed("Invalid", f"{error.message}. {error.hint}".strip(), None)
         case Unrecordable():
-            return _failed(error.type, said(error), None)
+            return _failed(error.type, text_of(error), None)
         case SystemExit():
             called = f"the agent called sys.exit({error.code!r})"
             return _failed("SystemExit", f"{called}; an agent ends by returning its result", None)
@@ -305,7 +305,7 @@ def _explained(runtime: Runtime, error: BaseException) -> dict[str, Any]:
         case StepError():
             type_, message = error.type, error.message
         case _:
-            type_, message = type_name(type(error)), said(error)
+            type_, message = type_name(type(error)), text_of(error)
     if text := libraries.advice(error, machine=runtime.machine):
         message = f"{message}\n{text}"
     return _failed(type_, message, notes.trace(error)) | _about_retries(error)

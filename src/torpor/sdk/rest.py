@@ -140,7 +140,7 @@ class Rest(NamedTuple):
     again_s: float = AGAIN_S_MIN
     wake_in: float | None = None  # until the first timer of an event loop that counts
 
-    def told(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """As the host is told of it."""
         woken = {} if self.wake_in is None else {"wake_in": self.wake_in}
         return woken | ({"at_work": True} if self.busy else {})

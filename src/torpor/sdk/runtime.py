@@ -32,7 +32,7 @@ from typing import Any, NamedTuple, NoReturn
 from torpor.core import artifacts
 from torpor.core.divergence import SUPERSEDED_MAX
 from torpor.core.ids import op_id
-from torpor.replay.journal import Asked, Divergence, Early, Journal, Match, Recorded
+from torpor.replay.journal import Divergence, Early, Intent, Journal, Match, Recorded
 from torpor.sdk import current, files, freezing, rest
 from torpor.sdk.control import Control
 from torpor.sdk.critical import Cancelling, Critical
@@ -154,7 +154,7 @@ class Runtime:
         if threading.get_ident() == self._thread.ident:
             raise OutsideRun("an on_freeze or on_thaw hook cannot use operations")
         at = caller(self.app, self.deps) or at
-        asked = Asked(kind, name, digest, at, self.lines.is_side(), hint)
+        intent = Intent(kind, name, digest, at, self.lines.is_side(), hint)
         held_back: Held | None = None
         if callable(data) and self._journal.empty:  # needed for sure: not asked for under the lock
             data = data()
@@ -164,11 +164,11 @@ class Runtime:
             with self._critical:
                 if self.diverged is not None:
                     raise self.diverged
-                if self.cancel_reason is not None and asked.kind in _WAITS:
+                if self.cancel_reason is not None and intent.kind in _WAITS:
                     raise Cancelled(self.cancel_reason)
                 late = held_back.late if held_back is not None else None
                 try:
-                    match = self._journal.find(asked, self.lines.is_alone, late)
+                    match = self._journal.find(intent, self.lines.is_alone, late)
                 except Divergence as error:
                     verdict = self._ask_verdict(error)
                 except Early as error:
@@ -177,7 +177,7 @@ class Runtime:
                 else:
                     if match.settled or not callable(data):
                         given = {} if callable(data) else data
-                        return self._begin(asked, match, given, once, held)
+                        return self._begin(intent, match, given, once, held)
             if verdict is not None:
                 self._heed(verdict)
             elif early is not None and held_back is not None:
@@ -202,7 +202,7 @@ class Runtime:
 
     def _begin(
         self,
-        asked: Asked,
+        intent: Intent,
         match: Match,
         data: Mapping[str, Any],
         once: bool,
@@ -210,18 +210,18 @@ class Runtime:
     ) -> Operation:
         op, record = match
         self._holding.moved(journal=record is not None)
-        operation = Operation(op, asked.kind, asked.name, asked.digest, once=once)
+        operation = Operation(op, intent.kind, intent.name, intent.digest, once=once)
         operation.cancelled = self._cancelling.noted
         if record is not None and "ok" in record:
-            self._journal.take(asked, match)
+            self._journal.take(intent, match)
             self._replay(operation, record)
             return operation
-        named = {"op": op, "kind": asked.kind, "name": asked.name, "digest": asked.digest}
-        line: dict[str, Any] = {"side": True} if asked.side else {}
-        if asked.hint:
-            line["hint"] = asked.hint
-        operation.message = messages.encode("begin", **named, data=data, at=asked.at, **line)
-        self._journal.take(asked, match)
+        named = {"op": op, "kind": intent.kind, "name": intent.name, "digest": intent.digest}
+        line: dict[str, Any] = {"side": True} if intent.side else {}
+        if intent.hint:
+            line["hint"] = intent.hint
+        operation.message = messages.encode("begin", **named, data=data, at=intent.at, **line)
+        self._journal.take(intent, match)
         if once and record is not None:
             operation.doubt = record.get("again", 0) + 1
         else:
@@ -269,9 +269,9 @@ class Runtime:
         whose data is as in `torpor.core.doubts`; if its own `doubt` is higher after that, a
         crash came after the answer, in the middle of the repeat. Raises Cancelled."""
         op = op_id("doubt", operation.op, operation.doubt)
-        asked = Operation(op, "doubt", operation.op, operation.digest)
-        asked.cancelled = self._cancelling.noted
-        asked.message = messages.encode(
+        intent = Operation(op, "doubt", operation.op, operation.digest)
+        intent.cancelled = self._cancelling.noted
+        intent.message = messages.encode(
             "begin", op=op, kind="doubt", name=operation.op, digest=operation.digest, data={}
         )
         with self._critical:
@@ -279,10 +279,10 @@ class Runtime:
                 raise Cancelled(self.cancel_reason)
             record = self._journal.questions.pop(op, None)
             if record is not None and "ok" in record:
-                asked.replayed = outcome_of(record)
+                intent.replayed = outcome_of(record)
             else:
-                self._start_now(asked)
-        return asked
+                self._start_now(intent)
+        return intent
 
     def begin_again(self, operation: Operation) -> None:
         """Begin an operation in doubt."""
@@ -453,8 +453,8 @@ class Runtime:
         status = (len(waits), busy, patient)
         if status != self._status:
             self._status = status
-            told = {"waiting": len(waits), "busy": busy}
-            self._tell("status", **told, **({"all": True} if patient else {}))
+            state = {"waiting": len(waits), "busy": busy}
+            self._tell("status", **state, **({"all": True} if patient else {}))
 
     def _extend_journal(self, records: Iterable[Recorded]) -> list[Operation]:
         """Put what the log got while this machine slept behind what is still unused; the pending
@@ -592,7 +592,7 @@ class Runtime:
 
     def _stand_still(self, found: rest.Rest) -> list[Operation]:
         """Held until the machine goes on, frozen or not; the operations that were answered."""
-        self._tell("prepared", **found.told())
+        self._tell("prepared", **found.report())
         freezing.hold(self._hold_fd, self.identity)
         rest.nudge_loops()
         if self.identity.pop("journal", False):

@@ -35,8 +35,8 @@ from torpor.sdk.errors import (
     OutsideRun,
     RetryAfter,
     StepError,
-    said,
     step_error,
+    text_of,
     traceback_of,
     type_name,
 )
@@ -233,16 +233,16 @@ def _beginning(spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Be
     return runtime.beginning("step", spec.name, digest, data, at=at, once=spec.ask, hint=hint)
 
 
-def _settle_doubt(operation: Operation, question: Operation, said: Outcome) -> None:
+def _settle_doubt(operation: Operation, question: Operation, ruling: Outcome) -> None:
     """Do what a person said about a step in doubt: run it again, or end it."""
-    runtime, answer = current("step"), said.value
+    runtime, answer = current("step"), ruling.value
     if answer["status"] != "completed":
         raise Cancelled("nobody is left to settle a step in doubt")
-    told = answer["data"]
-    if told["do"] == "done":
-        runtime.conclude(operation, Outcome(True, value=told["result"]))
-    elif told["do"] == "fail":
-        runtime.conclude(operation, _failed(NonRetryable(told["message"])))
+    settled = answer["data"]
+    if settled["do"] == "done":
+        runtime.conclude(operation, Outcome(True, value=settled["result"]))
+    elif settled["do"] == "fail":
+        runtime.conclude(operation, _failed(NonRetryable(settled["message"])))
     elif question.doubt > operation.doubt:
         operation.doubt = question.doubt
     else:
@@ -328,13 +328,13 @@ def _timed(body: Callable[[], Any], timeout_s: float) -> Any:
 def _report(spec: _Spec, attempt: int, error: Exception, delay_s: float) -> None:
     notes.log(
         f"step {spec.name}: attempt {attempt} of {spec.retries + 1} failed with "
-        f"{type(error).__name__}: {said(error)}; next in {delay_s:.1f} s",
+        f"{type(error).__name__}: {text_of(error)}; next in {delay_s:.1f} s",
         level="warning",
     )
 
 
 def _failed(error: Exception) -> Outcome:
-    described = messages.error(type_name(type(error)), said(error), notes.trace(error))
+    described = messages.error(type_name(type(error)), text_of(error), notes.trace(error))
     return Outcome(False, error=described)
 
 

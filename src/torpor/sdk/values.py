@@ -64,8 +64,8 @@ def _written(value: Any) -> str:
 
 
 def _words(error: Exception) -> str:
-    for said, problem in _PROBLEMS.items():
-        if said in str(error):
+    for known_text, problem in _PROBLEMS.items():
+        if known_text in str(error):
             return problem
     return f"it {error}" if str(error).startswith(("is ", "holds ")) else str(error)
 

@@ -150,8 +150,8 @@ class Waitpoint(Wait):
 
         def __getattr__(self, attribute: str) -> Any:
             if attribute in _OF_RESULT:
-                asked = f".result().{attribute}, or (await …).{attribute}"
-                raise AttributeError(f"{attribute!r} is what came of a wait: write {asked}")
+                request = f".result().{attribute}, or (await …).{attribute}"
+                raise AttributeError(f"{attribute!r} is what came of a wait: write {request}")
             raise AttributeError(f"{type(self).__name__!r} has no attribute {attribute!r}")
 
 
@@ -174,8 +174,8 @@ def waitpoint(
     beginning. Waits with the same `idempotency_key`, also of other runs of the agent, are one
     question: the first answer is that of all.
     """
-    asked = _asked(data, prompt, schema, tags, idempotency_key, remind_after, webhook)
-    return Waitpoint(_begin_wait("waitpoint", name, timeout, asked, approve=False))
+    request = _request(data, prompt, schema, tags, idempotency_key, remind_after, webhook)
+    return Waitpoint(_begin_wait("waitpoint", name, timeout, request, approve=False))
 
 
 def approve(
@@ -188,8 +188,8 @@ def approve(
     webhook: str | Sequence[str] = (),
 ) -> Verdict:
     """Ask a person to approve or deny, and wait for the verdict. All else is as for `waitpoint`."""
-    asked = _asked(data, prompt, None, tags, idempotency_key, remind_after, webhook)
-    operation = _begin_wait("approve", "approve", timeout, asked, approve=True)
+    request = _request(data, prompt, None, tags, idempotency_key, remind_after, webhook)
+    operation = _begin_wait("approve", "approve", timeout, request, approve=True)
     return _blocking_or_awaitable("approve", operation, _verdict)
 
 
@@ -308,7 +308,7 @@ async def all_ending(waits: Sequence[Wait]) -> list[WaitResult]:
         runtime.wait_for_all(())
 
 
-def _asked(
+def _request(
     data: Any,
     prompt: str | None,
     schema: Mapping[str, Any] | None,
@@ -350,7 +350,7 @@ def _begin_wait(
     what: str,
     name: str,
     timeout: Duration | None,
-    asked: Callable[[], dict[str, Any]],
+    request: Callable[[], dict[str, Any]],
     *,
     approve: bool,
 ) -> Operation:
@@ -358,7 +358,7 @@ def _begin_wait(
     runtime = current(what)
     timeout_s = None if timeout is None else seconds(timeout)
     try:
-        fields = asked() | {"timeout_s": timeout_s, "approve": approve}
+        fields = request() | {"timeout_s": timeout_s, "approve": approve}
         digest = arguments.digest(fields["prompt"] or None, fields["data"], approve)
         return runtime.begin("wait", name, digest, fields)
     except values.NotJson as error:

@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from torpor.core import refusals
 from torpor.sdk import current
-from torpor.sdk.errors import said
+from torpor.sdk.errors import text_of
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
@@ -80,6 +80,6 @@ def is_not_yet(error: BaseException, seen: frozenset[int] = frozenset()) -> bool
         return all(is_not_yet(each, seen) for each in error.exceptions)
     seen |= {id(error)}
     earlier = (error.__cause__, error.__context__)
-    return refusals.NOT_YET in said(error) or any(
+    return refusals.NOT_YET in text_of(error) or any(
         is_not_yet(each, seen) for each in earlier if each is not None and id(each) not in seen
     )

@@ -29,7 +29,7 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
-class Said:
+class Completion:
     """What a model says: text, or tools that it calls, each with its id."""
 
     model: str
@@ -37,26 +37,28 @@ class Said:
     calls: tuple[tuple[str, ToolCall], ...]
 
 
-def answer(path: str, asked: Mapping[str, Any], reply: str | list[ToolCall]) -> tuple[str, str]:
+def answer(path: str, request: Mapping[str, Any], reply: str | list[ToolCall]) -> tuple[str, str]:
     """The media type and the body of what the API at `path` answers to `asked`."""
     for end, (whole, streamed) in _APIS.items():
         if path.endswith(end):
-            said = _said(asked, reply)
-            if asked.get("stream"):
-                return "text/event-stream", streamed(said)
-            return "application/json", json.dumps(whole(said))
+            completion = _complete(request, reply)
+            if request.get("stream"):
+                return "text/event-stream", streamed(completion)
+            return "application/json", json.dumps(whole(completion))
     raise TypeError(
         f"a reply to {path} must be an object: of text no answer of that API is made here"
     )
 
 
-def _said(asked: Mapping[str, Any], reply: str | list[ToolCall]) -> Said:
-    model = str(asked.get("model", ""))
+def _complete(request: Mapping[str, Any], reply: str | list[ToolCall]) -> Completion:
+    model = str(request.get("model", ""))
     if isinstance(reply, str):
-        return Said(model, reply, ())
+        return Completion(model, reply, ())
     # The same in a replay, and another one for each request of a conversation.
-    stem = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
-    return Said(model, "", tuple((f"call_{stem}_{n}", call) for n, call in enumerate(reply, 1)))
+    stem = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
+    return Completion(
+        model, "", tuple((f"call_{stem}_{n}", call) for n, call in enumerate(reply, 1))
+    )
 
 
 def _events(events: Iterable[Object], *, named: bool = True) -> str:
@@ -69,98 +71,98 @@ def _events(events: Iterable[Object], *, named: bool = True) -> str:
 # ---- chat completions ----
 
 
-def _completion(said: Said) -> Object:
-    message: Object = {"role": "assistant", "content": said.text or None}
-    if said.calls:
-        message["tool_calls"] = [_function(*call) for call in said.calls]
-    choice = {"index": 0, "message": message, "finish_reason": _finish(said)}
+def _completion(completion: Completion) -> Object:
+    message: Object = {"role": "assistant", "content": completion.text or None}
+    if completion.calls:
+        message["tool_calls"] = [_function(*call) for call in completion.calls]
+    choice = {"index": 0, "message": message, "finish_reason": _finish(completion)}
     usage = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
-    return {**_about(said, "chat.completion"), "choices": [choice], "usage": usage}
+    return {**_about(completion, "chat.completion"), "choices": [choice], "usage": usage}
 
 
-def _completion_stream(said: Said) -> str:
-    delta: Object = {"role": "assistant", "content": said.text or None}
-    if said.calls:
-        calls = enumerate(said.calls)
+def _completion_stream(completion: Completion) -> str:
+    delta: Object = {"role": "assistant", "content": completion.text or None}
+    if completion.calls:
+        calls = enumerate(completion.calls)
         delta["tool_calls"] = [{"index": place, **_function(*call)} for place, call in calls]
     chunks = [
-        {**_about(said, "chat.completion.chunk"), "choices": [{"index": 0, **choice}]}
+        {**_about(completion, "chat.completion.chunk"), "choices": [{"index": 0, **choice}]}
         for choice in (
             {"delta": delta, "finish_reason": None},
-            {"delta": {}, "finish_reason": _finish(said)},
+            {"delta": {}, "finish_reason": _finish(completion)},
         )
     ]
     return _events(chunks, named=False) + "data: [DONE]\n\n"
 
 
-def _about(said: Said, kind: str) -> Object:
-    return {"id": "chatcmpl-test", "object": kind, "created": 0, "model": said.model}
+def _about(completion: Completion, kind: str) -> Object:
+    return {"id": "chatcmpl-test", "object": kind, "created": 0, "model": completion.model}
 
 
 def _function(of: str, call: ToolCall) -> Object:
     return {"id": of, "type": "function", "function": {"name": call.name, "arguments": call.text}}
 
 
-def _finish(said: Said) -> str:
-    return "tool_calls" if said.calls else "stop"
+def _finish(completion: Completion) -> str:
+    return "tool_calls" if completion.calls else "stop"
 
 
 # ---- messages ----
 
 
-def _message(said: Said) -> Object:
+def _message(completion: Completion) -> Object:
     return {
-        **_envelope(said),
-        "content": [{**start, **filled} for start, filled, _ in _blocks(said)],
-        "stop_reason": _stop(said),
+        **_envelope(completion),
+        "content": [{**start, **filled} for start, filled, _ in _blocks(completion)],
+        "stop_reason": _stop(completion),
         "usage": {"input_tokens": 0, "output_tokens": 0},
     }
 
 
-def _message_stream(said: Said) -> str:
+def _message_stream(completion: Completion) -> str:
     usage = {"input_tokens": 0, "output_tokens": 0}
-    begun = {**_envelope(said), "content": [], "stop_reason": None, "usage": usage}
+    begun = {**_envelope(completion), "content": [], "stop_reason": None, "usage": usage}
     events: list[Object] = [{"type": "message_start", "message": begun}]
-    for place, (start, _, delta) in enumerate(_blocks(said)):
+    for place, (start, _, delta) in enumerate(_blocks(completion)):
         of = {"index": place}
         events += [
             {"type": "content_block_start", **of, "content_block": start},
             {"type": "content_block_delta", **of, "delta": delta},
             {"type": "content_block_stop", **of},
         ]
-    ended = {"stop_reason": _stop(said), "stop_sequence": None}
+    ended = {"stop_reason": _stop(completion), "stop_sequence": None}
     events.append({"type": "message_delta", "delta": ended, "usage": {"output_tokens": 0}})
     return _events([*events, {"type": "message_stop"}])
 
 
-def _envelope(said: Said) -> Object:
-    named = {"id": "msg_test", "type": "message", "role": "assistant", "model": said.model}
+def _envelope(completion: Completion) -> Object:
+    named = {"id": "msg_test", "type": "message", "role": "assistant", "model": completion.model}
     return {**named, "stop_sequence": None}
 
 
-def _blocks(said: Said) -> list[tuple[Object, Object, Object]]:
+def _blocks(completion: Completion) -> list[tuple[Object, Object, Object]]:
     """Each as it begins, what it has in the end, and the delta between."""
-    if not said.calls:
-        delta = {"type": "text_delta", "text": said.text}
-        return [({"type": "text", "text": ""}, {"text": said.text}, delta)]
+    if not completion.calls:
+        delta = {"type": "text_delta", "text": completion.text}
+        return [({"type": "text", "text": ""}, {"text": completion.text}, delta)]
     return [
         (
             {"type": "tool_use", "id": of, "name": call.name, "input": {}},
             {"input": json.loads(call.text)},
             {"type": "input_json_delta", "partial_json": call.text},
         )
-        for of, call in said.calls
+        for of, call in completion.calls
     ]
 
 
-def _stop(said: Said) -> str:
-    return "tool_use" if said.calls else "end_turn"
+def _stop(completion: Completion) -> str:
+    return "tool_use" if completion.calls else "end_turn"
 
 
 # ---- responses ----
 
 
-def _response(said: Said) -> Object:
+def _response(completion: Completion) -> Object:
     return {
         "id": "resp_test",
         "object": "response",
@@ -170,8 +172,8 @@ def _response(said: Said) -> Object:
         "incomplete_details": None,
         "instructions": None,
         "metadata": {},
-        "model": said.model,
-        "output": _items(said),
+        "model": completion.model,
+        "output": _items(completion),
         "parallel_tool_calls": True,
         "temperature": None,
         "tool_choice": "auto",
@@ -187,11 +189,11 @@ def _response(said: Said) -> Object:
     }
 
 
-def _response_stream(said: Said) -> str:
-    whole = _response(said)
+def _response_stream(completion: Completion) -> str:
+    whole = _response(completion)
     begun = {**whole, "status": "in_progress", "output": [], "usage": None}
     events: list[Object] = [{"type": "response.created", "response": begun}]
-    for place, item in enumerate(_items(said)):
+    for place, item in enumerate(_items(completion)):
         at = {"output_index": place}
         of = {**at, "item_id": item["id"]}
         events.append(
@@ -228,9 +230,9 @@ _EMPTY: dict[str, Object] = {
 }
 
 
-def _items(said: Said) -> list[Object]:
-    if not said.calls:
-        part = {"type": "output_text", "text": said.text, "annotations": []}
+def _items(completion: Completion) -> list[Object]:
+    if not completion.calls:
+        part = {"type": "output_text", "text": completion.text, "annotations": []}
         message = {"id": "msg_test", "type": "message", "role": "assistant"}
         return [{**message, "status": "completed", "content": [part]}]
     return [
@@ -242,11 +244,11 @@ def _items(said: Said) -> list[Object]:
             "arguments": call.text,
             "status": "completed",
         }
-        for of, call in said.calls
+        for of, call in completion.calls
     ]
 
 
-_APIS: dict[str, tuple[Callable[[Said], Object], Callable[[Said], str]]] = {
+_APIS: dict[str, tuple[Callable[[Completion], Object], Callable[[Completion], str]]] = {
     "/chat/completions": (_completion, _completion_stream),
     "/messages": (_message, _message_stream),
     "/responses": (_response, _response_stream),

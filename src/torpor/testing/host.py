@@ -71,7 +71,7 @@ class Host:
     replies: Replies
     log: Log
     spawn: Spawn
-    said: list[tuple[str, Any]] = field(default_factory=list)  # logged and emitted
+    notes: list[tuple[str, Any]] = field(default_factory=list)  # logged and emitted
     children: list[Outcome] = field(default_factory=list)
     error: BaseException | None = None  # the test gives the run up for this
 
@@ -90,13 +90,13 @@ class Host:
         yield messages.encode("start", **started, journal=[])
         wait_s = 0.0
         while True:
-            heard: bytes | Pause | None = b""
+            received: bytes | Pause | None = b""
             with contextlib.suppress(Empty):
-                heard = self.channel.inbox.get(timeout=wait_s)
-            if heard is None:
+                received = self.channel.inbox.get(timeout=wait_s)
+            if received is None:
                 return
             try:
-                moved = self._hear(heard) if heard else self._come_next()
+                moved = self._hear(received) if received else self._come_next()
             except BaseException as error:  # it may be the test's own answers that fail
                 moved = True
                 self._give_up(error)
@@ -114,11 +114,13 @@ class Host:
 
     # ---- what the agent says ----
 
-    def _hear(self, heard: bytes | Pause) -> bool:
-        if isinstance(heard, Pause):
-            self._pend(self.clock.now() + heard.duration_s, lambda: heard.over.set_result(None))
+    def _hear(self, received: bytes | Pause) -> bool:
+        if isinstance(received, Pause):
+            self._pend(
+                self.clock.now() + received.duration_s, lambda: received.over.set_result(None)
+            )
             return True
-        message = messages.decode(heard.rstrip(b"\n"), messages.FROM_GUEST)
+        message = messages.decode(received.rstrip(b"\n"), messages.FROM_GUEST)
         hears = _HEARS.get(message["t"])
         if hears is not None:
             hears(self, message)
@@ -162,7 +164,7 @@ class Host:
             self._say("piece", op=message["op"], data=data, last=at == places[-1])
 
     def _note(self, message: Mapping[str, Any]) -> None:
-        self.said.append((message["kind"], message["data"]))
+        self.notes.append((message["kind"], message["data"]))
 
     # ---- what it asks for ----
 
@@ -218,8 +220,8 @@ class Host:
         if child.failure is None:
             value = scripts.value("completed", values.pack(child.result), by=run)
         else:
-            told = {key: child.failure[key] for key in ("type", "message")}
-            value = scripts.value("failed", told, by=run)
+            details = {key: child.failure[key] for key in ("type", "message")}
+            value = scripts.value("failed", details, by=run)
         self._pend(at + child.slept, lambda: self._give(message["op"], value))
 
     def _give(self, op: str, value: Any) -> None:
@@ -266,8 +268,8 @@ class Host:
         self._timers += 1
         if self._timers > _TIMERS_MAX:
             waits = tuple(each.wait for each in self._pending.values() if each.wait is not None)
-            told = f"the agent sets timer after timer ({_TIMERS_MAX:,}) and nothing comes of it"
-            raise scripts.unanswered(waits) if waits else scripts.Unanswered(told)
+            details = f"the agent sets timer after timer ({_TIMERS_MAX:,}) and nothing comes of it"
+            raise scripts.unanswered(waits) if waits else scripts.Unanswered(details)
         self.clock.skip(wake_in)
         self.runtime.moved_on()
         return True

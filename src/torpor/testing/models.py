@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from torpor.sdk.errors import said
+from torpor.sdk.errors import text_of
 from torpor.testing import apis
 from torpor.testing.apis import ToolCall
 from torpor.testing.script import ModelRequest, Unanswered, Unused
@@ -76,12 +76,12 @@ def _written(request: ModelRequest, reply: Any) -> tuple[str, str]:
     calls = isinstance(reply, list) and reply and all(isinstance(e, ToolCall) for e in reply)
     if not (calls or isinstance(reply, str)):
         return "application/json", json.dumps(reply)
-    asked = request.json if isinstance(request.json, dict) else {}
-    return apis.answer(request.path.partition("?")[0], asked, reply)
+    fields = request.json if isinstance(request.json, dict) else {}
+    return apis.answer(request.path.partition("?")[0], fields, reply)
 
 
 def refusal(error: BaseException) -> dict[str, Any]:
     """The response to a call that the test has no reply to: one that no client tries again."""
     return _response(
-        ModelRequest("", "", {}, b"", None), (400, {"error": {"message": said(error)}})
+        ModelRequest("", "", {}, b"", None), (400, {"error": {"message": text_of(error)}})
     )

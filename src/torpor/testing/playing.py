@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
 
-from torpor.replay.journal import Asked, Divergence, Match, Recorded
+from torpor.replay.journal import Divergence, Intent, Match, Recorded
 from torpor.sdk import current, rest
 from torpor.sdk.endpoint import Endpoint
 from torpor.sdk.errors import Cancelled
@@ -60,14 +60,14 @@ class Channel:
 class Further(Divergence):
     """The agent goes on where its log says that it has ended."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, intent: Intent) -> None:
         end = Recorded(op="end", kind="end", name="end", digest="")
-        super().__init__(end, asked)
-        at = f" at {asked.at}" if asked.at else ""
+        super().__init__(end, intent)
+        at = f" at {intent.at}" if intent.at else ""
         self.args = (
             "the agent does not do what its log says\n"
             "  recorded: nothing more: the agent had ended\n"
-            f"  now:      {asked.kind} {asked.name} (arguments {asked.digest[:8]}){at}",
+            f"  now:      {intent.kind} {intent.name} (arguments {intent.digest[:8]}){at}",
         )
         self.message = self.args[0]
 
@@ -163,16 +163,16 @@ class PlayedRuntime(Runtime):
 
     def _begin(
         self,
-        asked: Asked,
+        intent: Intent,
         match: Match,
         data: Mapping[str, Any],
         once: bool,
         held: list[bytes] | None,
     ) -> Operation:
         if self._complete and match.record is None:
-            self.diverged = Further(asked)
+            self.diverged = Further(intent)
             raise self.diverged
-        return super()._begin(asked, match, data, once, held)
+        return super()._begin(intent, match, data, once, held)
 
     def _replay_step(self, operation: Operation, record: Recorded) -> None:
         if operation.fetched is None:

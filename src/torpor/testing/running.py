@@ -103,12 +103,12 @@ class _Case:
         if not in_event_loop() and self.run == _RUN:
             return self._play(log, complete)
         # Its own thread: here, nothing could block.
-        made: list[Outcome] = []
+        outcomes: list[Outcome] = []
         failed: list[BaseException] = []
 
         def body() -> None:
             try:
-                made.append(self._play(log, complete))
+                outcomes.append(self._play(log, complete))
             except BaseException as error:
                 failed.append(error)
 
@@ -117,7 +117,7 @@ class _Case:
         thread.join()
         if failed:
             raise failed[0]
-        return made[0]
+        return outcomes[0]
 
     def _play(self, log: Log, complete: bool) -> Outcome:
         foreign = {*threading.enumerate()} - {threading.current_thread()}
@@ -148,8 +148,8 @@ class _Case:
             result=values.unpack(ended.value),
             error=ended.error,
             failure=ended.failure,
-            log=[LogLine(**data) for kind, data in host.said if kind == "log"],
-            emitted=[values.unpack(data) for kind, data in host.said if kind == "emit"],
+            log=[LogLine(**data) for kind, data in host.notes if kind == "log"],
+            emitted=[values.unpack(data) for kind, data in host.notes if kind == "emit"],
             slept=clock.now() - self.began,
             children=host.children,
             _log=log,

@@ -20,7 +20,7 @@ from torpor.core.errors import Invalid
 from torpor.core.ids import op_number
 from torpor.policy import answers
 from torpor.sdk import values
-from torpor.sdk.errors import said, type_name
+from torpor.sdk.errors import text_of, type_name
 
 
 class Unanswered(AssertionError):
@@ -190,8 +190,8 @@ def ending(wait: Wait, given: Any) -> Ending:
     if isinstance(given, BaseException):
         if wait.kind != "child":
             raise TypeError(f"{wait} cannot be answered by an exception: only a child fails")
-        told = {"type": type_name(type(given)), "message": said(given)}
-        return Ending(value("failed", told, by="test"), 0)
+        described = {"type": type_name(type(given)), "message": text_of(given)}
+        return Ending(value("failed", described, by="test"), 0)
     answer = given if isinstance(given, Answer) else _answer(wait, given)
     after_s = seconds(answer.after)
     if wait.timeout_s is not None and after_s >= wait.timeout_s:
@@ -246,5 +246,5 @@ def unanswered(waits: tuple[Wait, ...]) -> Unanswered:
 def _hint(wait: Wait) -> str:
     known = [f"{wait.timeout_s:g} s" if wait.timeout_s is not None else ""]
     known += ["" if wait.schema is None else f"schema {json.dumps(wait.schema)[:200]}"]
-    told = ", ".join(each for each in known if each)
-    return f" ({told})" if told else ""
+    described = ", ".join(each for each in known if each)
+    return f" ({described})" if described else ""

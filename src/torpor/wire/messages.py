@@ -462,10 +462,10 @@ def decode(data: bytes, allowed: Mapping[str, Check] = MESSAGES) -> dict[str, An
 def error(type: str, message: str, traceback: str | None = None) -> dict[str, Any]:
     """The `error` object of a message, each text made valid Unicode and cut to what is allowed:
     reporting a failure must not fail on what the failure says."""
-    made = {"type": _clip(type, NAME_MAX), "message": _clip(message, TEXT_MAX)}
+    described = {"type": _clip(type, NAME_MAX), "message": _clip(message, TEXT_MAX)}
     if traceback is not None:
-        made["traceback"] = _clip(traceback, TEXT_MAX)
-    return made
+        described["traceback"] = _clip(traceback, TEXT_MAX)
+    return described
 
 
 def _clip(text: str, length_max: int) -> str:

@@ -52,7 +52,7 @@ from . import words
 
 HERE = Path(__file__).parent
 
-def said(*command):
+def text_of(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 @torpor.agent

@@ -77,7 +77,7 @@ def test_a_failed_program_is_quoted() -> None:
         tools.ProgramFailed, match=r"sh failed with code 3:\n40\n(.*\n)+not today"
     ) as raised:
         tools.run(["sh", "-c", "seq 50; echo not today >&2; exit 3"])
-    assert raised.value.said.startswith("1\n2\n")
+    assert raised.value.output.startswith("1\n2\n")
     assert "1\n2\n" not in raised.value.message
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from torpor.core.ids import op_id
-from torpor.replay.journal import Asked, Divergence, Early, Journal, Recorded
+from torpor.replay.journal import Divergence, Early, Intent, Journal, Recorded
 
 
 def record(
@@ -40,9 +40,9 @@ def ask(
     hint: str = "",
     late: Early | None = None,
 ) -> tuple[str, Recorded | None]:
-    asked = Asked(kind, name, digest, "a.py:99", side, hint)
-    match = journal.find(asked, lambda: alone, late)
-    journal.take(asked, match)
+    intent = Intent(kind, name, digest, "a.py:99", side, hint)
+    match = journal.find(intent, lambda: alone, late)
+    journal.take(intent, match)
     return match
 
 
@@ -95,7 +95,7 @@ def test_the_main_line_alone_must_do_the_same_in_the_same_order(edit: str, alone
     kind, name, digest = asks[-1]
     error = refused(journal, lambda: ask(journal, name, digest, kind=kind, alone=alone))
     assert error.recorded["op"] == missing
-    assert error.asked is not None and error.asked[:3] == (kind, name, digest)
+    assert error.intent is not None and error.intent[:3] == (kind, name, digest)
     assert f"{missing} (arguments {error.recorded['digest']}) at a.py:" in error.message
     assert f"{kind} {name} (arguments {digest}) at a.py:99" in error.message
     assert error.hint
@@ -105,7 +105,7 @@ def test_an_agent_that_ends_early_diverges() -> None:
     journal = Journal([record("a", 1, "x"), record("a", 2, "y")])
     ask(journal, "a", "x")
     error = refused(journal, journal.finish)
-    assert (error.recorded["op"], error.asked) == ("step:a#2", None)
+    assert (error.recorded["op"], error.intent) == ("step:a#2", None)
     assert "the agent ends" in error.message
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from torpor.replay.journal import Asked, Divergence, Early, Journal, Recorded
+from torpor.replay.journal import Divergence, Early, Intent, Journal, Recorded
 
 Operation = tuple[str, str, str]  # kind, name, arguments: a letter of data, and of an object
 Line = list[Operation]
@@ -93,11 +93,11 @@ class Execution:
     def operate(self, operation: Operation, *, side: bool) -> Iterator[Any]:
         kind, name, given = operation
         held = given[1:].replace("?", f"{self.draw.random()}")
-        asked = Asked(*digest(operation), side=side, hint=held)
+        intent = Intent(*digest(operation), side=side, hint=held)
         late: Early | None = None
         while True:
             try:
-                match = self.journal.find(asked, lambda: self.alive == 1, late)
+                match = self.journal.find(intent, lambda: self.alive == 1, late)
             except Early as early:
                 self.alike += early.alike
                 yield
@@ -107,7 +107,7 @@ class Execution:
             else:
                 break
         self.idle.clear()
-        self.journal.take(asked, match)
+        self.journal.take(intent, match)
         record = match.record
         if record is not None and "ok" in record:
             self.given.append((operation, record))
@@ -115,7 +115,7 @@ class Execution:
             return
         if record is None:
             self.new.append(operation)
-            record = {"op": match.op, "kind": kind, "name": name, "digest": asked.digest}
+            record = {"op": match.op, "kind": kind, "name": name, "digest": intent.digest}
             record |= {"side": side, "hint": held}
             self.log.append(record)
         yield
@@ -201,7 +201,7 @@ def test_a_plain_program_is_replayed_exactly_or_diverges(
 ) -> None:
     """The oracle: the log is what the program begins with, or it is not."""
     becomes = edited(was, changes)
-    asked = list(map(digest, becomes))
+    intent = list(map(digest, becomes))
     log: list[Recorded] = []
     execute(list(was), log, draw, crash_after).run(list(was))
     logged = [(r["kind"], r["name"], r["digest"]) for r in log]
@@ -210,17 +210,17 @@ def test_a_plain_program_is_replayed_exactly_or_diverges(
     try:
         other.run(list(becomes))
     except Divergence as error:
-        assert asked[: len(logged)] != logged
+        assert intent[: len(logged)] != logged
         same = next(
-            (i for i, (a, b) in enumerate(zip(logged, asked, strict=False)) if a != b),
-            min(len(logged), len(asked)),
+            (i for i, (a, b) in enumerate(zip(logged, intent, strict=False)) if a != b),
+            min(len(logged), len(intent)),
         )
         # Noticed at once: all before it was given out, nothing new was begun.
         assert error.recorded["op"] == log[same]["op"]
-        assert (error.asked and error.asked[:3]) == (asked[same] if same < len(asked) else None)
+        assert (error.intent and error.intent[:3]) == (intent[same] if same < len(intent) else None)
         assert not other.new
     else:
-        assert asked[: len(logged)] == logged
+        assert intent[: len(logged)] == logged
         assert [record["op"] for _, record in other.given] == ended
         assert other.new == becomes[len(logged) :]
 
@@ -248,5 +248,5 @@ def test_an_edited_program_never_gets_what_is_not_its_own_nor_leaves_anything(
         assert given == ended
     new_main = [r for r in log[before:] if not r.get("side")]
     if new_main:  # then the main line has asked for all that it had begun before
-        asked = Counter(digest(each) for part in becomes for each in flat(part))
-        assert Counter(logged_main) <= asked
+        intent = Counter(digest(each) for part in becomes for each in flat(part))
+        assert Counter(logged_main) <= intent
