@@ -74,7 +74,7 @@ def chores(study: int = 0) -> dict[str, object]:
     """Do chores until told to stop; study before the first sleep, so much."""
     Path("notes.txt").touch()
     studies(study)
-    while (told := torpor.waitpoint("chore").result().data)["chore"] != "stop":
-        CHORES[told["chore"]](told["count"])
+    while (answer := torpor.waitpoint("chore").result().data)["chore"] != "stop":
+        CHORES[answer["chore"]](answer["count"])
     kept = Path("notes.txt").read_text().splitlines()
     return {"notes": len(notes), "intact": kept == notes}

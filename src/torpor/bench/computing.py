@@ -41,11 +41,11 @@ def main(turns: int, as_json: bool) -> int:
     accel, found = perform(work)
     python = {"machine": PYTHON_VERSION, "host": platform.python_version()}
     how = "emulation (no usable KVM)" if accel == EMULATION else accel.upper()
-    told = (
+    about = (
         f", machines by {how}; Python {python['machine']} in the machine, {python['host']} on the "
         f"host; p50 of {words.count(turns, 'turn')}."
     )
-    report(found, told, as_json=as_json, acceleration=accel, python=python)
+    report(found, about, as_json=as_json, acceleration=accel, python=python)
     return 0
 
 

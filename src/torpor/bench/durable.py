@@ -48,8 +48,8 @@ def _one(database: Path, steps: int, mode: str) -> dict[str, float]:
         process.kill()
     if not line:
         raise subprocess.SubprocessError(f"dbos did not {mode}: {' '.join(command)}")
-    said: dict[str, float] = json.loads(line)
-    return said
+    figures: dict[str, float] = json.loads(line)
+    return figures
 
 
 def main(database: str, steps: int, mode: str) -> None:
@@ -75,8 +75,8 @@ def main(database: str, steps: int, mode: str) -> None:
         for _ in range(steps):
             number = add(number)
         now = time.perf_counter()
-        said = {"steps_per_s": steps / (now - began), "since_launch_s": now - launched}
-        print(json.dumps(said), flush=True)
+        figures = {"steps_per_s": steps / (now - began), "since_launch_s": now - launched}
+        print(json.dumps(figures), flush=True)
         DBOS.recv("never", timeout_seconds=_LIMIT_S)
 
     DBOS.launch()

@@ -61,8 +61,8 @@ def main(sizes: Sizes, as_json: bool) -> int:
     found = figures(perform(lambda stage: _measure(stage, sizes)))
     took_s = time.perf_counter() - began
     peer = "dbos" if durable.installed() else "dbos is not installed (uv sync --group dev)"
-    told = f"; {took_s:.0f} s. Peers: SQLite with a transaction an insert; {peer}."
-    report(found, told, as_json=as_json, took_s=round(took_s, 1), peer=peer)
+    about = f"; {took_s:.0f} s. Peers: SQLite with a transaction an insert; {peer}."
+    report(found, about, as_json=as_json, took_s=round(took_s, 1), peer=peer)
     return 0
 
 

@@ -12,7 +12,7 @@ import torpor
 
 
 @torpor.step
-def heard(line: int) -> int:
+def answered(line: int) -> int:
     return line
 
 
@@ -20,6 +20,6 @@ def heard(line: int) -> int:
 async def manywaits(lines: int) -> list[int]:
     async def line(number: int) -> int:
         await torpor.waitpoint(f"line {number}")
-        return heard(number)
+        return answered(number)
 
     return await asyncio.gather(*(line(number) for number in range(lines)))

@@ -237,9 +237,9 @@ async def _program(
         process.kill()
         await process.wait()
         raise
-    _, said = await process.communicate()
+    _, complaints = await process.communicate()
     if process.returncode:
-        words = said.decode(errors="replace").strip()
+        words = complaints.decode(errors="replace").strip()
         raise HostError(f"{argv[0]} ended with exit code {process.returncode}: {words}")
 
 

@@ -68,11 +68,11 @@ def main(entries: int, as_json: bool) -> int:
             ms = asyncio.run(_ask(path))
         with err.status("appending"):
             bare, narrow = _append_us(Path(folder) / "append.db")
-    told: dict[str, Any] = {"processor": processor(), "cores": os.cpu_count(), "entries": entries}
+    host: dict[str, Any] = {"processor": processor(), "cores": os.cpu_count(), "entries": entries}
     if as_json:
         spreads = {name: vars(each) for name, each in ms.items()}
         costs = {"append_us": vars(narrow), "append_without_us": vars(bare)}
-        show_json({**told, "times": _TIMES, "questions_ms": spreads, **costs})
+        show_json({**host, "times": _TIMES, "questions_ms": spreads, **costs})
         return 0
     rows = [(name, *_figures(each, "ms")) for name, each in ms.items()]
     rows.append(("append of a model call", *_figures(narrow, "us")))
@@ -147,9 +147,9 @@ def _entries(chance: random.Random) -> Iterator[tuple[str, str | None, dict[str,
             yield "op.end", op, {"ok": True, "value": {"found": "y" * 100}} | printed
     for n in range(5):
         op = f"model:/v1/chat/completions@{n:08x}#1"
-        asked = {"method": "POST", "path": "/v1/chat/completions", "headers": {}}
+        request = {"method": "POST", "path": "/v1/chat/completions", "headers": {}}
         named = {"kind": "model", "name": op[6:-2], "digest": "d" * 32, "at": ""}
-        yield "op.begin", op, named | {"data": asked | {"parts": ["{", ["c" * 32], "}"]}}
+        yield "op.begin", op, named | {"data": request | {"parts": ["{", ["c" * 32], "}"]}}
         yield "op.end", op, {"ok": True, "value": _answer(chance)}
     for n in range(3):
         op = f"wait:go#{n + 1}"
@@ -169,8 +169,8 @@ def _answer(chance: random.Random) -> dict[str, Any]:
     message = {"role": "assistant", "content": "word " * 200}
     usage = {"prompt_tokens": chance.randrange(5000), "completion_tokens": chance.randrange(500)}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    told = {"model": chance.choice(_MODELS), "choices": choices, "usage": usage}
-    return {"status": 200, "headers": {}, "body": json.dumps(told)}
+    reply = {"model": chance.choice(_MODELS), "choices": choices, "usage": usage}
+    return {"status": 200, "headers": {}, "body": json.dumps(reply)}
 
 
 async def _ask(path: Path) -> dict[str, Spread]:
@@ -196,13 +196,13 @@ def _append_us(path: Path) -> tuple[Spread, Spread]:
         def write(c: Connection) -> None:
             run = create_run(c, version=_VERSION, agent=None, input={}, now=1.0).id
             epoch, chance = claim(c, run, 1.0), random.Random(1)
-            said = [{"role": "system", "content": f"Be brief. {run} " * 50}]
+            messages = [{"role": "system", "content": f"Be brief. {run} " * 50}]
             for n in range(_CALLS):
-                said += [{"role": "user", "content": f"{n} " * 50}, {"role": "assistant"}]
-                asked = {"method": "POST", "path": "/v1/chat/completions", "headers": {}}
-                asked["body"] = json.dumps({"model": "m", "messages": said[-40:]})
+                messages += [{"role": "user", "content": f"{n} " * 50}, {"role": "assistant"}]
+                request = {"method": "POST", "path": "/v1/chat/completions", "headers": {}}
+                request["body"] = json.dumps({"model": "m", "messages": messages[-40:]})
                 op = OpId(f"model:{n}#1")
-                named = {"kind": "model", "name": f"{n}", "digest": "d", "data": asked}
+                named = {"kind": "model", "name": f"{n}", "digest": "d", "data": request}
                 began = time.perf_counter()
                 append(c, run, epoch, [NewEntry("op.begin", op, named)], 1.0)
                 ended = {"ok": True, "value": _answer(chance)}

@@ -50,8 +50,8 @@ def main(saves: int, as_json: bool) -> int:
         home = Home(Path(folder) / "home").create()
         with err.status("saving files"), served(home):
             found = figures(_measure(Path(folder), saves))
-    told = f"; {saves} saves of an agent of {STEPS} recorded steps."
-    report(found, told, as_json=as_json, steps=STEPS)
+    about = f"; {saves} saves of an agent of {STEPS} recorded steps."
+    report(found, about, as_json=as_json, steps=STEPS)
     return 0
 
 

@@ -58,7 +58,7 @@ def perform(work: Callable[[Stage], Coroutine[Any, Any, _T]]) -> _T:
     """What `work` gives, done on a stage that is cleared away afterwards. Progress is told on
     stderr. Raises what `work` raises."""
     with _own_home(Home.find()) as home, _progress() as tell:
-        return asyncio.run(_until_told(_on_stage(home, tell, work)))
+        return asyncio.run(_until_stopped(_on_stage(home, tell, work)))
 
 
 async def _on_stage(home: Home, tell: Tell, work: Callable[[Stage], Coroutine[Any, Any, _T]]) -> _T:
@@ -110,16 +110,16 @@ def _update(status: Status, text: str) -> None:
     status.update(text.replace("[", r"\["))
 
 
-async def _until_told(work: Coroutine[Any, Any, _T]) -> _T:
+async def _until_stopped(work: Coroutine[Any, Any, _T]) -> _T:
     """SIGTERM ends it as Ctrl-C does: machines, pager and files are cleared away. `timeout` sends
     it twice: the second must not cut that short."""
     task = asyncio.ensure_future(work)
 
-    def told() -> None:
+    def on_signal() -> None:
         if not task.cancelling():
             task.cancel()
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_signal)
     try:
         return await task
     except asyncio.CancelledError:
@@ -173,13 +173,13 @@ class Sleeper:
         try:
             async with asyncio.timeout(ASLEEP_LIMIT_S):
                 with store.subscribe(self.run) as subscription:
-                    told_at = time.time()
+                    reported_at = time.time()
                     row = await store.read(lambda c: runs.get_run(c, self.run))
                     while not (row.state is RunState.SUSPENDED and row.epoch > self._epoch):
                         if row.state in FINAL:
                             raise GuestError(f"the agent ended as {row.state.value}: {row.error}")
                         await subscription.wait()
-                        told_at = time.time()
+                        reported_at = time.time()
                         row = await store.read(lambda c: runs.get_run(c, self.run))
                 # Nothing tells of that: the log is done with the machine by then.
                 while (await service.run(self.run))["machine"] is not None:  # noqa: ASYNC110
@@ -193,7 +193,7 @@ class Sleeper:
         return Slept(
             resume_ms=woke.data["resume_ms"],
             pause_ms=frozen.data["pause_ms"],
-            freeze_ms=frozen.data["freeze_ms"] + max(0.0, told_at - frozen.at) * 1000,
+            freeze_ms=frozen.data["freeze_ms"] + max(0.0, reported_at - frozen.at) * 1000,
             bytes=frozen.data["bytes"],
             snapshot=frozen.data["snapshot"],
         )
@@ -217,7 +217,7 @@ async def make_cold(service: Service) -> None:
     await asyncio.to_thread(cold.forget, files)
 
 
-def report(found: Sequence[Figure], told: str, *, as_json: bool, **about: Any) -> None:
+def report(found: Sequence[Figure], about_host: str, *, as_json: bool, **about: Any) -> None:
     """Print them: as JSON, with what else they are `about`; or as a table, and beneath it what host
     this is and what is `told`."""
     cores = os.cpu_count() or 1
@@ -226,7 +226,7 @@ def report(found: Sequence[Figure], told: str, *, as_json: bool, **about: Any) -
         show_json({**about, "figures": {each.key: each.to_json() for each in found}})
     else:
         show(figure_table(found))
-        show(f"{processor()}, {words.count(cores, 'core')}{told}")
+        show(f"{processor()}, {words.count(cores, 'core')}{about_host}")
 
 
 def figure_table(figures: Sequence[Figure]) -> Columns:

@@ -221,12 +221,12 @@ def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -
         raise
     if not deployed["cached"]:  # who has seen it once need not each time
         _say_notes(source)
-        told = f"deployed in {words.duration(time.monotonic() - began)}"
+        deployed_in = f"deployed in {words.duration(time.monotonic() - began)}"
         if deployed["template_bytes"] is not None:
-            told += f" · template {words.size(deployed['template_bytes'])}"
+            deployed_in += f" · template {words.size(deployed['template_bytes'])}"
             if client.health()["accel"] == EMULATION:
-                told += f" · emulated: {EMULATED}"
-        say(told, "dim")
+                deployed_in += f" · emulated: {EMULATED}"
+        say(deployed_in, "dim")
     if deployed["engine"] == PROCESS:
         _say_not_isolated(_why_process(client, source, engine))
     return deployed
@@ -241,8 +241,8 @@ def _say_not_isolated(why: str) -> None:
     say(f"engine {PROCESS}: {why}{NOT_ISOLATED}", "yellow")
 
 
-def _why_process(client: Client, source: AgentSource, asked: str | None) -> str:
+def _why_process(client: Client, source: AgentSource, engine_chosen: str | None) -> str:
     """Where nobody asked for it here, what did."""
-    if asked:
+    if engine_chosen:
         return ""
     return f"{'its file says so' if source.rules.engine else client.health()['engine_why']}; "

@@ -70,8 +70,8 @@ def find_wait(client: Client, ref: str) -> str:
     """The wait meant by `ref`; a run's id stands for its only open wait. Raises Conflict."""
     if not ref.startswith("run_"):
         return ref
-    asked = [wait for wait in client.waits(client.run(ref)["id"]) if answerable(wait)]
-    match asked:
+    open_waits = [wait for wait in client.waits(client.run(ref)["id"]) if answerable(wait)]
+    match open_waits:
         case [only]:
             return str(only["id"])
         case []:

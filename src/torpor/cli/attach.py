@@ -32,7 +32,7 @@ from torpor.cli import terminal
 from torpor.cli.answering import answerable, how_to_answer, user
 from torpor.cli.exits import Exit, of_run
 from torpor.cli.options import Json, RunArg
-from torpor.cli.question import Answer, Detach, Question, told
+from torpor.cli.question import Answer, Detach, Question, outcome_words
 from torpor.cli.screen import err, say, show_json
 from torpor.client import Appended, Back, Client, Ended, Followed, Lost, Unreachable
 from torpor.core.errors import CallerError
@@ -121,7 +121,7 @@ def _say_detached(run: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Remark:
     """A remark of somebody else's."""
 
     text: str
@@ -148,14 +148,14 @@ class Follower:
         # With --json, stdout is for the one document at the end.
         self._stdout = sys.stderr if as_json else sys.stdout
         self._at_line_start = True
-        self._arrived: queue.SimpleQueue[Followed | Exception | _Told] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Followed | Exception | _Remark] = queue.SimpleQueue()
         self._woken, self._wake = socket.socketpair()  # Windows selects nothing else
         self._handing_over, self._closed = threading.Lock(), False
         # As of the entry shown last, by operation.
         self._awaited: dict[str, Object] = {wait["op"]: wait for wait in awaited}
         self._announced: set[str] = set()
         self._wants_machine = True  # it may have to wait for one
-        self._said_why: str | None = None  # it has none
+        self._stated_why: str | None = None  # it has none
         self._frozen_bytes: float | None = None
         self._waking = False
         self._question: Question | None = None
@@ -204,13 +204,13 @@ class Follower:
         except Unreachable:
             return  # the log's reader says so, and when it is back
         self._wants_machine = why is not None
-        if why is not None and why != self._said_why:
+        if why is not None and why != self._stated_why:
             self._remark(f"waits for a machine: {why}")
-        self._said_why = why
+        self._stated_why = why
 
     def tell(self, text: str, style: str) -> None:
         """Show a remark between what the run does, or after it; from any thread."""
-        if not self._hand_over(_Told(text, style)):
+        if not self._hand_over(_Remark(text, style)):
             say(text, style)
 
     def close(self) -> None:
@@ -224,7 +224,7 @@ class Follower:
                 self._wake.close()
         while not self._arrived.empty():
             match self._arrived.get():
-                case _Told(text, style):
+                case _Remark(text, style):
                     say(text, style)
 
     def _read(self) -> None:
@@ -236,7 +236,7 @@ class Follower:
         except Exception as error:
             self._hand_over(error)
 
-    def _hand_over(self, event: Followed | Exception | _Told) -> bool:
+    def _hand_over(self, event: Followed | Exception | _Remark) -> bool:
         """Whether the loop is there to take it."""
         with self._handing_over:
             if not self._closed:
@@ -264,7 +264,7 @@ class Follower:
                 case Back():
                     self._remark("the server is back")
                     stale = True
-                case _Told(text, style):
+                case _Remark(text, style):
                     self._remark(text, style)
                 case error:
                     raise error
@@ -295,7 +295,7 @@ class Follower:
                 reason = words.waiting_for(list(self._awaited.values()), time.time())
                 self._remark(f"asleep: waiting for {reason}{cost} · freed the machine; 0 processes")
             case "run.started" | "run.resumed" as kind:
-                self._wants_machine, self._said_why = False, None
+                self._wants_machine, self._stated_why = False, None
                 self._waking = kind == "run.resumed"
             case "machine.up" if self._waking:
                 self._waking = False
@@ -341,23 +341,23 @@ class Follower:
             waits = self._client.waits(self._run)
         except Unreachable:
             return  # the log's reader says so, and when it is back
-        asked = [wait for wait in waits if answerable(wait)]
+        open_waits = [wait for wait in waits if answerable(wait)]
         if not self._interactive:
-            for wait in asked:
+            for wait in open_waits:
                 if wait["id"] not in self._announced:
                     self._announced.add(wait["id"])
                     self._remark(f"waiting: {words.asked(wait)}\n  {how_to_answer(wait)}")
             return
         now = self._question
-        if now is not None and now.wait["id"] not in [wait["id"] for wait in asked]:
+        if now is not None and now.wait["id"] not in [wait["id"] for wait in open_waits]:
             self._drop_question()
-            self._say_told(self._client.wait(now.wait["id"]))
-        if self._question is None and asked:
+            self._say_outcome(self._client.wait(now.wait["id"]))
+        if self._question is None and open_waits:
             self._end_line()
             # Before it is drawn: what was typed until now was no answer to it and is dropped, what
             # is typed from its first sight on counts.
             self._terminal = terminal.read_keys()
-            self._question = Question(asked[0], others=len(asked) - 1)
+            self._question = Question(open_waits[0], others=len(open_waits) - 1)
             self._start_live()
 
     def _take_keys(self, question: Question) -> bool:
@@ -392,7 +392,7 @@ class Follower:
                 self._object(question, error.message)
                 return
         self._drop_question()
-        self._say_told(ended)
+        self._say_outcome(ended)
         self._refresh()
 
     def _object(self, question: Question, problem: str) -> None:
@@ -400,8 +400,8 @@ class Follower:
         if self._live is not None:
             self._live.update(question, refresh=True)
 
-    def _say_told(self, wait: Object) -> None:
-        self._remark(f"{words.asked(wait)}: {told(wait)}")
+    def _say_outcome(self, wait: Object) -> None:
+        self._remark(f"{words.asked(wait)}: {outcome_words(wait)}")
 
     def _start_live(self) -> None:
         self._live = Live(

@@ -106,7 +106,7 @@ class Session:
         self._source: AgentSource | None = None  # what runs
         self._current: str | None = None  # the newest run
         self._version = ""
-        self._told_where = False
+        self._stated_where = False
         home = Home(Path(client.health()["home"]))  # the server's, which may be elsewhere
         copies = "|".join(re.escape(each.as_posix()) for each in (home.work, home.processes))
         self._copies = re.compile(rf"(?:{copies})/[^/\s]+/work/")  # of the agent's files
@@ -181,13 +181,13 @@ class Session:
                 return  # it was saved once more meanwhile
             version = deployed["version"]
             if self._current is None:
-                made = self._first(version, offered(deployed, self._name, self._path))
+                created = self._first(version, offered(deployed, self._name, self._path))
             elif version != self._version:
-                made = self._client.reload(self._current, version, fresh=self._fresh)
+                created = self._client.reload(self._current, version, fresh=self._fresh)
             else:
                 return
-            self._source, self._version, self._current = source, version, made["id"]
-        self._next.put(_Next(made, saved))
+            self._source, self._version, self._current = source, version, created["id"]
+        self._next.put(_Next(created, saved))
 
     def _first(self, version: str, agent: Object | None) -> Object:
         carried = Files.of_options(self._files)
@@ -250,7 +250,7 @@ class Session:
         """The run until it ends, and whatever takes its place, but not what a save makes of it."""
         run: Object = wanted.run
         say(_heading(run, wanted.saved), "cyan" if wanted.saved else "dim")
-        if not self._told_where:
+        if not self._stated_where:
             self._say_where(run)
         after: int = run["origin_seq"] or 0
         while True:
@@ -285,7 +285,7 @@ class Session:
 
     def _say_where(self, run: Object) -> None:
         """Where else it may be looked at, once: a link logs in one time."""
-        self._told_where = True
+        self._stated_where = True
         if self._client.remote is not None:
             return  # only a browser of the server's host could
         link = self._client.dashboard()["url"]
@@ -305,9 +305,9 @@ class _Left(Exception):
 def _heading(run: Object, saved: str) -> str:
     if not saved:
         return str(run["id"])
-    told = run["forked"] or {}
-    kept = words.count(told.get("kept", 0), "recorded operation")
-    if not told.get("kept"):
+    fork_facts = run["forked"] or {}
+    kept = words.count(fork_facts.get("kept", 0), "recorded operation")
+    if not fork_facts.get("kept"):
         return f"↻ {saved}: {run['id']} begins anew"
-    again = f", {told['again']} runs again" if told["again"] else ""
+    again = f", {fork_facts['again']} runs again" if fork_facts["again"] else ""
     return f"↻ {saved}: {run['id']} goes on with {kept}{again}"

@@ -89,7 +89,7 @@ def exec_command(
         _require_terminal(run)
     if terminal and interactive and not typed:
         raise typer.BadParameter("-t gives it a terminal, and here is none; leave it out")
-    asked = {
+    request = {
         "command": command,
         "dir": workdir,
         "env": read_env(env, env_file),
@@ -97,7 +97,7 @@ def exec_command(
         # As for docker: of a terminal that nothing is typed in, a pipe is no part.
         "stdin": interactive or not (typed or terminal or sys.stdin is None),
     }
-    raise typer.Exit(_run(Client(Home.find()), run, asked, terminal=terminal))
+    raise typer.Exit(_run(Client(Home.find()), run, request, terminal=terminal))
 
 
 def shell(run: RunArg, workdir: DirOpt = None, user: UserOpt = "agent") -> None:
@@ -112,14 +112,14 @@ def shell(run: RunArg, workdir: DirOpt = None, user: UserOpt = "agent") -> None:
     typed = _is_terminal(sys.stdin)
     if typed:
         _require_terminal(run)
-    asked = {
+    request = {
         "command": ["sh", "-c", _ANYWHERE],
         "dir": workdir,
         "env": {"PS1": f"{name}$ ", "PROMPT_COMMAND": f"PS1='{prompt}'"},
         "user": _user(user),
         "stdin": True,
     }
-    raise typer.Exit(_run(client, found["id"], asked, terminal=typed))
+    raise typer.Exit(_run(client, found["id"], request, terminal=typed))
 
 
 def _user(name: str) -> str:
@@ -140,13 +140,16 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and bool(stream.isatty())
 
 
-def _run(client: Client, run: str, asked: Object, *, terminal: bool) -> int:
+def _run(client: Client, run: str, request: Object, *, terminal: bool) -> int:
     if terminal:
         size = _size()
-        asked |= {"terminal": size, "env": {"TERM": os.environ.get("TERM", "xterm")} | asked["env"]}
+        request |= {
+            "terminal": size,
+            "env": {"TERM": os.environ.get("TERM", "xterm")} | request["env"],
+        }
     try:
-        with client.exec(run, asked) as command, ExitStack() as stack:
-            return _Attendance(client, command, stack, asked, terminal=terminal).code()
+        with client.exec(run, request) as command, ExitStack() as stack:
+            return _Attendance(client, command, stack, request, terminal=terminal).code()
     except TorporError as error:
         complain(error.message, error.hint)
         return NOT_DONE
@@ -156,12 +159,12 @@ class _Attendance:
     """At a command from here, until it has ended."""
 
     def __init__(
-        self, client: Client, command: Exec, stack: ExitStack, asked: Object, *, terminal: bool
+        self, client: Client, command: Exec, stack: ExitStack, request: Object, *, terminal: bool
     ) -> None:
         self._client, self._command, self._stack = client, command, stack
-        self._reads, self._terminal = asked["stdin"], terminal
+        self._reads, self._terminal = request["stdin"], terminal
         self._interrupted = False
-        self._told = False
+        self._announced = False
 
     def code(self) -> int:
         for event in self._command.events():
@@ -181,7 +184,7 @@ class _Attendance:
         return NOT_DONE
 
     def _began(self) -> None:
-        self._told = True
+        self._announced = True
         if self._terminal and self._reads:
             self._stack.enter_context(raw(sys.stdin.fileno()))
         if self._terminal:
@@ -214,8 +217,8 @@ class _Attendance:
 
     def _say_why(self) -> None:
         """It has not begun for a while."""
-        if not self._told:
-            self._told = True
+        if not self._announced:
+            self._announced = True
             why = self._client.run(self._command.run)["queued_because"]
             say(f"waits for the run's machine{f': {why}' if why else ''}", "dim")
 

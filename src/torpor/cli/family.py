@@ -16,12 +16,12 @@ Object = dict[str, Any]
 
 def origin(run: Object) -> str:
     """How a fork was made, on one line."""
-    told = run["forked"]
-    parts = [f"{told['how']} of {run['origin']} at {run['origin_seq']}"]
-    if told["retried"]:
-        parts.append(f"tries again {words.line(', '.join(told['retried']))}")
-    if told["set"]:
-        parts.append(f"sets {words.line(', '.join(told['set']))}")
+    fork_facts = run["forked"]
+    parts = [f"{fork_facts['how']} of {run['origin']} at {run['origin_seq']}"]
+    if fork_facts["retried"]:
+        parts.append(f"tries again {words.line(', '.join(fork_facts['retried']))}")
+    if fork_facts["set"]:
+        parts.append(f"sets {words.line(', '.join(fork_facts['set']))}")
     return ", ".join(parts)
 
 
@@ -33,8 +33,8 @@ def tree(run: Object) -> Tree:
     drawn: dict[str, Tree] = {}
     for member in run["family"]:
         name = Text(member["id"], "bold" if member["id"] == run["id"] else "")
-        told = "" if member["origin"] is None else f"  from {member['origin_seq']}"
-        text = Text.assemble(name, (told, "dim"), "  ", state(member["state"]))
+        place = "" if member["origin"] is None else f"  from {member['origin_seq']}"
+        text = Text.assemble(name, (place, "dim"), "  ", state(member["state"]))
         above = drawn.get(member["origin"] or "")
         drawn[member["id"]] = Tree(text, guide_style="dim") if above is None else above.add(text)
     return next(iter(drawn.values()))

@@ -116,9 +116,9 @@ def _links(at: Path, names: list[str]) -> list[str]:
 def _archive(client: Client, run: str, path: str) -> Iterator[tarfile.TarFile]:
     """The stream of it, read to its end. Raises NotFound, GuestError."""
     # A name that begins with a dash is none of its options.
-    asked: dict[str, Any] = {"command": ["tar", "-cf", "-", "--", path or "."]}
-    asked |= {"dir": None, "env": {}, "user": "agent", "stdin": False}
-    with client.exec(run, asked) as command:
+    request: dict[str, Any] = {"command": ["tar", "-cf", "-", "--", path or "."]}
+    request |= {"dir": None, "env": {}, "user": "agent", "stdin": False}
+    with client.exec(run, request) as command:
         written = _Written(command.events())
         try:
             archive = tarfile.open(fileobj=written, mode="r|")  # noqa: SIM115
@@ -164,7 +164,7 @@ class _Written(io.RawIOBase):
             pass
         if self.code in (0, _DIFFERS):
             return
-        said = self._trouble.decode(errors="replace").strip()
-        if "No such file" in said or "Cannot stat" in said:
+        error_text = self._trouble.decode(errors="replace").strip()
+        if "No such file" in error_text or "Cannot stat" in error_text:
             raise NotFound(f"there is no {path} in its working directory")
-        raise GuestError(f"{path or 'it'} could not be read: {said or 'tar failed'}")
+        raise GuestError(f"{path or 'it'} could not be read: {error_text or 'tar failed'}")

@@ -37,8 +37,8 @@ def listed(artifacts: Sequence[Object], now: float) -> RenderableType:
 
 
 def _of(artifact: Object) -> str:
-    told = [f"version {artifact['version']}"] if artifact["version"] > 1 else []
-    return ", ".join([*told, *(["kept at the end"] if artifact["kept"] else [])])
+    described = [f"version {artifact['version']}"] if artifact["version"] > 1 else []
+    return ", ".join([*described, *(["kept at the end"] if artifact["kept"] else [])])
 
 
 def not_kept(run: Object, entries: Sequence[Object]) -> str:

@@ -67,21 +67,21 @@ def fork(
         given = typed.of(described(client, origin["agent"], **which))
         if input is None:
             given = origin["input"] | given
-    made = client.fork(
+    created = client.fork(
         run,
         at=int(at) if at is not None and at.isdecimal() else at,
         input=given,
         version=version,
         set=dict(_result(each) for each in results or ()),
     )
-    _made(client, made, follow=follow, as_json=as_json)
+    _show_run(client, created, follow=follow, as_json=as_json)
 
 
 def retry(run: RunArg, agent: New = None, follow: Follow = False, as_json: Json = False) -> None:
     """Make a run that goes on from where RUN failed or was cancelled."""
     client = connect()
-    made = client.retry(run, version=_version(client, run, agent))
-    _made(client, made, follow=follow, as_json=as_json)
+    created = client.retry(run, version=_version(client, run, agent))
+    _show_run(client, created, follow=follow, as_json=as_json)
 
 
 def _version(client: Client, run: str, agent: str | None) -> str | None:
@@ -102,13 +102,13 @@ def _result(text: str) -> tuple[str, Any]:
     return op, file_text(value[1:]) if value.startswith("@") else value_given(value, f"--set {op}")
 
 
-def _made(client: Client, made: Object, *, follow: bool, as_json: bool) -> None:
+def _show_run(client: Client, created: Object, *, follow: bool, as_json: bool) -> None:
     if not as_json or follow:
-        say(family.origin(client.run(made["id"])), "dim")
+        say(family.origin(client.run(created["id"])), "dim")
     if follow:
-        say(made["id"], "dim")
-        raise typer.Exit(attach(client, made, as_json=as_json))
+        say(created["id"], "dim")
+        raise typer.Exit(attach(client, created, as_json=as_json))
     if as_json:
-        show_json(made)
+        show_json(created)
     else:
-        sys.stdout.write(made["id"] + "\n")
+        sys.stdout.write(created["id"] + "\n")

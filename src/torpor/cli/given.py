@@ -80,8 +80,8 @@ def usage(option: str) -> Iterator[None]:
     try:
         yield
     except CallerError as error:
-        said = f"{option}: {error.message}"
-        raise typer.BadParameter(f"{said}. {error.hint}" if error.hint else said) from error
+        problem = f"{option}: {error.message}"
+        raise typer.BadParameter(f"{problem}. {error.hint}" if error.hint else problem) from error
 
 
 def _split(option: str) -> tuple[Path, str]:

@@ -45,11 +45,11 @@ def create(
     as_json: Json = False,
 ) -> None:
     """Let others start runs of an agent, or send them events, by signed messages."""
-    made = connect().create_hook(agent, event=event, run_at=run_at, into=into)
+    created = connect().create_hook(agent, event=event, run_at=run_at, into=into)
     if as_json:
-        show_json(made)
+        show_json(created)
         return
-    show(facts([("hook", made["id"]), ("url", made["url"]), ("secret", made["secret"])]))
+    show(facts([("hook", created["id"]), ("url", created["url"]), ("secret", created["secret"])]))
     say("The secret is shown only now. Messages are signed as Standard Webhooks has it.", "dim")
 
 
@@ -73,8 +73,8 @@ def list_hooks(
 def _row(hook: dict[str, Any], now: float) -> tuple[str, ...]:
     does = "starts a run" if hook["event"] is None else f"sends {hook['event']}"
     state = "open" if hook["revoked_at"] is None else "revoked"
-    made = words.ago(hook["created_at"], now)
-    return (hook["id"], hook["agent"], words.line(does), made, state, hook["url"])
+    age = words.ago(hook["created_at"], now)
+    return (hook["id"], hook["agent"], words.line(does), age, state, hook["url"])
 
 
 @hooks.command()

@@ -149,8 +149,8 @@ def up(
     refuse_remote("torpor up")
     require_linux()
     home = Home.find()
-    told = {SETTING: engine, "TORPOR_LISTEN": listen, "TORPOR_PUBLIC_URL": public_url}
-    os.environ.update({key: value for key, value in told.items() if value is not None})
+    settings = {SETTING: engine, "TORPOR_LISTEN": listen, "TORPOR_PUBLIC_URL": public_url}
+    os.environ.update({key: value for key, value in settings.items() if value is not None})
     if foreground:
         sys.stdout.flush()
         # Nothing of this process is needed any more, and signals then go straight to the server.
@@ -202,14 +202,14 @@ def down(as_json: Json = False) -> None:
     refuse_remote("torpor down")
     home = Home.find()
 
-    def told(stage: str, message: str, fraction: float | None) -> None:
+    def report(stage: str, message: str, fraction: float | None) -> None:
         if not as_json:
             say(message, "dim")
 
     try:
         going = len(Client(home).runs(("running", "queued"), limit=1000))
         with err.status("stopping the server"):
-            stop_server(home, told)
+            stop_server(home, report)
         stopped = True
     except Unreachable:
         if running(home):  # it lives but does not answer: stopping it is not done

@@ -38,8 +38,8 @@ def create(
     """Make a key. It is shown now, and never again."""
     expires_s = duration_s(expires, "--expires")
     scopes = [each.value for each in scope]
-    made = connect().create_key(name, scopes, agents=agent or None, expires_s=expires_s)
-    _tell(made, as_json, f"key {made['id']}: {_may(made)}")
+    created = connect().create_key(name, scopes, agents=agent or None, expires_s=expires_s)
+    _tell(created, as_json, f"key {created['id']}: {_may(created)}")
 
 
 @keys.command(name="list")
@@ -81,15 +81,15 @@ def token(
     """Make a key for one run or one wait, that ends soon."""
     if (run is None) == (wait is None):
         raise typer.BadParameter("one of --run and --wait is needed")
-    made = connect().token(run=run, wait=wait, expires_s=duration_s(expires, "--expires") or 0.0)
-    _tell(made, as_json, f"until {words.clock(made['expires_at'], time.time())}")
+    created = connect().token(run=run, wait=wait, expires_s=duration_s(expires, "--expires") or 0.0)
+    _tell(created, as_json, f"until {words.clock(created['expires_at'], time.time())}")
 
 
-def _tell(made: Object, as_json: bool, about: str) -> None:
+def _tell(created: Object, as_json: bool, about: str) -> None:
     if as_json:
-        show_json(made)
+        show_json(created)
         return
-    typer.echo(made["key"])
+    typer.echo(created["key"])
     say(f"{about}; it is not shown again", "dim")
 
 

@@ -134,19 +134,19 @@ class _Log:
     def last(self, count: int) -> _Last:
         """The last lines of what was printed. Reads little more than these: as many entries as
         lines are wanted, and more if they were short."""
-        asked = count
+        wanted = count
         while True:
             found = list(
-                self.client.entries(self.run, kinds=self.kinds, tail=asked, since=self.since)
+                self.client.entries(self.run, kinds=self.kinds, tail=wanted, since=self.since)
             )
             texts = [_text(e) for e in found if e["kind"] == _OUTPUT and self._is_wanted(e)]
             begins = next((e["data"] for e in found if e["kind"] == _BESIDE), None)
             beside = [] if begins is None else self._last_beside(begins, count)
             more = count - max((_lines(each.text) for each in beside), default=0)
-            if sum(each.text.count("\n") for each in texts) > more or len(found) < asked:
+            if sum(each.text.count("\n") for each in texts) > more or len(found) < wanted:
                 last = [*last_lines(texts, more), *beside]
                 return _Last(last, found[-1]["seq"] if found else 0)
-            asked *= 4
+            wanted *= 4
 
     def _last_beside(self, begins: Object, count: int) -> list[Text]:
         """The last lines of each stream beside the log."""
@@ -275,7 +275,7 @@ def entry_text(entry: Object) -> str:
         case "op.retried":
             return f"{op}  its failure is taken back"
         case _ if op:
-            told = {k: v for k, v in data.items() if k not in _IN_OP and v is not None}
-            return f"{op}  {words.compact(told) if told else ''}".rstrip()
+            details = {k: v for k, v in data.items() if k not in _IN_OP and v is not None}
+            return f"{op}  {words.compact(details) if details else ''}".rstrip()
         case _:
             return words.compact(data) if data else ""

@@ -93,7 +93,7 @@ def _agent_tool(client: Client, ref: str, agent: Object) -> Any:
     from mcp.types import ToolAnnotations
 
     async def start(input: dict[str, Any], idempotency_key: str | None = None) -> str:
-        return await told(lambda: client.start(None, ref, input, idempotency_key))
+        return await reply_of(lambda: client.start(None, ref, input, idempotency_key))
 
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"start_{ref}")[:_NAME_MAX]
     about = f"Start a run of the agent {ref}. {agent['doc'] or ''}".strip()
@@ -113,37 +113,37 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
 
     async def list_agents() -> str:
         """The agents that are deployed: versions, names, the JSON Schemas of their inputs."""
-        return await told(client.agents)
+        return await reply_of(client.agents)
 
     async def list_runs(state: str | None = None, limit: int = 20) -> str:
         """Runs, newest first. `state`: queued, running, suspended, completed, failed, cancelled."""
         limit = min(max(limit, 1), _ROWS_MAX)
-        return await told(lambda: client.runs([state] if state else [], limit=limit))
+        return await reply_of(lambda: client.runs([state] if state else [], limit=limit))
 
     async def show_run(run: str) -> str:
         """All about one run: state, result or error, what it waits for, its costs."""
-        return await told(lambda: client.run(run))
+        return await reply_of(lambda: client.run(run))
 
     async def read_log(run: str, after: int = 0) -> str:
         """The next entries of a run's context log after position `after`, at most 200; with
         `more`, others follow the last of them."""
-        return await told(lambda: client.page(run, after=after, limit=_LOG_MAX)._asdict())
+        return await reply_of(lambda: client.page(run, after=after, limit=_LOG_MAX)._asdict())
 
     async def list_artifacts(run: str) -> str:
         """The files that a run has published, then those that were kept at its end."""
-        return await told(lambda: client.artifacts(run))
+        return await reply_of(lambda: client.artifacts(run))
 
     async def read_artifact(run: str, name: str, version: int | None = None) -> str:
         """The text of an artifact of a run, cut after 100,000 characters; other bytes as base64
         (`encoding`)."""
-        return await told(lambda: _content(client.artifact(run, name, version=version)))
+        return await reply_of(lambda: _content(client.artifact(run, name, version=version)))
 
     async def list_waits(run: str | None = None) -> str:
         """What is open to be answered: prompts, data, and what an answer has to look like."""
-        return await told(lambda: client.waits(run))
+        return await reply_of(lambda: client.waits(run))
 
     async def query(sql: str) -> str:
-        return await told(lambda: client.query(sql, limit=_ROWS_MAX))
+        return await reply_of(lambda: client.query(sql, limit=_ROWS_MAX))
 
     query.__doc__ = f"Ask by SQL (SQLite's, read-only; 200 rows). Views: {_VIEWS}."
 
@@ -158,19 +158,19 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
         the current version. The same idempotency key again starts nothing more. `env` are
         environment variables of the run, which are no place for secrets."""
         more = {"env": env} if env else {}
-        return await told(lambda: client.start(version, agent, input, idempotency_key, **more))
+        return await reply_of(lambda: client.start(version, agent, input, idempotency_key, **more))
 
     async def answer_wait(
         wait: str, approved: bool | None = None, data: Any = None, note: str | None = None
     ) -> str:
         """Answer a wait, once: `approved` where it asks for approval, else `data`."""
-        return await told(
+        return await reply_of(
             lambda: client.complete(wait, data=data, approved=approved, note=note, by="mcp")
         )
 
     async def cancel_run(run: str) -> str:
         """End a run."""
-        return await told(lambda: client.cancel(run))
+        return await reply_of(lambda: client.cancel(run))
 
     reading: list[Callable[..., Any]] = [list_agents, list_runs, show_run, read_log]
     reading += [list_artifacts, read_artifact, list_waits]
@@ -194,7 +194,7 @@ def _content(chunks: Iterator[bytes]) -> Object:
     return {"encoding": "utf-8", "content": text, "more": more}
 
 
-async def told(ask: Callable[[], Any]) -> str:
+async def reply_of(ask: Callable[[], Any]) -> str:
     """What the server says, as JSON. Raises ToolError, which is the tool's answer then."""
     from mcp.server.mcpserver.exceptions import ToolError
 

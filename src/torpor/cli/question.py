@@ -168,7 +168,7 @@ def as_value(text: str) -> Any:
         raise Invalid(f"{line(text, 40)} {error}") from error
 
 
-def told(wait: Mapping[str, Any]) -> str:
+def outcome_words(wait: Mapping[str, Any]) -> str:
     """How a wait ended, for somebody who watched it: `approved by ana: looks fine`."""
     value = wait["value"] if isinstance(wait["value"], dict) else {}
     match wait["state"], value.get("approved"):

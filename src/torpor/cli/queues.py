@@ -51,9 +51,9 @@ def _row(queue: Object) -> tuple[str, ...]:
 
 
 def _limits(queue: Object) -> list[str]:
-    told = ["paused"] if queue["paused"] else []
-    told += [f"{queue['per_key']} of a key"] if queue["per_key"] is not None else []
-    return told + ([f"starts {queue['rate']}"] if queue["rate"] is not None else [])
+    described = ["paused"] if queue["paused"] else []
+    described += [f"{queue['per_key']} of a key"] if queue["per_key"] is not None else []
+    return described + ([f"starts {queue['rate']}"] if queue["rate"] is not None else [])
 
 
 @app.command()
@@ -108,5 +108,5 @@ def _set(queue: str, as_json: bool, **changes: Any) -> None:
         show_json(changed)
         return
     most = changed["concurrency"]
-    told = _limits(changed) + ([] if most is None else [f"{most} at once"])
-    say(f"{changed['name']}: {', '.join(told) or 'no limits'}")
+    described = _limits(changed) + ([] if most is None else [f"{most} at once"])
+    say(f"{changed['name']}: {', '.join(described) or 'no limits'}")

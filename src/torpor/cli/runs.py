@@ -124,17 +124,17 @@ def _children(children: list[Object], now: float) -> RenderableType:
     if len(children) <= _CHILDREN:
         return shown
     counts = Counter(child["state"] for child in children)
-    told = ", ".join(f"{count} {name}" for name, count in counts.items())
-    return Group(Text(f"{len(children)}: {told}; {_CHILDREN} of them:"), shown)
+    described = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return Group(Text(f"{len(children)}: {described}; {_CHILDREN} of them:"), shown)
 
 
 def _queued(run: Object, now: float) -> str:
-    told = [run["queue"]]
-    told += [f"key {run['queue_key']}"] if run["queue_key"] else []
-    told += [f"priority {run['priority']}"] if run["priority"] else []
+    described = [run["queue"]]
+    described += [f"key {run['queue_key']}"] if run["queue_key"] else []
+    described += [f"priority {run['priority']}"] if run["priority"] else []
     if (run["not_before"] or 0) > now:
-        told.append(f"in {words.duration(run['not_before'] - now)}")
-    return ", ".join(told)
+        described.append(f"in {words.duration(run['not_before'] - now)}")
+    return ", ".join(described)
 
 
 def _served(stats: Object) -> str:

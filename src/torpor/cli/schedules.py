@@ -74,7 +74,7 @@ def add(
         "env": given_env(env, env_file),
         "replace": replace,
     }
-    _told(client.add_schedule(name, **settings), as_json)
+    _show_schedule(client.add_schedule(name, **settings), as_json)
 
 
 @app.command("list")
@@ -112,13 +112,13 @@ def _next(each: Object, now: float) -> str:
 @app.command()
 def pause(name: Name, as_json: Json = False) -> None:
     """Start nothing by it."""
-    _told(Client(Home.find()).pause_schedule(name, True), as_json)
+    _show_schedule(Client(Home.find()).pause_schedule(name, True), as_json)
 
 
 @app.command()
 def resume(name: Name, as_json: Json = False) -> None:
     """Go on with its next time; what passed meanwhile was not missed."""
-    _told(Client(Home.find()).pause_schedule(name, False), as_json)
+    _show_schedule(Client(Home.find()).pause_schedule(name, False), as_json)
 
 
 @app.command()
@@ -128,7 +128,7 @@ def remove(name: Name) -> None:
     say(f"{name}: removed")
 
 
-def _told(schedule: Object, as_json: bool) -> None:
+def _show_schedule(schedule: Object, as_json: bool) -> None:
     if as_json:
         show_json(schedule)
     elif schedule["paused"]:

@@ -203,18 +203,18 @@ def backup(
     """Copy all that there is to a new directory, while it is in use."""
     refuse_remote("torpor backup")
     with err.status("copying"):
-        made = connect().backup(str(directory.absolute()), key=with_key)
+        copied = connect().backup(str(directory.absolute()), key=with_key)
     if as_json:
-        show_json(made)
+        show_json(copied)
     else:
-        _say_backup(made)
-        files = words.count(made["files"], "file")
-        say(f"{made['directory']}: {words.size(made['bytes'])} in {files}")
-        if not made["key"]:
+        _say_backup(copied)
+        files = words.count(copied["files"], "file")
+        say(f"{copied['directory']}: {words.size(copied['bytes'])} in {files}")
+        if not copied["key"]:
             say("without host.key: keep a copy of that elsewhere, nothing else opens its snapshots")
-    for problem in made["problems"]:
+    for problem in copied["problems"]:
         say(problem, "red")
-    if made["problems"]:
+    if copied["problems"]:
         raise typer.Exit(Exit.FAILED)
 
 
@@ -227,20 +227,20 @@ def restore(
     require_linux()
     from torpor.control.storage.backup import restore as make  # there is no server yet
 
-    made = make(Home.find(), directory.absolute())
+    copied = make(Home.find(), directory.absolute())
     if as_json:
-        show_json(made)
+        show_json(copied)
         return
-    _say_backup(made)
-    say(f"{made['home']}: restored; torpor up goes on with its runs")
-    if not made["key_there"]:
+    _say_backup(copied)
+    say(f"{copied['home']}: restored; torpor up goes on with its runs")
+    if not copied["key_there"]:
         say(f"it needs host.key: put it at {Home.find().host_key} first", "yellow")
 
 
-def _say_backup(made: Object) -> None:
-    unfinished = f"{made['unfinished']} of them unfinished"
-    frozen = words.count(made["snapshots"], "snapshot")
-    say(f"{words.count(made['runs'], 'run')}, {unfinished}, {frozen}")
+def _say_backup(copied: Object) -> None:
+    unfinished = f"{copied['unfinished']} of them unfinished"
+    frozen = words.count(copied["snapshots"], "snapshot")
+    say(f"{words.count(copied['runs'], 'run')}, {unfinished}, {frozen}")
 
 
 def _chunks(file: Path) -> Iterator[bytes]:

@@ -96,8 +96,8 @@ def _parameter(agent: Object, param: Object) -> tuple[str, ...]:
 
 
 def _type(agent: Object, name: str) -> str:
-    told = schemas.words(inputs.schema_of(agent, name), agent.get("schema"))
-    return words.line(told) or "anything"
+    described = schemas.words(inputs.schema_of(agent, name), agent.get("schema"))
+    return words.line(described) or "anything"
 
 
 @app.command()

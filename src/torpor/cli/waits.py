@@ -12,7 +12,7 @@ from torpor.cli import complete as shell
 from torpor.cli.answering import Data, find_wait, given, user
 from torpor.cli.filling import expected
 from torpor.cli.options import Json
-from torpor.cli.question import told
+from torpor.cli.question import outcome_words
 from torpor.cli.screen import facts, say, show, show_json, table
 from torpor.client import Client
 from torpor.core.home import Home
@@ -67,7 +67,7 @@ def _row(wait: dict[str, Any], now: float) -> tuple[str, ...]:
         wait["run"],
         words.ago(wait["created_at"], now),
         ends if is_open else words.ago(wait["completed_at"] or now, now),
-        "open" if is_open else told(wait),
+        "open" if is_open else outcome_words(wait),
         words.asked(wait),
     )
 
@@ -96,4 +96,4 @@ def _answer(ref: str, data: str | None, *, as_json: bool, **answer: Any) -> None
     if as_json:
         show_json(ended)
     else:
-        say(f"{words.asked(ended)}: {told(ended)}")
+        say(f"{words.asked(ended)}: {outcome_words(ended)}")

@@ -196,7 +196,7 @@ class Client:
 
     def _runs(self, states: Iterable[str], limit: int, before: str | None) -> Page:
         query = {"states": ",".join(states), "limit": limit, "before": before}
-        page, headers = self._asked("GET", "/runs", params=_given(query))
+        page, headers = self._exchange("GET", "/runs", params=_given(query))
         return Page(page, _is_followed(headers))
 
     def run(self, ref: str) -> Object:
@@ -224,7 +224,7 @@ class Client:
     def page(self, ref: str, *, after: int, limit: int, **which: Any) -> Page:
         """The next entries of the run's log past `after`."""
         query = _given({"after": after, "limit": limit, **which})
-        entries, headers = self._asked("GET", f"/runs/{_segment(ref)}/log", params=query)
+        entries, headers = self._exchange("GET", f"/runs/{_segment(ref)}/log", params=query)
         return Page(entries, _is_followed(headers))
 
     def follow(
@@ -295,12 +295,12 @@ class Client:
         return self._object("POST", f"/runs/{_segment(ref)}/retry", json={"version": version})
 
     @contextmanager
-    def exec(self, ref: str, asked: Object) -> Iterator[Exec]:
+    def exec(self, ref: str, request: Object) -> Iterator[Exec]:
         """A command beside the run's agent, as POST /v1/runs/RUN/execs takes it; it ends with the
         block. `run` in it is the run's whole id."""
         from torpor.client.execs import executing
 
-        with executing(self._response, _segment(ref), asked) as command:
+        with executing(self._response, _segment(ref), request) as command:
             yield command
 
     def snapshots(self, ref: str) -> list[Object]:
@@ -451,14 +451,14 @@ class Client:
 
     def shutdown(self, on_progress: OnProgress) -> None:
         """Returns when the server has handed its runs over, or has gone."""
-        asked = False
+        begun = False
         try:
             for name, data in self._events("POST", "/shutdown"):
-                asked = True
+                begun = True
                 if name == "progress":
                     on_progress(data["stage"], data["message"], data["fraction"])
         except Unreachable:
-            if not asked:
+            if not begun:
                 raise
 
     def _object(self, method: str, path: str, **options: Any) -> Object:
@@ -470,9 +470,9 @@ class Client:
         return found
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
-        return self._asked(method, path, **options)[0]
+        return self._exchange(method, path, **options)[0]
 
-    def _asked(
+    def _exchange(
         self, method: str, path: str, *, timeout_s: float | None = -1.0, **options: Any
     ) -> tuple[Any, Mapping[str, str]]:
         """What is answered, and its headers."""

@@ -66,9 +66,9 @@ class Exec:
 
 
 @contextmanager
-def executing(ask: Ask, ref: str, asked: Mapping[str, Any]) -> Iterator[Exec]:
+def executing(ask: Ask, ref: str, request: Mapping[str, Any]) -> Iterator[Exec]:
     path = f"/runs/{ref}/execs"
-    with ask("POST", path, json=asked, timeout_s=_SILENCE_S) as response:
+    with ask("POST", path, json=request, timeout_s=_SILENCE_S) as response:
         yield Exec(ask, _frames(response))
 
 

@@ -45,8 +45,8 @@ def refusal(response: Response, remote: Remote | None) -> TorporError:
             if remote.key
             else f"Set {KEY} to a key of the server at {remote.url}: torpor keys, on its host."
         )
-    told = difference(response.headers.get(HEADER))
-    error.hint = " ".join(filter(None, (error.hint, told)))
+    release_hint = difference(response.headers.get(HEADER))
+    error.hint = " ".join(filter(None, (error.hint, release_hint)))
     return error
 
 
@@ -59,19 +59,19 @@ def from_problem(details: Any) -> TorporError:
 
 
 def foreign(response: Response, remote: Remote | None) -> TorporError:
-    said = f"{response.status} {response.reason}".strip()
+    status_line = f"{response.status} {response.reason}".strip()
     if remote is None:
-        return InternalError(f"the server answered {said}")
+        return InternalError(f"the server answered {status_line}")
     if response.status in _GATEWAY:
         return Unreachable(
-            f"no server answers behind {remote.url}: {said}",
+            f"no server answers behind {remote.url}: {status_line}",
             hint="The proxy there says so: is the server up, on its host?",
         )
     if 300 <= response.status < 400:
         to = response.headers.get("location", "elsewhere").partition("/v1/")[0]
         return Invalid(f"{remote.url} leads to {to}", hint=f"If that is yours: {URL}={to}")
     return Invalid(
-        f"what answers at {remote.url} is no torpor: {said}",
+        f"what answers at {remote.url} is no torpor: {status_line}",
         hint=f"Is {URL} right, with the path that a proxy has for it?",
     )
 

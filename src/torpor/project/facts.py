@@ -113,16 +113,19 @@ def _no_toml(
     hint: str = "",
 ) -> Invalid:
     """With the line of the file itself: `first` lines and `indent` columns are before the TOML."""
-    said = str(error)
-    if place := _PLACE.search(said):
+    message = str(error)
+    if place := _PLACE.search(message):
         line = first + int(place["line"])
         column = indent + int(place["column"])
-        said, at = said[: place.start()], f", line {line}, column {column}"
-    elif said.endswith(" (at end of document)"):
-        said, at = said.removesuffix(" (at end of document)"), f", line {max(last, 1)}, at its end"
+        message, at = message[: place.start()], f", line {line}, column {column}"
+    elif message.endswith(" (at end of document)"):
+        message, at = (
+            message.removesuffix(" (at end of document)"),
+            f", line {max(last, 1)}, at its end",
+        )
     else:
         at = f", from line {first + 1} on"
-    return Invalid(f"{where}{at}: {what} is not valid TOML: {said}", hint=hint)
+    return Invalid(f"{where}{at}: {what} is not valid TOML: {message}", hint=hint)
 
 
 def facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> Facts:

@@ -15,10 +15,10 @@ _NO_FILE = re.compile(r"No such file or directory: '([^']+)'")
 _ENTRIES_MAX = 20_000
 
 
-def missing_module(said: str, source: AgentSource) -> str:
+def missing_module(error_text: str, source: AgentSource) -> str:
     """What to do about an error that says that a module is missing, "" if there is none, or nothing
     of that name among the author's files."""
-    lacks = _LACKS.search(said)
+    lacks = _LACKS.search(error_text)
     if lacks is None or source.root is None:
         return ""
     path = lacks[1].replace(".", "/")
@@ -41,10 +41,10 @@ def missing_module(said: str, source: AgentSource) -> str:
     return ""
 
 
-def missing_file(said: str, source: AgentSource) -> str:
+def missing_file(error_text: str, source: AgentSource) -> str:
     """What to do about an error that says that a file is missing, "" if there is none, or none of
     that name among the author's files that was not taken along."""
-    lacks = _NO_FILE.search(said)
+    lacks = _NO_FILE.search(error_text)
     if lacks is None or source.root is None:
         return ""
     for name in _relative(lacks[1]):

@@ -51,56 +51,56 @@ def as_project(poetry: Mapping[str, Any], where: str) -> dict[str, Any]:
         for extra in extras
     }
     scripts = table(poetry, "scripts", where)
-    meta["scripts"] = {name: said for name, said in scripts.items() if isinstance(said, str)}
+    meta["scripts"] = {name: spec for name, spec in scripts.items() if isinstance(spec, str)}
     meta["entry-points"] = table(poetry, "plugins", where)
     return meta
 
 
-def _requirements(name: str, said: Any, *, optional: bool) -> Iterator[str]:
+def _requirements(name: str, spec: Any, *, optional: bool) -> Iterator[str]:
     if name == "python":
         return
-    for each in said if isinstance(said, list) else [said]:
+    for each in spec if isinstance(spec, list) else [spec]:
         one = {"version": each} if isinstance(each, str) else each
         if not isinstance(one, dict):
-            raise Invalid(f"{_WHERE} {name} = {said!r} is no dependency", hint=_HINT)
+            raise Invalid(f"{_WHERE} {name} = {spec!r} is no dependency", hint=_HINT)
         if bool(one.get("optional")) == optional:
             yield _requirement(name, one)
 
 
-def _requirement(name: str, said: Mapping[str, Any]) -> str:
-    if unknown := sorted(said.keys() - _KEYS):
+def _requirement(name: str, spec: Mapping[str, Any]) -> str:
+    if unknown := sorted(spec.keys() - _KEYS):
         raise Invalid(
             f"{_WHERE} {name} has {', '.join(unknown)}, which torpor does not take", hint=_HINT
         )
-    extras = said.get("extras") or []
+    extras = spec.get("extras") or []
     if not isinstance(extras, list) or not all(isinstance(extra, str) for extra in extras):
         raise Invalid(f"{_WHERE} {name}: extras must be a list of strings")
     chosen = f"[{','.join(extras)}]" if extras else ""
-    markers = [_marker(name, str(said["markers"]))] if "markers" in said else []
-    if python := _specifiers(str(said.get("python", "*")), name):
+    markers = [_marker(name, str(spec["markers"]))] if "markers" in spec else []
+    if python := _specifiers(str(spec.get("python", "*")), name):
         bounds = (re.fullmatch(r"([<>=!~]+)(.*)", each) for each in python.split(","))
         markers += [f"python_full_version {b[1]} '{b[2]}'" for b in bounds if b]
     marker = f" ; {' and '.join(markers)}" if markers else ""
-    return f"{name}{chosen}{_specifiers(str(said.get('version', '*')), name)}{marker}"
+    return f"{name}{chosen}{_specifiers(str(spec.get('version', '*')), name)}{marker}"
 
 
-def _marker(name: str, said: str) -> str:
+def _marker(name: str, spec: str) -> str:
     try:
-        return f"({Marker(said)})"
+        return f"({Marker(spec)})"
     except InvalidMarker as error:
-        raise Invalid(f"{_WHERE} {name}: markers = {said!r} are no markers", hint=_HINT) from error
+        raise Invalid(f"{_WHERE} {name}: markers = {spec!r} are no markers", hint=_HINT) from error
 
 
-def _specifiers(said: str, name: str) -> str:
+def _specifiers(spec: str, name: str) -> str:
     """A constraint of Poetry's as PEP 440 has it; "" takes every version."""
-    if "||" in said or "|" in said:
-        raise Invalid(f"{_WHERE} {name} = {said!r} has alternatives", hint=_HINT)
-    parts = [each for each in re.split(r"\s*,\s*|(?<=[\w*])\s+(?=[\^~<>=!])", said.strip()) if each]
+    if "||" in spec or "|" in spec:
+        raise Invalid(f"{_WHERE} {name} = {spec!r} has alternatives", hint=_HINT)
+    parts = [each for each in re.split(r"\s*,\s*|(?<=[\w*])\s+(?=[\^~<>=!])", spec.strip()) if each]
     bounds = ",".join(bound for part in parts if (bound := _bounds(part, name)))
     try:
         SpecifierSet(bounds)
     except InvalidSpecifier as error:
-        raise Invalid(f"{_WHERE} {name} = {said!r} is no version", hint=_HINT) from error
+        raise Invalid(f"{_WHERE} {name} = {spec!r} is no version", hint=_HINT) from error
     return bounds
 
 

@@ -95,9 +95,9 @@ def _is_project(directory: Path) -> bool:
 
 
 def _read_alone(path: Path, meta: Mapping[str, Any], root: Path) -> AgentSource:
-    told = facts(meta, path.name, tool=table(meta, "tool", path.name).get("torpor", {}))
+    about = facts(meta, path.name, tool=table(meta, "tool", path.name).get("torpor", {}))
     entry = path.relative_to(root).as_posix()
-    tree = Tree(root, told.exclude, path.name)
+    tree = Tree(root, about.exclude, path.name)
     taken = Taken(root, {entry: path})
     if "/" in entry:  # it is in a package, which is imported first
         tree.walk(taken, f"{entry.partition('/')[0]}/")
@@ -108,16 +108,16 @@ def _read_alone(path: Path, meta: Mapping[str, Any], root: Path) -> AgentSource:
         else:
             tree.add(taken, found.path)
     named = Taken(root)
-    for pattern in told.include:
+    for pattern in about.include:
         tree.include(named, pattern, path.name)
     for name, file in named.files.items():
         if name.endswith(".py"):
             parse(read_bytes(name, file), name)
     taken.files |= named.files
     taken.outside += named.outside
-    if not told.name and "/" in entry:
-        told = replace(told, name=path.stem)
-    return _source(path, entry, taken, told)
+    if not about.name and "/" in entry:
+        about = replace(about, name=path.stem)
+    return _source(path, entry, taken, about)
 
 
 # A project.
@@ -142,15 +142,15 @@ def _read_project(root: Path, file: Path | None) -> AgentSource:
     where = str(root / PYPROJECT)
     has_pyproject = (root / PYPROJECT).is_file()
     pyproject = Pyproject(root, read_toml(root / PYPROJECT, where) if has_pyproject else {}, where)
-    told = _told(pyproject, where, file)
-    own = told.entry or next((name for name in ENTRIES if (root / name).is_file()), None)
+    about = _facts_of(pyproject, where, file)
+    own = about.entry or next((name for name in ENTRIES if (root / name).is_file()), None)
     named = own if file is None else file.absolute().relative_to(root.absolute()).as_posix()
-    tree = Tree(root, told.exclude, where)
+    tree = Tree(root, about.exclude, where)
     taken = Taken(root)
     tree.walk(taken)
     if named is None or not (root / named).is_file():
         raise _no_entry(root, named, taken)
-    for pattern in told.include:
+    for pattern in about.include:
         tree.include(taken, pattern, where)
     entry = root / named
     taken.files[named] = entry
@@ -166,8 +166,8 @@ def _read_project(root: Path, file: Path | None) -> AgentSource:
     if has_pyproject and pep723(text, named):
         notes.append(f"{PYPROJECT} counts, and not the `# /// script` block of {named}")
     is_own = named == own
-    called = told.name or root.absolute().name if is_own else entry.stem
-    source = _source(root if is_own else entry, named, taken, replace(told, name=called))
+    called = about.name or root.absolute().name if is_own else entry.stem
+    source = _source(root if is_own else entry, named, taken, replace(about, name=called))
     files, programs = pyproject.installed(roots)
     return replace(
         source,
@@ -177,7 +177,7 @@ def _read_project(root: Path, file: Path | None) -> AgentSource:
     )
 
 
-def _told(pyproject: Pyproject, where: str, file: Path | None) -> Facts:
+def _facts_of(pyproject: Pyproject, where: str, file: Path | None) -> Facts:
     """What stands of a project's agent in its pyproject.toml; if it has none, in the block of its
     own entry, or in its requirements.txt."""
     root = pyproject.root
@@ -206,20 +206,20 @@ def _no_entry(root: Path, named: str | None, taken: Taken) -> Invalid:
     )
 
 
-def _source(path: Path, entry: str, taken: Taken, told: Facts) -> AgentSource:
+def _source(path: Path, entry: str, taken: Taken, about: Facts) -> AgentSource:
     return AgentSource(
         entry=entry,
         files=_read(taken, entry),
-        requires_python=told.requires_python,
-        dependencies=told.dependencies,
-        memory_mib=told.memory_mib,
-        disk_mib=told.disk_mib,
-        env=told.env,
-        keep=told.keep,
-        on_divergence=told.on_divergence,
-        rules=told.rules,
-        webhooks=told.webhooks,
-        name=told.name,
+        requires_python=about.requires_python,
+        dependencies=about.dependencies,
+        memory_mib=about.memory_mib,
+        disk_mib=about.disk_mib,
+        env=about.env,
+        keep=about.keep,
+        on_divergence=about.on_divergence,
+        rules=about.rules,
+        webhooks=about.webhooks,
+        name=about.name,
         executable=taken.executable(),
         root=taken.root.absolute(),
         notes=tuple(taken.notes()),

@@ -189,11 +189,11 @@ class Tree:
             below = below.rpartition("/")[0]
             spec = self._spec_of(below)
             shown = name[len(below) + 1 :] if below else name
-            if spec is not None and (said := spec.check_file(shown).include) is not None:
-                return said
+            if spec is not None and (included := spec.check_file(shown).include) is not None:
+                return included
         for prefix, spec in self._above:
-            if (said := spec.check_file(f"{prefix}{name}").include) is not None:
-                return said
+            if (included := spec.check_file(f"{prefix}{name}").include) is not None:
+                return included
         return False
 
     def _spec_of(self, below: str) -> GitIgnoreSpec | None:

@@ -310,7 +310,11 @@ artifacts = View(
         ("digest", f"{_RESULT} ->> '$.blob.digest'", "BLAKE3 of its content"),
         ("media_type", f"{_REQUESTS}.media_type'", "as published, or guessed from its name"),
         ("step", f"{_REQUESTS}.step'", "the step in whose body it was published"),
-        ("kept", f"coalesce({_REQUESTS}.kept', 0)", "1 if it was not published, but there at the end"),
+        (
+            "kept",
+            f"coalesce({_REQUESTS}.kept', 0)",
+            "1 if it was not published, but there at the end",
+        ),
     ),
     _operations("artifact"),
     (
