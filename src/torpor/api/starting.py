@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
 from torpor.core.starting import DELAY_S_MAX, PRIORITY_MAX, Start
-from torpor.web.shapes import Env, ShortText, Strict, Text, sound
+from torpor.web.shapes import EngineName, Env, ShortText, Strict, Text, sound
 
 
 class StartRequest(Strict):
@@ -19,7 +19,7 @@ class StartRequest(Strict):
         description="of the version; without one NAME, NAME:AGENT, or AGENT if one has it, and "
         "for NAME also where it is from, or the end of that",
     )
-    engine: Literal["qemu", "process"] | None = Field(
+    engine: EngineName | None = Field(
         default=None,
         description="of an agent by name: by default what its file says, else the server's",
     )

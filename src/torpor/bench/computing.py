@@ -17,8 +17,9 @@ from pathlib import Path
 from torpor.bench.bars import Figure
 from torpor.bench.stage import Stage, ended, perform, report
 from torpor.bench.stats import percentile
-from torpor.core.engines import EMULATION, QEMU
 from torpor.core.errors import GuestError, HostError
+from torpor.engine import qemu
+from torpor.engine.capabilities import EMULATION
 from torpor.image.recipe import PYTHON_VERSION
 from torpor.project.reading import read_agent
 from torpor.web import words
@@ -51,7 +52,7 @@ def main(turns: int, as_json: bool) -> int:
 
 async def _measure(stage: Stage, turns: int) -> tuple[Took, Took]:
     stage.tell("making a machine")
-    deployed = await stage.service.deploy(read_agent(AGENT), lambda *_: None, QEMU)
+    deployed = await stage.service.deploy(read_agent(AGENT), lambda *_: None, qemu.NAME)
     machine, host = [], []
     for turn in range(turns):
         stage.tell(f"turn {turn + 1} of {turns}")

@@ -31,13 +31,13 @@ from torpor.contextlog.entries import EntryRow, NewEntry, read_entries
 from torpor.contextlog.news import Answered, News
 from torpor.control.scheduler.scheduler import Scheduler
 from torpor.control.service.service import Service
-from torpor.core.engines import PROCESS
 from torpor.core.errors import InternalError
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.states import RunState
 from torpor.egress.client import BrokerClient
 from torpor.egress.models import Model
+from torpor.engine import process
 from torpor.logstore.sqlite import LogStore
 from torpor.project.reading import read_agent
 from torpor.snapshot.store import SnapshotStore
@@ -113,7 +113,9 @@ async def _measure(stage: Stage, sizes: Sizes) -> Measured:
 
 
 async def _deployed(service: Service) -> AgentVersion:
-    return AgentVersion((await service.deploy(read_agent(AGENT), _unheard, PROCESS))["version"])
+    return AgentVersion(
+        (await service.deploy(read_agent(AGENT), _unheard, process.NAME))["version"]
+    )
 
 
 def _unheard(stage: str, message: str, fraction: float | None) -> None:

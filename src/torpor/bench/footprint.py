@@ -11,10 +11,10 @@ from pathlib import Path
 
 from torpor.client import Client, ensure_server, stop_server
 from torpor.core.agentfile import AgentSource
-from torpor.core.engines import PROCESS, QEMU
 from torpor.core.errors import InternalError
 from torpor.core.home import Home
 from torpor.core.states import FINAL, RunState
+from torpor.engine import process, qemu
 from torpor.project.reading import read_agent
 
 SMALL, LARGE = (Path(__file__).with_name(name) for name in ("working.py", "large.py"))
@@ -62,11 +62,11 @@ def measure(home: Home, images: Home, runs: int, machine_runs: int, tell: Tell) 
         ours.symlink_to(theirs.resolve(), target_is_directory=True)
     client = ensure_server(home.create())
     try:
-        found = Footprint(_grown(client, PROCESS, runs, tell))
-        if client.health()["engine"] != QEMU or not machine_runs:
+        found = Footprint(_grown(client, process.NAME, runs, tell))
+        if client.health()["engine"] != qemu.NAME or not machine_runs:
             return found
-        machines = _grown(client, QEMU, machine_runs, tell)
-        version = _deployed(client, read_agent(LARGE), QEMU)
+        machines = _grown(client, qemu.NAME, machine_runs, tell)
+        version = _deployed(client, read_agent(LARGE), qemu.NAME)
         freeze, checkpoint = (_frozen(home, client, version, each, tell) for each in (False, True))
         return replace(found, machines=machines, freeze=freeze, checkpoint=checkpoint)
     finally:

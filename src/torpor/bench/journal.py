@@ -28,10 +28,10 @@ from torpor.bench.stats import percentile
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import AGAIN, BEGIN, END, EntryRow, NewEntry
 from torpor.control.engines import choose
-from torpor.core.engines import PROCESS, QEMU
 from torpor.core.errors import GuestError, TorporError
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
+from torpor.engine import process, qemu
 from torpor.project.reading import read_agent
 
 AGENT = Path(__file__).with_name("working.py")
@@ -67,7 +67,7 @@ def main(sizes: Sizes, as_json: bool) -> int:
 
 
 async def _measure(stage: Stage, sizes: Sizes) -> Measured:
-    bench = await _Bench.start(stage, PROCESS)
+    bench = await _Bench.start(stage, process.NAME)
     directory = stage.home.root
     stage.tell("raw inserts")
     raw_per_s = await asyncio.to_thread(_raw_per_s, directory / "raw.db", min(sizes.steps, 3000))
@@ -314,10 +314,10 @@ async def _next_result(bench: _Bench, run: RunId) -> bool:
 
 async def _of_machines(stage: Stage, steps: int) -> tuple[float | None, float | None]:
     """The rate, and what recovery takes beyond a resume, where machines run."""
-    if choose().engine != QEMU:
+    if choose().engine != qemu.NAME:
         return None, None
     stage.tell(f"{steps:,} steps from a machine")
-    bench = await _Bench.start(stage, QEMU)
+    bench = await _Bench.start(stage, qemu.NAME)
     run = await bench.run("count", steps=steps, checkpoint_at=steps - TAIL_STEPS)
     rate = await bench.rate(run, steps)
     tail_ms = await bench.recovery_ms(run, "machine.up")

@@ -25,9 +25,9 @@ from torpor.bench.stats import Figures, Samples, ratios
 from torpor.cli.screen import show, show_json, table
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
-from torpor.core.engines import QEMU
 from torpor.core.errors import InternalError
 from torpor.core.ids import AgentVersion, RunId
+from torpor.engine import qemu
 from torpor.project.reading import read_agent
 from torpor.web import words
 from torpor.worker.sealing import Keys
@@ -76,7 +76,9 @@ def main(memory_mib: int, cycles: int, as_json: bool) -> int:
 async def _measure(stage: Stage, memory_mib: int, cycles: int) -> Report:
     home, service, tell = stage.home, stage.service, stage.tell
     source = replace(read_agent(AGENT), memory_mib=memory_mib)
-    deployed = await service.deploy(source, lambda stage, message, fraction: tell(message), QEMU)
+    deployed = await service.deploy(
+        source, lambda stage, message, fraction: tell(message), qemu.NAME
+    )
     run = RunId((await service.start(deployed["version"], None, {}, None))["id"])
     sleeper = Sleeper(stage, run)
     ours = await _sleep_and_wake(stage, sleeper, cycles)

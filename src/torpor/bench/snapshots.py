@@ -41,9 +41,9 @@ from torpor.bench.stats import Samples, percentile
 from torpor.cli.screen import show, show_json
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
-from torpor.core.engines import QEMU
 from torpor.core.errors import InternalError
 from torpor.core.ids import AgentVersion, Epoch, RunId
+from torpor.engine import qemu
 from torpor.machines.host import Live
 from torpor.machines.thaw import resume, thaw
 from torpor.machines.warm import Base
@@ -115,7 +115,7 @@ async def _measure(stage: Stage, memory_mib: int, many: int) -> Report:
     started = time.perf_counter()
     source = replace(read_agent(AGENT), memory_mib=memory_mib)
     deployed = await stage.service.deploy(
-        source, lambda _, message, fraction: stage.tell(message), QEMU
+        source, lambda _, message, fraction: stage.tell(message), qemu.NAME
     )
     workers = [
         await _Worker.start(stage, deployed["version"], study=study) for study in (0, STUDIES, 0)

@@ -31,11 +31,11 @@ from torpor.client import ensure_server, stop_server
 from torpor.contextlog import entries, runs
 from torpor.contextlog.entries import EntryRow
 from torpor.control.service.service import Service
-from torpor.core.engines import PROCESS, SETTING
 from torpor.core.errors import GuestError
 from torpor.core.home import Home
 from torpor.core.ids import RunId, Seq
 from torpor.core.states import FINAL, RunState
+from torpor.engine import process, registry
 from torpor.logstore.sqlite import LogStore
 from torpor.web import words
 
@@ -88,7 +88,7 @@ def _own_home(user: Home) -> Iterator[Home]:
 def served(home: Home) -> Iterator[None]:
     """A server of its own, for the commands that are measured. The engine is that which has nothing
     to probe."""
-    os.environ |= {"TORPOR_HOME": str(home.root), SETTING: PROCESS}
+    os.environ |= {"TORPOR_HOME": str(home.root), registry.SETTING: process.NAME}
     ensure_server(home)
     try:
         yield

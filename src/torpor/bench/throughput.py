@@ -16,6 +16,7 @@ import numpy as np
 from torpor.bench.peer import ZSTD
 from torpor.bench.stats import percentile
 from torpor.machines.host import READAHEAD_KB, Machines
+from torpor.machines.pool import new_name
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import Pages
 from torpor.snapshot.seal import Key
@@ -78,7 +79,7 @@ async def serve(machines: Machines, digest: str, key: Key | None, directory: Pat
     try:
         for _ in range(TURNS):
             await machines.drop_caches()
-            name = machines.pool.new_name()
+            name = new_name()
             slot = machines.home.machines / name
             slot.mkdir(parents=True)
             await machines.pager.create(name, memory=memory, disk=disk)

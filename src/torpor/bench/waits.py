@@ -18,8 +18,8 @@ from torpor.bench.stats import percentile
 from torpor.cli.screen import show, show_json
 from torpor.contextlog import entries
 from torpor.contextlog.entries import BEGIN, EntryRow
-from torpor.core.engines import QEMU
 from torpor.core.ids import RunId
+from torpor.engine import qemu
 from torpor.project.reading import read_agent
 
 AGENT = Path(__file__).with_name("manywaits.py")
@@ -40,7 +40,9 @@ def main(answers: int, as_json: bool) -> int:
 async def _measure(stage: Stage, answers: int) -> list[Figure]:
     source = read_agent(AGENT)
     tell = stage.tell
-    deployed = await stage.service.deploy(source, lambda stage, text, fraction: tell(text), QEMU)
+    deployed = await stage.service.deploy(
+        source, lambda stage, text, fraction: tell(text), qemu.NAME
+    )
     took_ms: list[float] = []
     late = 0
     draw = random.Random(1)

@@ -17,22 +17,24 @@ from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
 from torpor.cli.given import Files, usage
 from torpor.cli.host import connect
 from torpor.cli.inputs import InputGiven
-from torpor.cli.options import Json
+from torpor.cli.options import ENGINE, Json
 from torpor.cli.screen import progress, say, show, show_json, table
 from torpor.client import Client
 from torpor.core.agentfile import AgentSource
 from torpor.core.durations import seconds
-from torpor.core.engines import EMULATED, EMULATION, NOT_ISOLATED, PROCESS, Engine
 from torpor.core.errors import GuestError, Invalid, TorporError
+from torpor.engine import registry
+from torpor.engine.capabilities import EMULATED, EMULATION, NOT_ISOLATED
 from torpor.project.missing import missing_file, missing_module
 from torpor.project.reading import read_agent
 from torpor.web import words
 
 EngineOpt = Annotated[
-    Engine | None,
+    str | None,
     typer.Option(
         "--engine",
-        help="qemu: a microVM of its own; process: a plain process, isolated from nothing. "
+        **ENGINE,
+        help=f"{registry.in_words()}. "
         "By default what the agent's file says, else the server's choice.",
     ),
 ]
@@ -140,15 +142,14 @@ def run(
         which = deployed["version"], name
     else:
         client = connect()
-        chosen = engine and engine.value
-        agent = described(client, target, engine=chosen) if given.described else None
-        which, how["engine"] = (None, target), chosen
+        agent = described(client, target, engine=engine) if given.described else None
+        which, how["engine"] = (None, target), engine
     typed = given.of(agent, carried)
     with usage("-i"):
         carried.check()
     started = client.start(*which, typed, id_key, files=carried.by_place, **how)
-    if not _is_file(path) and started["engine"] == PROCESS:
-        _say_not_isolated("" if engine else "the agent's default; ")
+    if not _is_file(path) and not registry.isolates(started["engine"]):
+        _say_not_isolated(started["engine"], "" if engine else "the agent's default; ")
     if detach:
         if as_json:
             show_json(started)
@@ -227,8 +228,8 @@ def deploy_now(client: Client, source: AgentSource, engine: str | None = None) -
             if client.health()["accel"] == EMULATION:
                 deployed_in += f" · emulated: {EMULATED}"
         say(deployed_in, "dim")
-    if deployed["engine"] == PROCESS:
-        _say_not_isolated(_why_process(client, source, engine))
+    if not registry.isolates(deployed["engine"]):
+        _say_not_isolated(deployed["engine"], _why_process(client, source, engine))
     return deployed
 
 
@@ -237,8 +238,8 @@ def _say_notes(source: AgentSource) -> None:
         say(note, "yellow")
 
 
-def _say_not_isolated(why: str) -> None:
-    say(f"engine {PROCESS}: {why}{NOT_ISOLATED}", "yellow")
+def _say_not_isolated(engine: str, why: str) -> None:
+    say(f"engine {engine}: {why}{NOT_ISOLATED}", "yellow")
 
 
 def _why_process(client: Client, source: AgentSource, engine_chosen: str | None) -> str:

@@ -27,6 +27,13 @@ def waits(incomplete: str) -> Offers:
     return _offers(incomplete, _waits)
 
 
+def engines(incomplete: str) -> Offers:
+    from torpor.engine import registry
+
+    found = ((name, entry.summary) for name, entry in registry.ENGINES.items())
+    return [(name, about) for name, about in found if name.startswith(incomplete)]
+
+
 def _runs(client: Client) -> Iterator[tuple[str, str]]:
     for run in client.runs(limit=_MANY):
         yield run["id"], f"{run['agent'] or ''} {run['state']}".strip()

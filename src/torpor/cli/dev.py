@@ -32,11 +32,11 @@ from torpor.cli.inputs import InputGiven
 from torpor.cli.screen import say
 from torpor.client import Client
 from torpor.core.agentfile import AgentSource
-from torpor.core.engines import PROCESS
 from torpor.core.errors import NotFound, TorporError
 from torpor.core.home import Home
 from torpor.core.layout import OURS
 from torpor.core.states import RELOADED
+from torpor.engine import registry
 from torpor.project.missing import missing_file
 from torpor.web import words
 
@@ -135,7 +135,7 @@ class Session:
         if isinstance(seen, AgentSource):
             save = self._new_save()
             try:
-                deployed = deploy_now(self._client, seen, PROCESS)
+                deployed = deploy_now(self._client, seen, registry.FALLBACK.name)
             except TorporError as error:
                 seen = error
             else:  # an input that does not fit ends the command: no save changes that
@@ -168,7 +168,7 @@ class Session:
 
     def _deploy(self, save: int, source: AgentSource) -> None:
         try:
-            deployed = self._client.deploy(source, self._progress, PROCESS)
+            deployed = self._client.deploy(source, self._progress, registry.FALLBACK.name)
             self._deployed(save, source, deployed, self._changes(source))
         except TorporError as error:
             if save == self._saves:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from torpor.cli.exits import Exit
-from torpor.cli.options import Json
+from torpor.cli.options import ENGINE, Json
 from torpor.cli.screen import err, facts, progress, say, show, show_json, table
 from torpor.client import (
     URL,
@@ -25,14 +25,15 @@ from torpor.client import (
     server_command,
     stop_server,
 )
-from torpor.core.engines import NOT_ISOLATED, PROCESS, SETTING, Engine
 from torpor.core.errors import Conflict
 from torpor.core.home import Home
 from torpor.core.release import difference
+from torpor.engine import registry
+from torpor.engine.capabilities import NOT_ISOLATED
 from torpor.web import words
 
 if TYPE_CHECKING:
-    from torpor.setup.system import Check
+    from torpor.core.checks import Check
 
 _MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("–", "yellow")}
 
@@ -124,9 +125,10 @@ def up(
         bool, typer.Option("--foreground", help="Stay in this terminal; Ctrl-C stops it.")
     ] = False,
     engine: Annotated[
-        Engine | None,
+        str | None,
         typer.Option(
-            help="For agents for which none is named: qemu, or process, which isolates nothing. "
+            **ENGINE,
+            help=f"For agents for which none is named. {registry.in_words()}. "
             "By default what this host can do.",
         ),
     ] = None,
@@ -149,7 +151,7 @@ def up(
     refuse_remote("torpor up")
     require_linux()
     home = Home.find()
-    settings = {SETTING: engine, "TORPOR_LISTEN": listen, "TORPOR_PUBLIC_URL": public_url}
+    settings = {registry.SETTING: engine, "TORPOR_LISTEN": listen, "TORPOR_PUBLIC_URL": public_url}
     os.environ.update({key: value for key, value in settings.items() if value is not None})
     if foreground:
         sys.stdout.flush()
@@ -176,7 +178,7 @@ def up(
     rows = [
         ("server", f"{'already up' if was_up else 'up'}, pid {health['pid']}"),
         ("home", str(health["home"])),
-        ("engine", f"{using}; {NOT_ISOLATED}" if health["engine"] == PROCESS else using),
+        ("engine", using if registry.isolates(health["engine"]) else f"{using}; {NOT_ISOLATED}"),
     ]
     if health["public_url"]:
         rows.append(("public", health["public_url"]))

@@ -20,9 +20,10 @@ from torpor.cli.ps import row
 from torpor.cli.screen import facts, say, show, show_json, state, table
 from torpor.cli.storage import snapshot_table
 from torpor.client import Client
-from torpor.core.engines import NOT_ISOLATED, PROCESS
 from torpor.core.home import Home
 from torpor.core.states import RunState
+from torpor.engine import registry
+from torpor.engine.capabilities import NOT_ISOLATED
 from torpor.web import words
 
 _OUTPUT_LINES = 10
@@ -157,7 +158,7 @@ def _cost(run: Object) -> str:
 
 
 def _isolation(engine: str) -> str:
-    return f": {NOT_ISOLATED}" if engine == PROCESS else ""
+    return "" if registry.isolates(engine) else f": {NOT_ISOLATED}"
 
 
 def _wait(wait: Object, now: float) -> Text:

@@ -12,7 +12,6 @@ from sqlalchemy import Connection, delete, insert, select, update
 from torpor.contextlog import schema
 from torpor.contextlog.queues import declare_queues
 from torpor.contextlog.refs import resolve
-from torpor.core.engines import PROCESS, QEMU
 from torpor.core.errors import Invalid, NotFound
 from torpor.core.ids import AgentVersion, SnapshotId
 from torpor.core.rules import Rules, parse_rules
@@ -39,7 +38,7 @@ class AgentRow:
     @property
     def engine(self) -> str:
         """Which engine its runs are of: a plain process stands on no image."""
-        return PROCESS if self.spec.get("image") == PROCESS else QEMU
+        return "process" if self.spec.get("image") == "process" else "qemu"
 
     @cached_property
     def rules(self) -> Rules:

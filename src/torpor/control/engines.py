@@ -1,39 +1,57 @@
-"""This host's engines: which one is meant when nobody says, and each made ready on first need.
+"""This host's engines: which one is meant where none is named, and each made ready on first need.
 
 That may take a minute the first time (image, engine, pager), and whoever waits should see why.
 One scheduler and one way to the model serve all engines.
+
+What an engine is put together from follows from what it can do: one that freezes has machines,
+templates and carriers of machines (`OnMachines`), any other has processes (`OnProcesses`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, Protocol
 
+from torpor.contextlog.agents import AgentRow
 from torpor.control.scheduler.scheduler import Scheduler
-from torpor.core.engines import ENGINES, PROCESS, QEMU, SETTING, told_engine
-from torpor.core.errors import HostError, TorporError
+from torpor.core.agentfile import AgentSource
+from torpor.core.checks import Check
+from torpor.core.errors import HostError, InternalError, Invalid, TorporError
 from torpor.core.home import Home
+from torpor.core.ids import AgentVersion
 from torpor.egress.models import Model
-from torpor.engine.qemu.engine import QemuEngine
-from torpor.engine.qemu.probe import Probe, find_qemu, probe
+from torpor.engine import registry
+from torpor.engine.host import Boot, Need
+from torpor.engine.registry import Entry
 from torpor.image.build import ensure_image
+from torpor.image.deps import deps_are_here, ensure_deps
 from torpor.logstore.sqlite import LogStore
-from torpor.machines.host import Machines
+from torpor.machines.host import Machines, tidy
 from torpor.pager.launch import ensure_pager, require_fuse
 from torpor.snapshot.store import SnapshotStore
+from torpor.worker.carrier import Carriers
 from torpor.worker.commands import Commands
-from torpor.worker.loading import Progress, logged
+from torpor.worker.loading import Loaded, Progress, logged
 from torpor.worker.metrics import Metrics
 from torpor.worker.onmachines import MachineCarriers
 from torpor.worker.onprocesses import ProcessCarriers
 from torpor.worker.runfiles import RunFiles
 from torpor.worker.sealing import Keys
-from torpor.worker.templates import Templates
+from torpor.worker.templates import Template, Templates
 from torpor.worker.values import Values
 
 log = logging.getLogger(__name__)
+
+
+def _find_fuse() -> str:
+    require_fuse()
+    return "/dev/fuse opens, fusermount3 is here"
+
+
+FUSE = Need("FUSE", _find_fuse)
 
 
 @dataclass(frozen=True)
@@ -42,80 +60,159 @@ class Choice:
     why: str
 
 
+def needs_of(entry: Entry) -> tuple[Need, ...]:
+    """What must be on the host for an engine, the pager's needs among it."""
+    paged = entry.capabilities.freezes and not entry.capabilities.own_page_files
+    return entry.on_host().NEEDS + ((FUSE,) if paged else ())
+
+
 def choose() -> Choice:
     """The engine of agents for which none is named. Raises Invalid (the setting is wrong)."""
-    told = told_engine()
-    if told is not None:
-        return Choice(told, f"{SETTING} says so")
-    try:
-        find_qemu()
-        require_fuse()
-    except TorporError as error:
-        return Choice(PROCESS, f"no machine can run here: {error.message}")
-    return Choice(QEMU, "QEMU and FUSE are here")
+    if (named := registry.from_environment()) is not None:
+        return Choice(named, f"{registry.SETTING} says so")
+    lacking: list[Check] = []
+    for entry in registry.ENGINES.values():
+        needs = needs_of(entry)
+        missing = [check for need in needs if not (check := need.check()).ok]
+        if missing:
+            lacking += missing
+        elif needs:
+            return Choice(entry.name, f"{' and '.join(need.name for need in needs)} are here")
+        else:
+            break
+    return Choice(registry.FALLBACK.name, f"no machine can run here: {lacking[0].detail}")
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What became of an agent's source on an engine."""
+
+    loaded: Loaded
+    template: Template | None  # where the engine freezes
+
+
+class Ready(Protocol):
+    """An engine that is ready on this host."""
+
+    @property
+    def carriers(self) -> Carriers: ...
+
+    @property
+    def image(self) -> str:
+        """The image that agents stand on; the engine's name where there is none."""
+
+    async def has(self, agent: AgentRow, source: AgentSource, progress: Progress) -> bool:
+        """Whether an agent that was deployed before can be run as it is. What it lacks of
+        dependencies is brought. Raises TorporError."""
+
+    async def deploy(
+        self, source: AgentSource, version: AgentVersion, progress: Progress
+    ) -> Deployed:
+        """Raises Invalid, GuestError (it does not load), HostError."""
+
+
+@dataclass(frozen=True)
+class OnMachines:
+    machines: Machines
+    templates: Templates
+    carriers: MachineCarriers
+
+    @property
+    def image(self) -> str:
+        return self.machines.image.digest
+
+    async def has(self, agent: AgentRow, source: AgentSource, progress: Progress) -> bool:
+        if agent.template is None:
+            return False
+        home, wanted = self.machines.home, source.dependencies
+        if not deps_are_here(home, wanted):
+            await asyncio.to_thread(ensure_deps, home, wanted, progress)
+        return True
+
+    async def deploy(
+        self, source: AgentSource, version: AgentVersion, progress: Progress
+    ) -> Deployed:
+        template = await self.templates.make(source, version, progress)
+        return Deployed(template.loaded, template)
+
+
+@dataclass(frozen=True)
+class OnProcesses:
+    image: str
+    carriers: ProcessCarriers
+
+    async def has(self, agent: AgentRow, source: AgentSource, progress: Progress) -> bool:
+        return True
+
+    async def deploy(
+        self, source: AgentSource, version: AgentVersion, progress: Progress
+    ) -> Deployed:
+        return Deployed(await self.carriers.load(source, version, progress), None)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all engines of a deployment share. `on_end` is called when a run was suspended or has
+    ended."""
+
+    home: Home
+    store: LogStore
+    blobs: SnapshotStore
+    keys: Keys
+    values: Values
+    files: RunFiles
+    metrics: Metrics
+    commands: Commands
+    on_end: Callable[[], None]
 
 
 class Engines:
-    def __init__(
-        self,
-        home: Home,
-        store: LogStore,
-        blobs: SnapshotStore,
-        keys: Keys,
-        values: Values,
-        files: RunFiles,
-        metrics: Metrics,
-        on_end: Callable[[], None],
-        commands: Commands,
-    ) -> None:
-        """`on_end` is told when a run was suspended or has ended."""
+    def __init__(self, shared: Shared) -> None:
         self.choice = choose()
-        self.probe: Probe | None = None  # once machines are ready
-        self.made_machines: Machines | None = None  # likewise
-        self.made_templates: Templates | None = None  # likewise
-        self.scheduler: Scheduler | None = None  # once any engine is
-        self.model: Model | None = None
-        self._home, self._store, self._blobs, self._keys = home, store, blobs, keys
-        self._values, self._files = values, files
-        self._metrics, self._on_end = metrics, on_end
-        self._commands = commands
+        self.scheduler: Scheduler | None = None  # once any engine is ready
+        self.model: Model | None = None  # likewise
         self.leaving = False  # the server is about to stop: nothing is made ready any more
-        self._processes: ProcessCarriers | None = None
+        self._shared = shared
+        self._ready: dict[str, OnMachines | OnProcesses] = {}
         # One is not kept waiting by another, whose image may just be built.
-        self._readying = {name: asyncio.Lock() for name in (*ENGINES, "scheduler")}
+        self._readying = {name: asyncio.Lock() for name in (*registry.NAMES, "scheduler", "tidy")}
+        self._tidied = False
         self._background: set[asyncio.Task[None]] = set()
 
-    async def machines(self, progress: Progress = logged) -> Machines:
+    async def ready(self, engine: str, progress: Progress = logged) -> OnMachines | OnProcesses:
+        """The engine, made ready if it is not. Raises Invalid (there is none of this name),
+        HostError."""
+        entry = registry.get(engine)
+        async with self._readying[engine]:
+            found = self._ready.get(engine)
+            if found is None:
+                if self.leaving:
+                    raise HostError("the server is about to stop", hint="torpor up, then again.")
+                found = self._ready[engine] = await self._make_ready(entry, progress)
+            elif isinstance(found, OnMachines):
+                await self._require_image(found, progress)
+            return found
+
+    async def machines(self, engine: str) -> Machines:
+        """Raises Invalid (it has none), HostError."""
+        found = await self.ready(engine)
+        if isinstance(found, OnProcesses):
+            raise Invalid(f"the engine {engine} has no machines")
+        return found.machines
+
+    async def processes(self, engine: str) -> ProcessCarriers:
         """Raises HostError."""
-        async with self._readying[QEMU]:
-            if self.made_machines is None:
-                self._check_staying()
-                self.made_machines = await self._ready_machines(progress)
-            elif not self.made_machines.image.is_here():
-                image = await asyncio.to_thread(ensure_image, self._home, progress)
-                if image.digest != self.made_machines.image.digest:
-                    raise HostError(
-                        "the guest image was lost, and Debian has newer packages than it had",
-                        hint="torpor down, then deploy again: there is another image now.",
-                    )
-            return self.made_machines
+        found = await self.ready(engine)
+        if isinstance(found, OnMachines):
+            raise InternalError(f"agents of the engine {engine} are not processes of this host")
+        return found.carriers
 
     @property
-    def templates(self) -> Templates:
-        """Once machines are ready."""
-        assert self.made_templates is not None
-        return self.made_templates
-
-    async def processes(self) -> ProcessCarriers:
-        """Raises HostError."""
-        async with self._readying[PROCESS]:
-            if self._processes is None:
-                self._check_staying()
-                processes = ProcessCarriers(self._home, self._store, self._files)
-                await processes.tidy()
-                await (await self._ready_scheduler()).serve(PROCESS, processes)
-                self._processes = processes
-            return self._processes
+    def all_machines(self) -> list[Machines]:
+        """Of the engines that are ready, the one that is used by default first."""
+        found = [each for each in self._ready.items() if isinstance(each[1], OnMachines)]
+        found.sort(key=lambda each: each[0] != self.choice.engine)
+        return [ready.machines for _, ready in found if isinstance(ready, OnMachines)]
 
     def ready_soon(self, engine: str) -> None:
         """Make it ready in the background: runs of it are waiting."""
@@ -123,10 +220,6 @@ class Engines:
             task = asyncio.create_task(self._get_ready(engine))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
-
-    def _check_staying(self) -> None:
-        if self.leaving:
-            raise HostError("the server is about to stop", hint="torpor up, then again.")
 
     async def stop(self) -> None:
         for task in list(self._background):
@@ -139,37 +232,63 @@ class Engines:
 
     async def _get_ready(self, engine: str) -> None:
         try:
-            await (self.machines() if engine == QEMU else self.processes())
+            await self.ready(engine)
         except TorporError as error:
             log.error("engine %s cannot be used: %s %s", engine, error.message, error.hint)
 
-    async def _ready_machines(self, progress: Progress) -> Machines:
-        find_qemu()
-        require_fuse()
-        await self._keys.check()
-        image = await asyncio.to_thread(ensure_image, self._home, progress)
+    async def _make_ready(self, entry: Entry, progress: Progress) -> OnMachines | OnProcesses:
+        put_together: Callable[[Entry, Progress], Coroutine[Any, Any, OnMachines | OnProcesses]]
+        put_together = self._on_machines if entry.capabilities.freezes else self._on_processes
+        ready = await put_together(entry, progress)
+        await (await self._ready_scheduler()).serve(entry.name, ready.carriers)
+        return ready
+
+    async def _on_machines(self, entry: Entry, progress: Progress) -> OnMachines:
+        shared, home = self._shared, self._shared.home
+        for need in needs_of(entry):
+            need.find()
+        await shared.keys.check()
+        image = await asyncio.to_thread(ensure_image, home, progress)
         progress("engine", "looking for the best way to run machines", None)
-        self.probe = await asyncio.to_thread(probe, image.kernel, image.initramfs, self._home.cache)
-        pager, scheduler = await asyncio.gather(ensure_pager(self._home), self._ready_scheduler())
-        machines = Machines(self._home, self._blobs, QemuEngine(self.probe), image, pager)
-        await machines.tidy()
-        self.made_templates = templates = Templates(machines, self._store)
-        carriers = MachineCarriers(machines, self._store, self._files, templates)
-        await scheduler.serve(QEMU, carriers)
-        return machines
+        boot = Boot(image.kernel, image.initramfs)
+        engine = await asyncio.to_thread(entry.on_host().open_engine, boot, home.cache)
+        pager, _ = await asyncio.gather(ensure_pager(home), self._ready_scheduler())
+        async with self._readying["tidy"]:
+            if not self._tidied:
+                await tidy(home, shared.blobs, pager)
+                self._tidied = True
+        machines = Machines(home, shared.blobs, engine, image, pager)
+        templates = Templates(machines, shared.store)
+        carriers = MachineCarriers(machines, shared.store, shared.files, templates)
+        return OnMachines(machines, templates, carriers)
+
+    async def _on_processes(self, entry: Entry, progress: Progress) -> OnProcesses:
+        carriers = ProcessCarriers(self._shared.home, self._shared.store, self._shared.files)
+        await carriers.tidy()
+        return OnProcesses(entry.name, carriers)
+
+    async def _require_image(self, ready: OnMachines, progress: Progress) -> None:
+        if not ready.machines.image.is_here():
+            image = await asyncio.to_thread(ensure_image, self._shared.home, progress)
+            if image.digest != ready.image:
+                raise HostError(
+                    "the guest image was lost, and Debian has newer packages than it had",
+                    hint="torpor down, then deploy again: there is another image now.",
+                )
 
     async def _ready_scheduler(self) -> Scheduler:
+        shared = self._shared
         async with self._readying["scheduler"]:
             if self.scheduler is None:
-                self.model = await Model.open(self._home)
+                self.model = await Model.open(shared.home)
                 self.scheduler = Scheduler(
-                    self._store,
+                    shared.store,
                     self.model,
-                    self._keys,
-                    self._values,
-                    self._metrics,
-                    self._on_end,
-                    self._commands,
+                    shared.keys,
+                    shared.values,
+                    shared.metrics,
+                    shared.on_end,
+                    shared.commands,
                 )
                 self.scheduler.start()
             return self.scheduler

@@ -116,6 +116,11 @@ class Home:
         return self.run / "machines"
 
     @property
+    def flats(self) -> Path:
+        """Templates' memory as plain files, for warm machines."""
+        return self.run / "flat"
+
+    @property
     def processes(self) -> Path:
         """Where agents that are plain processes wait for a run."""
         return self.run / "processes"

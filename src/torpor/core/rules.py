@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torpor.core.durations import seconds
-from torpor.core.engines import check_engine
 from torpor.core.errors import Invalid
 from torpor.core.sizes import parse_memory, size_mib
 
@@ -160,6 +159,6 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "max_wall": ("max_wall_s", _duration),
     "max_import": ("max_import_s", _duration),
     "upgradable": ("upgradable", _flag),
-    "engine": ("engine", check_engine),
+    "engine": ("engine", check_name),  # whether there is one: `torpor.engine.registry`
 }
 KEYS = tuple(_CHECKS)

@@ -18,7 +18,6 @@ from starlette.responses import (
     StreamingResponse,
 )
 
-from torpor.core.engines import NOT_ISOLATED, PROCESS
 from torpor.core.errors import Invalid, NotFound
 from torpor.core.schedules import MISSED, OVERLAPS
 from torpor.core.states import FINAL, RunState
@@ -28,6 +27,8 @@ from torpor.dashboard.needs import Object, Service
 from torpor.dashboard.sessions import SESSION_S, Sessions
 from torpor.dashboard.terminal import Line, interleaved, last_of
 from torpor.dashboard.timeline import Timeline
+from torpor.engine import registry
+from torpor.engine.capabilities import NOT_ISOLATED
 from torpor.web.download import Content, download
 
 RUNS = 50
@@ -264,6 +265,7 @@ async def agents(request: Request) -> Response:
         "agents.html",
         at="agents",
         files=_files(found),
+        isolates=registry.isolates,
         not_isolated=NOT_ISOLATED,
         totals=totals,
     )
@@ -276,7 +278,7 @@ def _names(versions: list[Object]) -> list[str]:
 def _files(versions: list[Object]) -> list[Object]:
     """What is deployed: {name, origin, versions}, what is current first, isolated before not."""
     files: dict[str, Object] = {}
-    isolated_first = sorted(versions, key=lambda version: version["engine"] == PROCESS)
+    isolated_first = sorted(versions, key=lambda version: not registry.isolates(version["engine"]))
     for version in isolated_first:
         for one in version["current"]:
             file = {"name": one["name"], "origin": one["origin"], "versions": []}

@@ -127,6 +127,20 @@ class Machine(Protocol):
 
 
 class Engine(Protocol):
+    """One that freezes, as it was opened on this host."""
+
+    @property
+    def name(self) -> str:
+        """As the registry has it."""
+
+    @property
+    def accel(self) -> str:
+        """What runs the guest's code, in the engine's terms: "kvm", "tcg"."""
+
+    @property
+    def why(self) -> str:
+        """Why it runs in this way here, for people."""
+
     @property
     def learns(self) -> bool:
         """Whether a machine that has been through something once does it faster afterwards: one

@@ -33,7 +33,7 @@ from torpor.image.publish import Workspace, build_once
 from torpor.machines.capture import InMachine, Taken
 from torpor.machines.flat import Flats
 from torpor.machines.guest import Guest
-from torpor.machines.pool import Empty, Pool, Spares
+from torpor.machines.pool import Empty, Pool, Spares, new_name
 from torpor.machines.sparse import copy_sparse, data_pages, pages_of, whole
 from torpor.machines.warm import OVERWRITTEN_PAGES_MAX, Base, Warm, warm_up
 from torpor.pager.client import PagerClient
@@ -96,6 +96,16 @@ class Captured:
     pages: dict[str, int]  # what became of the pages that were looked at
 
 
+async def tidy(home: Home, store: SnapshotStore, pager: PagerClient) -> None:
+    """Remove what an earlier server left: its machines died with it, but the pager lives on. To be
+    called before the first machine is started."""
+    for slot in (await pager.ping())["slots"]:
+        await pager.drop(slot)
+    for left in (home.machines, home.flats):
+        await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
+    await asyncio.to_thread(store.blobs.sweep)
+
+
 class Machines:
     def __init__(
         self, home: Home, store: SnapshotStore, engine: Engine, image: Image, pager: PagerClient
@@ -107,7 +117,7 @@ class Machines:
         self.store = store
         self.pool = Pool(home, engine, pager)
         self.warm: Spares[AgentVersion, Warm] = Spares()
-        self._flats = Flats(home.run / "flat", store)
+        self._flats = Flats(home.flats, store)
         self._cache = FrameCache(SERVER_FRAMES_BYTES)
         self._buffer: CopyBuffer | None = None  # there from the first checkpoint on
         self._indexes: dict[str, ImageIndex] = {}  # by image
@@ -125,15 +135,6 @@ class Machines:
         self._cache.clear()
         await self.pager.drop_caches()
 
-    async def tidy(self) -> None:
-        """Remove what an earlier server left: its machines died with it, but the pager lives on.
-        To be called before the first machine is started."""
-        for slot in (await self.pager.ping())["slots"]:
-            await self.pager.drop(slot)
-        for left in (self.home.machines, self._flats.directory):
-            await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
-        await asyncio.to_thread(self.store.blobs.sweep)
-
     def shape(self, *, memory_mib: int, disk_mib: int, deps: str) -> Shape:
         return self.engine.shape(
             memory_mib=memory_mib, disk_mib=disk_mib, image=self.image.digest, deps=deps
@@ -141,7 +142,7 @@ class Machines:
 
     async def boot(self, shape: Shape) -> Live:
         """Boot the image on fresh files. The link is synchronised; nothing was heard yet."""
-        name = self.pool.new_name()
+        name = new_name()
         directory = self.home.machines / name
         directory.mkdir(parents=True)
         memory, disk = directory / "memory", directory / "disk"

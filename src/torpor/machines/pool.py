@@ -139,6 +139,14 @@ class Spares(Generic[K, S]):
             await (await task).discard()
 
 
+_names = itertools.count(1)
+
+
+def new_name() -> str:
+    """A name for a machine's slot and directory, not used before on this host."""
+    return f"m{os.getpid()}-{next(_names)}"
+
+
 class Pool:
     """Starts machines, and keeps empty ones."""
 
@@ -147,11 +155,6 @@ class Pool:
         self._home = home
         self._engine = engine
         self._pager = pager
-        self._names = itertools.count(1)
-
-    def new_name(self) -> str:
-        """A name for a machine's slot and directory, not used before on this host."""
-        return f"m{os.getpid()}-{next(self._names)}"
 
     def deps_path(self, shape: Shape) -> Path | None:
         return self._home.deps / shape.deps / "deps.erofs" if shape.deps else None
@@ -165,7 +168,7 @@ class Pool:
 
     async def start(self, shape: Shape, memory: Path | None = None) -> Empty:
         """A new empty machine. Its memory is the file `memory`, or its slot's."""
-        name = self.new_name()
+        name = new_name()
         directory = self._home.machines / name
         directory.mkdir(parents=True)
         slot_bytes = 0 if memory else shape.memory_mib << 20

@@ -22,6 +22,7 @@ from torpor.core.rules import KEYS as RULES
 from torpor.core.rules import Rules, check_name, parse_rules
 from torpor.core.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
 from torpor.core.webhooks import check_webhooks
+from torpor.engine import registry
 
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 _PLACE = re.compile(r" \(at line (?P<line>\d+), column (?P<column>\d+)\)$")
@@ -157,7 +158,9 @@ def facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> Facts:
         on_divergence=check_on_divergence(
             tool.get("on_divergence", STOP), f"{where}: on_divergence"
         ),
-        rules=parse_rules({key: tool[key] for key in RULES if key in tool}, where),
+        rules=registry.checked(
+            parse_rules({key: tool[key] for key in RULES if key in tool}, where), where
+        ),
         webhooks=check_webhooks(tool.get("webhooks", {}), f"{where}: webhooks"),
     )
 

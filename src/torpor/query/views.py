@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torpor.engine.registry import NAMES
+
 _OPEN_END = 2**63 - 1  # as torpor.contextlog.lineage has it
 
 
@@ -105,7 +107,7 @@ runs = View(
         ("id", "r.id", "the run"),
         ("agent", "r.agent", "the agent's name"),
         ("version", "r.version", "digest of the agent's source, dependencies and sizes"),
-        ("engine", "r.engine", "`qemu` or `process`"),
+        ("engine", "r.engine", " or ".join(f"`{name}`" for name in NAMES)),
         (
             "state",
             "r.state",

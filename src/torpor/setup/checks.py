@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from torpor.core.errors import TorporError
+from torpor.core.checks import Check, attempt
 from torpor.core.home import Home
 from torpor.image.build import find_image
 from torpor.pager.launch import BINDING, FUSE_DEVICE, require_device
 from torpor.setup import apt, packages
-from torpor.setup.system import Check, system
+from torpor.setup.system import system
 
 SUBORDINATE = (Path("/etc/subuid"), Path("/etc/subgid"))
 
@@ -68,14 +68,6 @@ def image(home: Home) -> Check:
         later = "torpor setup builds it (a minute, a network, 1 GiB for a while)."
         return Check("guest image", False, f"none for this version in {home.images}", later)
     return Check("guest image", True, f"{found.digest} in {found.directory}")
-
-
-def attempt(name: str, check: Callable[[], str]) -> Check:
-    """What `check` says, or the error that it raises."""
-    try:
-        return Check(name, True, check())
-    except TorporError as error:
-        return Check(name, False, error.message, error.hint)
 
 
 def _device() -> str:

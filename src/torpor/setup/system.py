@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import dataclass
 
+from torpor.core.checks import Check
 from torpor.setup import apt
 
 PROCESSES = "Agents run here as plain processes, --engine process, which isolates them from nothing"
@@ -14,16 +14,6 @@ ELSEWHERE = (
     "host (TORPOR_URL, TORPOR_API_KEY). What does not: a server, of machines or plain processes."
 )
 PROCESSOR = "x86_64"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of a report. `ok` is None for what is only said."""
-
-    name: str
-    ok: bool | None
-    detail: str
-    hint: str = ""
 
 
 def system() -> Check:

@@ -12,7 +12,15 @@ import binascii
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from torpor.core import jsonvalues
 from torpor.core.agentfile import (
@@ -29,6 +37,7 @@ from torpor.core.rules import parse_rules
 from torpor.core.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN
 from torpor.core.states import RunState
 from torpor.core.webhooks import check_webhooks
+from torpor.engine import registry
 
 
 def sound(value: Any) -> Any:
@@ -77,10 +86,22 @@ def _keep(text: str) -> str:
 
 def _rules(given: dict[str, Any]) -> dict[str, Any]:
     try:
-        parse_rules(given, "rules")
+        registry.checked(parse_rules(given, "rules"), "rules")
     except Invalid as error:
         raise ValueError(error.message) from error
     return given
+
+
+def _engine(name: str) -> str:
+    try:
+        return registry.check(name, "engine")
+    except Invalid as error:
+        raise ValueError(f"{error.message}. {error.hint}") from error
+
+
+EngineName = Annotated[
+    str, AfterValidator(_engine), WithJsonSchema({"type": "string", "enum": list(registry.NAMES)})
+]
 
 
 def _webhooks(table: dict[str, str]) -> dict[str, str]:
@@ -147,7 +168,7 @@ class DeployRequest(Strict):
     webhooks: Annotated[dict[str, str], AfterValidator(_webhooks)] = Field(
         default={}, description="whom its waits may tell of themselves: names and URLs"
     )
-    engine: Literal["qemu", "process"] | None = Field(
+    engine: EngineName | None = Field(
         default=None, description="by default the one that `rules` name, else the server's"
     )
     name: ShortText | None = Field(default=None, description="by default as the entry is called")
@@ -262,7 +283,7 @@ class SendRequest(Strict):
 
 class AgentQuery(Strict):
     version: ShortText | None = Field(default=None, description="by default the current one")
-    engine: Literal["qemu", "process"] | None = None
+    engine: EngineName | None = None
 
 
 class WaitsQuery(Strict):

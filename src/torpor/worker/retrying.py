@@ -17,8 +17,8 @@ from sqlalchemy import Connection
 from torpor.contextlog import agents, forks, runs
 from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.forks import Rewrap
-from torpor.core.engines import PROCESS
 from torpor.core.ids import AgentVersion, RunId
+from torpor.engine import registry
 from torpor.logstore.sqlite import LogStore
 from torpor.policy.retries import decide
 from torpor.worker.loading import source_from
@@ -48,7 +48,7 @@ def told(
     here, if one is to."""
     row = runs.get_run(c, run)
     agent = agents.get_agent(c, row.version)
-    memory_mib = None if row.engine == PROCESS else agent.spec.get("memory_mib")
+    memory_mib = agent.spec.get("memory_mib") if registry.isolates(row.engine) else None
     retry = decide(error, row.attempt, agent.rules, memory_mib, _chance.random())
     if retry is None or row.cancel_requested:
         return dict(error)
@@ -68,7 +68,7 @@ def _grown(c: Connection, agent: AgentRow, memory_mib: int, now: float) -> Agent
     source = replace(source_from(agent, tar), memory_mib=memory_mib)
     made = agents.put_agent(
         c,
-        version=source.version(agent.spec["image"]),
+        version=source.version(registry.get(agent.engine).base_of(agent.spec["image"])),
         name=agent.name,
         entry=agent.entry,
         source=tar,

@@ -24,10 +24,10 @@ from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import files, runs
 from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.files import FileRow
-from torpor.core.engines import QEMU
 from torpor.core.errors import Exhausted, Invalid, NotFound, full_disk
 from torpor.core.ids import RunId
 from torpor.core.runfiles import FILE_BYTES_MAX, Place, RunFile, check_paths, check_sizes
+from torpor.engine import registry
 from torpor.logstore.sqlite import LogStore
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Deposit, Kept, read
@@ -134,13 +134,14 @@ class RunFiles:
         files.require(wanted, known)
         total = check_sizes({path: known[digest] for path, digest in wanted.items()})
         disk = agent.spec["disk_mib"] << 20
-        if agent.engine == QEMU and total > disk * _DISK_SHARE:
+        in_machine = registry.isolates(agent.engine)
+        if in_machine and total > disk * _DISK_SHARE:
             raise Invalid(
                 f"the files have {total:,} bytes together; the disk of the agent's machine takes "
                 f"{int(disk * _DISK_SHARE):,} of them",
                 hint='Give it a larger one: [tool.torpor] disk = "8G".',
             )
-        if agent.engine != QEMU:
+        if not in_machine:
             await asyncio.to_thread(self._require_room, total)
 
     async def content(self, ref: str, path: str) -> tuple[RunFile, Iterator[bytes]]:

@@ -16,9 +16,10 @@ from torpor.contextlog.deployments import (
     retire,
     set_default_engine,
 )
-from torpor.core.engines import PROCESS, QEMU
 from torpor.core.errors import Conflict, NotFound
 from torpor.core.ids import AgentVersion
+from torpor.engine.process import NAME as PROCESS
+from torpor.engine.qemu import NAME as QEMU
 
 GO = {"name": "go", "params": [], "open": False, "doc": None}
 

@@ -13,11 +13,11 @@ from torpor.contextlog import deadlines, queues, runs
 from torpor.contextlog.agents import deployed_again, put_agent
 from torpor.contextlog.runs import RunRow
 from torpor.control.scheduler.claims import next_runs, reasons
-from torpor.core.engines import QEMU
 from torpor.core.errors import Invalid, NotFound, StaleEpoch
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.starting import Start
 from torpor.core.states import FINAL, RunState
+from torpor.engine.qemu import NAME as QEMU
 from torpor.logstore.migrate import prepare
 from torpor.logstore.sqlite import make_engine
 

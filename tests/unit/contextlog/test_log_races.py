@@ -65,11 +65,11 @@ from torpor.contextlog.snapshots import newest_snapshot, record_snapshot
 from torpor.contextlog.waits import answer_wait, create_wait, end_due, list_waits
 from torpor.control.scheduler.claims import next_runs
 from torpor.core import ids
-from torpor.core.engines import QEMU
 from torpor.core.errors import Conflict, StaleEpoch
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.core.starting import Start
 from torpor.core.states import FINAL, RunState
+from torpor.engine.qemu import NAME as QEMU
 from torpor.logstore.migrate import prepare
 from torpor.logstore.sqlite import make_engine
 from torpor.policy import recovery

@@ -24,13 +24,13 @@ from torpor.contextlog.waits import WaitRow
 from torpor.control.scheduler.scheduler import Scheduler
 from torpor.control.service.executing import Executing
 from torpor.core.agentfile import AgentSource
-from torpor.core.engines import PROCESS
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.starting import AT_ONCE, Start
 from torpor.core.states import FINAL, RunState
 from torpor.egress.models import Model
 from torpor.egress.upstream import Reply, Request
+from torpor.engine.process import NAME as PROCESS
 from torpor.logstore.sqlite import LogStore
 from torpor.worker.carrier import Carrier
 from torpor.worker.commands import Commands
@@ -247,7 +247,7 @@ class PlainEngines:
     def scheduler(self) -> Scheduler:
         return self._plain.scheduler
 
-    async def processes(self) -> ProcessCarriers:
+    async def processes(self, engine: str) -> ProcessCarriers:
         return self._plain.carriers
 
     def ready_soon(self, engine: str) -> None: ...

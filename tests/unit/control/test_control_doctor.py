@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from torpor.control.observe.doctor import can_run, checks
+from torpor.core.checks import Check
 from torpor.core.home import Home
+from torpor.engine.qemu import host
 from torpor.pager import launch
 from torpor.setup import packages
-from torpor.setup.system import Check
 
 
 @pytest.fixture
@@ -52,9 +53,9 @@ def test_what_emulation_costs_is_said(bare: Home, monkeypatch: pytest.MonkeyPatc
     def told() -> Check:
         return next(check for check in checks(bare) if check.name == "acceleration")
 
-    monkeypatch.setattr("torpor.control.observe.doctor.KVM_DEVICE", Path(os.devnull))
+    monkeypatch.setattr(host, "KVM_DEVICE", Path(os.devnull))
     assert "probed once there is an image" in told().detail
-    monkeypatch.setattr("torpor.control.observe.doctor.KVM_DEVICE", bare.root / "absent")
+    monkeypatch.setattr(host, "KVM_DEVICE", bare.root / "absent")
     check = told()
     assert check.ok is None
     assert "15 times as long" in check.detail

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import generate_latest
@@ -12,9 +12,11 @@ from sqlalchemy import Connection
 from tests.unit.control.world import VERSION, World
 
 from torpor.contextlog import queues, runs
+from torpor.control.engines import OnMachines
 from torpor.control.service.service import Service
 from torpor.core.errors import HostError
 from torpor.core.starting import Start
+from torpor.engine import qemu
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +38,8 @@ async def test_what_runs_do_is_counted(world: World) -> None:
     assert before["torpor_runs running"] == before["torpor_machines runs"] == 0
     assert not any(name.startswith("torpor_pager") for name in before)
     service._engines.scheduler = world.scheduler
-    service._engines.made_machines = world.machines
+    ready = OnMachines(world.machines, cast("Any", None), cast("Any", None))
+    service._engines._ready[qemu.NAME] = ready
 
     run = await world.run([["step", "a"], ["model", "m"], ["wait", "q"]])
     await world.asleep(run)
@@ -96,7 +99,8 @@ def _append_and_fail(c: Connection) -> None:
 async def test_a_pager_that_does_not_answer_hides_nothing_else(world: World) -> None:
     service = Service(world.home, world.store)
     service._engines.scheduler = world.scheduler
-    service._engines.made_machines = world.machines
+    ready = OnMachines(world.machines, cast("Any", None), cast("Any", None))
+    service._engines._ready[qemu.NAME] = ready
     world.pager.failure = HostError("the pager does not answer")
     found = await samples(service)
     world.pager.failure = None

@@ -23,13 +23,13 @@ from tests.unit.control.plain import STUCK_S, Plain
 from torpor.contextlog import forks, waits
 from torpor.contextlog.runs import RunRow
 from torpor.core.agentfile import AgentSource
-from torpor.core.engines import PROCESS
 from torpor.core.errors import GuestError
 from torpor.core.ids import RunId, Seq
 from torpor.core.rules import parse_rules
 from torpor.core.starting import Start
 from torpor.core.states import FINAL, RunState
 from torpor.egress.upstream import Reply, Request
+from torpor.engine.process import NAME as PROCESS
 from torpor.machines.channel import Output, Skipped
 from torpor.worker.loading import logged
 from torpor.worker.processguest import MarkedOutput

@@ -30,7 +30,6 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.waits import WaitRow
 from torpor.control.scheduler.scheduler import Scheduler
 from torpor.control.service.executing import Executing
-from torpor.core.engines import QEMU
 from torpor.core.errors import HostError, InternalError, NotFound
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, RunId
@@ -39,6 +38,7 @@ from torpor.egress.models import Model
 from torpor.egress.upstream import Reply, Request
 from torpor.engine.memory import PAGE, PageNumbers, Pages
 from torpor.engine.protocol import Files, Shape
+from torpor.engine.qemu import NAME as QEMU
 from torpor.image.build import Image
 from torpor.logstore.sqlite import LogStore, tell
 from torpor.machines.capture import Taken
@@ -643,7 +643,7 @@ class WorldEngines:
     def scheduler(self) -> Scheduler:
         return self._world.scheduler
 
-    async def processes(self) -> ProcessCarriers:
+    async def processes(self, engine: str) -> ProcessCarriers:
         raise AssertionError("there are only machines here")
 
     def ready_soon(self, engine: str) -> None: ...

@@ -7,34 +7,29 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from torpor.control.engines import choose
-from torpor.core.engines import EMULATED, EMULATION, NOT_ISOLATED, PROCESS
+from torpor.control.engines import choose, needs_of
+from torpor.core.checks import Check
 from torpor.core.errors import TorporError
 from torpor.core.home import Home
-from torpor.engine.qemu.probe import KVM_DEVICE, find_qemu, host_tsc_khz, probe
+from torpor.engine import registry
+from torpor.engine.capabilities import EMULATED, EMULATION, FASTER, NOT_ISOLATED
+from torpor.engine.host import Boot
+from torpor.engine.registry import Entry
 from torpor.image.build import Image, image_damage, open_image
 from torpor.image.deps import layer_damage
-from torpor.pager.launch import require_fuse
-from torpor.setup.checks import attempt, debian_packages, subordinate_ids
-from torpor.setup.system import Check
+from torpor.setup.checks import debian_packages, subordinate_ids
 
 FREE_DISK_MIN = 2 << 30
-FASTER = (
-    "Waiting, model calls, freezing and waking do not. For agents that compute much: a host with "
-    "KVM, or --engine process for agents that you trust; `torpor bench computing` measures it."
-)
 
 
 def checks(home: Home) -> list[Check]:
     """All checks, in the order in which a person would mend them."""
     return [
-        _engine(),
-        attempt("QEMU", lambda: "{} {}".format(*find_qemu())),
-        attempt("FUSE", _fuse),
+        *_engines(),
         debian_packages(),
         *subordinate_ids(),
         *_images(home),
-        *_time_stamps(),
+        *(check for entry in registry.ENGINES.values() for check in entry.on_host().remarks()),
         _disk(home),
         *_host_key(home),
         Check("cores and memory", None, f"{os.cpu_count()} cores, {_memory_gib():.1f} GiB"),
@@ -43,23 +38,29 @@ def checks(home: Home) -> list[Check]:
 
 def can_run(found: list[Check]) -> bool:
     """Whether the engine that would be used is usable: what decides the exit code."""
-    process = any(check.name == "engine" and check.ok is None for check in found)
-    return process or all(check.ok for check in found if check.name in ("engine", "QEMU", "FUSE"))
+    try:
+        used = registry.get(choose().engine)
+    except TorporError:
+        return False
+    needed = {"engine", *(need.name for need in needs_of(used))}
+    return all(check.ok is not False for check in found if check.name in needed)
 
 
-def _engine() -> Check:
+def _engines() -> Iterator[Check]:
+    """Which engine would be used, and what each of them needs."""
     try:
         choice = choose()
     except TorporError as error:
-        return Check("engine", False, error.message, error.hint)
-    if choice.engine == PROCESS:
-        return Check("engine", None, f"{PROCESS}: {choice.why}; {NOT_ISOLATED}")
-    return Check("engine", True, f"{choice.engine}: {choice.why}")
-
-
-def _fuse() -> str:
-    require_fuse()
-    return "/dev/fuse opens, fusermount3 is here"
+        yield Check("engine", False, error.message, error.hint)
+    else:
+        detail = f"{choice.engine}: {choice.why}"
+        if registry.isolates(choice.engine):
+            yield Check("engine", True, detail)
+        else:
+            yield Check("engine", None, f"{detail}; {NOT_ISOLATED}")
+    needs = [need for entry in registry.ENGINES.values() for need in needs_of(entry)]
+    for need in dict.fromkeys(needs):
+        yield need.check()
 
 
 def _images(home: Home) -> Iterator[Check]:
@@ -83,39 +84,28 @@ def _images(home: Home) -> Iterator[Check]:
         if not built:
             built_soon = "not built yet; the first deployment builds it (a minute)"
             yield Check("guest image", None, built_soon)
-        if KVM_DEVICE.exists():
-            yield Check("acceleration", None, f"{KVM_DEVICE} exists; probed once there is an image")
-        else:
-            absent = f"emulation: there is no {KVM_DEVICE}; {EMULATED}"
-            yield Check("acceleration", None, absent, FASTER)
+        for entry in registry.freezing():
+            yield from entry.on_host().before_probe()
     else:
         yield Check("guest image", True, f"{whole.digest} in {whole.directory}")
-        yield _acceleration(whole, home)
+        yield from (_acceleration(entry, whole, home) for entry in registry.freezing())
 
 
-def _acceleration(image: Image, home: Home) -> Check:
+def _acceleration(entry: Entry, image: Image, home: Home) -> Check:
+    boot = Boot(image.kernel, image.initramfs)
     try:
-        found = probe(image.kernel, image.initramfs, home.create().cache)
+        engine = entry.on_host().open_engine(boot, home.create().cache)
     except TorporError as error:
         return Check("acceleration", False, error.message, error.hint)
-    if found.accel != EMULATION:
-        return Check("acceleration", True, found.why)
-    return Check("acceleration", None, f"{found.why}; {EMULATED}", FASTER)
+    if engine.accel != EMULATION:
+        return Check("acceleration", True, engine.why)
+    return Check("acceleration", None, f"{engine.why}; {EMULATED}", FASTER)
 
 
 def _built(parent: Path) -> list[Path]:
     """What was built there, the oldest first."""
     found = parent.glob("?" * 32) if parent.is_dir() else ()
     return sorted((path for path in found if path.is_dir()), key=_age)
-
-
-def _time_stamps() -> Iterator[Check]:
-    khz = host_tsc_khz()
-    if khz is None:
-        hint = "Emulated machines may not boot here; KVM is not affected."
-        yield Check("time stamp counter", False, "its rate is not constant", hint)
-    else:
-        yield Check("time stamp counter", True, f"{khz / 1000:.0f} MHz, constant")
 
 
 def _disk(home: Home) -> Check:

@@ -17,15 +17,14 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import agents, deployments
 from torpor.contextlog.agents import AgentRow
-from torpor.control.engines import Engines
+from torpor.control.engines import Deployed, Engines
 from torpor.core.agentfile import AgentSource, no_agent
 from torpor.core.defining import may_define_agents
-from torpor.core.engines import PROCESS
 from torpor.core.ids import AgentVersion
-from torpor.image.deps import deps_are_here, ensure_deps
+from torpor.engine import registry
 from torpor.logstore.sqlite import LogStore
-from torpor.worker.loading import Loaded, Progress, tar_of
-from torpor.worker.templates import Template, keep_template
+from torpor.worker.loading import tar_of
+from torpor.worker.templates import keep_template
 
 
 class Deploying:
@@ -50,35 +49,18 @@ class Deploying:
         def told(stage: str, message: str, fraction: float | None) -> None:
             loop.call_soon_threadsafe(progress, stage, message, fraction)
 
-        if (engine or source.rules.engine or self._engines.choice.engine) == PROCESS:
-            return await self._deploy_process(source, told)
-        machines = await self._engines.machines(told)
-        image = machines.image.digest
-        version = source.version(image)
+        entry = registry.get(engine or source.rules.engine or self._engines.choice.engine)
+        ready = await self._engines.ready(entry.name, told)
+        version = source.version(entry.base_of(ready.image))
         async with self._under_way.setdefault(version, asyncio.Lock()):
             known = await self._deployed_before(version, source)
-            if known is not None and known.template is not None:
-                if not deps_are_here(machines.home, source.dependencies):
-                    await asyncio.to_thread(ensure_deps, machines.home, source.dependencies, told)
-                return _deployed(known, cached=True)
-            template = await self._engines.templates.make(source, version, told)
+            if known is not None and await ready.has(known, source, told):
+                return _reported(known, cached=True)
+            deployed = await ready.deploy(source, version, told)
             row = await self._store.write(
-                lambda c: _keep_with_template(c, source, version, image, template)
+                lambda c: _keep(c, source, version, ready.image, deployed)
             )
-        return _deployed(row, cached=False)
-
-    async def _deploy_process(self, source: AgentSource, told: Progress) -> dict[str, Any]:
-        processes = await self._engines.processes()
-        version = source.version(PROCESS)
-        async with self._under_way.setdefault(version, asyncio.Lock()):
-            known = await self._deployed_before(version, source)
-            if known is not None:
-                return _deployed(known, cached=True)
-            loaded = await processes.load(source, version, told)
-            row = await self._store.write(
-                lambda c: _keep_agent(c, source, version, PROCESS, loaded)
-            )
-        return _deployed(row, cached=False)
+        return _reported(row, cached=False)
 
     async def _deployed_before(self, version: AgentVersion, source: AgentSource) -> AgentRow | None:
         if await self._store.read(lambda c: agents.find_agent(c, version)) is None:
@@ -118,10 +100,10 @@ def _rules(source: AgentSource) -> dict[str, Any]:
     return {**told, "rules": source.rules.given, "webhooks": dict(source.webhooks)}
 
 
-def _keep_agent(
-    c: Connection, source: AgentSource, version: AgentVersion, image: str, loaded: Loaded
+def _keep(
+    c: Connection, source: AgentSource, version: AgentVersion, image: str, deployed: Deployed
 ) -> AgentRow:
-    return agents.put_agent(
+    row = agents.put_agent(
         c,
         version=version,
         name=source.called,
@@ -135,21 +117,15 @@ def _keep_agent(
             **({"env": dict(source.env)} if source.env else {}),
             **_rules(source),
             "image": image,
-            "default": loaded.default,
+            "default": deployed.loaded.default,
         },
         now=time.time(),
-        agents=loaded.agents,
+        agents=deployed.loaded.agents,
     )
+    return keep_template(c, version, deployed.template) if deployed.template else row
 
 
-def _keep_with_template(
-    c: Connection, source: AgentSource, version: AgentVersion, image: str, template: Template
-) -> AgentRow:
-    _keep_agent(c, source, version, image, template.loaded)
-    return keep_template(c, version, template)
-
-
-def _deployed(row: AgentRow, *, cached: bool) -> dict[str, Any]:
+def _reported(row: AgentRow, *, cached: bool) -> dict[str, Any]:
     return {
         "version": row.version,
         "engine": row.engine,

@@ -21,11 +21,11 @@ from torpor.contextlog import entries, runs
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.runs import RunRow
 from torpor.control.scheduler.scheduler import Scheduler
-from torpor.core.engines import PROCESS
 from torpor.core.errors import Conflict, HostError, InternalError, Invalid, TorporError
 from torpor.core.execs import Asked
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
+from torpor.engine import registry
 from torpor.engine.process.command import LocalCommand, NotStarted
 from torpor.logstore.sqlite import LogStore
 from torpor.worker.commands import WINDOW_BYTES, Command, Commands, Ended
@@ -45,7 +45,7 @@ class Engines(Protocol):
     @property
     def scheduler(self) -> Scheduler | None: ...
 
-    async def processes(self) -> ProcessCarriers: ...
+    async def processes(self, engine: str) -> ProcessCarriers: ...
 
     def ready_soon(self, engine: str) -> None: ...
 
@@ -107,7 +107,7 @@ class Executing:
 
     async def _look(self, command: Command, row: RunRow) -> None:
         """Do what is to be done about a command whose run is so now."""
-        here = row.engine == PROCESS
+        here = not registry.isolates(row.engine)
         asleep = row.state is RunState.SUSPENDED and not row.ready
         if row.state in FINAL:
             command.cut_off(Conflict(f"{row.id} has ended ({row.state.value}), and this with it"))
@@ -126,7 +126,7 @@ class Executing:
         return run in drivers and drivers[run].live is not None and drivers[run].doing != "starting"
 
     async def _begin_here(self, command: Command, row: RunRow) -> None:
-        where = await (await self._engines.processes()).beside(row)
+        where = await (await self._engines.processes(row.engine)).beside(row)
         environment = {**where.environment, **command.asked.env}
         await self._record(row.id, command.beginning())
         if command.asked.size is not None:
@@ -167,7 +167,7 @@ def _refuse(row: RunRow, asked: Asked) -> None:
             f"{row.id} has not begun: it waits for its turn",
             hint=f"torpor show {row.id} says what it waits for.",
         )
-    if asked.root and row.engine == PROCESS:
+    if asked.root and not registry.isolates(row.engine):
         raise Invalid(
             "without a machine there is nobody else to be than the server's user",
             hint="Leave --user out.",

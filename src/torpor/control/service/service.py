@@ -40,7 +40,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.totals import totals
 from torpor.contextlog.transfer import refuse_known
 from torpor.contextlog.upgrades import upgrade_run
-from torpor.control.engines import Engines
+from torpor.control.engines import Engines, Shared
 from torpor.control.observe import telemetry
 from torpor.control.processes import stop_processes
 from torpor.control.scheduler.claims import reasons
@@ -108,15 +108,17 @@ class Service:
         self._started_at = time.time()
         commands = Commands()
         self._engines = Engines(
-            home,
-            store,
-            self._blobs,
-            self._keys,
-            self._values,
-            self.files,
-            self._metrics,
-            self._storage.run_ended,
-            commands,
+            Shared(
+                home=home,
+                store=store,
+                blobs=self._blobs,
+                keys=self._keys,
+                values=self._values,
+                files=self.files,
+                metrics=self._metrics,
+                commands=commands,
+                on_end=self._storage.run_ended,
+            )
         )
         self.executing = Executing(store, self._engines, commands)
         self._asking = Asking(home.database)
@@ -172,16 +174,16 @@ class Service:
     @property
     def machines(self) -> Machines:
         """This host's machines; there from the first deployment of an agent to them on."""
-        assert self._engines.made_machines is not None
-        return self._engines.made_machines
+        return self._engines.all_machines[0]
 
     async def health(self) -> dict[str, Any]:
+        machines = self._engines.all_machines
         return {
             "version": torpor.__version__,
             "pid": os.getpid(),
             "engine": self._engines.choice.engine,
             "engine_why": self._engines.choice.why,
-            "accel": self._engines.probe.accel if self._engines.probe else None,
+            "accel": machines[0].engine.accel if machines else None,
             "home": str(self._home.root),
             "model": self._engines.model.upstream if self._engines.model else None,
             "public_url": self._waiting.base,
@@ -191,14 +193,15 @@ class Service:
     async def metrics(self) -> Collector:
         """All there is to measure, as it is now."""
         log = await self._store.read(totals)
-        scheduler, machines, pooled = self._scheduler, 0, 0
+        scheduler, machines = self._scheduler, 0
         pager: dict[str, Any] = {}
         if scheduler is not None:
             machines = sum(driver.live is not None for driver in scheduler.drivers.values())
-        if (made := self._engines.made_machines) is not None:
-            pooled = made.waiting
+        hosts = self._engines.all_machines
+        pooled = sum(each.waiting for each in hosts)
+        if hosts:
             with contextlib.suppress(TorporError):  # it is just being started again
-                pager = await made.pager.stats()
+                pager = await hosts[0].pager.stats()
         queues = await self.queueing.moments()
         moment = Moment(log, self._store.appended, machines, pooled, pager, queues)
         return self._metrics.at(moment, await self.prices())
@@ -503,7 +506,7 @@ class Service:
             await asyncio.to_thread(taken.begin, transfer.arriving(chunks))
             await self._store.read(lambda c: refuse_known(c, taken.run))
             if taken.needs is not None:
-                (await self._engines.machines()).require_fit(taken.needs)
+                (await self._engines.machines(taken.needs.engine)).require_fit(taken.needs)
             await asyncio.to_thread(partial(taken.store, seal_files=self._keys.on))
             run, key = RunId(taken.run["id"]), taken.key
             wrapped = None if key is None else await self._keys.wrapped(run, key)

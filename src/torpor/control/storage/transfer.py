@@ -50,6 +50,7 @@ from torpor.core.keep import parse_keep
 from torpor.core.rules import parse_rules
 from torpor.core.runfiles import check_paths
 from torpor.core.states import FINAL, RunState
+from torpor.engine import registry
 from torpor.engine.protocol import Shape
 from torpor.image.deps import layer_digest
 from torpor.image.publish import Workspace, build_once
@@ -523,9 +524,11 @@ def _agent(given: Any, source: bytes, version: str) -> AgentRow:
             used_at=0.0,
             deployed_at=None,
         )
-        parse_rules(row.spec.get("rules", {}), "the agent's rules")
+        what = "the agent's rules"
+        registry.checked(parse_rules(row.spec.get("rules", {}), what), what)
         check_env(row.spec.get("env", {}), "the agent's env")
-        made = source_from(row, source).version(row.spec["image"])
+        base = registry.get(row.engine).base_of(row.spec["image"])
+        made = source_from(row, source).version(base)
         parse_keep(row.spec["keep"], "keep")
         check_on_divergence(row.spec["on_divergence"], "on_divergence")
         sound = all(

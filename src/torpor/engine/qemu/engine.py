@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from torpor.engine.capabilities import EMULATION
 from torpor.engine.protocol import Files, Shape
+from torpor.engine.qemu import NAME
 from torpor.engine.qemu.command import CPU, MACHINE, command
 from torpor.engine.qemu.machine import QemuMachine
 from torpor.engine.qemu.probe import Probe
@@ -18,12 +20,24 @@ class QemuEngine:
     probe: Probe
 
     @property
+    def name(self) -> str:
+        return NAME
+
+    @property
+    def accel(self) -> str:
+        return self.probe.accel
+
+    @property
+    def why(self) -> str:
+        return self.probe.why
+
+    @property
     def learns(self) -> bool:
-        return self.probe.accel == "tcg"
+        return self.probe.accel == EMULATION
 
     def shape(self, *, memory_mib: int, disk_mib: int, image: str, deps: str) -> Shape:
         return Shape(
-            engine="qemu",
+            engine=NAME,
             engine_version=self.probe.version,
             accel=self.probe.accel,
             cpu=CPU[self.probe.accel],
