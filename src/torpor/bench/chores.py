@@ -1,7 +1,7 @@
 # /// script
 # requires-python = ">=3.11"
 # ///
-"""What `torpor bench snapshots` freezes: an agent that is told what to do, does it, and waits.
+"""What `torpor bench snapshots` freezes: an agent that gets a chore, does it, and waits.
 
 Each answer names a chore and how much of it; all change memory and files as agents do.
 """

@@ -1,4 +1,4 @@
-"""Making files cold, so that who reads them next waits for the disk."""
+"""Making files cold, so that their next reader waits for the disk."""
 
 from __future__ import annotations
 

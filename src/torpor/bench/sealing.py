@@ -61,7 +61,7 @@ def measure(pages: Pages, directory: Path) -> Cost:
 
 
 def _in_turns(count: int, *works: Callable[[int], object]) -> list[list[float]]:
-    """Seconds of each of `works` with 0, 1, … count - 1; who begins alternates."""
+    """Seconds of each of `works` with 0, 1, … count - 1; which one begins alternates."""
     taken: list[list[float]] = [[] for _ in works]
     for n in range(count):
         for i in range(len(works)):

@@ -3,7 +3,7 @@ that shares guest images and caches with the user's.
 
 All times of sleeps are those that a run's own log holds, but for one: that a freeze lasts until
 its record is committed can only be seen from outside, so the time from the record's entry until
-its subscriber was told is added.
+its subscriber heard is added.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Stage:
 
 
 def perform(work: Callable[[Stage], Coroutine[Any, Any, _T]]) -> _T:
-    """What `work` gives, done on a stage that is cleared away afterwards. Progress is told on
+    """What `work` gives, done on a stage that is cleared away afterwards. Progress is shown on
     stderr. Raises what `work` raises."""
     with _own_home(Home.find()) as home, _progress() as tell:
         return asyncio.run(_until_stopped(_on_stage(home, tell, work)))
@@ -142,7 +142,7 @@ async def _ended(store: LogStore, run: RunId) -> runs.RunRow:
 
 
 def _wait_for_pager(home: Home) -> None:
-    """It ends a moment after it was told to, and only then its files can be removed."""
+    """It ends a moment after it was asked to, and only then can its files be removed."""
     with (home.run / "pager.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
 

@@ -71,7 +71,7 @@ def capture(pages: Pages, directory: Path, key: Key | None) -> Rates:
 async def serve(machines: Machines, digest: str, key: Key | None, directory: Path) -> Rates:
     """All memory of a snapshot copied to a file, nothing of it in any cache but the layers in the
     page cache; the peer's source is the same memory as a file in the page cache. The kernel reads
-    ahead as it does for whoever copies, not as for faults."""
+    ahead as it does for a copy, not as for faults."""
     manifest = await asyncio.to_thread(machines.store.load, digest, key)
     memory, disk = (manifest.regions[name].length for name in ("memory", "disk"))
     plain, target = directory / "memory", directory / "memory.copy"

@@ -196,7 +196,7 @@ class _Attendance:
             threading.Thread(target=self._feed, daemon=True).start()
 
     def _feed(self) -> None:
-        with suppress(TorporError, OSError):  # its end is told where it is waited for
+        with suppress(TorporError, OSError):  # its end is reported where it is awaited
             self._command.feed(iter(lambda: os.read(sys.stdin.fileno(), _READ_BYTES), b""))
 
     def _interrupt(self) -> None:
@@ -212,7 +212,7 @@ class _Attendance:
         self._ask(lambda: self._command.signal(name))
 
     def _ask(self, do: Callable[[], None]) -> None:
-        with suppress(TorporError):  # it has just ended, or its end is told anyway
+        with suppress(TorporError):  # it has just ended, or its end is reported anyway
             do()
 
     def _say_why(self) -> None:

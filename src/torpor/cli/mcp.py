@@ -6,7 +6,7 @@ socket, or to TORPOR_URL with TORPOR_API_KEY, whose scopes then say what its too
 
 Each agent that is deployed has a tool that starts it, whose input is that of its annotations.
 
-What a tool gives is JSON, as the API's. What cannot be done is told as the tool's error, in words.
+What a tool gives is JSON, as the API's. What cannot be done is the tool's error, in words.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ _CHANGE = ("start_run", "answer_wait", "cancel_run")
 
 
 def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
-    """Their names, parameters and docstrings are what a model is told of them."""
+    """Their names, parameters and docstrings are what a model learns of them."""
 
     async def list_agents() -> str:
         """The agents that are deployed: versions, names, the JSON Schemas of their inputs."""
@@ -179,7 +179,7 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
 
 
 def _content(chunks: Iterator[bytes]) -> Object:
-    """As much of it as a model can be told of: {encoding, content, more}."""
+    """As much of it as fits a model: {encoding, content, more}."""
     data = bytearray()
     for chunk in chunks:
         data += chunk

@@ -2,7 +2,7 @@
 
 Editors save by writing twice, by renaming, through swap files. So a change is only a reason to look
 again, after a moment in which nothing else happens; and what counts is what `read_agent` then
-gives. What cannot be read is looked at once more before it is told: it may be half of a save.
+gives. What cannot be read is looked at once more before it is reported: it may be half of a save.
 
 Directories are watched, not files: those that have files of the agent's, those above them in its
 project, and those directly below, where new ones may come to be.

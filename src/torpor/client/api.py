@@ -438,7 +438,7 @@ class Client:
         agents: Sequence[str] | None = None,
         expires_s: float | None = None,
     ) -> Object:
-        """With `key`, which is told this once."""
+        """With `key`, which is shown this once."""
         body = {"name": name, "scopes": scopes, "agents": agents, "expires_s": expires_s}
         return self._object("POST", "/keys", json=body)
 

@@ -9,7 +9,7 @@
     admin      all of it: keys, exports, backups, the server's end
 
 A grant may be for some agents only, or for one run or one wait: then only for what concerns these.
-What concerns all agents at once (SQL, deployments, whatever is of the host) is not among that.
+What concerns all agents at once (SQL, deployments, the host itself) is not among them.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def check_restriction(scopes: Iterable[Scope], restricted: bool) -> None:
         )
 
 
-# A key is `torpor_ID_SECRET`: by the id it is found, and by whom it is seen in a log or a diff. The
+# A key is `torpor_ID_SECRET`: the id finds it, also in a log or a diff. The
 # secret is 256 bits by chance, so that one round of a hash keeps it as well as a thousand.
 PREFIX = "torpor_"
 _SECRET_BYTES = 32

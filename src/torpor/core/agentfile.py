@@ -1,6 +1,6 @@
 """An agent as it travels: its files, and what the host must know of it before it runs.
 
-Where they are read is `torpor.project`, on the machine of who has them.
+`torpor.project` reads them, on their author's machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class AgentSource:
     environment variables that are there when it is imported. `keep` says
     how long its snapshots are kept (`torpor.core.keep`), `on_divergence` what happens when it does
     not do what its log says (`torpor.core.divergence`), `rules` how its runs are treated otherwise
-    (`torpor.core.rules`), `webhooks` whom its waits may tell of themselves
+    (`torpor.core.rules`), `webhooks` the URLs that its waits may notify
     (`torpor.core.webhooks`); these make no other version. Nor do `name`, by which it is called
     (by default as its entry is), and `origin`, where it is from (`torpor.core.origins`).
     `executable` are the files that are programs. `root` is the directory that the files were read

@@ -134,7 +134,7 @@ class InternalError(TorporError):
 
 
 def problem(error: TorporError) -> dict[str, Any]:
-    """An error as a document, as RFC 9457 has it, wherever one is told to a program. What is wrong
+    """An error as a document, as RFC 9457 has it, wherever a program gets one. What is wrong
     with parts of what was given is in `errors`, by JSON pointers."""
     parts = error.parts if isinstance(error, Invalid) else ()
     errors = [{"pointer": pointer(part.path), "detail": part.message} for part in parts]

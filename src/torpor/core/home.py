@@ -9,7 +9,7 @@
     work/                 the directories of runs that are plain processes
     run/                  sockets, locks, mounts, machines: nothing here outlives the processes
     cache/                answers worth keeping (engine probe), what images are made of
-    prices.toml           what models cost, if that is to be told otherwise
+    prices.toml           what models cost, where that differs from the built-in table
     host.key              what wraps the keys that runs' snapshots are sealed with
 """
 

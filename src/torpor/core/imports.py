@@ -166,7 +166,7 @@ class _Reader:
             self.found.append(Import(name, names))
             return
         if first in sys.stdlib_module_names or "*" in names:
-            raise _End  # whose it is, or what it brings, cannot be told
+            raise _End  # its origin, or what it brings, cannot be known
         module = self._import_own(name)
         for each in names:
             if each not in module.bound:

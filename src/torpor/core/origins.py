@@ -30,7 +30,7 @@ def origin_of(path: Path) -> str:
 
 
 def seen_from_afar(origin: str) -> str:
-    """As a server on another machine is told it: a path is one of this machine."""
+    """For a server on another machine, which has no use for a path of this one."""
     return f"{platform.node()}:{origin}" if origin.startswith("/") else origin
 
 

@@ -9,7 +9,7 @@ HEADER = "torpor-version"
 
 
 def difference(server: str | None) -> str:
-    """In words, for whoever was refused; "" where they are the same, or the server did not say."""
+    """In words, for a refused client; "" where they are the same, or the server did not say."""
     if server is None or server == torpor.__version__:
         return ""
     return f"The server is torpor {server}, this is {torpor.__version__}: install the same here."

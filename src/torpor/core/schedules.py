@@ -1,4 +1,4 @@
-"""What a schedule may be told, beside its times."""
+"""The settings of a schedule, beside its times."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Model calls by their identity, (run, operation): each goes out once, whoever waits for it.
 
-A call is a task of its own: it goes on when who asked for it dies, and whoever asks under the same
+A call is a task of its own: it goes on when its caller dies, and whoever asks under the same
 identity joins it, or gets its answer. An answer is kept until it is *acknowledged*, that is, in the
 run's log; so what was paid for outlives machine, agent and server. A run that has ended is
 *forgotten*: what is under way for it is given up.
@@ -130,5 +130,5 @@ def _new_id() -> str:
 
 
 async def _answer_of(call: _Call) -> Reply | None:
-    await asyncio.wait([call.task])  # not cut off with who waits
+    await asyncio.wait([call.task])  # not cut off with its caller
     return None if call.task.cancelled() else call.task.result()

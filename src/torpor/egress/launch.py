@@ -3,7 +3,7 @@
 The broker gets this process's environment, secrets and all; it outlives this process, and is
 shared by whoever uses the directory. Which upstream it has was decided when it started.
 
-Two locks: the broker holds `run/broker.lock` as long as it lives; who starts or stops one holds
+Two locks: the broker holds `run/broker.lock` as long as it lives; what starts or stops one holds
 `run/broker.launch.lock` meanwhile. Without the second, one that lost the race to start could
 still be on its way up when the winner is stopped, and stay.
 """

@@ -103,6 +103,6 @@ def _response(answer: Answer) -> dict[str, Any]:
 def no_answer(
     path: str, status: int, error: TorporError | ValueError, *, retry: bool = True
 ) -> dict[str, Any]:
-    """What a model's client is told when there is no answer that it could be given."""
+    """What a model's client gets when there is no answer for it."""
     body = refusals.encoded(path, status, getattr(error, "code", "invalid"), str(error))
     return {"status": status, "headers": refusals.headers(retry=retry), "body": body.decode()}

@@ -1,7 +1,7 @@
 """A request that goes out, the reply that comes back, and the real API between the two.
 
 `Upstream` is the one seam of the broker; its three kinds are `OpenAIUpstream` (here), `LocalModel`
-and `StandIn`. An upstream answers, always: what it was told by the other end passes through as it
+and `StandIn`. An upstream answers, always: what the other end says passes through as it
 is, status and all; where there was no other end it answers with an error of its own, in the shape
 of the API that was called (`torpor.core.refusals`).
 """

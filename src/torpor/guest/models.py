@@ -182,7 +182,7 @@ class Models:
 
 
 def _serves(outcome: Mapping[str, Any]) -> bool:
-    """Whether who asks again is better served with this than with an answer of its own."""
+    """Whether this serves a client that asks again better than an answer of its own."""
     value = outcome.get("value")
     status = value.get("status") if isinstance(value, dict) else None
     return isinstance(status, int) and status < 400

@@ -2,7 +2,7 @@
 
 What it writes is read no further than the other side has room for (a *window*); what it is to read
 is kept until its pipe takes it, and then told of. So neither is kept beyond that, however much
-there is. In a machine and without one: whoever has the event loop is a `Watcher`.
+there is. It works in a machine and without one: the owner of the event loop is a `Watcher`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def open_terminal(rows: int, cols: int) -> tuple[int, int]:
 
 
 def _set_size(fd: int, rows: int, cols: int) -> None:
-    """Who reads from the terminal is told."""
+    """Programs that read from the terminal hear of it."""
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
 
 

@@ -17,7 +17,7 @@ class Settings(NamedTuple):
     home: Path
     deps: Path  # its dependencies, where `load` says there are any
     package: Path  # the directory that holds the package torpor
-    uid: int | None  # whom the agent runs as; None: as the supervisor
+    uid: int | None  # the agent's user; None: the supervisor's
     cgroup: Path | None  # the agent's own; None: it has none, only its Python threads stop
     model_port: int  # 0: any
     link_fd: int | None = None  # None: the virtio port

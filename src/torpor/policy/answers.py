@@ -72,7 +72,7 @@ def check_schema(schema: Mapping[str, Any], probe_s: float = PROBE_S) -> None:
 
 def problems(schema: Mapping[str, Any], answer: Any, what: str = "the answer") -> list[Part]:
     """What is wrong with `answer`, in the order of its parts; nothing, if it fits. Raises Invalid
-    when that cannot be told."""
+    when that cannot be decided."""
     try:
         found = [
             Part(tuple(error.absolute_path), _message(error, schema))

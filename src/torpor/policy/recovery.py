@@ -106,7 +106,7 @@ TABLE = (
         driver=Driver.CLAIMS,
         handing_over=False,
     ),
-    # Its epoch went to another, who has brought it to rest.
+    # Another took over its epoch, and brought it to rest.
     _row("it was taken", Act.LEAVE, state=_NOT_RUNNING, driver=_AT_IT, handing_over=False),
     _row("it goes on from the log", Act.CLAIM, spent=False, **_LOST),
     _row("it gets nowhere", Act.GIVE_UP, spent=True, cancel=False, **_LOST),

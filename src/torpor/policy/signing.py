@@ -40,7 +40,7 @@ def sign(key: bytes, id: str, at: float, body: bytes) -> dict[str, str]:
 
 
 class Unsigned(Exception):
-    """A message is not from who has the secret, or not from now. It tells nothing of the secret."""
+    """A message was not signed with the secret, or not just now. Says nothing of the secret."""
 
 
 def verify(key: bytes, headers: Mapping[str, str], body: bytes, now: float) -> str:
@@ -55,7 +55,7 @@ def verify(key: bytes, headers: Mapping[str, str], body: bytes, now: float) -> s
     fits = [hmac.compare_digest(mac.encode(), wanted) for kind, _, mac in given if kind == "v1"]
     if not any(fits):
         raise Unsigned("webhook-signature does not fit")
-    # Once it is known to be genuine: that it is old is told to nobody else.
+    # Once it is known to be genuine: nobody else learns that it is old.
     if abs(now - int(timestamp)) > TOLERANCE_S:
         raise Unsigned(f"webhook-timestamp is more than {TOLERANCE_S} s from now")
     return id

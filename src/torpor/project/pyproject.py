@@ -218,7 +218,7 @@ class Pyproject:
         return "\n".join([*lines, ""])
 
     def _version(self) -> str:
-        """As it stands in pyproject.toml, or where the build backend is told to read it; else 0:
+        """As it stands in pyproject.toml, or where the build backend reads it; else 0:
         nothing is built."""
         version = self.project.get("version", "")
         if isinstance(version, str) and version and "\n" not in version and "/" not in version:

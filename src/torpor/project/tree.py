@@ -24,7 +24,7 @@ from torpor.core.agentfile import FILES_BYTES_MAX, FILES_MAX
 from torpor.core.errors import Invalid
 
 IGNORE_FILES = (".gitignore", ".torporignore")
-# A walk ends here: whoever gave the root of a disk need not wait for the end of it.
+# A walk ends here: somebody who names the root of a disk need not wait for its end.
 WALK_MAX = 50_000
 _CULPRITS = 5
 _NEVER = frozenset(

@@ -260,7 +260,7 @@ def _confine(timeout_s: float) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(what, (most, most))
-    os.nice(5)  # whoever serves goes first
+    os.nice(5)  # the server goes first
 
 
 def _quoted(path: str) -> str:

@@ -37,7 +37,7 @@ def run(
     """Import them in order, as the statements `import module` and `from module import names` do.
     `app` has the agent's files; if it is left afterwards, `passing` is what tells its path from all
     others. It takes long to see who remembers that: of what is `known` it was seen before. What is
-    to be told of it: `failed`, `unfit`."""
+    to be reported: `failed`, `unfit`."""
     threads, sockets = set(threading.enumerate()), _sockets()
     found_in = list(sys.path)
     opened = files.Changes([app], files.OPENED, besides=[OURS])

@@ -7,9 +7,9 @@ server. What the supervisor does there is done here, in the process itself: mode
 by a thread (`torpor.sdk.endpoint`), standing still is the control thread holding the runtime's
 lock, and a step that is replayed leaves a *mark* in the output instead of asking.
 
-It waits until it is told which agent to load, and in which directory: where a run's files are is a
+It waits to learn which agent to load, and in which directory: where a run's files are is a
 name of that run alone, and what an agent makes of `__file__` is the same in each of its processes.
-Before that it may be told to import what the agent imports first (`torpor.sdk.ahead`).
+Before that it may be asked to import what the agent imports first (`torpor.sdk.ahead`).
 
 A mark is NUL, MARK, colon, a decimal offset, newline. It says that what follows stands at that
 offset of the stream: what the step had printed when it was recorded is not printed again. MARK is

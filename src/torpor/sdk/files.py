@@ -3,7 +3,7 @@
 The agent's home and the directories for temporary files are watched by inotify, by path: what a
 child process writes counts, too. A step compares the state before its body with that after it
 (`Changes.mark`); what another thread writes meanwhile counts for both, which costs a snapshot and
-loses nothing. What cannot be watched (too many directories, events that were dropped) is told by
+loses nothing. What cannot be watched (too many directories, events that were dropped) is said by
 the file system's free blocks and inodes; a file that keeps its size is missed then.
 """
 

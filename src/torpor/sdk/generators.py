@@ -4,7 +4,7 @@ Made while the agent's file is imported, such a one would be the same in every r
 and made in a run, the same in its forks: so it is seeded anew in each thaw (`torpor.sdk.freezing`).
 One that the agent seeded itself looks alike, and must stay as it is; which is which shows only when
 it is seeded. So that is watched from before the file is imported: `random.Random.seed`, and where
-numpy gets a seed for whoever names none.
+numpy gets a seed where the caller names none.
 
 Those of `random` are seeded before any thread runs. numpy's need Python code, which runs first of
 all, but perhaps not before a thread that was waiting for the interpreter.
@@ -30,7 +30,7 @@ _LOCK_S = 1.0
 class Generators:
     def __init__(self) -> None:
         self._plain: dict[int, weakref.ref[random.Random]] = {}
-        self._seeds: set[int] = set()  # that numpy, and whoever asks for as many bits, was given
+        self._seeds: set[int] = set()  # given to numpy, and where as many bits are asked for
         self._looked = 0  # so many of them were there when it was looked last
         self._bits: list[Any] = []  # numpy's bit generators that have one; no weak references
 

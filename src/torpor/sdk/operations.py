@@ -47,8 +47,8 @@ class Operation:
     name: str
     digest: str
     own: Outcome | None = None  # a step's outcome on its way to the log, or replayed from it
-    once: bool = False  # a step that is not to be repeated unasked
-    doubt: int = 0  # it is in doubt for the so manieth time, and has not begun: see `ask`
+    once: bool = False  # a step that may not be repeated without a person's consent
+    doubt: int = 0  # how many times it has been in doubt, before it begins: see `ask`
     message: bytes = b""  # that begins it
     order: int = 0  # of two that have ended, the lower ended first, live and replayed
     fetched: bytearray | None = None  # of a recorded value that is on its way
@@ -64,7 +64,7 @@ class Operation:
 
     @cached_property
     def future(self) -> Future[Outcome]:
-        """Made on demand: most of a long replay needs none. There before the host is told of the
+        """Made on demand: most of a long replay needs none. There before the host hears of the
         operation, so that no two threads make it."""
         settled: Future[Outcome] = Future()
         if self.replayed is not None:

@@ -3,7 +3,7 @@
     python3 -P -m torpor.sdk.process CONTROL_FD HOLD_FD APP_DIR [DEPS_DIR]
 
 The supervisor starts it with stdout and stderr on pipes, JSON lines on the socket CONTROL_FD, and
-the socket HOLD_FD for `freezing.hold`. Which file that is it is told by `load`; before that it may
+the socket HOLD_FD for `freezing.hold`. `load` says which file that is; before that it may
 be told to `import` some of what the file imports first (`torpor.sdk.ahead`). The agent's own code
 runs in the main thread.
 """
@@ -129,7 +129,7 @@ def live(runtime: Runtime, deps: list[str], move: Move, *, watched: Iterable[str
 
 
 def _entry_given(runtime: Runtime, deps: list[str], move: Move) -> tuple[str, str, Sequence[Path]]:
-    """What is to be loaded, in which directory, and where its modules are; until it is told, what
+    """What is to be loaded, in which directory, and where its modules are; until then, what
     is to be imported ahead is."""
     roots: Sequence[Path] | None = None
     while (message := runtime.starts.get())["t"] != "load":
@@ -150,7 +150,7 @@ def _entry_given(runtime: Runtime, deps: list[str], move: Move) -> tuple[str, st
 
 
 def _importing(runtime: Runtime) -> contextlib.AbstractContextManager[None]:
-    """While it lasts, it is told how far that is."""
+    """While it lasts, the host hears how far it is."""
 
     def say(what: str) -> None:
         runtime.say("importing", what=what[: messages.NAME_MAX])

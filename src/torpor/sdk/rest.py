@@ -141,7 +141,7 @@ class Rest(NamedTuple):
     wake_in: float | None = None  # until the first timer of an event loop that counts
 
     def report(self) -> dict[str, Any]:
-        """As the host is told of it."""
+        """As the host gets it."""
         woken = {} if self.wake_in is None else {"wake_in": self.wake_in}
         return woken | ({"at_work": True} if self.busy else {})
 

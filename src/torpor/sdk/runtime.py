@@ -582,7 +582,7 @@ class Runtime:
         """Why a machine could not go on from a snapshot of now."""
         if once := next((each.op for each in self._pending.values() if each.once), None):
             # One restored in the middle of such a step would do the rest of it again.
-            return f"{once} is at work, and not to be repeated unasked"
+            return f"{once} is at work, and may not be repeated without a person's consent"
         # The other end of it is a process that would not be there.
         return "a large result is on its way" if self._transfers else ""
 

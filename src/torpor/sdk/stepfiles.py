@@ -214,7 +214,7 @@ class StepFiles:
 
 
 def _sync(path: str) -> None:
-    """What is said to be recorded is there after a power cut (rule 1)."""
+    """What counts as recorded is there after a power cut (rule 1)."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

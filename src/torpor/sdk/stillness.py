@@ -22,7 +22,7 @@ def prepare(
 ) -> list[T]:
     """Stand still; with `rest_s` only if the agent has heard all that came, and rests. What `hold`
     gives, called under the runtime's lock unless there is an `obstacle`, when the process goes on;
-    nothing if it did not stand still, which is told."""
+    nothing if it did not stand still; that is reported."""
     rest_s, anyhow = message.get("rest_s"), message.get("anyhow", False)
     found = watch.look(rest_s)
     held: list[T] = []

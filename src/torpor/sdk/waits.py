@@ -169,7 +169,7 @@ def waitpoint(
     """Begin to wait for an answer from outside, and go on.
 
     `prompt` and `data` (JSON) are what the answerer sees; `schema` is a JSON Schema that the
-    answer's data must fit. `webhook` names who is told of it, by the names in the agent's file;
+    answer's data must fit. `webhook` names whom to notify, by the names in the agent's file;
     of several the first at once, the next with each reminder. `remind_after` says when, from its
     beginning. Waits with the same `idempotency_key`, also of other runs of the agent, are one
     question: the first answer is that of all.

@@ -7,7 +7,7 @@ manifest *that is there* names it, or it is young or held. So manifests go first
 directory is read anew, and only then layers go.
 
 Why nothing that runs beside this loses anything. Blobs of a snapshot that is not recorded yet
-are young (every put makes them so, also of names that exist), and held by whoever may take long
+are young (every put makes them so, also of names that exist), and held by whatever may take long
 to record it. A new manifest names only new layers and layers of its parent; the parent is held
 from before it is read until the new one is there. So whichever manifest appears after the
 directory was read, its old layers are named by one that was there: itself or an ancestor.
@@ -109,7 +109,7 @@ def _named_by(
             layers = store.layers(digest)
         except TorporError as error:
             if isinstance(error, NotFound) and digest not in roots:
-                continue  # a draft, deleted meanwhile by who made it
+                continue  # a draft, deleted meanwhile by its maker
             problems.append(f"{error.message}: no layer is removed, for it may name any")
         else:
             named[digest] = {layer.digest for layer in layers if layer.kind != "raw"}

@@ -298,7 +298,7 @@ class LayerReader(_FrameFile):
 
 class SealedReader(_FrameFile):
     """A sealed layer, with the key that it was written with. Raises as `LayerReader`, for another
-    key too: that cannot be told from damage. Without one, its pages can only be counted."""
+    key too: that looks like damage. Without one, its pages can only be counted."""
 
     def __init__(self, path: Path, key: Key | None) -> None:
         super().__init__(path, head=_SEALED_HEAD_BYTES, entry=_SEALED_ENTRY, descriptor=0)

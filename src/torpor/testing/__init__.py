@@ -12,7 +12,7 @@ the host is played. No server, no machine, no network, no waiting.
 
     running    `run`: an agent, from its input to its outcome
     host       the host's side of the conversation: answers, time, children
-    script     what `answers` says, and to whom
+    script     what `answers` gives, and to which operation
     models     what `models` says to model calls
     apis       that as answers of the APIs that are called
     clock      the time, which stands still and skips

@@ -129,7 +129,8 @@ def wait_of(agent: str, message: Mapping[str, Any]) -> Wait:
 
 @dataclass
 class Script:
-    """`given`, and who has got which of its lists' answers: (run, operation), to key and place."""
+    """`given`, and what of its lists each operation got:
+    (run, operation), to key and place."""
 
     given: Answers
     taken: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)

@@ -77,7 +77,7 @@ class Agent:
 
     @classmethod
     async def start(cls, interpreter: Interpreter) -> Agent:
-        """Start one that waits to be told what to load. Raises HostError."""
+        """Start one that waits for what to load. Raises HostError."""
         mark = secrets.token_hex(16)
         ours, theirs = socket.socketpair()
         pipes = os.pipe(), os.pipe()

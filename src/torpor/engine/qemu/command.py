@@ -3,7 +3,7 @@
 Why what is here is here (all tried on QEMU 7.2):
 
 - `-M microvm` with pit, pic, rtc and isa-serial off restores fastest and has 13 KB of device
-  state. Its kernel cannot calibrate the TSC then, so it is told: `tsc_early_khz`.
+  state. Its kernel cannot calibrate the TSC then, so it gets it: `tsc_early_khz`.
 - `thread=single,tb-size=64`: one vCPU, and a translation cache that a short resume fills.
 - `-cpu Nehalem` under emulation is x86-64-v2 (numpy 2 wants that); models with AVX run slower.
 - `init_on_free=1` makes free pages zero, so that they cost nothing in a snapshot.

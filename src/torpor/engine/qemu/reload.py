@@ -6,7 +6,7 @@ a disk worth mentioning, whose snapshot has nothing but the devices. (`xen-load-
 would need no file; QEMU 7.2 aborts after it, as it frees what only a migration allocates.)
 
 One section is left out of the state: `cpu_common`. On loading it QEMU throws away all translated
-code, because RAM may have changed behind its back. Here it is told of each page that did
+code, because RAM may have changed behind its back. Here it learns of each page that did
 (`QemuMachine.forget`), and to keep the rest is why such a machine is used at all. What the
 section says is not missed: that the processor was halted (it then comes back from `hlt` without a
 cause, as any kernel allows), and that an interrupt was pending, which the local APIC's own section
