@@ -137,8 +137,8 @@ class Fuse:
             self.around(os, name, name)
         for name in ("put_all", "put_stream"):
             self.around(LocalBlobs, name, "put")
-        for name in ("claim", "transition"):
-            self.around(runs, name, name)
+        for name, kind in (("claim",) * 2, ("transition",) * 2, ("suspend", "transition")):
+            self.around(runs, name, kind)
 
 
 async def serve(home: Path, fuse: Fuse) -> None:

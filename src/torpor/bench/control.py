@@ -221,7 +221,7 @@ def _fall_asleep(c: Connection, version: AgentVersion, due_at: float | None) -> 
     named = {"op": OpId(f"{kind}:turn 0#1"), "name": "turn 0", "digest": "0" * 32, "kind": kind}
     waits.create_wait(c, run, epoch, **named, prompt="turn 0", now=now, due_at=due_at)  # type: ignore[arg-type]
     last = runs.get_run(c, run).last_seq
-    runs.transition(c, run, epoch, RunState.SUSPENDED, now, seen=last)
+    runs.suspend(c, run, epoch, now, runs.Suspension(seen=last))
 
 
 @dataclass(frozen=True)

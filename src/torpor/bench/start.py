@@ -64,7 +64,7 @@ def _put_run(c: Connection, number: int) -> None:
     if number % 2:
         runs.transition(c, row.id, epoch, RunState.COMPLETED, now, result=number)
     else:
-        runs.transition(c, row.id, epoch, RunState.SUSPENDED, now, seen=Seq(row.last_seq + 1))
+        runs.suspend(c, row.id, epoch, now, runs.Suspension(seen=Seq(row.last_seq + 1)))
 
 
 def _measure(times: int) -> dict[str, list[float]]:

@@ -64,10 +64,10 @@ def reload_run(
     made = fork_run(c, origin, wanted, rewrap, now)
     if not ended:
         words = f"its code changed; {made.id} goes on as the new version"
-        error = {"type": RELOADED, "message": words, "traceback": None, "took_over": made.id}
+        error = {"type": RELOADED, "message": words, "traceback": None}
         # Heard first: its agent is not to go on with the waits that end with it.
         tell(c, Replaced(origin.id))
-        transition(c, origin.id, None, RunState.CANCELLED, now, error=error)
+        transition(c, origin.id, None, RunState.CANCELLED, now, error=error, successor=made.id)
     return made
 
 

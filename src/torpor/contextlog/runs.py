@@ -368,6 +368,56 @@ def claim(c: Connection, run: RunId, now: float) -> Epoch:
     return epoch
 
 
+@dataclass(frozen=True)
+class Suspension:
+    """How a run is suspended. `seen` is how far it has seen its log, by default as far as its
+    newest snapshot has. One that is `handed_over` was suspended at work: it is ready at once. One
+    that is `patient` is ready when all that it waits for has ended, and not before; any is at
+    `wake_at`."""
+
+    seen: Seq | None = None
+    handed_over: bool = False
+    patient: bool = False
+    wake_at: float | None = None
+
+
+def suspend(
+    c: Connection, run: RunId, epoch: Epoch | None, now: float, how: Suspension = Suspension()
+) -> RunRow:
+    """Suspend the run. In the write that records its snapshot, that makes the two one (rules 5, 6).
+    Raises as `transition`."""
+    row = _leaving(c, run, epoch, RunState.SUSPENDED)
+    next_at = [at for at in (row.wall_until, how.wake_at) if at is not None]
+    values = _moved(row, RunState.SUSPENDED, now)
+    values |= {"wake_at": how.wake_at, "due_at": min(next_at, default=None)}
+    newest = newest_snapshot(c, run)
+    data: dict[str, Any] = {"snapshot": newest.id if newest else None}
+    if how.wake_at is not None:
+        data["wake_at"] = how.wake_at
+        tell(c, Due())
+    seen = how.seen
+    if seen is None:
+        seen = newest.seq if newest else Seq(0)
+    unseen = journal_holds(c, run, seen)
+    values["ready"] = how.handed_over or (row.ready and (row.cancel_requested or unseen))
+    if how.patient and not how.handed_over and not row.cancel_requested:
+        values |= {"patient": True, "ready": unseen and not list_waits(c, run)}
+    if how.handed_over:
+        data["handed_over"] = True
+    append(c, run, epoch, [NewEntry("run.suspended", None, data)], now)
+    c.execute(update(_runs).where(_runs.c.id == run).values(**values))
+    return _exactly(c, run)
+
+
+def _leaving(c: Connection, run: RunId, epoch: Epoch | None, to: RunState) -> RunRow:
+    """The run, which may go from its state `to` that one."""
+    row = _exactly(c, run, lock=True)
+    if epoch is not None and (epoch != row.epoch or row.state in FINAL):
+        raise refusal(c, run, epoch)
+    _check_move(row, to)
+    return row
+
+
 def transition(
     c: Connection,
     run: RunId,
@@ -377,65 +427,39 @@ def transition(
     *,
     result: Any = None,
     error: Mapping[str, Any] | None = None,
-    seen: Seq | None = None,
-    handed_over: bool = False,
-    patient: bool = False,
-    wake_at: float | None = None,
+    successor: RunId | None = None,
 ) -> RunRow:
-    """Suspend the run or end it; `result` goes with completed, `error` with failed or cancelled.
-    `seen` is how far a run that is suspended has seen its log, by default as far as its newest
-    snapshot has. One that is `handed_over` was suspended at work: it is ready at once. One that is
-    `patient` is ready when all that it waits for has ended, and not before; any is at `wake_at`.
+    """End the run, or suspend it as it is by default; `result` goes with completed, `error` with
+    failed or cancelled. The `successor` takes its place.
 
     Ending it cancels its open waits (rule 11), and ends what its parent waits for with it. A run
-    that is cancelled takes its children with it. Suspending it in the write that records its
-    snapshot makes the two one (rules 5, 6). `epoch` is that of the machine, None when the host
+    that is cancelled takes its children with it. `epoch` is that of the machine, None when the host
     decides. Raises StaleEpoch (also when the run has ended), Conflict (no such move), NotFound,
     Invalid (the result is not JSON, or too large).
     """
+    if to is RunState.SUSPENDED:
+        return suspend(c, run, epoch, now)
     if to is RunState.RUNNING:
         raise InternalError("a run gets to running by claim(), which makes the epoch")
-    row = _exactly(c, run, lock=True)
-    if epoch is not None and (epoch != row.epoch or row.state in FINAL):
-        raise refusal(c, run, epoch)
-    _check_move(row, to)
-    values = _moved(row, to, now)
-    successor = None if error is None else error.get("retry", error.get("took_over"))
-    if to is RunState.SUSPENDED:
-        next_at = [at for at in (row.wall_until, wake_at) if at is not None]
-        values |= {"wake_at": wake_at, "due_at": min(next_at, default=None)}
-        newest = newest_snapshot(c, run)
-        data: dict[str, Any] = {"snapshot": newest.id if newest else None}
-        if wake_at is not None:
-            data["wake_at"] = wake_at
-            tell(c, Due())
-        if seen is None:
-            seen = newest.seq if newest else Seq(0)
-        unseen = journal_holds(c, run, seen)
-        values["ready"] = handed_over or (row.ready and (row.cancel_requested or unseen))
-        if patient and not handed_over and not row.cancel_requested:
-            values |= {"patient": True, "ready": unseen and not list_waits(c, run)}
-        if handed_over:
-            data["handed_over"] = True
-    else:
-        data = {"result": result} if to is RunState.COMPLETED else {"error": error}
-        # Before anything is written: what raises has changed nothing.
-        check_object(data, "the run's outcome")
-        cancel_waits(c, run, now)
-        values |= {
-            "result": result,
-            "error": error,
-            "ended_at": now,
-            "ready": False,
-            "due_at": None,
-            "successor": successor,
-        }
+    values = _moved(_leaving(c, run, epoch, to), to, now)
+    data = {"result": result} if to is RunState.COMPLETED else {"error": error}
+    # Before anything is written: what raises has changed nothing.
+    check_object(data, "the run's outcome")
+    cancel_waits(c, run, now)
+    values |= {
+        "result": result,
+        "error": error,
+        "ended_at": now,
+        "ready": False,
+        "due_at": None,
+        "successor": successor,
+    }
     append(c, run, epoch, [NewEntry(f"run.{to.value}", None, data)], now)
     c.execute(update(_runs).where(_runs.c.id == run).values(**values))
     if successor is not None:
         move_child_waits(c, run, successor)
         c.execute(update(_runs).where(_runs.c.after == run).values(after=successor))
-    elif to in FINAL:
+    else:
         end_child_waits(c, run, to, result if error is None else error, now)
         followers = update(_runs).where(_runs.c.after == run, _runs.c.state == RunState.QUEUED)
         due = or_(_runs.c.not_before.is_(None), _runs.c.not_before <= now)

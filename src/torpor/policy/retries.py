@@ -7,10 +7,9 @@ log or is refused by it, a limit that was reached, an agent that raised `NonRetr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from torpor.core.ids import OpId
 from torpor.core.rules import Rules
 
 BACKOFF_S_MAX = 3600.0
@@ -19,6 +18,16 @@ _OUT_OF_MEMORY = frozenset({"OutOfMemory", "MemoryError"})
 _FOR_GOOD = frozenset(
     {"Invalid", "Conflict", "NotFound", "CannotRestore", "Overran", "Expired", "Cancelled"}
 )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What counts of a failure: the type of its error, and what the agent says beside that."""
+
+    type: str
+    diverged: OpId | None = None  # from this operation of its log
+    after_s: float | None = None  # it is to be tried again, but not before
+    final: bool = False  # it is not to be tried again
 
 
 @dataclass(frozen=True)
@@ -32,20 +41,19 @@ class Retry:
 
 
 def decide(
-    error: Mapping[str, Any], attempt: int, rules: Rules, memory_mib: int | None, chance: float
+    failure: Failure, attempt: int, rules: Rules, memory_mib: int | None, chance: float
 ) -> Retry | None:
     """For the run's `attempt`, counted from 1, on a machine of `memory_mib`, if it has one;
     `chance` is from 0 to 1."""
     most = rules.memory_max_mib
-    starved = error.get("type") in _OUT_OF_MEMORY
+    starved = failure.type in _OUT_OF_MEMORY
     if starved and memory_mib is not None and most is not None and memory_mib < most:
         return Retry(0.0, min(2 * memory_mib, most), counts=False)
-    if attempt > rules.retries or error.get("type") in _FOR_GOOD:
+    if attempt > rules.retries or failure.type in _FOR_GOOD:
         return None
-    if error.get("final") or "diverged" in error:
+    if failure.final or failure.diverged is not None:
         return None
-    after_s = error.get("after_s")
-    if after_s is not None:
-        return Retry(float(after_s))
+    if failure.after_s is not None:
+        return Retry(failure.after_s)
     full = min(rules.retry_backoff_s * 2.0 ** min(attempt - 1, 30), BACKOFF_S_MAX)
     return Retry(full * (0.5 + chance / 2))

@@ -19,6 +19,7 @@ from torpor.core.divergence import SUPERSEDED_MAX
 from torpor.core.errors import Invalid
 from torpor.core.runfiles import FILE_BYTES_MAX, PATH_CHARS_MAX
 from torpor.core.starting import DELAY_S_MAX, PRIORITY_MAX
+from torpor.wire import names
 from torpor.wire.checks import Check
 from torpor.wire.checks import anything as _any
 from torpor.wire.checks import flag as _flag
@@ -261,15 +262,15 @@ def _children(value: Mapping[str, Any]) -> str:
 
 
 FROM_GUEST: dict[str, Check] = {
-    "hello": _record({"protocol": _integer(1), "python": _NAME, "kernel": _NAME}),
-    "importing": _record({"what": _NAME}),  # the module, or the line of a file of the agent's
-    "imported": _record({"failed?": _TEXT, "unfit?": _TEXT}),  # as `torpor.sdk.ahead` says
-    "loaded": _record({"agents": _list(_AGENT, 256), "default": _or_null(_NAME)}),
-    "load_failed": _record({"error": _TEXT, "traceback": _TEXT}),
-    "begin": _BEGIN,
-    "batch": _record({"begins": _list(_BEGIN, BATCH_MAX)}, _children),
-    "part": _record({"op": _OP, "data": _PART}),
-    "end": _record(
+    names.HELLO: _record({"protocol": _integer(1), "python": _NAME, "kernel": _NAME}),
+    names.IMPORTING: _record({"what": _NAME}),  # the module, or the line of a file of the agent's
+    names.IMPORTED: _record({"failed?": _TEXT, "unfit?": _TEXT}),  # as `torpor.sdk.ahead` says
+    names.LOADED: _record({"agents": _list(_AGENT, 256), "default": _or_null(_NAME)}),
+    names.LOAD_FAILED: _record({"error": _TEXT, "traceback": _TEXT}),
+    names.BEGIN: _BEGIN,
+    names.BATCH: _record({"begins": _list(_BEGIN, BATCH_MAX)}, _children),
+    names.PART: _record({"op": _OP, "data": _PART}),
+    names.END: _record(
         {
             "op": _OP,
             "ok": _flag,
@@ -280,12 +281,12 @@ FROM_GUEST: dict[str, Check] = {
         },
         _outcome,
     ),
-    "fetch": _record({"op": _OP}),
-    "replayed": _record({"op": _OP}),
+    names.FETCH: _record({"op": _OP}),
+    names.REPLAYED: _record({"op": _OP}),
     # `op`: the step in whose body it was said.
-    "note": _record({"kind": _one_of(*NOTE_KINDS), "data": _any, "op?": _OP}),
+    names.NOTE: _record({"kind": _one_of(*NOTE_KINDS), "data": _any, "op?": _OP}),
     # `all`: the agent goes on only when all that it waits for has ended.
-    "status": _record(
+    names.STATUS: _record(
         {
             "waiting": _integer(0),
             "busy": _integer(0),
@@ -294,14 +295,14 @@ FROM_GUEST: dict[str, Check] = {
     ),
     # `wake_in`: until something of its own is due in the agent, for which it is to be awake.
     # `at_work`: it does not rest, but was to stand still all the same.
-    "prepared": _record({"wake_in?": _SECONDS, "at_work?": _flag}),
+    names.PREPARED: _record({"wake_in?": _SECONDS, "at_work?": _flag}),
     # `again_s`: it is at work, or about to be, and may be asked again after that.
-    "unprepared": _record({"reason": _TEXT, "again_s?": _SECONDS}),
-    "thawed": _record({"epoch": _EPOCH, "at": _TIME}),
+    names.UNPREPARED: _record({"reason": _TEXT, "again_s?": _SECONDS}),
+    names.THAWED: _record({"epoch": _EPOCH, "at": _TIME}),
     # After a pause that ended with `resume`; `at` as its clock is now.
-    "resumed": _record({"at": _TIME}),
-    "done": _record({"value": _any}),
-    "failed": _record(
+    names.RESUMED: _record({"at": _TIME}),
+    names.DONE: _record({"value": _any}),
+    names.FAILED: _record(
         {
             "type": _text(NAME_MAX),
             "message": _TEXT,
@@ -312,19 +313,19 @@ FROM_GUEST: dict[str, Check] = {
             "final?": _flag,  # not to be tried again
         }
     ),
-    "exited": _record(
+    names.EXITED: _record(
         {
             "code": _or_null(_integer(-(2**31), 2**31 - 1)),
             "signal": _or_null(_integer(1, 128)),
             "oom": _flag,
         }
     ),
-    "crashed": _record({"traceback": _TEXT}),
+    names.CRASHED: _record({"traceback": _TEXT}),
     # Of a command beside the agent (`torpor.guest.commands`). `taken`: so much of what it is to
     # read is in its hands.
-    "exec.output": _record({"exec": _ID, "stream": _integer(1, 2), "data": _PART}),
-    "exec.taken": _record({"exec": _ID, "bytes": _integer(1)}),
-    "exec.exited": _record(
+    names.EXEC_OUTPUT: _record({"exec": _ID, "stream": _integer(1, 2), "data": _PART}),
+    names.EXEC_TAKEN: _record({"exec": _ID, "bytes": _integer(1)}),
+    names.EXEC_EXITED: _record(
         {
             "exec": _ID,
             "code?": _integer(0, 255),
@@ -336,9 +337,9 @@ FROM_GUEST: dict[str, Check] = {
 }
 FROM_HOST: dict[str, Check] = {
     # A file of the run, whose bytes follow on the link's channel for files.
-    "file": _record({"path": _text(PATH_CHARS_MAX, 1), "bytes": _integer(0, FILE_BYTES_MAX)}),
+    names.FILE: _record({"path": _text(PATH_CHARS_MAX, 1), "bytes": _integer(0, FILE_BYTES_MAX)}),
     # Before `load`: start the agent's process, and import these ahead, as the file `entry` would.
-    "import": _record(
+    names.IMPORT: _record(
         {
             "entry": _or_null(_text(4096, 1)),
             "deps": _flag,
@@ -348,8 +349,8 @@ FROM_HOST: dict[str, Check] = {
             ),
         }
     ),
-    "load": _record({"entry": _text(4096, 1), "deps": _flag, "version": _ID, "env?": _ENV}),
-    "start": _record(
+    names.LOAD: _record({"entry": _text(4096, 1), "deps": _flag, "version": _ID, "env?": _ENV}),
+    names.START: _record(
         {
             "run": _ID,
             "epoch": _EPOCH,
@@ -359,7 +360,7 @@ FROM_HOST: dict[str, Check] = {
             "journal": _JOURNAL,
         }
     ),
-    "thaw": _record(
+    names.THAW: _record(
         {
             "epoch": _EPOCH,
             "run": _ID,
@@ -369,20 +370,20 @@ FROM_HOST: dict[str, Check] = {
             "journal": _JOURNAL,
         }
     ),
-    "journal": _record({"records": _JOURNAL}),
-    "clock": _record({"time": _TIME}),
+    names.JOURNAL: _record({"records": _JOURNAL}),
+    names.CLOCK: _record({"time": _TIME}),
     # `rest_s`: only if the agent rests, and nothing of its own is due within so long; or
     # `anyhow`, and then it is to say so.
-    "prepare": _record({"rest_s?": _SECONDS, "anyhow?": _flag}),
-    "resume": _record({"time": _TIME}),
-    "result": _record(
+    names.PREPARE: _record({"rest_s?": _SECONDS, "anyhow?": _flag}),
+    names.RESUME: _record({"time": _TIME}),
+    names.RESULT: _record(
         {"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR, "blob?": _BLOB}, _outcome
     ),
-    "recorded": _record({"op": _OP}),
-    "piece": _record({"op": _OP, "data": _PART, "last": _flag, "problem?": _TEXT}),
-    "cancel": _record({"reason": _TEXT}),
+    names.RECORDED: _record({"op": _OP}),
+    names.PIECE: _record({"op": _OP, "data": _PART, "last": _flag, "problem?": _TEXT}),
+    names.CANCEL: _record({"reason": _TEXT}),
     # `window`: so many bytes of what it writes may be sent; `exec.window` allows more.
-    "exec": _record(
+    names.EXEC: _record(
         {
             "exec": _ID,
             "command": _list(_text(execs.COMMAND_CHARS_MAX), execs.ARGUMENTS_MAX),
@@ -394,26 +395,26 @@ FROM_HOST: dict[str, Check] = {
             "window": _integer(1),
         }
     ),
-    "exec.stdin": _record({"exec": _ID, "data": _PART, "last": _flag}),
-    "exec.window": _record({"exec": _ID, "bytes": _integer(1)}),
-    "exec.size": _record({"exec": _ID, "rows": _SIDE, "cols": _SIDE}),
-    "exec.signal": _record({"exec": _ID, "signal": _one_of(*execs.SIGNALS)}),
-    "exec.kill": _record({"exec": _ID}),
+    names.EXEC_STDIN: _record({"exec": _ID, "data": _PART, "last": _flag}),
+    names.EXEC_WINDOW: _record({"exec": _ID, "bytes": _integer(1)}),
+    names.EXEC_SIZE: _record({"exec": _ID, "rows": _SIDE, "cols": _SIDE}),
+    names.EXEC_SIGNAL: _record({"exec": _ID, "signal": _one_of(*execs.SIGNALS)}),
+    names.EXEC_KILL: _record({"exec": _ID}),
 }
 MESSAGES: dict[str, Check] = {**FROM_GUEST, **FROM_HOST}
 # Of FROM_GUEST, what the agent's process says, and not what is around it.
 FROM_AGENT: dict[str, Check] = {
     t: FROM_GUEST[t]
     for t in (
-        *("importing", "imported", "loaded", "load_failed"),
-        *("begin", "batch", "part", "end", "fetch", "replayed"),
-        *("note", "status", "prepared", "unprepared", "done", "failed"),
+        *(names.IMPORTING, names.IMPORTED, names.LOADED, names.LOAD_FAILED),
+        *(names.BEGIN, names.BATCH, names.PART, names.END, names.FETCH, names.REPLAYED),
+        *(names.NOTE, names.STATUS, names.PREPARED, names.UNPREPARED, names.DONE, names.FAILED),
     )
 }
 # Its last word.
-FINAL = ("load_failed", "done", "failed")
+FINAL = (names.LOAD_FAILED, names.DONE, names.FAILED)
 # What the agent wrote before it said these comes before them: the host notes how much it was.
-AFTER_OUTPUT = (*FINAL, "imported", "end", "replayed")
+AFTER_OUTPUT = (*FINAL, names.IMPORTED, names.END, names.REPLAYED)
 
 
 def encode(t: str, **fields: Any) -> bytes:
@@ -428,7 +429,7 @@ def encode(t: str, **fields: Any) -> bytes:
         ) from error
     if _too_deep(fields, data):
         raise Invalid(f"message {t} is nested more than {DEPTH_MAX} deep")
-    if t == "begin":
+    if t == names.BEGIN:
         _check_kept(fields, data)
     if len(data) > SIZE_MAX:
         raise Invalid(

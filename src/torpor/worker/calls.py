@@ -31,6 +31,10 @@ BEGUN = "it was begun before, and no broker knows of it: whether the model was a
 _TRIES = 2
 
 
+Request = Mapping[str, Any]
+Deliver = Callable[[OpId, Mapping[str, Any]], None]
+
+
 class Calls:
     def __init__(
         self,
@@ -64,18 +68,18 @@ class Calls:
         self._before = frozenset([*unanswered, *(OpId(each["op"]) for each in records)])
         self._unsettled.update(self._before)
 
-    def make(self, op: OpId, asked: dict[str, Any] | None, deliver: Callable[..., None]) -> None:
-        """Make the call that `op` began with `asked`, by default as the log has it. `deliver` gets
-        its outcome once that is recorded: op, ok=…, value=… or error=…."""
+    def make(self, op: OpId, request: Request | None, deliver: Deliver) -> None:
+        """Make the call that `op` began with `request`, by default as the log has it. `deliver`
+        gets its outcome once that is recorded."""
         self._making.add(op)
         self._unsettled.add(op)
 
         async def make() -> None:
             try:
-                outcome = await self._outcome(op, asked)
+                outcome = await self._outcome(op, request)
             finally:
                 self._making.discard(op)
-            deliver(op, **outcome)
+            deliver(op, outcome)
             await self._model.acknowledge(self._run, op)
             self._unsettled.discard(op)
 
@@ -87,13 +91,13 @@ class Calls:
         if ended and self._unsettled:
             await self._model.forget(self._run)
 
-    async def _outcome(self, op: OpId, asked: dict[str, Any] | None) -> dict[str, Any]:
+    async def _outcome(self, op: OpId, request: Request | None) -> dict[str, Any]:
         recorded = await self._store.read(lambda c: entries.read_end(c, self._run, op))
         if recorded is not None:  # its client had gone, and another asks for the same
             return recorded
-        if asked is None:
-            asked = (await self._store.read(lambda c: entries.read_op(c, self._run, op)))["data"]
-        value = await self._value(op, asked)
+        if request is None:
+            request = (await self._store.read(lambda c: entries.read_op(c, self._run, op)))["data"]
+        value = await self._value(op, request)
         self._metrics.model_called(read_reply(value))
         try:
             return await self._record(op, value)
@@ -101,10 +105,10 @@ class Calls:
             if not isinstance(refused.error, Invalid):
                 raise
             # Too large to be kept, and it would be again.
-            value = no_answer(asked["path"], 502, refused.error, retry=False)
+            value = no_answer(request["path"], 502, refused.error, retry=False)
             return await self._record(op, value)
 
-    async def _value(self, op: OpId, asked: dict[str, Any]) -> dict[str, Any]:
+    async def _value(self, op: OpId, request: Request) -> dict[str, Any]:
         """The model's answer."""
         # Why the call may have been made already, if it may.
         doubt = BEGUN if op in self._before else None
@@ -117,12 +121,12 @@ class Calls:
                 if doubt is not BEGUN or not await self._was_never_made(op):
                     await self._pen.write(NewEntry(AGAIN, op, {"reason": doubt}))
             try:
-                return await self._model.make(self._run, op, asked)
+                return await self._model.make(self._run, op, request)
             except Unanswered as error:
                 lost, doubt = error, DIED
         assert lost is not None
         # Perhaps because of it: a client that repeats it by itself may pay again and again.
-        return no_answer(asked["path"], 503, lost, retry=False)
+        return no_answer(request["path"], 503, lost, retry=False)
 
     async def _was_never_made(self, op: OpId) -> bool:
         """Of one that the broker does not know of: it came no further than the log."""

@@ -1,11 +1,12 @@
-"""A run's cancellation, as its driver sees it through: asked for, said to the agent, and, where
-that does not end within a grace, over."""
+"""A run's cancellation, as its driver sees it through: requested, passed on to the agent, and over,
+where that does not end within a grace."""
 
 from __future__ import annotations
 
 import time
 
 from torpor.machines.channel import Conversation
+from torpor.wire import names
 
 GRACE_S = 10.0
 REASON = "cancelled on request"
@@ -15,13 +16,13 @@ CANCELLED = {"type": "Cancelled", "message": REASON, "traceback": None}
 class Cancelling:
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted
-        self._until: float | None = None  # monotonic; once it was said
+        self._until: float | None = None  # monotonic; once the agent knows
 
-    def say(self, guest: Conversation) -> None:
+    def begin(self, guest: Conversation) -> None:
         """Let the agent clean up and end, once."""
         if self.wanted and self._until is None:
             self._until = time.monotonic() + GRACE_S
-            guest.say("cancel", reason=REASON)
+            guest.say(names.CANCEL, reason=REASON)
 
     @property
     def over(self) -> bool:

@@ -16,6 +16,7 @@ import contextlib
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from torpor.core.execs import Asked, Size
 from torpor.core.ids import RunId, new_id
 from torpor.machines.channel import Conversation
 from torpor.machines.guest import Guest
+from torpor.wire import names
 from torpor.worker.pen import Pen
 
 BEGIN, END = "exec.begin", "exec.end"
@@ -245,9 +247,9 @@ class Commands:
 class OfRun:
     """Those of a driver's run."""
 
-    def __init__(self, all: Commands, run: RunId, heard: asyncio.Event) -> None:
-        self._all, self._run, self._heard = all, run, heard
-        all.listen(run, heard)
+    def __init__(self, all: Commands, run: RunId, changed: asyncio.Event) -> None:
+        self._all, self._run, self._changed = all, run, changed
+        all.listen(run, changed)
 
     @property
     def any(self) -> bool:
@@ -265,18 +267,18 @@ class OfRun:
                 hand.ask(command.asked)
                 command.begin(hand, pen.epoch)
 
-    def hear(self, message: dict[str, Any]) -> None:
+    def receive(self, message: Mapping[str, Any]) -> None:
         """Raises GuestError."""
         try:
             command = self._all.get(self._run, message["exec"])
         except NotFound:  # its end has crossed this
             return
         match message["t"]:
-            case "exec.output":
+            case names.EXEC_OUTPUT:
                 command.wrote(message["stream"], _decoded(message["data"]))
-            case "exec.taken":
+            case names.EXEC_TAKEN:
                 command.taken(message["bytes"])
-            case "exec.exited":
+            case names.EXEC_EXITED:
                 known = {
                     key: message[key] for key in ("code", "signal", "problem") if key in message
                 }
@@ -284,7 +286,7 @@ class OfRun:
 
     def leave(self, why: str) -> None:
         """The machine is gone: whatever ran in it has ended."""
-        self._all.forget(self._run, self._heard)
+        self._all.forget(self._run, self._changed)
         for command in self._all.of(self._run):
             if isinstance(command.hand, OnMachine):
                 lost = f"the machine of {self._run} is gone"
@@ -302,7 +304,7 @@ class OnMachine:
         if asked.size is not None:
             more["size"] = asked.size._asdict()
         self._say(
-            "exec",
+            names.EXEC,
             command=list(asked.command),
             env=dict(asked.env),
             root=asked.root,
@@ -312,19 +314,19 @@ class OnMachine:
         )
 
     def feed(self, data: bytes, *, last: bool) -> None:
-        self._say("exec.stdin", data=b2a_base64(data, newline=False).decode(), last=last)
+        self._say(names.EXEC_STDIN, data=b2a_base64(data, newline=False).decode(), last=last)
 
     def window(self, size: int) -> None:
-        self._say("exec.window", bytes=size)
+        self._say(names.EXEC_WINDOW, bytes=size)
 
     def resize(self, rows: int, cols: int) -> None:
-        self._say("exec.size", rows=rows, cols=cols)
+        self._say(names.EXEC_SIZE, rows=rows, cols=cols)
 
     def signal(self, name: str) -> None:
-        self._say("exec.signal", signal=name)
+        self._say(names.EXEC_SIGNAL, signal=name)
 
     def kill(self) -> None:
-        self._say("exec.kill")
+        self._say(names.EXEC_KILL)
 
     def _say(self, t: str, **fields: Any) -> None:
         if self._guest.broken is None:

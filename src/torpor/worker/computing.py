@@ -1,8 +1,9 @@
 """How long a run computes: a machine that stays up while its agent only waits does not count.
 
 The log counts how long a run has a machine (`torpor.contextlog.deadlines`); what of that was rest
-only the driver knows, and tells: with the next thing that is written once it is worth it, and with
-a suspension. A machine that is lost takes with it what was not told, at most its last wait.
+only the driver knows, and records: with the next thing that is written once it is worth it, and
+with a suspension. A machine that is lost takes with it what was not recorded: its last wait, at
+most.
 """
 
 from __future__ import annotations
@@ -24,37 +25,33 @@ WORTH_S = 1.0
 class Computing:
     """Of one driver's run; `row` is as it was before its claim."""
 
-    def __init__(self, pen: Pen, row: RunRow, standing: Standing, heard: asyncio.Event) -> None:
-        self._pen, self._row, self._standing, self._heard = pen, row, standing, heard
-        self._told_s = 0.0
+    def __init__(self, pen: Pen, row: RunRow, standing: Standing, changed: asyncio.Event) -> None:
+        self._pen, self._row, self._standing, self._changed = pen, row, standing, changed
+        self._recorded_s = 0.0
         self._overran = False  # perhaps: to be looked at
 
     def overran(self) -> None:
         """The run takes too long, unless it has only waited."""
         self._overran = True
-        self._heard.set()
+        self._changed.set()
 
     async def look(self) -> None:
         """Raises Refused if the run has overrun a limit."""
         if not self._overran:
             return
         self._overran = False
-        said: list[str | None] = []
+        for overrun in await self._pen.write(
+            self.record, lambda c: deadlines.overrun(c, self._row.id, time.time())
+        ):
+            raise Refused(Overran(overrun))
 
-        def look(c: Connection) -> None:
-            said.append(deadlines.overrun(c, self._row.id, time.time()))
-
-        await self._pen.write(self.tell, look)
-        if (message := said[-1]) is not None:
-            raise Refused(Overran(message))
-
-    def untold(self) -> list[Write]:
+    def unrecorded(self) -> list[Write]:
         """What is to be written beside other things."""
-        return [self.tell] if self._standing.rested_s - self._told_s >= WORTH_S else []
+        return [self.record] if self._standing.rested_s - self._recorded_s >= WORTH_S else []
 
-    def tell(self, c: Connection) -> None:
-        """Write how long the run has only waited: a sum, so that it may be told twice."""
+    def record(self, c: Connection) -> None:
+        """Write how long the run has only waited: a sum, so that it may be written twice."""
         rested_s = self._standing.rested_s
         waited_s = self._row.waited_s + rested_s
         deadlines.waited(c, self._row.id, self._pen.epoch, waited_s, time.time())
-        self._told_s = rested_s
+        self._recorded_s = rested_s

@@ -12,7 +12,7 @@ import signal
 import stat
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +103,7 @@ async def loaded(guest: Conversation, importing: Importing) -> dict[str, Any]:
     raise GuestError(f"{entry} does not load: {why}\n{said}".rstrip())
 
 
-def exit_words(exited: dict[str, Any]) -> str:
+def exit_words(exited: Mapping[str, Any]) -> str:
     """An `exited` message in words."""
     if exited["oom"]:
         return "it ran out of memory"
@@ -112,7 +112,7 @@ def exit_words(exited: dict[str, Any]) -> str:
     return f"exit code {exited['code']}"
 
 
-def exit_error(exited: dict[str, Any], memory_mib: int | None) -> dict[str, Any]:
+def exit_error(exited: Mapping[str, Any], memory_mib: int | None) -> dict[str, Any]:
     """The error of a run whose agent `exited`, in a machine of this size."""
     words = f"the agent's process ended: {exit_words(exited)}"
     if exited["oom"] and memory_mib is not None:

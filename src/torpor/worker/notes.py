@@ -1,11 +1,11 @@
 """What a recovered agent logs and emits again, and its run's log has: it is not appended twice.
 
-A machine goes on from a place in the log, or an agent from its beginning, and says once more what
-was said after that. Of what the log has there, each thing that is said again in the same words, in
-the same step's body or outside of any, takes one away. Where the agent's main line begins something
-new, it has said all of it (`torpor.replay.journal`, rule 3): what is left then was said by chance,
-by another thread or in words that change, and counts no more. So nothing that an agent says is
-lost, and nothing is there twice but what is said in other words, or by threads in another order.
+A machine goes on from a place in the log, or an agent from its beginning, and repeats the notes
+that came after that. Each note with the same words, in the same step's body or outside of any,
+takes one away from those that the log has there. Where the agent's main line begins something new,
+it has repeated all of them (`torpor.replay.journal`, rule 3): what is left then came by chance,
+from another thread or in words that change, and counts no more. So no note is lost, and none is
+there twice but in other words, or from threads in another order.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ _ALL = 2**31
 class Notes:
     def __init__(
         self,
-        said: Iterable[NewEntry | EntryRow] = (),
+        repeatable: Iterable[NewEntry | EntryRow] = (),
         journal: Iterable[Mapping[str, Any]] = (),
     ) -> None:
-        """For a machine that replays `journal`, and may say again what was `said`."""
-        self._said = Counter(map(_digest, said))
+        """For a machine that replays `journal`, and may repeat these notes."""
+        self._repeatable = Counter(map(_digest, repeatable))
         self._in_doubt = {record["op"] for record in journal if "ok" not in record}
 
     def fresh(self, note: NewEntry) -> list[NewEntry]:
         """The note, unless the log has it."""
-        if not self._said:  # nearly always
+        if not self._repeatable:  # nearly always
             return [note]
         digest = _digest(note)
-        if not self._said[digest]:
+        if not self._repeatable[digest]:
             return [note]
-        self._said[digest] -= 1
+        self._repeatable[digest] -= 1
         return []
 
     def begun(self, begins: Iterable[Mapping[str, Any]]) -> None:
         """The agent has begun these operations, some perhaps again."""
         if any(map(self._is_new, begins)):
-            self._said.clear()
+            self._repeatable.clear()
 
     def _is_new(self, begin: Mapping[str, Any]) -> bool:
-        """Something that its main line begins, and only where it has said all that it had."""
+        """Something that its main line begins, and only once it has repeated all that it had."""
         return not begin.get("side") and begin["op"] not in self._in_doubt and begin["kind"] != FILE
 
 
-def said_after(c: Connection, run: RunId, snapshot: SnapshotRow | None) -> list[EntryRow]:
-    """What the log has that a machine restored from `snapshot` may say again."""
+def repeatable(c: Connection, run: RunId, snapshot: SnapshotRow | None) -> list[EntryRow]:
+    """The notes in the log that a machine restored from `snapshot` may repeat."""
     seq = 0 if snapshot is None else snapshot.heard_seq
     return entries.read_entries(c, run, seq, _KINDS, _ALL)
 

@@ -1,6 +1,6 @@
 """What of its host keeps a run from going on as it should: a full disk, a freeze that failed.
 
-Each is said in the log, and to people while it lasts (`torpor show`).
+Each is noted in the log, and shown while it lasts (`torpor show`).
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ life it is how much the agent has printed. A recovered one is compared, byte for
 stands where it goes on. As long as it prints the same, nothing is appended. From the first byte
 that differs on, all that it prints is, at the stream's end, from the beginning of that line and
 on a line of its own, after an entry that says instead of what (`output.anew`); its offsets are
-there from then on. What a step that is not run again had printed is skipped only by whom that
-leads forward: one that has already come to the end stays there.
+there from then on. What a step that is not run again had printed is skipped only where that
+leads forward: an agent that has already come to the end stays there.
 
 A later life that differs, too, is compared with what was printed instead before, in turn, so that
 it repeats none of those lives either.
@@ -115,8 +115,8 @@ class Streams:
         """What is in `journal` may be replayed."""
         self._printed |= {each["op"]: each["printed"] for each in journal if "printed" in each}
 
-    async def hear(self, item: Output | Skipped, pen: Pen) -> list[Write]:
-        """What was heard, as writes. Raises HostError."""
+    async def take(self, item: Output | Skipped, pen: Pen) -> list[Write]:
+        """What came, as writes. Raises HostError."""
         stream = self._streams[item.channel]
         if isinstance(item, Skipped):
             stream.skip(item.offset)

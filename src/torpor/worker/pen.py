@@ -14,11 +14,12 @@ from sqlalchemy import Connection
 from torpor.contextlog import agents, children, entries, events, output, runs, snapshots, waits
 from torpor.contextlog.entries import NewEntry, Place
 from torpor.contextlog.keys import put_key
+from torpor.contextlog.runs import Suspension
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.contextlog.waits import WaitRow
 from torpor.core.errors import CallerError, Exhausted, HostError, Invalid, full_disk
 from torpor.core.home import Home
-from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
+from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, SnapshotId
 from torpor.core.states import RunState
 from torpor.logstore.sqlite import LogStore
 from torpor.machines.host import Captured
@@ -26,6 +27,7 @@ from torpor.policy import answers
 from torpor.policy.inputs import check_input
 from torpor.worker import retrying, verdicts
 from torpor.worker.beside import Beside
+from torpor.worker.interpreting import Ending
 from torpor.worker.printed import Printed
 from torpor.worker.sealing import Keys
 
@@ -48,7 +50,7 @@ class Refused(Exception):
         super().__init__(str(error))
         self.error = error
 
-    def told(self) -> dict[str, Any]:
+    def shown(self) -> dict[str, Any]:
         """The error as a run that fails for it shows it."""
         kind, hint = type(self.error).__name__, self.error.hint
         message = f"{self.error.message}. {hint}" if hint else self.error.message
@@ -56,14 +58,14 @@ class Refused(Exception):
 
 
 class Unrecorded(HostError):
-    """What a machine said was taken from it and could not be recorded. It will not say it again,
-    so the machine is lost; the next one says it."""
+    """Messages were taken from a machine and could not be recorded. It will not send them again, so
+    it is lost; the next one sends them."""
 
 
 @contextlib.contextmanager
 def recorded_or_lost() -> Iterator[None]:
-    """For recording what was heard in the middle of a freeze, which is otherwise given up when
-    the host fails, and the machine goes on. Raises Unrecorded."""
+    """For recording what came in the middle of a freeze, which is otherwise given up when the host
+    fails, and the machine goes on. Raises Unrecorded."""
     try:
         yield
     except (HostError, OSError) as error:
@@ -91,19 +93,6 @@ class Pen:
         self._output_limit: int | None = None  # bytes; known when it is first needed
         self.run = run
 
-    def begin(self, message: Mapping[str, Any]) -> NewEntry:
-        """What a begin message says."""
-        named = {key: message[key] for key in entries.IDENTITY if key in message}
-        data = {"data": message["data"]} if message["data"] else {}
-        return NewEntry(entries.BEGIN, message["op"], named | data)
-
-    def noted(self, message: Mapping[str, Any]) -> NewEntry:
-        """What a note message says."""
-        data = message["data"]
-        if not isinstance(data, dict) or "value" in data:  # so that it can be told what was said
-            data = {"value": data}
-        return NewEntry(f"note.{message['kind']}", message.get("op"), data)
-
     def output(self, stream: str, offset: int, text: str, instead: int | None = None) -> Write:
         def write(c: Connection) -> None:
             if self._output_limit is None:
@@ -126,25 +115,28 @@ class Pen:
     async def note(self, kind: str, **data: Any) -> None:
         await self.write(NewEntry(kind, None, data))
 
-    async def write(self, *writes: Write) -> None:
-        """All of `writes` in one transaction, in their order. A full disk is waited out: the agent
-        only sees that its operations take longer. Raises StaleEpoch, Refused, HostError."""
+    async def write(self, *writes: Write) -> list[Any]:
+        """All of `writes` in one transaction, in their order; what the functions among them gave,
+        without None. A full disk is waited out: the agent only sees that its operations take
+        longer. Raises StaleEpoch, Refused, HostError."""
 
-        def together(c: Connection) -> None:
+        def together(c: Connection) -> list[Any]:
             several: list[NewEntry] = []  # entries that follow each other: at once is much cheaper
+            found = []
             for write in writes:
                 if isinstance(write, NewEntry):
                     several.append(write)
                 else:
                     self.append(c, several)
-                    write(c)
+                    found.append(write(c))
             self.append(c, several)
+            return [each for each in found if each is not None]
 
-        await self.when_there_is_room(lambda: self._recorded(together))
+        return await self.when_there_is_room(lambda: self._recorded(together))
 
-    async def _recorded(self, write: Callable[[Connection], None]) -> None:
+    async def _recorded(self, write: Callable[[Connection], T]) -> T:
         try:
-            await self._store.write(write)
+            return await self._store.write(write)
         except CallerError as error:
             raise Refused(error) from error
 
@@ -170,13 +162,13 @@ class Pen:
             entries.append(c, self.run, self.epoch, some, time.time())
             some.clear()
 
-    def create_waits(self, c: Connection, begins: list[dict[str, Any]]) -> list[WaitRow]:
-        """What begin messages of waits, or of children, say, recorded."""
+    def create_waits(self, c: Connection, begins: Sequence[Mapping[str, Any]]) -> list[WaitRow]:
+        """Record what begin messages of waits, or of children, ask for."""
         if all(each["kind"] == "child" for each in begins):
             return children.spawn(c, self.run, self.epoch, begins, check_input, time.time())
         return [self._create_wait(c, each) for each in begins]
 
-    def _create_wait(self, c: Connection, message: dict[str, Any]) -> WaitRow:
+    def _create_wait(self, c: Connection, message: Mapping[str, Any]) -> WaitRow:
         now, data = time.time(), message["data"]
         named = {key: message[key] for key in ("op", *entries.IDENTITY) if key in message}
         if message["kind"] == "sleep":
@@ -195,70 +187,59 @@ class Pen:
         if message["kind"] == "event":
             del named["kind"]
             return events.wait_for_event(c, self.run, self.epoch, **named, now=now, due_at=due_at)
-        asked = {key: value for key, value in data.items() if key != "timeout_s"}
-        refused = self._refusal(c, asked)
+        request = {key: value for key, value in data.items() if key != "timeout_s"}
+        refused = self._refusal(c, request)
         return waits.create_wait(
-            c, self.run, self.epoch, **named, now=now, **asked, due_at=due_at, refused=refused
+            c, self.run, self.epoch, **named, now=now, **request, due_at=due_at, refused=refused
         )
 
-    def _refusal(self, c: Connection, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Why the agent cannot have a wait that is `asked` for so, as the error that it gets."""
+    def _refusal(self, c: Connection, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Why the agent cannot have the wait that it requests, as the error that it gets."""
         try:
-            if asked.get("schema") is not None:
-                answers.check_schema(asked["schema"])
-            _check_named(c, self.run, asked.get("webhooks", ()))
+            if request.get("schema") is not None:
+                answers.check_schema(request["schema"])
+            _check_named(c, self.run, request.get("webhooks", ()))
         except Invalid as error:
             return {"type": type(error).__name__, "message": error.message}
         return None
 
     def judge(self, c: Connection, message: Mapping[str, Any]) -> dict[str, Any]:
-        """The outcome of the verdict that a begin message asks for, recorded."""
+        """Record the verdict that a begin message asks for. Its outcome."""
         return verdicts.judge(c, self.run, self.epoch, message, time.time())
 
     async def has_suspended(self) -> bool:
-        """Whether the run is, as this epoch left it. A write that was told of a failure may have
-        been done all the same: it is the log that knows."""
+        """Whether the run is, as this epoch left it. A write that failed may have been done all the
+        same: it is the log that knows."""
         row = await self._store.read(lambda c: runs.get_run(c, self.run))
         return row.state is RunState.SUSPENDED and row.epoch == self.epoch
 
-    def suspension(
-        self, seen: Seq | None, handed_over: bool, patient: bool, wake_at: float | None
-    ) -> Write:
-        """Of a run that waits, for all of what it waits for if it is `patient`, or until `wake_at`;
-        or that is handed over in the middle of its work."""
+    def suspension(self, how: Suspension) -> Write:
+        """That the run is suspended."""
 
         def write(c: Connection) -> None:
-            runs.transition(
-                c,
-                self.run,
-                self.epoch,
-                RunState.SUSPENDED,
-                time.time(),
-                seen=seen,
-                handed_over=handed_over,
-                patient=patient,
-                wake_at=wake_at,
-            )
+            runs.suspend(c, self.run, self.epoch, time.time(), how)
 
         return write
 
-    async def end(
-        self, keys: Keys, state: RunState, result: Any, error: Mapping[str, Any] | None
-    ) -> None:
-        """The run ends, with `result` or `error`. Where that says from which operation of the log
-        the agent has `diverged`, a fork may take over."""
-        recorded = OpId(error["diverged"]) if error is not None and "diverged" in error else None
-        failed = error if state is RunState.FAILED else None
-        rewrap = await retrying.rewrapper(self._store, keys, self.run, failed)
+    async def end(self, keys: Keys, ending: Ending) -> None:
+        """The run ends so. A failure may have a successor, which is made in the same write."""
+        failure = ending.failure
+        rewrap = None
+        if failure is not None:
+            rewrap = await retrying.rewrapper(self._store, keys, self.run, failure)
 
         def write(c: Connection) -> None:
-            told, now = error, time.time()
-            if error is not None and rewrap is not None:
-                if recorded is not None:
-                    told = verdicts.told(c, self.run, error, recorded, rewrap, now)
+            error, successor, now = ending.error, None, time.time()
+            if error is not None and failure is not None and rewrap is not None:
+                if failure.diverged is not None:
+                    successor = verdicts.take_over(c, self.run, failure.diverged, rewrap, now)
+                    error = verdicts.explained(error, successor)
                 else:
-                    told = retrying.told(c, self.run, error, rewrap, now)
-            runs.transition(c, self.run, self.epoch, state, now, result=result, error=told)
+                    successor = retrying.retry(c, self.run, error, failure, rewrap, now)
+            at = (self.epoch, ending.state, now)
+            runs.transition(
+                c, self.run, *at, result=ending.result, error=error, successor=successor
+            )
 
         await self.write(write)
 

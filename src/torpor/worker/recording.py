@@ -14,7 +14,8 @@ from typing import Any
 
 from torpor.contextlog import entries
 from torpor.contextlog.entries import Place
-from torpor.core.ids import AgentVersion, OpId, RunId, SnapshotId
+from torpor.contextlog.runs import RunRow
+from torpor.core.ids import OpId, SnapshotId
 from torpor.logstore.sqlite import LogStore
 from torpor.machines.host import Captured
 from torpor.worker.output import Streams
@@ -27,8 +28,7 @@ from torpor.worker.values import Results
 class Recording:
     def __init__(
         self,
-        run: RunId,
-        version: AgentVersion,
+        row: RunRow,
         store: LogStore,
         pen: Pen,
         results: Results,
@@ -37,11 +37,11 @@ class Recording:
     ) -> None:
         self.newest: SnapshotId | None = None  # what the next snapshot is compared with
         self.key: RunKey | None = None
-        self._run, self._version, self._store, self._pen = run, version, store, pen
+        self._run, self._version, self._store, self._pen = row.id, row.version, store, pen
         self._results, self._standing, self._streams = results, standing, streams
         self._ends: dict[OpId, Write] = {}  # of steps that wrote files
         self._failed = False  # no snapshot could be made, perhaps since the machine is gone
-        self._lives = False  # it was heard after that
+        self._lives = False  # something came from it after that
 
     @property
     def wanted(self) -> bool:
@@ -53,8 +53,8 @@ class Recording:
         self._ends[op] = end
 
     async def place(self, acknowledged: list[str], *, rests: bool) -> tuple[Place, dict[str, Any]]:
-        """Where in the log a machine stands that was just taken, and all of whose words were heard;
-        and what it waits for. What was `acknowledged` meanwhile, it has not heard."""
+        """Where in the log a machine stands that was just taken, and all of whose messages were
+        received; and what it waits for. What was `acknowledged` meanwhile, it has not received."""
         standing = self._standing.to_json([*acknowledged, *self._ends])
         unseen = standing["unanswered"]
         place = await self._store.read(lambda c: entries.seen_before(c, self._run, unseen))
@@ -89,7 +89,7 @@ class Recording:
         self._failed, self._lives = True, lives
 
     def lives(self) -> None:
-        """The machine was heard."""
+        """Something came from the machine."""
         self._lives = True
 
     async def go_without(self) -> list[OpId]:

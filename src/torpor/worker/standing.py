@@ -1,5 +1,5 @@
-"""How an agent stands with the outside: what it has asked for and not been given yet, and what it
-said last of what it waits for.
+"""How an agent stands with the outside: what it has requested and not got yet, and its last status,
+which is of how much it waits.
 
 That decides whether its machine may be frozen (`torpor.policy.freeze`), and belongs to a snapshot:
 the next machine's driver goes on from it.
@@ -24,16 +24,16 @@ class Result:
     """What came from outside for an operation of this run. It is in the log already."""
 
     op: str
-    fields: dict[str, Any]  # ok, value | error
+    outcome: dict[str, Any]  # ok, value | error
 
 
 class Standing:
     def __init__(self) -> None:
         # Operations the guest has begun that the host answers, and has not answered yet.
         self.unanswered: set[str] = set()
-        self.arrived: deque[Result] = deque()  # answers that the guest was not told yet
-        self.checkpoints: list[str] = []  # asked for, not made yet
-        # As the guest said last: it only says what has changed since.
+        self.arrived: deque[Result] = deque()  # answers that the guest did not get yet
+        self.checkpoints: list[OpId] = []  # requested, not taken yet
+        # The guest's last status: it sends one when that has changed.
         self.waiting, self.busy = 0, 0
         self.patient = False  # it goes on when all that it waits for has ended, and not before
         self.due: dict[str, float | None] = {}  # when the host ends a wait by itself
@@ -57,9 +57,9 @@ class Standing:
             "patient": self.patient,
         }
 
-    def said(self, status: Mapping[str, Any]) -> None:
-        self.waiting, self.busy = status["waiting"], status["busy"]
-        self.patient = status.get("all", False)
+    def update(self, waiting: int, busy: int, *, patient: bool = False) -> None:
+        """The guest's status is this now."""
+        self.waiting, self.busy, self.patient = waiting, busy, patient
         self.changed()
 
     def changed(self) -> None:
@@ -82,15 +82,15 @@ class Standing:
 
     @property
     def only_waits(self) -> bool:
-        """Whether a machine that stands still, all of whose words were heard, has nothing to go on
-        with. Since a freeze was decided it may have begun something, or been answered."""
+        """Whether a machine that stands still, and all of whose messages were received, has nothing
+        to go on with. Since a freeze was decided it may have begun something, or been answered."""
         idle = self.waiting and not self.busy and not self.checkpoints
         in_flight = self.arrived or self.of("model")
         return bool(idle and self.of(*WAITS)) and not in_flight
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """While nothing is said or heard: if the agent only waits, it rests for as long."""
+        """While nothing is sent or received: if the agent only waits, it rests for as long."""
         began = time.monotonic()
         self._rests_since = began if self.only_waits else None
         try:

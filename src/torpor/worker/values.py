@@ -14,8 +14,7 @@ import asyncio
 import contextlib
 import json
 from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,15 @@ from torpor.logstore.sqlite import LogStore
 from torpor.machines.channel import Conversation
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Incoming, Kept, read
+from torpor.wire import names
 from torpor.wire.messages import PART_BYTES, VALUE_BYTES_MAX
+from torpor.worker.interpreting import End
 from torpor.worker.pen import Pen, Write
 from torpor.worker.sealing import Keys, RunKey
 
 # So many at once, of one run.
 INCOMING_MAX = 64
-# While the agent has not taken in so much of what was said, no more is said.
+# While so much was sent that the agent has not taken in, no more is sent.
 AHEAD_BYTES = 4 << 20
 
 
@@ -95,7 +96,8 @@ class Results:
         self._incoming: dict[str, Incoming] = {}
         self._ended: dict[str, int] = {}  # operation → the bytes that it must have
         self._kept: dict[str, Kept | TorporError | OSError] = {}
-        self._told: dict[str, dict[str, Any]] = {}  # the outcomes of these, as the log has them
+        # The outcomes of these, as the log has them.
+        self._recorded: dict[str, dict[str, Any]] = {}
         self._stuck: set[str] = set()
         self._trouble: dict[str, OSError] = {}
 
@@ -120,13 +122,8 @@ class Results:
                 self._trouble[op] = error
             self._stuck.discard(op)
 
-    def part(self, message: Mapping[str, Any]) -> None:
-        """Raises GuestError."""
-        op = message["op"]
-        try:
-            data = b64decode(message["data"], validate=True)
-        except Base64Error as error:
-            raise GuestError(f"a part of {op} is no base64: {error}") from error
+    def spool(self, op: OpId, data: bytes) -> None:
+        """Another part of a result. Raises GuestError."""
         incoming = self._incoming.get(op)
         if incoming is None:
             if len(self._incoming) - len(self._ended) >= INCOMING_MAX:
@@ -140,42 +137,36 @@ class Results:
             except OSError as error:
                 if full_disk(error) is not None:
                     self._stuck.add(op)
-                else:  # told when it has ended: the step fails, the run goes on
+                else:  # it shows when that has ended: the step fails, the run goes on
                     self._trouble[op] = error
 
     def _begin(self, op: str) -> Incoming:
         key = None if self.key is None else self.key.key
         return self._incoming.setdefault(op, Incoming(self._values.scratch, key))
 
-    def end(self, message: Mapping[str, Any], printed: Mapping[str, int]) -> Write:
-        """An operation has ended; all of its result was sent. Before the end of a step the agent
-        had `printed` so many bytes. For `write`. Raises GuestError."""
-        op = OpId(message["op"])
-        said = {key: message[key] for key in ("ok", "value", "error", "blob") if key in message}
-        also: dict[str, Any] = {"printed": printed} if op_kind(op) == "step" else {}
-        also |= {"files": True} if message.get("files") else {}
-        if "blob" not in said:
-            if op_kind(op) in artifacts.KINDS and said["ok"]:
-                raise GuestError(f"{op} ended without content")
+    def end(self, end: End) -> Write:
+        """An operation has ended; all of its result was sent. For `write`. Raises GuestError."""
+        op, blob = end.op, end.outcome.get("blob")
+        if blob is None:
             if (cut_off := self._incoming.pop(op, None)) is not None:
                 cut_off.close()
-            return NewEntry(END, op, {**said, **also})
-        if said["blob"]["bytes"] == 0:
+            return NewEntry(END, op, {**end.outcome, **end.also})
+        if blob["bytes"] == 0:
             self._begin(op)
         if op not in self._incoming:
             raise GuestError(f"{op} ended with a large result that never came")
-        self._ended[op] = said["blob"]["bytes"]
+        self._ended[op] = blob["bytes"]
 
         def write(c: Connection) -> None:
-            outcome = self._told[op] = self._outcome(c, op, said)
-            self._pen.append(c, [NewEntry(END, op, {**outcome, **also})])
+            outcome = self._recorded[op] = self._outcome(c, op, blob["form"])
+            self._pen.append(c, [NewEntry(END, op, {**outcome, **end.also})])
 
         return write
 
-    async def write(self, *writes: Write) -> None:
-        """Store what has ended, then write. Raises as `Pen.write`, and GuestError."""
+    async def write(self, *writes: Write) -> list[Any]:
+        """Store what has ended, then write: as `Pen.write`. Raises GuestError, too."""
         async with self.settled():
-            await self._pen.write(*writes)
+            return await self._pen.write(*writes)
 
     @contextlib.asynccontextmanager
     async def settled(self) -> AsyncIterator[None]:
@@ -207,8 +198,8 @@ class Results:
         blobs = self._values.blobs
         return await self._pen.when_there_is_room(lambda: asyncio.to_thread(incoming.store, blobs))
 
-    def _outcome(self, c: Connection, op: str, said: Mapping[str, Any]) -> dict[str, Any]:
-        """What the log is to have of a step that ended as `said`, whose value is recorded as the
+    def _outcome(self, c: Connection, op: str, form: str) -> dict[str, Any]:
+        """What the log is to have of an operation with a large result, which is recorded as the
         run's. One that could not be stored has failed. Called again where the disk is full."""
         kept = self._kept[op]
         if not isinstance(kept, Kept):
@@ -217,19 +208,19 @@ class Results:
         put_value(c, ValueRow(self._run, kept.digest, kept.bytes, self.key is not None, kept.name))
         if self.key is not None:
             put_key(c, self._run, self.key.wrapped)
-        form = said["blob"]["form"]
         return {"ok": True, "blob": {"digest": kept.digest, "bytes": kept.bytes, "form": form}}
 
     def confirm(self, op: OpId, guest: Conversation) -> None:
-        """Say that the end of `op` is recorded: as the log has it, where the agent cannot know."""
-        told = self._told.pop(op, None)
-        if told is None or (told["ok"] and op_kind(op) not in artifacts.KINDS):
-            guest.say("recorded", op=op)
+        """Let the guest know that the end of `op` is recorded: as the log has it, where the agent
+        cannot know that."""
+        outcome = self._recorded.pop(op, None)
+        if outcome is None or (outcome["ok"] and op_kind(op) not in artifacts.KINDS):
+            guest.say(names.RECORDED, op=op)
         else:
-            guest.say("result", op=op, **told)
+            guest.say(names.RESULT, op=op, **outcome)
 
     async def fetch(self, op: OpId, guest: Conversation) -> None:
-        """Say the recorded result of `op`, in pieces."""
+        """Send the recorded result of `op`, in pieces."""
         try:
             ended = await self._store.read(lambda c: entries.read_end(c, self._run, op))
             if ended is None or "blob" not in ended:
@@ -238,11 +229,11 @@ class Results:
             while (chunk := await asyncio.to_thread(next, content, None)) is not None:
                 for at in range(0, len(chunk), PART_BYTES):
                     data = b64encode(chunk[at : at + PART_BYTES]).decode()
-                    guest.say("piece", op=op, data=data, last=False)
+                    guest.say(names.PIECE, op=op, data=data, last=False)
                     await guest.room(AHEAD_BYTES)
-            guest.say("piece", op=op, data="", last=True)
+            guest.say(names.PIECE, op=op, data="", last=True)
         except TorporError as error:
-            guest.say("piece", op=op, data="", last=True, problem=error.message)
+            guest.say(names.PIECE, op=op, data="", last=True, problem=error.message)
 
     def close(self) -> None:
         for incoming in self._incoming.values():

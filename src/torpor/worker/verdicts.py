@@ -28,17 +28,17 @@ HOW = "divergence"  # what such forks are called in the log
 
 
 def judge(
-    c: Connection, run: RunId, epoch: Epoch, asked: Mapping[str, Any], now: float
+    c: Connection, run: RunId, epoch: Epoch, begin: Mapping[str, Any], now: float
 ) -> dict[str, Any]:
-    """Record the verdict that the begin message `asked` asks for. Its outcome."""
-    op = OpId(asked["op"])
-    named = {key: asked[key] for key in entries.IDENTITY if key in asked}
-    message, ops = asked["data"]["message"], asked["data"]["superseded"]
+    """Record the verdict that the message `begin` asks for. Its outcome."""
+    op = OpId(begin["op"])
+    named = {key: begin[key] for key in entries.IDENTITY if key in begin}
+    message, ops = begin["data"]["message"], begin["data"]["superseded"]
     append(c, run, epoch, [NewEntry(BEGIN, op, named | {"data": {"message": message}})], now)
     known = entries.read_end(c, run, op)
     if known is not None:
         return known
-    go_on = bool(ops) and isinstance(_decided(c, run, OpId(asked["name"])), GoOn)
+    go_on = bool(ops) and isinstance(_decided(c, run, OpId(begin["name"])), GoOn)
     value = {"go_on": go_on, **({"taken": _highest(ops)} if go_on else {})}
     outcome = {"ok": True, "value": value}
     given_up = [NewEntry(SUPERSEDED, op, {"ops": ops})] if go_on else []
@@ -58,27 +58,25 @@ def _highest(ops: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
-def told(
-    c: Connection, run: RunId, error: Mapping[str, Any], recorded: OpId, rewrap: Rewrap, now: float
-) -> dict[str, Any]:
-    """The `error` of a run that ends because its agent did not ask for `recorded`: with the fork
-    that goes on instead, which is made here, if one is to."""
-    fork = _take_over(c, run, recorded, rewrap, now)
-    if fork is None:
-        return dict(error)
-    words = f"{error['message']}\nRun {fork.id}, a fork from before that, took over."
-    return {**error, "message": words, "took_over": fork.id}
+def explained(error: Mapping[str, Any], successor: RunId | None) -> Mapping[str, Any]:
+    """The error of a run that a fork takes the place of."""
+    if successor is None:
+        return error
+    words = f"{error['message']}\nRun {successor}, a fork from before that, took over."
+    return {**error, "message": words}
 
 
-def _take_over(
+def take_over(
     c: Connection, run: RunId, recorded: OpId, rewrap: Rewrap, now: float
-) -> RunRow | None:
+) -> RunId | None:
+    """Create the fork that takes the place of a run whose agent did not ask for `recorded`, if one
+    is to."""
     decision = _decided(c, run, recorded)
     if not isinstance(decision, Fork):
         return None
     origin = runs.get_run(c, run)
     fork = forks.fork_of(origin, Seq(decision.at), how=HOW, parent=origin.parent)
-    return forks.fork_run(c, origin, fork, rewrap, now)
+    return forks.fork_run(c, origin, fork, rewrap, now).id
 
 
 def _decided(c: Connection, run: RunId, recorded: OpId) -> Stop | Fork | GoOn:
@@ -94,7 +92,7 @@ def _forks_before(c: Connection, run: RunId) -> int:
     """How many forks for a divergence led to this run."""
     count = 0
     row: RunRow | None = runs.get_run(c, run)
-    while row is not None and (made := forks.forked(c, row)) and made["how"] == HOW:
+    while row is not None and (fork := forks.forked(c, row)) and fork["how"] == HOW:
         count += 1
-        row = forks.find_run(c, made["origin"])
+        row = forks.find_run(c, fork["origin"])
     return count

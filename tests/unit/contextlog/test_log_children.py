@@ -285,8 +285,8 @@ def test_who_waits_for_all_is_woken_by_the_last(family: Family, patient: bool) -
     family.end(first.child, RunState.COMPLETED)
 
     def suspend(c: Any) -> None:
-        to, seen = RunState.SUSPENDED, family.seq(c)
-        runs.transition(c, family.parent, family.epoch, to, 14.0, seen=seen, patient=patient)
+        how = runs.Suspension(seen=family.seq(c), patient=patient)
+        runs.suspend(c, family.parent, family.epoch, 14.0, how)
 
     family.commit(suspend)
     assert not family.row(family.parent).ready
@@ -301,8 +301,6 @@ def test_what_came_before_it_slept_counts(family: Family) -> None:
     seen = family.commit(family.seq)
     family.end(first.child, RunState.COMPLETED)
     family.end(second.child, RunState.COMPLETED)
-    to = RunState.SUSPENDED
-    family.commit(
-        lambda c: runs.transition(c, family.parent, family.epoch, to, 14.0, seen=seen, patient=True)
-    )
+    how = runs.Suspension(seen=seen, patient=True)
+    family.commit(lambda c: runs.suspend(c, family.parent, family.epoch, 14.0, how))
     assert family.row(family.parent).ready

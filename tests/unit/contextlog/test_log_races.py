@@ -54,11 +54,13 @@ from torpor.contextlog.forks import fork_of, fork_run, shared_end
 from torpor.contextlog.prepared import Prepared
 from torpor.contextlog.runs import (
     RunRow,
+    Suspension,
     claim,
     create_run,
     get_run,
     request_cancel,
     runs_in,
+    suspend,
     transition,
 )
 from torpor.contextlog.snapshots import newest_snapshot, record_snapshot
@@ -394,8 +396,8 @@ class Races(RuleBasedStateMachine):
                 **figures,
             )
             if sleeps:
-                to = RunState.SUSPENDED
-                transition(c, run, taken.epoch, to, self.now, handed_over=not idle)
+                how = Suspension(handed_over=not idle)
+                suspend(c, run, taken.epoch, self.now, how)
             return made.id
 
         self.snapshots[self.commit(record)] = taken.machine

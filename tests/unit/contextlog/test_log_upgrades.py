@@ -67,7 +67,6 @@ def test_not_while_it_is_at_work(commit: Commit) -> None:
     deploy(commit, NEW, 20.0, upgradable=True)
     with pytest.raises(Conflict, match="while it sleeps"):
         commit(lambda c: upgrade_run(c, run, None, check_input, 21.0))
-    to = RunState.SUSPENDED
-    commit(lambda c: runs.transition(c, run, epoch, to, 22.0, handed_over=True))
+    commit(lambda c: runs.suspend(c, run, epoch, 22.0, runs.Suspension(handed_over=True)))
     with pytest.raises(Conflict, match="while it sleeps"):
         commit(lambda c: upgrade_run(c, run, None, check_input, 23.0))

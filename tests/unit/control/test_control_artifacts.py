@@ -224,13 +224,13 @@ async def test_the_server_goes_in_the_middle_of_an_upload(
 ) -> None:
     came = asyncio.Event()
     loop = asyncio.get_running_loop()
-    part = values.Results.part
+    spool = values.Results.spool
 
-    def counted(self: values.Results, message: Any) -> None:
-        part(self, message)
+    def counted(self: values.Results, op: OpId, data: bytes) -> None:
+        spool(self, op, data)
         loop.call_soon(came.set)
 
-    monkeypatch.setattr(values.Results, "part", counted)
+    monkeypatch.setattr(values.Results, "spool", counted)
     run = await plain.run(await plain.deploy(AGENT), "story")
     await came.wait()
     await plain.stop()

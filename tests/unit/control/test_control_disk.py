@@ -21,7 +21,7 @@ from torpor.core.states import RunState
 from torpor.machines import guest
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import CHUNK, Incoming, read
-from torpor.worker import driver, pen, stillness
+from torpor.worker import freezing, pen, stillness
 
 pytestmark = pytest.mark.anyio
 SIZE = 3 << 20
@@ -78,18 +78,18 @@ async def test_one_that_stands_still_in_a_freeze_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stillness, "PREPARE_LIMIT_S", 0.05)
-    said = driver.Driver._prepare
+    real = freezing.Freezing._prepare
 
     async def free() -> None:
         world.disk_full = False
 
     async def prepare(self: Any) -> bool:
-        monkeypatch.setattr(driver.Driver, "_prepare", said)
+        monkeypatch.setattr(freezing.Freezing, "_prepare", real)
         await stand_still(world)
         world.on("resume", *[None] * 9, free)
-        return await said(self)
+        return await real(self)
 
-    monkeypatch.setattr(driver.Driver, "_prepare", prepare)
+    monkeypatch.setattr(freezing.Freezing, "_prepare", prepare)
     run = await world.run([["wait", "q"]])
     await until(world, run, "run.suspended")
     await world.answer("wait:q#1")

@@ -74,7 +74,7 @@ class Lives:
                 continue
             channel, text = part
             for piece in pieces(text.encode(), cuts):
-                await pen.write(*await streams.hear(Output(channel, piece), pen))
+                await pen.write(*await streams.take(Output(channel, piece), pen))
         seq = (await self.store.read(lambda c: get_run(c, self.run))).last_seq
         return json.loads(json.dumps(streams.to_json())), seq
 

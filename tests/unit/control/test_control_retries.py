@@ -17,6 +17,7 @@ from torpor.contextlog.deployments import choose_current
 from torpor.contextlog.runs import RunRow
 from torpor.core.ids import AgentVersion, RunId
 from torpor.core.states import FINAL, RunState
+from torpor.policy.retries import Failure
 from torpor.worker import retrying
 from torpor.worker.standing import Result, Standing
 
@@ -92,7 +93,8 @@ async def test_a_run_is_tried_again_with_what_it_recorded(plain: Plain) -> None:
     assert [row.state.value for row in rows] == ["failed", "failed", "completed"]
     assert [row.attempt for row in rows] == [1, 2, 3]
     assert rows[-1].result == 12
-    assert rows[0].error is not None and rows[0].error["retry"] == rows[1].id
+    assert rows[0].successor == rows[1].id
+    assert rows[0].error is not None and rows[0].error.keys() == {"type", "message", "traceback"}
     # What each try has written is kept at its end; nothing else is begun anew.
     begun = [await plain.ops(row.id, "op.begin") for row in rows]
     steps = [[op for op in ops if op and not op.startswith("file:")] for ops in begun]
@@ -170,7 +172,7 @@ def test_an_agent_rests_while_it_has_nothing_else_to_do(
     monkeypatch.setattr(torpor.worker.standing, "time", clock)
     standing = Standing()
     standing.unanswered.add("wait:a#1")
-    standing.said({"waiting": 1, "busy": busy})
+    standing.update(1, busy)
     with standing.resting():
         assert standing.rested_s == (0.0 if busy else 4.0)
     rested_s = standing.rested_s
@@ -203,13 +205,14 @@ async def test_out_of_memory_it_goes_to_a_bigger_machine(plain: Plain) -> None:
     version = await deploy(plain, memory_max="2G")
     run = await plain.run(version, "asleep")
     await plain.open_wait(run)
-    error = {"type": "OutOfMemory", "message": "m"}
+    error, failure = {"type": "OutOfMemory", "message": "m"}, Failure("OutOfMemory")
 
     def fail(c: Any) -> RunRow:
         at = schema.runs.c
         c.execute(schema.runs.update().where(at.id == run).values(engine="qemu"))
-        told = retrying.told(c, run, error, lambda *_: b"", time.time())
-        return runs.transition(c, run, None, RunState.FAILED, time.time(), error=told)
+        now, to = time.time(), RunState.FAILED
+        successor = retrying.retry(c, run, error, failure, lambda *_: b"", now)
+        return runs.transition(c, run, None, to, now, error=error, successor=successor)
 
     row = await plain.store.write(fail)
     assert row.successor is not None

@@ -377,8 +377,8 @@ async def test_what_cannot_be_recorded_fails_the_run(
     ("line", "words"),
     [
         (["raw", None], "does not speak as it should: a message that is not JSON"),
-        (["raw", {"t": "hello", "protocol": 1, "python": "3", "kernel": "6"}], "said 'hello'"),
-        (["raw", {"t": "thawed", "epoch": 7, "at": 1.0}], "said 'thawed'"),
+        (["raw", {"t": "hello", "protocol": 1, "python": "3", "kernel": "6"}], "sent 'hello'"),
+        (["raw", {"t": "thawed", "epoch": 7, "at": 1.0}], "sent 'thawed'"),
         (["raw", {"t": "crashed", "traceback": "Traceback: oh"}], "supervisor failed:\nTraceback"),
     ],
 )

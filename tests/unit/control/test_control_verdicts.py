@@ -92,7 +92,7 @@ async def test_a_fork_takes_over(world: World) -> None:
     run = await world.run([*STEPS, END])
     row = await world.ended(run)
     assert row.state is RunState.FAILED and row.error is not None
-    fork = await world.row(RunId(row.error["took_over"]))
+    fork = await world.row(row.successor or RunId(""))
     assert f"Run {fork.id}, a fork from before that, took over." in row.error["message"]
     told = await world.store.read(lambda c: forks.forked(c, fork))
     began = next(e for e in await world.entries(run, "op.begin") if e.op == MISSED)
@@ -104,11 +104,11 @@ async def test_an_agent_that_always_diverges_forks_only_so_often(world: World) -
     await policy(world, "fork")
     run = await world.run([*STEPS, END])
     for _ in range(FORKS_MAX):
-        error = (await world.ended(run)).error
-        assert error is not None
-        run = RunId(error["took_over"])
+        successor = (await world.ended(run)).successor
+        assert successor is not None
+        run = successor
     row = await world.ended(run)
-    assert row.error is not None and "took_over" not in row.error
+    assert row.successor is None
     every = await world.store.read(lambda c: runs.runs_in(c, list(FINAL)))
     assert len(every) == FORKS_MAX + 1
 
@@ -116,4 +116,4 @@ async def test_an_agent_that_always_diverges_forks_only_so_often(world: World) -
 async def test_what_a_machine_says_it_diverged_from_must_be_in_its_log(world: World) -> None:
     await policy(world, "fork")
     row = await world.ended(await world.run([["step", "a"], END]))
-    assert row.error is not None and "took_over" not in row.error
+    assert row.successor is None

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from torpor.core.ids import OpId
 from torpor.core.rules import parse_rules
-from torpor.policy.retries import BACKOFF_S_MAX, Retry, decide
+from torpor.policy.retries import BACKOFF_S_MAX, Failure, Retry, decide
 
 RULES = parse_rules({"retries": 3, "retry_backoff": "8s", "memory_max": "1G"}, "rules")
-ERROR = {"type": "ValueError", "message": "m"}
+ERROR = Failure("ValueError")
 
 
 def test_it_backs_off_twice_as_long_each_time_with_jitter() -> None:
@@ -21,27 +20,27 @@ def test_it_backs_off_twice_as_long_each_time_with_jitter() -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    "failure",
     [
-        {"type": "CannotRestore"},
-        {"type": "Overran"},
-        {"type": "Invalid"},
-        {**ERROR, "final": True},
-        {**ERROR, "diverged": "step:a#1"},
+        Failure("CannotRestore"),
+        Failure("Overran"),
+        Failure("Invalid"),
+        Failure("ValueError", final=True),
+        Failure("ValueError", diverged=OpId("step:a#1")),
     ],
 )
-def test_what_would_come_to_the_same_is_not_tried_again(error: dict[str, Any]) -> None:
-    assert decide(error, 1, RULES, 512, 1.0) is None
+def test_what_would_come_to_the_same_is_not_tried_again(failure: Failure) -> None:
+    assert decide(failure, 1, RULES, 512, 1.0) is None
 
 
 def test_an_agent_may_say_when() -> None:
-    assert decide({**ERROR, "after_s": 60}, 1, RULES, 512, 1.0) == Retry(60.0)
-    assert decide({**ERROR, "after_s": 60}, 4, RULES, 512, 1.0) is None
+    assert decide(Failure("ValueError", after_s=60), 1, RULES, 512, 1.0) == Retry(60.0)
+    assert decide(Failure("ValueError", after_s=60), 4, RULES, 512, 1.0) is None
 
 
 @pytest.mark.parametrize("kind", ["OutOfMemory", "MemoryError"])
 def test_out_of_memory_it_gets_more_while_there_is(kind: str) -> None:
-    full = {"type": kind}
+    full = Failure(kind)
     assert decide(full, 9, RULES, 512, 1.0) == Retry(0.0, 1024, counts=False)
     assert decide(full, 1, RULES, 768, 1.0) == Retry(0.0, 1024, counts=False)
     assert decide(full, 4, RULES, 1024, 1.0) is decide(full, 4, RULES, None, 1.0) is None

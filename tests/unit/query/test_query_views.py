@@ -14,9 +14,8 @@ from tests.unit.query.conftest import PRICES, VERSION, Ask
 
 from torpor.contextlog import schema
 from torpor.contextlog.agents import put_agent
-from torpor.contextlog.runs import claim, create_run, transition
+from torpor.contextlog.runs import Suspension, claim, create_run, suspend
 from torpor.core.ids import RunId, Seq
-from torpor.core.states import RunState
 from torpor.logstore.sqlite import LogStore
 from torpor.query.ask import Asking, Question
 from torpor.query.views import VIEWS
@@ -150,7 +149,7 @@ def test_how_long_a_run_slept_counts_the_sleep_that_goes_on(tmp_path: Path) -> N
         put_agent(c, version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0)
         run = create_run(c, version=VERSION, agent="a", input={}, now=before - 90).id
         epoch = claim(c, run, before - 80)
-        transition(c, run, epoch, RunState.SUSPENDED, before - 60, seen=Seq(2))
+        suspend(c, run, epoch, before - 60, Suspension(seen=Seq(2)))
 
     store = LogStore.open(tmp_path / "torpor.db")
     asyncio.run(store.write(sleep))

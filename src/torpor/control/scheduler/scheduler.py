@@ -56,12 +56,14 @@ from torpor.logstore.sqlite import LogStore
 from torpor.policy import recovery
 from torpor.policy.recovery import Act, Facts, Origins
 from torpor.policy.recovery import Driver as By
+from torpor.policy.retries import Failure
 from torpor.worker import retrying
 from torpor.worker.cancelling import CANCELLED
 from torpor.worker.carrier import Carriers
 from torpor.worker.commands import Commands
 from torpor.worker.driver import Driver, Outcome
 from torpor.worker.metrics import Metrics
+from torpor.worker.parts import Shared
 from torpor.worker.sealing import Keys
 from torpor.worker.tasks import Tasks
 from torpor.worker.values import Values
@@ -186,7 +188,7 @@ class Scheduler:
             case Due():
                 self._timers.set()
             case Answered(run, op, value) if run in self.drivers:
-                self.drivers[run].deliver(op, ok=True, value=value)
+                self.drivers[run].deliver(op, {"ok": True, "value": value})
             case Answered():
                 self._claimable.set()
             case Overran(run) if run in self.drivers:
@@ -245,17 +247,10 @@ class Scheduler:
         return recovery.decide(facts)
 
     def _new_driver(self, row: RunRow) -> Driver:
-        driver = Driver(
-            self._engines[row.engine],
-            self._store,
-            self._model,
-            self._keys,
-            self._values,
-            row,
-            self._metrics,
-            self._commands,
-            always_suspend=self.always_suspend,
+        shared = Shared(
+            self._store, self._model, self._keys, self._values, self._metrics, self._commands
         )
+        driver = Driver(shared, self._engines[row.engine], row, always_suspend=self.always_suspend)
         self.drivers[row.id] = driver
         return driver
 
@@ -365,15 +360,17 @@ class Scheduler:
 
     async def _fail(self, driver: Driver, kind: str, message: str) -> None:
         error = {"type": kind, "message": message, "traceback": None}
+        failure = Failure(kind)
         rewrap = await _when_possible(
-            lambda: retrying.rewrapper(self._store, self._keys, driver.run, error)
+            lambda: retrying.rewrapper(self._store, self._keys, driver.run, failure)
         )
 
         def write(c: Connection) -> None:
-            told, now = error, time.time()
+            now, successor = time.time(), None
             if rewrap is not None:
-                told = retrying.told(c, driver.run, error, rewrap, now)
-            runs.transition(c, driver.run, None, RunState.FAILED, now, error=told)
+                successor = retrying.retry(c, driver.run, error, failure, rewrap, now)
+            ended = RunState.FAILED
+            runs.transition(c, driver.run, None, ended, now, error=error, successor=successor)
 
         await self._write_end(driver.run, write)
 
@@ -431,7 +428,7 @@ class Scheduler:
         ends = await _when_possible(lambda: self._store.read(read))
         for (by, op), end in zip(asked, ends, strict=True):
             if end is not None:
-                by.deliver(op, **end)
+                by.deliver(op, end)
 
 
 def _log_failure(error: BaseException) -> None:

@@ -76,7 +76,6 @@ from torpor.snapshot.store import SnapshotStore
 from torpor.worker.beside import Beside
 from torpor.worker.cancelling import CANCELLED
 from torpor.worker.commands import Commands
-from torpor.worker.driver import ENDED
 from torpor.worker.metrics import Metrics, Moment
 from torpor.worker.runfiles import RunFiles
 from torpor.worker.sealing import Keys, switched_on
@@ -380,7 +379,7 @@ class Service:
 
     async def _machine(self, run: RunId) -> dict[str, Any] | None:
         driver = self._scheduler.drivers.get(run) if self._scheduler else None
-        if driver is None or driver.doing == ENDED:
+        if driver is None or driver.ended:
             return None
         live, served = driver.live, None
         doing = driver.held_up or driver.doing

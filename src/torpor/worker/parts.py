@@ -1,0 +1,104 @@
+"""What a driver is made of: what its host gives to all drivers, and what it has for its own run and
+epoch. Here it is put together; each part's module says what it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torpor.contextlog.runs import RunRow
+from torpor.core.ids import OpId
+from torpor.egress.models import Model
+from torpor.logstore.sqlite import LogStore
+from torpor.worker.calls import Calls
+from torpor.worker.cancelling import Cancelling
+from torpor.worker.carrier import Carrier, Carriers
+from torpor.worker.commands import Commands, OfRun
+from torpor.worker.computing import Computing
+from torpor.worker.handover import HandOver
+from torpor.worker.metrics import Metrics
+from torpor.worker.notes import Notes
+from torpor.worker.obstacles import Obstacles
+from torpor.worker.output import Streams
+from torpor.worker.pen import Pen
+from torpor.worker.recording import Recording
+from torpor.worker.sealing import Keys
+from torpor.worker.standing import Result, Standing
+from torpor.worker.stillness import Stillness
+from torpor.worker.tasks import Tasks
+from torpor.worker.values import Results, Values
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all drivers of a host have."""
+
+    store: LogStore
+    model: Model
+    keys: Keys
+    values: Values
+    metrics: Metrics
+    commands: Commands
+
+
+class Parts:
+    """Of one driver. Its run's `row` is as it was before the claim."""
+
+    def __init__(self, shared: Shared, carriers: Carriers, row: RunRow) -> None:
+        self.shared, self.carriers, self.row = shared, carriers, row
+        self.changed = asyncio.Event()  # something came, from the agent or from outside
+        self.trouble: BaseException | None = None  # what ended one of the driver's tasks
+        self.progressed = False  # something durable came of this epoch
+        self.carrier: Carrier | None = None
+        self.pen = Pen(shared.store, row.id, row.epoch)
+        self.standing = Standing()
+        self.hand_over = HandOver()
+        self.cancelling = Cancelling(row.cancel_requested)
+        calls = Tasks(self.fail)
+        self.calls = Calls(row.id, shared.store, shared.model, self.pen, calls, shared.metrics)
+        self.learning = Tasks(self.fail)  # what is done for the agent beside it
+        self.results = Results(row.id, shared.values, shared.store, self.pen)
+        self.computing = Computing(self.pen, row, self.standing, self.changed)
+        self.commands = OfRun(shared.commands, row.id, self.changed)
+        self.notes = Notes()
+        self.streams = Streams()
+        self.obstacles = Obstacles(self.pen)
+        self.stillness = Stillness(self.obstacles, self.hand_over.report)
+        self.recording = Recording(
+            row, shared.store, self.pen, self.results, self.standing, self.streams
+        )
+
+    @property
+    def live(self) -> Carrier:
+        """The carrier, where there must be one."""
+        assert self.carrier is not None
+        return self.carrier
+
+    @property
+    def busy_beside(self) -> bool:
+        """Something other than the agent needs its carrier."""
+        return self.cancelling.wanted or self.commands.any
+
+    def deliver(self, op: str, outcome: Mapping[str, Any]) -> None:
+        """The outcome of `op` was recorded: the agent gets it if it waits for it."""
+        self.progressed = True
+        self.standing.arrived.append(Result(op, dict(outcome)))
+        self.changed.set()
+
+    def confirm(self, *ops: OpId) -> None:
+        """The ends of these were recorded: let the agent know."""
+        for op in ops:
+            self.progressed = True
+            self.results.confirm(op, self.live.guest)
+
+    def call_model(self, op: OpId, request: Mapping[str, Any] | None = None) -> None:
+        """Make the call that `op` began, unless that is left to the next driver."""
+        if not self.hand_over.wanted:
+            self.calls.make(op, request, self.deliver)
+
+    def fail(self, error: BaseException) -> None:
+        """Something beside the channel to the agent has ended badly."""
+        self.trouble = error
+        self.changed.set()
