@@ -14,9 +14,7 @@ from torpor.core.position import VERSION, Position, StreamPosition
 counts = st.integers(0, 2**63 - 1)
 ops = st.text(min_size=1, max_size=20).map(OpId)
 figures = st.dictionaries(st.sampled_from(["stdout", "stderr", "zero"]), counts)
-streams = st.builds(
-    StreamPosition, counts, st.binary(max_size=3), st.one_of(st.none(), counts)
-)
+streams = st.builds(StreamPosition, counts, st.binary(max_size=3), st.one_of(st.none(), counts))
 positions = st.builds(
     Position,
     unanswered=st.frozensets(ops),

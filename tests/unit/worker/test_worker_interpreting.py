@@ -39,9 +39,9 @@ def begin(kind: str, name: str = "a", **data: Any) -> dict[str, Any]:
     return message(names.BEGIN, op=op, kind=kind, name=name, digest=DIGEST, data=data)
 
 
-WAIT = {"prompt": "?", "data": None, "timeout_s": None, "tags": [], "approve": True}
-CHILD = {"agent": "a", "own": True, "input": {}}
-REQUEST = {"method": "POST", "path": "/v1/x", "headers": {}, "body": ""}
+WAIT: dict[str, Any] = {"prompt": "?", "data": None, "timeout_s": None, "tags": [], "approve": True}
+CHILD: dict[str, Any] = {"agent": "a", "own": True, "input": {}}
+REQUEST: dict[str, Any] = {"method": "POST", "path": "/v1/x", "headers": {}, "body": ""}
 
 
 def test_a_step_that_begins_is_written_and_nothing_else() -> None:
@@ -173,7 +173,7 @@ def ending(t: str, state: State = STATE, **fields: Any) -> Ending:
     return meant.ending
 
 
-ERROR = {"type": "ValueError", "message": "m", "traceback": None}
+ERROR: dict[str, Any] = {"type": "ValueError", "message": "m", "traceback": None}
 
 
 def test_the_ends_of_a_run() -> None:
@@ -186,8 +186,8 @@ def test_the_ends_of_a_run() -> None:
 
 
 def test_an_error_that_people_see_says_nothing_of_what_follows_from_it() -> None:
-    said = {"diverged": OP, "after_s": 3, "final": True}
-    failed = ending(names.FAILED, **ERROR, cancelled=False, **said)
+    more: dict[str, Any] = {"diverged": OP, "after_s": 3, "final": True}
+    failed = ending(names.FAILED, **ERROR, cancelled=False, **more)
     assert failed.error == ERROR
     assert failed.failure == Failure("ValueError", diverged=OP, after_s=3, final=True)
 
