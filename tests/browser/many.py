@@ -18,7 +18,7 @@ from torpor.contextlog.entries import NewEntry
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 
 RUNS = 10_000
 LONG = 2_000  # steps of the longest
@@ -35,7 +35,7 @@ def seed(home: Home) -> dict[str, str]:
     """Into a home that no server has. What is where: `long` is a run with a long log, `found` the
     only one that mentions a needle, `middle` has as many before as after it."""
     home.create()
-    store = LogStore.open(home.database)
+    store = SqliteStore.open(home.database)
     try:
         # In a thread of its own: Playwright may have an event loop in this one.
         with ThreadPoolExecutor(1) as thread:
@@ -49,7 +49,7 @@ def _id(n: int) -> str:
     return f"run_0{n:015d}"
 
 
-async def _seed(store: LogStore) -> None:
+async def _seed(store: SqliteStore) -> None:
     made = await store.write(_models)
     for first in range(0, RUNS, _AT_ONCE):
         await store.write(lambda c, first=first: _copies(c, made, first))  # type: ignore[misc]

@@ -34,6 +34,7 @@ from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
 from torpor.engine.process.agent import Agent
 from torpor.logstore import sqlite as store
+from torpor.logstore.news import Feed
 from torpor.policy import freeze
 from torpor.worker.onprocesses import ProcessCarriers
 
@@ -110,7 +111,7 @@ class Fuse:
         setattr(owner, name, wrapper)
 
     def lay(self) -> None:
-        make_engine, notify, kill = store.make_engine, store.LogStore._notify, Agent.kill
+        make_engine, publish, kill = store.make_engine, Feed.publish, Agent.kill
 
         def watched(path: Path, **options: Any) -> Engine:
             engine = make_engine(path, **options)
@@ -118,9 +119,9 @@ class Fuse:
                 event.listen(engine, "commit", lambda c: self("before-commit"))
             return engine
 
-        def committed(log: store.LogStore, changed: Any) -> None:  # before any caller hears of it
+        def committed(feed: Feed, written: Any) -> None:  # before any caller hears of it
             self("after-commit")
-            notify(log, changed)
+            publish(feed, written)
 
         async def killing(agent: Agent) -> None:
             self("before-kill")
@@ -129,7 +130,7 @@ class Fuse:
 
         for owner, name, wrapped in (
             (store, "make_engine", watched),
-            (store.LogStore, "_notify", committed),
+            (Feed, "publish", committed),
             (Agent, "kill", killing),
         ):
             setattr(owner, name, wrapped)

@@ -19,7 +19,7 @@ from tests.unit.control.world import Nth, WatchedStore, World
 from torpor.blobs.local import LocalBlobs
 from torpor.core.errors import Exhausted, HostError
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run_reads(store: WatchedStore, fn: Callable[[Connection], T]) -> T:
         if store.world is not None and not _looking.get():
             await store.world.at("read")
-        return await LogStore.read(store, fn)
+        return await SqliteStore.read(store, fn)
 
     async def run_writes(store: WatchedStore, fn: Callable[[Connection], T]) -> T:
         return await (store.write_unseen(fn) if _looking.get() else write(store, fn))

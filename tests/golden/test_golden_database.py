@@ -20,7 +20,7 @@ from torpor.contextlog.entries import NewEntry, append, journal, read_entries, r
 from torpor.core.ids import OpId, RunId, Seq
 from torpor.core.states import RunState
 from torpor.logstore.migrate import prepare
-from torpor.logstore.sqlite import LogStore, make_engine
+from torpor.logstore.sqlite import SqliteStore, make_engine
 
 pytestmark = pytest.mark.anyio
 
@@ -36,16 +36,16 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[LogStore]:
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
     path = tmp_path / "torpor.db"
     packed = (HERE / "database-3.db.zst").read_bytes()
     path.write_bytes(zstandard.ZstdDecompressor().decompress(packed))
-    store = LogStore.open(path)
+    store = SqliteStore.open(path)
     yield store
     store.close()
 
 
-async def test_it_becomes_a_database_of_today(store: LogStore) -> None:
+async def test_it_becomes_a_database_of_today(store: SqliteStore) -> None:
     engine = make_engine(Path(":memory:"), connections=1, begin="BEGIN")
     with engine.begin() as c:
         prepare(c)
@@ -55,7 +55,7 @@ async def test_it_becomes_a_database_of_today(store: LogStore) -> None:
     assert await store.read(lambda c: c.scalar(text("PRAGMA integrity_check"))) == "ok"
 
 
-async def test_what_is_in_it_is_read(store: LogStore) -> None:
+async def test_what_is_in_it_is_read(store: SqliteStore) -> None:
     def read(c: Connection) -> None:
         found = {run: runs.get_run(c, run) for run in (WAITING, FAILED, FORK)}
         assert {run: row.state for run, row in found.items()} == {
@@ -88,7 +88,7 @@ async def test_what_is_in_it_is_read(store: LogStore) -> None:
     await store.read(read)
 
 
-async def test_its_runs_go_on(store: LogStore) -> None:
+async def test_its_runs_go_on(store: SqliteStore) -> None:
     (wait,) = await store.read(lambda c: waits.list_waits(c, run=WAITING))
     answer = {"data": {}, "approved": True}
     assert await store.write(lambda c: waits.complete_wait(c, wait.id, value=answer, now=40.0))

@@ -38,7 +38,7 @@ from torpor.core.states import RunState
 from torpor.egress.client import BrokerClient
 from torpor.egress.models import Model
 from torpor.engine import process
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.project.reading import read_agent
 from torpor.snapshot.store import SnapshotStore
 from torpor.worker.metrics import Metrics
@@ -122,7 +122,7 @@ def _unheard(stage: str, message: str, fraction: float | None) -> None:
     pass
 
 
-async def _appends_per_s(store: LogStore, version: AgentVersion) -> float:
+async def _appends_per_s(store: SqliteStore, version: AgentVersion) -> float:
     """Each writer has a run of its own and appends its next entry once the last is durable."""
     note = NewEntry("note.log", None, {"message": "x" * 100})
 
@@ -169,7 +169,7 @@ async def _wake_ms(stage: Stage, version: AgentVersion) -> list[float]:
     return taken
 
 
-async def _entry(store: LogStore, run: RunId, after: int, kind: str) -> EntryRow:
+async def _entry(store: SqliteStore, run: RunId, after: int, kind: str) -> EntryRow:
     """The run's next entry of that kind, once there is one."""
     async with asyncio.timeout(_LIMIT_S):
         with store.subscribe(run) as subscription:
@@ -180,7 +180,7 @@ async def _entry(store: LogStore, run: RunId, after: int, kind: str) -> EntryRow
                 await subscription.wait()
 
 
-async def _until(store: LogStore, run: RunId, seen: Callable[[Any], bool]) -> None:
+async def _until(store: SqliteStore, run: RunId, seen: Callable[[Any], bool]) -> None:
     async with asyncio.timeout(_LIMIT_S):
         with store.subscribe(run) as subscription:
             while not seen(row := await store.read(lambda c: runs.get_run(c, run))):
@@ -194,7 +194,7 @@ async def _until(store: LogStore, run: RunId, seen: Callable[[Any], bool]) -> No
 
 async def _populate(home: Home, sleeping: int) -> None:
     """A log of so many runs, each asleep in its first wait, some until the same second."""
-    store = await asyncio.to_thread(LogStore.open, home.database)
+    store = await asyncio.to_thread(SqliteStore.open, home.database)
     service = Service(home, store)
     try:
         version = await _deployed(service)
@@ -204,7 +204,7 @@ async def _populate(home: Home, sleeping: int) -> None:
 
 
 async def _put_to_sleep(
-    store: LogStore, version: AgentVersion, count: int, due_at: float | None
+    store: SqliteStore, version: AgentVersion, count: int, due_at: float | None
 ) -> None:
     def write(c: Connection, some: int) -> None:
         for _ in range(some):
@@ -260,7 +260,7 @@ def _cpu_s(pid: int) -> float:
 
 async def _timers_late_ms(home: Home) -> float:
     """How late the last of many timers ends its wait that were all due at once."""
-    store = await asyncio.to_thread(LogStore.open, home.database)
+    store = await asyncio.to_thread(SqliteStore.open, home.database)
     scheduler = _without_engines(home, store)
     try:
         version = (await store.read(lambda c: runs.list_runs(c, None, 1, None)))[0].version
@@ -284,7 +284,7 @@ async def _timers_late_ms(home: Home) -> float:
         await asyncio.to_thread(store.close)
 
 
-def _without_engines(home: Home, store: LogStore) -> Scheduler:
+def _without_engines(home: Home, store: SqliteStore) -> Scheduler:
     """Timers and claims as in a server, and no engine that has room."""
     keys = Keys(home, store, on=False)
     blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")

@@ -31,7 +31,7 @@ from torpor.contextlog.runs import claim, create_run
 from torpor.core.ids import AgentVersion, OpId
 from torpor.core.prices import DEFAULT, Prices
 from torpor.core.replies import read_reply
-from torpor.logstore.sqlite import LogStore, make_engine
+from torpor.logstore.sqlite import SqliteStore, make_engine
 from torpor.query.ask import Asking, Question
 from torpor.web import words
 
@@ -89,7 +89,7 @@ def _figures(each: Spread, unit: str) -> tuple[str, str, str]:
 
 def fill(path: Path, entries: int) -> None:
     """A database with so many entries, fifty runs a transaction."""
-    LogStore.open(path).close()
+    SqliteStore.open(path).close()
     chance = random.Random(1)
     engine = make_engine(path, connections=1, begin="BEGIN")
     with engine.connect() as c:
@@ -190,7 +190,7 @@ def _append_us(path: Path) -> tuple[Spread, Spread]:
     """Microseconds of an append of a call's beginning and end, two messages more each time:
     without narrow rows, and with them."""
 
-    async def measure(store: LogStore, record: Any) -> Spread:
+    async def measure(store: SqliteStore, record: Any) -> Spread:
         took: list[float] = []
 
         def write(c: Connection) -> None:
@@ -214,7 +214,7 @@ def _append_us(path: Path) -> tuple[Spread, Spread]:
         return spread(took)
 
     async def both() -> tuple[Spread, Spread]:
-        store = LogStore.open(path)
+        store = SqliteStore.open(path)
         try:
             await store.write(
                 lambda c: put_agent(

@@ -36,7 +36,7 @@ from torpor.core.home import Home
 from torpor.core.ids import RunId, Seq
 from torpor.core.states import FINAL, RunState
 from torpor.engine import process, registry
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.web import words
 
 # What takes longer than this has gone wrong.
@@ -49,7 +49,7 @@ _T = TypeVar("_T")
 @dataclass(frozen=True)
 class Stage:
     home: Home
-    store: LogStore
+    store: SqliteStore
     service: Service
     tell: Tell
 
@@ -62,7 +62,7 @@ def perform(work: Callable[[Stage], Coroutine[Any, Any, _T]]) -> _T:
 
 
 async def _on_stage(home: Home, tell: Tell, work: Callable[[Stage], Coroutine[Any, Any, _T]]) -> _T:
-    store = await asyncio.to_thread(LogStore.open, home.database)
+    store = await asyncio.to_thread(SqliteStore.open, home.database)
     service = Service(home, store)
     gc.collect()
     gc.freeze()  # as a server does
@@ -132,7 +132,7 @@ async def ended(stage: Stage, version: str) -> runs.RunRow:
     return await _ended(stage.store, run)
 
 
-async def _ended(store: LogStore, run: RunId) -> runs.RunRow:
+async def _ended(store: SqliteStore, run: RunId) -> runs.RunRow:
     with store.subscribe(run) as subscription:
         row = await store.read(lambda c: runs.get_run(c, run))
         while row.state not in FINAL:

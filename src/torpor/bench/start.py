@@ -27,7 +27,7 @@ from torpor.contextlog.agents import put_agent
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Seq
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 
 RUNS = 200
 _PASS = "python -c pass"
@@ -48,7 +48,7 @@ def main(times: int, as_json: bool) -> int:
 
 
 async def populate(home: Home) -> None:
-    store = await asyncio.to_thread(LogStore.open, home.database)
+    store = await asyncio.to_thread(SqliteStore.open, home.database)
     try:
         for number in range(RUNS):
             await store.write(partial(_put_run, number=number))

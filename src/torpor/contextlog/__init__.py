@@ -3,7 +3,7 @@
 The database is the one place where a run's state lives; whatever else knows of it (drivers,
 machines, pages in a browser) is a reader or asks here. Which function is where:
 
-    store      LogStore: open, write (group commit), read, subscribe, close
+    store      SqliteStore: open, write (group commit), read, subscribe, close
     runs       create_run, get_run, list_runs, runs_in, claimable, claim, transition,
                request_cancel, live_figures
     entries    append, read_entries, read_page, journal

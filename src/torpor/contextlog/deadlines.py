@@ -19,11 +19,10 @@ from sqlalchemy import Connection, func, select, update
 from torpor.contextlog import schema
 from torpor.contextlog.agents import get_agent
 from torpor.contextlog.entries import refusal
-from torpor.contextlog.news import Claimable, Overran
+from torpor.contextlog.news import Claimable, Overran, report
 from torpor.contextlog.runs import RunRow, computed_s, get_run, limited, transition
 from torpor.core.ids import Epoch, RunId
 from torpor.core.states import FINAL, RunState
-from torpor.logstore.sqlite import tell
 
 AGAIN_S = 10.0
 # One that has only waited has as much time left as before, be it ever so little: not at once again.
@@ -52,12 +51,12 @@ def end_due(c: Connection, now: float) -> None:
             transition(c, run, None, RunState.CANCELLED, now, error=EXPIRED)
         elif row.state is RunState.QUEUED:
             _set(c, run, ready=True, due_at=row.expires_at)
-            tell(c, Claimable())
+            report(c, Claimable())
         elif row.state in FINAL:
             _set(c, run, due_at=None)
         elif row.wake_at is not None and row.wake_at <= now and not _too_old(row, now):
             _set(c, run, ready=True, wake_at=None, due_at=row.wall_until)
-            tell(c, Claimable())
+            report(c, Claimable())
         else:
             _overrun(c, row, now)
 
@@ -88,7 +87,7 @@ def _overrun(c: Connection, row: RunRow, now: float) -> None:
     """Where it has a machine, its driver ends it. Should none hear of it, it is told again."""
     if row.state is RunState.RUNNING:
         _set(c, row.id, due_at=now + AGAIN_S)
-        tell(c, Overran(row.id))
+        report(c, Overran(row.id))
     elif _too_old(row, now):
         error = {"type": OVERRAN, "message": _message("max_wall"), "traceback": None}
         transition(c, row.id, None, RunState.FAILED, now, error=error)

@@ -39,11 +39,11 @@ from sqlalchemy import (
 )
 
 from torpor.contextlog import files, schema
+from torpor.contextlog.news import changed
 from torpor.contextlog.runs import RunRow, get_run
 from torpor.core.errors import Conflict
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, UNFINISHED
-from torpor.logstore.sqlite import touched
 
 # What is of one run, in the order in which it may go.
 _OF_RUN: tuple[tuple[Table, str], ...] = (
@@ -161,7 +161,7 @@ def delete_run(c: Connection, ref: str, unused: Unused) -> Gone:
     forget = update(schema.schedules).where(schema.schedules.c.last_run == run)
     c.execute(forget.values(last_run=None))
     _sweep(c, unused)
-    touched(c, run)
+    changed(c, run)
     return gone
 
 

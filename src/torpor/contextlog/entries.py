@@ -42,6 +42,7 @@ from sqlalchemy import (
 )
 
 from torpor.contextlog import calls, messages, schema
+from torpor.contextlog.news import changed, count_appended
 from torpor.contextlog.prepared import Prepared, json_each, json_of
 from torpor.core import jsonvalues
 from torpor.core.errors import CallerError, Conflict, Invalid, NotFound, StaleEpoch, TorporError
@@ -49,7 +50,6 @@ from torpor.core.ids import Epoch, OpId, RunId, Seq
 from torpor.core.jsonvalues import ENTRY_BYTES_MAX
 from torpor.core.paging import PAGE_BYTES_MAX, Page
 from torpor.core.states import FINAL
-from torpor.logstore.sqlite import count_appended, touched
 
 BODY_CHARS_MAX = 16 * 1024 * 1024
 
@@ -200,7 +200,7 @@ def append(
         for i, (entry, _) in enumerate(fresh):
             if is_call(entry.kind, entry.op):
                 calls.record(c, run, first + i, entry.kind, entry.op, entry.data)
-        touched(c, run)
+        changed(c, run)
         count_appended(c, len(fresh))
     unused = iter(range(first, last + 1))
     return [Seq(next(unused)) if place is None else place for place in places]
@@ -222,7 +222,7 @@ def begin_logs(c: Connection, several: Sequence[tuple[RunId, NewEntry]], now: fl
     ]
     _INSERT.run_many(c, rows)
     for run, _ in several:
-        touched(c, run)
+        changed(c, run)
     count_appended(c, len(rows))
 
 

@@ -41,7 +41,7 @@ from torpor.contextlog.entries import (
 from torpor.contextlog.files import share
 from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import Part
-from torpor.contextlog.news import Claimable, Due
+from torpor.contextlog.news import Claimable, Due, changed, report
 from torpor.contextlog.output import printed_before
 from torpor.contextlog.runs import CANCEL_REQUESTED, RunRow, get_run, newest
 from torpor.contextlog.snapshots import SnapshotRow, list_snapshots
@@ -53,7 +53,6 @@ from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.ids import AgentVersion, OpId, RunId, Seq, SnapshotId, new_id, op_name
 from torpor.core.replies import HTTP_ERROR
 from torpor.core.states import FINAL, RunState
-from torpor.logstore.sqlite import tell, touched
 
 FORKED, RETRIED, RETRY = "run.forked", "op.retried", "retry"
 _ENDINGS = ("wait.cancelled", CANCEL_REQUESTED, *(f"run.{state.value}" for state in sorted(FINAL)))
@@ -163,9 +162,9 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
         **fork.told,
     }
     append(c, run, None, [NewEntry(FORKED, None, told)], now)
-    touched(c, run)
-    tell(c, Claimable())
-    tell(c, Due())
+    changed(c, run)
+    report(c, Claimable())
+    report(c, Due())
     return get_run(c, run)
 
 

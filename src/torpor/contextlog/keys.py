@@ -3,7 +3,7 @@
 A key is recorded in the transaction that records its run's first snapshot, so there is one
 wherever it is needed. It goes for good when its run has ended and has no snapshot left, nor a large
 result that it opens: the
-database overwrites what it deletes (`secure_delete`), and `LogStore.scrub` empties the file of
+database overwrites what it deletes (`secure_delete`), and `SqliteStore.scrub` empties the file of
 writes that are on their way into it.
 """
 

@@ -21,10 +21,9 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from torpor.contextlog import schema
 from torpor.contextlog.entries import NewEntry, append
-from torpor.contextlog.news import Due
+from torpor.contextlog.news import Due, report
 from torpor.core.ids import OpId, RunId, WaitId, new_id
 from torpor.core.states import FINAL
-from torpor.logstore.sqlite import tell
 
 QUEUED, DELIVERED, FAILED, DROPPED = "queued", "delivered", "failed", "dropped"
 _OPEN = "open"  # as in `waits`, which imports this
@@ -56,7 +55,7 @@ def queue_notice(
     made = {"id": new_id("msg"), "run": run, "wait": wait, "webhook": webhook}
     begun = {"reminder": reminder, "created_at": now, "next_at": now}
     c.execute(insert(_notices), [made | begun | {"state": QUEUED, "attempts": 0}])
-    tell(c, Due())
+    report(c, Due())
 
 
 def remind_due(c: Connection, now: float) -> list[WaitId]:

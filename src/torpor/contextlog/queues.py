@@ -29,12 +29,11 @@ from sqlalchemy import (
 )
 
 from torpor.contextlog import schema
-from torpor.contextlog.news import Claimable
+from torpor.contextlog.news import Claimable, report
 from torpor.core.errors import NotFound
 from torpor.core.ids import RunId
 from torpor.core.rules import Limits, parse_limits
 from torpor.core.states import UNFINISHED, RunState
-from torpor.logstore.sqlite import tell
 
 _queues, _runs = schema.queues, schema.runs
 _AT_REST = (RunState.QUEUED.value, RunState.SUSPENDED.value)
@@ -94,7 +93,7 @@ def set_queue(c: Connection, name: str, now: float, **changes: Any) -> QueueRow:
     ensure_queues(c, [name], now)
     if changes:
         c.execute(update(_queues).where(_queues.c.name == name).values(**changes))
-        tell(c, Claimable())
+        report(c, Claimable())
     return get_queue(c, name)
 
 

@@ -23,12 +23,11 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import entries
 from torpor.contextlog.forks import Fork, Rewrap, failures, fork_run, forked, shared_end
-from torpor.contextlog.news import Replaced
+from torpor.contextlog.news import Replaced, report
 from torpor.contextlog.runs import RunRow, transition
 from torpor.core.artifacts import FILE
 from torpor.core.ids import OpId, RunId, Seq
 from torpor.core.states import FINAL, RELOADED, RunState
-from torpor.logstore.sqlite import tell
 
 HOW = "reload"
 _CHILD = "child"
@@ -66,7 +65,7 @@ def reload_run(
         words = f"its code changed; {made.id} goes on as the new version"
         error = {"type": RELOADED, "message": words, "traceback": None}
         # Heard first: its agent is not to go on with the waits that end with it.
-        tell(c, Replaced(origin.id))
+        report(c, Replaced(origin.id))
         transition(c, origin.id, None, RunState.CANCELLED, now, error=error, successor=made.id)
     return made
 

@@ -40,7 +40,7 @@ from torpor.contextlog.entries import (
     refusal,
 )
 from torpor.contextlog.files import files_of, take
-from torpor.contextlog.news import CancelRequested, Claimable, Due
+from torpor.contextlog.news import CancelRequested, Claimable, Due, changed, report
 from torpor.contextlog.queues import ensure_queues
 from torpor.contextlog.refs import resolve
 from torpor.contextlog.snapshots import newest_snapshot
@@ -56,7 +56,6 @@ from torpor.core.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
 from torpor.core.rules import Rules
 from torpor.core.starting import AT_ONCE, Start
 from torpor.core.states import FINAL, UNFINISHED, RunState, may_follow
-from torpor.logstore.sqlite import tell, touched
 
 ID_KEY_MAX = 256
 CANCEL_REQUESTED = "run.cancel_requested"
@@ -261,9 +260,9 @@ def insert_runs(c: Connection, several: Sequence[NewRun], now: float) -> None:
     c.execute(insert(_runs), [run.row(now) for run in several])
     lineage.start(c, *(run.id for run in several))
     begin_logs(c, [(run.id, NewEntry("run.created", None, _created(run))) for run in several], now)
-    tell(c, Claimable())
+    report(c, Claimable())
     if any(run.start.delay_s or run.start.expires_s is not None for run in several):
-        tell(c, Due())
+        report(c, Due())
 
 
 def _created(run: NewRun) -> dict[str, Any]:
@@ -394,7 +393,7 @@ def suspend(
     data: dict[str, Any] = {"snapshot": newest.id if newest else None}
     if how.wake_at is not None:
         data["wake_at"] = how.wake_at
-        tell(c, Due())
+        report(c, Due())
     seen = how.seen
     if seen is None:
         seen = newest.seq if newest else Seq(0)
@@ -464,7 +463,7 @@ def transition(
         followers = update(_runs).where(_runs.c.after == run, _runs.c.state == RunState.QUEUED)
         due = or_(_runs.c.not_before.is_(None), _runs.c.not_before <= now)
         c.execute(followers.where(due).values(ready=True))
-        tell(c, Claimable())
+        report(c, Claimable())
     if to is RunState.CANCELLED:
         for child in unwanted_children(c, run):
             request_cancel(c, child, now)
@@ -511,9 +510,9 @@ def request_cancel(c: Connection, run: RunId, now: float) -> RunRow:
     if not row.cancel_requested:  # what the agent does from here on is cleaning up
         append(c, run, None, [NewEntry(CANCEL_REQUESTED, None, {})], now)
     c.execute(update(_runs).where(_runs.c.id == run).values(cancel_requested=True, ready=True))
-    touched(c, run)
-    tell(c, CancelRequested(run))
-    tell(c, Claimable())
+    changed(c, run)
+    report(c, CancelRequested(run))
+    report(c, Claimable())
     return _exactly(c, run)
 
 
@@ -521,7 +520,7 @@ def wake(c: Connection, run: RunId) -> None:
     """Somebody else than its agent needs the run's machine: if it sleeps, it is ready."""
     asleep = (_runs.c.id == run, _runs.c.state == RunState.SUSPENDED)
     c.execute(update(_runs).where(*asleep).values(ready=True))
-    tell(c, Claimable())
+    report(c, Claimable())
 
 
 def limited(row: RunRow, rules: Rules, now: float) -> dict[str, Any]:

@@ -20,10 +20,9 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from torpor.contextlog import schema
-from torpor.contextlog.news import Due
+from torpor.contextlog.news import Due, report
 from torpor.core.errors import Conflict, NotFound
 from torpor.core.ids import RunId
-from torpor.logstore.sqlite import tell
 
 _schedules = schema.schedules
 # What a person says of one.
@@ -82,7 +81,7 @@ def add_schedule(
                 hint="Give --replace to change it, or another name.",
             )
         set_schedule(c, name, **settings, next_time=next_time, next_at=next_at, trouble=None)
-    tell(c, Due())
+    report(c, Due())
     return get_schedule(c, name)
 
 

@@ -26,7 +26,7 @@ from torpor.contextlog.entries import (
     unfolded,
 )
 from torpor.contextlog.events import read_events
-from torpor.contextlog.news import Claimable, Due
+from torpor.contextlog.news import Claimable, Due, changed, report
 from torpor.contextlog.queues import ensure_queues
 from torpor.contextlog.waits import OPEN, list_waits
 from torpor.core import jsonvalues
@@ -34,7 +34,6 @@ from torpor.core.environment import check_env
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.ids import RunId, new_id
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import tell, touched
 
 Row = dict[str, Any]
 
@@ -125,9 +124,9 @@ def write_run(
     except IntegrityError as error:
         raise Invalid(f"the run's rows do not fit together: {error.orig}") from error
     read_events(c, RunId(run["id"]), time.time())
-    touched(c, run["id"])
-    tell(c, Claimable())
-    tell(c, Due())
+    changed(c, run["id"])
+    report(c, Claimable())
+    report(c, Due())
 
 
 def _record_calls(c: Connection, run: RunId, ready: Iterable[Row]) -> None:

@@ -35,13 +35,12 @@ from sqlalchemy import (
 
 from torpor.contextlog import schema
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_op
-from torpor.contextlog.news import Answered, Due
+from torpor.contextlog.news import Answered, Due, report
 from torpor.contextlog.notices import queue_notice
 from torpor.contextlog.refs import resolve
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.ids import Epoch, OpId, RunId, WaitId, new_id
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import tell
 
 OPEN, COMPLETED, TIMEOUT, CANCELLED = "open", "completed", "timeout", "cancelled"
 FAILED, REFUSED = "failed", "refused"
@@ -197,7 +196,7 @@ def _insert(
     if asked["webhooks"]:
         queue_notice(c, run, made["id"], asked["webhooks"], 0, now)
     if made["due_at"] is not None or made["remind_at"] is not None:
-        tell(c, Due())
+        report(c, Due())
     return get_wait(c, made["id"])
 
 
@@ -320,7 +319,7 @@ def complete_wait(
         [NewEntry(f"wait.{status}", ended.op, told), NewEntry(END, ended.op, result)],
         now,
     )
-    tell(c, Answered(ended.run, ended.op, outcome))
+    report(c, Answered(ended.run, ended.op, outcome))
     return True
 
 

@@ -28,7 +28,7 @@ from torpor.engine.host import Boot, Need
 from torpor.engine.registry import Entry
 from torpor.image.build import ensure_image
 from torpor.image.deps import deps_are_here, ensure_deps
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.machines.host import Machines, tidy
 from torpor.pager.launch import ensure_pager, require_fuse
 from torpor.snapshot.store import SnapshotStore
@@ -156,7 +156,7 @@ class Shared:
     ended."""
 
     home: Home
-    store: LogStore
+    store: Store
     blobs: SnapshotStore
     keys: Keys
     values: Values

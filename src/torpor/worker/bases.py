@@ -30,7 +30,7 @@ from torpor.core.ids import Epoch, RunId
 from torpor.core.imports import Import, imports_relatively
 from torpor.core.layout import OURS
 from torpor.engine.protocol import Shape
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.machines.host import Captured, Live, Machines
 from torpor.machines.thaw import thaw
 from torpor.wire.link import LinkState
@@ -71,7 +71,7 @@ def _digest(kind: str, shape: Shape, source: AgentSource, *more: Any) -> str:
 
 
 class Bases:
-    def __init__(self, machines: Machines, store: LogStore) -> None:
+    def __init__(self, machines: Machines, store: Store) -> None:
         self._machines = machines
         self._store = store
         self._making: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

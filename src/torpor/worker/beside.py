@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from torpor.contextlog.entries import read_page
 from torpor.contextlog.output import BESIDE, beside_from, ends
 from torpor.core.ids import RunId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 
 # Of each stream, so much at most lies beside the log; what is printed after that is only counted.
 BESIDE_BYTES_MAX = 1 << 30
@@ -91,7 +91,7 @@ class Beside:
             shares[stream]["dropped"] = printed - logged - kept
         return shares
 
-    def whole(self, store: LogStore, run: RunId, stream: str, offset: int = 0) -> Iterator[bytes]:
+    def whole(self, store: Store, run: RunId, stream: str, offset: int = 0) -> Iterator[bytes]:
         """A stream from `offset` on, from the log and from beside it. Blocks. Raises HostError."""
         begins = store.read_here(partial(beside_from, run=run)) if offset else {}
         if stream in begins and begins[stream] <= offset:

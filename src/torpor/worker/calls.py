@@ -21,7 +21,7 @@ from torpor.core.errors import Conflict, Invalid
 from torpor.core.ids import OpId, RunId
 from torpor.core.replies import read_reply
 from torpor.egress.models import Model, Unanswered, no_answer
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.worker.metrics import Metrics
 from torpor.worker.pen import Pen, Refused
 from torpor.worker.tasks import Tasks
@@ -39,7 +39,7 @@ class Calls:
     def __init__(
         self,
         run: RunId,
-        store: LogStore,
+        store: Store,
         model: Model,
         pen: Pen,
         under_way: Tasks,

@@ -18,7 +18,7 @@ from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.errors import TorporError
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.runfiles import RunFile
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.machines.capture import Taken
 from torpor.machines.channel import Conversation
 from torpor.machines.host import Captured, Live, Machines
@@ -46,7 +46,7 @@ class MachineCarriers:
     terms = freeze.MACHINE
 
     def __init__(
-        self, machines: Machines, store: LogStore, files: RunFiles, templates: Templates
+        self, machines: Machines, store: Store, files: RunFiles, templates: Templates
     ) -> None:
         self._machines = machines
         self._templates = templates

@@ -39,7 +39,7 @@ from torpor.engine.process.agent import Interpreter, Program, surroundings
 from torpor.engine.process.workdir import clear
 from torpor.image.deps import HOST_PYTHON, check_python, ensure_modules
 from torpor.image.publish import Workspace, build_once
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.policy import freeze
 from torpor.policy.admission import machines_max
 from torpor.worker.carrier import Journal, Origin
@@ -78,7 +78,7 @@ class ProcessCarriers:
 
     terms = freeze.PROCESS
 
-    def __init__(self, home: Home, store: LogStore, files: RunFiles) -> None:
+    def __init__(self, home: Home, store: Store, files: RunFiles) -> None:
         self._home = home
         self._store = store
         self.files = files

@@ -11,7 +11,7 @@ from typing import Any
 from torpor.contextlog.runs import RunRow
 from torpor.core.ids import OpId
 from torpor.egress.models import Model
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.worker.calls import Calls
 from torpor.worker.cancelling import Cancelling
 from torpor.worker.carrier import Carrier, Carriers
@@ -35,7 +35,7 @@ from torpor.worker.values import Results, Values
 class Shared:
     """What all drivers of a host have."""
 
-    store: LogStore
+    store: Store
     model: Model
     keys: Keys
     values: Values

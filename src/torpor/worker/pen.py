@@ -21,7 +21,7 @@ from torpor.core.errors import CallerError, Exhausted, HostError, Invalid, full_
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, SnapshotId
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.machines.host import Captured
 from torpor.policy import answers
 from torpor.policy.inputs import check_input
@@ -84,7 +84,7 @@ def _check_named(c: Connection, run: RunId, webhooks: Sequence[str]) -> None:
 
 
 class Pen:
-    def __init__(self, store: LogStore, run: RunId, epoch: Epoch) -> None:
+    def __init__(self, store: Store, run: RunId, epoch: Epoch) -> None:
         """`epoch` is the machine's, to be set anew when the run is claimed."""
         self.epoch = epoch
         self.waits_for: str | None = None  # what keeps it from writing, in words

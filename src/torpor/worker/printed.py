@@ -17,7 +17,7 @@ from typing import NamedTuple
 from torpor.contextlog.entries import read_page
 from torpor.contextlog.output import ANEW, OUTPUT, printed_before
 from torpor.core.ids import RunId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.worker.beside import Beside
 
 # Of a line that is longer, only so much is printed again where it differs.
@@ -41,7 +41,7 @@ class Printed:
     """One stream from the entry after `after` on, up to its end when this life of it began."""
 
     def __init__(
-        self, store: LogStore, beside: Beside, run: RunId, stream: str, after: int, end: int
+        self, store: Store, beside: Beside, run: RunId, stream: str, after: int, end: int
     ) -> None:
         self.end = end
         self._store, self._beside = store, beside

@@ -16,7 +16,7 @@ from torpor.contextlog import entries
 from torpor.contextlog.entries import Place
 from torpor.contextlog.runs import RunRow
 from torpor.core.ids import OpId, SnapshotId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.machines.host import Captured
 from torpor.worker.output import Streams
 from torpor.worker.pen import Pen, Write
@@ -29,7 +29,7 @@ class Recording:
     def __init__(
         self,
         row: RunRow,
-        store: LogStore,
+        store: Store,
         pen: Pen,
         results: Results,
         standing: Standing,

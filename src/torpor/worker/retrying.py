@@ -19,7 +19,7 @@ from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.forks import Rewrap
 from torpor.core.ids import AgentVersion, RunId
 from torpor.engine import registry
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.policy.retries import Failure, decide
 from torpor.worker.loading import source_from
 from torpor.worker.sealing import Keys
@@ -27,7 +27,7 @@ from torpor.worker.sealing import Keys
 _chance = random.SystemRandom()
 
 
-async def rewrapper(store: LogStore, keys: Keys, run: RunId, failure: Failure) -> Rewrap | None:
+async def rewrapper(store: Store, keys: Keys, run: RunId, failure: Failure) -> Rewrap | None:
     """What a fork that may take the run's place needs, if it fails so; None if none may: a run can
     fail without the host's key."""
 

@@ -28,7 +28,7 @@ from torpor.core.errors import Exhausted, Invalid, NotFound, full_disk
 from torpor.core.ids import RunId
 from torpor.core.runfiles import FILE_BYTES_MAX, Place, RunFile, check_paths, check_sizes
 from torpor.engine import registry
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Deposit, Kept, read
 from torpor.worker.sealing import Keys
@@ -48,7 +48,7 @@ _DISK_SHARE = 0.9
 
 
 class RunFiles:
-    def __init__(self, blobs: LocalBlobs, store: LogStore, keys: Keys) -> None:
+    def __init__(self, blobs: LocalBlobs, store: Store, keys: Keys) -> None:
         self._blobs, self._store, self._keys = blobs, store, keys
 
     # In.

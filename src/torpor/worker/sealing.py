@@ -36,7 +36,7 @@ from torpor.contextlog.forks import Rewrap
 from torpor.core.errors import Conflict, Damaged, HostError, Invalid, Missing
 from torpor.core.home import Home
 from torpor.core.ids import RunId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.snapshot.seal import KEY_BYTES, SALT_BYTES, Key, new_salt
 
 SWITCH = "TORPOR_ENCRYPT"
@@ -84,7 +84,7 @@ def of_file(digest: str) -> str:
 
 
 class Keys:
-    def __init__(self, home: Home, store: LogStore, *, on: bool) -> None:
+    def __init__(self, home: Home, store: Store, *, on: bool) -> None:
         """`on`: runs that have no key yet get one."""
         self.path = home.host_key
         self._store = store

@@ -30,7 +30,7 @@ from torpor.engine.memory import PageNumbers
 from torpor.engine.protocol import Shape
 from torpor.image import recipe
 from torpor.image.deps import check_python, ensure_deps, may_import_torpor
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.machines.host import Captured, Live, Machines
 from torpor.machines.thaw import resume, thaw
 from torpor.machines.warm import Base
@@ -89,7 +89,7 @@ class _Ready:
 
 
 class Templates:
-    def __init__(self, machines: Machines, store: LogStore) -> None:
+    def __init__(self, machines: Machines, store: Store) -> None:
         self._machines = machines
         self._bases = Bases(machines, store)
         self._unsuited: set[str] = set()  # keys of bases that cannot be

@@ -28,7 +28,7 @@ from torpor.contextlog.values import ValueRow, find_value, put_value
 from torpor.core import artifacts
 from torpor.core.errors import Conflict, GuestError, TorporError, full_disk
 from torpor.core.ids import OpId, RunId, op_kind
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.machines.channel import Conversation
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Incoming, Kept, read
@@ -47,7 +47,7 @@ AHEAD_BYTES = 4 << 20
 class Values:
     """All runs' values. `scratch` is where they are spooled."""
 
-    def __init__(self, blobs: LocalBlobs, scratch: Path, store: LogStore, keys: Keys) -> None:
+    def __init__(self, blobs: LocalBlobs, scratch: Path, store: Store, keys: Keys) -> None:
         self.blobs, self.scratch = blobs, scratch
         self._store, self._keys = store, keys
 
@@ -90,7 +90,7 @@ def _ended(c: Connection, run: RunId, op: OpId) -> dict[str, Any] | None:
 class Results:
     """Those of one run, for its driver. Its `key` seals them."""
 
-    def __init__(self, run: RunId, values: Values, store: LogStore, pen: Pen) -> None:
+    def __init__(self, run: RunId, values: Values, store: Store, pen: Pen) -> None:
         self.key: RunKey | None = None
         self._run, self._values, self._store, self._pen = run, values, store, pen
         self._incoming: dict[str, Incoming] = {}

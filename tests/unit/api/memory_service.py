@@ -44,7 +44,7 @@ from torpor.core.retention import Retention
 from torpor.core.starting import AT_ONCE, Start
 from torpor.core.states import FINAL, RunState
 from torpor.engine.process.command import LocalCommand, NotStarted
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.query.ask import Question
 from torpor.worker.commands import WINDOW_BYTES, Command, Commands, Ended
 from torpor.worker.runfiles import RunFiles
@@ -232,7 +232,7 @@ PLAYER: Object = {
 }
 
 
-_opened: list[LogStore] = []
+_opened: list[SqliteStore] = []
 
 
 def close_stores() -> None:
@@ -245,7 +245,7 @@ class MemoryService:
     def __init__(self, home: Home) -> None:
         self.home = home
         home.create()
-        store = LogStore.open(home.database)
+        store = SqliteStore.open(home.database)
         _opened.append(store)
         self.access = Access(store)
         self.files = RunFiles(LocalBlobs(home.blobs), store, Keys(home, store, on=True))

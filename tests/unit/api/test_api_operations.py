@@ -18,7 +18,7 @@ from torpor.control.service.queueing import Queueing
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion
 from torpor.core.inputs import check_input
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 
 OLD, NEW = AgentVersion("a" * 32), AgentVersion("b" * 32)
 AGENT: dict[str, Any] = {"name": "a", "doc": None, "params": [], "open": False}
@@ -26,7 +26,7 @@ ADDED = {"agent": "f:a", "cron": "30 8 * * mon-fri", "zone": "Europe/Berlin"}
 
 
 class Service(MemoryService):
-    def __init__(self, home: Home, store: LogStore) -> None:
+    def __init__(self, home: Home, store: SqliteStore) -> None:
         super().__init__(home)
         self.store = store
         self.queueing = Queueing(store)  # type: ignore[assignment]
@@ -38,10 +38,10 @@ class Service(MemoryService):
         ).to_json()
 
 
-def ask(home: Home, talk: Callable[[httpx.AsyncClient, LogStore], Awaitable[None]]) -> None:
+def ask(home: Home, talk: Callable[[httpx.AsyncClient, SqliteStore], Awaitable[None]]) -> None:
     async def main() -> None:
         home.create()
-        store = LogStore.open(home.database)
+        store = SqliteStore.open(home.database)
         known: dict[str, Any] = {"name": "f", "entry": "f.py", "source": b"", "agents": [AGENT]}
         rules = {"rules": {"upgradable": True}}
         await store.write(lambda c: put_agent(c, version=OLD, spec={}, now=1.0, **known))
@@ -55,7 +55,7 @@ def ask(home: Home, talk: Callable[[httpx.AsyncClient, LogStore], Awaitable[None
 
 
 def test_a_queue_is_limited_paused_and_listed(home: Home) -> None:
-    async def talk(http: httpx.AsyncClient, store: LogStore) -> None:
+    async def talk(http: httpx.AsyncClient, store: SqliteStore) -> None:
         await store.write(lambda c: create_run(c, version=OLD, agent="a", input={}, now=3.0))
         (queue,) = (await http.get("/queues")).json()
         assert (queue["name"], queue["queued"], queue["running"]) == ("f:a", 1, 0)
@@ -71,7 +71,7 @@ def test_a_queue_is_limited_paused_and_listed(home: Home) -> None:
 
 
 def test_a_schedule_is_added_paused_and_removed(home: Home) -> None:
-    async def talk(http: httpx.AsyncClient, store: LogStore) -> None:
+    async def talk(http: httpx.AsyncClient, store: SqliteStore) -> None:
         added = await http.put("/schedules/daily", json=ADDED)
         assert added.status_code == 200, added.text
         assert added.json()["next_at"] is not None
@@ -89,7 +89,7 @@ def test_a_schedule_is_added_paused_and_removed(home: Home) -> None:
 
 
 def test_a_wrong_schedule_is_refused_in_words(home: Home) -> None:
-    async def talk(http: httpx.AsyncClient, store: LogStore) -> None:
+    async def talk(http: httpx.AsyncClient, store: SqliteStore) -> None:
         for change, status, words in (
             ({"cron": "99 * * * *"}, 400, "no cron expression"),
             ({"zone": "Mars/Base"}, 400, "no time zone"),
@@ -106,7 +106,7 @@ def test_a_wrong_schedule_is_refused_in_words(home: Home) -> None:
 
 
 def test_a_run_is_moved(home: Home) -> None:
-    async def talk(http: httpx.AsyncClient, store: LogStore) -> None:
+    async def talk(http: httpx.AsyncClient, store: SqliteStore) -> None:
         made = await store.write(lambda c: create_run(c, version=OLD, agent="a", input={}, now=3.0))
         moved = await http.post(f"/runs/{made.id}/upgrade", json={})
         assert moved.status_code == 200 and moved.json()["version"] == NEW, moved.text

@@ -17,7 +17,7 @@ from torpor.control.service.forking import Forking
 from torpor.core.agentfile import AgentSource
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, RunId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.worker.loading import tar_of
 from torpor.worker.sealing import Keys
 
@@ -25,7 +25,7 @@ OLD, NEW = AgentVersion("a" * 32), AgentVersion("b" * 32)
 
 
 class Service(MemoryService):
-    def __init__(self, home: Home, store: LogStore) -> None:
+    def __init__(self, home: Home, store: SqliteStore) -> None:
         super().__init__(home)
         self.store = store
         self.forking = Forking(store, Keys(home, store, on=False))
@@ -40,7 +40,7 @@ def test_a_run_is_reloaded(tmp_path: Path) -> None:
     home = Home(tmp_path).create()
 
     async def main() -> None:
-        store = LogStore.open(home.database)
+        store = SqliteStore.open(home.database)
         source = AgentSource("f.py", {"f.py": b"x = 1\n"})
         spec: dict[str, Any] = {"dependencies": [], "memory_mib": 512, "disk_mib": 64, "keep": ""}
         known: dict[str, Any] = {"name": "f", "entry": "f.py", "source": tar_of(source)}

@@ -14,7 +14,7 @@ from torpor.contextlog import schema
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.runs import RunRow, claim, create_run, get_runs
 from torpor.core.ids import AgentVersion, Epoch, RunId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Commit:
     version = AgentVersion("a" * 32)
 
     def __init__(self, path: Path) -> None:
-        self._store = LogStore.open(path)
+        self._store = SqliteStore.open(path)
         self._runner = asyncio.Runner()
         self(
             lambda c: put_agent(

@@ -13,7 +13,7 @@ from torpor.contextlog.runs import transition
 from torpor.contextlog.snapshots import reclaim, record_snapshot
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 
 FIGURES: dict[str, Any] = {"manifest": "m", "bytes": 1, "pause_ms": 1.0, "freeze_ms": 1.0}
 
@@ -57,7 +57,7 @@ def test_a_destroyed_key_is_in_no_file(tmp_path: Path, commit: Any) -> None:
     wrapped = b"what the host's key made of a run's, in seventy-six bytes or so"
     run: RunId = commit.queued()
     commit(lambda c: put_key(c, run, wrapped))
-    store: LogStore = commit._store
+    store: SqliteStore = commit._store
     files = list(store.path.parent.glob(store.path.name + "*"))
     assert any(wrapped in path.read_bytes() for path in files)
     commit(lambda c: destroy_key(c, run))

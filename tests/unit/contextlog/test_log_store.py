@@ -21,7 +21,7 @@ from torpor.contextlog.entries import NewEntry, append, read_entries
 from torpor.contextlog.runs import create_run
 from torpor.core.errors import Damaged, Exhausted, HostError, InternalError
 from torpor.core.ids import AgentVersion, RunId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +42,7 @@ def texts(run: RunId) -> Callable[[Connection], list[str]]:
 
 
 async def test_a_failing_write_is_rolled_back_alone(tmp_path: Path) -> None:
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     run = await store.write(make_run)
 
     def fails(c: Connection) -> None:
@@ -60,14 +60,14 @@ async def test_a_failing_write_is_rolled_back_alone(tmp_path: Path) -> None:
 
 
 async def test_what_no_future_can_hold_is_answered_too(tmp_path: Path) -> None:
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     with pytest.raises(InternalError, match="a write raised StopIteration"):
         await store.write(lambda c: next(iter(())))
     store.close()
 
 
 async def test_queued_writes_share_a_transaction(tmp_path: Path) -> None:
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     run = await store.write(make_run)
     seen: list[int] = []
 
@@ -95,7 +95,7 @@ async def test_queued_writes_share_a_transaction(tmp_path: Path) -> None:
 
 
 async def test_a_write_cancelled_in_the_queue_does_not_happen(tmp_path: Path) -> None:
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     run = await store.write(make_run)
     gate = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -120,7 +120,7 @@ async def test_a_write_cancelled_in_the_queue_does_not_happen(tmp_path: Path) ->
 
 @pytest.mark.parametrize("verb", ["UPDATE entries SET kind = 'x'", "DELETE FROM entries"])
 async def test_entries_refuse_change(tmp_path: Path, verb: str) -> None:
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     run = await store.write(make_run)
     await store.write(log(run, "stays"))
     with pytest.raises(Exception, match="append-only"):
@@ -135,7 +135,7 @@ async def test_entries_refuse_change(tmp_path: Path, verb: str) -> None:
 
 
 async def test_readers_cannot_write_and_see_one_moment(tmp_path: Path) -> None:
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     run = await store.write(make_run)
     with pytest.raises(HostError, match="readonly"):
         await store.read(log(run, "x"))
@@ -156,7 +156,7 @@ async def test_readers_cannot_write_and_see_one_moment(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_fails_the_batch_and_leaves_the_store_usable(tmp_path: Path) -> None:
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     run = await store.write(make_run)
 
     def limit(pages: int) -> Callable[[Connection], None]:
@@ -177,7 +177,7 @@ async def test_a_full_disk_fails_the_batch_and_leaves_the_store_usable(tmp_path:
 
 
 async def test_a_write_that_ends_the_transaction_fails_its_batch(tmp_path: Path) -> None:
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     run = await store.write(make_run)
 
     def breaks(c: Connection) -> None:
@@ -196,7 +196,7 @@ async def test_subscribers_hear_of_committed_writes_to_their_run_only(tmp_path: 
         log(run, "lost")(c)
         raise LookupError("on purpose")
 
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     run, other = await store.write(make_run), await store.write(make_run)
     with store.subscribe(run) as mine, store.subscribe(other) as theirs:
         await store.write(log(run, "one"))  # before anyone waits: remembered
@@ -210,12 +210,12 @@ async def test_subscribers_hear_of_committed_writes_to_their_run_only(tmp_path: 
         await store.write(log(run, "two"))
         await asyncio.wait_for(waiting, 10)
     await store.write(log(run, "nobody listens"))
-    assert store._subscriptions == {}
+    assert store._feed._subscriptions == {}
     store.close()
 
 
 async def test_closing_finishes_queued_writes_and_refuses_later_ones(tmp_path: Path) -> None:
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     run = await store.write(make_run)
     writes = [asyncio.create_task(store.write(log(run, f"{i}"))) for i in range(5)]
     await asyncio.sleep(0)
@@ -224,26 +224,26 @@ async def test_closing_finishes_queued_writes_and_refuses_later_ones(tmp_path: P
     assert len(await asyncio.gather(*writes)) == 5
     with pytest.raises(InternalError):
         await store.write(log(run, "late"))
-    reopened = LogStore.open(store.path)
+    reopened = SqliteStore.open(store.path)
     assert await reopened.read(texts(run)) == list("01234")
     reopened.close()
 
 
 def test_a_newer_or_foreign_database_is_refused_untouched(tmp_path: Path) -> None:
     newer = tmp_path / "newer.db"
-    LogStore.open(newer).close()
+    SqliteStore.open(newer).close()
     with sqlite3.connect(newer) as c:
         c.execute("UPDATE meta SET value = '999'")
     c.close()
     older = tmp_path / "older.db"
-    LogStore.open(older).close()
+    SqliteStore.open(older).close()
     with sqlite3.connect(older) as c:
         c.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
     c.close()
     with pytest.raises(HostError, match="earlier state of torpor's development"):
-        LogStore.open(older)
+        SqliteStore.open(older)
     with pytest.raises(HostError, match="newer torpor") as refused:
-        LogStore.open(newer)
+        SqliteStore.open(newer)
     assert "Upgrade" in refused.value.hint
 
     foreign = tmp_path / "foreign.db"
@@ -251,7 +251,7 @@ def test_a_newer_or_foreign_database_is_refused_untouched(tmp_path: Path) -> Non
         c.execute("CREATE TABLE things (x)")
     c.close()
     with pytest.raises(Damaged, match="not torpor's"):
-        LogStore.open(foreign)
+        SqliteStore.open(foreign)
     with sqlite3.connect(foreign) as c:
         assert c.execute("SELECT name FROM sqlite_master").fetchall() == [("things",)]
     c.close()
@@ -259,13 +259,13 @@ def test_a_newer_or_foreign_database_is_refused_untouched(tmp_path: Path) -> Non
     garbage = tmp_path / "garbage.db"
     garbage.write_bytes(b"no database at all " * 300)
     with pytest.raises(Damaged, match="not a database"):
-        LogStore.open(garbage)
+        SqliteStore.open(garbage)
     with pytest.raises(HostError, match="unable to open"):
-        LogStore.open(tmp_path / "absent" / "torpor.db")
+        SqliteStore.open(tmp_path / "absent" / "torpor.db")
 
 
 async def test_foreign_keys_hold(tmp_path: Path) -> None:
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     entry = {"run": "run_none", "seq": 1, "at": 1.0, "kind": "note.log", "data": {}}
     with pytest.raises(Exception, match="FOREIGN KEY"):
         await store.write(lambda c: c.execute(insert(schema.entries), [entry]))
@@ -276,7 +276,7 @@ _WRITES_FOR_EVER = """
 import asyncio, sys
 from pathlib import Path
 from torpor.contextlog.entries import NewEntry, append
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 
 async def writer(store, run):
     while True:
@@ -286,7 +286,7 @@ async def writer(store, run):
         sys.stdout.flush()
 
 async def main():
-    store = LogStore.open(Path(sys.argv[1]))
+    store = SqliteStore.open(Path(sys.argv[1]))
     await asyncio.gather(*(writer(store, sys.argv[2]) for _ in range(8)))
 
 asyncio.run(main())
@@ -295,7 +295,7 @@ asyncio.run(main())
 
 def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     path = tmp_path / "torpor.db"
-    store = LogStore.open(path)
+    store = SqliteStore.open(path)
     run = asyncio.run(store.write(make_run))
     store.close()
     for _ in range(2):
@@ -310,7 +310,7 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
             # What it said before it died; its last line may be cut short.
             rest = process.stdout.read().split("\n")
             acknowledged += map(int, rest[:-1])
-        store = LogStore.open(path)
+        store = SqliteStore.open(path)
         held = [e.seq for e in asyncio.run(store.read(lambda c: read_entries(c, run, limit=10**6)))]
         store.close()
         assert set(acknowledged) <= set(held)

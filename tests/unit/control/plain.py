@@ -31,7 +31,7 @@ from torpor.core.states import FINAL, RunState
 from torpor.egress.models import Model
 from torpor.egress.upstream import Reply, Request
 from torpor.engine.process import NAME as PROCESS
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.worker.carrier import Carrier
 from torpor.worker.commands import Commands
 from torpor.worker.loading import logged, tar_of
@@ -47,7 +47,7 @@ STUCK_S = 30.0
 class Plain:
     def __init__(self, directory: Path) -> None:
         self.home = Home(directory).create()
-        self.store = LogStore.open(self.home.database)
+        self.store = SqliteStore.open(self.home.database)
         self.upstream = PlayedUpstream(self._answer)  # answers how often it was asked
         self.broker = PlayedBroker(self.upstream)
         self.scheduler: Scheduler

@@ -18,7 +18,7 @@ from torpor.core.errors import Damaged, HostError, Invalid, Missing
 from torpor.core.home import Home
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.snapshot.seal import Key
 from torpor.worker.sealing import Keys, switched_on, unwrap, wrap
 
@@ -28,8 +28,8 @@ RUN, OTHER = RunId("run_a"), RunId("run_b")
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[LogStore]:
-    opened = LogStore.open(Home(tmp_path).create().database)
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = SqliteStore.open(Home(tmp_path).create().database)
     yield opened
     opened.close()
 
@@ -65,7 +65,9 @@ async def test_the_switch() -> None:
 # -- the host's key ------------------------------------------------------------------------------
 
 
-async def test_the_host_key_is_made_once_for_its_user_only(tmp_path: Path, store: LogStore) -> None:
+async def test_the_host_key_is_made_once_for_its_user_only(
+    tmp_path: Path, store: SqliteStore
+) -> None:
     home = Home(tmp_path)
     await asyncio.gather(*(Keys(home, store, on=True).check() for _ in range(8)))
     first = home.host_key.read_bytes()
@@ -76,7 +78,7 @@ async def test_the_host_key_is_made_once_for_its_user_only(tmp_path: Path, store
     assert [path.name for path in tmp_path.glob("*host.key*")] == ["host.key"]
 
 
-async def test_nothing_is_made_where_nothing_is_sealed(tmp_path: Path, store: LogStore) -> None:
+async def test_nothing_is_made_where_nothing_is_sealed(tmp_path: Path, store: SqliteStore) -> None:
     keys = Keys(Home(tmp_path), store, on=False)
     await keys.check()
     assert await keys.of(RUN) is None and await keys.find(RUN) is None

@@ -21,7 +21,7 @@ from torpor.contextlog.output import ANEW
 from torpor.contextlog.runs import claim, create_run, get_run
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, RunId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.machines.channel import Output
 from torpor.wire.link import STDERR, STDOUT
 from torpor.worker import beside, printed
@@ -42,7 +42,7 @@ cuts = st.lists(st.integers(0, 60), max_size=4)
 class Lives:
     """A run whose agent prints to its real log, life after life."""
 
-    def __init__(self, store: LogStore, limit: int | None = None) -> None:
+    def __init__(self, store: SqliteStore, limit: int | None = None) -> None:
         self.store, self._limit = store, limit
         self._steps: dict[str, dict[str, int]] = {}
         self.run = RunId("")
@@ -118,14 +118,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path, small: None) -> Iterator[LogStore]:
-    store = LogStore.open(tmp_path / "torpor.db")
+def store(tmp_path: Path, small: None) -> Iterator[SqliteStore]:
+    store = SqliteStore.open(tmp_path / "torpor.db")
     yield store
     store.close()
 
 
 @pytest.fixture
-def do(store: LogStore) -> Iterator[Do[Any]]:
+def do(store: SqliteStore) -> Iterator[Do[Any]]:
     def agent(c: Connection) -> None:
         spec = {"memory_mib": 512}
         put_agent(c, version=VERSION, name="a", entry="a.py", source=b"", spec=spec, now=1.0)
@@ -142,7 +142,7 @@ def do(store: LogStore) -> Iterator[Do[Any]]:
         yield do
 
 
-def test_two_lives(store: LogStore, do: Do[Any]) -> None:
+def test_two_lives(store: SqliteStore, do: Do[Any]) -> None:
     """Equal, longer, shorter, other than the first from some byte on, in whatever pieces."""
 
     @settings(max_examples=60, deadline=None)
@@ -167,7 +167,7 @@ def test_two_lives(store: LogStore, do: Do[Any]) -> None:
     check()
 
 
-def test_many_lives(store: LogStore, do: Do[Any]) -> None:
+def test_many_lives(store: SqliteStore, do: Do[Any]) -> None:
     """Whatever they print, no line of it is missing, and what any of them printed is not repeated
     by a later one. Frozen and thawed in between, it is the same life."""
 
@@ -197,7 +197,7 @@ def test_many_lives(store: LogStore, do: Do[Any]) -> None:
     check()
 
 
-def test_steps_that_are_not_run_again(store: LogStore, do: Do[Any]) -> None:
+def test_steps_that_are_not_run_again(store: SqliteStore, do: Do[Any]) -> None:
     """What their bodies printed is skipped, also to stderr, as long as the rest is the same."""
 
     @settings(max_examples=60, deadline=None)
@@ -238,7 +238,7 @@ def said_to(part: Part) -> str:
     return part[1] if isinstance(part, tuple) and part[0] == STDOUT else ""
 
 
-def test_how_it_reads(store: LogStore, do: Do[Any]) -> None:
+def test_how_it_reads(store: SqliteStore, do: Do[Any]) -> None:
     async def lead() -> None:
         lives = await Lives(store).begin()
         await lives.live((STDOUT, "AT start\nat 9:00 be"))
@@ -258,7 +258,7 @@ def test_how_it_reads(store: LogStore, do: Do[Any]) -> None:
 
 
 def test_what_was_dropped_is_dropped_again(
-    store: LogStore, do: Do[Any], monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore, do: Do[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(beside, "BESIDE_BYTES_MAX", 8192)
 

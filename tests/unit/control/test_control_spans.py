@@ -23,14 +23,14 @@ from torpor.control.observe.telemetry import Otlp, Telemetry, wanted
 from torpor.core.errors import Missing
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 
 
 class World:
     """A run that sleeps once, written as the clock goes on."""
 
     def __init__(self, path: Path) -> None:
-        self.store = LogStore.open(path)
+        self.store = SqliteStore.open(path)
         self.now = 10.0
         self.sent: list[Span] = []
         self.away = False

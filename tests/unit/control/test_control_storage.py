@@ -32,7 +32,7 @@ from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
 from torpor.core.states import RunState
 from torpor.engine.protocol import Shape
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.seal import Key
@@ -57,7 +57,7 @@ class Place:
     """A data directory without machines."""
 
     home: Home
-    log: LogStore
+    log: SqliteStore
     blobs: SnapshotStore
     keys: Keys
     storage: Storage
@@ -187,7 +187,7 @@ async def _pieces(data: bytes) -> AsyncIterator[bytes]:
 @asynccontextmanager
 async def place(root: Path, *, sealed: bool = True) -> AsyncIterator[Place]:
     home = Home(root).create()
-    log = LogStore.open(home.database)
+    log = SqliteStore.open(home.database)
     blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
     held = Keys(home, log, on=sealed)
     try:

@@ -24,7 +24,7 @@ from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.policy import signing
 from torpor.worker.pen import Pen
 from torpor.worker.sealing import Keys
@@ -41,7 +41,7 @@ class Town:
 
     def __init__(self, directory: Path) -> None:
         self.home = Home(directory).create()
-        self.store = LogStore.open(self.home.database)
+        self.store = SqliteStore.open(self.home.database)
         self.keys = Keys(self.home, self.store, on=True)
         self.now = 1_000_000.0
         self.waiting = Waiting(self.store, self.keys, lambda: None)

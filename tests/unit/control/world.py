@@ -25,7 +25,7 @@ from tests.unit.control.puppet import Object, Puppet, State
 
 from torpor.contextlog import agents, entries, runs, snapshots, waits
 from torpor.contextlog.entries import EntryRow
-from torpor.contextlog.news import Claimable
+from torpor.contextlog.news import Claimable, report
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.waits import WaitRow
 from torpor.control.scheduler.scheduler import Scheduler
@@ -40,7 +40,7 @@ from torpor.engine.memory import PAGE, PageNumbers, Pages
 from torpor.engine.protocol import Files, Shape
 from torpor.engine.qemu import NAME as QEMU
 from torpor.image.build import Image
-from torpor.logstore.sqlite import LogStore, tell
+from torpor.logstore.sqlite import SqliteStore
 from torpor.machines.capture import Taken
 from torpor.machines.host import Captured, Live, Machines
 from torpor.machines.sparse import whole
@@ -288,7 +288,7 @@ class PlayedPager:
             raise self.failure
 
 
-class WatchedStore(LogStore):
+class WatchedStore(SqliteStore):
     world: World | None = None
 
     async def write(self, fn: Callable[[Connection], T]) -> T:
@@ -471,7 +471,7 @@ class World:
     async def have_room(self, room: int) -> None:
         """For so many machines, which the scheduler is told as news."""
         self.carriers.room = room
-        await self.store.write_unseen(lambda c: tell(c, Claimable()))
+        await self.store.write_unseen(lambda c: report(c, Claimable()))
 
     async def answer(self, op: str, data: Any = "yes") -> None:
         """As `Service.complete` does."""

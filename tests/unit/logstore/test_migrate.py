@@ -17,7 +17,7 @@ from tests.unit.logstore.described import described
 
 from torpor.core.errors import HostError, InternalError
 from torpor.logstore import migrate, migrations
-from torpor.logstore.sqlite import LogStore, make_engine
+from torpor.logstore.sqlite import SqliteStore, make_engine
 
 NEXT = migrate.SCHEMA_VERSION + 1
 
@@ -55,11 +55,11 @@ def test_migrations_alone_make_what_the_schema_describes(empty: Connection) -> N
 
 def test_a_database_of_before_migrations_is_stamped_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "torpor.db"
-    LogStore.open(path).close()
+    SqliteStore.open(path).close()
     with sqlite3.connect(path) as c:
         c.execute("DROP TABLE alembic_version")
         before = c.execute("SELECT rootpage, sql FROM sqlite_master ORDER BY name").fetchall()
-    LogStore.open(path).close()
+    SqliteStore.open(path).close()
     with sqlite3.connect(path) as c:
         assert c.execute("SELECT version_num FROM alembic_version").fetchall() == [
             (f"{migrate.SCHEMA_VERSION:04}",)
@@ -73,8 +73,8 @@ def test_a_database_of_before_migrations_is_stamped_as_it_is(tmp_path: Path) -> 
 
 def test_what_is_up_to_date_is_opened_without_alembic(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from torpor.logstore.sqlite import LogStore\n"
-        "for _ in range(2): LogStore.open(Path(sys.argv[1])).close()\n"
+        "import sys; from pathlib import Path; from torpor.logstore.sqlite import SqliteStore\n"
+        "for _ in range(2): SqliteStore.open(Path(sys.argv[1])).close()\n"
         "assert 'alembic' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, tmp_path / "torpor.db"], check=True)
@@ -85,7 +85,7 @@ class Older:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.path = folder / "torpor.db"
-        LogStore.open(self.path).close()
+        SqliteStore.open(self.path).close()
         with sqlite3.connect(self.path) as c:
             c.execute(
                 "INSERT INTO agents (version, name, entry, source, spec, agents, first_at, used_at)"
@@ -129,7 +129,7 @@ def test_an_older_one_is_brought_up_to_date_with_all_that_is_in_it(older: Older)
         "    batch.alter_column('entry', existing_type=sa.String(), nullable=True)",
     )
     for _ in range(2):
-        LogStore.open(older.path).close()
+        SqliteStore.open(older.path).close()
     with sqlite3.connect(older.path) as c:
         assert c.execute("SELECT id, colour FROM runs").fetchall() == [("run_1", "blue")]
         assert c.execute("SELECT version FROM agents").fetchall() == [("v",)]
@@ -155,16 +155,16 @@ def test_a_migration_that_fails_changes_nothing_and_says_what_to_do(
         with pytest.raises(
             HostError, match=rf"schema {NEXT - 1} to {NEXT}: no such table"
         ) as error:
-            LogStore.open(older.path)
+            SqliteStore.open(older.path)
         assert "Nothing in it was changed" in error.value.hint
         assert older.dump() == before
     monkeypatch.setattr(migrate, "SCHEMA_VERSION", NEXT - 1)
-    LogStore.open(older.path).close()
+    SqliteStore.open(older.path).close()
 
 
 def test_a_migration_that_leaves_rows_without_what_they_refer_to_is_refused(older: Older) -> None:
     before = older.dump()
     older.revision("op.execute('DELETE FROM agents')")
     with pytest.raises(InternalError, match="a row of runs lacks one of agents"):
-        LogStore.open(older.path)
+        SqliteStore.open(older.path)
     assert older.dump() == before

@@ -21,7 +21,7 @@ from torpor.control.service.service import Service
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 
 BASE = "https://agents.example.com"
 VERSION = AgentVersion("a" * 32)
@@ -32,7 +32,7 @@ class Outside:
     """What somebody with a link sees, and the log behind it."""
 
     def __init__(self, home: Home) -> None:
-        self.store = LogStore.open(home.create().database)
+        self.store = SqliteStore.open(home.create().database)
         self.service = Service(home, self.store)
         self.service.publish(BASE)
         self.run: RunId

@@ -21,7 +21,7 @@ from torpor.contextlog.waits import complete_wait, create_wait
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
 from torpor.core.prices import Prices
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.query.ask import Answer, Asking, Question
 
 VERSION = AgentVersion("a" * 32)
@@ -130,7 +130,7 @@ def fork(c: Connection, run: RunId, **wanted: Any) -> RunId:
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, RunId, RunId]]:
     path = tmp_path_factory.mktemp("query") / "torpor.db"
-    store = LogStore.open(path)
+    store = SqliteStore.open(path)
 
     async def make() -> tuple[RunId, RunId]:
         run = await store.write(fill)

@@ -16,7 +16,7 @@ from torpor.contextlog import schema
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.runs import Suspension, claim, create_run, suspend
 from torpor.core.ids import RunId, Seq
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.sqlite import SqliteStore
 from torpor.query.ask import Asking, Question
 from torpor.query.views import VIEWS
 
@@ -151,7 +151,7 @@ def test_how_long_a_run_slept_counts_the_sleep_that_goes_on(tmp_path: Path) -> N
         epoch = claim(c, run, before - 80)
         suspend(c, run, epoch, before - 60, Suspension(seen=Seq(2)))
 
-    store = LogStore.open(tmp_path / "torpor.db")
+    store = SqliteStore.open(tmp_path / "torpor.db")
     asyncio.run(store.write(sleep))
     asking = Asking(store.path).ask(Question("SELECT ran_s, slept_s FROM runs"), PRICES)
     [[ran_s, slept_s]] = asyncio.run(asking).rows

@@ -25,7 +25,7 @@ from torpor.contextlog import entries, runs, settings
 from torpor.control.observe.spans import Span, spans, trace_id
 from torpor.core.errors import Missing
 from torpor.core.ids import RunId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def wanted(environment: Mapping[str, str] = os.environ) -> bool:
 
 class Telemetry:
     def __init__(
-        self, store: LogStore, sender: Sender, clock: Callable[[], float] = time.time
+        self, store: Store, sender: Sender, clock: Callable[[], float] = time.time
     ) -> None:
         self._store, self._sender, self._clock = store, sender, clock
 

@@ -52,7 +52,7 @@ from torpor.core.errors import (
 from torpor.core.ids import RunId, SnapshotId
 from torpor.core.states import RunState
 from torpor.egress.models import Model
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.policy import recovery
 from torpor.policy.recovery import Act, Facts, Origins
 from torpor.policy.recovery import Driver as By
@@ -98,7 +98,7 @@ class Tried:
 class Scheduler:
     def __init__(
         self,
-        store: LogStore,
+        store: Store,
         model: Model,
         keys: Keys,
         values: Values,

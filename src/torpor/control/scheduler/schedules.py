@@ -19,7 +19,7 @@ from torpor.core.rules import check_name
 from torpor.core.schedules import MISSED, OVERLAPS
 from torpor.core.starting import PRIORITY_MAX, Start
 from torpor.core.states import FINAL
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.policy.inputs import check_input
 from torpor.policy.schedules import Times, due, first_time
 
@@ -30,7 +30,7 @@ JITTER_S_MAX = 86400.0
 
 
 class Schedules:
-    def __init__(self, store: LogStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
 
     async def list(self) -> list[Object]:

@@ -22,14 +22,14 @@ from torpor.core.access import (
 )
 from torpor.core.errors import Invalid, Unauthorized
 from torpor.core.ids import new_id
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 
 TOKEN_S, TOKEN_S_MAX = 3600.0, 7 * 86400.0
 _NOT_VALID = "this key is not valid"
 
 
 class Access:
-    def __init__(self, store: LogStore, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
 

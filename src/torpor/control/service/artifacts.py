@@ -10,12 +10,12 @@ from sqlalchemy import Connection
 from torpor.contextlog import runs
 from torpor.contextlog.artifacts import ArtifactRow, find_artifact, list_artifacts
 from torpor.core.ids import RunId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.worker.values import Values
 
 
 class Artifacts:
-    def __init__(self, store: LogStore, values: Values) -> None:
+    def __init__(self, store: Store, values: Values) -> None:
         self._store, self._values = store, values
 
     async def list(self, ref: str) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from torpor.core.errors import TorporError
 from torpor.core.home import Home
 from torpor.core.ids import RunId
 from torpor.core.retention import KEEP_ALL, Retention
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.worker.beside import Beside
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ Object = dict[str, Any]
 
 
 class Deleting:
-    def __init__(self, home: Home, store: LogStore, storage: Storage) -> None:
+    def __init__(self, home: Home, store: Store, storage: Storage) -> None:
         self._home, self._store, self._storage = home, store, storage
         self._one = asyncio.Lock()
         self._changed = asyncio.Event()

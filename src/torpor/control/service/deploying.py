@@ -22,13 +22,13 @@ from torpor.core.agentfile import AgentSource, no_agent
 from torpor.core.defining import may_define_agents
 from torpor.core.ids import AgentVersion
 from torpor.engine import registry
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.worker.loading import tar_of
 from torpor.worker.templates import keep_template
 
 
 class Deploying:
-    def __init__(self, store: LogStore, engines: Engines) -> None:
+    def __init__(self, store: Store, engines: Engines) -> None:
         self._store, self._engines = store, engines
         self._under_way: dict[AgentVersion, asyncio.Lock] = {}
 

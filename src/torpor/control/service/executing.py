@@ -27,7 +27,7 @@ from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
 from torpor.engine import registry
 from torpor.engine.process.command import LocalCommand, NotStarted
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.worker.commands import WINDOW_BYTES, Command, Commands, Ended
 from torpor.worker.onprocesses import ProcessCarriers
 from torpor.worker.tasks import Tasks
@@ -51,7 +51,7 @@ class Engines(Protocol):
 
 
 class Executing:
-    def __init__(self, store: LogStore, engines: Engines, commands: Commands) -> None:
+    def __init__(self, store: Store, engines: Engines, commands: Commands) -> None:
         self._store, self._engines, self._commands = store, engines, commands
         self._minding = Tasks(lambda error: log.error("a command was lost", exc_info=error))
         self._leaving = False

@@ -23,7 +23,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.ids import AgentVersion, OpId, Seq
 from torpor.core.states import RunState
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.policy.edits import Edit
 from torpor.policy.inputs import check_input
 from torpor.worker.loading import source_from
@@ -46,7 +46,7 @@ class Wanted:
 
 
 class Forking:
-    def __init__(self, store: LogStore, keys: Keys) -> None:
+    def __init__(self, store: Store, keys: Keys) -> None:
         self._store = store
         self._keys = keys
 

@@ -23,7 +23,7 @@ from torpor.control.service.waiting import Waiting
 from torpor.core import jsonvalues
 from torpor.core.errors import Invalid, NotFound
 from torpor.core.ids import RunId
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.policy import signing
 from torpor.policy.inputs import check_input
 from torpor.policy.signing import Unsigned
@@ -41,7 +41,7 @@ Object = dict[str, Any]
 class Hooks:
     def __init__(
         self,
-        store: LogStore,
+        store: Store,
         keys: Keys,
         waiting: Waiting,
         made: Callable[[RunRow], object],

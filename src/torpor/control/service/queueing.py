@@ -12,13 +12,13 @@ from torpor.contextlog import queues
 from torpor.contextlog.queues import STATES, QueueMoment, QueueRow
 from torpor.core.errors import Invalid
 from torpor.core.rules import check_name, parse_limits
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 
 Object = dict[str, Any]
 
 
 class Queueing:
-    def __init__(self, store: LogStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
 
     async def queues(self) -> list[Object]:

@@ -68,7 +68,8 @@ from torpor.core.prices import Prices
 from torpor.core.starting import AT_ONCE, Start
 from torpor.core.states import FINAL, UNFINISHED, RunState
 from torpor.core.webhooks import check_url
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
+from torpor.logstore.sqlite import SqliteStore
 from torpor.machines.host import Machines
 from torpor.policy.inputs import check_input
 from torpor.query.ask import Asking, Question
@@ -87,7 +88,7 @@ CANCEL_WAIT_S = 15.0
 
 
 class Service:
-    def __init__(self, home: Home, store: LogStore) -> None:
+    def __init__(self, home: Home, store: Store) -> None:
         self._home = home
         self._store = store
         self._blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
@@ -129,7 +130,7 @@ class Service:
     async def open(cls, home: Home) -> Service:
         """Open the log. Where runs are unfinished, their engines are made ready for them now."""
         home.create()
-        service = cls(home, await asyncio.to_thread(LogStore.open, home.database))
+        service = cls(home, await asyncio.to_thread(SqliteStore.open, home.database))
         engine = service._engines.choice.engine
         await service._store.write(lambda c: deployments.set_default_engine(c, engine))
         needed = await service._store.read(lambda c: runs.engines_of(c, UNFINISHED))

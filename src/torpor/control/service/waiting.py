@@ -24,7 +24,7 @@ from torpor.control.service.links import Links
 from torpor.core import doubts, jsonvalues
 from torpor.core.errors import Conflict, HostError, Invalid, NotFound
 from torpor.core.ids import op_name
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.policy import answers
 from torpor.worker.sealing import Keys
 
@@ -41,7 +41,7 @@ class Answer:
 
 
 class Waiting:
-    def __init__(self, store: LogStore, keys: Keys, answered_perhaps: Callable[[], None]) -> None:
+    def __init__(self, store: Store, keys: Keys, answered_perhaps: Callable[[], None]) -> None:
         """`answered_perhaps` is called when the log failed, and may have ended a wait all the
         same."""
         self._store = store

@@ -32,7 +32,7 @@ from torpor.contextlog.news import Due, News
 from torpor.contextlog.notices import NoticeRow
 from torpor.control.service.waiting import Waiting
 from torpor.core.errors import HostError
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.policy import signing
 from torpor.worker.sealing import Keys
 from torpor.worker.tasks import Tasks
@@ -52,7 +52,7 @@ HOST_RETRY_S = 1.0
 class Webhooks:
     def __init__(
         self,
-        store: LogStore,
+        store: Store,
         keys: Keys,
         waiting: Waiting,
         *,

@@ -32,7 +32,7 @@ from torpor.core.errors import TorporError
 from torpor.core.ids import AgentVersion, RunId
 from torpor.core.keep import parse_keep
 from torpor.core.states import FINAL, UNFINISHED
-from torpor.logstore.sqlite import LogStore
+from torpor.logstore.protocol import Store
 from torpor.policy import retention
 from torpor.policy.retention import Deployed, Taken
 from torpor.snapshot import gc
@@ -69,7 +69,7 @@ class _Plan:
 
 
 class Storage:
-    def __init__(self, store: LogStore, blobs: SnapshotStore, keys: Keys, metrics: Metrics) -> None:
+    def __init__(self, store: Store, blobs: SnapshotStore, keys: Keys, metrics: Metrics) -> None:
         self._metrics = metrics
         self._store = store
         self._blobs = blobs
