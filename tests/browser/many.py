@@ -60,6 +60,7 @@ def _models(c: Connection) -> dict[RunState, RunId]:
     described = {"name": "seeded", "doc": "Was here.", "params": [], "open": False}
     put_agent(
         c,
+        engine="process",
         version=VERSION,
         name="seeded",
         entry="seeded.py",

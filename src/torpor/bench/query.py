@@ -94,7 +94,16 @@ def fill(path: Path, entries: int) -> None:
     engine = make_engine(path, connections=1, begin="BEGIN")
     with engine.connect() as c:
         with c.begin():
-            put_agent(c, version=_VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0)
+            put_agent(
+                c,
+                engine="qemu",
+                version=_VERSION,
+                name="a",
+                entry="a.py",
+                source=b"",
+                spec={},
+                now=1.0,
+            )
         for first in range(0, entries // PER_RUN, _BESIDE):
             with c.begin():
                 _fill_some(c, chance, range(first, first + _BESIDE))
@@ -218,7 +227,14 @@ def _append_us(path: Path) -> tuple[Spread, Spread]:
         try:
             await store.write(
                 lambda c: put_agent(
-                    c, version=_VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0
+                    c,
+                    engine="qemu",
+                    version=_VERSION,
+                    name="a",
+                    entry="a.py",
+                    source=b"",
+                    spec={},
+                    now=1.0,
                 )
             )
             return await measure(store, lambda *_: None), await measure(store, calls.record)

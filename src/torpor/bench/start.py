@@ -58,7 +58,9 @@ async def populate(home: Home) -> None:
 
 def _put_run(c: Connection, number: int) -> None:
     now = time.time()
-    put_agent(c, version=_VERSION, name="a", entry="a.py", source=b"", spec={}, now=now)
+    put_agent(
+        c, engine="qemu", version=_VERSION, name="a", entry="a.py", source=b"", spec={}, now=now
+    )
     row = runs.create_run(c, version=_VERSION, agent="a", input={"n": number}, now=now)
     epoch = runs.claim(c, row.id, now)
     if number % 2:

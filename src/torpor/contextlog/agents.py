@@ -34,11 +34,7 @@ class AgentRow:
     first_at: float
     used_at: float
     deployed_at: float | None
-
-    @property
-    def engine(self) -> str:
-        """Which engine its runs are of: a plain process stands on no image."""
-        return "process" if self.spec.get("image") == "process" else "qemu"
+    engine: str  # of its runs
 
     @cached_property
     def rules(self) -> Rules:
@@ -58,14 +54,15 @@ class AgentRow:
         return offered[name or self.spec.get("default") or next(iter(offered))]
 
     def to_json(self) -> dict[str, Any]:
-        keys = ("version", "name", "agents", "template_bytes", "boot_ms", "first_at", "deployed_at")
-        return {"engine": self.engine} | {key: getattr(self, key) for key in keys}
+        keys = ("engine", "version", "name", "agents", "template_bytes", "boot_ms", "first_at")
+        return {key: getattr(self, key) for key in (*keys, "deployed_at")}
 
 
 def put_agent(
     c: Connection,
     *,
     version: AgentVersion,
+    engine: str,
     name: str,
     entry: str,
     source: bytes,
@@ -87,6 +84,7 @@ def put_agent(
             [
                 {
                     "version": version,
+                    "engine": engine,
                     "name": name,
                     "entry": entry,
                     "source": source,

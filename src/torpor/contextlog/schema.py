@@ -89,6 +89,7 @@ agents = Table(
     Column("used_at", Double, nullable=False),
     # When it was last deployed; null: imported with a run.
     Column("deployed_at", Double),
+    Column("engine", String, nullable=False, server_default=""),
 )
 
 # From where a version was deployed, and as what (`contextlog.deployments`). Of each origin (of each

@@ -70,6 +70,7 @@ def _grown(c: Connection, agent: AgentRow, memory_mib: int, now: float) -> Agent
     grown = agents.put_agent(
         c,
         version=source.version(registry.get(agent.engine).base_of(agent.spec["image"])),
+        engine=agent.engine,
         name=agent.name,
         entry=agent.entry,
         source=tar,

@@ -44,8 +44,12 @@ def ask(home: Home, talk: Callable[[httpx.AsyncClient, SqliteStore], Awaitable[N
         store = SqliteStore.open(home.database)
         known: dict[str, Any] = {"name": "f", "entry": "f.py", "source": b"", "agents": [AGENT]}
         rules = {"rules": {"upgradable": True}}
-        await store.write(lambda c: put_agent(c, version=OLD, spec={}, now=1.0, **known))
-        await store.write(lambda c: put_agent(c, version=NEW, spec=rules, now=2.0, **known))
+        await store.write(
+            lambda c: put_agent(c, engine="qemu", version=OLD, spec={}, now=1.0, **known)
+        )
+        await store.write(
+            lambda c: put_agent(c, engine="qemu", version=NEW, spec=rules, now=2.0, **known)
+        )
         transport = httpx.ASGITransport(create_app(Service(home, store)))
         async with httpx.AsyncClient(transport=transport, base_url="http://torpor/v1") as http:
             await talk(http, store)

@@ -44,6 +44,7 @@ def test_a_run_is_reloaded(tmp_path: Path) -> None:
         source = AgentSource("f.py", {"f.py": b"x = 1\n"})
         spec: dict[str, Any] = {"dependencies": [], "memory_mib": 512, "disk_mib": 64, "keep": ""}
         known: dict[str, Any] = {"name": "f", "entry": "f.py", "source": tar_of(source)}
+        known["engine"] = "process"
         known["spec"] = spec | {"on_divergence": "stop", "image": "process"}
         known["agents"] = [{"name": "a", "doc": None, "params": [], "open": False}]
         for version in (OLD, NEW):

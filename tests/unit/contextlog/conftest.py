@@ -37,6 +37,7 @@ class Commit:
         self(
             lambda c: put_agent(
                 c,
+                engine="qemu",
                 version=self.version,
                 name="agent",
                 entry="agent.py",

@@ -75,7 +75,7 @@ class Family:
     def deploy(self, version: AgentVersion, name: str, now: float) -> None:
         agent = {"name": name, "entry": f"{name}.py", "source": b"", "spec": {}}
         self.commit(
-            lambda c: put_agent(c, version=version, **agent, agents=OFFERED, now=now)  # type: ignore[arg-type]
+            lambda c: put_agent(c, engine="qemu", version=version, **agent, agents=OFFERED, now=now)  # type: ignore[arg-type]
         )
 
 

@@ -38,12 +38,13 @@ class Host:
         rules: dict[str, Any] | None = None,
     ) -> AgentVersion:
         made = AgentVersion(version * 32)
-        spec = {"image": PROCESS if engine == PROCESS else "i", "rules": rules or {}}
+        spec = {"image": "i", "rules": rules or {}}
         self.now += 1
         fields = {"name": name, "entry": f"{name}.py", "source": b"", "agents": [GO]}
         self.commit(
             lambda c: put_agent(
                 c,
+                engine=engine,
                 version=made,
                 spec=spec,
                 now=self.now,

@@ -239,7 +239,9 @@ def test_output_goes_on_where_the_fork_begins(story: Story) -> None:
 
 def _newer(story: Story) -> AgentVersion:
     def put(c: Any) -> None:
-        put_agent(c, version=NEWER, name="a", entry="a.py", source=b"", spec={}, now=1.0)
+        put_agent(
+            c, engine="qemu", version=NEWER, name="a", entry="a.py", source=b"", spec={}, now=1.0
+        )
 
     story.commit(put)
     return NEWER

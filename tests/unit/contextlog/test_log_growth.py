@@ -49,7 +49,16 @@ class Log:
         self.engine = make_engine(Path(":memory:"), connections=1, begin="BEGIN")
         self.c: Connection = self.engine.connect()
         prepare(self.c)
-        put_agent(self.c, version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0)
+        put_agent(
+            self.c,
+            engine="qemu",
+            version=VERSION,
+            name="a",
+            entry="a.py",
+            source=b"",
+            spec={},
+            now=1.0,
+        )
         self.run = create_run(self.c, version=VERSION, agent=None, input={}, now=1.0).id
         self.epoch = claim(self.c, self.run, 1.0)
         self.steps, self.n = 0, 0

@@ -83,7 +83,9 @@ class RunsAndWaits(RuleBasedStateMachine):
         self.engine.dispose()
 
     def _create(self, c: Connection) -> RunId:
-        put_agent(c, version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0)
+        put_agent(
+            c, engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0
+        )
         return create_run(c, version=VERSION, agent=None, input={}, now=self.now).id
 
     def commit(self, fn: Callable[[Connection], Any]) -> Any:

@@ -38,7 +38,16 @@ class Log:
         self.c: Connection = self.engine.connect()
         self.now = 1000.0
         prepare(self.c)
-        put_agent(self.c, version=VERSION, name="f", entry="f.py", source=b"", spec={}, now=1.0)
+        put_agent(
+            self.c,
+            engine="qemu",
+            version=VERSION,
+            name="f",
+            entry="f.py",
+            source=b"",
+            spec={},
+            now=1.0,
+        )
         queues.declare_queues(self.c, LIMITS, 1.0)
 
     def close(self) -> None:

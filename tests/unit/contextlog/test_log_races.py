@@ -146,7 +146,7 @@ class Races(RuleBasedStateMachine):
         self.sent: dict[RunId, list[tuple[str, Any, str | None]]] = {}
         self.said = 0
         fields: Told = {"name": "a", "entry": "a.py", "source": b"", "spec": {}, "now": 1.0}
-        self.commit(lambda c: put_agent(c, version=VERSION, **fields))
+        self.commit(lambda c: put_agent(c, engine="qemu", version=VERSION, **fields))
         self.commit(lambda c: queues.declare_queues(c, LIMITS, 1.0))
 
     def teardown(self) -> None:

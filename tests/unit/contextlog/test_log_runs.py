@@ -197,7 +197,14 @@ def test_agents_are_kept_once_and_get_a_template(commit: Any) -> None:
     spec = {"memory_mib": 1}
     again = commit(
         lambda c: put_agent(
-            c, version=commit.version, name="n", entry="e", source=b"", spec=spec, now=2.0
+            c,
+            engine="qemu",
+            version=commit.version,
+            name="n",
+            entry="e",
+            source=b"",
+            spec=spec,
+            now=2.0,
         )
     )
     assert (again.name, again.first_at) == ("agent", 1.0)

@@ -35,7 +35,7 @@ class Scheduled(Log):
         self.now = 6000.0
         version = AgentVersion("b" * 32)
         agent: dict[str, Any] = {"name": "g", "entry": "g.py", "source": b"", "spec": {}}
-        put_agent(self.c, version=version, **agent, agents=[AGENT], now=1.0)
+        put_agent(self.c, engine="qemu", version=version, **agent, agents=[AGENT], now=1.0)
 
     def add(self, **changes: Any) -> None:
         settings = {**SETTINGS, **changes}
@@ -137,10 +137,14 @@ def test_its_name_is_its_dedup_key(log: Scheduled) -> None:
 def test_a_schedule_keeps_to_the_agent_it_was_made_for(log: Scheduled) -> None:
     mine = AgentVersion("c" * 32)
     agent: dict[str, Any] = {"name": "mail", "entry": "mail.py", "source": b"", "spec": {}}
-    put_agent(log.c, version=mine, **agent, agents=[AGENT], now=2.0, origin="/pa/mail.py")
+    put_agent(
+        log.c, engine="qemu", version=mine, **agent, agents=[AGENT], now=2.0, origin="/pa/mail.py"
+    )
     log.add(agent="mail", origin="/pa/mail.py", overlap="cancel-old")
     other = AgentVersion("d" * 32)
-    put_agent(log.c, version=other, **agent, agents=[AGENT], now=3.0, origin="/pb/mail.py")
+    put_agent(
+        log.c, engine="qemu", version=other, **agent, agents=[AGENT], now=3.0, origin="/pb/mail.py"
+    )
     (run,) = log.fire()
     assert (run.version, log.row().trouble) == (mine, None)
     retire(log.c, "pa/mail")

@@ -29,7 +29,9 @@ VERSION = AgentVersion("a" * 32)
 
 
 def make_run(c: Connection) -> RunId:
-    put_agent(c, version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0)
+    put_agent(
+        c, engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0
+    )
     return create_run(c, version=VERSION, agent=None, input={}, now=1.0).id
 
 

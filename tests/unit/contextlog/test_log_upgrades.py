@@ -25,7 +25,11 @@ def deploy(
     agent = {"name": "a", "doc": None, "params": params, "open": False}
     known: dict[str, Any] = {"name": "agent", "entry": "agent.py", "source": b""}
     spec = {"rules": rules}
-    commit(lambda c: put_agent(c, version=version, **known, spec=spec, agents=[agent], now=now))
+    commit(
+        lambda c: put_agent(
+            c, engine="qemu", version=version, **known, spec=spec, agents=[agent], now=now
+        )
+    )
 
 
 def sleeping(commit: Commit) -> RunId:

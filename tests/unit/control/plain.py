@@ -100,6 +100,7 @@ class Plain:
         await self.store.write(
             lambda c: agents.put_agent(
                 c,
+                engine="process",
                 version=version,
                 name="agent",
                 entry=source.entry,

@@ -128,7 +128,16 @@ def store(tmp_path: Path, small: None) -> Iterator[SqliteStore]:
 def do(store: SqliteStore) -> Iterator[Do[Any]]:
     def agent(c: Connection) -> None:
         spec = {"memory_mib": 512}
-        put_agent(c, version=VERSION, name="a", entry="a.py", source=b"", spec=spec, now=1.0)
+        put_agent(
+            c,
+            engine="qemu",
+            version=VERSION,
+            name="a",
+            entry="a.py",
+            source=b"",
+            spec=spec,
+            now=1.0,
+        )
 
     with asyncio.Runner() as runner:
 

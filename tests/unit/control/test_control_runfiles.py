@@ -183,13 +183,13 @@ def of(here: Place) -> RunFiles:
     return RunFiles(here.blobs.blobs, here.log, here.keys)
 
 
-async def agent_row(here: Place, **spec: Any) -> AgentRow:
+async def agent_row(here: Place, engine: str = "qemu", **spec: Any) -> AgentRow:
     spec = {"disk_mib": 64, "image": "an image", "keep": ""} | spec
-    version = AgentVersion(digest(repr(spec).encode()))
+    version = AgentVersion(digest(repr((engine, spec)).encode()))
 
     def put_agent(c: Connection) -> AgentRow:
         known: dict[str, Any] = {"name": "f", "entry": "f.py", "source": b"", "agents": []}
-        agents.put_agent(c, version=version, spec=spec, now=1.0, **known)
+        agents.put_agent(c, engine=engine, version=version, spec=spec, now=1.0, **known)
         return agents.get_agent(c, version)
 
     return await here.log.write(put_agent)
@@ -340,7 +340,7 @@ async def test_what_cannot_be_a_runs_is_refused_before_there_is_one(here: Place)
     with pytest.raises(Invalid, match="the disk of the agent's machine takes 1,887,436") as told:
         await known.check(small, {"a": large})
     assert 'disk = "8G"' in told.value.hint
-    process = await agent_row(here, disk_mib=2, image="process")
+    process = await agent_row(here, disk_mib=2, engine="process")
     await known.check(process, {"a": large})
     with pytest.raises(NotFound):
         await started(here, {"a": "0" * 64})

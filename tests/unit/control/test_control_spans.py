@@ -55,7 +55,16 @@ class World:
 
     def begin(self) -> None:
         def write(c: Connection) -> None:
-            put_agent(c, version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0)
+            put_agent(
+                c,
+                engine="qemu",
+                version=VERSION,
+                name="a",
+                entry="a.py",
+                source=b"",
+                spec={},
+                now=1.0,
+            )
             self.run = create_run(c, version=VERSION, agent="asker", input={}, now=100.0).id
             log = Log(c, self.run, claim(c, self.run, 101.0), 101.0)
             log.step("search")

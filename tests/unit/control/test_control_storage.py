@@ -76,6 +76,7 @@ class Place:
             spec = {"dependencies": [], "memory_mib": 512, "disk_mib": 2048}
             agents.put_agent(
                 c,
+                engine="qemu",
                 version=version,
                 name="agent",
                 entry="agent.py",

@@ -76,7 +76,13 @@ class Town:
         spec = {"webhooks": URLS, "image": "process"} | spec
         await self.write(
             lambda c: agents.put_agent(
-                c, version=version, spec=spec, now=self.now, agents=[AGENT], **fields
+                c,
+                engine="process",
+                version=version,
+                spec=spec,
+                now=self.now,
+                agents=[AGENT],
+                **fields,
             )
         )
         return version
@@ -385,7 +391,9 @@ async def test_a_hook_is_for_one_agent_and_until_it_is_revoked(town: Town) -> No
     fields: dict[str, Any] = {"name": "two", "entry": "two.py", "source": b"", "spec": spec}
     version = AgentVersion("c" * 32)
     await town.write(
-        lambda c: agents.put_agent(c, version=version, now=town.now, agents=[other], **fields)
+        lambda c: agents.put_agent(
+            c, engine="process", version=version, now=town.now, agents=[other], **fields
+        )
     )
     hook = await town.hooks.create("other", "paid", "run", None)
     with pytest.raises(NotFound, match="two:other has no run"):

@@ -616,7 +616,14 @@ class World:
 
         def write(c: Connection) -> None:
             agents.put_agent(
-                c, version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0
+                c,
+                engine="qemu",
+                version=VERSION,
+                name="a",
+                entry="a.py",
+                source=b"",
+                spec={},
+                now=1.0,
             )
             template = snapshots.record_snapshot(
                 c,

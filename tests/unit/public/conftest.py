@@ -42,7 +42,16 @@ class Outside:
         def write(c: Any) -> tuple[RunId, Epoch]:
             now = time.time()
             spec = {"image": "process"}
-            put_agent(c, version=VERSION, name="a", entry="a.py", source=b"", spec=spec, now=now)
+            put_agent(
+                c,
+                engine="process",
+                version=VERSION,
+                name="a",
+                entry="a.py",
+                source=b"",
+                spec=spec,
+                now=now,
+            )
             run = create_run(c, version=VERSION, agent="shop", input={}, now=now).id
             return run, claim(c, run, now)
 

@@ -83,7 +83,16 @@ RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "nothing there"}
 
 
 def fill(c: Connection) -> RunId:
-    put_agent(c, version=VERSION, name="a", entry="a.py", source=b"SOURCE", spec={"x": 1}, now=1.0)
+    put_agent(
+        c,
+        engine="qemu",
+        version=VERSION,
+        name="a",
+        entry="a.py",
+        source=b"SOURCE",
+        spec={"x": 1},
+        now=1.0,
+    )
     run = create_run(c, version=VERSION, agent="asker", input={"n": 1}, now=99.0).id
     put_key(c, run, SECRET.encode())
     log = Log(c, run, claim(c, run, 100.0))

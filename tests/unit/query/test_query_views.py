@@ -146,7 +146,9 @@ def test_how_long_a_run_slept_counts_the_sleep_that_goes_on(tmp_path: Path) -> N
     before = time.time()
 
     def sleep(c: Connection) -> None:
-        put_agent(c, version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0)
+        put_agent(
+            c, engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0
+        )
         run = create_run(c, version=VERSION, agent="a", input={}, now=before - 90).id
         epoch = claim(c, run, before - 80)
         suspend(c, run, epoch, before - 60, Suspension(seen=Seq(2)))

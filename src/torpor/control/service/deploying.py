@@ -58,7 +58,7 @@ class Deploying:
                 return _reported(known, cached=True)
             deployed = await ready.deploy(source, version, told)
             row = await self._store.write(
-                lambda c: _keep(c, source, version, ready.image, deployed)
+                lambda c: _keep(c, source, version, entry.name, ready.image, deployed)
             )
         return _reported(row, cached=False)
 
@@ -101,11 +101,17 @@ def _rules(source: AgentSource) -> dict[str, Any]:
 
 
 def _keep(
-    c: Connection, source: AgentSource, version: AgentVersion, image: str, deployed: Deployed
+    c: Connection,
+    source: AgentSource,
+    version: AgentVersion,
+    engine: str,
+    image: str,
+    deployed: Deployed,
 ) -> AgentRow:
     row = agents.put_agent(
         c,
         version=version,
+        engine=engine,
         name=source.called,
         origin=source.origin,
         entry=source.entry,

@@ -351,6 +351,7 @@ class Import:
         known = agents.put_agent(
             c,
             version=version,
+            engine=self.run["engine"],
             name=given["name"],
             entry=given["entry"],
             source=self._small[SOURCE],
@@ -470,7 +471,8 @@ class Import:
         missing = {SOURCE, ENTRIES, WAITS} - set(self._small)
         if missing:
             raise Invalid(f"the export lacks {', '.join(sorted(missing))}")
-        agent = _agent(self._head.get("agent"), self._small[SOURCE], self.run["version"])
+        run = self.run
+        agent = _agent(self._head.get("agent"), self._small[SOURCE], run["version"], run["engine"])
         if self.needs is not None and _wanted(agent) != (
             *(self.needs.memory_mib, self.needs.disk_mib, self.needs.image, self.needs.deps),
         ):
@@ -514,7 +516,7 @@ def _wanted(agent: AgentRow) -> tuple[int, int, str, str]:
     return spec["memory_mib"], spec["disk_mib"], spec["image"], deps
 
 
-def _agent(given: Any, source: bytes, version: str) -> AgentRow:
+def _agent(given: Any, source: bytes, version: str, engine: str) -> AgentRow:
     """Its version is the digest of the source that came with it: no other code gets its name."""
     try:
         row = AgentRow(
@@ -523,6 +525,7 @@ def _agent(given: Any, source: bytes, version: str) -> AgentRow:
             first_at=0.0,
             used_at=0.0,
             deployed_at=None,
+            engine=engine,
         )
         what = "the agent's rules"
         registry.checked(parse_rules(row.spec.get("rules", {}), what), what)
