@@ -205,7 +205,7 @@ def test_a_schedule_is_added(stage: Stage, opens: Opens) -> None:
         page.get_by_label(field, exact=True).fill(text)
     page.get_by_label("Input").fill('{"topic": "larks"}')
     page.get_by_role("button", name="Add", exact=True).click()
-    expect(page.locator(".several .trouble")).to_contain_text("no cron expression")
+    expect(page.locator(".several .trouble")).to_contain_text("not a cron expression")
     expect(page.get_by_label("Name", exact=True)).to_have_value("by-hand")
     page.get_by_label("Cron", exact=True).fill("5 3 1 1 *")
     page.get_by_role("button", name="Add", exact=True).click()

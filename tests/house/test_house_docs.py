@@ -25,9 +25,13 @@ DOCUMENTS = [
     ROOT / "examples" / "README.md",
     ROOT / "changelog.d" / "README.md",
 ]
+INSIDE = [ROOT / "ARCHITECTURE.md", *(ROOT / "docs" / "internals").glob("*.md")]
+WORDS_MAX = 3000
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 IN_TEXT = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(((?!https?://)[^)#]+)")
+TO_HEADING = re.compile(r"\]\(((?!https?://)[^)#]*)#([^)]+)\)")
+HEADING = re.compile(r"^#{2,} (.+)$", re.MULTILINE)
 SDK_NAME = re.compile(r"\btorpor\.(\w+)")
 COMMAND = re.compile(r"`torpor ([a-z]+)(?: ([a-z]+))?")
 
@@ -53,6 +57,30 @@ def test_the_example_of_the_readme_is_the_example() -> None:
 def test_links_lead_somewhere(path: Path) -> None:
     for target in LINK.findall(path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def anchors(path: Path) -> list[str]:
+    """Of a page's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    bare = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in HEADING.findall(text))
+    return [heading.strip().replace(" ", "-") for heading in bare]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_links_to_headings_lead_to_one(path: Path) -> None:
+    for target, heading in TO_HEADING.findall(path.read_text()):
+        page = path.parent / target if target else path
+        assert page.suffix != ".md" or heading in anchors(page), f"{target}#{heading}"
+
+
+@pytest.mark.parametrize("path", INSIDE, ids=name)
+def test_pages_about_the_inside_list_their_headings_at_the_top(path: Path) -> None:
+    top = path.read_text().partition("\n## ")[0]
+    assert [heading for target, heading in TO_HEADING.findall(top) if not target] == anchors(path)
+
+
+def test_the_architecture_can_be_read_at_one_sitting() -> None:
+    assert len((ROOT / "ARCHITECTURE.md").read_text().split()) <= WORDS_MAX
 
 
 def test_the_guide_names_all_of_the_sdk_and_nothing_else() -> None:
@@ -128,10 +156,10 @@ def test_the_page_of_commands_has_them_all_and_no_other() -> None:
 
 
 def symbols() -> list[str]:
-    """`package.module.Symbol` in ARCHITECTURE.md."""
+    """`package.module.Symbol` in ARCHITECTURE.md and the pages that go deeper."""
     packages = {path.name for path in (ROOT / "src" / "torpor").iterdir() if path.is_dir()}
     packages |= {path.stem for path in (ROOT / "src" / "torpor").glob("*.py")}
-    text = (ROOT / "ARCHITECTURE.md").read_text()
+    text = "".join(path.read_text() for path in INSIDE)
     named = {each for each in IN_TEXT.findall(text) if re.fullmatch(r"[\w.]+", each)}
     return sorted(each for each in named if "." in each and each.partition(".")[0] in packages)
 

@@ -152,10 +152,10 @@ class Keyed:
 def _bearer(scope: Scope) -> str:
     told: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
     if not told:
-        raise Unauthorized("a key is needed", hint="Send it: Authorization: Bearer torpor_…")
+        raise Unauthorized("this needs a key", hint="Send it: Authorization: Bearer torpor_…")
     kind, _, key = told[0].decode("latin-1").partition(" ")
     if len(told) > 1 or kind.lower() != "bearer":
-        raise Unauthorized("a key is needed, once, as Authorization: Bearer torpor_…")
+        raise Unauthorized("this needs exactly one key, as Authorization: Bearer torpor_…")
     return key.strip()
 
 
@@ -174,7 +174,7 @@ async def admit(request: Request) -> None:
         if need is None and grant is LOCAL:
             return
         if need is None:
-            raise Forbidden(f"{request.method} {path} is not to be asked for by others")
+            raise Forbidden(f"{request.method} {path} is not available to keys")
         grant.require(need.scope)
         if grant.restricted:
             await _require(grant, need.on, request)

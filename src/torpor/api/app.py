@@ -278,7 +278,7 @@ def _gives(model: Any, status: int = 200) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": model}}
 
 
-OnceKey = Annotated[HeaderText | None, Header(description="the same key again starts nothing more")]
+OnceKey = Annotated[HeaderText | None, Header(description="the same key again starts no other run")]
 
 
 def _next(request: Request, more: bool, page: list[Object], after: str, key: str) -> dict[str, str]:
@@ -329,9 +329,10 @@ async def agent(ref: str, service: Uses, query: Annotated[AgentQuery, Query()]) 
 
 @router.delete("/agents", responses=_gives(Deployment))
 async def retire(
-    service: Uses, agent: Annotated[ShortText, Query(description="its name, or where it is from")]
+    service: Uses,
+    agent: Annotated[ShortText, Query(description="its name, or where it comes from")],
 ) -> Json:
-    """Forget that an agent is deployed: its name starts nothing any more. Its runs stay."""
+    """Retire an agent: its name starts nothing any more. Its runs stay."""
     return Json(await service.retire(agent))
 
 
@@ -340,7 +341,7 @@ async def start(body: StartRequest, service: Uses, idempotency_key: OnceKey = No
     """Start a run. With an `Idempotency-Key` (or `id_key`, which is the same) that was used
     before, this gives the run that was started then."""
     if idempotency_key is not None and body.id_key not in (None, idempotency_key):
-        raise Invalid("Idempotency-Key and id_key are two keys", hint="Send one of them.")
+        raise Invalid("Idempotency-Key and id_key are two keys", hint="Send only one of them.")
     key = body.id_key or idempotency_key
     run = await service.start(
         body.version,

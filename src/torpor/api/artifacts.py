@@ -29,14 +29,14 @@ class Artifacts(Protocol):
 class Artifact(BaseModel):
     op: str
     name: str
-    version: int = Field(description="of its name, from 1")
+    version: int = Field(description="its number among those of its name, from 1")
     bytes: int
     digest: str = Field(description="BLAKE3 of its content")
     media_type: str
     at: float
     seq: int
-    step: str | None = Field(description="in whose body it was published")
-    kept: bool = Field(description="not published: the run had written it when it ended")
+    step: str | None = Field(description="the step in whose body it was published")
+    kept: bool = Field(description="not published, but kept when the run ended")
 
 
 def _artifacts(request: Request) -> Artifacts:
@@ -62,7 +62,9 @@ async def artifact(
     name: str,
     request: Request,
     uses: Uses,
-    version: Annotated[int | None, Query(ge=1, le=2**31, description="not the newest")] = None,
+    version: Annotated[
+        int | None, Query(ge=1, le=2**31, description="this version instead of the newest")
+    ] = None,
 ) -> Response:
     """The content of an artifact, whole or a `Range` of it; its `ETag` is its digest."""
     found = await uses.find(ref, name, version)

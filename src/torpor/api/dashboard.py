@@ -42,12 +42,15 @@ router = APIRouter(prefix="/v1/dashboard")
 
 class LinkRequest(Strict):
     port: int | None = Field(
-        default=None, ge=0, le=65535, description=f"of {HOST}; by default {PORT} if it is free"
+        default=None,
+        ge=0,
+        le=65535,
+        description=f"a port of {HOST}; by default {PORT} if it is free",
     )
 
 
 class Link(BaseModel):
-    url: str = Field(description="logs a browser in, once, within ten minutes")
+    url: str = Field(description="logs a browser in; works once, within ten minutes")
     port: int
 
 
@@ -70,8 +73,8 @@ class Loopback:
             self._serving = asyncio.create_task(server.serve_until(self._stop.closing, bound))
         elif port not in (None, 0, self._port):
             raise Conflict(
-                f"the dashboard is at port {self._port} already",
-                hint="Another port needs another server: torpor down.",
+                f"the dashboard is already on port {self._port}",
+                hint="To use another port, stop the server first: torpor down.",
             )
         return self._port
 
@@ -97,7 +100,7 @@ def _bind(port: int | None) -> socket.socket:
             bound.listen(128)
             bound.setblocking(False)
             return bound
-    raise HostError(f"{HOST}:{port}: {trouble}", hint="Name another: torpor dashboard --port N")
+    raise HostError(f"{HOST}:{port}: {trouble}", hint="Choose another: torpor dashboard --port N")
 
 
 def install(app: FastAPI, service: Service, stop: Stop) -> None:

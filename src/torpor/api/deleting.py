@@ -33,12 +33,12 @@ class Kept(Strict):
     """Null: without a limit."""
 
     age_s: float | None = Field(
-        default=None, description="ended runs are deleted when they ended longer ago"
+        default=None, description="delete runs that ended longer ago than this"
     )
     log_bytes: int | None = Field(
         default=None,
         le=2**60,
-        description="while the database takes more, the runs that ended first are deleted",
+        description="while the database is larger than this, delete the runs that ended first",
     )
 
 

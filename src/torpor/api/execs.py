@@ -43,12 +43,12 @@ class ExecRequest(Strict):
         min_length=1, max_length=execs.ARGUMENTS_MAX, description="a program and its arguments"
     )
     dir: Annotated[Text, Field(min_length=1, max_length=DIR_CHARS_MAX)] | None = Field(
-        default=None, description="by default, and if relative below, the agent's own"
+        default=None, description="by default the agent's directory; a relative path is below it"
     )
-    env: dict[str, str] = Field(default={}, description="over the agent's")
+    env: dict[str, str] = Field(default={}, description="overrides the agent's")
     user: Literal["agent", "root"] = "agent"
-    stdin: bool = Field(default=False, description="there is a request that brings what it reads")
-    terminal: Terminal | None = Field(default=None, description="it gets one of this size")
+    stdin: bool = Field(default=False, description="another request brings its input")
+    terminal: Terminal | None = Field(default=None, description="give it a terminal of this size")
 
     def asked(self) -> Asked:
         terminal = self.terminal
@@ -117,7 +117,7 @@ class _Frames(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._command.cut_off(TorporError("its client went away"))
+            self._command.cut_off(TorporError("the client went away"))
 
 
 async def _frames(command: Command) -> AsyncIterator[bytes]:

@@ -39,7 +39,7 @@ class Uploaded(BaseModel):
 
 class UploadQuery(Strict):
     digest: Digest | None = Field(
-        default=None, description="BLAKE3 that the bytes must have; others are refused"
+        default=None, description="the BLAKE3 that the bytes must have, or they are refused"
     )
 
 

@@ -20,20 +20,24 @@ Object = dict[str, Any]
 
 
 class HookRequest(Strict):
-    agent: ShortText = Field(description="a deployed one: FILE, FILE:NAME or NAME")
+    agent: ShortText = Field(description="a deployed agent: FILE, FILE:NAME or NAME")
     event: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound)] | None = (
-        Field(default=None, description="messages are this event for a run; else each starts one")
+        Field(
+            default=None,
+            description="each message is this event for a run; without it, each starts a run",
+        )
     )
     run_at: ShortText | None = Field(
-        default=None, description="where in a message its run stands, such as data.run"
+        default=None, description="where a message names its run, such as data.run"
     )
     into: ShortText | None = Field(
-        default=None, description="the parameter that the whole message is; else it is the input"
+        default=None,
+        description="pass the whole message as this parameter; without it, as the input",
     )
 
 
 class HooksQuery(Strict):
-    all: bool = Field(default=False, description="also those that were revoked")
+    all: bool = Field(default=False, description="include revoked ones")
 
 
 class UrlRequest(Strict):
@@ -57,7 +61,7 @@ class Hook(BaseModel):
 
 
 class CreatedHook(Hook):
-    secret: str = Field(description="shown only now")
+    secret: str = Field(description="shown only this once")
 
 
 class Hooks(Protocol):

@@ -21,7 +21,8 @@ class KeyRequest(Strict):
     name: Name
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
     agents: Annotated[list[ShortText], Field(min_length=1, max_length=_AGENTS_MAX)] | None = Field(
-        default=None, description="for these only; with scopes observe, operate, trigger"
+        default=None,
+        description="for these agents only; with scopes observe, operate, trigger, exec",
     )
     expires_s: Annotated[float, Field(gt=0, le=_YEARS_S)] | None = None
 
@@ -41,7 +42,7 @@ class Key(BaseModel):
     name: str
     scopes: list[Scope]
     agents: list[str] | None
-    run: str | None = Field(description="of a token: the one run that it is for")
+    run: str | None = Field(description="for a token: the one run that it is for")
     wait: str | None
     created_at: float
     expires_at: float | None
@@ -49,7 +50,7 @@ class Key(BaseModel):
 
 
 class NewKey(Key):
-    key: str = Field(description="told this once: `Authorization: Bearer …`")
+    key: str = Field(description="shown only this once; send it as `Authorization: Bearer …`")
 
 
 class HasAccess(Protocol):

@@ -69,7 +69,8 @@ def _address(text: str) -> tuple[str, int]:
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise Invalid(
-            f"{text!r} is no address to listen at", hint="It is HOST:PORT, such as 127.0.0.1:8080."
+            f"{text!r} is not an address to listen at",
+            hint="Give HOST:PORT, such as 127.0.0.1:8080.",
         )
     return host, int(port)
 
@@ -78,8 +79,8 @@ def _base(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise Invalid(
-            f"{url!r} is no URL that links can begin with",
-            hint="It is such as https://agents.example.com",
+            f"{url!r} is not a URL that links can begin with",
+            hint="Give one such as https://agents.example.com",
         )
     return url.rstrip("/")
 
@@ -99,7 +100,7 @@ def _bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         raise HostError(
-            f"cannot listen at {host}:{port}: {error.strerror}", hint="Name another address."
+            f"cannot listen at {host}:{port}: {error.strerror}", hint="Choose another address."
         ) from error
     bound.setblocking(False)
     return bound

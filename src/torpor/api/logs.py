@@ -37,7 +37,7 @@ def configure(environment: Mapping[str, str] = os.environ) -> None:
     """To stderr. Raises Invalid for a form that there is not."""
     form = environment.get(SETTING) or "text"
     if form not in ("text", "json"):
-        raise Invalid(f"{SETTING}={form!r}: it is text or json")
+        raise Invalid(f"{SETTING}={form!r}: use text or json")
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else logging.Formatter(_PLAIN))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -18,7 +18,7 @@ def _parameter(value: Any) -> Any:
         case list() | dict():
             raise ValueError("is a number, text, true, false or null")
         case int() if not -_INT_MAX - 1 <= value <= _INT_MAX:
-            raise ValueError("is an integer of more than 64 bits, which SQLite has not")
+            raise ValueError("is an integer of more than 64 bits, which SQLite does not have")
     return sound(value)
 
 
@@ -35,7 +35,7 @@ class QueryRequest(Strict):
         Annotated[list[Parameter], Field(max_length=100)]
         | Annotated[dict[str, Parameter], Field(max_length=100)]
     ) = Field(default=[], description="for `?`, or by name for `:name`")
-    limit: int = Field(default=ROWS, ge=1, le=ROWS_MAX, description="rows that are given")
+    limit: int = Field(default=ROWS, ge=1, le=ROWS_MAX, description="the maximum number of rows")
     timeout_s: float = Field(default=TIMEOUT_S, gt=0, le=TIMEOUT_S_MAX)
 
     def question(self) -> Question:

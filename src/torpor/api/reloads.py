@@ -19,7 +19,7 @@ class Reloading(Protocol):
 
 class ReloadRequest(Strict):
     version: ShortText
-    fresh: bool = Field(default=False, description="begin anew, without anything recorded")
+    fresh: bool = Field(default=False, description="start over, without what was recorded")
 
 
 def _service(request: Request) -> Reloading:

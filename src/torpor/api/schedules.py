@@ -38,7 +38,9 @@ class ScheduleRequest(Strict):
     queue: ShortText | None = None
     priority: int = Field(default=0, ge=-1000, le=1000)
     env: Env = Field(default={}, description="environment variables of its runs")
-    replace: bool = Field(default=False, description="the one of this name, if it says otherwise")
+    replace: bool = Field(
+        default=False, description="replace an existing schedule of this name that differs"
+    )
 
 
 class PauseRequest(Strict):
@@ -58,7 +60,7 @@ class Schedule(BaseModel):
     missed: str
     queue: str | None
     priority: int
-    env: list[str] = Field(description="their names")
+    env: list[str] = Field(description="the names of its environment variables")
     paused: bool
     made_at: float
     next_time: float | None

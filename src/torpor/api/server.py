@@ -150,7 +150,7 @@ def _lock(path: Path, home: Home) -> Iterator[None]:
 def _bind(path: Path) -> socket.socket:
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES_MAX:
         raise Invalid(
-            f"{path}: too long for the path of a Unix socket ({_SOCKET_PATH_BYTES_MAX} bytes)",
+            f"{path} is too long for the path of a Unix socket ({_SOCKET_PATH_BYTES_MAX} bytes)",
             hint="Set TORPOR_HOME to a shorter path.",
         )
     path.unlink(missing_ok=True)

@@ -40,14 +40,14 @@ EngineOpt = Annotated[
 ]
 InputOpt = Annotated[
     str | None,
-    typer.Option(metavar="JSON", help="The input, an object; @FILE or - (stdin) read it."),
+    typer.Option(metavar="JSON", help="The input, a JSON object; @FILE and - (stdin) read it."),
 ]
 FilesOpt = Annotated[
     list[str] | None,
     typer.Option(
         "--file",
         metavar="FILE[:PLACE]",
-        help="A file, or a directory, that the agent finds in its working directory.",
+        help="A file or directory that the agent finds in its working directory.",
     ),
 ]
 AgentArg = Annotated[str, typer.Argument(metavar="AGENT.py[:NAME]", show_default=False)]
@@ -55,7 +55,7 @@ TargetArg = Annotated[str, typer.Argument(metavar="AGENT", show_default=False)]
 
 
 def deploy(target: AgentArg, engine: EngineOpt = None, as_json: Json = False) -> None:
-    """Make an agent's template now, so that its runs start from it at once."""
+    """Make an agent's template now, so that its runs can start at once."""
     path, _ = split_target(target)
     source = read_agent(path)
     deployed = deploy_now(connect(), source, engine)
@@ -81,8 +81,9 @@ def run(
         typer.Option(
             "-i",
             metavar="KEY=VALUE",
-            help="One parameter: VALUE is what the agent's annotation says, by default JSON, or "
-            "else text; @FILE is a file: its text, or, where that is annotated, bytes or Path.",
+            help="One parameter. VALUE is read as its annotation says; without one, as "
+            "JSON or else text. @FILE is a file: its text, or its content or path "
+            "if the annotation is bytes or Path.",
         ),
     ] = None,
     files: FilesOpt = None,
@@ -90,35 +91,36 @@ def run(
         bool, typer.Option("--detach", "-d", help="Print the run's id and leave.")
     ] = False,
     id_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The same key again gives the same run.")
+        str | None,
+        typer.Option(metavar="KEY", help="Idempotency key: the same key again is the same run."),
     ] = None,
     queue: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where it waits for a machine.")
+        str | None, typer.Option(metavar="NAME", help="The queue in which it waits for a machine.")
     ] = None,
     key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="For the queue's limit per key.")
+        str | None, typer.Option(metavar="KEY", help="Counts for the queue's limit per key.")
     ] = None,
-    priority: Annotated[int, typer.Option(metavar="N", help="The higher goes first.")] = 0,
+    priority: Annotated[int, typer.Option(metavar="N", help="Higher goes first.")] = 0,
     delay: Annotated[
-        str | None, typer.Option(metavar="DURATION", help='Not before: "90s", "2h".')
+        str | None, typer.Option(metavar="DURATION", help='Start no earlier than in "90s", "2h".')
     ] = None,
     expires: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="Cancelled, if it is not started by then."),
+        typer.Option(metavar="DURATION", help="Cancel it if it has not started by then."),
     ] = None,
     id_key_for: Annotated[
         str | None,
-        typer.Option(metavar="DURATION", help="After that the key may make another run."),
+        typer.Option(metavar="DURATION", help="After this time the key may start another run."),
     ] = None,
     env: EnvOpt = None,
     env_file: EnvFileOpt = None,
     engine: EngineOpt = None,
     as_json: Json = False,
 ) -> None:
-    """Run an agent, and follow it until it ends. Ctrl-C leaves it running.
+    """Run an agent and follow it until it ends. Ctrl-C leaves it running.
 
-    AGENT is a file, or a project's directory, which is deployed first; or the name of what is
-    deployed: NAME, NAME:AGENT, or AGENT where one has it.
+    AGENT is a file or a project's directory, which is deployed first, or the name of a deployed
+    agent: NAME, NAME:AGENT, or AGENT if only one file has it.
     """
     path, name = split_target(target)
     explain: Explain | None = None
@@ -202,7 +204,7 @@ def offered(deployed: Mapping[str, Any], name: str | None, path: Path) -> dict[s
         if each["name"] == wanted:
             return each
     names = ", ".join(each["name"] for each in agents)
-    hint = f"Name one: {path}:{agents[0]['name']}"
+    hint = f"Name one, such as {path}:{agents[0]['name']}"
     if wanted is None:
         raise Invalid(f"{path} has several agents: {names}", hint=hint)
     raise Invalid(f"{path} has no agent {wanted!r}; it has {names}", hint=hint)

@@ -21,7 +21,8 @@ Object = dict[str, Any]
 Data = Annotated[
     str | None,
     typer.Option(
-        metavar="VALUE", help="Given to the agent: JSON, or else text; as the wait's schema has it."
+        metavar="VALUE",
+        help="Data for the agent: JSON, or else text. It must fit the wait's schema.",
     ),
 ]
 
@@ -76,7 +77,7 @@ def find_wait(client: Client, ref: str) -> str:
             return str(only["id"])
         case []:
             raise Conflict(
-                f"{ref} waits for nobody's answer", hint="See: torpor waits --all " + ref
+                f"{ref} does not wait for an answer", hint="See: torpor waits --all " + ref
             )
         case several:
             lines = "\n".join(f"  {w['id']}  {words.asked(w)}" for w in several)

@@ -50,11 +50,11 @@ Explain: TypeAlias = Callable[[str], str]  # what to do about an error's message
 def command(
     run: RunArg,
     all: Annotated[
-        bool, typer.Option("--all", help="From its beginning, not only from now on.")
+        bool, typer.Option("--all", help="Show it from its beginning, not only from now on.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Follow a run as `torpor run` does: its output, what it asks, its end.
+    """Follow a run as `torpor run` does: its output, its questions, its end.
 
     Ctrl-C leaves it running. The exit code is the run's.
     """

@@ -21,7 +21,7 @@ def _on_this_host() -> None:
 
 
 Memory = Annotated[
-    str, typer.Option(metavar="SIZE", help="Memory of the machine, like 512M or 1G.")
+    str, typer.Option(metavar="SIZE", help="Memory of the machine, such as 512M or 1G.")
 ]
 
 
@@ -30,12 +30,13 @@ def sleep(
     memory: Memory = "512M",
     cycles: Annotated[
         int,
-        typer.Option(min=2, max=10_000, help="How often it sleeps; half of its wakes are cold."),
+        typer.Option(min=2, max=10_000, help="How often it sleeps; half of its resumes are cold."),
     ] = 20,
     as_json: Json = False,
 ) -> None:
-    """How fast a real agent falls asleep and wakes, what its sleep costs, and what QEMU's own
-    migration to a file takes for the same."""
+    """How fast a real agent falls asleep and wakes, and what its sleep costs, beside QEMU's own
+    migration to a file.
+    """
     memory_mib = _memory_mib(memory)
     from torpor.bench.sleep import main  # loads the engines: only here
 
@@ -45,11 +46,11 @@ def sleep(
 @bench.command(name="waits")
 def bench_waits(
     answers: Annotated[
-        int, typer.Option(min=2, max=100_000, help="How many, each to a run that is asleep.")
+        int, typer.Option(min=2, max=100_000, help="How many answers, each to a sleeping run.")
     ] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Whether an agent with many waits at once acts on each answer, and how soon."""
+    """Whether an agent with many waits acts on each answer, and how soon."""
     from torpor.bench.waits import main  # loads the engines: only here
 
     raise typer.Exit(main(answers, as_json=as_json))
@@ -60,11 +61,13 @@ def bench_snapshots(
     memory: Memory = "512M",
     many: Annotated[
         int,
-        typer.Option(min=10, max=10_000, help="How many snapshots of one run; half are collected."),
+        typer.Option(
+            min=10, max=10_000, help="How many snapshots of one run; half of them are collected."
+        ),
     ] = 100,
     as_json: Json = False,
 ) -> None:
-    """What snapshots cost, beside QEMU's own migration to a file: figures, bars and bounds."""
+    """What snapshots cost, beside QEMU's own migration to a file: figures, limits and bounds."""
     memory_mib = _memory_mib(memory)
     from torpor.bench.snapshots import main  # loads the engines: only here
 
@@ -74,15 +77,17 @@ def bench_snapshots(
 @bench.command()
 def journal(
     steps: Annotated[
-        int, typer.Option(min=100, max=100_000, help="How many, one after the other.")
+        int, typer.Option(min=100, max=100_000, help="How many steps, one after another.")
     ] = 10_000,
     machine_steps: Annotated[
-        int, typer.Option(min=20, max=10_000, help="How many from a machine.")
+        int, typer.Option(min=20, max=10_000, help="How many steps from a machine.")
     ] = 1000,
     peer_steps: Annotated[
-        int, typer.Option(min=100, max=100_000, help="How many under dbos.")
+        int, typer.Option(min=100, max=100_000, help="How many steps under dbos.")
     ] = 2000,
-    kills: Annotated[int, typer.Option(min=1, max=10_000, help="Processes that are killed.")] = 200,
+    kills: Annotated[
+        int, typer.Option(min=1, max=10_000, help="How many processes are killed.")
+    ] = 200,
     as_json: Json = False,
 ) -> None:
     """What durable steps, recovery and waking cost, beside raw SQLite and dbos, and whether 200
@@ -95,19 +100,20 @@ def journal(
 @bench.command(name="control")
 def bench_control(
     sleeping: Annotated[
-        int, typer.Option(min=50, max=1_000_000, help="How many runs sleep.")
+        int, typer.Option(min=50, max=1_000_000, help="How many sleeping runs.")
     ] = 10_000,
     runs: Annotated[
-        int, typer.Option(min=20, max=100_000, help="After how many its memory is looked at.")
+        int, typer.Option(min=20, max=100_000, help="After how many runs its memory is measured.")
     ] = 500,
     machine_runs: Annotated[
         int,
-        typer.Option(min=0, max=100_000, help="The same on machines; 0: without machines."),
+        typer.Option(min=0, max=100_000, help="The same with machines; 0 leaves them out."),
     ] = 60,
     as_json: Json = False,
 ) -> None:
-    """What the control plane costs: appends, starts, waking, many runs that sleep, and the memory
-    of a server that runs many and freezes much."""
+    """What the control plane costs: appends, starts, waking, many sleeping runs, and the memory
+    of a server that runs many agents and freezes large ones.
+    """
     from torpor.bench.control import Sizes, main  # loads the engines: only here
 
     raise typer.Exit(main(Sizes(sleeping, runs, machine_runs), as_json=as_json))
@@ -116,11 +122,11 @@ def bench_control(
 @bench.command(name="deploy")
 def bench_deploy(
     edits: Annotated[
-        int, typer.Option(min=1, max=1000, help="How often each agent is changed.")
+        int, typer.Option(min=1, max=1000, help="How often each agent is edited.")
     ] = 5,
     as_json: Json = False,
 ) -> None:
-    """What it takes to deploy an agent, and again with a changed comment."""
+    """How long it takes to deploy an agent, and again after a comment was changed."""
     from torpor.bench.deploy import main  # loads the engines: only here
 
     raise typer.Exit(main(edits, as_json=as_json))
@@ -128,10 +134,10 @@ def bench_deploy(
 
 @bench.command(name="computing")
 def bench_computing(
-    turns: Annotated[int, typer.Option(min=1, max=100, help="How often, in turn.")] = 3,
+    turns: Annotated[int, typer.Option(min=1, max=100, help="How many turns.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """What computing costs in a machine: a mixed load, beside the same on this host."""
+    """What computing costs in a machine: a mixed load, beside the same load on this host."""
     from torpor.bench.computing import main  # loads the engines: only here
 
     raise typer.Exit(main(turns, as_json=as_json))
@@ -140,11 +146,11 @@ def bench_computing(
 @bench.command(name="query")
 def bench_query(
     entries: Annotated[
-        int, typer.Option(min=10_000, max=100_000_000, help="How many entries there are.")
+        int, typer.Option(min=10_000, max=100_000_000, help="How many entries the log has.")
     ] = 1_000_000,
     as_json: Json = False,
 ) -> None:
-    """What questions by SQL take on a long log, and what is written for them."""
+    """How long SQL queries take on a long log, and what it costs to write for them."""
     from torpor.bench.query import main  # loads the store: only here
 
     raise typer.Exit(main(entries, as_json=as_json))
@@ -152,10 +158,12 @@ def bench_query(
 
 @bench.command(name="cli")
 def bench_cli(
-    times: Annotated[int, typer.Option(min=3, max=1000, help="How often each is started.")] = 15,
+    times: Annotated[
+        int, typer.Option(min=3, max=1000, help="How often each command is started.")
+    ] = 15,
     as_json: Json = False,
 ) -> None:
-    """How soon a command is there: --version, --help and ps, beside a bare interpreter."""
+    """How fast commands start: --version, --help and ps, beside a bare interpreter."""
     from torpor.bench.start import main  # loads the store: only here
 
     raise typer.Exit(main(times, as_json=as_json))
@@ -166,7 +174,7 @@ def bench_dev(
     saves: Annotated[int, typer.Option(min=3, max=1000, help="How often the file is saved.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """How soon torpor dev shows what was saved, beside a bare interpreter."""
+    """How soon torpor dev shows a saved change, beside a bare interpreter."""
     from torpor.bench.saving import main  # loads the server's side: only here
 
     raise typer.Exit(main(saves, as_json=as_json))

@@ -17,43 +17,43 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         Listed(
             "run",
             "agents:run",
-            "Run an agent, and follow it until it ends. Ctrl-C leaves it running.",
+            "Run an agent and follow it until it ends. Ctrl-C leaves it running.",
         ),
         Listed(
             "dev",
             "dev:dev",
-            "Run an agent while you write it: each save is run at once, as a plain process.",
+            "Run an agent while you write it: each save runs at once, as a plain process.",
         ),
         Listed(
             "deploy",
             "agents:deploy",
-            "Make an agent's template now, so that its runs start from it at once.",
+            "Make an agent's template now, so that its runs can start at once.",
         ),
-        Listed("agents", "versions:app", "The agents that are deployed."),
+        Listed("agents", "versions:app", "Deployed agents."),
     ),
     "Runs": (
-        Listed("ps", "ps:ps", "Runs: the unfinished, and those that ended in the last day."),
-        Listed("top", "top:top", "Unfinished runs, live: at work first. Ctrl-C leaves it."),
-        Listed("show", "runs:show_run", "All about one run."),
+        Listed("ps", "ps:ps", "List runs: unfinished ones, and those that ended in the last day."),
+        Listed("top", "top:top", "Watch unfinished runs, those at work first. Ctrl-C leaves."),
+        Listed("show", "runs:show_run", "Show everything about one run."),
         Listed(
             "logs",
             "logs:logs",
-            "A run's context log, or what its agent printed.",
+            "Show a run's context log, or what its agent printed.",
         ),
         Listed(
             "attach",
             "attach:command",
-            "Follow a run as `torpor run` does: its output, what it asks, its end.",
+            "Follow a run as `torpor run` does: its output, its questions, its end.",
         ),
         Listed(
             "trace",
             "runs:trace",
-            "A run as a tree: its machines, its operations and how long they took, its freezes.",
+            "Show a run as a tree: its machines, its operations with their durations, its freezes.",
         ),
         Listed(
             "query",
             "query:query",
-            "Ask runs and their logs by SQL. What there is to be asked: docs/sql.md.",
+            "Query runs and their logs with SQL. The views are in docs/sql.md.",
         ),
         Listed(
             "exec",
@@ -64,30 +64,30 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         Listed(
             "shell",
             "exec:shell",
-            "A shell beside a run's agent: in its machine, its directory, its environment.",
+            "Open a shell beside a run's agent: in its machine, its directory, its environment.",
         ),
-        Listed("snapshots", "storage:snapshots", "The snapshots of a run."),
-        Listed("cancel", "runs:cancel", "End a run."),
+        Listed("snapshots", "storage:snapshots", "List the snapshots of a run."),
+        Listed("cancel", "runs:cancel", "Cancel a run."),
         Listed(
             "delete",
             "deleting:delete",
             "Delete ended runs for good: log, waits, snapshots, keys, files.",
         ),
-        Listed("fork", "forks:fork", "Make a run that begins as RUN was at some place of its log."),
+        Listed("fork", "forks:fork", "Start a new run from any point of RUN's log."),
         Listed(
             "retry",
             "forks:retry",
-            "Make a run that goes on from where RUN failed or was cancelled.",
+            "Start a new run that goes on from where RUN failed or was cancelled.",
         ),
         Listed(
             "cp",
             "copying:cp",
-            "Copy files of a run: what it has published, or what is in its working directory.",
+            "Copy files out of a run: published ones, or files in its working directory.",
         ),
         Listed(
             "result",
             "storage:result",
-            "What an operation of a run gave, whole: JSON, or the bytes that a step returned.",
+            "Print an operation's result, whole: JSON, or the bytes that a step returned.",
         ),
         Listed(
             "upgrade",
@@ -97,23 +97,23 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         Listed(
             "export",
             "storage:export",
-            "Write a run into one file, to go on from it on another torpor.",
+            "Write a run to one file, from which another torpor can go on.",
         ),
         Listed(
             "import",
             "storage:import_run",
-            "Take in a run that another torpor exported; it goes on here.",
+            "Take in a run that another torpor exported. It goes on here.",
         ),
-        Listed("schedules", "schedules:app", "Runs that are started at times."),
-        Listed("queues", "queues:app", "Where runs wait for a machine, and their limits."),
+        Listed("schedules", "schedules:app", "Schedules: agents started at set times."),
+        Listed("queues", "queues:app", "Queues: where runs wait for a machine, and their limits."),
     ),
     "Waits": (
-        Listed("waits", "waits:waits", "What runs wait for."),
-        Listed("approve", "waits:approve", "Say yes to what an agent asks."),
-        Listed("deny", "waits:deny", "Say no to what an agent asks."),
+        Listed("waits", "waits:waits", "List what runs wait for."),
+        Listed("approve", "waits:approve", "Answer an agent's question with yes."),
+        Listed("deny", "waits:deny", "Answer an agent's question with no."),
         Listed("complete", "waits:complete", "Answer a wait with data."),
-        Listed("send", "events:send", "Send a run an event that it waits for, or will."),
-        Listed("hooks", "hooks:hooks", "Webhooks: messages from others, and ours."),
+        Listed("send", "events:send", "Send an event to a run that waits for it, or will."),
+        Listed("hooks", "hooks:hooks", "Webhooks: messages from other systems, and torpor's own."),
     ),
     "This host": (
         Listed(
@@ -122,11 +122,11 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
             "Bring what machines need to this host: Debian packages, the binding of FUSE, "
             "the guest image.",
         ),
-        Listed("up", "host:up", "Start the server, if it does not run."),
+        Listed("up", "host:up", "Start the server if it is not running."),
         Listed(
             "down",
             "host:down",
-            "Stop the server, its machines and processes.",
+            "Stop the server with its machines and processes.",
         ),
         Listed(
             "dashboard",
@@ -136,7 +136,7 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         Listed(
             "doctor",
             "host:doctor",
-            "What this host can do, and which engine will be used, and why.",
+            "Say what this host can do, which engine will be used, and why.",
         ),
         Listed(
             "mcp",
@@ -146,20 +146,20 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         Listed(
             "gc",
             "storage:gc",
-            "Remove what no run needs any more. The server does it by itself now and then.",
+            "Remove what no run needs any more. The server does this from time to time.",
         ),
         Listed(
             "retention",
             "deleting:retention",
-            "How long ended runs are kept; by default for ever.",
+            "Set how long ended runs are kept; by default for ever.",
         ),
         Listed(
             "backup",
             "storage:backup",
-            "Copy all that there is to a new directory, while it is in use.",
+            "Copy everything to a new directory, while it is in use.",
         ),
-        Listed("restore", "storage:restore", "Make a data directory (TORPOR_HOME) of a backup."),
-        Listed("keys", "keys:keys", "Keys for the API, where it is reached by TCP."),
+        Listed("restore", "storage:restore", "Make a data directory (TORPOR_HOME) from a backup."),
+        Listed("keys", "keys:keys", "API keys, for access over TCP."),
         Listed("bench", "bench:bench", "Measure torpor on this host."),
     ),
 }

@@ -41,17 +41,18 @@ def cp(
         typer.Argument(
             metavar="DEST",
             show_default=False,
-            help="A file, or a directory to put it into; - is stdout.",
+            help="A file, or a directory to put it in; - is stdout.",
         ),
     ],
     version: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Of an artifact, not the newest.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="A version of an artifact, instead of the newest."),
     ] = None,
     force: saving.Force = False,
 ) -> None:
-    """Copy files of a run: what it has published, or what is in its working directory.
+    """Copy files out of a run: published ones, or files in its working directory.
 
-    An artifact of this name goes first. A run that sleeps gets its machine for that.
+    An artifact of that name comes first. For other files, a sleeping run gets its machine.
     """
     wanted = parse(source, destination)
     client = Client(Home.find())
@@ -101,12 +102,12 @@ def parse(source: str, destination: str) -> Source:
     if not colon or not re.fullmatch(r"\w+", run):
         if re.match(r"\w+:", destination):
             raise Invalid(
-                "files are not copied into a run: they would be in no log, and after a crash not "
-                "there",
-                hint="Give them when it starts: torpor run --file PATH; or as an event: torpor "
-                "send.",
+                "files cannot be copied into a run: no log would have them, and a "
+                "crash would lose them",
+                hint="Give them to a run when it starts (torpor run --file PATH), or "
+                "send data as an event (torpor send).",
             )
-        raise Invalid(f"{source!r} is not RUN:PATH", hint="Such as: torpor cp RUN:report.pdf .")
+        raise Invalid(f"{source!r} is not RUN:PATH", hint="For example: torpor cp RUN:report.pdf .")
     parts = PurePosixPath(path).parts
     if ".." in parts:
         raise Invalid(f"{path!r} leads out of the run's working directory")
@@ -139,7 +140,7 @@ def _copy_all(
 ) -> None:
     """A directory of artifacts, as a directory: as `cp -r` does, into one that is there."""
     if destination == "-":
-        raise Invalid(f"{wanted.path or 'all'} is several files", hint="Name one of them.")
+        raise Invalid(f"{wanted.path or 'this'} is several files", hint="Name one of them.")
     root = Path(destination)
     if root.is_dir() and wanted.path:
         root = root / PurePosixPath(wanted.path).name

@@ -17,15 +17,17 @@ from torpor.client import refuse_remote
 def dashboard(
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="Of 127.0.0.1; by default 7717, or any that is free."),
+        typer.Option(
+            min=1, max=65535, help="A port of 127.0.0.1; by default 7717, or any free one."
+        ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open it in a browser here.")] = False,
     as_json: Json = False,
 ) -> None:
     """Print a link that opens the dashboard in a browser of this host.
 
-    It works once, for ten minutes; the browser stays logged in for a week, or until the server
-    stops.
+    The link works once, within ten minutes. The browser stays logged in for a week, or until the
+    server stops.
     """
     refuse_remote("torpor dashboard")
     link = connect().dashboard(port)

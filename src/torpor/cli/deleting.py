@@ -27,7 +27,7 @@ Runs = Annotated[
     typer.Argument(
         metavar="RUN…",
         show_default=False,
-        help="Ids, or starts of ids.",
+        help="Ids, or beginnings of ids.",
         autocompletion=complete.runs,
     ),
 ]
@@ -37,14 +37,16 @@ def delete(
     runs: Runs = None,
     queue: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help='All of this queue, such as "dev", torpor dev\'s.'),
+        typer.Option(
+            metavar="NAME", help='All ended runs of this queue, such as "dev" (torpor dev\'s).'
+        ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     as_json: Json = False,
 ) -> None:
     """Delete ended runs for good: log, waits, snapshots, keys, files."""
     if not runs and queue is None:
-        raise typer.BadParameter("which? Give RUN…, or --queue NAME")
+        raise typer.BadParameter("give the runs to delete, or --queue NAME")
     client = Client(Home.find())
     named = {client.run(run)["id"] for run in runs or ()}
     # Of a queue, those that have ended; what an unfinished fork shares is kept with it.
@@ -79,12 +81,13 @@ def retention(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help='While the database takes more, delete what ended first: "10G", or "ever".',
+            help="While the database is larger, delete the runs that ended first: "
+            '"10G", or "ever".',
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """How long ended runs are kept; by default for ever."""
+    """Set how long ended runs are kept; by default for ever."""
     client = connect()
     kept = client.retention()
     if age is not None:

@@ -54,16 +54,16 @@ def dev(
         typer.Option("-i", metavar="KEY=VALUE", help="One parameter, as with torpor run."),
     ] = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew at each change, with nothing recorded.")
+        bool, typer.Option("--fresh", help="Start over at each change, without what was recorded.")
     ] = False,
     files: FilesOpt = None,
     env: EnvOpt = None,
     env_file: EnvFileOpt = None,
 ) -> None:
-    """Run an agent while you write it: each save is run at once, as a plain process.
+    """Run an agent while you write it: each save runs at once, as a plain process.
 
-    What was recorded is kept, model calls and answers too, up to the first step whose code has
-    changed, or where the agent does something else; from there on it is run. Ctrl-C leaves.
+    Everything recorded is kept, model calls and answers too, up to the first step whose code has
+    changed, or the point where the agent does something else. From there on it runs. Ctrl-C leaves.
     """
     path, name = split_target(target)
     if not path.exists():

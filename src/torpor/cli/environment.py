@@ -21,13 +21,13 @@ EnvOpt = Annotated[
         "-e",
         "--env",
         metavar="NAME[=VALUE]",
-        help="An environment variable; without =VALUE it is as it is here. Not for secrets.",
+        help="An environment variable; without =VALUE, the one set here. Not for secrets.",
     ),
 ]
 EnvFileOpt = Annotated[
     list[Path] | None,
     typer.Option(
-        "--env-file", metavar="FILE", help="Environment variables, a line NAME=VALUE for each."
+        "--env-file", metavar="FILE", help="Environment variables, one NAME=VALUE a line."
     ),
 ]
 
@@ -69,7 +69,7 @@ def _checked(check: Callable[[], object]) -> None:
 def _pair(text: str, where: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals and name not in os.environ:
-        raise typer.BadParameter(f"{where}: {name} is not set here; give {name}=VALUE")
+        raise typer.BadParameter(f"{where}: {name} is not set here; write {name}=VALUE")
     return name, value if equals else os.environ[name]
 
 

@@ -19,11 +19,11 @@ def send(
     data: Data = None,
     id: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Yours: sent twice with the same, it is one event."),
+        typer.Option(metavar="ID", help="Your id: sent twice with the same id, it is one event."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Send a run an event that it waits for, or will."""
+    """Send an event to a run that waits for it, or will."""
     client = Client(Home.find())
     value = None if data is None else given(data, lambda: _waiting(client, run, event))
     sent = client.send(run, event, data=value, id=id, by=user())

@@ -38,12 +38,12 @@ _PROMPT = r"\[\e[1;36m\]{name}\[\e[0m\]:\w\$ "
 DirOpt = Annotated[
     str | None,
     typer.Option(
-        "-w", "--workdir", metavar="DIR", help="Where it runs; by default where the agent does."
+        "-w", "--workdir", metavar="DIR", help="Its working directory; by default the agent's."
     ),
 ]
 UserOpt = Annotated[
     str,
-    typer.Option("-u", "--user", metavar="USER", help="agent, or root, which only a machine has."),
+    typer.Option("-u", "--user", metavar="USER", help="agent, or root (only in a machine)."),
 ]
 CommandEnvOpt = Annotated[
     list[str] | None,
@@ -51,7 +51,7 @@ CommandEnvOpt = Annotated[
         "-e",
         "--env",
         metavar="NAME[=VALUE]",
-        help="An environment variable of the command; without =VALUE it is as it is here.",
+        help="An environment variable of the command; without =VALUE, the one set here.",
     ),
 ]
 
@@ -64,11 +64,13 @@ def exec_command(
     interactive: Annotated[
         bool,
         typer.Option(
-            "-i", "--interactive", help="It reads what is typed here. From a pipe it always does."
+            "-i",
+            "--interactive",
+            help="Pass what you type to the command. Piped input is always passed.",
         ),
     ] = False,
     terminal: Annotated[
-        bool, typer.Option("-t", "--tty", help="It has a terminal of its own.")
+        bool, typer.Option("-t", "--tty", help="Give the command a terminal.")
     ] = False,
     workdir: DirOpt = None,
     env: CommandEnvOpt = None,
@@ -77,8 +79,8 @@ def exec_command(
 ) -> None:
     """Run a command beside a run's agent: in its machine, its directory, its environment.
 
-    Options go before RUN; what follows it is the command's. A run that sleeps gets its machine for
-    that, and sleeps again after it. The command ends with this one.
+    Options go before RUN; everything after it belongs to the command. A sleeping run gets its
+    machine for the command, and sleeps again afterwards. If you leave, the command ends.
     """
     if command[0] == "--":
         command = command[1:]
@@ -88,7 +90,7 @@ def exec_command(
     if terminal:
         _require_terminal(run)
     if terminal and interactive and not typed:
-        raise typer.BadParameter("-t gives it a terminal, and here is none; leave it out")
+        raise typer.BadParameter("-t needs a terminal, and there is none here; leave it out")
     request = {
         "command": command,
         "dir": workdir,
@@ -101,9 +103,9 @@ def exec_command(
 
 
 def shell(run: RunArg, workdir: DirOpt = None, user: UserOpt = "agent") -> None:
-    """A shell beside a run's agent: in its machine, its directory, its environment.
+    """Open a shell beside a run's agent: in its machine, its directory, its environment.
 
-    The agent goes on meanwhile, or goes on waiting. Ctrl-D leaves.
+    The agent goes on meanwhile. Ctrl-D leaves.
     """
     client = Client(Home.find())
     found = client.run(run)
@@ -131,7 +133,7 @@ def _user(name: str) -> str:
 def _require_terminal(run: str) -> None:
     if not HERE:
         raise Invalid(
-            "this needs a terminal as Unix has it, which this system lacks",
+            "this needs a Unix terminal, which this system lacks",
             hint=f"Run commands one by one: torpor exec {run} ls",
         )
 

@@ -33,7 +33,7 @@ def fetch(client: Client, run: str, path: str, destination: str, *, force: bool)
     with _archive(client, run, path) as archive:
         first = archive.next()
         if first is None:
-            raise NotFound(f"{path or 'its directory'} is not there")
+            raise NotFound(f"{path or 'its directory'} does not exist")
         if first.isfile():
             return _file(archive, first, path, destination, force=force)
         if not first.isdir():
@@ -97,7 +97,7 @@ def _merge(top: Path, root: Path, *, force: bool) -> list[Path]:
     taken = [target for _, target in moves if os.path.lexists(target)]
     if taken and not force:
         more = f" and {len(taken) - 1:,} more" if len(taken) > 1 else ""
-        raise Conflict(f"{taken[0]}{more} is there already", hint="--force overwrites it.")
+        raise Conflict(f"{taken[0]}{more} exists already", hint="Use --force to overwrite it.")
     for at, _, _ in inside:
         (root / at.relative_to(top)).mkdir(exist_ok=True)
     for source, target in moves:
@@ -124,13 +124,13 @@ def _archive(client: Client, run: str, path: str) -> Iterator[tarfile.TarFile]:
             archive = tarfile.open(fileobj=written, mode="r|")  # noqa: SIM115
         except tarfile.TarError as error:
             written.finish(path)
-            raise GuestError(f"what came of {path or 'it'} is no tar archive") from error
+            raise GuestError(f"the run did not send {path or 'it'} as a tar archive") from error
         with archive:
             try:
                 yield archive
             except tarfile.TarError as error:
                 written.finish(path)
-                raise GuestError(f"{path or 'it'} did not come whole: {error}") from error
+                raise GuestError(f"{path or 'it'} is incomplete: {error}") from error
         written.finish(path)
 
 

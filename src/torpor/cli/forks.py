@@ -24,10 +24,10 @@ Object = dict[str, Any]
 
 New = Annotated[
     str | None,
-    typer.Option("--agent", metavar="NEW.py", help="Other code: it replays what is shared."),
+    typer.Option("--agent", metavar="NEW.py", help="Use other code, which replays what is shared."),
 ]
 Follow = Annotated[
-    bool, typer.Option("--follow", "-f", help="Follow it until it ends, as run does.")
+    bool, typer.Option("--follow", "-f", help="Follow it until it ends, as torpor run does.")
 ]
 
 
@@ -35,15 +35,15 @@ def fork(
     run: RunArg,
     at: Annotated[
         str | None,
-        typer.Option(metavar="SEQ", help="A place in its log, or a snapshot. Default: its end."),
+        typer.Option(metavar="SEQ", help="An entry of its log, or a snapshot. Default: its end."),
     ] = None,
     input: Annotated[
         str | None,
-        typer.Option(metavar="JSON", help="Another input: the fork begins at the beginning."),
+        typer.Option(metavar="JSON", help="Use another input: the fork starts at the beginning."),
     ] = None,
     pairs: Annotated[
         list[str] | None,
-        typer.Option("-i", metavar="KEY=VALUE", help="The same input, but for this parameter."),
+        typer.Option("-i", metavar="KEY=VALUE", help="Keep the input, except for this parameter."),
     ] = None,
     agent: New = None,
     results: Annotated[
@@ -51,14 +51,14 @@ def fork(
         typer.Option(
             "--set",
             metavar="OP=VALUE",
-            help="A recorded result as it should have been: JSON, or else text; @FILE is a "
-            "file's text. The fork begins there, unless --at says where.",
+            help="Replace a recorded result: JSON, or else text; @FILE is a file's "
+            "text. The fork begins there, unless --at says where.",
         ),
     ] = None,
     follow: Follow = False,
     as_json: Json = False,
 ) -> None:
-    """Make a run that begins as RUN was at some place of its log."""
+    """Start a new run from any point of RUN's log."""
     client = connect()
     given, version = None, _version(client, run, agent)
     if input is not None or pairs:
@@ -78,7 +78,7 @@ def fork(
 
 
 def retry(run: RunArg, agent: New = None, follow: Follow = False, as_json: Json = False) -> None:
-    """Make a run that goes on from where RUN failed or was cancelled."""
+    """Start a new run that goes on from where RUN failed or was cancelled."""
     client = connect()
     created = client.retry(run, version=_version(client, run, agent))
     _show_run(client, created, follow=follow, as_json=as_json)
@@ -89,7 +89,9 @@ def _version(client: Client, run: str, agent: str | None) -> str | None:
         return None
     path, name = split_target(agent)
     if name is not None:
-        raise typer.BadParameter("--agent names a file; the run's agent is looked for in it")
+        raise typer.BadParameter(
+            "--agent takes a file without :NAME; the run's agent is looked for in it"
+        )
     engine = client.run(run)["engine"]
     return str(deploy_now(client, read_agent(path), engine)["version"])
 

@@ -59,8 +59,8 @@ class Files:
         for at, path in found.items():
             if at in self.by_place:
                 raise Invalid(
-                    f"{self.by_place[at]} and {path} are both to be at {at}",
-                    hint="Name another place: --file FILE:PLACE",
+                    f"{self.by_place[at]} and {path} would both be at {at}",
+                    hint="Give one of them another place: --file FILE:PLACE",
                 )
             size_of(path)
             self.by_place[at] = path
@@ -89,10 +89,10 @@ def _split(option: str) -> tuple[Path, str]:
     if not colon or Path(option).exists():
         here, place = option, ""
     if not here:
-        raise Invalid("names no file", hint="It is FILE, or FILE:PLACE")
+        raise Invalid("names no file", hint="Write FILE or FILE:PLACE")
     path = Path(here)
     if colon and not place and here != option:
-        raise Invalid("names no place", hint="It is FILE, or FILE:PLACE")
+        raise Invalid("names no place", hint="Write FILE or FILE:PLACE")
     if place.endswith("/"):
         place += _name(path)
     return path, str(PurePosixPath(place)) if place else _usual(path)
@@ -125,8 +125,8 @@ def _walk(directory: Path) -> Iterator[PurePath]:
             count += 1
             if count > FILES_MAX:
                 raise Invalid(
-                    f"{directory} has more than {FILES_MAX:,} files, which are the most",
-                    hint="Give an archive, and have the agent unpack it.",
+                    f"{directory} has more than {FILES_MAX:,} files; that is the limit",
+                    hint="Give an archive and let the agent unpack it.",
                 )
             yield (Path(at) / name).relative_to(directory)
 
@@ -136,7 +136,7 @@ def _files(at: Path, names: Iterable[str]) -> Iterator[str]:
         if (at / name).is_dir():
             raise Invalid(
                 f"{at / name} is a link to a directory",
-                hint="Give that directory by itself: --file DIRECTORY:PLACE",
+                hint="Give that directory separately: --file DIRECTORY:PLACE",
             )
         yield name
 

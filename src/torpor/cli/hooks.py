@@ -13,10 +13,15 @@ from torpor.cli.options import Json
 from torpor.cli.screen import facts, say, show, show_json, table
 from torpor.web import words
 
-hooks = typer.Typer(help="Webhooks: messages from others, and ours.", no_args_is_help=True)
+hooks = typer.Typer(
+    help="Webhooks: messages from other systems, and torpor's own.", no_args_is_help=True
+)
 
 HookArg = Annotated[
-    str, typer.Argument(metavar="HOOK", show_default=False, help="Its id, or a beginning of it.")
+    str,
+    typer.Argument(
+        metavar="HOOK", show_default=False, help="A hook's id, or the beginning of one."
+    ),
 ]
 
 
@@ -25,26 +30,28 @@ def create(
     agent: Annotated[
         str,
         typer.Argument(
-            metavar="AGENT", show_default=False, help="A deployed one: FILE, FILE:NAME or NAME."
+            metavar="AGENT", show_default=False, help="A deployed agent: FILE, FILE:NAME or NAME."
         ),
     ],
     event: Annotated[
         str | None,
-        typer.Option(metavar="EVENT", help="Messages are this event for a run, with --run-at."),
+        typer.Option(
+            metavar="EVENT", help="Each message is this event, for the run that --run-at finds."
+        ),
     ] = None,
     run_at: Annotated[
         str | None,
         typer.Option(
-            metavar="PATH", help="Where in a message its run stands, such as data.metadata.run."
+            metavar="PATH", help="Where a message names its run, such as data.metadata.run."
         ),
     ] = None,
     into: Annotated[
         str | None,
-        typer.Option(metavar="PARAMETER", help="Give the agent the whole message as this one."),
+        typer.Option(metavar="PARAMETER", help="Pass the whole message as this parameter."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Let others start runs of an agent, or send them events, by signed messages."""
+    """Let others start runs of an agent, or send events to them, with signed messages."""
     created = connect().create_hook(agent, event=event, run_at=run_at, into=into)
     if as_json:
         show_json(created)
@@ -55,10 +62,10 @@ def create(
 
 @hooks.command(name="list")
 def list_hooks(
-    all: Annotated[bool, typer.Option("--all", help="Also those that were revoked.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="Include revoked ones.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The hooks there are."""
+    """List hooks."""
     found = connect().hooks(all=all)
     if as_json:
         show_json(found)
@@ -79,7 +86,7 @@ def _row(hook: dict[str, Any], now: float) -> tuple[str, ...]:
 
 @hooks.command()
 def revoke(hook: HookArg, as_json: Json = False) -> None:
-    """Take no more messages by a hook."""
+    """Refuse messages to a hook from now on."""
     revoked = connect().revoke_hook(hook)
     if as_json:
         show_json(revoked)
@@ -91,7 +98,7 @@ def revoke(hook: HookArg, as_json: Json = False) -> None:
 def secret(
     url: Annotated[str, typer.Argument(metavar="URL", show_default=False)], as_json: Json = False
 ) -> None:
-    """What messages that torpor sends to a URL are signed with."""
+    """Print the secret that signs torpor's messages to a URL."""
     found = connect().webhook_secret(url)
     if as_json:
         show_json(found)

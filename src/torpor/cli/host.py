@@ -39,9 +39,9 @@ _MARKS = {True: ("ok", "green"), False: ("no", "red"), None: ("–", "yellow")}
 
 
 def doctor(as_json: Json = False) -> None:
-    """What this host can do, and which engine will be used, and why.
+    """Say what this host can do, which engine will be used, and why.
 
-    Where TORPOR_URL names a server: whether it is reached, and takes the key.
+    If TORPOR_URL names a server: whether it answers, and accepts the key.
     """
     if (remote := Remote.find()) is not None:
         _reach(remote, as_json=as_json)
@@ -136,18 +136,19 @@ def up(
         str | None,
         typer.Option(
             metavar="HOST:PORT",
-            help="Open a port for public links of waits, and for the API with keys: torpor keys.",
+            help="Open a port for public links, and for the API with keys (torpor keys).",
         ),
     ] = None,
     public_url: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="What public links begin with, if others reach the port by that."
+            metavar="URL",
+            help="The address by which others reach the port: public links begin with it.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start the server, if it does not run."""
+    """Start the server if it is not running."""
     refuse_remote("torpor up")
     require_linux()
     home = Home.find()
@@ -165,13 +166,13 @@ def up(
         return
     if engine is not None and health["engine"] != engine:
         raise Conflict(
-            f"the server that runs uses engine {health['engine']}: {health['engine_why']}",
+            f"the running server uses the engine {health['engine']}: {health['engine_why']}",
             hint=f"Stop it first: torpor down, then torpor up --engine {engine}",
         )
     if (listen or public_url) and was_up and not health["public_url"]:
         raise Conflict(
-            "the server that runs has no public links",
-            hint="Stop it first: torpor down, then again.",
+            "the running server has no public links",
+            hint="Stop it with torpor down, then repeat this command.",
         )
     using = health["engine"] + (f" ({health['accel']})" if health["accel"] else "")
     using += f": {health['engine_why']}"
@@ -197,9 +198,9 @@ def connect(home: Home | None = None) -> Client:
 
 
 def down(as_json: Json = False) -> None:
-    """Stop the server, its machines and processes.
+    """Stop the server with its machines and processes.
 
-    Runs go on where they are at the next start.
+    At the next start, runs go on where they were.
     """
     refuse_remote("torpor down")
     home = Home.find()

@@ -81,7 +81,7 @@ def _file(key: str, path: Path, taken: str | None, carried: Files | None) -> Any
     """What `-i key=@path` is where such a file is taken."""
     option = f"-i {key}=@{path}"
     if taken == "path" and carried is None:
-        raise typer.BadParameter(f"{option}: only a run that is started is given files: torpor run")
+        raise typer.BadParameter(f"{option}: only torpor run can give files to a run")
     if taken == "path" and carried is not None:
         with usage(option):
             return carried.add_input(key, path)
@@ -93,8 +93,8 @@ def _file(key: str, path: Path, taken: str | None, carried: Files | None) -> Any
         return _text(option, path, annotated=taken is not None)
     if (size := size_of(path)) > INPUT_BYTES_MAX:
         raise typer.BadParameter(
-            f"{option} has {size:,} bytes, and bytes are taken up to {INPUT_BYTES_MAX:,}; "
-            "annotate the parameter Path"
+            f"{option} has {size:,} bytes, and a bytes parameter takes at most "
+            f"{INPUT_BYTES_MAX:,}; annotate it Path"
         )
     if carried is not None:
         with usage(option):
@@ -105,16 +105,18 @@ def _file(key: str, path: Path, taken: str | None, carried: Files | None) -> Any
 def _text(option: str, path: Path, *, annotated: bool) -> str:
     if (size := size_of(path)) > jsonvalues.ENTRY_BYTES_MAX:
         raise typer.BadParameter(
-            f"{option} has {size:,} bytes, and an input takes {jsonvalues.ENTRY_BYTES_MAX:,}; "
-            "annotate the parameter Path or bytes, or give the file with --file"
+            f"{option} has {size:,} bytes, and an input takes at most "
+            f"{jsonvalues.ENTRY_BYTES_MAX:,}; annotate the parameter Path or bytes, "
+            "or give the file with --file"
         )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         what = "takes text" if annotated else "has no annotation, and so takes text"
         raise typer.BadParameter(
-            f"{option} is no text (byte {error.start} is not UTF-8), and the parameter {what}; "
-            "annotate it Path or bytes, or give the file with --file"
+            f"{option} is not text (byte {error.start} is not UTF-8), and the "
+            f"parameter {what}; annotate it Path or bytes, or give the file with "
+            "--file"
         ) from error
     except OSError as error:
         raise typer.BadParameter(f"cannot read {path}: {error.strerror}") from error

@@ -16,26 +16,26 @@ from torpor.web import words
 
 Object = dict[str, Any]
 
-keys = typer.Typer(help="Keys for the API, where it is reached by TCP.", no_args_is_help=True)
+keys = typer.Typer(help="API keys, for access over TCP.", no_args_is_help=True)
 
 Expires = Annotated[
-    str | None, typer.Option("--expires", metavar="TIME", help="After that: 90d, 12h.")
+    str | None, typer.Option("--expires", metavar="TIME", help="When it expires: 90d, 12h.")
 ]
 
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What it is for: people read it in lists and logs.")],
+    name: Annotated[str, typer.Argument(help="What it is for; shown in lists and logs.")],
     scope: Annotated[
-        list[Scope], typer.Option("--scope", "-s", help="What it may do; may be repeated.")
+        list[Scope], typer.Option("--scope", "-s", help="What it may do; repeatable.")
     ],
     agent: Annotated[
-        list[str] | None, typer.Option("--agent", help="For this agent only; may be repeated.")
+        list[str] | None, typer.Option("--agent", help="For this agent only; repeatable.")
     ] = None,
     expires: Expires = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key. It is shown now, and never again."""
+    """Create a key. It is shown now and never again."""
     expires_s = duration_s(expires, "--expires")
     scopes = [each.value for each in scope]
     created = connect().create_key(name, scopes, agents=agent or None, expires_s=expires_s)
@@ -44,7 +44,7 @@ def create(
 
 @keys.command(name="list")
 def list_keys(as_json: Json = False) -> None:
-    """All keys there are, and what they may do."""
+    """List keys, and what each may do."""
     found = connect().keys()
     if as_json:
         show_json(found)
@@ -61,7 +61,7 @@ def list_keys(as_json: Json = False) -> None:
 
 @keys.command()
 def revoke(
-    key: Annotated[str, typer.Argument(help="Its id, or its name.")], as_json: Json = False
+    key: Annotated[str, typer.Argument(help="The key's id or name.")], as_json: Json = False
 ) -> None:
     """Refuse a key from now on."""
     found = connect().revoke_key(key)
@@ -73,14 +73,16 @@ def revoke(
 
 @keys.command()
 def token(
-    run: Annotated[str | None, typer.Option("--run", help="To look at this run.")] = None,
-    wait: Annotated[str | None, typer.Option("--wait", help="To answer this wait.")] = None,
-    expires: Annotated[str, typer.Option("--expires", metavar="TIME", help="At most 7d.")] = "1h",
+    run: Annotated[str | None, typer.Option("--run", help="A key to look at this run.")] = None,
+    wait: Annotated[str | None, typer.Option("--wait", help="A key to answer this wait.")] = None,
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="TIME", help="When it expires, at most 7d.")
+    ] = "1h",
     as_json: Json = False,
 ) -> None:
-    """Make a key for one run or one wait, that ends soon."""
+    """Create a short-lived key for one run or one wait."""
     if (run is None) == (wait is None):
-        raise typer.BadParameter("one of --run and --wait is needed")
+        raise typer.BadParameter("give either --run or --wait")
     created = connect().token(run=run, wait=wait, expires_s=duration_s(expires, "--expires") or 0.0)
     _tell(created, as_json, f"until {words.clock(created['expires_at'], time.time())}")
 

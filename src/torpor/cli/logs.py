@@ -45,30 +45,35 @@ class Text(NamedTuple):
 def logs(
     run: RunArg,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")
+        bool, typer.Option("--follow", "-f", help="Follow until the run ends.")
     ] = False,
     output: Annotated[
         bool,
-        typer.Option("--output", "-o", help="Only what the agent printed, its stderr to stderr."),
+        typer.Option("--output", "-o", help="Only what the agent printed, its stderr on stderr."),
     ] = False,
     stream: Annotated[
-        str | None, typer.Option(metavar="STREAM", help="Of that, only stdout or stderr.")
+        str | None,
+        typer.Option(metavar="STREAM", help="With --output: only stdout, or only stderr."),
     ] = None,
     tail: Annotated[
         int | None,
         typer.Option(
-            "--tail", "-n", min=0, metavar="N", help="Only the last N entries; lines of --output."
+            "--tail",
+            "-n",
+            min=0,
+            metavar="N",
+            help="Only the last N entries; with --output, lines.",
         ),
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(metavar="WHEN", help='Not what is older: "10m", or 2026-11-28T09:30.'),
+        typer.Option(metavar="WHEN", help='Only what is newer: "10m", or 2026-11-28T09:30.'),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """A run's context log, or what its agent printed.
+    """Show a run's context log, or what its agent printed.
 
-    With --json a list of entries; with -f too, an entry a line.
+    With --json it is a list of entries; with -f as well, one entry a line.
     """
     if stream not in (None, *_STREAMS):
         raise typer.BadParameter("--stream is stdout or stderr")

@@ -46,9 +46,7 @@ def mcp(
     try:
         from mcp.server.mcpserver import MCPServer
     except ImportError as error:
-        raise Missing(
-            "the package mcp is not installed", hint="Install torpor with it: torpor[mcp]"
-        ) from error
+        raise Missing("the package mcp is not installed", hint="Install torpor[mcp].") from error
     client = connect()
     starting = [] if readonly else agent_tools(client)
     server = MCPServer(
@@ -169,7 +167,7 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
         )
 
     async def cancel_run(run: str) -> str:
-        """End a run."""
+        """Cancel a run."""
         return await reply_of(lambda: client.cancel(run))
 
     reading: list[Callable[..., Any]] = [list_agents, list_runs, show_run, read_log]

@@ -30,7 +30,7 @@ RunArg = Annotated[
     typer.Argument(
         metavar="RUN",
         show_default=False,
-        help="A run's id, or the start of one.",
+        help="A run's id, or the beginning of one.",
         autocompletion=complete.runs,
     ),
 ]

@@ -26,16 +26,18 @@ def ps(
     status: Annotated[
         RunState | None, typer.Option("--status", help="Only runs in this state.")
     ] = None,
-    all: Annotated[bool, typer.Option("--all", help="All runs there ever were.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="All runs, however old.")] = False,
     queue: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help='Only runs of this queue, such as "dev", torpor dev\'s.'),
+        typer.Option(
+            metavar="NAME", help='Only runs of this queue, such as "dev" (torpor dev\'s).'
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Runs: the unfinished, and those that ended in the last day.
+    """List runs: unfinished ones, and those that ended in the last day.
 
-    Those that `torpor dev` has left behind for newer code are there with --queue dev, or --all.
+    Runs that `torpor dev` left behind for newer code are listed with --queue dev or --all.
     """
     client = Client(Home.find())
     if status is not None or all:

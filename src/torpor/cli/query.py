@@ -33,15 +33,20 @@ def query(
     parameters: Annotated[
         list[str] | None,
         typer.Option(
-            "--param", "-p", metavar="KEY=VALUE", help="For :KEY in the SQL. JSON or text."
+            "--param",
+            "-p",
+            metavar="KEY=VALUE",
+            help="A value for :KEY in the SQL: JSON, or else text.",
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Rows that are shown.")] = 1000,
-    timeout: Annotated[float, typer.Option(min=0.01, max=60, help="Seconds it may take.")] = 10,
-    format: Annotated[Format, typer.Option(help="How rows are shown.")] = Format.TABLE,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many rows at most.")] = 1000,
+    timeout: Annotated[
+        float, typer.Option(min=0.01, max=60, help="How many seconds it may take.")
+    ] = 10,
+    format: Annotated[Format, typer.Option(help="How rows are printed.")] = Format.TABLE,
     as_json: Json = False,
 ) -> None:
-    """Ask runs and their logs by SQL. What there is to be asked: docs/sql.md."""
+    """Query runs and their logs with SQL. The views are in docs/sql.md."""
     named = dict(map(_parameter, parameters or []))
     found = connect().query(_read(sql), named, limit=limit, timeout_s=timeout)
     columns, rows = found["columns"], found["rows"]

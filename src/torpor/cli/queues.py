@@ -15,7 +15,7 @@ from torpor.core.rules import parse_rate
 Object = dict[str, Any]
 Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=False)]
 
-app = typer.Typer(help="Where runs wait for a machine, and their limits.")
+app = typer.Typer(help="Queues: where runs wait for a machine, and their limits.")
 
 
 @app.callback(invoke_without_command=True)
@@ -26,7 +26,7 @@ def _list_if_nothing_else(context: typer.Context) -> None:
 
 @app.command("list")
 def list_queues(as_json: Json = False) -> None:
-    """All queues."""
+    """List queues."""
     found = Client(Home.find()).queues()
     if as_json:
         show_json(found)
@@ -58,13 +58,13 @@ def _limits(queue: Object) -> list[str]:
 
 @app.command()
 def pause(queue: Name, as_json: Json = False) -> None:
-    """Start and wake nothing of a queue; what runs goes on."""
+    """Pause a queue: none of its runs is started or woken. Those at work go on."""
     _set(queue, as_json, paused=True)
 
 
 @app.command()
 def resume(queue: Name, as_json: Json = False) -> None:
-    """Let a queue go on."""
+    """Resume a paused queue."""
     _set(queue, as_json, paused=False)
 
 
@@ -79,10 +79,10 @@ def set_queue(
     rate: Annotated[str | None, typer.Option(metavar="N/TIME", help='"10/1m", or "none".')] = None,
     as_json: Json = False,
 ) -> None:
-    """Change limits of a queue, until its agent's file is deployed with others.
+    """Change the limits of a queue, until a deployed file sets others.
 
-    --concurrency: so many of its runs have a machine at once. --per-key: so many of those with the
-    same --key. --rate: so many start within a time. A run that sleeps has no machine.
+    --concurrency: how many of its runs may have a machine at once. --per-key: how many of those
+    with the same --key. --rate: how many may start within a time. A sleeping run has no machine.
     """
     changes: Object = {}
     if concurrency is not None:

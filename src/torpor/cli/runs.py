@@ -35,7 +35,7 @@ Object = dict[str, Any]
 
 
 def show_run(run: RunArg, as_json: Json = False) -> None:
-    """All about one run."""
+    """Show everything about one run."""
     client = Client(Home.find())
     found = client.run(run)
     published = client.artifacts(found["id"])
@@ -192,7 +192,7 @@ def _last_output(entries: list[Object]) -> list[str]:
 
 
 def trace(run: RunArg, as_json: Json = False) -> None:
-    """A run as a tree: its machines, its operations and how long they took, its freezes."""
+    """Show a run as a tree: its machines, its operations with their durations, its freezes."""
     client = Client(Home.find())
     found = client.run(run)
     read = timeline.read(client.entries(found["id"]))
@@ -241,7 +241,7 @@ def _item(item: timeline.Operation | timeline.Freeze, until: float, *, ended: bo
 
 
 def cancel(run: RunArg, as_json: Json = False) -> None:
-    """End a run."""
+    """Cancel a run."""
     found = Client(Home.find()).cancel(run)
     if as_json:
         show_json(found)

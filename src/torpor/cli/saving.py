@@ -13,19 +13,19 @@ import typer
 
 from torpor.core.errors import Conflict, HostError, Invalid
 
-Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite what is there.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite existing files.")]
 
 
 def check_free(target: Path, *, force: bool) -> None:
     """Before anything is fetched. At a terminal somebody may say yes. Raises Conflict, Invalid."""
     if target.is_dir():
-        raise Invalid(f"{target} is a directory", hint="Name a file.")
+        raise Invalid(f"{target} is a directory", hint="Give the path of a file.")
     if not target.parent.is_dir():
         raise Invalid(f"there is no directory {target.parent}")
     if force or not os.path.lexists(target):
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise Conflict(f"{target} is there already", hint="--force overwrites it.")
+        raise Conflict(f"{target} exists already", hint="Use --force to overwrite it.")
     typer.confirm(f"{target} is there already. Overwrite it?", abort=True, err=True)
 
 

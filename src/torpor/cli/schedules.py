@@ -22,7 +22,7 @@ from torpor.web import words
 Object = dict[str, Any]
 Name = Annotated[str, typer.Argument(metavar="SCHEDULE", show_default=False)]
 
-app = typer.Typer(help="Runs that are started at times.")
+app = typer.Typer(help="Schedules: agents started at set times.")
 
 
 @app.callback(invoke_without_command=True)
@@ -38,28 +38,34 @@ def add(
         str, typer.Argument(metavar="CRON", show_default=False, help='"30 8 * * mon-fri"')
     ],
     agent: Annotated[
-        str, typer.Argument(metavar="AGENT", show_default=False, help="The name of a deployed one.")
+        str,
+        typer.Argument(metavar="AGENT", show_default=False, help="The name of a deployed agent."),
     ],
     zone: Annotated[str, typer.Option(metavar="ZONE", help='"Europe/Berlin"')] = "UTC",
-    input: Annotated[str | None, typer.Option(metavar="JSON", help="As of torpor run.")] = None,
+    input: Annotated[
+        str | None, typer.Option(metavar="JSON", help="The input, as with torpor run.")
+    ] = None,
     pairs: Annotated[list[str] | None, typer.Option("-i", metavar="KEY=VALUE")] = None,
     jitter: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="Later by chance, at most so much.")
+        str | None, typer.Option(metavar="DURATION", help="Start up to this much later, at random.")
     ] = None,
     overlap: Annotated[
-        str, typer.Option(help="While the last run has not ended: skip, queue, cancel-old.")
+        str, typer.Option(help="If the last run has not ended: skip, queue, cancel-old.")
     ] = "skip",
     missed: Annotated[
-        str, typer.Option(help="Times when no server was there: skip, once, all (100 at most).")
+        str,
+        typer.Option(help="For times when no server was running: skip, once, all (at most 100)."),
     ] = "once",
     queue: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     priority: Annotated[int, typer.Option(metavar="N")] = 0,
     env: EnvOpt = None,
     env_file: EnvFileOpt = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Change the one there is.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Change an existing schedule.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Add a schedule: AGENT's current version is started at each time of CRON."""
+    """Add a schedule: start AGENT's current version at each time of CRON."""
     given, client = InputGiven.read(input, pairs or []), connect()
     settings = {
         "agent": agent,
@@ -79,7 +85,7 @@ def add(
 
 @app.command("list")
 def list_schedules(as_json: Json = False) -> None:
-    """All schedules."""
+    """List schedules."""
     found = Client(Home.find()).schedules()
     if as_json:
         show_json(found)
@@ -111,19 +117,19 @@ def _next(each: Object, now: float) -> str:
 
 @app.command()
 def pause(name: Name, as_json: Json = False) -> None:
-    """Start nothing by it."""
+    """Pause a schedule."""
     _show_schedule(Client(Home.find()).pause_schedule(name, True), as_json)
 
 
 @app.command()
 def resume(name: Name, as_json: Json = False) -> None:
-    """Go on with its next time; what passed meanwhile was not missed."""
+    """Resume a schedule with its next time. Times that passed meanwhile do not count as missed."""
     _show_schedule(Client(Home.find()).pause_schedule(name, False), as_json)
 
 
 @app.command()
 def remove(name: Name) -> None:
-    """Forget it. Its runs stay."""
+    """Remove a schedule. Its runs stay."""
     Client(Home.find()).remove_schedule(name)
     say(f"{name}: removed")
 

@@ -28,17 +28,15 @@ Object = dict[str, Any]
 def snapshots(
     run: RunArg,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read every byte they need; exit 1 if any is wrong.")
+        bool, typer.Option("--verify", help="Read every byte they need; exit 1 if one is wrong.")
     ] = False,
     pin: Annotated[
-        str | None, typer.Option(metavar="SNAPSHOT", help="Keep it until it is unpinned.")
+        str | None, typer.Option(metavar="SNAPSHOT", help="Pin it: keep it until you unpin it.")
     ] = None,
-    unpin: Annotated[
-        str | None, typer.Option(metavar="SNAPSHOT", help="Keep it no longer.")
-    ] = None,
+    unpin: Annotated[str | None, typer.Option(metavar="SNAPSHOT", help="Unpin it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """The snapshots of a run."""
+    """List the snapshots of a run."""
     if sum((verify, pin is not None, unpin is not None)) > 1:
         raise typer.BadParameter("--verify, --pin and --unpin exclude each other")
     client = Client(Home.find())
@@ -107,7 +105,7 @@ def gc(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove what no run needs any more. The server does it by itself now and then."""
+    """Remove what no run needs any more. The server does this from time to time."""
     done = connect().gc(dry_run=dry_run)
     if as_json:
         show_json(done)
@@ -138,14 +136,14 @@ def result(
     run: RunArg,
     op: Annotated[
         str,
-        typer.Argument(metavar="OPERATION", show_default=False, help="Like step:render#1."),
+        typer.Argument(metavar="OPERATION", show_default=False, help="Such as step:render#1."),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Not to the terminal.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it to this file.")
     ] = None,
     force: saving.Force = False,
 ) -> None:
-    """What an operation of a run gave, whole: JSON, or the bytes that a step returned."""
+    """Print an operation's result, whole: JSON, or the bytes that a step returned."""
     if output is not None:
         saving.check_free(output, force=force)
     chunks = Client(Home.find()).result(run, op)
@@ -161,12 +159,13 @@ def export(
     run: RunArg,
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
     snapshot: Annotated[
-        str | None, typer.Option(metavar="SNAPSHOT", help="Instead of its newest.")
+        str | None,
+        typer.Option(metavar="SNAPSHOT", help="Export this snapshot instead of the newest."),
     ] = None,
     force: saving.Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a run into one file, to go on from it on another torpor.
+    """Write a run to one file, from which another torpor can go on.
 
     The run stays here too.
     """
@@ -182,7 +181,7 @@ def import_run(
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Take in a run that another torpor exported; it goes on here."""
+    """Take in a run that another torpor exported. It goes on here."""
     if not file.is_file():
         raise typer.BadParameter(f"there is no file {file}")
     taken = connect().import_run(_chunks(file))
@@ -196,11 +195,11 @@ def backup(
     directory: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
     with_key: Annotated[
         bool,
-        typer.Option("--with-key", help="Put host.key in it, too: it opens all the rest."),
+        typer.Option("--with-key", help="Include host.key, which opens everything else."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Copy all that there is to a new directory, while it is in use."""
+    """Copy everything to a new directory, while it is in use."""
     refuse_remote("torpor backup")
     with err.status("copying"):
         copied = connect().backup(str(directory.absolute()), key=with_key)
@@ -222,7 +221,7 @@ def restore(
     directory: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
     as_json: Json = False,
 ) -> None:
-    """Make a data directory (TORPOR_HOME) of a backup."""
+    """Make a data directory (TORPOR_HOME) from a backup."""
     refuse_remote("torpor restore")
     require_linux()
     from torpor.control.storage.backup import restore as make  # there is no server yet

@@ -27,11 +27,13 @@ _AT_WORK = {RunState.RUNNING.value: 0, RunState.QUEUED.value: 1}
 
 
 def top(
-    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="One look, and no more.")] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.2, max=60, help="Seconds between updates.")
+    ] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one update and leave.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Unfinished runs, live: at work first. Ctrl-C leaves it."""
+    """Watch unfinished runs, those at work first. Ctrl-C leaves."""
     client = connect()
     if as_json:
         show_json(look(client))

@@ -24,17 +24,17 @@ AgentArg = Annotated[
     typer.Argument(
         metavar="NAME",
         show_default=False,
-        help="Its name, or where it is from, or the end of that: mail/agent.py.",
+        help="Its name, or where it comes from, or the end of that: mail/agent.py.",
     ),
 ]
 
-app = typer.Typer(help="The agents that are deployed.")
+app = typer.Typer(help="Deployed agents.")
 
 
 @app.callback(invoke_without_command=True)
 def _list_if_nothing_else(
     context: typer.Context,
-    all: Annotated[bool, typer.Option("--all", help="Older versions, too.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="Include older versions.")] = False,
     as_json: Json = False,
 ) -> None:
     if context.invoked_subcommand is None:
@@ -43,10 +43,10 @@ def _list_if_nothing_else(
 
 @app.command("list")
 def list_agents(
-    all: Annotated[bool, typer.Option("--all", help="Older versions, too.")] = False,
+    all: Annotated[bool, typer.Option("--all", help="Include older versions.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Of each agent and engine the current version, which new runs by name get."""
+    """List the current version of each agent and engine: the one that runs by name start."""
     found = [each for each in Client(Home.find()).agents() if all or each["current"]]
     if as_json:
         show_json(found)
@@ -69,7 +69,7 @@ def _rows(each: Object, now: float) -> Iterator[tuple[str, ...]]:
 
 @app.command("show")
 def show_agent(agent: AgentArg, as_json: Json = False) -> None:
-    """What an agent takes: its parameters, their types and defaults. NAME may be NAME:AGENT."""
+    """Show what an agent takes: its parameters, their types, their defaults. May be NAME:AGENT."""
     found = Client(Home.find()).agent(agent)
     if as_json:
         show_json(found)
@@ -102,7 +102,7 @@ def _type(agent: Object, name: str) -> str:
 
 @app.command()
 def retire(agent: AgentArg, as_json: Json = False) -> None:
-    """Forget that an agent is deployed: its name starts nothing any more. Its runs stay."""
+    """Retire an agent: its name starts nothing any more. Its runs stay."""
     gone = Client(Home.find()).retire_agent(agent)
     if as_json:
         show_json(gone)
@@ -113,13 +113,16 @@ def retire(agent: AgentArg, as_json: Json = False) -> None:
 def upgrade(
     run: RunArg,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="VERSION", help="By default the current one.")
+        str | None,
+        typer.Option(
+            "--to", metavar="VERSION", help="The version to move to; by default the current one."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Move a run that sleeps at a wait to another version of its agent.
 
-    That version's file must say that it takes such runs: `upgradable`.
+    That version's file must allow it: `upgradable = true`.
     """
     moved = Client(Home.find()).upgrade(run, to)
     if as_json:

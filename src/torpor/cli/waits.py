@@ -23,11 +23,11 @@ WaitArg = Annotated[
     typer.Argument(
         metavar="WAIT",
         show_default=False,
-        help="A wait's id, or that of a run with just one.",
+        help="A wait's id, or the id of a run with one open question.",
         autocompletion=shell.waits,
     ),
 ]
-Note = Annotated[str | None, typer.Option(metavar="TEXT", help="Told to the agent.")]
+Note = Annotated[str | None, typer.Option(metavar="TEXT", help="A note for the agent.")]
 
 
 def waits(
@@ -35,11 +35,13 @@ def waits(
         str | None,
         typer.Argument(metavar="[RUN]", show_default=False, autocompletion=shell.runs),
     ] = None,
-    all: Annotated[bool, typer.Option("--all", help="Also those that have ended.")] = False,
-    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Only those with it.")] = None,
+    all: Annotated[bool, typer.Option("--all", help="Include those that have ended.")] = False,
+    tag: Annotated[
+        str | None, typer.Option(metavar="TAG", help="Only waits with this tag.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """What runs wait for."""
+    """List what runs wait for."""
     found = Client(Home.find()).waits(run, tag=tag, all=all)
     if as_json:
         show_json(found)
@@ -78,12 +80,12 @@ def complete(wait: WaitArg, data: Data = None, as_json: Json = False) -> None:
 
 
 def approve(wait: WaitArg, note: Note = None, data: Data = None, as_json: Json = False) -> None:
-    """Say yes to what an agent asks."""
+    """Answer an agent's question with yes."""
     _answer(wait, data, as_json=as_json, approved=True, note=note)
 
 
 def deny(wait: WaitArg, note: Note = None, as_json: Json = False) -> None:
-    """Say no to what an agent asks."""
+    """Answer an agent's question with no."""
     _answer(wait, None, as_json=as_json, approved=False, note=note)
 
 

@@ -495,7 +495,7 @@ class Client:
                     raise refusal(response, self.remote)
                 yield response
         except jsonvalues.Refused as error:
-            raise Invalid(f"what is given {error}") from error
+            raise Invalid(f"the value {error}") from error
         except UnicodeEncodeError as error:
             raise _no_text(error) from error
         except Broken as error:
@@ -530,13 +530,13 @@ def _segment(ref: str) -> str:
 def _named(ref: str) -> str:
     """`ref`, if it can name anything."""
     if not ref.strip():
-        raise Invalid(f"{ref!r} is no id or name", hint="It is empty; was it meant to be set?")
+        raise Invalid(f"{ref!r} is not an id or a name", hint="It is empty. Is a variable not set?")
     return ref
 
 
 def _no_text(error: UnicodeEncodeError) -> Invalid:
     """Arguments of a program that are not UTF-8 are halves of surrogate pairs to it."""
-    return Invalid(f"{error.object!a} is no text", hint="It is not UTF-8.")
+    return Invalid(f"{error.object!a} is not text", hint="It is not UTF-8.")
 
 
 def _given(query: Object) -> Object:

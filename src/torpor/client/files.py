@@ -54,8 +54,8 @@ class Content:
                 yield piece
         if left:
             raise Invalid(
-                f"{self.given} was changed while it was uploaded",
-                hint="Run it again once nothing writes to the file.",
+                f"{self.given} changed while it was being uploaded",
+                hint="Repeat the command when nothing writes to the file.",
             )
 
 
@@ -73,7 +73,7 @@ def _open(given: str | PathLike[str]) -> BinaryIO:
     try:
         if path.exists() and not path.is_file():
             kind = "a directory" if path.is_dir() else "no regular file"
-            raise Invalid(f"{path} is {kind}: a run is given files")
+            raise Invalid(f"{path} is {kind}: only files can be given to a run")
         return path.open("rb")
     except FileNotFoundError as error:
         raise NotFound(f"there is no file {path}") from error
@@ -91,6 +91,6 @@ def _pieces(file: BinaryIO, given: str | PathLike[str]) -> Iterator[bytes]:
 
 def _too_large(given: str | PathLike[str], size: int) -> Invalid:
     return Invalid(
-        f"{Path(given)} has {size:,} bytes; a file of a run has at most {FILE_BYTES_MAX:,}",
-        hint="Split it, or have the agent fetch it.",
+        f"{Path(given)} has {size:,} bytes; a file of a run can have at most {FILE_BYTES_MAX:,}",
+        hint="Split it, or let the agent fetch it.",
     )

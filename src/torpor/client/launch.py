@@ -42,8 +42,8 @@ def require_linux() -> None:
     """Raise HostError where no server can run."""
     if sys.platform != "linux":
         raise HostError(
-            f"torpor's server runs on Linux only; this is {sys.platform}",
-            hint=f"Name one elsewhere: {URL}=https://… and {KEY}=torpor_…",
+            f"torpor's server runs only on Linux; this is {sys.platform}",
+            hint=f"Use a server elsewhere: set {URL}=https://… and {KEY}=torpor_…",
         )
 
 

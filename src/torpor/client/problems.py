@@ -26,7 +26,9 @@ class Unreachable(HostError):
 def unreachable(remote: Remote | None, home: Home, why: str) -> Unreachable:
     if remote is not None:
         message = f"no server answers at {remote.url}: {why}"
-        return Unreachable(message, hint=f"{URL} names it; there, torpor up --listen opens it.")
+        return Unreachable(
+            message, hint=f"{URL} names it. On its host, torpor up --listen opens the port."
+        )
     hint = "Start it with: torpor up"
     if sys.platform != "linux":
         hint = f"A server needs Linux. Name one elsewhere: {URL}=https://… and {KEY}=torpor_…"
@@ -53,7 +55,7 @@ def refusal(response: Response, remote: Remote | None) -> TorporError:
 def from_problem(details: Any) -> TorporError:
     """The error that the server raised. Raises ValueError if this is none."""
     if not isinstance(details, dict) or "detail" not in details or "code" not in details:
-        raise ValueError("the answer is not one of torpor's")
+        raise ValueError("the response is not torpor's")
     cls = _BY_CODE.get(str(details["code"]), TorporError)
     return cls(str(details["detail"]), hint=str(details.get("hint") or ""))
 
@@ -65,14 +67,16 @@ def foreign(response: Response, remote: Remote | None) -> TorporError:
     if response.status in _GATEWAY:
         return Unreachable(
             f"no server answers behind {remote.url}: {status_line}",
-            hint="The proxy there says so: is the server up, on its host?",
+            hint="The proxy there says so. Is the server running on its host?",
         )
     if 300 <= response.status < 400:
         to = response.headers.get("location", "elsewhere").partition("/v1/")[0]
-        return Invalid(f"{remote.url} leads to {to}", hint=f"If that is yours: {URL}={to}")
+        return Invalid(
+            f"{remote.url} redirects to {to}", hint=f"If that address is yours, set {URL}={to}"
+        )
     return Invalid(
-        f"what answers at {remote.url} is no torpor: {status_line}",
-        hint=f"Is {URL} right, with the path that a proxy has for it?",
+        f"{remote.url} is not a torpor server: {status_line}",
+        hint=f"Is {URL} right, including the path that a proxy uses?",
     )
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from torpor.core.errors import Invalid
 
 URL, KEY = "TORPOR_URL", "TORPOR_API_KEY"
-_SUCH_AS = "It is such as https://agents.example.com, or with a path: https://example.com/torpor"
+_SUCH_AS = "Give one such as https://agents.example.com, or with a path: https://example.com/torpor"
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,21 @@ class Remote:
         """Raises Invalid."""
         key = key.strip()
         if not key.isascii() or not key.isprintable():
-            raise Invalid(f"{KEY} is no key", hint="A key begins with torpor_: torpor keys create")
+            raise Invalid(
+                f"{KEY} is not a key",
+                hint="Keys begin with torpor_. Create one with torpor keys create.",
+            )
         try:
             parts = urlsplit(url)
             _ = parts.port  # raises
         except ValueError as error:
-            raise Invalid(f"{URL}={url!r} is no URL: {error}", hint=_SUCH_AS) from error
+            raise Invalid(f"{URL}={url!r} is not a URL: {error}", hint=_SUCH_AS) from error
         if parts.username or parts.password:
-            raise Invalid(f"{URL} has a user or password in it", hint=f"The key is in {KEY}.")
+            raise Invalid(f"{URL} contains a user or a password", hint=f"Put the key into {KEY}.")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Invalid(f"{URL}={url!r} is no URL", hint=_SUCH_AS)
+            raise Invalid(f"{URL}={url!r} is not a URL", hint=_SUCH_AS)
         if parts.query or parts.fragment:
-            raise Invalid(f"{URL}={url!r} has more than a path", hint=_SUCH_AS)
+            raise Invalid(f"{URL}={url!r} has a query or a fragment", hint=_SUCH_AS)
         return cls(url.rstrip("/").removesuffix("/v1"), key)
 
 
@@ -49,6 +52,6 @@ def refuse_remote(what: str) -> None:
     """Raise Invalid where the environment names a server elsewhere: this is not done there."""
     if (remote := Remote.find()) is not None:
         raise Invalid(
-            f"{what} is done on the server's own host; {URL} names {remote.url}",
-            hint=f"Unset {URL} for the server of this host.",
+            f"{what} works only on the server's own host, and {URL} names {remote.url}",
+            hint=f"Unset {URL} to use this host's server.",
         )

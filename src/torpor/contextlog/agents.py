@@ -47,7 +47,7 @@ class AgentRow:
         if name is None and len(offered) > 1 and self.spec.get("default") is None:
             raise Invalid(
                 f"{self.name} has several agents: {', '.join(offered)}",
-                hint=f"Name one: {self.name}:{next(iter(offered))}",
+                hint=f"Name one, such as {self.name}:{next(iter(offered))}",
             )
         if name is not None and name not in offered:
             raise Invalid(f"{self.entry} has no agent {name!r}; it has {', '.join(offered)}")

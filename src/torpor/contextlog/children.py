@@ -68,7 +68,7 @@ def spawn(
             op, data = each["op"], each["data"]
             try:
                 if too_deep:
-                    raise Conflict(f"runs are nested {DEPTH_MAX} deep here, which is the most")
+                    raise Conflict(f"runs are nested {DEPTH_MAX} deep here; that is the limit")
                 chosen = choose(data["own"], data["agent"])
                 check_input(chosen.agent, data["input"])
                 entries.check_input(data["input"])

@@ -111,12 +111,13 @@ def check(c: Connection, ref: str) -> RunRow:
     run = get_run(c, ref)
     if run.state not in FINAL:
         raise Conflict(
-            f"{run.id} has not ended: it is {run.state.value}", hint=f"torpor cancel {run.id}"
+            f"{run.id} has not ended: it is {run.state.value}",
+            hint=f"Cancel it first: torpor cancel {run.id}",
         )
     if others := sorted(sharing(c, run.id)):
         raise Conflict(
-            f"the log of {run.id} is a part of that of {', '.join(others)}: forks and retries "
-            "share their beginning",
+            f"the log of {run.id} is shared with {', '.join(others)}: forks and "
+            "retries share their beginning",
             hint=f"Delete these first: torpor delete {' '.join([*others, run.id])}",
         )
     return run

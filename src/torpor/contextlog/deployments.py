@@ -173,14 +173,14 @@ def _only(
         like = f" Like it: {', '.join(near)}." if near else ""
         raise NotFound(
             f"no agent {ref!r} is deployed",
-            hint=f"torpor deploy FILE.py deploys one, torpor agents lists those that are.{like}",
+            hint=f"torpor deploy FILE.py deploys one, and torpor agents lists them.{like}",
         )
     names = sorted({each.shown + (f":{agent}" if agent else "") for each in found})
     raise Conflict(
         f"several deployed agents are called {ref!r}: {', '.join(names)}",
-        hint="Say which is meant by where it is from, as above or by the end of that; or give one "
-        'another name in its file, [tool.torpor] name = "…"; or forget one that is gone: torpor '
-        "agents retire NAME.",
+        hint="Say which one by where it comes from, as above or by the end of that. Or "
+        'rename one in its file, [tool.torpor] name = "…", or retire one that is '
+        "gone: torpor agents retire NAME.",
     )
 
 
@@ -196,10 +196,10 @@ def _chosen(
         engine = newest.engine
     if engine not in by_engine:
         raise Conflict(
-            f"{newest.name} is deployed for the engine {newest.engine} alone, and its runs are to "
-            f"be of {engine}",
-            hint=f"torpor deploy FILE --engine {engine} deploys it for that. To run it as it is: "
-            f'--engine {newest.engine}, or engine = "{newest.engine}" in its file.',
+            f"{newest.name} is deployed only for the engine {newest.engine}, not for {engine}",
+            hint=f"Deploy it for that engine: torpor deploy FILE --engine {engine}. Or "
+            f"run it as it is: --engine {newest.engine}, or engine = "
+            f'"{newest.engine}" in its file.',
         )
     row = agents.get_agent(c, by_engine[engine].version)
     return Chosen(row, row.offered(agent), by_engine[engine].origin)

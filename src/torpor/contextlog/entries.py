@@ -106,7 +106,7 @@ def check_object(data: object, what: str, hint: str = _HINT) -> str:
         raise Invalid(f"{what} {error}") from error
     if len(text) > ENTRY_BYTES_MAX:
         raise Invalid(
-            f"{what} takes {len(text):,} bytes as JSON; at most {ENTRY_BYTES_MAX:,} are taken",
+            f"{what} has {len(text):,} bytes as JSON; the limit is {ENTRY_BYTES_MAX:,}",
             hint=hint,
         )
     return text
@@ -121,7 +121,7 @@ def check_entry(kind: str, op: str | None, data: object) -> str | None:
         asked = dict(data["data"])
         body = asked.pop("body", None)
         if isinstance(body, str) and len(body) > BODY_CHARS_MAX:
-            raise Invalid(f"{what} sends {len(body):,} characters; {BODY_CHARS_MAX:,} are taken")
+            raise Invalid(f"{what} sends {len(body):,} characters; the limit is {BODY_CHARS_MAX:,}")
         check_object({**data, "data": asked if isinstance(body, str) else data["data"]}, what)
         return None
     return check_object(data, what)
@@ -578,6 +578,6 @@ def _begin(
         raise Conflict(
             f"operation {entry.op} began before with other arguments "
             f"(digest {before}, now {digest})",
-            hint="The agent did something else than the log says it did before.",
+            hint="The agent did something other than what the log says.",
         )
     return known[entry.op].begin

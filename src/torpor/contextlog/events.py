@@ -65,11 +65,12 @@ def send_event(
     if event is not None and (known := _find(c, run, event)) is not None:
         return Sent(run, known, again=True)
     if row.state in FINAL:
-        raise Conflict(f"{run} is {row.state.value}: it takes no event any more")
+        raise Conflict(f"{run} is {row.state.value} and takes no more events")
     if _kept(c, run) >= KEPT_MAX:
         raise Conflict(
-            f"{run} keeps {KEPT_MAX} events that it has not waited for; {name!r} was not taken",
-            hint="Send it again when the run has gone on.",
+            f"{run} already keeps {KEPT_MAX} events that it has not waited for; "
+            f"{name!r} was refused",
+            hint="Send it again after the run has taken some.",
         )
     told = {"name": name, "data": data, "event": event, "by": by}
     (seq,) = append(c, run, None, [NewEntry(RECEIVED, None, told)], now)
@@ -134,17 +135,17 @@ def read_events(c: Connection, run: RunId, now: float) -> None:
 
 def _check(name: str, data: Any, event: str | None) -> None:
     if not 1 <= len(name) <= NAME_MAX:
-        raise Invalid(f"an event's name has 1 to {NAME_MAX} characters, not {len(name)}")
+        raise Invalid(f"an event's name must have 1 to {NAME_MAX} characters, not {len(name)}")
     if event is not None and not 1 <= len(event) <= ID_MAX:
-        raise Invalid(f"an event's id has 1 to {ID_MAX} characters, not {len(event)}")
+        raise Invalid(f"an event's id must have 1 to {ID_MAX} characters, not {len(event)}")
     try:
         size = len(jsonvalues.write(data))
     except ValueError as error:
         raise Invalid(f"the event's data {error}") from error
     if size > DATA_BYTES_MAX:
         raise Invalid(
-            f"the event's data takes {size:,} bytes as JSON; at most {DATA_BYTES_MAX:,} are taken",
-            hint="Send where the data is, instead of the data.",
+            f"the event's data has {size:,} bytes as JSON; the limit is {DATA_BYTES_MAX:,}",
+            hint="Send a reference to the data instead.",
         )
 
 

@@ -39,7 +39,7 @@ def get_file(c: Connection, digest: str) -> FileRow:
     """Raises NotFound."""
     row = find_file(c, digest)
     if row is None:
-        raise NotFound(f"no file is here that is {digest[:100]!a}")
+        raise NotFound(f"there is no file {digest[:100]!a} here")
     return row
 
 
@@ -78,8 +78,8 @@ def require(wanted: Mapping[str, str], known: Mapping[str, int]) -> None:
     for path, digest in wanted.items():
         if digest not in known:
             raise NotFound(
-                f"no file has been uploaded that is {digest[:100]!a}, for {path}",
-                hint="Upload it first: POST /v1/files gives its digest.",
+                f"no file {digest[:100]!a} has been uploaded, for {path}",
+                hint="Upload it first: POST /v1/files returns its digest.",
             )
 
 

@@ -104,7 +104,9 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
     base = _base(c, origin, fork, parts)
     agent = find_agent(c, fork.version)
     if agent is None:
-        raise NotFound(f"there is no agent version {fork.version!r}", hint="Deploy the agent.")
+        raise NotFound(
+            f"there is no agent version {fork.version!r}", hint="Deploy the agent first."
+        )
     used = update(schema.agents).where(schema.agents.c.version == fork.version)
     c.execute(used.values(used_at=now))
     c.execute(
@@ -287,8 +289,8 @@ def _check_place(c: Connection, origin: RunRow, fork: Fork) -> None:
     if not 0 <= fork.at <= end:
         ended = f", where it {origin.state.value}" if origin.state in FINAL else ""
         raise Conflict(
-            f"{origin.id} has no place {fork.at} to fork from: its log ends at {end}{ended}",
-            hint=f"Give 0 to {end}; see: torpor logs {origin.id}",
+            f"{origin.id} cannot be forked at {fork.at}: its log ends at {end}{ended}",
+            hint=f"Give a number from 0 to {end}. See: torpor logs {origin.id}",
         )
 
 
@@ -300,7 +302,7 @@ def _replaced(c: Connection, origin: RunRow, fork: Fork) -> dict[int, NewEntry]:
         if found is None or found.seq > fork.at:
             raise Conflict(
                 f"{op} has no result in the first {fork.at} entries of {origin.id}",
-                hint=f"See: torpor logs {origin.id}. A wait that is open is answered, not set.",
+                hint=f"See: torpor logs {origin.id}. An open wait is answered, not set.",
             )
         was = {key: found.data[key] for key in ("ok", "value", "error") if key in found.data}
         if op in fork.set:
@@ -341,19 +343,19 @@ def _checked(op: OpId, value: Any) -> Any:
         case "wait", _:
             raise Invalid(
                 f"{op} is a wait: its result is an answer",
-                hint='Such as {"approved": true, "note": "…"}, or {"data": …}.',
+                hint='Give {"approved": true, "note": "…"} or {"data": …}.',
             )
         case "child", _:
             answer = dict.fromkeys(("data", "approved", "note", "by"))
             return {"status": COMPLETED, **answer, "data": value}
         case (("artifact" | "file"), _):
-            raise Invalid(f"{op} published a file: there is no other result to set")
+            raise Invalid(f"{op} published a file; its result cannot be replaced")
         case "model", {"status": int(), "headers": dict(), "body": str()}:
             return value
         case "model", _:
             raise Invalid(
                 f"{op} is a model call: its result is an HTTP response",
-                hint='{"status": 200, "headers": {…}, "body": "…"}',
+                hint='Give {"status": 200, "headers": {…}, "body": "…"}.',
             )
     return value
 
@@ -374,8 +376,9 @@ def _base(c: Connection, origin: RunRow, fork: Fork, parts: list[Part]) -> Snaps
             ]
     if fork.base is not None and fork.base not in [row.id for row in serving]:
         raise Conflict(
-            f"{fork.base} cannot be forked with this: its machine has seen what the fork has not",
-            hint="Fork from a place in the log instead.",
+            f"{fork.base} cannot be used for this fork: its machine has seen more "
+            "than the fork shares",
+            hint="Fork from a position in the log instead.",
         )
     serving = [row for row in serving if fork.base in (None, row.id)]
     return max(serving, key=lambda row: (row.heard_seq, row.id), default=None)

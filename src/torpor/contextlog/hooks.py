@@ -54,19 +54,20 @@ def create_hook(
     """Raises NotFound, Conflict, Invalid: no such agent; what does not go together."""
     if (event is None) != (run_at is None):
         raise Invalid(
-            "a hook for an event needs both: its name, and where in a message the run stands",
-            hint="--event paid --run-at data.run; without both, each message starts a run.",
+            "a hook for an event needs both the event's name and where a message names its run",
+            hint="For example: --event paid --run-at data.run. Without both, each "
+            "message starts a run.",
         )
     if event is not None and into is not None:
-        raise Invalid("the body of an event is its data: it goes into no parameter")
+        raise Invalid("an event's body is its data and cannot be passed as a parameter")
     chosen = choose_current(c, agent)
     params = [each["name"] for each in chosen.agent["params"]]
     if into is not None and into not in params and not chosen.agent["open"]:
         raise Invalid(
-            f"{chosen.agent['name']} takes no {into!r}", hint=f"It takes {', '.join(params)}."
+            f"{chosen.agent['name']} has no parameter {into!r}", hint=f"It has {', '.join(params)}."
         )
     if len(list_hooks(c)) >= HOOKS_MAX:
-        raise Conflict(f"there are {HOOKS_MAX} hooks already", hint="Revoke some.")
+        raise Conflict(f"there are {HOOKS_MAX} hooks already", hint="Revoke some of them first.")
     hook = new_id("hook")
     made = {
         "id": hook,

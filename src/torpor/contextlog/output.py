@@ -45,7 +45,7 @@ def append_output(
     to `beside`, with where it stands in the stream; the log only counts it.
     """
     if stream not in _OFFSETS:
-        raise Invalid(f"there is no output stream {stream!r}: it is stdout or stderr")
+        raise Invalid(f"there is no output stream {stream!r}: use stdout or stderr")
     column = _runs.c[_OFFSETS[stream]]
     had = ends(c, run)
     have: int = had[stream]

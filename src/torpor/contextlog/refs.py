@@ -34,4 +34,6 @@ def resolve(c: Connection, column: Column[Any], ref: str, *, what: str, prefix: 
             )
     newest = c.scalars(select(column).order_by(column.desc()).limit(_NEAR_AMONG)).all()
     near = difflib.get_close_matches(full, newest, n=SHOWN_MAX, cutoff=0.75)
-    raise NotFound(f"there is no {what} {ref!r}", hint=f"Near: {', '.join(near)}." if near else "")
+    raise NotFound(
+        f"there is no {what} {ref!r}", hint=f"Did you mean {', '.join(near)}?" if near else ""
+    )

@@ -168,7 +168,7 @@ def create_run(
     check_input(input)
     if id_key is not None:
         if not 1 <= len(id_key) <= ID_KEY_MAX:
-            raise Invalid(f"an id key has 1 to {ID_KEY_MAX} characters, not {len(id_key)}")
+            raise Invalid(f"an id key must have 1 to {ID_KEY_MAX} characters, not {len(id_key)}")
         made = made_with(c, id_key)
         if made is not None and (made.id_key_until is None or now < made.id_key_until):
             had = {each.path: each.digest for each in files_of(c, made.id)}
@@ -567,7 +567,7 @@ def _same(
     if other:
         raise Conflict(
             f"the id key {made.id_key!r} has made run {made.id}, {other[0]}",
-            hint="Give a new key for a new run.",
+            hint="Use a new key for a new run.",
         )
     return made
 

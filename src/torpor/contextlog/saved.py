@@ -36,9 +36,9 @@ def save_query(c: Connection, name: str, sql: str, now: float) -> SavedQuery:
     """Give `sql` this name, which may have been another's. Raises Invalid, Conflict."""
     name = " ".join(name.split())
     if not 1 <= len(name) <= NAME_CHARS_MAX:
-        raise Invalid(f"a saved query's name has 1 to {NAME_CHARS_MAX} characters")
+        raise Invalid(f"a saved query's name must have 1 to {NAME_CHARS_MAX} characters")
     if not sql.strip() or len(sql) > SQL_CHARS_MAX:
-        raise Invalid(f"a saved query has 1 to {SQL_CHARS_MAX:,} characters")
+        raise Invalid(f"a saved query must have 1 to {SQL_CHARS_MAX:,} characters")
     values = {"sql": sql, "saved_at": now}
     if c.execute(update(_saved).where(_saved.c.name == name).values(**values)).rowcount == 0:
         if (c.scalar(select(func.count()).select_from(_saved)) or 0) >= SAVED_MAX:

@@ -77,8 +77,8 @@ def add_schedule(
     elif {key: getattr(known, key) for key in settings} != dict(settings):
         if not replace:
             raise Conflict(
-                f"there is a schedule {name!r} already, which says otherwise",
-                hint="Give --replace to change it, or another name.",
+                f"there is already a different schedule {name!r}",
+                hint="Use --replace to change it, or another name.",
             )
         set_schedule(c, name, **settings, next_time=next_time, next_at=next_at, trouble=None)
     report(c, Due())
@@ -97,7 +97,7 @@ def remove_schedule(c: Connection, name: str) -> None:
 def get_schedule(c: Connection, name: str) -> ScheduleRow:
     found = find_schedule(c, name)
     if found is None:
-        raise NotFound(f"there is no schedule {name!r}", hint="torpor schedules list")
+        raise NotFound(f"there is no schedule {name!r}", hint="torpor schedules list shows them.")
     return found
 
 

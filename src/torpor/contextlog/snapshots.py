@@ -142,9 +142,7 @@ def set_pinned(c: Connection, snapshot: SnapshotId, pinned: bool) -> SnapshotRow
     """Keep the snapshot whatever policy says, or no longer. Raises Conflict, NotFound."""
     row = get_snapshot(c, snapshot)
     if row.reclaimed_at is not None:
-        raise Conflict(
-            f"snapshot {row.id} was reclaimed already", hint="Its record is all there is."
-        )
+        raise Conflict(f"snapshot {row.id} has been removed", hint="Only its record is left.")
     c.execute(update(_snapshots).where(_snapshots.c.id == row.id).values(pinned=pinned))
     return get_snapshot(c, row.id)
 

@@ -61,8 +61,8 @@ def read_run(c: Connection, run: RunId) -> RunRows:
     mine = [_own(wait.to_json(), run, "wait") for wait in waits]
     if any(wait["child"] is not None and wait["state"] == OPEN for wait in mine):
         raise Conflict(
-            f"{run} waits for runs that it has spawned, which an export has not",
-            hint="Export it when they have ended.",
+            f"{run} waits for child runs, which an export does not contain",
+            hint="Export it after they have ended.",
         )
     # Other runs stay where they are.
     alone = dict.fromkeys(("base", "parent", "after", "successor"))
@@ -141,7 +141,7 @@ def refuse_known(c: Connection, run: Mapping[str, Any]) -> None:
     if c.scalar(select(at.id).where(at.id == run["id"])) is not None:
         raise Conflict(
             f"run {run['id']} is here already",
-            hint="A run is imported into another data directory, or once its own has none of it.",
+            hint="Import it into another data directory, or delete the run here first.",
         )
     made = select(at.id).where(at.id_key == run["id_key"])
     if run["id_key"] is not None and (other := c.scalar(made)) is not None:
@@ -153,7 +153,9 @@ def checked(table: Table, row: Any, what: str) -> Row:
     names = {column.name for column in table.c}
     if not isinstance(row, dict) or set(row) != names:
         odd = sorted(names ^ set(row)) if isinstance(row, dict) else [type(row).__name__]
-        raise Invalid(f"{what} is not as this version of torpor writes it: {', '.join(odd)}")
+        raise Invalid(
+            f"{what} has other columns than this version of torpor writes: {', '.join(odd)}"
+        )
     for column in table.c:
         value = row[column.name]
         if value is None and column.nullable:

@@ -34,11 +34,11 @@ def upgrade_run(
     agent = _wanted(c, was, version)
     _check_waiting(c, row)
     if agent.version == row.version:
-        raise Conflict(f"{row.id} is of version {row.version[:12]} already")
+        raise Conflict(f"{row.id} already has version {row.version[:12]}")
     if not agent.rules.upgradable:
         raise Conflict(
-            f"{agent.entry} {agent.version[:12]} does not say that it takes runs of other versions",
-            hint="It is said in its file: [tool.torpor] upgradable = true",
+            f"{agent.entry} {agent.version[:12]} does not accept runs of other versions",
+            hint="Its file can allow it: [tool.torpor] upgradable = true",
         )
     check_input(agent.offered(row.agent), row.input)
     told = {"from": row.version, "to": agent.version}
@@ -60,6 +60,6 @@ def _check_waiting(c: Connection, row: RunRow) -> None:
     )
     if not at_rest:
         raise Conflict(
-            f"{row.id} is {row.state.value}: a run is moved while it sleeps at a wait",
+            f"{row.id} is {row.state.value}: a run can be moved only while it sleeps at a wait",
             hint="Try again when it sleeps, or fork it: torpor fork RUN --agent NEW.py",
         )

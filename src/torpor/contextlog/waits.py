@@ -455,7 +455,7 @@ def _came_late(c: Connection, wait: WaitId, status: str) -> bool:
     how = _HOW[ended.state]
     raise Conflict(
         f"{wait} was {how} already, at {at}" + (f" by {ended.by}" if ended.by else ""),
-        hint="What ended it first stands.",
+        hint="The first answer stands.",
     )
 
 

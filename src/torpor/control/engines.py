@@ -187,7 +187,9 @@ class Engines:
             found = self._ready.get(engine)
             if found is None:
                 if self.leaving:
-                    raise HostError("the server is about to stop", hint="torpor up, then again.")
+                    raise HostError(
+                        "the server is about to stop", hint="Run torpor up, then try again."
+                    )
                 found = self._ready[engine] = await self._make_ready(entry, progress)
             elif isinstance(found, OnMachines):
                 await self._require_image(found, progress)
@@ -272,8 +274,8 @@ class Engines:
             image = await asyncio.to_thread(ensure_image, self._shared.home, progress)
             if image.digest != ready.image:
                 raise HostError(
-                    "the guest image was lost, and Debian has newer packages than it had",
-                    hint="torpor down, then deploy again: there is another image now.",
+                    "the guest image was lost, and Debian's packages are newer now",
+                    hint="Run torpor down, then deploy again: a new image is used.",
                 )
 
     async def _ready_scheduler(self) -> Scheduler:

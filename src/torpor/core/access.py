@@ -59,7 +59,7 @@ class Grant:
         if not self.has(scope):
             raise Forbidden(
                 f"this needs scope {scope}; {self.who} has {', '.join(sorted(self.scopes))}",
-                hint="torpor keys create makes a key of other scopes.",
+                hint="torpor keys create makes a key with other scopes.",
             )
 
     def require_run(self, run: str, agent: str | None) -> None:
@@ -82,13 +82,13 @@ class Grant:
             only = ", ".join(sorted(self.agents))
             raise Forbidden(
                 f"{self.who} is for {only}, not for {agent or 'all'}",
-                hint="The agent has to be named.",
+                hint="Name the agent in the request.",
             )
 
     def require_all(self) -> None:
         """Of what is about no agent in particular."""
         if self.restricted:
-            raise Forbidden(f"{self.who} is not for all that this concerns")
+            raise Forbidden(f"{self.who} does not cover everything that this concerns")
 
 
 LOCAL = Grant("the local socket", frozenset({Scope.ADMIN}))
@@ -99,7 +99,8 @@ def check_restriction(scopes: Iterable[Scope], restricted: bool) -> None:
     beyond = sorted(set(scopes) - RESTRICTABLE)
     if restricted and beyond:
         raise Invalid(
-            f"what is restricted cannot have scope {', '.join(beyond)}, which is not of one agent",
+            f"a restricted key cannot have scope {', '.join(beyond)}, which "
+            "concerns more than one agent",
             hint=f"It can have {', '.join(sorted(RESTRICTABLE))}.",
         )
 

@@ -82,5 +82,5 @@ class AgentSource:
 def no_agent(entry: str) -> Invalid:
     return Invalid(
         f"{entry} defines no agent",
-        hint="Import torpor, and write @torpor.agent above the function that is to run.",
+        hint="Import torpor, and write @torpor.agent above the function that should run.",
     )

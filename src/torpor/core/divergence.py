@@ -16,6 +16,6 @@ def check_on_divergence(text: object, what: str) -> str:
     if isinstance(text, str) and text in ON_DIVERGENCE:
         return text
     raise Invalid(
-        f"{what}: {text!r} does not say what to do about a divergence",
-        hint=f"It is one of {', '.join(ON_DIVERGENCE)}.",
+        f"{what}: {text!r} is not a way to handle a divergence",
+        hint=f"Use one of {', '.join(ON_DIVERGENCE)}.",
     )

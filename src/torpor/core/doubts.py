@@ -23,6 +23,6 @@ def settled(answer: Any) -> dict[str, Any]:
         case {"done": result, **rest} if not rest:
             return {"do": "done", "result": result}
     raise Invalid(
-        "that settles no step in doubt",
-        hint=f"Give {CHOICES}; RESULT is what the step would have returned.",
+        "this answer does not settle a step in doubt",
+        hint=f"Give {CHOICES}. RESULT is what the step would have returned.",
     )

@@ -56,7 +56,7 @@ def check_env(given: Any, what: str, *, anything: bool = False) -> dict[str, str
                 f"{VALUE_CHARS_MAX:,} characters"
             )
     if (chars := sum(len(name) + len(value) for name, value in given.items())) > CHARS_MAX:
-        raise Invalid(f"{what} has {chars:,} characters; at most {CHARS_MAX:,} are taken")
+        raise Invalid(f"{what} has {chars:,} characters; the limit is {CHARS_MAX:,}")
     return dict(given)
 
 
@@ -65,7 +65,7 @@ def check_name(name: Any, what: str, *, anything: bool = False) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise Invalid(
             f"{what}: {name!a} is no name of an environment variable"[:300],
-            hint="It has letters, digits and _, and does not begin with a digit.",
+            hint="A name has letters, digits and _, and does not begin with a digit.",
         )
     if anything:
         return name

@@ -112,7 +112,9 @@ def full_disk(error: BaseException) -> Exhausted | None:
     if not isinstance(error, OSError) or error.errno not in FULL:
         return None
     where = f"{error.filename}: " if error.filename else ""
-    full = Exhausted(f"{where}{error.strerror}", hint="Free some space; torpor goes on by itself.")
+    full = Exhausted(
+        f"{where}{error.strerror}", hint="Free some space; torpor then goes on by itself."
+    )
     full.__cause__ = error
     return full
 

@@ -56,13 +56,15 @@ class Asked:
     def check(self) -> Asked:
         """Raises Invalid."""
         if not self.command or not self.command[0]:
-            raise Invalid("there is no command", hint="Name a program, and its arguments.")
+            raise Invalid("no command was given", hint="Give a program and its arguments.")
         if len(self.command) > ARGUMENTS_MAX:
             raise Invalid(f"a command has at most {ARGUMENTS_MAX:,} arguments")
         if (chars := sum(map(len, self.command))) > COMMAND_CHARS_MAX:
-            raise Invalid(f"a command of {chars:,} characters; {COMMAND_CHARS_MAX:,} are taken")
+            raise Invalid(
+                f"the command has {chars:,} characters; the limit is {COMMAND_CHARS_MAX:,}"
+            )
         if any("\0" in text for text in (*self.command, self.dir or "")):
-            raise Invalid("a command and its directory have no NUL")
+            raise Invalid("a command and its directory cannot contain a NUL")
         if self.dir is not None and not 0 < len(self.dir) <= DIR_CHARS_MAX:
             raise Invalid(f"a directory has 1 to {DIR_CHARS_MAX:,} characters")
         if self.size is not None and not all(1 <= side <= SIDE_MAX for side in self.size):
@@ -92,7 +94,7 @@ class Frames:
         while len(buffer) >= _HEAD.size:
             kind, length = _HEAD.unpack_from(buffer)
             if length > FRAME_BYTES_MAX:
-                raise Invalid("this is no stream of a command")
+                raise Invalid("this is not a command's stream")
             end = _HEAD.size + length
             if len(buffer) < end:
                 return

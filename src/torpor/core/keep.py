@@ -33,6 +33,6 @@ def parse_keep(text: str, what: str) -> Keep:
     if span := _FOR.fullmatch(text):
         return Keep(for_s=int(span[1]) * _UNIT_S[span[2]])
     raise Invalid(
-        f"{what}: {text!r} does not say how long to keep snapshots",
-        hint='It is "last 3", a time such as "12h" or "7d", or "all".',
+        f"{what}: {text!r} is not a time to keep snapshots",
+        hint='Use "last 3", a time such as "12h" or "7d", or "all".',
     )

@@ -91,17 +91,17 @@ def _read(path: Path) -> dict[str, dict[str, float]]:
     try:
         document = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Invalid(f"{path}: {error}", hint="See docs/sql.md for its form.") from error
+        raise Invalid(f"{path}: {error}", hint="docs/sql.md shows its form.") from error
     models = document.get("models", {})
     if set(document) - {"models"} or not isinstance(models, dict):
-        raise Invalid(f'{path}: it has tables [models."NAME"] and nothing else')
+        raise Invalid(f'{path}: only tables [models."NAME"] are allowed')
     return {name: _price(path, name, row) for name, row in models.items()}
 
 
 def _price(path: Path, name: str, row: Any) -> dict[str, float]:
     if not isinstance(row, dict) or set(row) - set(_KINDS) or not {"input", "output"} <= set(row):
-        raise Invalid(f"{path}: {name!r} has input, output and perhaps cached, in dollars")
+        raise Invalid(f"{path}: {name!r} needs input and output, and may have cached, in dollars")
     for kind, value in row.items():
         if type(value) not in (int, float) or not (math.isfinite(value) and value >= 0):
-            raise Invalid(f"{path}: {name!r}: {kind} is no price: {value!r}")
+            raise Invalid(f"{path}: {name!r}: {kind} is not a price: {value!r}")
     return {kind: float(value) for kind, value in row.items()}

@@ -23,9 +23,14 @@ class Retention:
 
     def __post_init__(self) -> None:
         if self.age_s is not None and not AGE_S_MIN <= self.age_s <= SECONDS_MAX:
-            raise Invalid(f"ended runs are kept for {AGE_S_MIN:g} s at least, not {self.age_s:g} s")
+            raise Invalid(
+                f"ended runs must be kept for at least {AGE_S_MIN:g} s, not {self.age_s:g} s"
+            )
         if self.log_bytes is not None and self.log_bytes < LOG_BYTES_MIN:
-            raise Invalid(f"logs may take {LOG_BYTES_MIN:,} bytes at least, not {self.log_bytes:,}")
+            raise Invalid(
+                f"the limit for logs must be at least {LOG_BYTES_MIN:,} bytes, not "
+                f"{self.log_bytes:,}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -76,7 +76,7 @@ def parse_rules(given: Mapping[str, Any], what: str) -> Rules:
     """The rules that `given` says, keys of KEYS as a file has them. `what` begins the message of
     the Invalid that it raises."""
     if not isinstance(given, Mapping) or not given.keys() <= set(KEYS):
-        raise Invalid(f"{what}: rules are {', '.join(KEYS)}")
+        raise Invalid(f"{what}: the rules are {', '.join(KEYS)}")
     read = {
         name: check(given[key], f"{what}: {key}")
         for key, (name, check) in _CHECKS.items()
@@ -93,20 +93,20 @@ def parse_rate(value: Any, what: str) -> Rate:
         per_s = _refusing(lambda: seconds(span), what)
         if per_s > 0:
             return Rate(int(match[1]), per_s, value.strip())
-    raise Invalid(f'{what}: {value!r} is not a rate such as "10/1m": how many, in how long')
+    raise Invalid(f'{what}: {value!r} is not a rate such as "10/1m" (how many, in what time)')
 
 
 def check_name(value: Any, what: str) -> str:
     """The name of a queue, a key, a schedule."""
     good = isinstance(value, str) and value.isprintable() and 1 <= len(value.strip()) <= NAME_MAX
     if not good or value != value.strip():
-        raise Invalid(f"{what}: {value!r} is no name: give 1 to {NAME_MAX} printable characters")
+        raise Invalid(f"{what}: {value!r} is not a name: give 1 to {NAME_MAX} printable characters")
     return str(value)
 
 
 def parse_limits(given: Any, what: str) -> Limits:
     if not isinstance(given, Mapping) or not given.keys() <= {"concurrency", "per_key", "rate"}:
-        raise Invalid(f"{what}: a queue has concurrency, per_key and rate")
+        raise Invalid(f"{what}: a queue can have concurrency, per_key and rate")
     count = {key: _count(given[key], f"{what}.{key}", 1) for key in given if key != "rate"}
     rate = parse_rate(given["rate"], f"{what}.rate") if "rate" in given else None
     return Limits(**count, rate=rate)
@@ -137,13 +137,13 @@ def _refusing(do: Callable[[], T], what: str) -> T:
 def _duration(value: Any, what: str) -> float:
     span = _refusing(lambda: seconds(value), what)
     if span <= 0:
-        raise Invalid(f"{what} must be longer than nothing")
+        raise Invalid(f"{what} must be longer than zero")
     return span
 
 
 def _flag(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
-        raise Invalid(f"{what} is true or false")
+        raise Invalid(f"{what} must be true or false")
     return value
 
 

@@ -49,7 +49,9 @@ class RunFile:
 def check_path(path: str) -> str:
     """Raises Invalid unless it leads to a place below the working directory, written plainly."""
     if not path or len(path) > PATH_CHARS_MAX:
-        raise Invalid(f"a file's path has 1 to {PATH_CHARS_MAX:,} characters, not {len(path):,}")
+        raise Invalid(
+            f"a file's path must have 1 to {PATH_CHARS_MAX:,} characters, not {len(path):,}"
+        )
     pure = PurePosixPath(path)
     if pure.is_absolute():
         problem = "is absolute"
@@ -70,7 +72,8 @@ def check_path(path: str) -> str:
             problem = f"has a name of more than {NAME_BYTES_MAX} bytes"
     raise Invalid(
         f"a run's file cannot be at {path[:200]!a}: the path {problem}",
-        hint="It is relative to the agent's working directory, such as data.csv or inputs/d.csv.",
+        hint="Give a path relative to the agent's working directory, such as data.csv "
+        "or inputs/d.csv.",
     )
 
 
@@ -79,19 +82,19 @@ def check_paths(paths: Iterable[str]) -> None:
     known = sorted(check_path(path) for path in paths)
     if len(known) > FILES_MAX:
         raise Invalid(
-            f"a run has at most {FILES_MAX:,} files, not {len(known):,}",
-            hint="Give an archive, and have the agent unpack it.",
+            f"a run can have at most {FILES_MAX:,} files, not {len(known):,}",
+            hint="Give an archive and let the agent unpack it.",
         )
     if sum(map(len, known)) > PATHS_CHARS_MAX:
         raise Invalid(f"the files' paths have more than {PATHS_CHARS_MAX:,} characters together")
     there = set(known)
     if len(there) < len(known):
         twice = next(path for path, after in pairwise(known) if path == after)
-        raise Invalid(f"two files are to be at {twice!r}")
+        raise Invalid(f"two files would both be at {twice!r}")
     for path in known:
         for parent in PurePosixPath(path).parents:
             if str(parent) in there:
-                raise Invalid(f"{str(parent)!r} is to be a file, and the directory of {path!r}")
+                raise Invalid(f"{str(parent)!r} would be both a file and the directory of {path!r}")
 
 
 def check_sizes(sizes: Mapping[str, int]) -> int:
@@ -99,14 +102,14 @@ def check_sizes(sizes: Mapping[str, int]) -> int:
     for path, size in sizes.items():
         if size > FILE_BYTES_MAX:
             raise Invalid(
-                f"{path} has {size:,} bytes; a file of a run has at most {FILE_BYTES_MAX:,}",
-                hint="Split it, or have the agent fetch it.",
+                f"{path} has {size:,} bytes; a file of a run can have at most {FILE_BYTES_MAX:,}",
+                hint="Split it, or let the agent fetch it.",
             )
     total = sum(sizes.values())
     if total > FILES_BYTES_MAX:
         raise Invalid(
-            f"the files have {total:,} bytes together; those of a run have at most "
-            f"{FILES_BYTES_MAX:,}"
+            f"the files have {total:,} bytes together; a run's files can have at "
+            f"most {FILES_BYTES_MAX:,}"
         )
     return total
 

@@ -24,5 +24,5 @@ def size_mib(text: str, low: int, high: int, what: str) -> int:
         raise Invalid(f'{what} is not a size like "512M" or "2G"')
     mib = int(match.group(1)) * _MIB[match.group(2).upper()]
     if not low <= mib <= high or mib % 2:
-        raise Invalid(f"{what}: even MiB from {low}M to {high}M are taken")
+        raise Invalid(f"{what} must be an even number of MiB from {low}M to {high}M")
     return int(mib)

@@ -36,10 +36,12 @@ class Start:
                 check_name(value, name)
         whole = type(self.priority) is int
         if not whole or not -PRIORITY_MAX <= self.priority <= PRIORITY_MAX:
-            raise Invalid(f"a priority is a whole number from {-PRIORITY_MAX} to {PRIORITY_MAX}")
+            raise Invalid(
+                f"a priority must be a whole number from {-PRIORITY_MAX} to {PRIORITY_MAX}"
+            )
         for span in (self.delay_s, self.expires_s or 0.0, self.id_key_for_s or 0.0):
             if not 0 <= span <= DELAY_S_MAX:
-                raise Invalid("a delay or an expiry is from 0 seconds to a hundred years")
+                raise Invalid("a delay or an expiry must be from 0 seconds to a hundred years")
         check_env(self.env, "env")
         return self
 

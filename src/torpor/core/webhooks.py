@@ -22,11 +22,11 @@ def check_webhooks(table: Any, what: str) -> dict[str, str]:
     if not isinstance(table, Mapping) or len(table) > WEBHOOKS_MAX:
         raise Invalid(
             f"{what}: it must be a table of at most {WEBHOOKS_MAX} names and URLs",
-            hint='Such as: [tool.torpor.webhooks] office = "https://example.com/hook"',
+            hint='For example: [tool.torpor.webhooks] office = "https://example.com/hook"',
         )
     for name, url in table.items():
         if not isinstance(name, str) or not 1 <= len(name) <= NAME_MAX:
-            raise Invalid(f"{what}: a name has 1 to {NAME_MAX} characters")
+            raise Invalid(f"{what}: a name must have 1 to {NAME_MAX} characters")
         check_url(url, f"{what}: {name}")
     return dict(table)
 
@@ -40,11 +40,11 @@ def check_url(url: Any, what: str) -> str:
     except ValueError:
         fine = False
     if not fine or parts is None:
-        raise Invalid(f"{what}: {str(url)[:100]!r} is no http or https URL")
+        raise Invalid(f"{what}: {str(url)[:100]!r} is not an http or https URL")
     if parts.username is not None or parts.password is not None:
         # It is in the log, in exports, in what `torpor agents` shows (rule 9).
         raise Invalid(
-            f"{what}: a URL with a user or a password is not taken",
-            hint="Messages are signed: torpor hooks secret URL.",
+            f"{what}: a URL cannot contain a user or a password",
+            hint="Messages are signed instead: torpor hooks secret URL prints the secret.",
         )
     return str(url)

@@ -40,7 +40,7 @@ async def complete(request: Request) -> Response:
     wait = await service.wait(request.path_params["ref"])
     verdict = one(request, "verdict")
     if wait["approve"] and verdict not in ("approve", "deny"):
-        raise Invalid(f"the verdict is approve or deny, not {verdict!r}")
+        raise Invalid(f"the verdict must be approve or deny, not {verdict!r}")
     data = None if wait["approve"] else answering.read(wait, form_of(request))
     approved = verdict == "approve" if wait["approve"] else None
     answered = await service.complete(wait["id"], data, approved, one(request, "note") or None, BY)
@@ -77,7 +77,7 @@ async def retry(request: Request) -> Response:
 async def fork(request: Request) -> Response:
     at = one(request, "at")
     if at and not (at.isascii() and at.isdecimal() and len(at) <= 15):
-        raise Invalid(f"a place in a log is a number, not {at!r}")
+        raise Invalid(f"a position in a log must be a number, not {at!r}")
     given = _input(request) if "input" in form_of(request) else None
     wanted = Wanted(at=int(at) if at else None, input=given)
     run = await service_of(request).fork(request.path_params["ref"], wanted)
@@ -98,7 +98,7 @@ async def start(request: Request) -> Response:
 def _input(request: Request) -> dict[str, Any]:
     given = answering.value(one(request, "input"))
     if given is not None and not isinstance(given, dict):
-        raise Invalid("the input is a JSON object, with the agent's arguments by name")
+        raise Invalid("the input must be a JSON object with the agent's arguments by name")
     return given or {}
 
 
@@ -119,7 +119,7 @@ async def queue(request: Request) -> Response:
 def _limit(name: str, text: str) -> int | None:
     text = text.strip()
     if text and not (text.isascii() and text.isdecimal() and 0 < int(text) <= 1_000_000):
-        raise Invalid(f"{name} is a number from 1 to 1,000,000, or empty for no limit")
+        raise Invalid(f"{name} must be a number from 1 to 1,000,000, or empty for no limit")
     return int(text) if text else None
 
 
@@ -128,7 +128,9 @@ async def add_schedule(request: Request) -> Response:
         jitter_s = seconds(one(request, "jitter") or 0)
         priority = int(one(request, "priority") or 0)
     except ValueError as error:
-        raise Invalid(f"jitter is a duration, priority a number: {error}") from None
+        raise Invalid(
+            f"the jitter must be a duration, and the priority a number: {error}"
+        ) from None
     settings = {
         **{name: one(request, name).strip() for name in ("agent", "cron", "overlap", "missed")},
         "zone": one(request, "zone").strip() or "UTC",
@@ -151,7 +153,7 @@ async def schedule(request: Request) -> Response:
     elif what in ("pause", "resume"):
         await schedules.pause(name, what == "pause")
     else:
-        raise Invalid(f"a schedule is paused, resumed or removed, not {what!r}")
+        raise Invalid(f"a schedule can be paused, resumed or removed, not {what!r}")
     return go(request, "/ui/schedules")
 
 

@@ -53,7 +53,7 @@ def read_input(agent: Object, typed: Mapping[str, list[str]]) -> dict[str, Any]:
     if wrong:
         raise Invalid("; ".join(map(str, wrong)), parts=wrong)
     if not isinstance(given, dict):
-        raise Invalid("the input is a JSON object, with the agent's arguments by name")
+        raise Invalid("the input must be a JSON object with the agent's arguments by name")
     return given
 
 
@@ -64,7 +64,7 @@ def value(text: str) -> Any:
     try:
         return jsonvalues.read(text)
     except jsonvalues.Refused as error:
-        raise Invalid(f"what was typed {error}") from error
+        raise Invalid(f"your text {error}") from error
     except ValueError:
         return text
 

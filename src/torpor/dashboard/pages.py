@@ -102,7 +102,7 @@ async def runs(request: Request) -> Response:
     states = [state for state in query.getlist("state") if state in STATES]
     agent, text, before = query.get("agent"), query.get("text"), query.get("before")
     if text and len(text) > TEXT_CHARS_MAX:
-        raise Invalid(f"a text of more than {TEXT_CHARS_MAX} characters is not looked for")
+        raise Invalid(f"the text to search for has more than {TEXT_CHARS_MAX} characters")
     found, totals, agents = await asyncio.gather(
         service.runs(states or None, RUNS + 1, before or None, agent or None, text or None),
         service.totals(),
@@ -225,7 +225,7 @@ async def waits(request: Request) -> Response:
     service, query = service_of(request), request.query_params
     given = {name: query.get(name, "") for name in ("kind", "agent", "text")}
     if len(given["text"]) > TEXT_CHARS_MAX:
-        raise Invalid(f"a text of more than {TEXT_CHARS_MAX} characters is not looked for")
+        raise Invalid(f"the text to search for has more than {TEXT_CHARS_MAX} characters")
     kind = KINDS.get(given["kind"], KINDS[""])
     found, totals, agents = await asyncio.gather(
         service.waits(
@@ -384,7 +384,7 @@ def place(request: Request, name: str, default: int) -> int:
     if not text:
         return default
     if not text.isascii() or not text.isdecimal() or len(text) > 15:
-        raise Invalid(f"{name}: a place in a log is a number, not {text!r}")
+        raise Invalid(f"{name}: a position in a log must be a number, not {text!r}")
     return int(text)
 
 

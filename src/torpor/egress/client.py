@@ -50,7 +50,7 @@ class BrokerClient:
         query = {"run": run, "op": op, "method": method, "path": path}
         answer = _answer(await self._request("POST", query, headers, body))
         if answer is None:
-            raise HostError("the broker gave the call up", hint="It was being stopped.")
+            raise HostError("the broker gave up the call", hint="The broker was being stopped.")
         return answer
 
     async def adopt(self, run: RunId, op: OpId) -> Answer | None:
@@ -87,13 +87,13 @@ class BrokerClient:
         except httpx.ConnectError as error:
             self.broker = ""
             raise Missing(
-                f"no broker answers at {self._socket}", hint="It is started by `torpor up`."
+                f"no broker answers at {self._socket}", hint="`torpor up` starts it."
             ) from error
         except httpx.TransportError as error:
             self.broker = ""
             raise HostError(
-                f"the broker did not finish its answer: {error or type(error).__name__}",
-                hint=f"See {self._socket.with_name('broker.log')}, and ask again.",
+                f"the broker did not finish its reply: {error or type(error).__name__}",
+                hint=f"See {self._socket.with_name('broker.log')}, and try again.",
             ) from error
         headers = dict(response.headers)
         self.broker = headers.pop(BY, "")

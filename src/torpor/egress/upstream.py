@@ -139,7 +139,7 @@ class OpenAIUpstream:
         if not key.isascii() or not key.isprintable():
             raise Invalid(
                 "OPENAI_API_KEY holds characters that cannot stand in an HTTP header",
-                hint="Set it again: perhaps a line break or a quotation mark was copied with it.",
+                hint="Set it again. Perhaps a line break or a quotation mark was copied with it.",
             )
         self.description = f"openai-compatible at {base_url}"
         self._host = url.host
@@ -202,5 +202,5 @@ def _base_url(text: str) -> httpx.URL:
         raise Invalid("OPENAI_BASE_URL is not an http or https URL with a host", hint=hint)
     if url.userinfo or url.query or url.fragment:
         # It is shown by /health and in the log: no place for a password (rule 9).
-        raise Invalid("OPENAI_BASE_URL holds more than scheme, host, port and path", hint=hint)
+        raise Invalid("OPENAI_BASE_URL may have only a scheme, host, port and path", hint=hint)
     return url

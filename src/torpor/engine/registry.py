@@ -76,7 +76,7 @@ def check(value: Any, what: str) -> str:
     """`value`, if it names an engine. `what` begins the message of the Invalid that is raised."""
     if value not in ENGINES:
         raise Invalid(
-            f"{what}={value}: there is no such engine", hint=f"There is: {', '.join(NAMES)}."
+            f"{what}={value}: there is no such engine", hint=f"Use one of: {', '.join(NAMES)}."
         )
     return str(value)
 

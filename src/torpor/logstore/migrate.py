@@ -37,8 +37,8 @@ def prepare(c: Connection) -> bool:
         return True
     if _meta.name not in present:
         raise Damaged(
-            "the database holds tables that are not torpor's, or lost its `meta` table",
-            hint="Point TORPOR_HOME elsewhere, or restore the database from a copy.",
+            "the database has tables that are not torpor's, or has lost its `meta` table",
+            hint="Set TORPOR_HOME to another directory, or restore the database from a copy.",
         )
     version = _version(c)
     if version > SCHEMA_VERSION:
@@ -49,9 +49,9 @@ def prepare(c: Connection) -> bool:
         )
     if version < FIRST:
         raise HostError(
-            f"the database is of an earlier state of torpor's development (schema {version}; the "
-            f"oldest that can be brought up to date is {FIRST})",
-            hint="Move the data directory away, or point TORPOR_HOME elsewhere.",
+            f"the database is from an early development version of torpor (schema {version}; "
+            f"the oldest that can be upgraded is {FIRST})",
+            hint="Move the data directory away, or set TORPOR_HOME to another one.",
         )
     if _alembic.name not in present:
         _stamp(c, version)
@@ -101,7 +101,7 @@ def _stamp(c: Connection, version: int) -> None:
 def _version(c: Connection) -> int:
     found = c.scalar(select(_meta.c.value).where(_meta.c.key == "schema_version"))
     if found is None or not found.isdecimal():
-        raise Damaged(f"the database's schema version is {found!r}, which is no number")
+        raise Damaged(f"the database's schema version is {found!r}, which is not a number")
     return int(found)
 
 

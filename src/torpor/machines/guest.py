@@ -117,7 +117,7 @@ class Guest(Conversation):
         deadline = time.monotonic() + within_s
         while self._to_write.is_set() or self.unread:
             if time.monotonic() > deadline:
-                raise GuestError(f"the machine leaves something unread for {within_s:g} s")
+                raise GuestError(f"the machine has not read its messages for {within_s:g} s")
             await asyncio.sleep(_SETTLE_S)
 
     async def _read(self) -> None:
@@ -139,7 +139,7 @@ class Guest(Conversation):
             for received in self.link.receive(data):
                 self._understand(received)
         except (LinkError, Invalid) as error:
-            self._break(GuestError(f"the machine does not speak as it should: {error}"))
+            self._break(GuestError(f"the machine sent an invalid message: {error}"))
         self._to_write.set()  # acknowledgements
         self._taken.set()
         if self.inbox:

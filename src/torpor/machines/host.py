@@ -359,8 +359,9 @@ class Machines:
         """Refuse what is of a machine that cannot be restored here, saying why. Raises Invalid."""
         if not (self.home.images / shape.image / "root.erofs").is_file():
             raise Invalid(
-                f"it needs guest image {shape.image}, which is not here, and which this version "
-                f"of torpor cannot build: its own is {self.image.digest}",
+                f"it needs the guest image {shape.image}, which is not here and "
+                "which this version of torpor cannot build: it builds "
+                f"{self.image.digest}",
                 hint="Use the version of torpor that made it, or copy that image's directory "
                 f"to {self.home.images}.",
             )

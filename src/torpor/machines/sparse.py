@@ -58,4 +58,4 @@ async def copy_sparse(source: Path, target: Path) -> None:
     )
     _, said = await process.communicate()
     if process.returncode:
-        raise HostError(f"cannot make a disk: {said.decode(errors='replace').strip()}")
+        raise HostError(f"cannot create a disk: {said.decode(errors='replace').strip()}")

@@ -125,5 +125,5 @@ async def _there_and_back(machine: Machine, link: LinkState) -> PageNumbers:
     if guest.broken is not None:
         raise guest.broken
     if guest.unread:
-        raise GuestError("a machine that was warmed up leaves something unread")
+        raise GuestError("a warmed machine has not read its messages")
     return await asyncio.to_thread(machine.changed_memory)

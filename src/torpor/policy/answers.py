@@ -64,7 +64,7 @@ def check_schema(schema: Mapping[str, Any], probe_s: float = PROBE_S) -> None:
     text = json.dumps(schema, sort_keys=True)
     if len(text) > SCHEMA_BYTES_MAX:
         raise Invalid(
-            f"the schema takes {len(text):,} bytes as JSON; at most {SCHEMA_BYTES_MAX:,} are taken"
+            f"the schema has {len(text):,} bytes as JSON; the limit is {SCHEMA_BYTES_MAX:,}"
         )
     if (wrong := _wrong_with(text, probe_s)) is not None:
         raise Invalid(f"the schema cannot be used: {wrong}")
@@ -91,8 +91,8 @@ def check_answer(schema: Mapping[str, Any] | None, answer: Any) -> None:
     """Raises Invalid, saying what is wrong, unless `answer` fits `schema`."""
     if schema is not None and (found := problems(schema, answer)):
         raise Invalid(
-            "the answer is not what is asked for: " + "; ".join(map(str, found)),
-            hint="Nothing has changed; answer again.",
+            "the answer does not fit the question: " + "; ".join(map(str, found)),
+            hint="Nothing was changed; answer again.",
             parts=found,
         )
 

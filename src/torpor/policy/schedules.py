@@ -41,15 +41,15 @@ class Times:
             raise Invalid(f"there is no time zone {self.zone!r}") from error
         except KeyError as error:
             raise Invalid(
-                f"there is no time zone {self.zone!r}", hint='Such as "Europe/Berlin".'
+                f"there is no time zone {self.zone!r}", hint='Use a name such as "Europe/Berlin".'
             ) from error
         try:
             if next(CronSim(self.cron, datetime.now(UTC)), None) is None:
                 raise Invalid(f"cron expression {self.cron!r} has no next time")
         except CronSimError as error:
             raise Invalid(
-                f"{self.cron!r} is no cron expression: {error}",
-                hint='Minute, hour, day, month, weekday: "30 8 * * mon-fri".',
+                f"{self.cron!r} is not a cron expression: {error}",
+                hint='Write minute, hour, day, month, weekday: "30 8 * * mon-fri".',
             ) from error
         return self
 

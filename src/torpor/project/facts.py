@@ -78,7 +78,7 @@ def pep723(text: str, where: str) -> dict[str, Any] | None:
             first=first,
             last=last,
             indent=2,
-            hint="It is TOML behind '# ', for example: # dependencies = [\"httpx\"]",
+            hint="Each line is TOML after '# ', for example: # dependencies = [\"httpx\"]",
         ) from error
 
 
@@ -138,7 +138,7 @@ def facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> Facts:
     if unknown:
         raise Invalid(
             f"{where}: [tool.torpor] does not know {', '.join(unknown)}",
-            hint=f"Known are: {', '.join(KEYS)}.",
+            hint=f"It knows: {', '.join(KEYS)}.",
         )
     requires = meta.get("requires-python", "")
     if not isinstance(requires, str):

@@ -62,7 +62,7 @@ def _requirements(name: str, spec: Any, *, optional: bool) -> Iterator[str]:
     for each in spec if isinstance(spec, list) else [spec]:
         one = {"version": each} if isinstance(each, str) else each
         if not isinstance(one, dict):
-            raise Invalid(f"{_WHERE} {name} = {spec!r} is no dependency", hint=_HINT)
+            raise Invalid(f"{_WHERE} {name} = {spec!r} is not a dependency", hint=_HINT)
         if bool(one.get("optional")) == optional:
             yield _requirement(name, one)
 
@@ -70,7 +70,7 @@ def _requirements(name: str, spec: Any, *, optional: bool) -> Iterator[str]:
 def _requirement(name: str, spec: Mapping[str, Any]) -> str:
     if unknown := sorted(spec.keys() - _KEYS):
         raise Invalid(
-            f"{_WHERE} {name} has {', '.join(unknown)}, which torpor does not take", hint=_HINT
+            f"{_WHERE} {name} has {', '.join(unknown)}, which torpor does not support", hint=_HINT
         )
     extras = spec.get("extras") or []
     if not isinstance(extras, list) or not all(isinstance(extra, str) for extra in extras):
@@ -88,7 +88,9 @@ def _marker(name: str, spec: str) -> str:
     try:
         return f"({Marker(spec)})"
     except InvalidMarker as error:
-        raise Invalid(f"{_WHERE} {name}: markers = {spec!r} are no markers", hint=_HINT) from error
+        raise Invalid(
+            f"{_WHERE} {name}: markers = {spec!r} are not valid markers", hint=_HINT
+        ) from error
 
 
 def _specifiers(spec: str, name: str) -> str:
@@ -100,14 +102,14 @@ def _specifiers(spec: str, name: str) -> str:
     try:
         SpecifierSet(bounds)
     except InvalidSpecifier as error:
-        raise Invalid(f"{_WHERE} {name} = {spec!r} is no version", hint=_HINT) from error
+        raise Invalid(f"{_WHERE} {name} = {spec!r} is not a version", hint=_HINT) from error
     return bounds
 
 
 def _bounds(part: str, name: str) -> str:
     found = re.fullmatch(r"(\^|~=|~|[<>]=?|[!=]=|=)?\s*(\S+)", part)
     if found is None:
-        raise Invalid(f"{_WHERE} {name}: {part!r} is no version", hint=_HINT)
+        raise Invalid(f"{_WHERE} {name}: {part!r} is not a version", hint=_HINT)
     sign, text = found[1] or "", found[2]
     if text == "*":
         return ""
@@ -116,7 +118,7 @@ def _bounds(part: str, name: str) -> str:
     try:
         version = Version(text)
     except InvalidVersion as error:
-        raise Invalid(f"{_WHERE} {name}: {part!r} is no version", hint=_HINT) from error
+        raise Invalid(f"{_WHERE} {name}: {part!r} is not a version", hint=_HINT) from error
     return f">={text},<{_next(version.release, caret=sign == '^')}"
 
 

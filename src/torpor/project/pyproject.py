@@ -82,7 +82,7 @@ class Pyproject:
             if name not in known:
                 raise Invalid(
                     f"{self.where}: extras = [{extra!r}] is not in [project.optional-dependencies]",
-                    hint=f"There are: {', '.join(known.values()) or 'none'}.",
+                    hint=f"It has: {', '.join(known.values()) or 'none'}.",
                 )
             if name in within:
                 continue
@@ -100,8 +100,8 @@ class Pyproject:
         files = [files] if isinstance(files, str) else files
         if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
             raise Invalid(
-                f'{self.where}: dynamic = ["dependencies"]: they are computed when the project is '
-                "built, and nothing of it is run to find out",
+                f'{self.where}: dynamic = ["dependencies"]: they are computed when '
+                "the project is built, and torpor does not run a build to find out",
                 hint="Write them into [project] dependencies, or into a requirements.txt that "
                 "[tool.setuptools.dynamic] names: dependencies = { file = ["
                 '"requirements.txt"] }',
@@ -122,13 +122,13 @@ class Pyproject:
             if source is not None:
                 raise Invalid(
                     f"{self.where}: {requirement.name} comes from [tool.uv.sources] "
-                    f"({_shown(source)}), which torpor does not take",
+                    f"({_shown(source)}), which torpor does not support",
                     hint=_WHEELS,
                 )
             if requirement.url:
                 raise Invalid(
-                    f"{self.where}: {requirement.name} comes from {requirement.url}, which torpor "
-                    "does not take",
+                    f"{self.where}: {requirement.name} comes from "
+                    f"{requirement.url}, which torpor does not support",
                     hint=_WHEELS,
                 )
 
@@ -186,7 +186,7 @@ class Pyproject:
         if not self.name:
             return files, frozenset()
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", self.name):
-            raise Invalid(f"{self.where}: [project] name = {self.name!r} is no name of a package")
+            raise Invalid(f"{self.where}: [project] name = {self.name!r} is not a package name")
         version = self._version()
         stem = f"{re.sub(r'[-_.]+', '_', self.name).lower()}-{version.replace('-', '_')}"
         info = f"{SITE}/{stem}.dist-info"

@@ -55,7 +55,7 @@ def read_agent(path: Path) -> AgentSource:
     if path.suffix != ".py":
         raise Invalid(
             f"{path} is not a Python file: its name must end with .py",
-            hint=f"Of a project, give the directory: torpor run {path.parent}"
+            hint=f"For a project, give its directory: torpor run {path.parent}"
             if path.name in (PYPROJECT, REQUIREMENTS)
             else "",
         )

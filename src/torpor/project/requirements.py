@@ -29,7 +29,7 @@ def _read(path: Path, root: Path, within: tuple[Path, ...]) -> Iterator[str]:
     real = path.resolve()
     shown = real.relative_to(root.resolve()) if real.is_relative_to(root.resolve()) else path
     if real in within:
-        raise Invalid(f"{shown}: it names itself by -r")
+        raise Invalid(f"{shown} includes itself with -r")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -97,7 +97,7 @@ class Tree:
         try:
             self._exclude = GitIgnoreSpec.from_lines(exclude)
         except ValueError as error:
-            raise Invalid(f"{where}: exclude is no list of patterns: {error}") from error
+            raise Invalid(f"{where}: exclude has an invalid pattern: {error}") from error
 
     def walk(self, taken: Taken, below: str = "") -> None:
         """Take along what is in the directory `below` (ending with a slash, or "")."""
@@ -108,7 +108,9 @@ class Tree:
         try:
             matched = sorted(self.root.glob(pattern))
         except (ValueError, NotImplementedError) as error:
-            raise Invalid(f"{where}: include = [{pattern!r}] is no pattern: {error}") from error
+            raise Invalid(
+                f"{where}: include = [{pattern!r}] is not a valid pattern: {error}"
+            ) from error
         found: Taken = Taken(self.root)
         for path in matched:
             name = path.relative_to(self.root).as_posix()
@@ -119,8 +121,8 @@ class Tree:
         if not found.files:
             if found.secrets:
                 raise Invalid(
-                    f"{where}: include = [{pattern!r}] names {_few(found.secrets)}, which is "
-                    "always left out: secrets do not go into machines"
+                    f"{where}: include = [{pattern!r}] names {_few(found.secrets)}, "
+                    "which is always left out: secrets do not belong in machines"
                 )
             raise Invalid(
                 f"{where}: include = [{pattern!r}] matches no file"
@@ -263,7 +265,9 @@ def _size(name: str, path: Path) -> int:
 def _unreadable(name: str, error: OSError) -> Invalid:
     return Invalid(
         f"{name or 'the directory'} cannot be read: {error.strerror}",
-        hint=f'If the agent does not need it: [tool.torpor] exclude = ["{name}"]' if name else "",
+        hint=(f'If the agent does not need it, exclude it: [tool.torpor] exclude = ["{name}"]')
+        if name
+        else "",
     )
 
 
@@ -289,11 +293,12 @@ def _too_much(sizes: Mapping[str, int]) -> Invalid:
         shown += [f"{name} ({sizes[name]:,} bytes)" for name in files if "/" in name]
     culprit = largest[0][0]
     return Invalid(
-        f"the agent has {count:,} files{' or more' if count > WALK_MAX else ''} of {total:,} bytes "
-        f"together; at most {FILES_MAX:,} files and {FILES_BYTES_MAX:,} bytes are taken. "
-        f"Largest: {', '.join(shown)}",
-        hint="Leave out what the agent does not need, by a line in .torporignore or "
-        f'[tool.torpor] exclude = ["{culprit}"]; give large data with the run instead.',
+        f"the agent has {count:,} files{' or more' if count > WALK_MAX else ''} of "
+        f"{total:,} bytes together; the limit is {FILES_MAX:,} files and "
+        f"{FILES_BYTES_MAX:,} bytes. Largest: {', '.join(shown)}",
+        hint="Leave out what the agent does not need, with a line in .torporignore or "
+        f'[tool.torpor] exclude = ["{culprit}"]. Give large data to the run instead '
+        "(torpor run --file).",
     )
 
 

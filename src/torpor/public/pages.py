@@ -143,7 +143,7 @@ def _read(wait: Object, typed: Mapping[str, list[str]]) -> tuple[Any, bool | Non
     if wait["approve"]:
         verdict, note = typed.get("verdict", [""])[0], typed.get("note", [""])[0].strip()
         if verdict not in ("approve", "deny"):
-            raise Invalid("verdict is approve or deny")
+            raise Invalid("the verdict must be approve or deny")
         return None, verdict == "approve", note or None
     data, wrong = forms.answer(forms.form(wait["schema"]), typed, free=wait["schema"] is None)
     if wrong:

@@ -71,7 +71,7 @@ class Asking:
         """Raises Invalid (what SQLite says of the SQL, what it may not do), TookTooLong, Exhausted
         (memory; too many wait), HostError."""
         if self._waiting >= WAITING_MAX:
-            raise Exhausted(f"{WAITING_MAX} questions wait already", hint="Ask again later.")
+            raise Exhausted(f"{WAITING_MAX} queries are waiting already", hint="Try again later.")
         self._waiting += 1
         try:
             async with self._places:
@@ -138,7 +138,7 @@ def _read(question: Question, out: bytes, err: bytes, code: int) -> Answer:
     if b"MemoryError" in err:
         raise _error(question, "memory", "")
     raise HostError(
-        f"the process for the question ended with {code}",
+        f"the query's process ended with {code}",
         hint=err.decode(errors="replace").strip().rpartition("\n")[2],
     )
 
@@ -149,13 +149,13 @@ def _error(question: Question, kind: str, message: str) -> Exception:
             return _too_slow(question)
         case "memory":
             return Exhausted(
-                "the question takes more memory than questions have",
-                hint="Ask for fewer rows, or for less of each.",
+                "the query needs more memory than queries may use",
+                hint="Select fewer rows, or fewer columns.",
             )
         case "refused":
             return Invalid(
                 f"not allowed: {message}",
-                hint="Questions read the views of docs/sql.md, and change nothing.",
+                hint="Queries can read the views of docs/sql.md, and change nothing.",
             )
         case "host":
             return HostError(f"the database cannot be read: {message}")
@@ -165,6 +165,6 @@ def _error(question: Question, kind: str, message: str) -> Exception:
 
 def _too_slow(question: Question) -> TookTooLong:
     return TookTooLong(
-        f"no answer within {question.timeout_s:g} s",
-        hint="Ask for less: one run, a shorter time, an aggregate.",
+        f"the query took longer than {question.timeout_s:g} s",
+        hint="Select less: one run, a shorter time, an aggregate.",
     )

@@ -186,7 +186,7 @@ def choose(name: str | None) -> Agent:
         )
     if wanted not in _registered:
         raise Invalid(
-            f"there is no agent {wanted!r}", hint=f"There is: {', '.join(sorted(_registered))}."
+            f"there is no agent {wanted!r}", hint=f"Use one of: {', '.join(sorted(_registered))}."
         )
     return _registered[wanted]
 

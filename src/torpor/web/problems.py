@@ -73,7 +73,7 @@ def told(error: Exception) -> TorporError:
 def unexpected() -> InternalError:
     """What a client is told of an error nobody foresaw: the details may hold anything (rule 9)."""
     return InternalError(
-        "the server failed at this request",
+        "the server failed to handle this request",
         hint="The traceback is in run/server.log of the data directory. Please report it.",
     )
 

@@ -149,7 +149,7 @@ class DeployRequest(Strict):
         Annotated[bytes, BeforeValidator(_decoded)],
     ] = Field(max_length=FILES_MAX, description="base64 of each file, by relative path")
     executable: list[Annotated[str, Field(max_length=1024)]] = Field(
-        default=[], max_length=FILES_MAX, description="which of the files are programs"
+        default=[], max_length=FILES_MAX, description="which of the files are executable"
     )
     requires_python: Annotated[str, Field(max_length=200)] = ""
     dependencies: list[Annotated[str, Field(max_length=1000), AfterValidator(_requirement)]] = (
@@ -157,25 +157,25 @@ class DeployRequest(Strict):
     )
     memory_mib: int = Field(default=512, ge=MEMORY_MIB_MIN, le=MEMORY_MIB_MAX, multiple_of=2)
     disk_mib: int = Field(default=2048, ge=DISK_MIB_MIN, le=DISK_MIB_MAX, multiple_of=2)
-    env: Env = Field(default={}, description="environment variables, there when it is imported")
+    env: Env = Field(default={}, description="environment variables, set before the import")
     keep: Annotated[str, AfterValidator(_keep)] = Field(
         default="", description='how long snapshots are kept: "last 3", "7d", "all"'
     )
     on_divergence: Literal["stop", "fork", "latest"] = "stop"
     rules: Annotated[dict[str, Any], AfterValidator(_rules)] = Field(
-        default={}, description="how its runs are treated, as [tool.torpor] has it: `queue`, …"
+        default={}, description="rules for its runs, as in [tool.torpor]: `queue`, …"
     )
     webhooks: Annotated[dict[str, str], AfterValidator(_webhooks)] = Field(
-        default={}, description="whom its waits may tell of themselves: names and URLs"
+        default={}, description="URLs that its waits may notify, by name"
     )
     engine: EngineName | None = Field(
-        default=None, description="by default the one that `rules` name, else the server's"
+        default=None, description="by default the one in `rules`, or else the server's"
     )
-    name: ShortText | None = Field(default=None, description="by default as the entry is called")
+    name: ShortText | None = Field(default=None, description="by default the name of the entry")
     origin: Annotated[str, Field(max_length=4096), AfterValidator(sound)] = Field(
         default="",
-        description="where it is from: a path, or a repository's address and a path in it. Agents "
-        "of the same name that are from elsewhere are others",
+        description="where it comes from: a path, or a repository's address and a path in it. "
+        "Agents of the same name that come from elsewhere are different agents",
     )
 
     @model_validator(mode="after")
@@ -210,20 +210,22 @@ class DeployRequest(Strict):
 class ForkRequest(Strict):
     at: Annotated[int, Field(ge=0, le=2**53)] | ShortText | None = Field(
         default=None,
-        description="a place in the run's log, or a snapshot; by default the end of the log, "
-        "or where the last of the results to set stands",
+        description="a position in the run's log, or a snapshot; by default the end of the "
+        "log, or the last of the results to set",
     )
     input: Annotated[dict[str, Any], AfterValidator(sound)] | None = Field(
-        default=None, description="another input: then the fork begins at the beginning"
+        default=None, description="another input; the fork then starts at the beginning"
     )
-    version: ShortText | None = Field(default=None, description="of the agent, if another")
+    version: ShortText | None = Field(default=None, description="another version of the agent")
     set: dict[Annotated[str, Field(max_length=400)], AnyJson] = Field(
-        default={}, max_length=1000, description="operation → the result it is to have had"
+        default={},
+        max_length=1000,
+        description="operation → the result to replace its recorded one",
     )
 
 
 class RetryRequest(Strict):
-    version: ShortText | None = Field(default=None, description="of the agent, if another")
+    version: ShortText | None = Field(default=None, description="another version of the agent")
 
 
 class CompleteRequest(Strict):
@@ -259,24 +261,27 @@ class LogQuery(Strict):
     kinds: Annotated[str, Field(max_length=1000)] | None = Field(
         default=None, description="comma separated"
     )
-    follow: bool = Field(default=False, description="stream entries until the run has ended")
+    follow: bool = Field(default=False, description="stream entries until the run ends")
     tail: int | None = Field(
-        default=None, ge=0, le=2**53, description="only the last so many, of these kinds"
+        default=None,
+        ge=0,
+        le=2**53,
+        description="only this many of the last entries of these kinds",
     )
     since: float | None = Field(
-        default=None, ge=0, le=2**53, description="only entries that are not older; unix seconds"
+        default=None, ge=0, le=2**53, description="only entries since then; unix seconds"
     )
 
 
 class OutputQuery(Strict):
-    offset: int = Field(default=0, ge=0, le=2**53, description="from this byte of the stream on")
+    offset: int = Field(default=0, ge=0, le=2**53, description="start at this byte of the stream")
 
 
 class SendRequest(Strict):
     name: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound)]
     data: AnyJson = None
     id: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound)] | None = Field(
-        default=None, description="the sender's: sent twice with the same, it is one event"
+        default=None, description="your id: sent twice with the same id, it is one event"
     )
     by: ShortText | None = None
 
@@ -289,11 +294,11 @@ class AgentQuery(Strict):
 class WaitsQuery(Strict):
     run: ShortText | None = None
     agent: ShortText | None = None
-    text: ShortText | None = Field(default=None, description="in its prompt, data or ids")
+    text: ShortText | None = Field(default=None, description="text in its prompt, data or ids")
     tag: ShortText | None = None
-    all: bool = Field(default=False, description="also those that have ended")
+    all: bool = Field(default=False, description="include those that have ended")
     limit: int | None = Field(default=None, ge=1, le=1000)
-    after: ShortText | None = Field(default=None, description="only waits younger than this one")
+    after: ShortText | None = Field(default=None, description="only waits newer than this one")
     kinds: ShortText | None = Field(
         default=None, description="comma separated: wait, event, sleep, doubt, child"
     )
@@ -304,18 +309,20 @@ class PinRequest(Strict):
 
 
 class GcRequest(Strict):
-    dry_run: bool = Field(default=False, description="only say what would be done")
+    dry_run: bool = Field(default=False, description="only report what would be done")
 
 
 class BackupRequest(Strict):
     directory: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
-        description="on the server's host: an absolute path of what is not there yet"
+        description="an absolute path on the server's host that does not exist yet"
     )
-    key: bool = Field(default=False, description="with host.key, which opens all the rest")
+    key: bool = Field(default=False, description="include host.key, which opens everything else")
 
 
 class ExportQuery(Strict):
-    snapshot: ShortText | None = Field(default=None, description="instead of the newest")
+    snapshot: ShortText | None = Field(
+        default=None, description="this snapshot instead of the newest"
+    )
 
 
 class Problem(BaseModel):
@@ -347,7 +354,7 @@ class Health(BaseModel):
 class Totals(BaseModel):
     runs: dict[RunState, int]
     waits_open: int
-    waits_asking: int = Field(description="of these, those that a person may answer")
+    waits_asking: int = Field(description="those of them that a person may answer")
     snapshots: int
     snapshot_bytes: int
 
@@ -367,7 +374,7 @@ class Agent(BaseModel):
     boot_ms: float | None
     first_at: float
     deployed_at: float | None
-    current: list[Deployment] = Field(description="what it is the current version of")
+    current: list[Deployment] = Field(description="the names whose current version it is")
 
 
 class DescribedAgent(BaseModel):
@@ -396,28 +403,30 @@ class Run(BaseModel):
     slept_s: float
     state_since: float
     last_seq: int
-    origin: str | None = Field(description="of a fork: the run that it began as")
-    origin_seq: int | None = Field(description="how much of its origin's log it shares")
-    parent: str | None = Field(description="of a child: the run that spawned it")
+    origin: str | None = Field(description="for a fork: the run that it was forked from")
+    origin_seq: int | None = Field(
+        description="for a fork: the last entry that it shares with its origin"
+    )
+    parent: str | None = Field(description="for a child: the run that spawned it")
     queue: str
     queue_key: str | None
     priority: int
     not_before: float | None
     expires_at: float | None
-    after: str | None = Field(description="it starts when that run has ended")
-    successor: str | None = Field(description="of a failed run: what took its place, a retry")
-    attempt: int = Field(description="the how manieth try it is")
-    schedule: str | None = Field(description="that started it")
-    env: list[str] = Field(description="the names of environment variables of its own")
+    after: str | None = Field(description="the run that must end before this one starts")
+    successor: str | None = Field(description="for a failed run: the run that took its place")
+    attempt: int = Field(description="the number of this try, from 1")
+    schedule: str | None = Field(description="the schedule that started it")
+    env: list[str] = Field(description="the names of its own environment variables")
     queued_because: str | None = Field(
-        default=None, description="why it has no machine, where it wants one: in words"
+        default=None, description="why it is waiting for a machine, in words"
     )
 
 
 class Wait(BaseModel):
     id: str
     run: str
-    agent: str | None = Field(description="of the run")
+    agent: str | None = Field(description="the run's version")
     op: str
     kind: str
     prompt: str | None
@@ -426,7 +435,9 @@ class Wait(BaseModel):
     approve: bool
     tags: list[str]
     id_key: str | None
-    webhooks: list[str] = Field(description="who is told of it, by the names in the agent's file")
+    webhooks: list[str] = Field(
+        description="the webhooks that are notified, by their names in the agent's file"
+    )
     remind_after: list[float]
     reminded: int
     remind_at: float | None
@@ -436,16 +447,23 @@ class Wait(BaseModel):
     value: Any
     completed_at: float | None
     by: str | None
-    child: str | None = Field(description="the run that it waits for")
-    url: str | None = Field(description="where whoever has it may answer, if the server has one")
+    child: str | None = Field(description="the child run that it waits for")
+    url: str | None = Field(
+        description="the public link, at which whoever has it may answer; null if the server has "
+        "none"
+    )
 
 
 class Sent(BaseModel):
     run: str
-    seq: int | None = Field(description="the event's place in the run's log; none: it started it")
+    seq: int | None = Field(
+        description="the event's position in the run's log; null if the run was started by it"
+    )
     name: str | None
-    wait: str | None = Field(description="what it ended; none if the run does not wait for it yet")
-    again: bool = Field(description="it had been sent before, and nothing has changed")
+    wait: str | None = Field(
+        description="the wait that it ended; null if the run does not wait for it yet"
+    )
+    again: bool = Field(description="it had been sent before, and nothing was changed")
 
 
 class Conversation(BaseModel):
@@ -463,17 +481,17 @@ class Conversation(BaseModel):
 class Used(BaseModel):
     model: str | None
     calls: int
-    input_tokens: int | None = Field(description="as answers told; null where none did")
+    input_tokens: int | None = Field(description="as replies reported; null if none did")
     cached_tokens: int | None
     output_tokens: int | None
     unmeasured: int = Field(
-        description="calls whose answers did not tell: tokens and cost are without them"
+        description="calls whose replies did not report tokens; tokens and cost leave them out"
     )
     repeats: int = Field(
-        description="how often one was in doubt and made again: it may have been paid twice"
+        description="how often a call was in doubt and repeated, and so may have been paid twice"
     )
     cost_usd: float | None = Field(
-        description="null where prices.toml has none for the model, or no answer told"
+        description="null if there is no price for the model, or no reply reported tokens"
     )
 
 
@@ -484,21 +502,23 @@ class RunFile(BaseModel):
 
 
 class RunDetail(Run):
-    files: list[RunFile] = Field(description="that it was given")
+    files: list[RunFile] = Field(description="the files that it was given")
     waits: list[Wait]
-    in_doubt: list[dict[str, Any]] = Field(description="begun, cut off, and not done again yet")
+    in_doubt: list[dict[str, Any]] = Field(
+        description="operations that were interrupted and not repeated yet"
+    )
     snapshots_count: int
     bytes: int
     template_bytes: int | None
     cycles: int
-    forked: dict[str, Any] | None = Field(description="of a fork: how it was made")
-    models: list[Used] = Field(description="what models took, by model")
+    forked: dict[str, Any] | None = Field(description="for a fork: how it was made")
+    models: list[Used] = Field(description="tokens and cost, by model")
     output: dict[str, dict[str, int]] = Field(
-        description="of stdout and stderr: bytes printed; logged, kept beside the log, dropped"
+        description="bytes of stdout and stderr: printed, logged, kept beside the log, dropped"
     )
     conversation: Conversation | None
-    family: list[Run] = Field(description="all runs of its tree, each after its origin")
-    children: list[Run] = Field(description="the runs that it has spawned")
+    family: list[Run] = Field(description="all runs of its tree of forks, each after its origin")
+    children: list[Run] = Field(description="the runs that it spawned")
     machine: dict[str, Any] | None
 
 

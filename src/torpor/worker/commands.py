@@ -146,7 +146,7 @@ class Command:
         if self.end is None:
             self._unread += len(data)
             if self._unread > 2 * WINDOW_BYTES:
-                raise GuestError("more came of what a command writes than was asked for")
+                raise GuestError("a command sent more output than was requested")
             self._written.append(Data(stream, data))
             self._news.set()
 
@@ -203,7 +203,8 @@ class Commands:
         known = self._of.get(command.run, {})
         if len(known) >= RUN_MAX or sum(map(len, self._of.values())) >= HOST_MAX:
             raise Exhausted(
-                f"{RUN_MAX} commands run beside an agent at most, and {HOST_MAX} on this host",
+                f"at most {RUN_MAX} commands run beside an agent at a time, and "
+                f"{HOST_MAX} on a host",
                 hint="End one of them first.",
             )
         self._of.setdefault(command.run, {})[command.id] = command
@@ -220,7 +221,7 @@ class Commands:
         """One that has not ended. Raises NotFound."""
         command = self._of.get(run, {}).get(id)
         if command is None or command.end is not None:
-            raise NotFound(f"{run} has no command {id!r}: it has ended, or there was none")
+            raise NotFound(f"{run} has no command {id!r}: it has ended, or never existed")
         return command
 
     def of(self, run: RunId) -> list[Command]:
@@ -337,4 +338,4 @@ def _decoded(text: str) -> bytes:
     try:
         return a2b_base64(text, strict_mode=True)
     except Base64Error as error:
-        raise GuestError(f"what a command wrote is not base64: {error}") from error
+        raise GuestError(f"a command's output is not base64: {error}") from error

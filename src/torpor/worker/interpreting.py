@@ -249,7 +249,7 @@ def _part(message: Message, state: State) -> Effects:
     try:
         data = b64decode(message["data"], validate=True)
     except Base64Error as error:
-        raise GuestError(f"a part of {op} is no base64: {error}") from error
+        raise GuestError(f"a part of {op} is not base64: {error}") from error
     return Effects((Spool(op, data),))
 
 

@@ -70,9 +70,10 @@ class Importing:
                 answer = await guest.hear(*types, *_LOADING, within_s=max(0.0, left_s))
             except Silence as silence:
                 raise GuestError(
-                    f"{self.entry} was not imported within {self._limit_s:g} s; it was at {what}",
-                    hint="What takes so long may be done once a run has begun; or give it more "
-                    f'time, [tool.torpor] max_import = "{math.ceil(self._limit_s / 30)}m".',
+                    f"importing {self.entry} took longer than {self._limit_s:g} s; "
+                    f"it was at {what}",
+                    hint="Do the slow part after a run has begun, or allow more time: "
+                    f'[tool.torpor] max_import = "{math.ceil(self._limit_s / 30)}m".',
                 ) from silence
             if answer["t"] != "importing":
                 return answer

@@ -153,7 +153,7 @@ class ProcessCarriers:
         directory = home / WORK
         if not directory.is_dir():
             raise Conflict(
-                f"{row.id} has no directory on this host", hint="It has one when it goes on here."
+                f"{row.id} has no directory on this host", hint="It gets one when it goes on here."
             )
         environment = surroundings(program.interpreter) | {"HOME": str(home)}
         if (deps := program.interpreter.deps) is not None:  # as `torpor.sdk.process` does
@@ -332,7 +332,7 @@ def _install(home: Home, source: AgentSource, version: AgentVersion, progress: P
     for name in source.files:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise Invalid(f"the agent's files hold {name!r}, which leads elsewhere")
+            raise Invalid(f"the agent's files contain {name!r}, which leads outside them")
 
     def unpack(workspace: Workspace) -> Path:
         app = workspace.directory / "app"

@@ -78,8 +78,8 @@ def _check_named(c: Connection, run: RunId, webhooks: Sequence[str]) -> None:
         known = agents.get_agent(c, runs.get_run(c, run).version).spec.get("webhooks", {})
         if unknown := sorted(set(webhooks) - set(known)):
             raise Invalid(
-                f"the agent's file names no webhook {', '.join(unknown)}; [tool.torpor.webhooks] "
-                f"has {', '.join(known) or 'none'}"
+                f"the agent's file defines no webhook {', '.join(unknown)}; "
+                f"[tool.torpor.webhooks] has {', '.join(known) or 'none'}"
             )
 
 

@@ -166,7 +166,7 @@ class ProcessGuest(Conversation):
 
     def _distrust(self, why: str) -> None:
         # Its own code wrote to a descriptor that is not its own: it cannot be trusted on.
-        self._break(GuestError(f"the agent's process does not speak as it should: {why}"))
+        self._break(GuestError(f"the agent's process sent an invalid message: {why}"))
 
     def _read_output(self, fd: int) -> bool:
         """Take one read of what it prints; False when there is none."""

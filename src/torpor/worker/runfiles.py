@@ -65,15 +65,15 @@ class RunFiles:
             async for piece in _pieces(chunks):
                 if deposit.bytes + len(piece) > FILE_BYTES_MAX:
                     raise Invalid(
-                        f"the file has more than {FILE_BYTES_MAX:,} bytes, which is the most",
-                        hint="Split it, or have the agent fetch it.",
+                        f"the file has more than {FILE_BYTES_MAX:,} bytes; that is the limit",
+                        hint="Split it, or let the agent fetch it.",
                     )
                 await asyncio.to_thread(deposit.write, piece)
             if digest is not None and digest != deposit.digest:
                 raise Invalid(
-                    f"the file was changed while it was uploaded: {deposit.digest} came, not "
-                    f"{digest}",
-                    hint="Upload it again once nothing writes to it.",
+                    "the file changed while it was being uploaded: it is "
+                    f"{deposit.digest}, not {digest}",
+                    hint="Upload it again when nothing writes to it.",
                 )
             if (known := await self._known(deposit.digest)) is not None:
                 return _shown(known)
@@ -91,7 +91,7 @@ class RunFiles:
         NotFound."""
         row = await self._known(digest)
         if row is None:
-            raise NotFound(f"no file is here that is {digest[:100]!a}")
+            raise NotFound(f"there is no file {digest[:100]!a} here")
         return _shown(row)
 
     async def _known(self, digest: str) -> FileRow | None:
@@ -137,9 +137,9 @@ class RunFiles:
         in_machine = registry.isolates(agent.engine)
         if in_machine and total > disk * _DISK_SHARE:
             raise Invalid(
-                f"the files have {total:,} bytes together; the disk of the agent's machine takes "
-                f"{int(disk * _DISK_SHARE):,} of them",
-                hint='Give it a larger one: [tool.torpor] disk = "8G".',
+                f"the files have {total:,} bytes together; the disk of the agent's "
+                f"machine has room for {int(disk * _DISK_SHARE):,}",
+                hint='Give the agent a larger disk: [tool.torpor] disk = "8G".',
             )
         if not in_machine:
             await asyncio.to_thread(self._require_room, total)

@@ -57,7 +57,9 @@ def switched_on(environment: Mapping[str, str] = os.environ) -> bool:
         case "off":
             return False
         case other:
-            raise Invalid(f"{SWITCH}={other} means nothing", hint="It is on or off; on if unset.")
+            raise Invalid(
+                f"{SWITCH}={other} is not a setting", hint="Use on or off. Unset means on."
+            )
 
 
 def wrap(host: Key, owner: str, key: Key) -> bytes:
@@ -73,8 +75,8 @@ def unwrap(host: Key, owner: str, wrapped: bytes) -> Key:
         return Key(host.sealer(_PURPOSE, salt).open(0, sealed, owner.encode()))
     except InvalidTag as error:
         raise Damaged(
-            f"the key of {owner} does not open: it was changed, or wrapped by another host's key",
-            hint="What it seals cannot be read; restore the database from a copy.",
+            f"the key of {owner} does not open: it was changed, or wrapped with another host's key",
+            hint="Whatever it seals cannot be read. Restore the database from a copy.",
         ) from error
 
 
@@ -162,7 +164,7 @@ class Keys:
         except FileNotFoundError as error:
             raise Missing(
                 f"{self.path} is gone, and no sealed snapshot can be read without it",
-                hint="Put it back from a copy. Nothing else opens them.",
+                hint="Put it back from a copy. Nothing else opens the snapshots.",
             ) from error
         if len(secret) != KEY_BYTES:
             raise HostError(
@@ -176,7 +178,7 @@ class Keys:
             except Damaged as error:
                 raise HostError(
                     f"{self.path} is not the key that wrapped those in the database",
-                    hint="Put back the one that belongs to this data directory.",
+                    hint="Put back the key that belongs to this data directory.",
                 ) from error
         return host
 
@@ -190,7 +192,7 @@ def _any_key(c: Connection) -> tuple[str, bytes] | None:
 
 
 def _never(owner: RunId, wrapped: bytes, fork: RunId) -> bytes:
-    raise Conflict(f"{owner} has got the first key there is just now", hint="Fork it again.")
+    raise Conflict(f"{owner} has just got its first key", hint="Fork it again.")
 
 
 def _make(path: Path) -> None:

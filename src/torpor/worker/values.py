@@ -183,7 +183,7 @@ class Results:
                     self._kept[op] = self._trouble.pop(op)
                     continue
                 if incoming.bytes != size:
-                    raise GuestError(f"{incoming.bytes:,} bytes of {size:,} of {op} came")
+                    raise GuestError(f"{op} sent {incoming.bytes:,} of {size:,} bytes")
                 blobs = self._values.blobs
                 try:
                     kept = await self._stored(incoming)

@@ -450,7 +450,7 @@ class MemoryService:
         """Plays from the beginning, whatever was wanted: what that was is in its log."""
         origin = self._find(self._runs, ref, "run")
         if isinstance(wanted.at, int) and wanted.at > origin["last_seq"]:
-            raise Conflict(f"{origin['id']} has no place {wanted.at}", hint="See its log.")
+            raise Conflict(f"{origin['id']} cannot be forked at {wanted.at}", hint="See its log.")
         given = origin["input"] if wanted.input is None else dict(wanted.input)
         run = await self.start(VERSION, origin["agent"], given, None)
         run |= {"origin": origin["id"], "origin_seq": 1}
@@ -617,7 +617,7 @@ class MemoryService:
 
     async def backup(self, directory: str, with_key: bool) -> Object:
         if directory.endswith("taken"):
-            raise Conflict(f"{directory} is there already")
+            raise Conflict(f"{directory} exists already")
         counted = {"runs": 3, "unfinished": 1, "snapshots": 2, "files": 9, "bytes": 3_400_000}
         told = {"format": "torpor-backup", "version": 1, "torpor": "0", "made_at": 1.0}
         problems = ["layer 00 is missing"] if directory.endswith("damaged") else []

@@ -188,7 +188,7 @@ DEEP = b"[" * 65 + b"]" * 65
         ("DELETE", "/health", None, 405, "DELETE /v1/health"),
         ("POST", "/runs", b"{", 422, "not valid JSON"),
         ("POST", "/runs", b'"text"', 422, "dictionary"),
-        ("POST", "/runs", b"{}", 422, "neither an agent nor a version is named"),
+        ("POST", "/runs", b"{}", 422, "name an agent or a version"),
         ("POST", "/runs", b'{"version": "x", "colour": 1}', 422, "colour: Extra inputs"),
         ("POST", "/runs", b'{"version": "x", "input": []}', 422, "input: "),
         ("POST", "/runs", b'{"version": "x", "input": {"a": NaN}}', 422, "NaN"),
@@ -389,7 +389,7 @@ def test_a_rule_of_keeping_is_checked(home: Home) -> None:
         )
         refused = await http.post("/agents", json=DEPLOY | {"keep": "for ever"})
         assert refused.status_code == 422
-        assert "does not say how long" in refused.json()["detail"]
+        assert "is not a time to keep snapshots" in refused.json()["detail"]
 
     ask(home, talk)
 

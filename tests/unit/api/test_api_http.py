@@ -90,7 +90,7 @@ async def test_a_stream_goes_on_after_the_last_event(client: httpx.AsyncClient) 
     rest = (await client.get(path, headers={"last-event-id": ids[1]})).text
     events = [data for name, data in parse_events(rest.splitlines()) if name == "entry"]
     assert [event["seq"] for event in events] == [int(id) for id in ids[2:]]
-    # What is no id of ours is no place to go on from.
+    # What is no id of ours is neither a position to go on from.
     assert (await client.get(path, headers={"last-event-id": "x"})).text == whole
 
 

@@ -25,13 +25,13 @@ def test_nothing_is_opened_unasked() -> None:
 
 @pytest.mark.parametrize("text", ["8080", ":8080", "127.0.0.1:", "127.0.0.1:99999", "a:b"])
 def test_what_is_no_address_is_said(text: str) -> None:
-    with pytest.raises(Invalid, match="is no address"):
+    with pytest.raises(Invalid, match="is not an address"):
         listener({LISTEN: text})
 
 
 @pytest.mark.parametrize("url", ["agents.example.com", "ftp://x", "https://x?y", "https://", "x"])
 def test_what_is_no_url_is_said(url: str) -> None:
-    with pytest.raises(Invalid, match="no URL"):
+    with pytest.raises(Invalid, match="not a URL"):
         listener({PUBLIC_URL: url})
 
 

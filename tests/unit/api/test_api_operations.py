@@ -95,7 +95,7 @@ def test_a_schedule_is_added_paused_and_removed(home: Home) -> None:
 def test_a_wrong_schedule_is_refused_in_words(home: Home) -> None:
     async def talk(http: httpx.AsyncClient, store: SqliteStore) -> None:
         for change, status, words in (
-            ({"cron": "99 * * * *"}, 400, "no cron expression"),
+            ({"cron": "99 * * * *"}, 400, "not a cron expression"),
             ({"zone": "Mars/Base"}, 400, "no time zone"),
             ({"agent": "nobody"}, 404, "nobody"),
             ({"input": {"x": 1}}, 400, "unknown: x"),

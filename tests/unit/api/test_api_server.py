@@ -76,7 +76,7 @@ def test_one_server_on_a_private_socket(home: Home) -> None:
             with pytest.raises(NotFound):
                 client.run(ref)
         for ref in ("", " \t"):
-            with pytest.raises(Invalid, match="is no id or name"):
+            with pytest.raises(Invalid, match="is not an id or a name"):
                 client.run(ref)
         # Asking again finds it, and starts nothing.
         ensure_server(home, deadline_s=LIMIT_S)

@@ -143,10 +143,10 @@ def test_what_is_no_text_is_refused_in_words(torpor: Torpor, agent: str) -> None
     """Arguments that are not UTF-8 come as halves of surrogate pairs."""
     for args in (["-i", "a=\udcff"], ["-i", "\udcff=1"], ["--id-key", "\udcff"]):
         done = torpor("run", agent, "-d", *args)
-        assert (done.exit_code, "what is given holds half" in done.stderr) == (2, True)
+        assert (done.exit_code, "the value holds half" in done.stderr) == (2, True)
         assert "internal error" not in done.stderr
     done = torpor("show", "run_\udcff")
-    assert (done.exit_code, "is no text" in done.stderr) == (2, True)
+    assert (done.exit_code, "is not text" in done.stderr) == (2, True)
 
 
 def test_input_from_every_side(torpor: Torpor, agent: str, client: Client, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_approve_by_a_runs_id_or_the_start_of_one(
     assert again.exit_code == 2
     shown = " ".join(torpor("show", run).stdout.split())
     assert "3.0 kB of 9.0 kB in its log, 5.0 kB beside it, 1.0 kB not kept: torpor logs" in shown
-    assert "waits for nobody's answer" in again.stderr
+    assert "does not wait for an answer" in again.stderr
 
 
 def test_a_shell_offers_the_waits_that_a_person_may_answer(
@@ -282,7 +282,7 @@ def test_an_event_is_taken_kept_or_known(torpor: Torpor, agent: str, client: Cli
     wait = suspended(client, run)
     assert "waiting for the event: paid" in torpor("ps").stdout
     assert f"torpor send {run} paid --data VALUE" in torpor("show", run).stdout
-    assert "waits for nobody's answer" in torpor("complete", run).stderr
+    assert "does not wait for an answer" in torpor("complete", run).stderr
     assert "kept until" in torpor("send", run, "other").stderr
     assert "nothing has changed" in torpor("send", run, "paid", "--id", "known").stderr
     assert torpor("send", run, "paid", "--data", "1e999").exit_code == 2

@@ -56,7 +56,7 @@ def test_nothing_is_overwritten_unasked(torpor: Torpor, run: str, tmp_path: Path
     ):
         target.write_text("mine")
         refused = torpor(*command)
-        assert refused.exit_code == 2 and "is there already" in refused.stderr, command
+        assert refused.exit_code == 2 and "exists already" in refused.stderr, command
         assert target.read_text() == "mine"
         assert torpor(*command, "--force").exit_code == 0
         assert target.read_bytes()[:4] != b"mine"
@@ -65,7 +65,7 @@ def test_nothing_is_overwritten_unasked(torpor: Torpor, run: str, tmp_path: Path
 def test_into_a_run_is_refused_with_the_way(torpor: Torpor, run: str, tmp_path: Path) -> None:
     done = torpor("cp", str(tmp_path), f"{run}:x")
     assert done.exit_code == 2
-    assert "not copied into a run" in done.stderr and "torpor run --file" in done.stderr
+    assert "cannot be copied into a run" in done.stderr and "torpor run --file" in done.stderr
 
 
 def test_what_is_not_there_names_what_is(torpor: Torpor, run: str) -> None:

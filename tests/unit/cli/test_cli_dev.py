@@ -219,7 +219,7 @@ def test_of_several_agents_one_is_to_be_named(
     two = AGENT + "\n@torpor.agent\ndef other():\n    return 1\n"
     with developing(program, server, two, tmp_path) as (terminal, project):
         terminal.expect(f"error: {project.agent} has several agents: main, other")
-        terminal.expect(f"Name one: {project.agent}:main")
+        terminal.expect(f"Name one, such as {project.agent}:main")
 
 
 def test_an_input_that_does_not_fit(program: list[str], server: Home, tmp_path: Path) -> None:

@@ -139,10 +139,10 @@ def test_what_is_done_on_the_servers_host_says_so(
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("agents.example.com", "is no URL"),
-        ("http://host:port", "is no URL"),
-        ("https://me:secret@example.com", "has a user or password"),
-        ("https://example.com/?key=x", "has more than a path"),
+        ("agents.example.com", "is not a URL"),
+        ("http://host:port", "is not a URL"),
+        ("https://me:secret@example.com", "contains a user or a password"),
+        ("https://example.com/?key=x", "has a query or a fragment"),
     ],
 )
 def test_a_url_that_is_none_is_refused(

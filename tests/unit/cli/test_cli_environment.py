@@ -34,7 +34,7 @@ def test_pairs_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("pair", "says"),
     [
-        ("NOT_SET_ANYWHERE", "NOT_SET_ANYWHERE is not set here; give NOT_SET_ANYWHERE=VALUE"),
+        ("NOT_SET_ANYWHERE", "NOT_SET_ANYWHERE is not set here; write NOT_SET_ANYWHERE=VALUE"),
         ("=x", "no name"),
         ("A B=x", "no name"),
         ("PATH=/x", "PATH cannot be set"),

@@ -78,7 +78,7 @@ def test_what_is_typed_wrong(torpor: Torpor, run: str) -> None:
         (["exec", run, "--"], "a command after it"),
         (["exec", "-u", "me", run, "true"], "neither agent nor root"),
         (["exec", "-e", "A B=1", run, "true"], "no name"),
-        (["exec", "-it", run, "true"], "-t gives it a terminal"),
+        (["exec", "-it", run, "true"], "-t needs a terminal"),
     ):
         done = torpor(*arguments)
         assert done.exit_code == 2 and says in " ".join(done.output.split()), done.output

@@ -70,7 +70,7 @@ def test_a_file(beside: Beside, here: Path) -> None:
     fetch(beside, "-rf", here)
     assert (here / "other.bin").read_bytes() == bytes(300_000)
     assert names(here) == ["-rf", "a.txt", "other.bin"]
-    with pytest.raises(Conflict, match="is there already"):
+    with pytest.raises(Conflict, match="exists already"):
         fetch(beside, "a.txt", here)
     assert fetch(beside, "a.txt", here, force=True)
 
@@ -87,7 +87,7 @@ def test_a_directory_is_one_here(beside: Beside, here: Path) -> None:
     fetch(beside, "out/deep", here / "named")
     assert names(here / "named") == ["c"]
     (here / "out" / "b.bin").write_text("mine")
-    with pytest.raises(Conflict, match=r"b\.bin and 2 more is there already"):
+    with pytest.raises(Conflict, match=r"b\.bin and 2 more exists already"):
         fetch(beside, "out", here)
     assert (here / "out" / "b.bin").read_text() == "mine"
     fetch(beside, "out", here, force=True)

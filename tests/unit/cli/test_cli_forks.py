@@ -69,8 +69,8 @@ def test_a_retry(torpor: Torpor, agent: str, client: Client) -> None:
         (("--set", "step:a=1"), 2, "OP=VALUE"),
         (("--set", "step:a#1=@/none"), 2, "cannot read"),
         (("--input", "[]"), 2, "must be a JSON object"),
-        (("--at", "99"), 2, "has no place 99"),
-        (("--agent", "a.py:name"), 2, "names a file"),
+        (("--at", "99"), 2, "cannot be forked at 99"),
+        (("--agent", "a.py:name"), 2, "takes a file without :NAME"),
     ],
 )
 def test_what_cannot_be_forked(

@@ -124,17 +124,17 @@ def test_a_parameter_takes_a_file_as_it_is_annotated(command: Torpor, here: Path
         (["--file", "note.txt:/x"], "is absolute"),
         (["--file", "note.txt:"], "names no place"),
         (["--file", ":x"], "names no file"),
-        (["--file", "note.txt", "--file", "d/a:note.txt"], "are both to be at note.txt"),
-        (["--file", "note.txt:d", "--file", "d"], "'d' is to be a file, and the directory of"),
+        (["--file", "note.txt", "--file", "d/a:note.txt"], "would both be at note.txt"),
+        (["--file", "note.txt:d", "--file", "d"], "'d' would be both a file and the directory of"),
         (["--file", "fifo"], "is no regular file"),
         (["--file", "links"], "is a link to a directory"),
         (["--file", "huge"], "at most 1,073,741,824"),
-        (["-i", "text=@data.bin"], "an input takes 1,048,576; annotate the parameter Path"),
+        (["-i", "text=@data.bin"], "an input takes at most 1,048,576; annotate the parameter Path"),
         (["-i", "any=@binary"], "has no annotation, and so takes text; annotate it Path or bytes"),
         (["-i", "text=@binary"], "byte 128 is not UTF-8), and the parameter takes text"),
         (["-i", "text=@d"], "is a directory; annotate the parameter Path"),
         (["-i", "raw=@huge"], "at most 1,073,741,824"),
-        (["-i", "raw=@big"], "bytes are taken up to 67,108,864; annotate the parameter Path"),
+        (["-i", "raw=@big"], "a bytes parameter takes at most 67,108,864; annotate it Path"),
         (["-i", "doc=@nowhere"], "there is no file nowhere"),
     ],
 )
@@ -160,7 +160,7 @@ def test_a_schedule_and_a_fork_are_given_no_files(command: Torpor) -> None:
     run = Client(Home.find()).runs()[0]["id"]
     for args in (("fork", run), ("schedules", "add", "s", "@daily", "look")):
         done = command(*args, "-i", "doc=@note.txt")
-        assert "only a run that is started is given files" in done.stderr, done.stderr
+        assert "only torpor run can give files to a run" in done.stderr, done.stderr
 
 
 def test_programs_give_files_and_bytes(here: Path, real: Home) -> None:
@@ -191,7 +191,7 @@ def test_a_file_that_changes_meanwhile_is_refused(
         whole = client_files.Content.of(path)
         change(path)
         monkeypatch.setattr(client_files.Content, "of", lambda given: whole)
-        with pytest.raises(Invalid, match="was changed while it was uploaded"):
+        with pytest.raises(Invalid, match="changed while it was being uploaded"):
             Client(real).upload(path)
         monkeypatch.undo()
 

@@ -99,6 +99,6 @@ def test_backing_up(torpor: Torpor, tmp_path: Path) -> None:
     done = torpor("backup", str(tmp_path / "damaged"))
     assert (done.exit_code, "layer 00 is missing" in done.stderr) == (1, True)
     done = torpor("backup", str(tmp_path / "taken"))
-    assert (done.exit_code, "is there already" in done.stderr) == (2, True)
+    assert (done.exit_code, "exists already" in done.stderr) == (2, True)
     done = torpor("restore", str(tmp_path))
-    assert (done.exit_code, "no backup of torpor" in done.stderr) == (2, True)
+    assert (done.exit_code, "not a backup of torpor" in done.stderr) == (2, True)

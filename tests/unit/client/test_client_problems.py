@@ -47,7 +47,7 @@ def test_another_version_is_named_with_what_it_refused(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(("key", "hint"), [("", f"Set {KEY}"), ("torpor_x", "does not take")])
 def test_a_key_that_is_not_taken(monkeypatch: pytest.MonkeyPatch, key: str, hint: str) -> None:
-    said = refused(Unauthorized("a key is needed"))
+    said = refused(Unauthorized("this needs a key"))
     error = asked(monkeypatch, "401 Unauthorized", said, key=key)
     assert isinstance(error, Unauthorized) and hint in error.hint
     assert "torpor_x" not in error.hint
@@ -72,7 +72,7 @@ def test_a_proxy_that_leads_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_is_no_torpor(monkeypatch: pytest.MonkeyPatch, status: str, body: str) -> None:
     error = asked(monkeypatch, status, body)
-    assert isinstance(error, Invalid) and "is no torpor" in error.message
+    assert isinstance(error, Invalid) and "is not a torpor server" in error.message
 
 
 def test_a_key_is_not_shown_with_where_it_is_for() -> None:

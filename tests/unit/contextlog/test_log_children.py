@@ -103,7 +103,7 @@ def test_a_child_is_started_as_was_asked(family: Family) -> None:
     assert (row.queue, row.queue_key, row.priority) == ("mail", "k", 3)
     assert (row.not_before, row.expires_at, row.ready) == (17.0, 25.0, False)
     assert family.row(plain.child).queue == "agent:work" and family.row(plain.child).ready
-    assert wrong.value is not None and "queue: ' ' is no name" in wrong.value["data"]["message"]
+    assert wrong.value is not None and "queue: ' ' is not a name" in wrong.value["data"]["message"]
     begun = family.commit(lambda c: read_entries(c, family.parent, 0, ["op.begin"]))
     assert [each.data.get("start") for each in begun] == [how, None, {"queue": " "}]
 
@@ -263,7 +263,7 @@ def test_what_a_name_means(family: Family) -> None:
 
 def test_who_waits_for_a_child_is_not_exported(family: Family) -> None:
     (wait,) = family.spawn(asked(1))
-    with pytest.raises(Conflict, match="spawned"):
+    with pytest.raises(Conflict, match="waits for child runs"):
         family.commit(lambda c: transfer.read_run(c, family.parent))
     assert wait.child is not None
     child = wait.child

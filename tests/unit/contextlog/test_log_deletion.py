@@ -144,7 +144,7 @@ def test_one_that_has_not_ended_or_is_shared_is_refused(commit: Any) -> None:
     running, epoch = commit.claimed()
     with pytest.raises(Conflict, match="has not ended: it is running") as refused:
         remove(commit, running)
-    assert refused.value.hint == f"torpor cancel {running}"
+    assert refused.value.hint == f"Cancel it first: torpor cancel {running}"
     run = commit(lambda c: work(c, "ORIGIN"))
 
     def fork(c: Connection) -> RunId:

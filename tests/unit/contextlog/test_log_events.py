@@ -95,7 +95,7 @@ def test_what_cannot_be_taken_is_refused_and_changes_nothing(
     assert taken(await_one(commit, run, 1)) == ("completed", 0)
     assert send(commit, run, 3, event="e").seq > kept[1].seq  # there is room again
     commit(lambda c: transition(c, run, epoch, RunState.COMPLETED, 14.0))
-    with pytest.raises(Conflict, match="takes no event any more"):
+    with pytest.raises(Conflict, match="takes no more events"):
         send(commit, run, 4)
     assert send(commit, run, 3, event="e").again
 

@@ -430,7 +430,7 @@ def test_a_fork_begins_from_the_newest_snapshot_that_did_nothing_else(story: Sto
         *(None, first.id, first.id, second.id, second.id)
     ]
     assert base(8, base=first.id) == first.id
-    with pytest.raises(Conflict, match="its machine has seen what the fork has not"):
+    with pytest.raises(Conflict, match="its machine has seen more than the fork shares"):
         base(7, base=second.id)
     # Whose result is another cannot have been seen.
     assert base(8, set={OpId("step:b#1"): 1}) == first.id

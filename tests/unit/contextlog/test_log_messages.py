@@ -215,7 +215,7 @@ def test_a_request_may_be_longer_than_an_entry_but_not_without_end(commit: Any) 
     talk = Conversation(commit)
     talk.call([{"role": "user", "content": "x" * 3_000_000}])
     assert talk.read() == talk.bodies
-    with pytest.raises(Invalid, match="characters; 16,777,216 are taken"):
+    with pytest.raises(Invalid, match="characters; the limit is 16,777,216"):
         talk.call([{"role": "user", "content": "x" * BODY_CHARS_MAX}])
     begin = {"kind": "model", "name": "m", "digest": "d", "data": {"body": 1, "x": "x" * 2_000_000}}
     with pytest.raises(Invalid, match="bytes as JSON"):

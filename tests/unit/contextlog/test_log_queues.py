@@ -184,7 +184,7 @@ def test_what_a_run_only_waited_with_a_machine_does_not_count(log: Log) -> None:
 
 def test_whose_queue_a_run_is_in(log: Log) -> None:
     assert runs.get_run(log.c, log.make()).queue == "f:a"
-    with pytest.raises(Invalid, match="no name"):
+    with pytest.raises(Invalid, match="not a name"):
         log.make(" ")
     with pytest.raises(NotFound):
         queues.get_queue(log.c, "nowhere")

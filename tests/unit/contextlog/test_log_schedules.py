@@ -127,7 +127,7 @@ def test_its_name_is_its_dedup_key(log: Scheduled) -> None:
     log.fire()
     log.add()
     assert log.row().last_run is not None
-    with pytest.raises(Conflict, match="says otherwise"):
+    with pytest.raises(Conflict, match="already a different schedule"):
         log.add(cron="5 * * * *")
     schedules.remove_schedule(log.c, "s")
     with pytest.raises(NotFound):

@@ -58,7 +58,7 @@ def test_a_sleeping_run_is_moved_to_the_current_version(commit: Commit) -> None:
 def test_only_where_the_version_says_that_it_can(commit: Commit) -> None:
     run = sleeping(commit)
     deploy(commit, NEW, 20.0)
-    with pytest.raises(Conflict, match="does not say"):
+    with pytest.raises(Conflict, match="does not accept runs"):
         commit(lambda c: upgrade_run(c, run, None, check_input, 21.0))
     deploy(commit, OTHER, 22.0, takes="m", upgradable=True)
     with pytest.raises(Invalid, match="missing: m"):

@@ -192,10 +192,10 @@ def test_a_backup_that_cannot_be_made_leaves_nothing(
         taken.mkdir()
         (taken / "file").touch()
         for directory, error, said in (
-            (taken, Conflict, "is there already"),
-            (taken / "file", Conflict, "is there already"),
-            (Path("relative"), Invalid, "no absolute path"),
-            (here.home.root / "inside", Invalid, "in the data directory itself"),
+            (taken, Conflict, "exists already"),
+            (taken / "file", Conflict, "exists already"),
+            (Path("relative"), Invalid, "not an absolute path"),
+            (here.home.root / "inside", Invalid, "inside the data directory"),
             (taken / "file" / "below", HostError, "cannot write"),
         ):
             with pytest.raises(error, match=said):
@@ -248,13 +248,13 @@ def _damage(kept: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
-    "no facts": (lambda kept: (kept / "backup.json").unlink(), Invalid, "no backup of torpor"),
+    "no facts": (lambda kept: (kept / "backup.json").unlink(), Invalid, "not a backup of torpor"),
     "newer": (_edit(lambda facts: facts.update(version=2)), Invalid, "this torpor reads"),
-    "no files": (_edit(lambda facts: facts.pop("files")), Invalid, "no backup of torpor"),
+    "no files": (_edit(lambda facts: facts.pop("files")), Invalid, "not a backup of torpor"),
     "a path out of it": (
         _edit(lambda facts: facts["files"].append(["../x", 1, "0" * 64])),
         Invalid,
-        "no path in it",
+        "not a path in it",
     ),
     "a file lost": (lambda kept: (kept / "torpor.db").unlink(), Damaged, r"1 files .*torpor\.db"),
     "a byte changed": (_damage, Damaged, "1 files of the backup are missing or damaged"),

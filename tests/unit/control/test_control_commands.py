@@ -133,7 +133,7 @@ async def test_what_cannot_begin(plain: Plain, hasty: None) -> None:
     nowhere = await (await begin(plain, run, "true", dir="not/there")).end()
     assert isinstance(nowhere, Ended)
     assert nowhere.code == 126 and "there is no such directory" in nowhere.problem
-    with pytest.raises(Invalid, match="nobody else to be"):
+    with pytest.raises(Invalid, match="commands can only run as the server's user"):
         await begin(plain, run, "true", root=True)
     with pytest.raises(Invalid, match="no command"):
         await begin(plain, run)
@@ -143,7 +143,7 @@ async def test_what_cannot_begin(plain: Plain, hasty: None) -> None:
         await begin(plain, run, "true")
     assert f"torpor fork {run} --at" in ended.value.hint
     later = await plain.run(await plain.deploy(WAITER), None, Start(delay_s=1000))
-    with pytest.raises(Conflict, match="has not begun"):
+    with pytest.raises(Conflict, match="has not started"):
         await begin(plain, later, "true")
 
 
@@ -176,7 +176,7 @@ async def test_no_more_is_kept_than_a_window(plain: Plain, hasty: None) -> None:
     assert seen.command._unread == WINDOW_BYTES
     while not seen.err:
         await seen.more()
-    seen.command.cut_off(HostError("its client went away"))
+    seen.command.cut_off(HostError("the client went away"))
     await asyncio.to_thread(wait_gone, int(seen.err))
     deaf = await begin(plain, run, "sleep", "1000", stdin=True)
     feeding = asyncio.create_task(deaf.command.feed(bytes(10 * WINDOW_BYTES)))
@@ -243,7 +243,7 @@ async def test_there_are_not_too_many(plain: Plain, hasty: None) -> None:
     run = await plain.run(version)
     await plain.suspended(run)
     several = [await begin(plain, run, "sleep", "1000") for _ in range(RUN_MAX)]
-    with pytest.raises(Exhausted, match=f"{RUN_MAX} commands run beside an agent at most"):
+    with pytest.raises(Exhausted, match=f"{RUN_MAX} commands run beside an agent at a time"):
         await begin(plain, run, "true")
     assert HOST_MAX > RUN_MAX
     for each in several:

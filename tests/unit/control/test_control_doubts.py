@@ -70,7 +70,7 @@ async def test_a_step_is_held_until_somebody_knows(
     assert (wait["kind"], wait["data"]["step"]) == ("doubt", STEP)
     assert STEP in wait["prompt"]
     for bad in (None, True, "perhaps", {"done": 1, "fail": "x"}, {"fail": 3}):
-        with pytest.raises(Invalid, match="settles no step"):
+        with pytest.raises(Invalid, match="does not settle a step"):
             await service.complete(wait["id"], bad, None, None, "ada")
     with pytest.raises(Invalid, match="not for approval"):
         await service.complete(wait["id"], "again", True, None, "ada")

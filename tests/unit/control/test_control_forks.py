@@ -131,7 +131,9 @@ async def test_a_result_that_is_set_is_what_the_fork_gets(world: World, service:
 async def test_a_retry_goes_on_from_the_failure(world: World, service: Service) -> None:
     run = await world.run((["step", "a"], ["wait", "q"], ["step", "b"], ["fail", "Oops"]))
     await world.asleep(run)
-    with pytest.raises(Conflict, match="is suspended; a run is retried that has failed"):
+    with pytest.raises(
+        Conflict, match="is suspended; only a failed or cancelled run can be retried"
+    ):
         await service.retry(run, None)
     assert (await answer(world, run, "yes")).state is RunState.FAILED
     again = RunId((await service.retry(run, None))["id"])
@@ -158,16 +160,16 @@ async def test_places_that_make_no_sense(world: World, service: Service) -> None
     template = str((await world.entries(run, "machine.up"))[0].data["snapshot"])
     with pytest.raises(Conflict, match="is a template"):
         await fork(service, run, at=template)
-    with pytest.raises(Invalid, match="is no place"):
+    with pytest.raises(Invalid, match="is neither a position"):
         await fork(service, run, at="7")
-    with pytest.raises(Conflict, match="followed from the input that it had"):
+    with pytest.raises(Conflict, match="followed from its input"):
         await fork(service, run, input={}, at=6)
-    with pytest.raises(Conflict, match="followed from the input that it had"):
+    with pytest.raises(Conflict, match="followed from its input"):
         await fork(service, run, input={}, set={"step:a#1": 1})
     other = await world.run(LIFE)
     await world.asleep(other)
     (theirs,) = await world.store.read(lambda c: snapshots.list_snapshots(c, other))
-    with pytest.raises(Conflict, match="has seen what the fork has not"):
+    with pytest.raises(Conflict, match="has seen more than the fork shares"):
         await fork(service, run, at=theirs.id)
     assert len(await world.store.read(runs.list_runs)) == 2
 

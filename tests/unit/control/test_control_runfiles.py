@@ -245,7 +245,7 @@ async def test_one_that_breaks_off_or_is_another_leaves_nothing(here: Place) -> 
 
     with pytest.raises(ConnectionResetError):
         await of(here).receive(broken(), None, len(LARGE))
-    with pytest.raises(Invalid, match="changed while it was uploaded"):
+    with pytest.raises(Invalid, match="changed while it was being uploaded"):
         await of(here).receive(coming(LARGE), digest(LARGE + b"x"), None)
     assert stored(here) == []
 
@@ -332,7 +332,7 @@ async def test_what_cannot_be_a_runs_is_refused_before_there_is_one(here: Place)
     known, agent = of(here), await agent_row(here)
     large = await put(known, LARGE)
     await known.check(agent, {"a": large})
-    with pytest.raises(NotFound, match=r"no file has been uploaded that is '00.*, for b"):
+    with pytest.raises(NotFound, match=r"no file '00.* has been uploaded, for b"):
         await known.check(agent, {"a": large, "b": "00"})
     with pytest.raises(Invalid, match="leads out of it"):
         await known.check(agent, {"../a": large})

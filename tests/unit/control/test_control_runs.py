@@ -350,10 +350,10 @@ async def test_a_machine_that_lost_its_run(world: World) -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ([["value", 2 << 20]], "the data of op.end entry step:2097152#1 takes 2,097,"),
-        ([["value", 600_000], ["value", 600_001]], "the run's outcome takes 1,200,"),
-        ([["print", 2 << 20]], "the data of output entry takes 2,097,"),
-        ([["emit", 2 << 20]], "the data of note.emit entry takes 2,097,"),
+        ([["value", 2 << 20]], "the data of op.end entry step:2097152#1 has 2,097,"),
+        ([["value", 600_000], ["value", 600_001]], "the run's outcome has 1,200,"),
+        ([["print", 2 << 20]], "the data of output entry has 2,097,"),
+        ([["emit", 2 << 20]], "the data of note.emit entry has 2,097,"),
         (
             [["raw", {"t": "end", "op": "step:never#1", "ok": True}]],
             "operation step:never#1 ended without having begun",
@@ -376,7 +376,7 @@ async def test_what_cannot_be_recorded_fails_the_run(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["raw", None], "does not speak as it should: a message that is not JSON"),
+        (["raw", None], "sent an invalid message: a message that is not JSON"),
         (["raw", {"t": "hello", "protocol": 1, "python": "3", "kernel": "6"}], "sent 'hello'"),
         (["raw", {"t": "thawed", "epoch": 7, "at": 1.0}], "sent 'thawed'"),
         (["raw", {"t": "crashed", "traceback": "Traceback: oh"}], "supervisor failed:\nTraceback"),
@@ -483,7 +483,7 @@ async def test_an_answer_of_a_model_that_is_too_large(world: World) -> None:
     assert row.state is RunState.COMPLETED
     assert row.result["model:m#1"]["status"] == 502
     assert row.result["model:m#1"]["headers"]["x-should-retry"] == "false"  # nor be paid again
-    assert "at most 1,048,576" in row.result["model:m#1"]["body"]
+    assert "the limit is 1,048,576" in row.result["model:m#1"]["body"]
 
 
 async def test_a_model_that_is_not_there(world: World) -> None:

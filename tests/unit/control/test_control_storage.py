@@ -234,7 +234,7 @@ def test_reclaiming_follows_the_agents_rule(tmp_path: Path) -> None:
         assert newest is not None and newest.created_at == 103.0
         all_of = await here.log.read(lambda c: snapshots.list_snapshots(c, gone, reclaimed=True))
         assert len(all_of) == 4, "records stay"
-        with pytest.raises(Conflict, match="reclaimed already"):
+        with pytest.raises(Conflict, match="has been removed"):
             await here.commit(lambda c: snapshots.set_pinned(c, all_of[0].id, True))
 
     in_a_place(tmp_path, story)
@@ -471,7 +471,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception]]] = {
     "another version": (lambda head: head["run"].update(version="0" * 32), Invalid),
     "another size": (lambda head: head["agent"]["spec"].update(memory_mib=1024), Invalid),
     "no agent": (lambda head: head.update(agent=None), Invalid),
-    "another machine": (lambda head: head["needs"].update(cpu="z"), Invalid),
+    "a machine other": (lambda head: head["needs"].update(cpu="z"), Invalid),
     "no needs": (lambda head: head.update(needs=None), Invalid),
     "odd needs": (lambda head: head["needs"].update(x=1), Invalid),
     "a member less": (lambda head: head["members"].pop(), Invalid),
@@ -533,10 +533,10 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
         run, other = await here.run(version, 3), await here.run(version, 1)
         mine = (await here.log.read(lambda c: snapshots.list_snapshots(c, run)))[0]
         (theirs,) = await here.log.read(lambda c: snapshots.list_snapshots(c, other))
-        with pytest.raises(Conflict, match="is no snapshot of"):
+        with pytest.raises(Conflict, match="is not a snapshot of"):
             await here.export(run, theirs.id)
         await here.commit(lambda c: snapshots.reclaim(c, [mine.id], 1.0))
-        with pytest.raises(Conflict, match="was reclaimed"):
+        with pytest.raises(Conflict, match="has been removed"):
             await here.export(run, mine.id)
         await here.commit(lambda c: runs.claim(c, run, 400.0))
         with pytest.raises(Conflict, match="is running"):

@@ -105,7 +105,7 @@ WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
     "nothing came": ([BEGIN, END], "never came"),
     "too little came": ([BEGIN, PART, END | {"blob": {"bytes": 1001, "form": "bytes"}}], "1,000 b"),
     "more than is taken": ([BEGIN, *[PART] * 4], "more than 3,000 bytes"),
-    "no base64": ([BEGIN, PART | {"data": "?"}], "no base64"),
+    "not base64": ([BEGIN, PART | {"data": "?"}], "not base64"),
 }
 
 

@@ -32,7 +32,7 @@ def test_what_may_be_set() -> None:
         ({"A": "x\0y"}, "without a NUL"),
         ({"A": "\ud800"}, "must be text"),
         ({"A": "x" * 33_000}, "at most 32,768 characters"),
-        (dict.fromkeys("ABC", "x" * 32_000), f"at most {CHARS_MAX:,} are taken"),
+        (dict.fromkeys("ABC", "x" * 32_000), f"the limit is {CHARS_MAX:,}"),
         ({"PATH": "/bin"}, "programs of the agent's dependencies"),
         ({"PYTHONPATH": "."}, "leads to torpor"),
         ({"OPENAI_API_KEY": "sk"}, "torpor, which has the key"),

@@ -196,7 +196,7 @@ def test_a_wait_is_answered(home: Home) -> None:
         ("GET", "/ui/nothing", {}, 404, "/ui/nothing"),
         ("POST", "/ui/runs", {}, 405, "Method"),
         ("POST", "/ui/runs/run_none/cancel", {}, 404, "run_none"),
-        ("POST", "/ui/runs/run_none/fork", {"at": "-1"}, 422, "a place in a log"),
+        ("POST", "/ui/runs/run_none/fork", {"at": "-1"}, 422, "a position in a log"),
         ("POST", f"/ui/agents/{VERSION}/runs", {"input": "[1]"}, 422, "a JSON object"),
     ],
 )
@@ -276,7 +276,7 @@ def test_a_queue_is_paused_and_limited(home: Home) -> None:
         page = await browser.http.get("/ui/queues")
         assert "Resume" in page.text and "2 per key, starts 10/1m" in page.text
         wrong = await browser.post("/ui/queues/web%2Feu", per_key="many")
-        assert wrong.status_code == 422 and "per_key is a number" in wrong.text
+        assert wrong.status_code == 422 and "per_key must be a number" in wrong.text
 
     browse(home, talk)
 

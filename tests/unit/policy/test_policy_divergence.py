@@ -28,5 +28,5 @@ def test_forks_do_not_go_on_for_ever() -> None:
 
 @pytest.mark.parametrize("word", ["", "Stop", None, 3, True])
 def test_other_words_are_refused(word: object) -> None:
-    with pytest.raises(Invalid, match=r"a\.py: on_divergence: .* does not say"):
+    with pytest.raises(Invalid, match=r"a\.py: on_divergence: .* is not a way to handle"):
         check_on_divergence(word, "a.py: on_divergence")

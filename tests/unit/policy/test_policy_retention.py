@@ -76,7 +76,7 @@ def test_of_any_run(days: list[float], keep: Keep, pins: set[int], finished: boo
     "text", ["last", "last 0", "last -1", "last 1000000", "7", "7 d", "0d", "7w", "ALL", "none"]
 )
 def test_any_other_rule_is_refused(text: str) -> None:
-    with pytest.raises(Invalid, match=r"agent.py: keep: .* how long") as refused:
+    with pytest.raises(Invalid, match=r"agent.py: keep: .* not a time to keep") as refused:
         parse_keep(text, "agent.py: keep")
     assert "last 3" in refused.value.hint
 

@@ -269,7 +269,7 @@ def test_a_directory_with_requirements(tmp_path: Path) -> None:
         ("./lib", "is not on PyPI"),
         ("x @ https://example.com/x.whl", "x comes from https"),
         ("--index-url https://example.com", "an option that torpor does not know"),
-        ("-r requirements.txt", "it names itself"),
+        ("-r requirements.txt", "includes itself"),
         ("-r absent.txt", "absent.txt cannot be read"),
         ("a b c", "is not a requirement"),
     ],

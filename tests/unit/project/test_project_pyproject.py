@@ -73,11 +73,14 @@ extras = ["all"]
     [
         ('dependencies = ["lib"]\n[tool.uv.sources]\nLib = {path = "../lib"}', "path = ../lib"),
         ('dependencies = ["lib @ git+https://x/y"]', "lib comes from git"),
-        ('dynamic = ["dependencies"]', "nothing of it is run to find out"),
+        ('dynamic = ["dependencies"]', "torpor does not run a build to find out"),
         ("[tool.poetry.dependencies]\nx = {git = 'https://x/y'}", "x has git"),
         ("[tool.poetry.dependencies]\nx = '^1 || ^3'", "alternatives"),
-        ("[tool.poetry.dependencies]\nx = '^latest'", "no version"),
-        ("[tool.poetry.dependencies]\nx = {version = '1', markers = 'when old'}", "no markers"),
+        ("[tool.poetry.dependencies]\nx = '^latest'", "not a version"),
+        (
+            "[tool.poetry.dependencies]\nx = {version = '1', markers = 'when old'}",
+            "not valid markers",
+        ),
         ("[tool.torpor]\nextras = ['x']", r"extras = \['x'\] is not in"),
         ("dependencies = 'x'", "must be a list of strings"),
     ],

@@ -163,13 +163,13 @@ def test_included_files(tmp_path: Path) -> None:
         ("[tool.torpor]\ninclude = ['/etc/passwd']", "must stay below the agent's own directory"),
         ("[tool.torpor]\ninclude = ['a/../../b']", "must stay below the agent's own directory"),
         ("[tool.torpor]\ninclude = ['.']", "'.' is the directory itself"),
-        ("[tool.torpor]\ninclude = ['**a']", r"include = \['\*\*a'\] is no pattern"),
+        ("[tool.torpor]\ninclude = ['**a']", r"include = \['\*\*a'\] is not a valid pattern"),
         ("[tool.torpor]\ninclude = ['*.txt']", r"include = \['\*.txt'\] matches no file"),
         ("[tool.torpor]\nentry = 1", "1 is not a path"),
         ("[tool.torpor]\nmemory = 512", "memory = 512 is not a size"),
-        ("[tool.torpor]\nmemory = '190M'", "even MiB from 192M to 16384M are taken"),
-        ("[tool.torpor]\nmemory = '193M'", "even MiB from 192M to 16384M are taken"),
-        ("[tool.torpor]\ndisk = '65G'", "even MiB from 64M to 65536M are taken"),
+        ("[tool.torpor]\nmemory = '190M'", "an even number of MiB from 192M to 16384M"),
+        ("[tool.torpor]\nmemory = '193M'", "an even number of MiB from 192M to 16384M"),
+        ("[tool.torpor]\ndisk = '65G'", "an even number of MiB from 64M to 65536M"),
         (f"[tool.torpor]\ndisk = '{'9' * 5000}M'", "is not a size"),
     ],
 )
@@ -214,7 +214,7 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toml = '[tool.torpor]\ninclude = ["*.txt"]'
     files = {"a.txt": "", "b.txt": ""}
     assert len(read(tmp_path, toml, files).files) == 3
-    with pytest.raises(Invalid, match=r"the agent has 4 files of .* at most 3 files") as refused:
+    with pytest.raises(Invalid, match=r"has 4 files of .* the limit is 3 files") as refused:
         read(tmp_path, toml, files | {"c.txt": ""})
     assert "exclude" in refused.value.hint
     (tmp_path / "c.txt").unlink()
@@ -253,7 +253,7 @@ def test_what_an_agent_is_called(tmp_path: Path) -> None:
     assert read_agent(project(tmp_path, '[project]\nname = "billing"')).called == "billing"
     own = '[project]\nname = "billing"\n[tool.torpor]\nname = "bills"'
     assert read_agent(project(tmp_path, own)).called == "bills"
-    with pytest.raises(Invalid, match="name: 3 is no name"):
+    with pytest.raises(Invalid, match="name: 3 is not a name"):
         read_agent(project(tmp_path, "[tool.torpor]\nname = 3"))
 
 
@@ -381,4 +381,4 @@ def test_what_is_no_python_file_is_told(tmp_path: Path) -> None:
     path = write(tmp_path, "pyproject.toml", "[project]\nname = 'b'\n")
     with pytest.raises(Invalid, match="not a Python file") as said:
         read_agent(path)
-    assert said.value.hint == f"Of a project, give the directory: torpor run {tmp_path}"
+    assert said.value.hint == f"For a project, give its directory: torpor run {tmp_path}"

@@ -226,7 +226,7 @@ def test_nothing_else_is_public(talk: Talking) -> None:
             assert answer.status_code == 404, made_up
             assert (await http.post(made_up, json={"data": 1})).status_code in (404, 405)
         page = await http.get(path[:-1], headers=BROWSER)
-        assert (page.status_code, "leads nowhere" in page.text) == (404, True)
+        assert (page.status_code, "This link does not exist" in page.text) == (404, True)
         assert (await http.delete(path)).status_code == 405
         async with outside.http(all=True) as socket:  # the Unix socket has all of it
             assert (await socket.get(path)).json()["state"] == "open"

@@ -213,7 +213,7 @@ def test_one_that_ran_out_of_memory_names_what_it_had() -> None:
 
 
 def test_a_part_must_be_base64() -> None:
-    with pytest.raises(GuestError, match="a part of step:a#1 is no base64"):
+    with pytest.raises(GuestError, match="a part of step:a#1 is not base64"):
         meaning(names.PART, op=OP, data="%")
 
 

@@ -100,8 +100,8 @@ class Otlp:
             from opentelemetry.sdk.resources import Resource
         except ImportError as error:
             raise Missing(
-                f"{ENDPOINTS[0]} is set, but the packages of OpenTelemetry are not installed",
-                hint="Install torpor with them: torpor[otel]; or unset it.",
+                f"{ENDPOINTS[0]} is set, but OpenTelemetry's packages are not installed",
+                hint="Install torpor[otel], or unset it.",
             ) from error
         self._exporter = OTLPSpanExporter()
         named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "torpor"}

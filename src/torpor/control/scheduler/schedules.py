@@ -155,11 +155,11 @@ def _checked(settings: Mapping[str, Any]) -> Object:
     _times(given).check()
     for key, allowed in (("overlap", OVERLAPS), ("missed", MISSED)):
         if given[key] not in allowed:
-            raise Invalid(f"{key} {given[key]!r} is none of {', '.join(allowed)}")
+            raise Invalid(f"{key} {given[key]!r} is not one of {', '.join(allowed)}")
     if not 0 <= given["jitter_s"] <= JITTER_S_MAX:
-        raise Invalid("a jitter is from 0 seconds to a day")
+        raise Invalid("a jitter must be from 0 seconds to a day")
     if not -PRIORITY_MAX <= given["priority"] <= PRIORITY_MAX:
-        raise Invalid(f"a priority is from {-PRIORITY_MAX} to {PRIORITY_MAX}")
+        raise Invalid(f"a priority must be from {-PRIORITY_MAX} to {PRIORITY_MAX}")
     if given["queue"] is not None:
         check_name(given["queue"], "queue")
     return given

@@ -42,7 +42,7 @@ class Access:
     ) -> dict[str, Any]:
         """A new key: `key` is told now and never again. Raises Invalid."""
         if not scopes:
-            raise Invalid("a key has at least one scope", hint=f"Scopes: {', '.join(Scope)}.")
+            raise Invalid("a key needs at least one scope", hint=f"Scopes: {', '.join(Scope)}.")
         check_restriction(scopes, agents is not None)
         return await self._keep(name, scopes, agents=agents, expires_s=expires_s)
 
@@ -50,7 +50,7 @@ class Access:
         """A token that shows one run to whoever has it, or shows one wait and answers it. Raises
         Invalid, NotFound."""
         if (run is None) == (wait is None):
-            raise Invalid("a token is for a run or for a wait")
+            raise Invalid("a token must be for a run or for a wait")
 
         def find(c: Connection) -> tuple[str | None, str | None]:
             of_run = None if run is None else runs.get_run(c, run).id
@@ -98,11 +98,11 @@ class Access:
         """What whoever has this key may do. Raises Unauthorized."""
         parsed = parse_key(text)
         if parsed is None:
-            raise Unauthorized(_NOT_VALID, hint="A key begins with torpor_.")
+            raise Unauthorized(_NOT_VALID, hint="Keys begin with torpor_.")
         id, secret = parsed
         row = await self._store.read(lambda c: access.find_key(c, id))
         if row is None or not same(row.digest, secret):
-            raise Unauthorized(_NOT_VALID, hint="Was it copied whole?")
+            raise Unauthorized(_NOT_VALID, hint="Did you copy all of it?")
         if (why_not := row.why_not(self._clock())) is not None:
-            raise Unauthorized(f"this key {why_not}", hint="torpor keys create makes another.")
+            raise Unauthorized(f"this key {why_not}", hint="torpor keys create makes a new one.")
         return row.grant()

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 def _stopping() -> HostError:
-    return HostError("the server is stopping", hint="Again in a moment.")
+    return HostError("the server is stopping", hint="Try again in a moment.")
 
 
 class Engines(Protocol):
@@ -98,7 +98,7 @@ class Executing:
             command.cut_off(error)
         except Exception:
             log.exception("a command beside %s was lost", command.run)
-            command.cut_off(InternalError("the server failed at this command"))
+            command.cut_off(InternalError("the server failed to run this command"))
         finally:
             over.cancel()
             self._commands.remove(command)
@@ -110,12 +110,14 @@ class Executing:
         here = not registry.isolates(row.engine)
         asleep = row.state is RunState.SUSPENDED and not row.ready
         if row.state in FINAL:
-            command.cut_off(Conflict(f"{row.id} has ended ({row.state.value}), and this with it"))
+            command.cut_off(
+                Conflict(f"{row.id} has ended ({row.state.value}), and the command with it")
+            )
         elif row.cancel_requested:
             command.cut_off(Conflict(f"{row.id} is being cancelled"))
         elif here and command.begun and command.epoch != row.epoch:
             why = "goes on in a new process, and its directory was made anew"
-            command.cut_off(Conflict(f"{row.id} {why}", hint="Begin it again."))
+            command.cut_off(Conflict(f"{row.id} {why}", hint="Start the command again."))
         elif here and not command.begun and (asleep or self._carried(row.id)):
             await self._begin_here(command, row)
         elif not here and not command.begun and asleep:
@@ -158,18 +160,19 @@ def _refuse(row: RunRow, asked: Asked) -> None:
     """Raises Conflict, Invalid."""
     if row.state in FINAL:
         raise Conflict(
-            f"{row.id} has ended ({row.state.value}): nothing of it runs any more",
-            hint=f"Fork it from a place at which it was at work or waited, and look around in the "
-            f"fork: torpor fork {row.id} --at SEQ; torpor logs {row.id} has the places.",
+            f"{row.id} has ended ({row.state.value}), so it has no machine",
+            hint="Fork it from a point where it was at work or waiting, and look around "
+            f"in the fork: torpor fork {row.id} --at SEQ. torpor logs {row.id} "
+            "lists the points.",
         )
     if row.state is RunState.QUEUED:
         raise Conflict(
-            f"{row.id} has not begun: it waits for its turn",
+            f"{row.id} has not started: it waits for its turn",
             hint=f"torpor show {row.id} says what it waits for.",
         )
     if asked.root and not registry.isolates(row.engine):
         raise Invalid(
-            "without a machine there is nobody else to be than the server's user",
+            "without a machine, commands can only run as the server's user",
             hint="Leave --user out.",
         )
 

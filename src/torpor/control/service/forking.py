@@ -61,9 +61,9 @@ class Forking:
         def wanted(c: Connection, origin: RunRow) -> Fork:
             if origin.state not in _RETRIABLE:
                 raise Conflict(
-                    f"{origin.id} is {origin.state.value}; a run is retried that has failed or "
-                    "was cancelled",
-                    hint=f"torpor fork {origin.id} makes another run of it at any time.",
+                    f"{origin.id} is {origin.state.value}; only a failed or "
+                    "cancelled run can be retried",
+                    hint=f"You can fork it at any time: torpor fork {origin.id}",
                 )
             changes = {"how": forks.RETRY, "retried": forks.failures(c, origin)}
             given = Wanted(version=version)
@@ -81,7 +81,7 @@ class Forking:
         def write(c: Connection) -> RunRow:
             origin = _newest(c, ref)
             if origin.version != was.version:
-                raise Conflict(f"{origin.id} has just become of another version: try again")
+                raise Conflict(f"{origin.id} was just moved to another version: try again")
             kept = reloads.NOTHING if edit is None else reloads.kept_of(c, origin, edit.touched)
 
             def fork(at: Seq, **changes: Any) -> Fork:
@@ -126,7 +126,7 @@ def _of_version(
     given = origin.input if wanted.input is None else wanted.input
     if agent.version != origin.version or wanted.input is not None:
         if origin.agent not in offered:
-            raise Conflict(f"{agent.entry} has no agent {origin.agent!r}, which the run is of")
+            raise Conflict(f"{agent.entry} has no agent {origin.agent!r}, to which the run belongs")
         check_input(offered[origin.agent], given)
     return fork_of(origin, at, version=AgentVersion(agent.version), input=given, **changes)
 
@@ -157,9 +157,9 @@ def _before_all(c: Connection, origin: RunRow, wanted: Wanted) -> Seq:
     )
     if late or wanted.set:
         raise Conflict(
-            "with another input a run begins at its beginning: what is recorded of "
-            f"{origin.id} followed from the input that it had",
-            hint="Give an input, or a place and results to set.",
+            "a run with another input starts at its beginning, because everything "
+            f"recorded in {origin.id} followed from its input",
+            hint="Give either an input, or a point of the log and results to set.",
         )
     return Seq(0)
 
@@ -169,7 +169,7 @@ def _place(c: Connection, origin: RunRow, op: OpId) -> Seq:
     if result is None:
         raise NotFound(
             f"{op} has no result in the log of {origin.id}",
-            hint=f"See: torpor logs {origin.id}. A wait that is open is answered, not set.",
+            hint=f"See: torpor logs {origin.id}. An open wait is answered, not set.",
         )
     return result.seq
 
@@ -178,8 +178,8 @@ def _snapshot(c: Connection, at: int | str | None) -> snapshots.SnapshotRow | No
     if not isinstance(at, str):
         return None
     if not at.startswith(SNAPSHOT_PREFIX):
-        raise Invalid(f"{at!r} is no place: it is a position in the log, or a snapshot's id")
+        raise Invalid(f"{at!r} is neither a position in the log nor a snapshot's id")
     row = snapshots.get_snapshot(c, at)
     if row.run is None:
-        raise Conflict(f"{row.id} is a template", hint="torpor run starts from it.")
+        raise Conflict(f"{row.id} is a template", hint="Use torpor run, which starts from it.")
     return row

@@ -99,8 +99,8 @@ class Hooks:
             input = given if row.into is None else {row.into: given}
             if not isinstance(input, dict):
                 raise Invalid(
-                    f"the message is not the input of {row.agent}: it must be a JSON object",
-                    hint="A hook that is made with --into PARAMETER takes any JSON.",
+                    f"the message cannot be the input of {row.agent}: it must be a JSON object",
+                    hint="A hook created with --into PARAMETER takes any JSON.",
                 )
             check_input(chosen.agent, input)
             made = runs.create_run(

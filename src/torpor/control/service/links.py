@@ -39,7 +39,7 @@ class Links:
         """The wait that the token is for. Raises NotFound."""
         wait = WaitId(_PREFIX + token[:-_MAC_CHARACTERS])
         if not hmac.compare_digest(self._mac(wait).encode(), token[-_MAC_CHARACTERS:].encode()):
-            raise NotFound("this link leads nowhere", hint="Was it copied whole?")
+            raise NotFound("this link does not exist", hint="Did you copy all of it?")
         return wait
 
     def _mac(self, wait: str) -> str:

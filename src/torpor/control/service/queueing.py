@@ -34,7 +34,7 @@ class Queueing:
         given = {key: value for key, value in changes.items() if key != "paused"}
         parse_limits({k: v for k, v in given.items() if v is not None}, f"queue {name}")
         if "paused" in changes and not isinstance(changes["paused"], bool):
-            raise Invalid("paused is true or false")
+            raise Invalid("paused must be true or false")
 
         def write(c: Connection) -> Object:
             row = queues.set_queue(c, name, time.time(), **changes)

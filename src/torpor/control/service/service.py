@@ -429,8 +429,8 @@ class Service:
                             row = await self._store.write(cancel)
             except TimeoutError as error:
                 raise HostError(
-                    f"{run} has not ended {CANCEL_WAIT_S:g} s after it was told to",
-                    hint="The request stands; look again.",
+                    f"{run} has not ended {CANCEL_WAIT_S:g} s after it was cancelled",
+                    hint="The cancellation stands; look again later.",
                 ) from error
         self._storage.run_ended()
         return row.to_json(time.time())
@@ -450,7 +450,7 @@ class Service:
         def write(c: Connection) -> snapshots.SnapshotRow:
             run, row = runs.get_run(c, ref), snapshots.get_snapshot(c, snapshot)
             if row.run != run.id:
-                raise NotFound(f"{row.id} is no snapshot of {run.id}")
+                raise NotFound(f"{row.id} is not a snapshot of {run.id}")
             return snapshots.set_pinned(c, row.id, pinned)
 
         return (await self._store.write(write)).to_json()
@@ -581,5 +581,5 @@ def _chosen(
             raise Conflict(f"{version} is for the engine {known.engine}, not for {engine}")
         return Chosen(known, known.offered(agent))
     if agent is None:
-        raise Invalid("neither an agent nor a version is named")
+        raise Invalid("name an agent or a version")
     return deployments.choose_current(c, agent, Preference(engine, any_engine=any_engine))

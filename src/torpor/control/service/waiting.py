@@ -89,7 +89,7 @@ class Waiting:
     async def complete(self, ref: str, answer: Answer) -> Object:
         """Raises NotFound, Conflict (it has ended, or ends by itself), Invalid."""
         if (wrong := jsonvalues.fault(answer.data)) is not None:
-            raise Invalid(f"the answer {wrong}", hint="Nothing has changed; answer again.")
+            raise Invalid(f"the answer {wrong}", hint="Nothing was changed; answer again.")
         wait = await self._find(ref)
         value = _value(wait, answer)
         if wait.kind == "wait" and wait.state == waits.OPEN:
@@ -162,7 +162,7 @@ class Waiting:
         made = await self.links()
         wait = await self._find(made.wait(token))
         if wait.kind != "wait":
-            raise NotFound("this link leads nowhere")
+            raise NotFound("this link does not exist")
         return wait
 
 
@@ -185,21 +185,21 @@ def _value(wait: WaitRow, answer: Answer) -> Object:
     """What `answer` is to the agent. Raises Conflict, Invalid."""
     data = answer.data
     if wait.kind == "sleep":
-        raise Conflict(f"{wait.id} is a sleep; it ends by itself", hint="A run can be cancelled.")
+        raise Conflict(f"{wait.id} is a sleep and ends by itself", hint="You can cancel the run.")
     if wait.child is not None:
         raise Conflict(
-            f"{wait.id} is for a child run; it ends with that",
+            f"{wait.id} waits for a child run and ends with it",
             hint=f"torpor cancel {wait.child}",
         )
     if wait.kind == events.KIND:
         raise Conflict(
-            f"{wait.id} is for an event, not for an answer",
+            f"{wait.id} waits for an event, not for an answer",
             hint=f"torpor send {wait.run} {wait.prompt} --data VALUE",
         )
     if wait.approve and answer.approved is None:
         raise Invalid(
             f"{wait.id} asks for approval: approved must be true or false",
-            hint="torpor approve, or torpor deny.",
+            hint="Use torpor approve or torpor deny.",
         )
     if not wait.approve and answer.approved is not None:
         raise Invalid(

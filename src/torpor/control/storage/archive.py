@@ -76,8 +76,8 @@ def _verified(member: Member, chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield chunk
     if (size, digest.hexdigest()) != (member.size, member.digest):
         raise Damaged(
-            f"{member.name} is damaged: its bytes are not those it is named by",
-            hint="Nothing of it was recorded. Export the run again.",
+            f"{member.name} is damaged: its bytes do not match its name",
+            hint="Nothing was imported. Export the run again.",
         )
 
 
@@ -157,6 +157,6 @@ def _members(listed: Any) -> list[Member]:
 
 def _refuse(what: str, cause: Exception | None = None) -> NoReturn:
     raise Invalid(
-        f"this is not a whole export of torpor: {what}",
+        f"this is not a complete export of torpor: {what}",
         hint="Copy the file again, or export the run again.",
     ) from cause

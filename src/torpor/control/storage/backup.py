@@ -139,8 +139,8 @@ def read_facts(directory: Path) -> Object:
         told = facts["format"], facts["version"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Invalid(
-            f"{directory} is no backup of torpor: {FACTS} cannot be read ({error})",
-            hint="A backup is a directory that torpor backup made.",
+            f"{directory} is not a backup of torpor: {FACTS} cannot be read ({error})",
+            hint="Give a directory that torpor backup made.",
         ) from error
     if told != (FORMAT, VERSION):
         raise Invalid(
@@ -150,17 +150,17 @@ def read_facts(directory: Path) -> Object:
     for path, _, _ in listed:
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts or str(pure) != path:
-            raise Invalid(f"{directory}: {FACTS} lists {path!r}, which is no path in it")
+            raise Invalid(f"{directory}: {FACTS} lists {path!r}, which is not a path in it")
     return {**facts, "files": listed}
 
 
 def _check_target(home: Home, directory: Path) -> None:
     if not directory.is_absolute() or "\0" in str(directory):
-        raise Invalid(f"{str(directory)!r} is no absolute path")
+        raise Invalid(f"{str(directory)!r} is not an absolute path")
     if directory.is_relative_to(home.root):
-        raise Invalid(f"{directory} is in the data directory itself", hint="Write it elsewhere.")
+        raise Invalid(f"{directory} is inside the data directory", hint="Write it elsewhere.")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise Conflict(f"{directory} is there already", hint="Each backup is a new directory.")
+        raise Conflict(f"{directory} exists already", hint="Each backup needs a new directory.")
 
 
 def _reached(database: Path) -> _Reached:
@@ -317,5 +317,5 @@ def _trouble(doing: str) -> Iterator[None]:
         cls = Exhausted if error.errno in _FULL else HostError
         raise cls(
             f"{doing}: {error.strerror or error}",
-            hint="Nothing was changed. Look at that disk and its permissions.",
+            hint="Nothing was changed. Check that disk and its permissions.",
         ) from error

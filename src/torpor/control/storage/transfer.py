@@ -94,7 +94,7 @@ def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) ->
     row = runs.get_run(c, ref)
     if row.state is RunState.RUNNING:
         raise Conflict(
-            f"run {row.id} is running", hint="Export it while it sleeps, or when it has ended."
+            f"run {row.id} is running", hint="Export it while it sleeps, or after it has ended."
         )
     agent = agents.get_agent(c, row.version)
     chosen = _chosen(c, row, snapshot)
@@ -321,7 +321,7 @@ class Import:
         try:
             self.needs = None if needs is None else Shape(**needs)
         except TypeError as error:
-            raise Invalid(f"what the run needs is malformed: {error}") from error
+            raise Invalid(f"the run's needs are malformed: {error}") from error
         self.key = _key(self._head.get("key"))
 
     def store(self, *, seal_files: bool = True) -> None:
@@ -439,7 +439,7 @@ class Import:
             case [name] if name in (SOURCE, ENTRIES, WAITS):
                 self._small[name] = b"".join(chunks)
             case _:
-                raise Invalid(f"the export has a member {member.name!r}, which has no meaning")
+                raise Invalid(f"the export has an unknown member {member.name!r}")
 
     def _keep_deps(self, scratch: Path) -> None:
         """The dependency layer, under its name. It is named by the requirements, which may have
@@ -462,8 +462,8 @@ class Import:
         if _digest(here / "deps.erofs") != _digest(made[0]):
             raise Conflict(
                 f"the dependency layer {digest} here was resolved to other packages",
-                hint=f"Compare {here / 'deps.json'} on both hosts. Where no run needs the one "
-                "here, remove its directory and import again.",
+                hint=f"Compare {here / 'deps.json'} on both hosts. If no run needs the "
+                "layer here, remove its directory and import again.",
             )
 
     def _check(self) -> None:
@@ -476,7 +476,7 @@ class Import:
         if self.needs is not None and _wanted(agent) != (
             *(self.needs.memory_mib, self.needs.disk_mib, self.needs.image, self.needs.deps),
         ):
-            raise Invalid("the run's snapshots are of another machine than its agent asks for")
+            raise Invalid("the run's snapshots are of a machine other than its agent asks for")
         listed = self._head.get("snapshots")
         if not isinstance(listed, list):
             raise Invalid("the export does not list its snapshots")
