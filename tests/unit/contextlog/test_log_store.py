@@ -242,7 +242,7 @@ def test_a_newer_or_foreign_database_is_refused_untouched(tmp_path: Path) -> Non
     with sqlite3.connect(older) as c:
         c.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
     c.close()
-    with pytest.raises(HostError, match="earlier state of torpor's development"):
+    with pytest.raises(HostError, match="early development version of torpor"):
         SqliteStore.open(older)
     with pytest.raises(HostError, match="newer torpor") as refused:
         SqliteStore.open(newer)
