@@ -118,7 +118,7 @@ def release() -> None:
         say(f"    {each.relative_to(ROOT)}  {each.stat().st_size / 1e6:.1f} MB")
     say("installing it into an environment of its own, with pip alone, and trying it there")
     run(
-        *(sys.executable, "-m", "pytest", "-q", "-rN", "--no-header", "-v", TESTS),
+        *(sys.executable, "-m", "pytest", "-v", "-rN", "--no-header", TESTS),
         **{TRIED: str(DIST)},
     )
     if tags:
