@@ -23,6 +23,7 @@ from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.refs import resolve
 from torpor.core.errors import Conflict
 from torpor.core.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
+from torpor.core.position import NOT_BEGUN, Position
 
 _snapshots = schema.snapshots
 
@@ -47,69 +48,53 @@ class SnapshotRow:
     freeze_ms: float
     created_at: float
     link: dict[str, Any] | None
-    detail: dict[str, Any]
+    detail: dict[str, Any]  # its position, as JSON
     pinned: bool
     reclaimed_at: float | None
+
+    def position(self) -> Position:
+        """Where its agent stood. Raises Invalid."""
+        return Position.of_json(self.detail)
 
     def to_json(self) -> dict[str, Any]:
         """As the API shows it: without what only a restore needs."""
         return {key: value for key, value in vars(self).items() if key not in _INTERNAL}
 
 
-def record_snapshot(
-    c: Connection,
-    *,
-    version: AgentVersion,
-    manifest: str,
-    bytes: int,
-    pause_ms: float,
-    freeze_ms: float,
-    now: float,
-    run: RunId | None = None,
-    epoch: Epoch = _NO_EPOCH,
-    seq: Seq = _NO_SEQ,
-    heard: Seq | None = None,
-    parent: SnapshotId | None = None,
-    link: Mapping[str, Any] | None = None,
-    detail: Mapping[str, Any] | None = None,
-) -> SnapshotRow:
-    """Record a snapshot of `run` by its machine of `epoch`; without a run it is a template.
+@dataclass(frozen=True)
+class NewSnapshot:
+    """A snapshot of `run` by its machine of `epoch`; without a run it is a template. `heard` is how
+    long the log was when it was taken, by default no longer than `seq`."""
 
-    `heard` is how long the log was when it was taken, by default no longer than `seq`. Appends a
-    `snapshot` entry. Raises StaleEpoch (rule 4), NotFound.
-    """
+    version: AgentVersion
+    manifest: str
+    bytes: int
+    pause_ms: float
+    freeze_ms: float
+    created_at: float
+    run: RunId | None = None
+    epoch: Epoch = _NO_EPOCH
+    seq: Seq = _NO_SEQ
+    heard: Seq | None = None
+    parent: SnapshotId | None = None
+    link: Mapping[str, Any] | None = None
+    position: Position = NOT_BEGUN
+
+
+def record_snapshot(c: Connection, new: NewSnapshot) -> SnapshotRow:
+    """Appends a `snapshot` entry to its run's log. Raises StaleEpoch (rule 4), NotFound."""
     snapshot = SnapshotId(new_id("snap"))
-    if run is not None:
-        told = {
-            "snapshot": snapshot,
-            "seq": seq,
-            "manifest": manifest,
-            "bytes": bytes,
-            "pause_ms": pause_ms,
-            "freeze_ms": freeze_ms,
-        }
-        append(c, run, epoch, [NewEntry("snapshot", None, told)], now)
-    c.execute(
-        insert(_snapshots),
-        [
-            {
-                "id": snapshot,
-                "run": run,
-                "version": version,
-                "epoch": epoch,
-                "seq": seq,
-                "heard_seq": seq if heard is None else heard,
-                "parent": parent,
-                "manifest": manifest,
-                "bytes": bytes,
-                "pause_ms": pause_ms,
-                "freeze_ms": freeze_ms,
-                "created_at": now,
-                "link": link,
-                "detail": detail or {},
-            }
-        ],
-    )
+    if new.run is not None:
+        shown = ("seq", "manifest", "bytes", "pause_ms", "freeze_ms")
+        data = {"snapshot": snapshot, **{key: getattr(new, key) for key in shown}}
+        append(c, new.run, new.epoch, [NewEntry("snapshot", None, data)], new.created_at)
+    values = {key: value for key, value in vars(new).items() if key not in ("heard", "position")}
+    values |= {
+        "id": snapshot,
+        "heard_seq": new.seq if new.heard is None else new.heard,
+        "detail": new.position.to_json(),
+    }
+    c.execute(insert(_snapshots), [values])
     return get_snapshot(c, snapshot)
 
 

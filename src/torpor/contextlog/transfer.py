@@ -33,6 +33,7 @@ from torpor.core import jsonvalues
 from torpor.core.environment import check_env
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.ids import RunId, new_id
+from torpor.core.position import Position
 from torpor.core.states import RunState
 
 Row = dict[str, Any]
@@ -115,6 +116,9 @@ def write_run(
             (schema.snapshots, list(snapshots)),
         ):
             ready = [_of(run, checked(table, row, f"a row of {table.name}")) for row in several]
+            if table is schema.snapshots:
+                for row in ready:
+                    Position.of_json(row["detail"])
             if table is schema.entries:
                 ready = [row | {"data": folded(c, row["kind"], row["data"])} for row in ready]
             if ready:

@@ -37,7 +37,7 @@ class StreamPosition:
 
 @dataclass(frozen=True)
 class Position:
-    """Its defaults are those of a template, whose agent has not begun."""
+    """By default, of an agent that has not begun, such as a template's."""
 
     unanswered: frozenset[OpId] = frozenset()  # what it has begun, and the host is to answer
     waiting: int = 0  # operations that it waits for
@@ -102,7 +102,8 @@ class Position:
         )
 
 
-_KEYS = Position().to_json().keys()
+NOT_BEGUN = Position()
+_KEYS = NOT_BEGUN.to_json().keys()
 
 
 def _streams(value: object) -> dict[int, StreamPosition]:

@@ -33,7 +33,8 @@ from torpor.contextlog import entries, waits
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.errors import TorporError
-from torpor.core.ids import Epoch, RunId, Seq, SnapshotId
+from torpor.core.ids import Epoch, OpId, RunId, Seq, SnapshotId
+from torpor.core.position import NOT_BEGUN, Position
 from torpor.core.states import RunState
 from torpor.policy import freeze as policy
 from torpor.wire import names
@@ -143,6 +144,8 @@ class Driver:
         """From `snapshot` (of the run, or its template; None: the log's beginning) to the end of
         this machine."""
         parts = self._parts
+        # Raises Invalid, and another snapshot serves.
+        position = NOT_BEGUN if snapshot is None else snapshot.position()
         if snapshot is not None:
             self.snapshot = parts.recording.newest = snapshot.id
             parts.recording.key = parts.results.key = await self._shared.keys.of(self.run)
@@ -152,7 +155,7 @@ class Driver:
         outcome = Outcome.LOST
         try:
             parts.carrier = live
-            await self._wake(live, snapshot)
+            await self._wake(live, snapshot, position)
             try:
                 outcome = await self._attend(live)
             except Refused as refused:
@@ -175,7 +178,7 @@ class Driver:
             await self._finish_calls()
         return outcome
 
-    async def _wake(self, live: Carrier, snapshot: SnapshotRow | None) -> None:
+    async def _wake(self, live: Carrier, snapshot: SnapshotRow | None, position: Position) -> None:
         """From the restored machine to an agent that goes on where it was, or starts."""
         parts = self._parts
         started = snapshot is not None and snapshot.run is not None
@@ -191,7 +194,9 @@ class Driver:
         parts.notes = Notes(notes, journal)
         parts.streams.expect(journal)
         if snapshot is not None:
-            await self._take_up(snapshot, {each["op"] for each in journal if "ok" in each})
+            await self._take_up(
+                snapshot, position, {each["op"] for each in journal if "ok" in each}
+            )
         parts.calls.take_up(parts.standing.of("model"), journal)
         await live.thaw(self.run, self.epoch, started=started, journal=journal if started else [])
         parts.standing.changed()
@@ -205,12 +210,14 @@ class Driver:
         parts.learning.spawn(live.woken())
         self.doing = "running"
 
-    async def _take_up(self, snapshot: SnapshotRow, answered: set[str]) -> None:
+    async def _take_up(
+        self, snapshot: SnapshotRow, position: Position, answered: set[OpId]
+    ) -> None:
         """Continue where the machine in `snapshot` was."""
-        parts, detail = self._parts, snapshot.detail
-        parts.standing.take_up(detail, answered)
-        parts.streams.take_up(detail, snapshot.seq)
-        if detail.get("at_work"):
+        parts = self._parts
+        parts.standing.take_up(position, answered)
+        parts.streams.take_up(position, snapshot.seq)
+        if position.at_work:
             went_on = self.row.state is RunState.RUNNING
             await parts.pen.write(lambda c: parts.pen.repeat(c, snapshot, went_on))
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from torpor.contextlog.entries import END, NewEntry, Place
+from torpor.contextlog.entries import END, NewEntry
 from torpor.contextlog.runs import Suspension
 from torpor.core.errors import GuestError, StaleEpoch, TorporError
 from torpor.core.ids import OpId, Seq
@@ -28,6 +27,7 @@ from torpor.worker.carrier import Freezer
 from torpor.worker.parts import Parts
 from torpor.worker.pen import Refused, Unrecorded, Write, recorded_or_lost
 from torpor.worker.receiving import Receiver
+from torpor.worker.recording import Stand
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ class Freezing:
         """Suspend the run without a snapshot."""
         parts = self._parts
         if await self._prepare():
-            place, _ = await self._place()
+            stand = await self._stand()
             if self._receiver.ended:
                 return False
             if self._may_go():
-                await parts.pen.write(*self._suspension(place.seq))
+                await parts.pen.write(*self._suspension(stand.place.seq))
                 parts.hand_over.report("ended; it goes on from the log")
                 return True
             resume(parts.live.guest)
@@ -67,17 +67,17 @@ class Freezing:
         if await self._prepare():
             try:
                 async with freezer.capturing() as taken:
-                    place = await self._place()
+                    stand = await self._stand()
                     if self._receiver.ended:
                         return False
                     captured = await freezer.keep(taken, lambda: not self._may_go())
                     if self._may_go():
-                        await self._record(captured, place, decided, *self._suspension())
+                        await self._record(captured, stand, decided, *self._suspension())
                         return True
                     # It has something to do. What was stored is a good snapshot all the same.
                     await freezer.carry_on()
                     resume(parts.live.guest)
-                    await self._record(captured, place, decided)
+                    await self._record(captured, stand, decided)
             except _NOT_OF_FREEZING:
                 raise
             except GivenUp:  # it has something to do, and the machine goes on already
@@ -98,13 +98,13 @@ class Freezing:
         elif freezer is not None:
             try:
                 async with freezer.capturing() as taken:
-                    place = await self._place()
+                    stand = await self._stand()
                     if self._receiver.ended:
                         return
                     await freezer.carry_on()
                     resume(parts.live.guest)
                     captured = await freezer.keep(taken)
-                await self._record(captured, place, decided)
+                await self._record(captured, stand, decided)
             except _NOT_OF_FREEZING:
                 raise
             except (TorporError, OSError) as error:
@@ -138,12 +138,12 @@ class Freezing:
         anyhow, near_s = parts.hand_over.wanted, parts.carriers.terms.timers_s
         return await parts.stillness.prepare(parts.live.guest, near_s, anyhow=anyhow)
 
-    async def _place(self) -> tuple[Place, dict[str, Any]]:
+    async def _stand(self) -> Stand:
         """Where in the log a machine that was just taken stands, and what it waits for. Among the
         last things that came may be the run's end."""
         # A step's end that is recorded only now: that it was is not in the machine that was taken.
         acknowledged = [
-            item.message["op"]
+            OpId(item.message["op"])
             for item in self._parts.live.guest.inbox
             if isinstance(item, Said) and item.t == names.END
         ]
@@ -154,13 +154,13 @@ class Freezing:
     async def _record(
         self,
         captured: Captured,
-        place: tuple[Place, dict[str, Any]],
+        stand: Stand,
         decided: float,
         *also: Write,
     ) -> None:
         """Record a snapshot, and what goes with it into one transaction."""
         parts = self._parts
-        freeze_ms, ended = await parts.recording.record(captured, place, decided, *also)
+        freeze_ms, ended = await parts.recording.record(captured, stand, decided, *also)
         parts.confirm(*ended)
         parts.obstacles.frozen()
         parts.shared.metrics.frozen(freeze_ms)

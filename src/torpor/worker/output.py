@@ -16,11 +16,12 @@ it repeats none of those lives either.
 from __future__ import annotations
 
 import codecs
-from base64 import b64decode, b64encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from torpor.core.ids import OpId
+from torpor.core.position import Position, StreamPosition
 from torpor.machines.channel import Output, Skipped
 from torpor.wire.link import STDERR, STDOUT
 from torpor.worker.pen import Pen, Write
@@ -95,12 +96,11 @@ class _Stream:
             self.offset = offset
             self.decoder.reset()
 
-    def to_json(self) -> dict[str, Any]:
+    def position(self) -> StreamPosition:
         after = self.after if self.end is None else None
         if self.printed is not None and self.offset < self.printed.end:
             after = self.printed.before
-        held = b64encode(self.decoder.getstate()[0]).decode()
-        return {"offset": self.offset, "held": held, "after": after}
+        return StreamPosition(self.offset, self.decoder.getstate()[0], after)
 
 
 class Streams:
@@ -109,11 +109,13 @@ class Streams:
     def __init__(self) -> None:
         self._streams = {STDOUT: _Stream("stdout"), STDERR: _Stream("stderr")}
         # Of each step that may be replayed, how far the log had them when it ended.
-        self._printed: dict[str, dict[str, int]] = {}
+        self._printed: dict[OpId, Mapping[str, int]] = {}
 
     def expect(self, journal: Iterable[Mapping[str, Any]]) -> None:
         """What is in `journal` may be replayed."""
-        self._printed |= {each["op"]: each["printed"] for each in journal if "printed" in each}
+        self._printed |= {
+            OpId(each["op"]): each["printed"] for each in journal if "printed" in each
+        }
 
     async def take(self, item: Output | Skipped, pen: Pen) -> list[Write]:
         """What came, as writes. Raises HostError."""
@@ -128,21 +130,21 @@ class Streams:
         """How far each has come, by name."""
         return {stream.name: stream.offset for stream in self._streams.values()}
 
-    def replayed(self, op: str) -> None:
+    def replayed(self, op: OpId) -> None:
         """A step was replayed: what its body had printed is not printed again."""
         offsets = self._printed.pop(op, {})
         for stream in self._streams.values():
             stream.skip(offsets.get(stream.name, 0))
 
-    def to_json(self) -> dict[str, Any]:
-        streams = {str(channel): stream.to_json() for channel, stream in self._streams.items()}
-        return {"streams": streams, "printed": self._printed}
+    def added_to(self, position: Position) -> Position:
+        """The position with what `take_up` takes of it."""
+        streams = {channel: stream.position() for channel, stream in self._streams.items()}
+        return replace(position, streams=streams, printed=dict(self._printed))
 
-    def take_up(self, state: Mapping[str, Any], seq: int) -> None:
-        """Go on from `to_json`, in a snapshot that stands at `seq`."""
-        self._printed = state.get("printed", {}) | self._printed
-        for channel, each in state.get("streams", {}).items():
-            stream = self._streams[int(channel)]
-            after = each.get("after")
-            stream.offset, stream.after = each["offset"], seq if after is None else after
-            stream.decoder.setstate((b64decode(each["held"]), 0))
+    def take_up(self, position: Position, seq: int) -> None:
+        """Go on at the position of a snapshot that stands at `seq`."""
+        self._printed = {**position.printed, **self._printed}
+        for channel, at in position.streams.items():
+            stream = self._streams[channel]
+            stream.offset, stream.after = at.offset, seq if at.after is None else at.after
+            stream.decoder.setstate((at.held, 0))

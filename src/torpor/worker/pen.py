@@ -12,17 +12,16 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from torpor.contextlog import agents, children, entries, events, output, runs, snapshots, waits
-from torpor.contextlog.entries import NewEntry, Place
+from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.keys import put_key
 from torpor.contextlog.runs import Suspension
-from torpor.contextlog.snapshots import SnapshotRow
+from torpor.contextlog.snapshots import NewSnapshot, SnapshotRow
 from torpor.contextlog.waits import WaitRow
 from torpor.core.errors import CallerError, Exhausted, HostError, Invalid, full_disk
 from torpor.core.home import Home
-from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, SnapshotId
+from torpor.core.ids import Epoch, OpId, RunId, SnapshotId
 from torpor.core.states import RunState
 from torpor.logstore.protocol import Store
-from torpor.machines.host import Captured
 from torpor.policy import answers
 from torpor.policy.inputs import check_input
 from torpor.worker import retrying, verdicts
@@ -258,41 +257,16 @@ class Pen:
         entries.append(c, self.run, self.epoch, again, time.time())
 
     async def record_snapshot(
-        self,
-        version: AgentVersion,
-        parent: SnapshotId | None,
-        captured: Captured,
-        place: Place,
-        detail: dict[str, Any],
-        freeze_ms: float,
-        wrapped_key: bytes | None,
-        *also: Write,
+        self, new: NewSnapshot, wrapped_key: bytes | None, *also: Write
     ) -> SnapshotId:
-        """Rule 5: `captured` is durable. `parent` is what its machine was restored from, or its
-        own snapshot before; `place` is where it stands in the log, `detail` what the machine in it
-        waits for; `also` goes into the same transaction."""
-        made: list[SnapshotRow] = []
+        """Rule 5: what `new` names is durable. Its parent is what its machine was restored from, or
+        its own snapshot before; `also` goes into the same transaction."""
 
-        def write(c: Connection) -> None:
-            row = snapshots.record_snapshot(
-                c,
-                run=self.run,
-                version=version,
-                epoch=self.epoch,
-                seq=place.seq,
-                heard=place.heard,
-                parent=parent,
-                manifest=captured.manifest,
-                bytes=captured.bytes,
-                pause_ms=captured.pause_ms,
-                freeze_ms=freeze_ms,
-                now=time.time(),
-                link=captured.link.to_json(),
-                detail=detail | {"pages": captured.pages},
-            )
-            made.append(row)
+        def write(c: Connection) -> SnapshotId:
+            row = snapshots.record_snapshot(c, new)
             if wrapped_key is not None:
                 put_key(c, self.run, wrapped_key)
+            return row.id
 
-        await self.write(write, *also)
-        return made[-1].id
+        recorded: SnapshotId = (await self.write(write, *also))[0]
+        return recorded

@@ -10,12 +10,15 @@ snapshot can be made, the end is recorded without one, but only once the machine
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from torpor.contextlog import entries
 from torpor.contextlog.entries import Place
 from torpor.contextlog.runs import RunRow
+from torpor.contextlog.snapshots import NewSnapshot
 from torpor.core.ids import OpId, SnapshotId
+from torpor.core.position import Position
 from torpor.logstore.protocol import Store
 from torpor.machines.host import Captured
 from torpor.worker.output import Streams
@@ -23,6 +26,14 @@ from torpor.worker.pen import Pen, Write
 from torpor.worker.sealing import RunKey
 from torpor.worker.standing import Standing
 from torpor.worker.values import Results
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Where a machine that was just taken stands in the log, and where its agent does."""
+
+    place: Place
+    position: Position
 
 
 class Recording:
@@ -52,18 +63,19 @@ class Recording:
         """Record the end of this step together with the next snapshot."""
         self._ends[op] = end
 
-    async def place(self, acknowledged: list[str], *, rests: bool) -> tuple[Place, dict[str, Any]]:
+    async def place(self, acknowledged: Iterable[OpId], *, rests: bool) -> Stand:
         """Where in the log a machine stands that was just taken, and all of whose messages were
         received; and what it waits for. What was `acknowledged` meanwhile, it has not received."""
-        standing = self._standing.to_json([*acknowledged, *self._ends])
-        unseen = standing["unanswered"]
+        position = self._standing.position([*acknowledged, *self._ends])
+        position = self._streams.added_to(replace(position, at_work=not rests))
+        unseen = sorted(position.unanswered)
         place = await self._store.read(lambda c: entries.seen_before(c, self._run, unseen))
-        return place, {**standing, **self._streams.to_json(), "at_work": not rests}
+        return Stand(place, position)
 
     async def record(
         self,
         captured: Captured,
-        place: tuple[Place, dict[str, Any]],
+        stand: Stand,
         decided: float,
         *also: Write,
     ) -> tuple[float, list[OpId]]:
@@ -72,16 +84,22 @@ class Recording:
         freeze_ms = (time.perf_counter() - decided) * 1000
         wrapped = None if self.key is None else self.key.wrapped
         async with self._results.settled():
-            self.newest = await self._pen.record_snapshot(
-                self._version,
-                self.newest,
-                captured,
-                *place,
-                freeze_ms,
-                wrapped,
-                *also,
-                *self._ends.values(),
+            new = NewSnapshot(
+                run=self._run,
+                version=self._version,
+                epoch=self._pen.epoch,
+                seq=stand.place.seq,
+                heard=stand.place.heard,
+                parent=self.newest,
+                manifest=captured.manifest,
+                bytes=captured.bytes,
+                pause_ms=captured.pause_ms,
+                freeze_ms=freeze_ms,
+                created_at=time.time(),
+                link=captured.link.to_json(),
+                position=replace(stand.position, pages=captured.pages),
             )
+            self.newest = await self._pen.record_snapshot(new, wrapped, *also, *self._ends.values())
         return freeze_ms, self._ended()
 
     def failed(self, *, lives: bool = False) -> None:

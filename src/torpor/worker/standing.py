@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torpor.contextlog.waits import WAITS
 from torpor.core.ids import OpId, op_kind
+from torpor.core.position import Position
 from torpor.policy.freeze import Facts
 
 
@@ -30,7 +31,7 @@ class Result:
 class Standing:
     def __init__(self) -> None:
         # Operations the guest has begun that the host answers, and has not answered yet.
-        self.unanswered: set[str] = set()
+        self.unanswered: set[OpId] = set()
         self.arrived: deque[Result] = deque()  # answers that the guest did not get yet
         self.checkpoints: list[OpId] = []  # requested, not taken yet
         # The guest's last status: it sends one when that has changed.
@@ -42,20 +43,19 @@ class Standing:
         self._rested_s = 0.0
         self._rests_since: float | None = None
 
-    def take_up(self, detail: Mapping[str, Any], answered: Collection[str]) -> None:
-        """Continue where the machine in a snapshot with this `detail` was; the log has what was
-        `answered` since."""
-        self.unanswered = set(detail.get("unanswered", ())) - set(answered)
-        self.waiting, self.busy = detail.get("status", (0, 0))
-        self.patient = bool(detail.get("patient"))
+    def take_up(self, position: Position, answered: Collection[str]) -> None:
+        """Continue at a snapshot's position; the log has what was `answered` since."""
+        self.unanswered = set(position.unanswered) - set(answered)
+        self.waiting, self.busy, self.patient = position.waiting, position.busy, position.patient
 
-    def to_json(self, unseen: Collection[str]) -> dict[str, Any]:
+    def position(self, unseen: Iterable[OpId]) -> Position:
         """What `take_up` takes. `unseen` are operations whose results are not in the machine."""
-        return {
-            "unanswered": sorted(self.unanswered | set(unseen)),
-            "status": [self.waiting, self.busy],
-            "patient": self.patient,
-        }
+        return Position(
+            unanswered=frozenset(self.unanswered).union(unseen),
+            waiting=self.waiting,
+            busy=self.busy,
+            patient=self.patient,
+        )
 
     def update(self, waiting: int, busy: int, *, patient: bool = False) -> None:
         """The guest's status is this now."""

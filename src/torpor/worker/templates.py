@@ -21,11 +21,13 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.agents import AgentRow
+from torpor.contextlog.snapshots import NewSnapshot
 from torpor.core.agentfile import AgentSource, no_agent
 from torpor.core.defining import may_define_agents
 from torpor.core.errors import GuestError
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.imports import Import, leading_imports
+from torpor.core.position import Position
 from torpor.engine.memory import PageNumbers
 from torpor.engine.protocol import Shape
 from torpor.image import recipe
@@ -247,17 +249,17 @@ async def _prepare(live: Live) -> None:
 def keep_template(c: Connection, version: AgentVersion, template: Template) -> AgentRow:
     """Record a template that is durable as the one of `version`, which was put before."""
     captured = template.captured
-    snapshot = snapshots.record_snapshot(
-        c,
+    new = NewSnapshot(
         version=version,
         manifest=captured.manifest,
         bytes=captured.bytes,
         pause_ms=captured.pause_ms,
         freeze_ms=captured.pause_ms + captured.store_ms,
-        now=time.time(),
+        created_at=time.time(),
         link=captured.link.to_json(),
-        detail={"pages": captured.pages},
+        position=Position(pages=captured.pages),
     )
+    snapshot = snapshots.record_snapshot(c, new)
     return agents.set_template(
         c, version, snapshot.id, boot_ms=template.boot_ms, template_bytes=template.bytes
     )

@@ -19,11 +19,12 @@ from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.keys import put_key
 from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import claim, create_run, get_run, transition
-from torpor.contextlog.snapshots import record_snapshot
+from torpor.contextlog.snapshots import NewSnapshot, record_snapshot
 from torpor.contextlog.values import ValueRow, put_value
 from torpor.contextlog.waits import create_wait
 from torpor.core.errors import Conflict, NotFound
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
+from torpor.core.position import Position
 from torpor.core.starting import Start
 from torpor.core.states import RunState
 
@@ -54,15 +55,17 @@ def work(c: Connection, secret: str, now: float = 100.0, **of: Any) -> RunId:
     send_event(c, run, "happened", {"s": secret}, now=now, by=secret, event=f"event-{secret}")
     record_snapshot(
         c,
-        version=VERSION,
-        manifest=f"manifest{secret}",
-        bytes=1,
-        pause_ms=1.0,
-        freeze_ms=1.0,
-        now=now,
-        run=run,
-        epoch=log.epoch,
-        detail={"s": secret},
+        NewSnapshot(
+            version=VERSION,
+            manifest=f"manifest{secret}",
+            bytes=1,
+            pause_ms=1.0,
+            freeze_ms=1.0,
+            created_at=now,
+            run=run,
+            epoch=log.epoch,
+            position=Position(printed={OpId(secret): {}}),
+        ),
     )
     token = {"id": f"token-{secret}", "name": secret, "digest": secret, "scopes": [], "run": run}
     c.execute(schema.api_keys.insert(), [{**token, "created_at": now}])

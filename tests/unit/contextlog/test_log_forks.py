@@ -33,7 +33,7 @@ from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import OPEN_END, Part, fork_parts, same_upto
 from torpor.contextlog.output import append_output
 from torpor.contextlog.runs import RunRow, claim, get_run, request_cancel, transition
-from torpor.contextlog.snapshots import SnapshotRow, base_of, record_snapshot
+from torpor.contextlog.snapshots import NewSnapshot, SnapshotRow, base_of, record_snapshot
 from torpor.contextlog.waits import complete_wait, create_wait, list_waits
 from torpor.core import jsonvalues
 from torpor.core.errors import Conflict, Invalid, NotFound
@@ -107,7 +107,10 @@ class Story:
         place: dict[str, Any] = {"seq": Seq(seq), "heard": heard}
         return self.commit(  # type: ignore[no-any-return]
             lambda c: record_snapshot(
-                c, version=self.commit.version, now=self.now, **of, **place, **FIGURES
+                c,
+                NewSnapshot(
+                    version=self.commit.version, created_at=self.now, **of, **place, **FIGURES
+                ),
             )
         )
 

@@ -10,7 +10,7 @@ import pytest
 
 from torpor.contextlog.keys import any_key, destroy_key, destroy_unused_keys, find_key, put_key
 from torpor.contextlog.runs import transition
-from torpor.contextlog.snapshots import reclaim, record_snapshot
+from torpor.contextlog.snapshots import NewSnapshot, reclaim, record_snapshot
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
 from torpor.logstore.sqlite import SqliteStore
@@ -37,9 +37,11 @@ def test_a_key_goes_when_its_run_has_ended_and_nothing_is_left(
     commit: Any, ended: bool, reclaimed: bool, destroyed: bool
 ) -> None:
     run, epoch = commit.claimed()
-    of: dict[str, Any] = {"run": run, "epoch": epoch, "seq": 2, "now": 12.0}
+    of: dict[str, Any] = {"run": run, "epoch": epoch, "seq": 2, "created_at": 12.0}
     taken = [
-        commit(lambda c: record_snapshot(c, version=commit.version, **of, **FIGURES)).id
+        commit(
+            lambda c: record_snapshot(c, NewSnapshot(version=commit.version, **of, **FIGURES))
+        ).id
         for _ in range(2)
     ]
     commit(lambda c: put_key(c, run, b"wrapped"))

@@ -17,7 +17,7 @@ from tests.unit.contextlog.conftest import claimable
 from torpor.contextlog.agents import put_agent
 from torpor.contextlog.entries import NewEntry, append, journal, read_entries
 from torpor.contextlog.runs import claim, create_run, get_run, transition
-from torpor.contextlog.snapshots import newest_snapshot, record_snapshot
+from torpor.contextlog.snapshots import NewSnapshot, newest_snapshot, record_snapshot
 from torpor.contextlog.waits import complete_wait, create_wait, end_due, list_waits
 from torpor.core.errors import Conflict, StaleEpoch, TorporError
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
@@ -175,15 +175,17 @@ class RunsAndWaits(RuleBasedStateMachine):
         def freeze(c: Connection) -> Any:
             record_snapshot(
                 c,
-                run=self.run,
-                epoch=epoch,
-                seq=Seq(seq),
-                version=VERSION,
-                manifest="m",
-                bytes=1,
-                pause_ms=1.0,
-                freeze_ms=1.0,
-                now=self.now,
+                NewSnapshot(
+                    run=self.run,
+                    epoch=epoch,
+                    seq=Seq(seq),
+                    version=VERSION,
+                    manifest="m",
+                    bytes=1,
+                    pause_ms=1.0,
+                    freeze_ms=1.0,
+                    created_at=self.now,
+                ),
             )
             return transition(c, self.run, epoch, RunState.SUSPENDED, self.now)
 

@@ -63,7 +63,7 @@ from torpor.contextlog.runs import (
     suspend,
     transition,
 )
-from torpor.contextlog.snapshots import newest_snapshot, record_snapshot
+from torpor.contextlog.snapshots import NewSnapshot, newest_snapshot, record_snapshot
 from torpor.contextlog.waits import answer_wait, create_wait, end_due, list_waits
 from torpor.control.scheduler.claims import next_runs
 from torpor.core import ids
@@ -387,13 +387,15 @@ class Races(RuleBasedStateMachine):
             figures: Told = {"manifest": "m", "bytes": 1, "pause_ms": 1.0, "freeze_ms": 1.0}
             made = record_snapshot(
                 c,
-                run=run,
-                version=VERSION,
-                epoch=taken.epoch,
-                seq=taken.place.seq,
-                heard=taken.place.heard,
-                now=self.now,
-                **figures,
+                NewSnapshot(
+                    run=run,
+                    version=VERSION,
+                    epoch=taken.epoch,
+                    seq=taken.place.seq,
+                    heard=taken.place.heard,
+                    created_at=self.now,
+                    **figures,
+                ),
             )
             if sleeps:
                 how = Suspension(handed_over=not idle)

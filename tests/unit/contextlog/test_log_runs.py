@@ -22,7 +22,12 @@ from torpor.contextlog.runs import (
     runs_in,
     transition,
 )
-from torpor.contextlog.snapshots import list_snapshots, newest_snapshot, record_snapshot
+from torpor.contextlog.snapshots import (
+    NewSnapshot,
+    list_snapshots,
+    newest_snapshot,
+    record_snapshot,
+)
 from torpor.contextlog.waits import create_wait, get_wait
 from torpor.core.errors import Conflict, InternalError, Invalid, NotFound, StaleEpoch
 from torpor.core.ids import AgentVersion, Epoch, OpId
@@ -174,8 +179,10 @@ def test_snapshots_are_ordered_by_epoch_and_place(commit: Any) -> None:
     assert commit(lambda c: newest_snapshot(c, run)) is None
 
     def snap(epoch: Epoch, seq: int, now: float) -> Any:
-        of: dict[str, Any] = {"run": run, "epoch": epoch, "seq": seq, "now": now}
-        return commit(lambda c: record_snapshot(c, version=commit.version, **of, **FIGURES))
+        of: dict[str, Any] = {"run": run, "epoch": epoch, "seq": seq, "created_at": now}
+        return commit(
+            lambda c: record_snapshot(c, NewSnapshot(version=commit.version, **of, **FIGURES))
+        )
 
     a = snap(first, 2, 50.0)
     second = commit(lambda c: claim(c, run, 51.0))
@@ -209,7 +216,9 @@ def test_agents_are_kept_once_and_get_a_template(commit: Any) -> None:
     )
     assert (again.name, again.first_at) == ("agent", 1.0)
     assert commit(lambda c: agent_source(c, commit.version)) == b"tar"
-    template = commit(lambda c: record_snapshot(c, version=commit.version, now=3.0, **FIGURES))
+    template = commit(
+        lambda c: record_snapshot(c, NewSnapshot(version=commit.version, created_at=3.0, **FIGURES))
+    )
     assert (template.run, template.epoch, template.seq) == (None, 0, 0)
     offered = [{"name": "main", "doc": "", "params": []}]
     facts: dict[str, Any] = {"boot_ms": 1.5, "template_bytes": 7, "agents": offered}

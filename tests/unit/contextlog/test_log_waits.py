@@ -9,7 +9,7 @@ from tests.unit.contextlog.conftest import claimable
 
 from torpor.contextlog.entries import journal, read_entries
 from torpor.contextlog.runs import claim, create_run, get_run, request_cancel, transition
-from torpor.contextlog.snapshots import record_snapshot
+from torpor.contextlog.snapshots import NewSnapshot, record_snapshot
 from torpor.contextlog.waits import (
     WaitRow,
     agents_of,
@@ -40,7 +40,15 @@ def suspend(commit: Any, run: RunId, epoch: Epoch, seq: int | None = None) -> An
         at = get_run(c, run).last_seq if seq is None else seq
         figures: dict[str, Any] = {"manifest": "m", "bytes": 1, "pause_ms": 1.0, "freeze_ms": 2.0}
         record_snapshot(
-            c, run=run, epoch=epoch, seq=Seq(at), version=commit.version, now=13.0, **figures
+            c,
+            NewSnapshot(
+                run=run,
+                epoch=epoch,
+                seq=Seq(at),
+                version=commit.version,
+                created_at=13.0,
+                **figures,
+            ),
         )
         return transition(c, run, epoch, RunState.SUSPENDED, 13.0)
 

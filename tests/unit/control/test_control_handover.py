@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 from tests.unit.control.world import POINTS, STUCK_S, Calls, Nth, World
 
-from torpor.contextlog import snapshots
+from torpor.contextlog import schema, snapshots
 from torpor.control.scheduler import scheduler as scheduling
 from torpor.control.service.service import Service
 from torpor.core.ids import RunId
+from torpor.core.position import VERSION
 from torpor.core.states import RunState
 from torpor.worker import cancelling
 from torpor.worker import driver as driving
@@ -285,3 +286,24 @@ async def test_a_machine_for_each_operation(world: World) -> None:
         log = [entry.kind for entry in await world.entries(run)]
         assert log.count("machine.up") > 3  # what is heard together is handed over together
         assert "run.recovered" not in log
+
+
+@pytest.mark.parametrize("old", [True, False])
+async def test_a_position_of_another_version(world: World, old: bool) -> None:
+    """An old one is read; one of a newer torpor serves not, and the run goes on from its log."""
+    run = await up_to_work(world)
+    await world.hand_over()
+    (snapshot,) = await world.store.read(lambda c: snapshots.list_snapshots(c, run))
+    position = snapshot.detail | {"version": VERSION + 1}
+    if old:
+        del position["version"]
+    change = schema.snapshots.update().where(schema.snapshots.c.id == snapshot.id)
+    await world.store.write(lambda c: c.execute(change.values(detail=position)))
+    await world.start()
+    await world.up(run, 2)
+    world.let_end("step:w#1")
+    row = await world.ended(run)
+    assert row.state is RunState.COMPLETED
+    assert world.effects == {"step:a#1": 1, "step:w#1": 1 if old else 2, "step:b#1": 1}
+    failed = [each.data["reason"] for each in await world.entries(run, "machine.failed")]
+    assert bool(failed) is not old and all("version 2; this torpor reads" in why for why in failed)

@@ -20,7 +20,8 @@ from torpor.contextlog.entries import read_entries
 from torpor.contextlog.output import ANEW
 from torpor.contextlog.runs import claim, create_run, get_run
 from torpor.core.home import Home
-from torpor.core.ids import AgentVersion, RunId
+from torpor.core.ids import AgentVersion, OpId, RunId
+from torpor.core.position import NOT_BEGUN, Position
 from torpor.logstore.sqlite import SqliteStore
 from torpor.machines.channel import Output
 from torpor.wire.link import STDERR, STDOUT
@@ -56,8 +57,8 @@ class Lives:
         self,
         *parts: Part,
         cuts: Sequence[int] = (),
-        frozen: tuple[dict[str, object], int] | None = None,
-    ) -> tuple[dict[str, object], int]:
+        frozen: tuple[Position, int] | None = None,
+    ) -> tuple[Position, int]:
         """Be claimed and print: whole, in `cuts` pieces, and freeze in the end."""
         epoch = await self.store.write(lambda c: claim(c, self.run, 3.0))
         pen, streams = Pen(self.store, self.run, epoch), Streams()
@@ -68,7 +69,7 @@ class Lives:
         for part in parts:
             if isinstance(part, str):
                 if part in self._steps:
-                    streams.replayed(part)
+                    streams.replayed(OpId(part))
                 else:
                     self._steps[part] = streams.offsets()
                 continue
@@ -76,7 +77,8 @@ class Lives:
             for piece in pieces(text.encode(), cuts):
                 await pen.write(*await streams.take(Output(channel, piece), pen))
         seq = (await self.store.read(lambda c: get_run(c, self.run))).last_seq
-        return json.loads(json.dumps(streams.to_json())), seq
+        position = json.dumps(streams.added_to(NOT_BEGUN).to_json())
+        return Position.of_json(json.loads(position)), seq
 
     async def out(self, stream: str = "stdout") -> str:
         kept = Beside(Home(self.store.path.parent).output)

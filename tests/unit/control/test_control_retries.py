@@ -15,7 +15,7 @@ import torpor.worker.standing
 from torpor.contextlog import agents, deadlines, runs, schema
 from torpor.contextlog.deployments import choose_current
 from torpor.contextlog.runs import RunRow
-from torpor.core.ids import AgentVersion, RunId
+from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.states import FINAL, RunState
 from torpor.policy.retries import Failure
 from torpor.worker import retrying
@@ -171,7 +171,7 @@ def test_an_agent_rests_while_it_has_nothing_else_to_do(
     clock = SimpleNamespace(monotonic=count(0.0, 4.0).__next__)
     monkeypatch.setattr(torpor.worker.standing, "time", clock)
     standing = Standing()
-    standing.unanswered.add("wait:a#1")
+    standing.unanswered.add(OpId("wait:a#1"))
     standing.update(1, busy)
     with standing.resting():
         assert standing.rested_s == (0.0 if busy else 4.0)

@@ -30,6 +30,7 @@ from torpor.core.agentfile import AgentSource
 from torpor.core.errors import Conflict, Damaged, Invalid, NotFound
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
+from torpor.core.position import Position
 from torpor.core.states import RunState
 from torpor.engine.protocol import Shape
 from torpor.logstore.sqlite import SqliteStore
@@ -86,7 +87,10 @@ class Place:
                 agents=offered,
             )
             taken = snapshots.record_snapshot(
-                c, version=version, manifest=manifest, bytes=size, now=now, **FIGURES
+                c,
+                snapshots.NewSnapshot(
+                    version=version, manifest=manifest, bytes=size, created_at=now, **FIGURES
+                ),
             )
             agents.set_template(c, version, taken.id, boot_ms=1.0, template_bytes=size)
 
@@ -130,14 +134,16 @@ class Place:
                 waits.create_wait(c, run, epoch, op=op, prompt="go?", now=now, **named)
                 snapshots.record_snapshot(
                     c,
-                    run=run,
-                    epoch=epoch,
-                    seq=runs.get_run(c, run).last_seq,
-                    version=version,
-                    manifest=manifest,
-                    bytes=size,
-                    now=now + n,
-                    **FIGURES,
+                    snapshots.NewSnapshot(
+                        run=run,
+                        epoch=epoch,
+                        seq=runs.get_run(c, run).last_seq,
+                        version=version,
+                        manifest=manifest,
+                        bytes=size,
+                        created_at=now + n,
+                        **FIGURES,
+                    ),
                 )
                 if key is not None:
                     keys.put_key(c, run, key.wrapped)
@@ -272,7 +278,10 @@ def test_a_base_stays_while_it_is_used_and_its_layers_while_a_template_needs_the
         version = await here.deploy("4")
         await here.commit(
             lambda c: snapshots.record_snapshot(
-                c, version=version, manifest=above, bytes=1, now=now, **FIGURES
+                c,
+                snapshots.NewSnapshot(
+                    version=version, manifest=above, bytes=1, created_at=now, **FIGURES
+                ),
             )
         )
         taken = await here.log.read(lambda c: snapshots.live_snapshots(c))
@@ -481,6 +490,9 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception]]] = {
     "another key": (lambda head: head.update(key="00" * 32), Damaged),
     "a reclaimed snapshot": (lambda head: head["snapshots"][0].update(reclaimed_at=1.0), Invalid),
     "no link": (lambda head: head["snapshots"][0].update(link={}), Damaged),
+    "a newer position": (lambda head: head["snapshots"][0]["detail"].update(version=2), Invalid),
+    "an odd position": (lambda head: head["snapshots"][0]["detail"].update(status=[]), Invalid),
+    "an odd template": (lambda head: head["snapshots"][-1]["detail"].update(pages=1), Invalid),
 }
 
 
@@ -501,6 +513,21 @@ def test_what_was_tampered_with_is_refused_and_leaves_nothing(tmp_path: Path, na
             swept = await there.storage.collect(dry_run=False)
             assert (swept["kept_bytes"], swept["young_bytes"], swept["problems"]) == (0, 0, [])
             assert (await there.take(data)).id == run
+
+    asyncio.run(main())
+
+
+def test_an_export_of_before_positions_had_versions_is_taken(tmp_path: Path) -> None:
+    def age(head: dict[str, Any]) -> None:
+        for row in head["snapshots"]:
+            row["detail"] = {"pages": {"zero": 1}}
+
+    async def main() -> None:
+        async with place(tmp_path / "one") as here, place(tmp_path / "two") as there:
+            run = await here.run(await here.deploy("1"), 1)
+            assert (await there.take(_changed(await here.export(run), age))).id == run
+            newest = await there.log.read(lambda c: snapshots.newest_snapshot(c, run))
+            assert newest is not None and newest.position() == Position(pages={"zero": 1})
 
     asyncio.run(main())
 

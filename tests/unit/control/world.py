@@ -627,13 +627,15 @@ class World:
             )
             template = snapshots.record_snapshot(
                 c,
-                version=VERSION,
-                manifest=stored.manifest_digest,
-                bytes=stored.bytes,
-                pause_ms=1.0,
-                freeze_ms=1.0,
-                now=1.0,
-                link=Link().state().to_json(),
+                snapshots.NewSnapshot(
+                    version=VERSION,
+                    manifest=stored.manifest_digest,
+                    bytes=stored.bytes,
+                    pause_ms=1.0,
+                    freeze_ms=1.0,
+                    created_at=1.0,
+                    link=Link().state().to_json(),
+                ),
             )
             agents.set_template(c, VERSION, template.id, boot_ms=1.0, template_bytes=1)
 

@@ -47,6 +47,7 @@ from torpor.core.errors import Conflict, Damaged, Invalid
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, RunId, SnapshotId
 from torpor.core.keep import parse_keep
+from torpor.core.position import Position
 from torpor.core.rules import parse_rules
 from torpor.core.runfiles import check_paths
 from torpor.core.states import FINAL, RunState
@@ -375,10 +376,14 @@ class Import:
             keys.put_key(c, RunId(self.run["id"]), wrapped)
         for row in self._snapshots:
             if row["run"] is None and known.template is None:
-                figures = ("manifest", "bytes", "pause_ms", "freeze_ms", "link", "detail")
-                template = snapshots.record_snapshot(
-                    c, version=version, now=now, **{each: row[each] for each in figures}
+                figures = ("manifest", "bytes", "pause_ms", "freeze_ms", "link")
+                new = snapshots.NewSnapshot(
+                    version=version,
+                    created_at=now,
+                    position=Position.of_json(row["detail"]),
+                    **{each: row[each] for each in figures},
                 )
+                template = snapshots.record_snapshot(c, new)
                 agents.set_template(
                     c,
                     version,
