@@ -1,1 +1,4 @@
-"""Immutable bytes by name, on the local disk (`local`)."""
+"""Immutable bytes by name.
+
+local   on the local disk
+"""

@@ -1,11 +1,14 @@
 """How programs speak to torpor's server: `Client`.
 
-api       Client
-events    what following a run brings
-outcomes  how a run ended: Outcome, RunFailed
-problems  what is raised, beside torpor.core.errors
-remote    which server is meant
-launch    ensure_server, stop_server: the server's process on this host
+api         `Client`: each call of the API
+events      what following a run brings
+outcomes    how a run ended: `Outcome`, `RunFailed`
+execs       a command beside an agent
+files       files and bytes that a run is given, read in pieces
+problems    what a server refuses, as errors
+remote      which server is meant
+transport   HTTP/1.1 to it
+launch      the server's process on this host: `ensure_server`, `stop_server`
 """
 
 from typing import TYPE_CHECKING, Any

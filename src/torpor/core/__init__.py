@@ -1,2 +1,40 @@
 """The nouns everything else speaks of. Standard library only, no I/O, Python >= 3.9 (the guest
-imports parts of it)."""
+imports parts of it).
+
+ids           ids: a type for each kind of thing
+states        a run's life, as a table
+errors        errors, split by who must act
+home          the data directory
+agentfile     an agent as it travels: its files, and what is known of it before it runs
+rules         how an agent's runs are treated, as its file says
+defining      whether files may define an agent at all
+imports       which modules an agent imports first
+origins       where an agent comes from
+layout        where things are in an agent's directory that its author did not put there
+inputs        whether an input fits an agent
+schemas       JSON Schemas, in words and for what is typed
+jsonvalues    which JSON values get through every door
+starting      how a run is to be started
+schedules     the settings of a schedule
+children      what a child that did not complete leaves to its parent
+divergence    what an agent's file says about divergences
+doubts        what a person may say of a step in doubt
+position      where an agent stood when it was frozen
+environment   environment variables of agents and runs
+runfiles      files that a run is given: where, and how large
+artifacts     files that a run publishes
+execs         commands beside an agent, as frames of a stream
+webhooks      whom an agent's waits may tell of themselves
+refusals      what a model's client gets where torpor answers instead
+replies       what a model's answer says
+prices        what models cost
+keep          how long snapshots are kept
+retention     how long ended runs are kept
+access        scopes and grants
+paging        a part of a log, bounded in entries and bytes
+durations     durations as people write them
+sizes         sizes as people write them
+memory        what torpor's own processes may keep of memory
+checks        what was found of a host, for a report
+release       which torpor a server is
+"""

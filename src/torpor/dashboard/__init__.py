@@ -1,18 +1,24 @@
-"""The dashboard, for people: runs, waits, agents, queues, schedules, storage and SQL as pages,
-filled in here.
+"""The dashboard, for people: runs, waits, agents, queues, schedules, storage and SQL as pages.
 
-    browser ──► guard        a session, CSRF, what a browser is told to allow
-                pages        GET: asks the service, renders            actions   POST: one call each
-                live         a run's timeline as it grows, as server-sent events
-    console     questions in SQL, saved ones, charts
-    pure        timeline     entries → items     turns   a model call → a turn     life   the strip
-                answering    a schema → a form   charts  rows → bars
-                terminal     what was printed → styled lines     tracebacks   a traceback → frames
-    sessions    one-time links and who has used one
-    render      templates/, with everything escaped: what agents say is hostile
-    assets      static/, which has htmx (https://htmx.org, 0BSD) as it was published
+app          the dashboard put together
+guard        sessions, CSRF, what a browser is told to allow
+sessions     one-time links, and who has used one
+needs        what the dashboard needs of the service
+pages        GET: asks the service, fills a template in
+actions      POST: one call of the service each
+live         a run's timeline as it grows, as server-sent events
+console      SQL: a question, its answer, saved ones
+render       templates; whatever an agent said is escaped
+assets       static files, under names that change with their content
+timeline     pure: a run's entries into items
+turns        pure: a model call into a turn of the conversation
+life         pure: when a run had a machine and when it slept, drawn
+answering    pure: a schema into a form, and what was typed into it
+charts       pure: what a query found, drawn
+terminal     pure: what was printed into styled lines
+tracebacks   pure: a traceback into frames, those of libraries folded
 
 It decides nothing: what it shows and does are the calls of the service that the API makes, too.
-Nothing is built and nothing is loaded from elsewhere; pages work without scripts, which add what is
-live and the keys.
+Nothing is built and nothing is loaded from elsewhere (static/ has htmx, https://htmx.org, 0BSD, as
+it was published); pages work without scripts, which add what is live and the keys.
 """

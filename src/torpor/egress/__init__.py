@@ -1,15 +1,27 @@
 """The broker: the only process that holds secrets, and a machine's only way out (rules 9, 10).
 
-    client.py ──Unix socket──► app.py ──► calls.py ──► upstream.py a real API, with our key
-                               allow-list each once       local.py   a small model (llama.cpp)
-                               limits                     standin.py a script, which says so
-                                      choice.py picks one of the three, once, at start
+    client ──Unix socket──► app ──► calls ──► upstream   a real API, with our key
+                         allow-list each once    local      a small model (llama.cpp)
+                         limits                  standin    a script, which says so
+                                   `choice` picks one of the three, once, at start
+
+app        the broker's HTTP face: what is allowed, in which size
+calls      model calls by their identity, each made once
+choice     which upstream this broker has
+upstream   a real API
+local      a small model on this host's CPU
+llama      that model's process
+standin    a script, where there is no model at all
+client     how other processes ask the broker
+models     the way to a model: the broker, started when it is not there
+launch     starting and stopping the broker's process
+__main__   that process
 
 Every part of torpor that wants a language model asks here, over `run/broker.sock`, with a
 placeholder where the key would stand; the real one is put in on the way out and taken out of
-whatever comes back. `launch.py` starts the process, at most one per data directory.
+whatever comes back.
 
-A call has an identity and is made once, whoever dies meanwhile but this process (`calls.py`).
-A reply is read whole before it is handed on, because its other end may be a machine that is
-frozen by then, and because the context log records replies, not streams.
+A call has an identity and is made once, whoever dies meanwhile but this process. A reply is read
+whole before it is handed on, because its other end may be a machine that is frozen by then, and
+because the context log records replies, not streams.
 """

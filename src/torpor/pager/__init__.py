@@ -3,19 +3,26 @@
 One process per data directory. It mounts `run/mnt` and answers requests on `run/pager.sock`. A
 *slot* is a directory `run/mnt/NAME` with two files of fixed size:
 
-    memory   read only. Content is bound late: an engine process can have the file mapped before
-             anybody knows which snapshot it will run. Reads wait until then. The kernel caches
-             the pages, and the ones a restore is known to need are pushed into its cache before
-             `bind` is answered.
-    disk     writable. What is written goes to a sparse overlay file, never to the snapshot, and
-             a bitmap tells which pages. Not cached by the kernel: the guest has a cache of its own.
+    NAME/memory   read only. Content is bound late: an engine process can have the file mapped
+                  before anybody knows which snapshot it will run. Reads wait until then. The kernel
+                  caches the pages, and the ones a restore is known to need are pushed into its
+                  cache before `bind` is answered.
+    NAME/disk     writable. What is written goes to a sparse overlay file, never to the snapshot,
+                  and a bitmap tells which pages. Not cached by the kernel: the guest has a cache.
 
     create ──► empty ──bind──► bound ──drop──► gone (its files serve whoever holds them open)
                  └────────────drop─────────────┘
 
-Modules, from the bottom: `runs` (page numbers as runs), `overlay` (the written pages of a disk),
-`content` (a snapshot opened for reading), `slots` (the slots and their life), `files` (FUSE
-operations), `control` (requests), `server` (the process). For other processes: `client`, `launch`.
+runs       page ranges: `[start, count]` pairs
+overlay    the written pages of a disk
+content    a snapshot opened for reading
+slots      the slots and their life
+files      FUSE requests
+control    requests of other processes
+server     the process
+client     how other processes ask it
+launch     starting it, where none runs
+__main__   `python -m torpor.pager`
 
 Everything in the server that is not declared otherwise runs in one trio thread, so a slot's state
 needs no locks. That thread never touches the mount: it would wait for itself.

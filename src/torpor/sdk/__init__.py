@@ -1,16 +1,43 @@
 """What agents import as `torpor`. Standard library only, Python 3.11.
 
-    agents      which functions a run can start        steps      what happens once
-    waits       what a machine sleeps for              notes      what goes into the context log
-    children    other runs that a run starts           reads      the time and chance, recorded
-    conversation   what is said, and what of it a model is sent
-    artifacts   files that a run publishes             leftovers  what it wrote and did not
-    identity    which run this is                      freezing   before and after a freeze
-    warming     what is done before the first run
-    operations  one of them, from its beginning to its outcome
-    runtime     the agent's side of every operation    process    the agent's process: its `main`
-    current     where there is a run, and where none   endpoint   model calls, without a supervisor
-    alone       that process where there is no machine
+agents         which functions a run can start
+steps          what happens once
+waits          what a machine sleeps for
+children       other runs that a run starts
+reads          time and chance, recorded
+notes          log lines and emitted values
+conversation   what is said, and what of it a model is sent
+artifacts      files that a run publishes
+leftovers      what it wrote and did not publish
+identity       which run this is
+warming        what is done before the first run
+freezing       before and after a freeze, and standing still in between
+errors         what operations raise
+parameters     an agent's annotations: the schema of its input, and values of those types
+results        a step's result, as its return annotation says
+values         values on their way out: JSON, and bytes
+arguments      what names a call: the digest of its arguments
+places         places in the agent's source, for the log
+operations     an operation, from its beginning to its outcome
+runtime        the agent's side of every operation
+current        where there is a run, and where none
+lines          the agent's threads and tasks: which is running, and whether it is alone
+holding        how long an operation that comes early is held
+critical       the runtime's lock, and how a cancellation reaches the main thread
+rest           whether the agent's process rests, and what in it goes on by itself
+stillness      how that process answers when it is to stand still
+generators     random generators that the agent made, to be seeded anew
+files          whether a step wrote files
+stepfiles      what steps left in the directory, where there is no machine
+process        the agent's process: its `main`
+control        the channel between that process and the supervisor
+entry          importing the agent's file
+ahead          importing beforehand what that imports first
+importing      saying what is being imported
+compiled       the code of the agent's files, compiled once
+libraries      which Debian package has a shared library that is missing
+alone          the agent's process where there is no machine
+endpoint       the model's endpoint where there is no supervisor
 
 Importing it works anywhere, so that an agent's parts can be tried and tested as ordinary Python;
 operations need a run and say so.

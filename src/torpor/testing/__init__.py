@@ -10,14 +10,15 @@
 It is the agent's own runtime and the journal of every replay (`torpor.sdk`, `torpor.replay`); only
 the host is played. No server, no machine, no network, no waiting.
 
-    running    `run`: an agent, from its input to its outcome
-    host       the host's side of the conversation: answers, time, children
-    script     what `answers` gives, and to which operation
-    models     what `models` says to model calls
-    apis       that as answers of the APIs that are called
-    clock      the time, which stands still and skips
-    playing    the agent's runtime, as it is here
-    outcome    what came of it, and its replays
+running   `run`: an agent, from its input to its outcome
+host      the host's side of the conversation: answers, time, children
+script    what `answers` gives, and to which operation
+models    what `models` says to model calls
+apis      that as answers of the APIs that are called
+clock     the time, which stands still and skips
+playing   the agent's runtime, as it is here
+log       what the run has done, as far as replays need it
+outcome   what came of it, and its replays
 """
 
 from torpor.testing.apis import ToolCall

@@ -1,1 +1,7 @@
-"""What is kept on the disk: snapshots and their garbage, exports, backups."""
+"""What is kept on the disk: snapshots and their garbage, exports, backups.
+
+storage    what snapshots take: kept, verified, collected
+transfer   a run as one file: exported, imported
+archive    that file
+backup     a copy of a data directory in use, and back
+"""

@@ -1,7 +1,7 @@
 """The database's migrations, for Alembic: one revision for each change of the tables.
 
-    env        what Alembic runs: the revisions, on the connection that it is given
-    versions   the revisions; the first has the tables as they were in version 3
+env        what Alembic runs: the revisions, on the connection that it is given
+versions   the revisions; the first has the tables as they were in version 3
 
 How to change the tables:
 1. Change `torpor.contextlog.schema`, which describes the newest version. A new database is created

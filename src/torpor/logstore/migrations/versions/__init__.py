@@ -1,4 +1,5 @@
 """The revisions, oldest first by name: `vNNNN_what` brings a database to version NNNN.
 
-v0003_first   the tables as they were before there were migrations
+v0003_first              the tables as they were before there were migrations
+v0004_engine_of_agents   the engine of an agent's version, which its image told before
 """
