@@ -119,8 +119,7 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         Listed(
             "setup",
             "host:setup",
-            "Bring what machines need to this host: Debian packages, the binding of FUSE, "
-            "the guest image.",
+            "Install what machines need: Debian packages, the binding of FUSE, the guest image.",
         ),
         Listed("up", "host:up", "Start the server if it is not running."),
         Listed(

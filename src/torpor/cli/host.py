@@ -57,14 +57,14 @@ def doctor(as_json: Json = False) -> None:
 
 def setup(
     check: Annotated[
-        bool, typer.Option("--check", help="Change nothing: say what is here and what is absent.")
+        bool, typer.Option("--check", help="Change nothing; say what is here and what is missing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring what machines need to this host: Debian packages, the binding of FUSE, the guest image.
+    """Install what machines need: Debian packages, the binding of FUSE, the guest image.
 
-    Packages are installed by root; for everybody else the command that does it is printed. What is
-    here already is left alone. Where no machine can run it says what can.
+    Only root can install packages: anybody else is shown the command. What is here already is left
+    alone. Where machines cannot run, it says what can.
     """
     refuse_remote("torpor setup")
     from torpor.setup.system import system

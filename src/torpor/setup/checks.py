@@ -59,7 +59,8 @@ def subordinate_ids() -> Iterator[Check]:
 def binding() -> Check:
     if importlib.util.find_spec(BINDING) is None:
         detail = f"the Python package {BINDING} is absent"
-        return Check("binding of FUSE", False, detail, "pip install 'torpor[machines]'")
+        hint = "torpor setup compiles it, as does pip install 'torpor[machines]'."
+        return Check("binding of FUSE", False, detail, hint)
     return Check("binding of FUSE", True, f"the Python package {BINDING} is here")
 
 
