@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.conftest import Start
 from tests.e2e.stage import Model, Stage, Watch, base_home, own_home, wait_gone
 
+from torpor.blobs.local import LocalBlobs
 from torpor.control.storage.backup import restore
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.home import Home
@@ -114,7 +115,7 @@ def test_a_damaged_layer_is_named_with_the_runs_it_touches(stage: Stage, start: 
     assert any(newest["manifest"] in said for said in collected["problems"])
     manifest.write_bytes(good)
 
-    store = SnapshotStore(stage.home.blobs, lambda image: Path(image))
+    store = SnapshotStore(LocalBlobs(stage.home.blobs), lambda image: Path(image))
     layers = [each for each in store.layers(newest["manifest"]) if each.kind != "raw"]
     largest = max(map(store.layer_path, layers), key=lambda path: path.stat().st_size)
     data = largest.read_bytes()

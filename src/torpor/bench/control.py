@@ -25,6 +25,7 @@ from sqlalchemy import Connection
 from torpor.bench import footprint
 from torpor.bench.controlbars import Measured, figures
 from torpor.bench.stage import Stage, perform, report
+from torpor.blobs.local import LocalBlobs
 from torpor.client import Client, ensure_server, stop_server
 from torpor.contextlog import entries, runs, waits
 from torpor.contextlog.entries import EntryRow, NewEntry, read_entries
@@ -287,7 +288,7 @@ async def _timers_late_ms(home: Home) -> float:
 def _without_engines(home: Home, store: SqliteStore) -> Scheduler:
     """Timers and claims as in a server, and no engine that has room."""
     keys = Keys(home, store, on=False)
-    blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
+    blobs = SnapshotStore(LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs")
     values = Values(blobs.blobs, home.run, store, keys)
     model = Model(home, BrokerClient(home.socket("broker")), "none")
     return Scheduler(store, model, keys, values, Metrics())

@@ -15,6 +15,7 @@ import numpy as np
 
 from torpor.bench.peer import ZSTD
 from torpor.bench.stats import percentile
+from torpor.blobs.local import LocalBlobs
 from torpor.machines.host import READAHEAD_KB, Machines
 from torpor.machines.pool import new_name
 from torpor.snapshot.build import Changed, build
@@ -39,7 +40,7 @@ def capture(pages: Pages, directory: Path, key: Key | None) -> Rates:
     the page cache to one that is not synced. Blocks; leaves nothing in `directory`."""
     source, packed, blobs = (directory / name for name in ("pages", "pages.zst", "capture"))
     source.write_bytes(pages.data)
-    store = SnapshotStore(blobs, lambda image: directory / image)
+    store = SnapshotStore(LocalBlobs(blobs), lambda image: directory / image)
     changed = {"memory": Changed.at_hand(pages.nbytes, np.arange(len(pages)), pages)}
 
     def ours() -> None:

@@ -1,4 +1,6 @@
 """Immutable bytes by name.
 
-local   on the local disk
+protocol   `Blobs`: what a store of them promises, whatever holds the bytes
+local      a directory tree on this host
+holds      who wants which names kept: records in a directory, for `local`
 """

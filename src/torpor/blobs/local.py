@@ -1,17 +1,11 @@
 """Immutable bytes by name in a directory tree: `root/KIND/AA/NAME`, AA the name's first two
-characters.
+characters. How it keeps the promises of `torpor.blobs.protocol.Blobs`:
 
-Names are digests that the caller computed; this module never looks inside. What it promises:
-
-- A name that can be seen is complete: bytes go to a file in `root/tmp`, are fsynced there, and
-  only then get their name by rename(2).
-- When `put` or `put_all` returns, the bytes and the name survive a power cut (rule 5 builds on
-  this): the name's directory was fsynced after the rename.
-- A put that fails, on a full disk for example, leaves nothing behind. A crash leaves at most
-  files in `root/tmp`, which `sweep` removes.
-- `delete_unused` and `put` of the same name cannot miss each other (rule 12): a put makes the
-  name young, one that exists too, and looking at a name's age and removing it are one step. What
-  is wanted for longer than any age tells is held. Ages are files' modification times.
+- Bytes go to a file in `root/tmp`, are fsynced there, and only then get their name by rename(2);
+  then the name's directory is fsynced.
+- A crash leaves at most files in `root/tmp`, and records in `root/holds`.
+- A name's age is its file's modification time. Ages and holds (`torpor.blobs.holds`) are looked at
+  and acted upon under one lock, for which `root/tmp` is locked, too, against other processes.
 
 O_TMPFILE would make `sweep` needless, but overlay and network file systems lack it.
 """
@@ -20,16 +14,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
+import shutil
 import threading
-from collections import Counter
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
+from torpor.blobs.holds import Holds
+from torpor.blobs.protocol import Blob, Hold, Present
 from torpor.core.errors import Exhausted, HostError, InternalError, NotFound
 
 _T = TypeVar("_T")
@@ -37,11 +35,11 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Chunks per writev(2) call; Linux takes at most 1024 (IOV_MAX).
 _CHUNKS_PER_WRITE = 512
 _SYNC_BYTES = 32 << 20
+TMP, HOLDS = "tmp", "holds"
 
 
-class Draft:
-    """Bytes that are being written, in a file that has no name yet: its digest is known only when
-    all have come. Of one thread at a time. What it takes of memory is what `write` is given.
+class LocalDraft:
+    """See `torpor.blobs.protocol.Draft`: a file in `root/tmp`.
 
     What was written is sent to the disk every now and then, so that the fsync in the end, which
     somebody waits for, has little left to do.
@@ -54,7 +52,6 @@ class Draft:
         self._synced = 0
 
     def write(self, chunks: Sequence[bytes]) -> None:
-        """Raises Exhausted on a full disk."""
         with _full_disk(f"cannot write {self.path}"):
             if self._fd is None:
                 self._fd = _create(self.path)
@@ -78,49 +75,37 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Blob:
-    """Bytes to store, in order, under `kind` and `name`: at hand, or in a draft of this store."""
-
-    kind: str
-    name: str
-    chunks: tuple[bytes, ...] | Draft
-
-    @property
-    def size(self) -> int:
-        chunks = self.chunks
-        return chunks.size if isinstance(chunks, Draft) else sum(map(len, chunks))
-
-
-@dataclass(frozen=True)
-class Present:
-    """A blob that is there. `touched_at`: when it was last put, in unix seconds."""
-
-    name: str
-    size: int
-    touched_at: float
-
-
-@dataclass(frozen=True)
 class _Staged:
     blob: Blob
     temporary: Path | None  # None: the name was there already
 
 
 class LocalBlobs:
-    """The store below `root`, which is made if absent, for this user only. Safe to use from many
-    threads. Of several processes (or objects) one may put, delete and sweep, the others read."""
+    """See `torpor.blobs.protocol.Blobs`. `root` is made if absent, for this user only."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._tmp = root / "tmp"
-        # A name's age is looked at and acted upon under this lock; nothing slow is done under it.
-        self._names = threading.Lock()
-        self._held: Counter[tuple[str, str]] = Counter()
+        self._tmp = root / TMP
+        self._lock = threading.Lock()
+        self._holds = Holds(root / HOLDS)
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="blobs")
         with _full_disk(f"cannot make {self._tmp}"):
             _make_directory(self._tmp)
+            self._locked = os.open(self._tmp, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._locked)
 
-    def path(self, kind: str, name: str) -> Path:
+    @contextlib.contextmanager
+    def _names(self) -> Iterator[None]:
+        """Inside, no other thread or process gives or removes a name, or takes a hold. Nothing slow
+        is done there."""
+        with self._lock:
+            fcntl.flock(self._locked, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._locked, fcntl.LOCK_UN)
+
+    def _path(self, kind: str, name: str) -> Path:
         """Where the blob is, or would be."""
         for part in (kind, name):
             if len(part) < 2 or not part.isascii() or not part.isalnum():
@@ -128,33 +113,25 @@ class LocalBlobs:
         return self.root / kind / name[:2] / name
 
     def put(self, kind: str, name: str, chunks: Iterable[bytes]) -> None:
-        """Store one blob durably; nothing happens if the name exists. Raises Exhausted."""
         self.put_all([Blob(kind, name, tuple(chunks))])
 
     def put_all(self, blobs: Iterable[Blob]) -> None:
-        """Store several blobs durably, at the cost of about one.
-
-        They are written and fsynced side by side, each as soon as the iterable yields it, and
-        none gets its name before all are on the disk. Names appear in the order given, so one
-        that refers to others comes last. Raises Exhausted on a full disk, HostError on other
-        trouble, and then none of the new blobs is there (unless the trouble was in naming the
-        second or a later one).
-        """
+        """They are written and fsynced side by side."""
         writes: list[Future[_Staged]] = []
         staged: list[_Staged] = []
         try:
             for blob in blobs:
                 writes.append(self._pool.submit(self._stage, blob))
             staged = _all(writes)
-            with self._names, _full_disk(f"cannot name a file in {self.root}"):
+            with self._names(), _full_disk(f"cannot name a file in {self.root}"):
                 for one in staged:
-                    final = self.path(one.blob.kind, one.blob.name)
+                    final = self._path(one.blob.kind, one.blob.name)
                     # Young from now on, however long writing took.
                     os.utime(one.temporary or final)
                     if one.temporary is not None:
                         one.temporary.rename(final)
             # Also for names that were there: another thread may have renamed but not yet synced.
-            places = {self.path(one.blob.kind, one.blob.name).parent for one in staged}
+            places = {self._path(one.blob.kind, one.blob.name).parent for one in staged}
             _all([self._pool.submit(self._sync, place) for place in places])
         except BaseException:
             wait(writes)
@@ -164,10 +141,8 @@ class LocalBlobs:
             raise
 
     @contextlib.contextmanager
-    def draft(self) -> Iterator[Draft]:
-        """Something to write to that a `Blob` can be made of inside. What did not become one is
-        gone at the end."""
-        draft = Draft(self._tmp)
+    def draft(self) -> Iterator[LocalDraft]:
+        draft = LocalDraft(self._tmp)
         try:
             yield draft
         finally:
@@ -176,12 +151,7 @@ class LocalBlobs:
                 draft.path.unlink()
 
     def put_stream(self, kind: str, name: str, size: int, chunks: Iterable[bytes]) -> None:
-        """Store one blob of `size` bytes durably as its chunks come, never all in memory.
-
-        `chunks` are read to their end also if the name exists; what they raise is raised, and
-        nothing is stored then. Raises as `put_all`.
-        """
-        final = self.path(kind, name)
+        final = self._path(kind, name)
         if self._refresh(final, size):
             for _ in chunks:
                 pass
@@ -191,7 +161,7 @@ class LocalBlobs:
             temporary = self._tmp / f"{name}.{secrets.token_hex(8)}"
             try:
                 _write_durably(temporary, ((chunk,) for chunk in chunks))
-                with self._names:
+                with self._names():
                     os.utime(temporary)
                     temporary.rename(final)
             except BaseException:
@@ -200,21 +170,37 @@ class LocalBlobs:
             _sync_directory(final.parent)
 
     def get(self, kind: str, name: str) -> bytes:
-        """All bytes of a blob. Raises NotFound."""
+        with self.open(kind, name) as file:
+            return file.read()
+
+    def open(self, kind: str, name: str) -> BinaryIO:
         try:
-            return self.path(kind, name).read_bytes()
+            return self._path(kind, name).open("rb")
         except FileNotFoundError as error:
-            raise NotFound(f"no {name} among the {kind} in {self.root}") from error
+            raise self._absent(kind, name) from error
+
+    def materialize(self, kind: str, name: str) -> Path:
+        path = self._path(kind, name)
+        if not path.is_file():
+            raise self._absent(kind, name)
+        return path
+
+    def size(self, kind: str, name: str) -> int | None:
+        try:
+            return self._path(kind, name).stat().st_size
+        except FileNotFoundError:
+            return None
 
     def exists(self, kind: str, name: str) -> bool:
-        return self.path(kind, name).is_file()
+        return self._path(kind, name).is_file()
 
     def delete(self, kind: str, name: str) -> None:
-        """Remove a blob; nothing happens if it is absent. Readers that opened it read on."""
-        self.path(kind, name).unlink(missing_ok=True)
+        self._path(kind, name).unlink(missing_ok=True)
+
+    def kinds(self) -> list[str]:
+        return sorted(path.name for path in self.root.iterdir() if path.name not in (TMP, HOLDS))
 
     def present(self, kind: str) -> list[Present]:
-        """All blobs of a kind, in no order."""
         found = []
         for path in (self.root / kind).glob("??/*"):
             if not path.name.isalnum():  # no blob: none of ours
@@ -226,51 +212,64 @@ class LocalBlobs:
 
     @contextlib.contextmanager
     def held(self, kind: str, names: Iterable[str]) -> Iterator[None]:
-        """Inside, `delete_unused` leaves these names alone, there or not."""
-        keys = [(kind, name) for name in names]
-        with self._names:
-            self._held.update(keys)
+        wanted = tuple(names)
+        with self._names():
+            record = self._holds.take(kind, wanted)
         try:
             yield
         finally:
-            with self._names:
-                self._held.subtract(keys)
-                self._held += Counter()  # forgets those that came to 0
+            with self._lock:  # whether another process still sees it makes no difference
+                self._holds.release(kind, wanted, record)
+
+    def holds(self) -> list[Hold]:
+        with self._names():
+            return self._holds.all()
 
     def is_unused(self, kind: str, name: str, *, before: float) -> bool:
-        """Whether it is there, was not put since `before`, and is held by nobody."""
+        with self._names():
+            return self._is_unused(kind, name, before)
+
+    def _is_unused(self, kind: str, name: str, before: float) -> bool:
         try:
-            young = self.path(kind, name).stat().st_mtime >= before
+            young = self._path(kind, name).stat().st_mtime >= before
         except FileNotFoundError:
             return False
-        return not young and not self._held[kind, name]
+        return not young and not self._holds.has(kind, name)
 
     def delete_unused(self, kind: str, name: str, *, before: float) -> bool:
-        """Remove the blob if it `is_unused`; whether it was removed."""
-        with self._names, _full_disk(f"cannot remove {name} from {self.root}"):
-            unused = self.is_unused(kind, name, before=before)
+        with self._names(), _full_disk(f"cannot remove {name} from {self.root}"):
+            unused = self._is_unused(kind, name, before)
             if unused:
                 self.delete(kind, name)
         return unused
 
-    def sweep(self) -> int:
-        """Remove what writers that died left in `root/tmp`; the number of files removed.
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
 
-        Only for a time when nobody writes: a server calls it once, when it starts.
-        """
+    def sweep(self) -> int:
+        with self._names():
+            self._holds.sweep()
         left = list(self._tmp.iterdir())
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
 
+    def close(self) -> None:
+        with self._names():
+            self._holds.close()
+
+    def _absent(self, kind: str, name: str) -> NotFound:
+        return NotFound(f"no {name} among the {kind} in {self.root}")
+
     def _stage(self, blob: Blob) -> _Staged:
         """Bring the bytes to the disk under a temporary name."""
-        final = self.path(blob.kind, blob.name)
+        final = self._path(blob.kind, blob.name)
         with _full_disk(f"cannot write {blob.name} ({blob.size:,} bytes) to {self.root}"):
             if self._refresh(final, blob.size):
                 return _Staged(blob, None)
             _make_directory(final.parent)
-            if isinstance(blob.chunks, Draft):
+            if not isinstance(blob.chunks, tuple):
+                assert isinstance(blob.chunks, LocalDraft)  # of this store
                 blob.chunks.finish()
                 return _Staged(blob, blob.chunks.path)
             temporary = self._tmp / f"{blob.name}.{secrets.token_hex(8)}"
@@ -284,7 +283,7 @@ class LocalBlobs:
     def _refresh(self, path: Path, size: int) -> bool:
         """Whether the blob is there; it is young then. A file of another size is damaged (names
         are digests): it counts as absent and is replaced."""
-        with self._names:
+        with self._names():
             there = path.is_file() and path.stat().st_size == size
             if there:
                 os.utime(path)

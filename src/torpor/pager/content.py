@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import trio
 
+from torpor.blobs.local import LocalBlobs
 from torpor.core.home import Home
 from torpor.core.memory import PAGER_SNAPSHOTS_MAX
 from torpor.pager.runs import Numbers, bridged
@@ -86,7 +87,7 @@ class Contents:
         def image(digest: str) -> Path:
             return home.images / digest / "root.erofs"
 
-        store = SnapshotStore(home.blobs, image)
+        store = SnapshotStore(LocalBlobs(home.blobs), image)
 
         def open_(manifest: str, key: Key | None) -> Content:
             reader = store.reader(store.load(manifest, key), self._frames, key)

@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torpor.blobs.local import Draft
+from torpor.blobs.protocol import Draft
 from torpor.core.errors import InternalError, Invalid
 from torpor.snapshot.gather import to_move
 from torpor.snapshot.layer import PAGE, EncodedLayer, LayerWriter, Pages

@@ -23,7 +23,7 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from torpor.blobs.local import Present
+from torpor.blobs.protocol import Present
 from torpor.core.errors import NotFound, TorporError
 from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
 

@@ -34,7 +34,7 @@ import zstandard
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 
-from torpor.blobs.local import Draft
+from torpor.blobs.protocol import Draft
 from torpor.core.errors import Damaged, InternalError
 from torpor.snapshot.seal import SALT_BYTES, Key, new_salt
 from torpor.snapshot.workers import THREADS, submit

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from torpor.blobs.local import Blob, Draft, LocalBlobs
-from torpor.core.errors import Damaged, TorporError
+from torpor.blobs.protocol import Blob, Blobs, Draft
+from torpor.core.errors import Damaged, NotFound, TorporError
 from torpor.snapshot.build import Built
 from torpor.snapshot.layer import LayerReader, RawReader, SealedReader
 from torpor.snapshot.manifest import LayerRef, Manifest, is_sealed, read_layers
@@ -37,11 +37,11 @@ class Stored:
 
 
 class SnapshotStore:
-    """Snapshots below `home_blobs`. `resolve_image` says where the root file system of an image,
+    """Snapshots in `blobs`. `resolve_image` says where the root file system of an image,
     given by its digest, is. Thread-safe."""
 
-    def __init__(self, home_blobs: Path, resolve_image: Callable[[str], Path]) -> None:
-        self.blobs = LocalBlobs(home_blobs)
+    def __init__(self, blobs: Blobs, resolve_image: Callable[[str], Path]) -> None:
+        self.blobs = blobs
         self._resolve_image = resolve_image
 
     def put(self, built: Built, key: Key | None = None) -> Stored:
@@ -104,10 +104,16 @@ class SnapshotStore:
         return PageReader(manifest, self.layer_path, cache=cache, key=key)
 
     def layer_path(self, layer: LayerRef) -> Path:
-        """Where the file of a manifest's layer is."""
+        """A file of this host with a manifest's layer. Raises Damaged if there is none."""
         if layer.kind == "raw":
             return self._resolve_image(layer.digest)
-        return self.blobs.path(LAYERS, layer.digest)
+        try:
+            return self.blobs.materialize(LAYERS, layer.digest)
+        except NotFound as error:
+            raise Damaged(
+                f"layer {layer.digest} cannot be opened: {error.message}",
+                hint="Snapshots that need it cannot be restored; restore the file from a copy.",
+            ) from error
 
     def verify(self, manifest_digest: str, key: Key | None = None) -> list[str]:
         """Read all that a snapshot needs; what is wrong with it, a line each. Slow: every byte
@@ -133,14 +139,14 @@ class SnapshotStore:
         """Bytes on the disk of a snapshot's manifest and all its layers, which it may share with
         others; images are not counted. Raises NotFound or Damaged."""
         layers = self.layers(manifest_digest)
-        paths = {self.layer_path(layer) for layer in layers if layer.kind != "raw"}
-        paths.add(self.blobs.path(MANIFESTS, manifest_digest))
-        return sum(path.stat().st_size for path in paths if path.is_file())
+        blobs = {(LAYERS, layer.digest) for layer in layers if layer.kind != "raw"}
+        blobs.add((MANIFESTS, manifest_digest))
+        return sum(self.blobs.size(*blob) or 0 for blob in blobs)
 
     def verify_layer(self, layer: LayerRef, key: Key | None = None) -> str | None:
         """What is wrong with a layer's file, with its frames if some of them are it."""
-        path = self.layer_path(layer)
         try:
+            path = self.layer_path(layer)
             if layer.kind == "raw":
                 pages = RawReader(path).pages
             else:

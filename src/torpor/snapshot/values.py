@@ -19,8 +19,8 @@ from typing import NamedTuple
 from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 
-from torpor.blobs.local import Blob, Draft, LocalBlobs
-from torpor.core.errors import Damaged
+from torpor.blobs.protocol import Blob, Blobs, Draft
+from torpor.core.errors import Damaged, NotFound
 from torpor.snapshot.seal import SALT_BYTES, TAG_BYTES, Key, new_salt
 
 VALUES = "values"
@@ -79,7 +79,7 @@ class Incoming:
         while len(self._held) >= CHUNK:
             self._keep(bytes(self._held[:CHUNK]))
 
-    def store(self, blobs: LocalBlobs) -> Kept:
+    def store(self, blobs: Blobs) -> Kept:
         """All of it is there: store it durably. Raises OSError, Exhausted, HostError."""
         self.spool()
         if self._held:
@@ -145,7 +145,7 @@ class Deposit:
     def digest(self) -> str:
         return self._digest.hexdigest()
 
-    def store(self, blobs: LocalBlobs) -> Kept:
+    def store(self, blobs: Blobs) -> Kept:
         """All of it is there: it is durable when this returns."""
         # One that is empty and in the clear needs a file, too.
         if self._held or not self._draft.size:
@@ -160,11 +160,11 @@ class Deposit:
         self._parts += 1
 
 
-def read(blobs: LocalBlobs, kept: Kept, key: Key | None) -> Iterator[bytes]:
+def read(blobs: Blobs, kept: Kept, key: Key | None) -> Iterator[bytes]:
     """The content, in pieces. Raises Damaged: at its end at the latest."""
     digest, size = blake3(), 0
     try:
-        with blobs.path(VALUES, kept.name).open("rb") as file:
+        with blobs.open(VALUES, kept.name) as file:
             salt = b"" if key is None else file.read(SALT_BYTES)
             sealer = None if key is None else key.sealer(_PURPOSE, salt)
             step = CHUNK if sealer is None else CHUNK + TAG_BYTES
@@ -173,13 +173,13 @@ def read(blobs: LocalBlobs, kept: Kept, key: Key | None) -> Iterator[bytes]:
                 digest.update(clear)
                 size += len(clear)
                 yield clear
-    except (OSError, InvalidTag) as error:
+    except (OSError, NotFound, InvalidTag) as error:
         raise Damaged(f"the value {kept.digest} cannot be read: {error!r}") from error
     if (digest.hexdigest(), size) != (kept.digest, kept.bytes):
         raise Damaged(f"the value {kept.digest} is damaged: its bytes are others")
 
 
-def collect(blobs: LocalBlobs, live: Collection[str], *, before: float, dry_run: bool) -> Swept:
+def collect(blobs: Blobs, live: Collection[str], *, before: float, dry_run: bool) -> Swept:
     """Remove what no log names and nobody put since `before` (unix seconds; a value is stored
     before it is named), or only say what that is. Blocks."""
     remove = blobs.is_unused if dry_run else blobs.delete_unused

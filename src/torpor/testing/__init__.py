@@ -19,6 +19,7 @@ clock     the time, which stands still and skips
 playing   the agent's runtime, as it is here
 log       what the run has done, as far as replays need it
 outcome   what came of it, and its replays
+blobs     a store of blobs in memory
 """
 
 from torpor.testing.apis import ToolCall

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.blobs.local import LocalBlobs
+from torpor.blobs.protocol import Blobs
 from torpor.contextlog import files, runs
 from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.files import FileRow
@@ -48,7 +47,7 @@ _DISK_SHARE = 0.9
 
 
 class RunFiles:
-    def __init__(self, blobs: LocalBlobs, store: Store, keys: Keys) -> None:
+    def __init__(self, blobs: Blobs, store: Store, keys: Keys) -> None:
         self._blobs, self._store, self._keys = blobs, store, keys
 
     # In.
@@ -115,10 +114,10 @@ class RunFiles:
         return self._blobs.exists(VALUES, row.name)
 
     def _require_room(self, needed: int) -> None:
-        free = shutil.disk_usage(self._blobs.root).free
-        if free < needed + _SPARE_BYTES:
+        free = self._blobs.free_bytes()
+        if free is not None and free < needed + _SPARE_BYTES:
             raise Exhausted(
-                f"{self._blobs.root} has {free:,} bytes free; the file needs {needed:,}",
+                f"the store has {free:,} bytes free; the file needs {needed:,}",
                 hint="Free some space there, or upload less.",
             )
 

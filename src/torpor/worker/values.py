@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.blobs.local import LocalBlobs
+from torpor.blobs.protocol import Blobs
 from torpor.contextlog import entries
 from torpor.contextlog.entries import END, NewEntry
 from torpor.contextlog.keys import put_key
@@ -47,7 +47,7 @@ AHEAD_BYTES = 4 << 20
 class Values:
     """All runs' values. `scratch` is where they are spooled."""
 
-    def __init__(self, blobs: LocalBlobs, scratch: Path, store: Store, keys: Keys) -> None:
+    def __init__(self, blobs: Blobs, scratch: Path, store: Store, keys: Keys) -> None:
         self.blobs, self.scratch = blobs, scratch
         self._store, self._keys = store, keys
 

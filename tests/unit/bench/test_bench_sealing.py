@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from torpor.bench import sealing
+from torpor.blobs.local import LocalBlobs
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.store import SnapshotStore
 
 
 def test_both_ways_are_measured(tmp_path: Path) -> None:
-    store = SnapshotStore(tmp_path / "blobs", lambda digest: tmp_path / digest)
+    store = SnapshotStore(LocalBlobs(tmp_path / "blobs"), lambda digest: tmp_path / digest)
     pages = np.zeros((50, PAGE), np.uint8)
     pages[10:] = np.arange(40)[:, np.newaxis] + 1
     changed = {"memory": Changed.at_hand(pages.nbytes, np.arange(50), pages)}

@@ -168,7 +168,7 @@ def test_what_is_lost_or_damaged_is_told_and_the_rest_is_kept(tmp_path: Path) ->
             layer.digest for layer in here.blobs.layers(older.manifest)
         }
         here.blobs.delete_layer(lost)
-        path = here.blobs.blobs.path("manifests", older.manifest)
+        path = here.blobs.blobs.materialize("manifests", older.manifest)
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         (here.home.images / IMAGE / "root.erofs").unlink()

@@ -193,7 +193,7 @@ async def test_what_a_fork_needs_outlives_its_origin(world: World, service: Serv
     verified = await storage.verify(copy)
     assert verified["snapshots"][0]["id"] == base and not verified["problems"]
     manifest = (await world.store.read(lambda c: snapshots.get_snapshot(c, base))).manifest
-    path = world.machines.store.blobs.path("manifests", manifest)
+    path = world.machines.store.blobs.materialize("manifests", manifest)
     good = path.read_bytes()
     path.write_bytes(good[:-1])
     (problem,) = (await storage.verify(copy))["problems"]

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from tests.unit.control.plain import Plain
 from tests.unit.control.test_control_storage import IMAGE, Place, place
 
-from torpor.blobs.local import Draft, LocalBlobs
+from torpor.blobs.local import LocalBlobs, LocalDraft
 from torpor.contextlog import agents, deletion, files, forks, runs
 from torpor.contextlog.agents import AgentRow
 from torpor.control.storage import transfer
@@ -222,7 +222,7 @@ async def delete(here: Place, run: RunId) -> None:
 def stored(here: Place) -> list[Path]:
     names = [each.name for each in here.blobs.blobs.present(VALUES)]
     drafts = list((here.home.blobs / "tmp").iterdir())
-    return [here.blobs.blobs.path(VALUES, name) for name in names] + drafts
+    return [here.blobs.blobs.materialize(VALUES, name) for name in names] + drafts
 
 
 async def test_equal_ones_are_stored_once_and_sealed(here: Place) -> None:
@@ -268,7 +268,7 @@ async def test_a_full_disk_is_said_before_and_in_between(here: Place) -> None:
     def full(*_: Any) -> None:
         raise Exhausted("the disk is full")
 
-    for cls, name in ((Draft, "write"), (LocalBlobs, "put_all")):
+    for cls, name in ((LocalDraft, "write"), (LocalBlobs, "put_all")):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cls, name, full)
             with pytest.raises(Exhausted):

@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from tests.unit.contextlog.conftest import claimable
 from tests.unit.snapshot.gc_world import age
 
+from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import agents, bases, entries, keys, runs, snapshots, waits
 from torpor.contextlog.values import ValueRow, find_value, put_value
 from torpor.control.service.artifacts import Artifacts
@@ -195,7 +196,7 @@ async def _pieces(data: bytes) -> AsyncIterator[bytes]:
 async def place(root: Path, *, sealed: bool = True) -> AsyncIterator[Place]:
     home = Home(root).create()
     log = SqliteStore.open(home.database)
-    blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
+    blobs = SnapshotStore(LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs")
     held = Keys(home, log, on=sealed)
     try:
         storage = Storage(log, blobs, held, Metrics())

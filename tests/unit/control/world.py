@@ -23,6 +23,7 @@ from sqlalchemy import Connection
 from tests.unit.control.brokers import PlayedBroker, PlayedUpstream
 from tests.unit.control.puppet import Object, Puppet, State
 
+from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import agents, entries, runs, snapshots, waits
 from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.news import Claimable, report
@@ -367,7 +368,7 @@ class World:
         image.directory.mkdir(parents=True, exist_ok=True)
         image.root.write_bytes(b"of the image".ljust(4096, b"."))
         blobs = SnapshotStore(
-            self.home.blobs, lambda image: self.home.images / image / "root.erofs"
+            LocalBlobs(self.home.blobs), lambda image: self.home.images / image / "root.erofs"
         )
         machines: Any = WatchedMachines(self.home, blobs, PlayedEngine(self), image, self.pager)  # type: ignore[arg-type]
         machines.world = self

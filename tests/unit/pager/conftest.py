@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from torpor.blobs.local import LocalBlobs
 from torpor.core.errors import Missing
 from torpor.core.home import Home
 from torpor.pager.client import PagerClient
@@ -58,7 +59,9 @@ class Pager:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.store = SnapshotStore(home.blobs, lambda digest: home.images / digest / "root.erofs")
+        self.store = SnapshotStore(
+            LocalBlobs(home.blobs), lambda digest: home.images / digest / "root.erofs"
+        )
 
     def start(self) -> int:
         """Start it unless it runs; its process id."""

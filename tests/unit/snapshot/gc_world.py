@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from torpor.blobs.local import LocalBlobs
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.manifest import Manifest
@@ -27,7 +28,7 @@ CALLS = ("open", "writev", "fdatasync", "fsync", "utime", "rename", "unlink", "m
 
 def open_store(root: Path) -> SnapshotStore:
     """As a server does when it starts."""
-    store = SnapshotStore(root, lambda image: root / image)
+    store = SnapshotStore(LocalBlobs(root), lambda image: root / image)
     store.blobs.sweep()
     return store
 
@@ -47,9 +48,14 @@ def freeze(store: SnapshotStore, parent: str | None, seed: int) -> Stored:
         return store.put(build(before, reader, changed, hot=NOTHING_HOT, facts={}, out=draft))
 
 
+def root_of(store: SnapshotStore) -> Path:
+    assert isinstance(store.blobs, LocalBlobs)
+    return store.blobs.root
+
+
 def names(store: SnapshotStore) -> set[str]:
     """All files below the store."""
-    return {path.name for path in store.blobs.root.rglob("*") if path.is_file()}
+    return {path.name for path in root_of(store).rglob("*") if path.is_file()}
 
 
 def reach(store: SnapshotStore, manifests: set[str]) -> set[str]:
@@ -62,7 +68,7 @@ def age(store: SnapshotStore, seconds: float) -> None:
     for kind in (LAYERS, MANIFESTS):
         for blob in store.blobs.present(kind):
             then = blob.touched_at - seconds
-            _utime(store.blobs.path(kind, blob.name), (then, then))
+            _utime(store.blobs.materialize(kind, blob.name), (then, then))
 
 
 class Crash(BaseException):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torpor.blobs.local import Draft
+from torpor.blobs.local import LocalBlobs, LocalDraft
 from torpor.core.errors import InternalError, Invalid
 from torpor.snapshot import build as building
 from torpor.snapshot import gather
@@ -43,7 +43,8 @@ class Chain:
     """Snapshots in a store, each built on the one before."""
 
     def __init__(self, directory: Path, image: ImageIndex | None = None) -> None:
-        self.store = SnapshotStore(directory / "blobs", lambda _: directory / "root.erofs")
+        self.blobs = LocalBlobs(directory / "blobs")
+        self.store = SnapshotStore(self.blobs, lambda _: directory / "root.erofs")
         self.image = image
         self.manifest: Manifest | None = None
 
@@ -58,7 +59,7 @@ class Chain:
         """Read some pages at a time, written to a draft, and the same as if they were not."""
         whole = self._build(changed, hot)
         counted = {name: Counted(each) for name, each in changed.items()}
-        with pytest.MonkeyPatch.context() as limits, self.store.draft() as draft:
+        with pytest.MonkeyPatch.context() as limits, self.blobs.draft() as draft:
             limits.setattr(sources, "CHUNK_PAGES", chunk_pages)
             limits.setattr(building, "_XORS_KEPT", chunk_pages // FRAME_PAGES - 1)
             pieces = {name: each.changed(hashed) for name, each in counted.items()}
@@ -69,10 +70,10 @@ class Chain:
                 assert draft.path.read_bytes() == b"".join(whole.layer.chunks)
             self.manifest = self.store.load(self.store.put(built).manifest_digest)
         assert all(each.most <= chunk_pages for each in counted.values())
-        assert not list((self.store.blobs.root / "tmp").iterdir())
+        assert not list((self.blobs.root / "tmp").iterdir())
 
     def _build(
-        self, changed: Mapping[str, Changed], hot: object, out: Draft | None = None
+        self, changed: Mapping[str, Changed], hot: object, out: LocalDraft | None = None
     ) -> Built:
         return build(
             self.manifest,

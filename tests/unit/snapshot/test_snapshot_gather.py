@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from torpor.blobs.local import LocalBlobs
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.gather import (
     LAYERS_LEFT,
@@ -35,7 +36,7 @@ def frames_of(manifest: Manifest, pages: np.ndarray) -> int:
 
 @pytest.fixture
 def store(tmp_path: Path) -> SnapshotStore:
-    return SnapshotStore(tmp_path, lambda digest: tmp_path / digest)
+    return SnapshotStore(LocalBlobs(tmp_path), lambda digest: tmp_path / digest)
 
 
 def test_a_restore_costs_the_same_at_any_depth(store: SnapshotStore) -> None:

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.unit.snapshot.gc_world import Crash, age, freeze, names, open_store, reach
+from tests.unit.snapshot.gc_world import Crash, age, freeze, names, open_store, reach, root_of
 
-from torpor.blobs.local import LocalBlobs, Present
+from torpor.blobs.local import LocalBlobs
+from torpor.blobs.protocol import Present
 from torpor.snapshot import gc
 from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
 
@@ -37,7 +38,7 @@ def test_what_is_not_reached_goes_and_layers_in_common_stay(store: SnapshotStore
     other = freeze(store, None, 3).manifest_digest
     age(store, LONG_S)
     needed = reach(store, {second})
-    before = {path.name: path.stat().st_size for path in store.blobs.root.rglob("*/*/*")}
+    before = {path.name: path.stat().st_size for path in root_of(store).rglob("*/*/*")}
     wanted = collect(store, second, dry_run=True)
     assert set(before) == names(store), "a dry run removes nothing"
     swept = collect(store, second)
@@ -85,7 +86,7 @@ def test_a_live_manifest_that_cannot_be_read_keeps_every_layer(
     dead = freeze(store, None, 3).manifest_digest
     age(store, LONG_S)
     layers = {blob.name for blob in store.blobs.present(LAYERS)}
-    harm(store.blobs.path(MANIFESTS, live))
+    harm(store.blobs.materialize(MANIFESTS, live))
     swept = collect(store, live)
     assert (swept.manifests, swept.layers) == ((dead,), ())
     assert live in swept.problems[0]

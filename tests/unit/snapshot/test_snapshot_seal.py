@@ -14,6 +14,7 @@ from cryptography.exceptions import InvalidTag
 from hypothesis import given
 from hypothesis import strategies as st
 
+from torpor.blobs.local import LocalBlobs
 from torpor.core.errors import Damaged, InternalError
 from torpor.snapshot import seal
 from torpor.snapshot.build import Built, Changed, build
@@ -54,7 +55,7 @@ def read_all(path: Path, key: Key | None) -> bytes:
 
 @pytest.fixture
 def store(tmp_path: Path) -> SnapshotStore:
-    return SnapshotStore(tmp_path / "blobs", lambda digest: tmp_path / digest)
+    return SnapshotStore(LocalBlobs(tmp_path / "blobs"), lambda digest: tmp_path / digest)
 
 
 def memory(pages: Pages) -> dict[str, Changed]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from torpor.blobs.local import LocalBlobs
 from torpor.core.errors import Damaged, NotFound
 from torpor.snapshot.build import Built, Changed, ImageIndex, build, build_index
 from torpor.snapshot.layer import PAGE
@@ -18,7 +19,9 @@ from torpor.snapshot.store import SnapshotStore, Stored
 
 @pytest.fixture
 def store(tmp_path: Path) -> SnapshotStore:
-    return SnapshotStore(tmp_path / "blobs", lambda digest: tmp_path / f"{digest}.erofs")
+    return SnapshotStore(
+        LocalBlobs(tmp_path / "blobs"), lambda digest: tmp_path / f"{digest}.erofs"
+    )
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def built(tmp_path: Path) -> Built:
 
 
 def files(store: SnapshotStore) -> dict[str, int]:
+    assert isinstance(store.blobs, LocalBlobs)
     paths = [path for path in store.blobs.root.rglob("*") if path.is_file()]
     return {path.name: path.stat().st_size for path in paths}
 
@@ -74,12 +78,12 @@ def flip(path: Path, at: int) -> None:
 
 def layer_path(store: SnapshotStore, stored: Stored) -> Path:
     assert stored.layer_digest is not None
-    return store.blobs.path("layers", stored.layer_digest)
+    return store.blobs.materialize("layers", stored.layer_digest)
 
 
 def test_a_damaged_manifest_is_refused_and_reported(store: SnapshotStore, built: Built) -> None:
     stored = store.put(built)
-    flip(store.blobs.path("manifests", stored.manifest_digest), 30)
+    flip(store.blobs.materialize("manifests", stored.manifest_digest), 30)
     with pytest.raises(Damaged):
         store.load(stored.manifest_digest)
     (problem,) = store.verify(stored.manifest_digest)
@@ -91,7 +95,7 @@ def test_a_manifest_under_the_name_of_another_is_damaged(
 ) -> None:
     stored = store.put(built)
     other = store.put(Built(dataclasses.replace(built.manifest, facts={})))
-    path = store.blobs.path("manifests", stored.manifest_digest)
+    path = store.blobs.materialize("manifests", stored.manifest_digest)
     path.write_bytes(store.blobs.get("manifests", other.manifest_digest))
     with pytest.raises(Damaged, match=stored.manifest_digest):
         store.load(stored.manifest_digest)

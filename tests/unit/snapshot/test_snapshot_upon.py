@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from torpor.blobs.local import LocalBlobs
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.layer import PAGE, Pages
 from torpor.snapshot.manifest import Manifest
@@ -27,7 +28,7 @@ class Memory:
     """Snapshots of one memory, each on the one before, and the pages as they were."""
 
     def __init__(self, directory: Path) -> None:
-        self.store = SnapshotStore(directory, lambda _: directory / "none")
+        self.store = SnapshotStore(LocalBlobs(directory), lambda _: directory / "none")
         rng = np.random.default_rng(0)
         self.pages: Pages = rng.integers(1, 9, (COUNT, PAGE)).astype(np.uint8)
         self.pages[::5] = 0

@@ -61,7 +61,7 @@ def test_sealed_it_shows_nothing_and_opens_with_its_key_alone(tmp_path: Path) ->
 def test_damage_is_noticed(tmp_path: Path, key: Key | None, harm: str) -> None:
     blobs = LocalBlobs(tmp_path)
     kept = store(blobs, b"".join(bytes([n]) * CHUNK for n in range(3)), key)
-    path = blobs.path(VALUES, kept.name)
+    path = blobs.materialize(VALUES, kept.name)
     data = bytearray(path.read_bytes())
     match harm:
         case "flip":

@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
 import torpor
+from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import (
     agents,
     calls,
@@ -91,7 +92,9 @@ class Service:
     def __init__(self, home: Home, store: Store) -> None:
         self._home = home
         self._store = store
-        self._blobs = SnapshotStore(home.blobs, lambda image: home.images / image / "root.erofs")
+        self._blobs = SnapshotStore(
+            LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs"
+        )
         self._keys = Keys(home, store, on=switched_on())
         self._values = Values(self._blobs.blobs, home.run, store, self._keys)
         self.files = RunFiles(self._blobs.blobs, store, self._keys)

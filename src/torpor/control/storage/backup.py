@@ -198,16 +198,18 @@ def _take(
             continue
         wanted |= {(LAYERS, layer.digest) for layer in layers if layer.kind != "raw"}
     for kind, name in sorted(wanted):
-        path = blobs.blobs.path(kind, name)
-        if not path.is_file():
+        if not blobs.blobs.exists(kind, name):
             problems.append(f"{kind[:-1]} {name} is missing")
-        elif _digest(path) != name:
+        elif _digest(path := blobs.blobs.materialize(kind, name)) != name:
             problems.append(f"{kind[:-1]} {name} is damaged")
         else:
             _link(path, part / path.relative_to(home.root))
-    others = [kind for kind in _names(home.blobs) if kind not in (LAYERS, MANIFESTS, "tmp")]
-    trees = [home.blobs / kind for kind in others]
-    trees += [home.images / name for name in sorted(reached.images)]
+    for kind in blobs.blobs.kinds():
+        if kind not in (LAYERS, MANIFESTS):
+            for each in sorted(blobs.blobs.present(kind), key=lambda each: each.name):
+                path = blobs.blobs.materialize(kind, each.name)
+                _link(path, part / path.relative_to(home.root))
+    trees = [home.images / name for name in sorted(reached.images)]
     trees += [home.deps / name for name in sorted(reached.deps)]
     trees += [home.roots / name for name in _names(home.roots) if not name.startswith(".")]
     for tree in trees:

@@ -166,7 +166,9 @@ def export(
         for row in told.snapshots:
             holds.enter_context(blobs.held(row["manifest"]))
         manifests = {row["manifest"]: blobs.load(row["manifest"], key) for row in told.snapshots}
-        paths = [(f"{MANIFESTS}/{name}", blobs.blobs.path(MANIFESTS, name)) for name in manifests]
+        paths = [
+            (f"{MANIFESTS}/{name}", blobs.blobs.materialize(MANIFESTS, name)) for name in manifests
+        ]
         deps = {each.facts["shape"]["deps"] for each in manifests.values()} - {""}
         sources = [_from_file(name, path, path.name) for name, path in paths]
         sources += [
