@@ -297,11 +297,13 @@ def _events(lines: AsyncIterator[str], status_code: int = 200) -> StreamingRespo
 
 @router.get("/health", responses=_gives(Health))
 async def health(service: Uses) -> Json:
+    """Whether the server runs, with its version and engine."""
     return Json(await service.health())
 
 
 @router.get("/totals", responses=_gives(Totals))
 async def totals(service: Uses) -> Json:
+    """How many runs, open waits and snapshots there are."""
     return Json(await service.totals())
 
 
@@ -309,7 +311,7 @@ async def totals(service: Uses) -> Json:
 async def deploy(
     body: DeployRequest, service: Uses, closing: Closing, request: Request
 ) -> StreamingResponse:
-    """Make the agent's template. Events: `progress`…, then `deployed` or `error`."""
+    """Deploy an agent: make its template. Events: `progress`…, then `deployed` or `error`."""
     limits.forget_body(request)
     work = partial(service.deploy, body.source(), engine=body.engine)
     return _events(stream.progress(work, "deployed", closing))
@@ -317,13 +319,15 @@ async def deploy(
 
 @router.get("/agents", responses=_gives(list[Agent]))
 async def agents(service: Uses) -> Json:
+    """List deployed agents."""
     return Json(await service.agents())
 
 
 @router.get("/agents/{ref:path}", responses=_gives(DescribedAgent))
 async def agent(ref: str, service: Uses, query: Annotated[AgentQuery, Query()]) -> Json:
-    """What a run by this name would be started of; `agent.schema` is the JSON Schema of its input,
-    where its annotations say something of that."""
+    """The agent that a run by this name would start. `agent.schema` is the JSON Schema of its
+    input, if its annotations define one.
+    """
     return Json(await service.agent(ref, query.version, query.engine))
 
 
@@ -338,8 +342,9 @@ async def retire(
 
 @router.post("/runs", status_code=201, responses=_gives(Run, 201))
 async def start(body: StartRequest, service: Uses, idempotency_key: OnceKey = None) -> Json:
-    """Start a run. With an `Idempotency-Key` (or `id_key`, which is the same) that was used
-    before, this gives the run that was started then."""
+    """Start a run. If its `Idempotency-Key` (or `id_key`, which is the same) was used before, this
+    returns the run that was started then.
+    """
     if idempotency_key is not None and body.id_key not in (None, idempotency_key):
         raise Invalid("Idempotency-Key and id_key are two keys", hint="Send only one of them.")
     key = body.id_key or idempotency_key
@@ -357,7 +362,7 @@ async def start(body: StartRequest, service: Uses, idempotency_key: OnceKey = No
 
 @router.get("/runs", responses=_gives(list[Run]))
 async def runs(query: Annotated[RunsQuery, Query()], request: Request, service: Uses) -> Json:
-    """Newest first; where there are more, `Link: <…>; rel="next"` leads there."""
+    """List runs, newest first. If there are more, `Link: <…>; rel="next"` leads to them."""
     states = split(query.states)
     found = await service.runs(states, query.limit, query.before, query.agent, query.text)
     return Json(found, headers=_next(request, len(found) == query.limit, found, "before", "id"))
@@ -365,6 +370,7 @@ async def runs(query: Annotated[RunsQuery, Query()], request: Request, service: 
 
 @router.get("/runs/{ref}", responses=_gives(RunDetail))
 async def run(ref: str, service: Uses) -> Json:
+    """One run, with its waits, cost and files."""
     return Json(await service.run(ref))
 
 
@@ -377,9 +383,10 @@ async def log(
     closing: Closing,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Json | StreamingResponse:
-    """The run's context log, some 4 MiB at once; `Link: <…>; rel="next"` leads to more. With
-    `follow`, events: `entry`… (its id is the seq), then `end`; a stream that broke off goes on
-    where it was with the header `Last-Event-ID`."""
+    """The run's context log, in pages of about 4 MiB; `Link: <…>; rel="next"` leads to the next
+    one. With `follow`, it is a stream of events: `entry`… (its id is the seq), then `end`. Resume
+    an interrupted stream with the header `Last-Event-ID`.
+    """
     kinds, after = split(query.kinds), query.after
     if query.tail is not None or query.since is not None:
         after = max(after, await service.begin(ref, kinds, query.tail, query.since))
@@ -400,7 +407,7 @@ async def log(
 
 @router.get("/runs/{ref}/results/{op:path}", response_class=StreamingResponse)
 async def result(ref: str, op: str, service: Uses) -> StreamingResponse:
-    """What an operation gave, whole, however large: JSON, or the bytes that a step returned."""
+    """An operation's result, whole and however large: JSON, or the bytes that a step returned."""
     form, content = await service.result(ref, op)
     media = "application/json" if form == "json" else "application/octet-stream"
     return StreamingResponse(content, media_type=media)
@@ -413,32 +420,35 @@ async def output(
     query: Annotated[OutputQuery, Query()],
     service: Uses,
 ) -> StreamingResponse:
-    """All that the agent printed, also what its log only counts (`output.beside`)."""
+    """Everything that the agent printed, including output beyond its log (`output.beside`)."""
     content = await service.output(ref, stream, query.offset)
     return StreamingResponse(content, media_type="text/plain; charset=utf-8")
 
 
 @router.post("/runs/{ref}/cancel", responses=_gives(Run))
 async def cancel(ref: str, service: Uses) -> Json:
+    """Cancel a run. An agent that is awake has ten seconds to clean up."""
     return Json(await service.cancel(ref))
 
 
 @router.post("/runs/{ref}/fork", status_code=201, responses=_gives(Run, 201))
 async def fork(ref: str, body: ForkRequest, service: Uses) -> Json:
-    """A new run that begins as this one was at a place of its log."""
+    """Start a new run from any point of this run's log."""
     wanted = Wanted(at=body.at, input=body.input, version=body.version, set=body.set)
     return Json(await service.fork(ref, wanted), status_code=201)
 
 
 @router.post("/runs/{ref}/retry", status_code=201, responses=_gives(Run, 201))
 async def retry(ref: str, body: RetryRequest, service: Uses) -> Json:
-    """A fork of a run that has failed or was cancelled: all that it recorded is kept, but what it
-    failed for, which is tried again."""
+    """Fork a failed or cancelled run. Everything that it recorded is kept, except what it failed
+    at, which is tried again.
+    """
     return Json(await service.retry(ref, body.version), status_code=201)
 
 
 @router.get("/runs/{ref}/snapshots", responses=_gives(list[Snapshot]))
 async def snapshots(ref: str, service: Uses) -> Json:
+    """List the run's snapshots."""
     return Json(await service.snapshots(ref))
 
 
@@ -450,7 +460,7 @@ async def verify(ref: str, service: Uses) -> Json:
 
 @router.patch("/runs/{ref}/snapshots/{snapshot}", responses=_gives(Snapshot))
 async def pin(ref: str, snapshot: str, body: PinRequest, service: Uses) -> Json:
-    """A pinned snapshot is kept until it is not pinned any more."""
+    """Pin or unpin a snapshot. A pinned one is kept."""
     return Json(await service.pin(ref, snapshot, body.pinned))
 
 
@@ -458,7 +468,7 @@ async def pin(ref: str, snapshot: str, body: PinRequest, service: Uses) -> Json:
 async def export(
     ref: str, query: Annotated[ExportQuery, Query()], service: Uses
 ) -> StreamingResponse:
-    """The run as one file (docs/formats/export.md) that another torpor can import."""
+    """Export the run to one file (docs/formats/export.md) that another torpor can import."""
     return StreamingResponse(
         await service.export(ref, query.snapshot), media_type="application/x-tar"
     )
@@ -466,24 +476,25 @@ async def export(
 
 @router.post("/imports", status_code=201, responses=_gives(Run, 201))
 async def import_run(request: Request, service: Uses) -> Json:
-    """Take in an export, the request's body. The run goes on from where it was."""
+    """Import an export, which is the request's body. The run goes on from where it was."""
     return Json(await service.import_run(request.stream()), status_code=201)
 
 
 @router.post("/gc", responses=_gives(Collected))
 async def gc(body: GcRequest, service: Uses) -> Json:
-    """Reclaim the snapshots that are not kept any more, and remove what nothing needs."""
+    """Remove snapshots that are no longer kept, and files that nothing needs."""
     return Json(await service.gc(body.dry_run))
 
 
 @router.post("/backups", status_code=201, responses=_gives(Backup, 201))
 async def backup(body: BackupRequest, service: Uses) -> Json:
-    """Copy all that there is to a new directory on the server's host, while it is in use."""
+    """Copy everything to a new directory on the server's host, while it is in use."""
     return Json(await service.backup(body.directory, body.key), status_code=201)
 
 
 @router.get("/waits", responses=_gives(list[Wait]))
 async def waits(query: Annotated[WaitsQuery, Query()], service: Uses) -> Json:
+    """List waits, newest first."""
     kinds = split(query.kinds)
     found = await service.waits(
         query.run,
@@ -500,26 +511,29 @@ async def waits(query: Annotated[WaitsQuery, Query()], service: Uses) -> Json:
 
 @router.get("/waits/{ref}", responses=_gives(Wait))
 async def wait(ref: str, service: Uses) -> Json:
+    """One wait."""
     return Json(await service.wait(ref))
 
 
 @router.post("/waits/{ref}/complete", responses=_gives(Wait))
 async def complete(ref: str, body: CompleteRequest, service: Uses) -> Json:
-    """Answer a wait: 409 if it was answered before, or has ended otherwise; 422 if the answer is
-    not what it asks for."""
+    """Answer a wait. 409 if it was answered before, or has ended in another way; 422 if the answer
+    does not fit.
+    """
     return Json(await service.complete(ref, body.data, body.approved, body.note, body.by))
 
 
 @router.post("/query", responses=_gives(Rows))
 async def query(body: QueryRequest, service: Uses) -> Json:
-    """Rows for a SELECT over the views of docs/sql.md. It can change nothing."""
+    """Run a SELECT over the views of docs/sql.md. It can change nothing."""
     return Json(await service.query(body.question()))
 
 
 @router.post("/shutdown", status_code=202, response_class=StreamingResponse)
 async def shutdown(stop: Stopping) -> StreamingResponse:
-    """Stop the server, the machines and the processes that serve them. Each machine is frozen
-    where it is, and goes on there at the next start. Events: `progress`…, then `stopped`."""
+    """Stop the server with its machines and processes. Each machine is frozen where it is and goes
+    on there at the next start. Events: `progress`…, then `stopped`.
+    """
 
     async def work(tell: Callable[[str, str, float | None], None]) -> Object:
         await stop.ask(lambda words: tell("stop", words, None))

@@ -51,8 +51,9 @@ router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 @router.get("/runs/{ref}/artifacts", responses={200: {"model": list[Artifact]}})
 async def artifacts(ref: str, uses: Uses) -> Json:
-    """What the run published, then what was kept of it when it ended: by name, the newest version
-    first."""
+    """Files that the run published, then those that were kept when it ended: by name, the newest
+    version first.
+    """
     return Json(await uses.list(ref))
 
 
@@ -66,6 +67,6 @@ async def artifact(
         int | None, Query(ge=1, le=2**31, description="this version instead of the newest")
     ] = None,
 ) -> Response:
-    """The content of an artifact, whole or a `Range` of it; its `ETag` is its digest."""
+    """An artifact's content, whole or a `Range` of it. The `ETag` is its digest."""
     found = await uses.find(ref, name, version)
     return await download(Content.of(found, await uses.content(found)), request.headers)

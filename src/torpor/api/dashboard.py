@@ -143,7 +143,7 @@ async def link(
     loopback: Annotated[Loopback, Depends(_loopback)],
     sessions: Annotated[Sessions, Depends(_sessions)],
 ) -> Json:
-    """A link that opens the dashboard in a browser of this host."""
+    """Create a link that opens the dashboard in a browser of this host."""
     port = loopback.open(body.port)
     return Json(
         {"url": f"http://{HOST}:{port}/ui/login?token={sessions.link()}", "port": port}, 201

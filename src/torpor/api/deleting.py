@@ -30,7 +30,7 @@ class Deleted(BaseModel):
 
 
 class Kept(Strict):
-    """Null: without a limit."""
+    """Null means no limit."""
 
     age_s: float | None = Field(
         default=None, description="delete runs that ended longer ago than this"
@@ -54,8 +54,9 @@ router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 @router.delete("/runs/{ref}", responses={200: {"model": Deleted}})
 async def delete(ref: str, deleting: Uses) -> Json:
-    """Delete an ended run, with its log, waits, snapshots and keys, for good. 409 while it has not
-    ended, or while other runs share its log."""
+    """Delete an ended run for good, with its log, waits, snapshots and keys. 409 if it has not
+    ended, or if other runs share its log.
+    """
     return Json(await deleting.delete(ref))
 
 
@@ -67,5 +68,5 @@ async def retention(deleting: Uses) -> Json:
 
 @router.put("/retention", responses={200: {"model": Kept}})
 async def keep(body: Kept, deleting: Uses) -> Json:
-    """Delete ended runs by themselves from now on, or no longer."""
+    """Set for how long ended runs are kept. Without limits, none is deleted automatically."""
     return Json(await deleting.keep(Retention(body.age_s, body.log_bytes)))

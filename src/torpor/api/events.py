@@ -32,6 +32,7 @@ router = APIRouter(prefix="/v1", responses=PROBLEMS)
 async def send(
     ref: str, body: SendRequest, service: Annotated[Receiver, Depends(_receiver)]
 ) -> Json:
-    """Send the run an event: its oldest wait for one of that name takes it. Without such a wait it
-    is kept until there is one. 409 if the run has ended, or keeps too many."""
+    """Send the run an event. Its oldest wait for that name takes it; without one, the event is kept
+    until there is. 409 if the run has ended, or keeps too many events.
+    """
     return Json(await service.send(ref, body.name, body.data, body.by, body.id), status_code=202)

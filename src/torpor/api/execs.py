@@ -74,18 +74,19 @@ router = APIRouter(prefix="/v1/runs/{ref}/execs", responses=PROBLEMS)
 
 @router.post("", response_class=StreamingResponse)
 async def execute(ref: str, body: ExecRequest, request: Request, uses: Uses) -> StreamingResponse:
-    """Run a command beside the run's agent, as its user, in its directory, with its environment; a
-    run that sleeps gets its machine for that. The response is frames, each a byte for its kind (0
-    an event, which is JSON; 1 stdout, 2 stderr), four for its length, and that many bytes. Events:
-    `{exec, run}`, `{began: true}`, `{}` now and then, and last `{code, signal, problem}` or
-    `{error}`. The command ends with this request."""
+    """Run a command beside the run's agent, as its user, in its directory, with its environment. A
+    sleeping run gets its machine for that. The response is a stream of frames: one byte for the
+    kind (0 an event, which is JSON; 1 stdout; 2 stderr), four for the length, and that many bytes.
+    Events are `{exec, run}`, `{began: true}`, `{}` from time to time, and last `{code, signal,
+    problem}` or `{error}`. The command ends with this request.
+    """
     command = await uses.execute(ref, body.asked(), access.who(request))
     return _Frames(command)
 
 
 @router.put("/{exec}/stdin", status_code=204)
 async def stdin(ref: str, exec: str, request: Request, uses: Uses) -> Response:
-    """What the command reads: the body, as it comes. Its end is the end of it."""
+    """Stream the command's input: the body, as it comes. The end of the body ends the input."""
     command = await uses.command(ref, exec)
     async for chunk in request.stream():
         await command.feed(chunk)
@@ -97,7 +98,7 @@ async def stdin(ref: str, exec: str, request: Request, uses: Uses) -> Response:
 
 @router.patch("/{exec}", status_code=204)
 async def change(ref: str, exec: str, body: ExecChange, uses: Uses) -> Response:
-    """Send the command's process group a signal, or its terminal another size."""
+    """Send a signal to the command's process group, or resize its terminal."""
     command = await uses.command(ref, exec)
     if body.terminal is not None:
         command.resize(Size(body.terminal.rows, body.terminal.cols))

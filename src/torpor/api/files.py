@@ -55,8 +55,9 @@ router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 @router.post("/files", status_code=201, responses={201: {"model": Uploaded}})
 async def upload(request: Request, files: Uses, query: Annotated[UploadQuery, Query()]) -> Json:
-    """Store the body's bytes for a run that is to be started within a day, whose `files` name them
-    by their digest. The same bytes again are the same file."""
+    """Upload a file, the request's body, for a run that is started within a day and names its
+    digest in `files`. The same bytes again are the same file.
+    """
     told = request.headers.get("content-length", "")
     length = int(told) if told.isdigit() else None
     return Json(await files.receive(request.stream(), query.digest, length), status_code=201)
@@ -64,11 +65,11 @@ async def upload(request: Request, files: Uses, query: Annotated[UploadQuery, Qu
 
 @router.get("/files/{digest}", responses={200: {"model": Uploaded}})
 async def uploaded(digest: str, files: Uses) -> Json:
-    """Whether a file is here already: it need not be uploaded then, and stays for a day."""
+    """Whether a file is here already. If so, you need not upload it, and it stays for a day."""
     return Json(await files.known(digest))
 
 
 @router.get("/runs/{ref}/files/{path:path}", response_class=StreamingResponse)
 async def content(ref: str, path: str, request: Request, files: Uses) -> Response:
-    """A file that the run was given, as it was given. Takes `Range`."""
+    """A file of the run, as it was given to it. Takes `Range`."""
     return await download(Content.given(*await files.content(ref, path)), request.headers)

@@ -96,32 +96,35 @@ public = APIRouter()
 
 @router.post("/hooks", status_code=201, responses={201: {"model": CreatedHook}})
 async def create(body: HookRequest, service: Uses) -> Json:
-    """Let others start runs of an agent, or send them events. The secret is shown only now."""
+    """Let others start runs of an agent, or send events to them. The secret is shown only this
+    once.
+    """
     made = await service.hooks.create(body.agent, body.event, body.run_at, body.into)
     return Json(made, status_code=201)
 
 
 @router.get("/hooks", responses={200: {"model": list[Hook]}})
 async def hooks(query: Annotated[HooksQuery, Query()], service: Uses) -> Json:
+    """List hooks."""
     return Json(await service.hooks.list(query.all))
 
 
 @router.delete("/hooks/{ref}", responses={200: {"model": Hook}})
 async def revoke(ref: str, service: Uses) -> Json:
-    """No message is taken by it any more."""
+    """Revoke a hook: its messages are refused from now on."""
     return Json(await service.hooks.revoke(ref))
 
 
 @router.post("/webhook-secrets", responses={200: {"model": UrlSecret}})
 async def secret(body: UrlRequest, service: Uses) -> Json:
-    """What our messages to a URL are signed with, as Standard Webhooks has it."""
+    """The secret that signs torpor's messages to a URL, by Standard Webhooks."""
     return Json(await service.webhook_secret(body.url))
 
 
 # Not among what a key opens (`torpor.api.access`): a message is let in by its signature.
 @public.post("/hooks/{hook}", status_code=202, include_in_schema=False)
 async def receive(hook: str, request: Request) -> Json:
-    """A message, signed as Standard Webhooks has it. The same webhook-id again changes nothing."""
+    """Receive a message, signed by Standard Webhooks. The same webhook-id again changes nothing."""
     service = _service(request)
     try:
         taken = await service.hooks.receive(hook, request.headers, await request.body())

@@ -28,7 +28,7 @@ class KeyRequest(Strict):
 
 
 class TokenRequest(Strict):
-    """For just one of the two."""
+    """Give exactly one of the two."""
 
     run: ShortText | None = None
     wait: ShortText | None = None
@@ -36,7 +36,7 @@ class TokenRequest(Strict):
 
 
 class Key(BaseModel):
-    """Without the key itself, which nobody has but who was given it."""
+    """A key's record. Only its owner has the key itself."""
 
     id: str
     name: str
@@ -69,25 +69,28 @@ router = APIRouter(prefix="/v1", responses=PROBLEMS)
 
 @router.post("/keys", status_code=201, responses={201: {"model": NewKey}})
 async def create(body: KeyRequest, keys: Keys) -> Json:
-    """A new key. What it is, is told now and never again: only its hash is kept."""
+    """Create a key. It is shown only this once: torpor keeps its hash."""
     made = await keys.create(body.name, body.scopes, body.agents, body.expires_s)
     return Json(made, status_code=201)
 
 
 @router.get("/keys", responses={200: {"model": list[Key]}})
 async def list_keys(keys: Keys) -> Json:
-    """Oldest first, those that are of no use any more too."""
+    """List keys, oldest first, including expired and revoked ones."""
     return Json(await keys.list())
 
 
 @router.delete("/keys/{ref}", responses={200: {"model": Key}})
 async def revoke(ref: str, keys: Keys) -> Json:
-    """From now on it is refused. `ref` is its id, or its name if no other has that."""
+    """Revoke a key, which is refused from now on. `ref` is its id, or its name if no other
+    has it.
+    """
     return Json(await keys.revoke(ref))
 
 
 @router.post("/tokens", status_code=201, responses={201: {"model": NewKey}})
 async def token(body: TokenRequest, keys: Keys) -> Json:
-    """A key for one run, to look at it, or for one wait, to answer it; it ends soon. To be given
-    to a page or a person."""
+    """Create a short-lived key to look at one run, or to answer one wait, for a page or a
+    person.
+    """
     return Json(await keys.token(body.run, body.wait, body.expires_s), status_code=201)

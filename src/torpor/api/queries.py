@@ -41,16 +41,18 @@ Name = Annotated[ShortText, Path()]
 
 @router.get("", responses={200: {"model": list[SavedQuery]}})
 async def saved(queries: Uses) -> Json:
+    """List saved queries."""
     return Json(await queries.saved_queries())
 
 
 @router.put("/{name}", responses={200: {"model": SavedQuery}})
 async def save(name: Name, body: SaveRequest, queries: Uses) -> Json:
-    """Save a query under this name, in place of what had it."""
+    """Save a query under this name, replacing an existing one."""
     return Json(await queries.save_query(name, body.sql))
 
 
 @router.delete("/{name}", status_code=204)
 async def delete(name: Name, queries: Uses) -> Response:
+    """Delete a saved query."""
     await queries.delete_query(name)
     return Response(status_code=204)

@@ -23,7 +23,7 @@ class Queueing(Protocol):
 
 
 class QueueRequest(Strict):
-    """Only what is given is changed; null takes a limit away."""
+    """Only the given fields are changed; null removes a limit."""
 
     paused: bool = False
     concurrency: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -32,7 +32,9 @@ class QueueRequest(Strict):
 
 
 class Queue(BaseModel):
-    """Its limits, and its unfinished runs by state: `suspended` ones sleep and take no slot."""
+    """A queue's limits, and its unfinished runs by state. `suspended` runs sleep and take no
+    slot.
+    """
 
     name: str
     paused: bool
@@ -58,10 +60,11 @@ router = APIRouter(prefix="/v1/queues", responses=PROBLEMS)
 
 @router.get("", responses={200: {"model": list[Queue]}})
 async def queues(queueing: Uses) -> Json:
+    """List queues."""
     return Json(await queueing.queues())
 
 
 @router.patch("/{name}", responses={200: {"model": Queue}})
 async def set_queue(name: str, body: QueueRequest, queueing: Uses) -> Json:
-    """Pause a queue, let it go on, or change its limits. It is made if there is none."""
+    """Pause or resume a queue, or change its limits. The queue is created if there is none."""
     return Json(await queueing.set(name, body.model_dump(exclude_unset=True)))

@@ -34,12 +34,12 @@ router = APIRouter(prefix="/v1/runs", responses=PROBLEMS)
 async def reload(
     ref: str, body: ReloadRequest, service: Annotated[Reloading, Depends(_service)]
 ) -> Json:
-    """A fork onto another version of the agent that takes the run's place, be that ended or not.
+    """Fork a run, ended or not, onto another version of its agent. The fork takes the run's place.
 
-    It shares the log up to where the first step ended whose code differs, and replays it; where it
-    does something else than the log says, it goes on without the rest. `forked` says what was
-    `kept` (how many operations) and which is done `again`. A run that has not ended is cancelled,
-    at once and without cleaning up.
+    It shares the log up to the first step whose code differs, and replays it. Where it does
+    something else than the log says, it goes on without the rest. `forked` says how many operations
+    were `kept` and which one is done `again`. An unfinished run is cancelled at once, without
+    cleaning up.
     """
     made = await service.reload(ref, body.version, fresh=body.fresh)
     return Json(made, status_code=201)

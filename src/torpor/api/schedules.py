@@ -48,7 +48,7 @@ class PauseRequest(Strict):
 
 
 class Schedule(BaseModel):
-    """`next_time` is as the clock has it, `next_at` with its jitter."""
+    """`next_time` is by the clock, `next_at` includes the jitter."""
 
     name: str
     agent: str
@@ -82,22 +82,24 @@ router = APIRouter(prefix="/v1/schedules", responses=PROBLEMS)
 
 @router.get("", responses={200: {"model": list[Schedule]}})
 async def schedules(uses: Uses) -> Json:
+    """List schedules."""
     return Json(await uses.list())
 
 
 @router.put("/{name}", responses={200: {"model": Schedule}})
 async def add(name: str, body: ScheduleRequest, uses: Uses) -> Json:
-    """The same once more changes nothing: its name is its dedup key."""
+    """Add a schedule. Adding the same one again changes nothing: its name identifies it."""
     settings = body.model_dump(exclude={"replace"})
     return Json(await uses.add(name, settings, replace=body.replace))
 
 
 @router.patch("/{name}", responses={200: {"model": Schedule}})
 async def pause(name: str, body: PauseRequest, uses: Uses) -> Json:
+    """Pause or resume a schedule."""
     return Json(await uses.pause(name, body.paused))
 
 
 @router.delete("/{name}", responses={200: {"model": Schedule}})
 async def remove(name: str, uses: Uses) -> Json:
-    """Its runs stay."""
+    """Remove a schedule. Its runs stay."""
     return Json(await uses.remove(name))

@@ -32,5 +32,5 @@ router = APIRouter(prefix="/v1/runs", responses=PROBLEMS)
 async def upgrade(
     ref: str, body: UpgradeRequest, service: Annotated[Upgrading, Depends(_service)]
 ) -> Json:
-    """Move a run that waits to another version of its agent, by default the current one."""
+    """Move a waiting run to another version of its agent, by default the current one."""
     return Json(await service.upgrade(ref, body.version))

@@ -308,7 +308,7 @@ def _full_disk(doing: str) -> Iterator[None]:
         reason = f"{doing}: {error.strerror or error}"
         if error.errno in _FULL:
             raise Exhausted(
-                reason, hint="Free space on that file system, then try again; nothing was lost."
+                reason, hint="Free space on that file system, then try again. Nothing was lost."
             ) from error
         raise HostError(reason, hint="Check that file system and its permissions.") from error
 

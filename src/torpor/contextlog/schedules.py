@@ -90,7 +90,7 @@ def set_schedule(c: Connection, name: str, **values: Any) -> None:
 
 
 def remove_schedule(c: Connection, name: str) -> None:
-    """Its runs stay."""
+    """Remove a schedule. Its runs stay."""
     c.execute(delete(_schedules).where(_schedules.c.name == name))
 
 

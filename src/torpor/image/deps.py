@@ -149,7 +149,7 @@ def _check(requirement: str) -> None:
     except InvalidRequirement as error:
         raise Invalid(
             f"dependency {requirement!r} is not a requirement: {error}",
-            hint='Write it as pip does, for example "httpx>=0.27".',
+            hint='Write it as for pip, for example "httpx>=0.27".',
         ) from error
 
 
@@ -160,7 +160,7 @@ def _uv() -> list[str]:
         return [found]
     raise Missing(
         "the agent has dependencies, and uv, which installs them, is not on this host",
-        hint="Get it from https://docs.astral.sh/uv/ or with: pip install uv",
+        hint="Install it: pip install uv, or see https://docs.astral.sh/uv/",
     )
 
 
@@ -237,8 +237,9 @@ def install(
             f"the dependencies {', '.join(dependencies)} cannot be installed:\n"
             + essential_lines(error.output),
             hint=(
-                f"They must exist as wheels for Python {target.python} on {target.shown}: "
-                "nothing is built on the host, since that would run the package's code there."
+                f"They must exist as wheels for Python {target.python} on "
+                f"{target.shown}. Nothing is built on the host, because that would "
+                "run the package's code there."
             ),
         ) from error
     for script in (directory / "bin").glob("*"):

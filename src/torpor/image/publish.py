@@ -69,7 +69,7 @@ def build_once(
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise Exhausted(
-                        f"the disk became full while {result} was made",
+                        f"the disk filled up while {result} was being made",
                         hint="Free some space on it.",
                     ) from error
                 raise

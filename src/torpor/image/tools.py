@@ -76,7 +76,7 @@ def run(
         return output
     if "No space left on device" in output:
         raise Exhausted(
-            f"the disk became full while {command[0]} ran",
+            f"the disk filled up while {command[0]} was running",
             hint="Free some space (about 1 GB is needed in $TMPDIR and the data directory).",
         )
     raise ProgramFailed(command[0], process.returncode, output)

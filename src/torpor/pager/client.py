@@ -124,7 +124,7 @@ class PagerClient:
     def _unreachable(self, why: object) -> Missing:
         return Missing(
             f"the pager does not answer at {self.socket}: {why}",
-            hint=f"The end of {self.socket.with_suffix('.log')} may tell why it ended.",
+            hint=f"The end of {self.socket.with_suffix('.log')} may say why it ended.",
         )
 
 

@@ -45,12 +45,12 @@ async def ensure_pager(home: Home) -> PagerClient:
             if child is not None and child.returncode:
                 raise HostError(
                     f"the pager ended with status {child.returncode}:\n{_log_end(home)}",
-                    hint=f"All it said is in {_log(home)}.",
+                    hint=f"Its log is {_log(home)}.",
                 )
             if asyncio.get_running_loop().time() > deadline:
                 raise HostError(
                     f"the pager did not answer within {START_SECONDS_MAX:.0f} s:\n{_log_end(home)}",
-                    hint=f"All it said is in {_log(home)}.",
+                    hint=f"Its log is {_log(home)}.",
                 )
             if child is None or child.returncode == 0:
                 child = _start(home)

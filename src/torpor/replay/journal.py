@@ -141,9 +141,10 @@ class Divergence(GuestError):
             was += ", which had no result yet"
         super().__init__(
             f"the agent does not do what its log says\n  recorded: {was}\n  now:      {now}",
-            hint="Code between operations must do the same each time: put what varies (time, "
-            "randomness, the network) into a step, or use torpor.now, torpor.random and "
-            "torpor.uuid4; start what depends on several results in a settled order.",
+            hint="Code between operations must do the same each time. Put whatever "
+            "varies (time, randomness, the network) into a step, or use "
+            "torpor.now, torpor.random and torpor.uuid4. Start whatever depends on "
+            "several results in a settled order.",
         )
         self.recorded = recorded
         self.intent = intent

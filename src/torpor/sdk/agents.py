@@ -125,7 +125,10 @@ def agent(fn: _F | None = None, /, *, name: str | None = None) -> _F | Callable[
         known = _all if outside() else list(_registered.values())
         others = [each.fn for each in known if each.name == called and each.fn is not fn]
         if any(not outside() or _both_of(other, fn) for other in others):
-            raise ValueError(f"two agents are named {called!r}: give one of them another name=")
+            raise ValueError(
+                f"two agents are named {called!r}: give one of them another name with "
+                "@torpor.agent(name=…)"
+            )
         created = _registered[called] = Agent(called, fn)
         if outside():
             _all.append(created)
@@ -147,7 +150,7 @@ def of(fn: Callable[..., Any]) -> Agent:
     for each in reversed(_all):
         if each.fn is fn:
             return each
-    raise TypeError(f"{fn!r} is no torpor.agent: write @torpor.agent above it")
+    raise TypeError(f"{fn!r} is not a torpor.agent: write @torpor.agent above it")
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ def key_of(fn: Callable[..., Any], key: Callable[..., Any] | str) -> Key:
         found = named(args, kwargs)
         if not is_data(found):
             raise TypeError(
-                f"a step's key must be data, not {_name(type(found))}: name its id, say"
+                f"a step's key must be data, not {_name(type(found))}: use its id, for example"
             )
         return found
 

@@ -61,7 +61,7 @@ def artifact(
     if (path is None) == (data is None):
         raise TypeError("torpor.artifact: give the path of a file, or data=… and name=…, not both")
     if data is not None and not isinstance(data, (bytes, bytearray, memoryview, str)):
-        raise TypeError(f"torpor.artifact: data is bytes or text, not {type(data).__name__}")
+        raise TypeError(f"torpor.artifact: data must be bytes or text, not {type(data).__name__}")
     if path is None and name is None:
         raise TypeError("torpor.artifact: data has no name of its own: give it name=…")
     found = os.path.abspath(os.fsdecode(path)) if path is not None else None  # noqa: PTH100
@@ -109,13 +109,13 @@ def default_name(path: str) -> str:
 def _described(name: Any, media_type: Any) -> dict[str, Any]:
     """The operation's data. Raises TypeError, ValueError."""
     if not isinstance(name, str):
-        raise TypeError(f"torpor.artifact: name is text, not {type(name).__name__}")
+        raise TypeError(f"torpor.artifact: name must be text, not {type(name).__name__}")
     if problem := artifacts.name_fault(name):
         raise ValueError(f"torpor.artifact: a name {problem}: {name[:80]!a}")
     if media_type is None:
         media_type = artifacts.guess_media_type(name)
     elif not isinstance(media_type, str) or artifacts.media_type_fault(media_type):
-        raise ValueError(f"torpor.artifact: a media type is such as text/csv, not {media_type!r}")
+        raise ValueError(f"torpor.artifact: {media_type!r} is not a media type such as text/csv")
     return {"name": name, "media_type": media_type}
 
 
@@ -145,11 +145,12 @@ class File:
         mode = os.stat(self._path).st_mode  # noqa: PTH116
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(
-                f"torpor.artifact: {self._path} is a directory: make one file of it, as by "
-                "torpor.artifact(shutil.make_archive('name', 'zip', directory))"
+                f"torpor.artifact: {self._path} is a directory: make one file of "
+                "it, for example with torpor.artifact(shutil.make_archive('name', "
+                "'zip', directory))"
             )
         if not stat.S_ISREG(mode):
-            raise ValueError(f"torpor.artifact: {self._path} is no file")
+            raise ValueError(f"torpor.artifact: {self._path} is not a file")
         self._file = self._opened.enter_context(open(self._path, "rb"))  # noqa: PTH123, SIM115
         _check_size(os.fstat(self._file.fileno()).st_size)
 

@@ -131,7 +131,7 @@ def spawn_many(
 def _mapping(what: str, given: Any) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         raise TypeError(
-            f"torpor.{what}: an input gives arguments by name, as a dict; not {given!r}"
+            f"torpor.{what}: an input must be a dict of arguments by name, not {given!r}"
         )
     return given
 
@@ -151,7 +151,7 @@ def _request(
     if callable(agent):
         names = [name for name, each in registered.items() if each.fn is agent]
         if not names:
-            raise ValueError(f"torpor.{what}: {agent!r} is no @torpor.agent of this file")
+            raise ValueError(f"torpor.{what}: {agent!r} is not an @torpor.agent of this file")
         name, own = names[0], True
     else:
         name, own = agent, agent in registered
@@ -166,7 +166,7 @@ def _request(
     except (Invalid, ValueError) as error:
         raise ValueError(f"torpor.{what}: {error}") from None
     if not 1 <= len(name) <= messages.NAME_MAX:
-        raise ValueError(f"torpor.{what}: a name has 1 to {messages.NAME_MAX} characters")
+        raise ValueError(f"torpor.{what}: a name must have 1 to {messages.NAME_MAX} characters")
     data = {"agent": name, "own": own, "input": packed}
     if start != AT_ONCE:  # else not a word: its digest is what it was before there were any
         data["start"] = start.given()

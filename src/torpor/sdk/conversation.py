@@ -134,7 +134,7 @@ class Context:
     def compact(self, summary: str, *, keep: int = 0) -> None:
         """Have `summary` stand for all but the `keep` newest messages, and what is pinned."""
         if keep < 0:
-            raise ValueError(f"torpor.context.compact: keep={keep!r} is no number of messages")
+            raise ValueError(f"torpor.context.compact: keep={keep!r} is not a number of messages")
         self._compact(max(0, len(self._entries) - keep), str(summary))
 
     def expand(self) -> bool:
@@ -160,8 +160,9 @@ class Context:
         summary: object = step(name="summarise")(summarise)(older)
         if not isinstance(summary, str):
             raise TypeError(
-                f"torpor.context.window: summarise gave a {type(summary).__name__}, not text; an "
-                "async one cannot be used here: await it yourself and call torpor.context.compact"
+                "torpor.context.window: summarise returned a "
+                f"{type(summary).__name__}, not text. If it is async, await it "
+                "yourself and call torpor.context.compact"
             )
         self._compact(upto, summary)
 

@@ -33,7 +33,7 @@ def current(what: str) -> Runtime:
             f"torpor.{what} works only inside a run: start the agent with `torpor run FILE.py`, "
             "or in a test with torpor.testing.run(agent)"
             + ("" if _runtime is None else "; it cannot be called while the file is imported")
-            + ("; a warm hook is no run" if _warming else "")
+            + ("; a warm hook is not a run" if _warming else "")
         )
     return _runtime
 

@@ -55,8 +55,8 @@ def _note(kind: str, data: Any) -> None:
         text = values.written(data)
         if len(text) > messages.ENTRY_CHARS_MAX:
             raise Invalid(
-                f"{len(text):,} characters of JSON; at most {messages.ENTRY_CHARS_MAX:,} are taken",
-                hint="Write it to a file, or return it from a step, and say which.",
+                f"{len(text):,} characters of JSON; the limit is {messages.ENTRY_CHARS_MAX:,}",
+                hint="Write it to a file, or return it from a step, and name that instead.",
             )
         if runtime is None:
             _outside(kind, json.loads(text))

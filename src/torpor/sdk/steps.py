@@ -129,7 +129,7 @@ def step(
     once, and gives or raises what its body does.
     """
     if not 0 <= retries <= RETRIES_MAX:
-        raise ValueError(f"retries={retries!r}: 0 to {RETRIES_MAX} are taken")
+        raise ValueError(f"retries={retries!r}: give a number from 0 to {RETRIES_MAX}")
     if on_doubt not in get_args(OnDoubt):
         raise ValueError(f"on_doubt={on_doubt!r}: one of {', '.join(get_args(OnDoubt))}")
     backoff_s = seconds(backoff)
@@ -151,7 +151,7 @@ def _name(fn: Callable[..., Any], name: str | None) -> str:
     inner = fn.func if isinstance(fn, functools.partial) else fn
     found = str(name or getattr(inner, "__qualname__", type(inner).__name__))
     if jsonvalues.fault(found) is not None:
-        raise ValueError(f"name={found!r}: half a surrogate pair is no text")
+        raise ValueError(f"name={found!r}: half a surrogate pair is not text")
     return found.rpartition("<locals>.")[2].strip("<>")[: messages.NAME_MAX]
 
 

@@ -280,7 +280,7 @@ def _check(what: str, waits: Sequence[object]) -> None:
             raise TypeError(f"torpor.{what} takes waits one by one: write torpor.{what}(*waits)")
         if not isinstance(each, Wait):
             raise TypeError(
-                f"torpor.{what} takes what torpor.waitpoint, event and spawn give, not {each!r}"
+                f"torpor.{what} takes results of torpor.waitpoint, event and spawn, not {each!r}"
             )
 
 
@@ -342,7 +342,7 @@ def _words(what: str, given: str | Sequence[str]) -> list[str]:
     """One may be given as itself."""
     words = [given] if isinstance(given, str) else given
     if not isinstance(words, Iterable) or not all(isinstance(each, str) for each in words):
-        raise Invalid(f"{what} is text, or a list of texts, not {given!r}")
+        raise Invalid(f"{what} must be text or a list of texts, not {given!r}")
     return list(words)
 
 

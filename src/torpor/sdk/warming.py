@@ -37,7 +37,7 @@ def warm(hook: Hook) -> Hook:
     try:
         inspect.signature(hook).bind()
     except TypeError as error:
-        raise TypeError(f"torpor.warm: a hook is called without arguments: {error}") from None
+        raise TypeError(f"torpor.warm: a hook must not need arguments: {error}") from None
     if not current.outside():
         _hooks.append(hook)
     return hook

@@ -311,7 +311,7 @@ class SealedReader(_FrameFile):
         if self._sealer is None:
             raise Damaged(
                 f"layer {self.name} is sealed, and there is no key for it",
-                hint="Its run's key was destroyed or is kept elsewhere.",
+                hint="Its run's key was destroyed, or is kept elsewhere.",
             )
         try:
             stored = self._sealer.open(number, self._read_frame(number))

@@ -173,7 +173,7 @@ def _open(data: bytes, digest: str, key: Key | None) -> bytes:
     if key is None:
         raise Damaged(
             f"manifest {digest} is sealed, and there is no key for it",
-            hint="Its run's key was destroyed or is kept elsewhere.",
+            hint="Its run's key was destroyed, or is kept elsewhere.",
         )
     clear = _in_the_clear(data, digest)
     _, salt, _ = _SEALED_HEADER.unpack_from(clear)

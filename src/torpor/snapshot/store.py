@@ -87,7 +87,7 @@ class SnapshotStore:
         data = self.blobs.get(MANIFESTS, manifest_digest)
         if blake3(data).hexdigest() != manifest_digest:
             raise Damaged(
-                f"manifest {manifest_digest} is damaged: its bytes are not those it is named by",
+                f"manifest {manifest_digest} is damaged: its bytes do not match its name",
                 hint="The snapshot cannot be restored; restore the file from a copy.",
             )
         return data

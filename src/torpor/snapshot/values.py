@@ -176,7 +176,7 @@ def read(blobs: Blobs, kept: Kept, key: Key | None) -> Iterator[bytes]:
     except (OSError, NotFound, InvalidTag) as error:
         raise Damaged(f"the value {kept.digest} cannot be read: {error!r}") from error
     if (digest.hexdigest(), size) != (kept.digest, kept.bytes):
-        raise Damaged(f"the value {kept.digest} is damaged: its bytes are others")
+        raise Damaged(f"the value {kept.digest} is damaged: its bytes do not match its name")
 
 
 def collect(blobs: Blobs, live: Collection[str], *, before: float, dry_run: bool) -> Swept:

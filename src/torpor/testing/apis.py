@@ -45,9 +45,7 @@ def answer(path: str, request: Mapping[str, Any], reply: str | list[ToolCall]) -
             if request.get("stream"):
                 return "text/event-stream", streamed(completion)
             return "application/json", json.dumps(whole(completion))
-    raise TypeError(
-        f"a reply to {path} must be an object: of text no answer of that API is made here"
-    )
+    raise TypeError(f"a reply to {path} must be an object: text is not supported for that API")
 
 
 def _complete(request: Mapping[str, Any], reply: str | list[ToolCall]) -> Completion:

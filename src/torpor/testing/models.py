@@ -34,7 +34,7 @@ class Replies:
     def check_used(self) -> None:
         """Raises Unused."""
         if left := list(self._left):
-            raise Unused(f"{len(left)} replies of models= were never asked for: {left!r:.200}")
+            raise Unused(f"{len(left)} replies of models= were never used: {left!r:.200}")
 
     def to(self, run: str, op: str, data: Mapping[str, Any]) -> dict[str, Any]:
         """The response to the call `op`, whose `begin` has this data, as the log has it."""
@@ -50,9 +50,9 @@ class Replies:
         if reply is ...:
             shown = request.body.decode(errors="replace")[:300]
             raise Unanswered(
-                f"the agent calls a model, and nothing answers: {request.method} {request.path}\n"
-                f"  {shown}\nSay what does: run(agent, …, models=[REPLY, …]), or a function of the "
-                "request."
+                f"the agent calls a model, and no reply is given: {request.method} "
+                f"{request.path}\n  {shown}\nGive one: run(agent, …, models=[REPLY, "
+                "…]), or a function of the request."
             )
         return _response(request, reply)
 

@@ -76,7 +76,7 @@ def run(
 def _alone() -> Iterator[None]:
     """A process has one runtime."""
     if not _one_at_a_time.acquire(blocking=False):
-        raise RuntimeError("another thread of this process runs an agent: one after the other")
+        raise RuntimeError("another thread of this process is running an agent: run one at a time")
     try:
         yield
     finally:

@@ -190,7 +190,7 @@ def ending(wait: Wait, given: Any) -> Ending:
         return Ending(value("timeout"), wait.timeout_s)
     if isinstance(given, BaseException):
         if wait.kind != "child":
-            raise TypeError(f"{wait} cannot be answered by an exception: only a child fails")
+            raise TypeError(f"{wait} cannot be answered with an exception: only a child can fail")
         described = {"type": type_name(type(given)), "message": text_of(given)}
         return Ending(value("failed", described, by="test"), 0)
     answer = given if isinstance(given, Answer) else _answer(wait, given)
@@ -238,8 +238,8 @@ def unanswered(waits: tuple[Wait, ...]) -> Unanswered:
     lines = "".join(f"\n  {each}" + _hint(each) for each in waits)
     keys = ", ".join(f'"{key}": …' for key in dict.fromkeys(each.key for each in waits))
     return Unanswered(
-        f"the agent waits, and nothing answers it:{lines}\n"
-        f"Say what does: run(agent, …, answers={{{keys}}}); TIMEOUT lets one end by its timeout.",
+        f"the agent waits, and no answer is given:{lines}\nGive one: run(agent, …, "
+        f"answers={{{keys}}}). TIMEOUT lets a wait time out.",
         waits,
     )
 

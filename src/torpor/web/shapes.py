@@ -236,7 +236,7 @@ class CompleteRequest(Strict):
 
 
 class PublicAnswer(Strict):
-    """To a waitpoint by its public URL."""
+    """An answer at a public link."""
 
     data: AnyJson = None
     approved: bool | None = None
@@ -360,7 +360,7 @@ class Totals(BaseModel):
 
 
 class Deployment(BaseModel):
-    origin: str = Field(description="where it is from")
+    origin: str = Field(description="where it comes from")
     name: str
     deployed_at: float
 
@@ -467,8 +467,9 @@ class Sent(BaseModel):
 
 
 class Conversation(BaseModel):
-    """Tokens as the agent counts them: `tokens_sent` in all windows that it asked for, which would
-    have been `tokens_whole` with all that had been said."""
+    """Tokens as the agent counts them: `tokens_sent` in all of its windows, and `tokens_whole` if
+    each had been the whole conversation.
+    """
 
     messages: int
     tokens: int
@@ -549,8 +550,9 @@ class Snapshot(BaseModel):
 
 
 class Verified(BaseModel):
-    """`snapshots`: what is wrong with each that the run may be restored from. `problems`: each
-    with all unfinished runs and kept snapshots' runs that it touches."""
+    """`snapshots`: what is wrong with each snapshot that the run may be restored from. `problems`:
+    each with all runs that it affects, unfinished or with kept snapshots.
+    """
 
     run: str
     snapshots: list[dict[str, Any]]
@@ -558,9 +560,10 @@ class Verified(BaseModel):
 
 
 class Collected(BaseModel):
-    """`reclaimed`: snapshots and templates that are not kept any more. `bytes`: of the files
-    removed; `young_bytes`: of those that go later; `kept_bytes`: of all others. Bases are what
-    templates are made upon."""
+    """`reclaimed`: snapshots and templates that are no longer kept. `bytes`: of the removed files;
+    `young_bytes`: of those to be removed later; `kept_bytes`: of all others. Templates are built
+    upon bases.
+    """
 
     dry_run: bool
     reclaimed: list[dict[str, Any]]
@@ -577,7 +580,7 @@ class Collected(BaseModel):
 
 
 class Backup(BaseModel):
-    """`problems`: what was missing or damaged, and so is not in it."""
+    """`problems`: files that were missing or damaged, and so are not in the backup."""
 
     directory: str
     format: str

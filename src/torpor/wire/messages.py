@@ -433,7 +433,7 @@ def encode(t: str, **fields: Any) -> bytes:
         _check_kept(fields, data)
     if len(data) > SIZE_MAX:
         raise Invalid(
-            f"message {t} has {len(data):,} bytes; at most {SIZE_MAX:,} are taken",
+            f"message {t} has {len(data):,} bytes; the limit is {SIZE_MAX:,}",
             hint="Keep large data in a file and pass its path.",
         )
     return data
@@ -493,8 +493,8 @@ def _check_kept(fields: Mapping[str, Any], data: bytes) -> None:
         return
     if (chars := len(json.dumps(fields["data"]))) > ENTRY_CHARS_MAX:
         raise Invalid(
-            f"{chars:,} characters of JSON; at most {ENTRY_CHARS_MAX:,} are taken",
-            hint="Keep what is large in a file, and say which.",
+            f"{chars:,} characters of JSON; the limit is {ENTRY_CHARS_MAX:,}",
+            hint="Keep large data in a file, and name that instead.",
         )
 
 

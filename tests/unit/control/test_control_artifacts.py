@@ -268,9 +268,9 @@ async def test_what_cannot_be_published_says_what_to_do(plain: Plain) -> None:
         ("TypeError", "give it name="),
         ("ValueError", "relative path"),
         ("ValueError", "relative path"),
-        ("TypeError", "data is bytes or text"),
+        ("TypeError", "data must be bytes or text"),
         ("ValueError", "such as text/csv"),
-        ("ValueError", "no file"),
+        ("ValueError", "not a file"),
     )
     for (kind, words), said in zip(expected, told, strict=True):
         assert said.startswith(f"{kind}: ") and words in said

@@ -183,7 +183,7 @@ def test_what_is_too_large_or_has_no_words_is_said(driver: Driver) -> None:
         "(its text cannot be shown: KeyError)",
     )
     ((large, said, bad),) = [note["data"] for note in driver.said("note")]
-    assert "2,000,0" in large and "characters of JSON; at most 1,044,480" in large
+    assert "2,000,0" in large and "characters of JSON; the limit is 1,044,480" in large
     assert "2,400," in said
     assert bad == ["agent.Bad", "(its text cannot be shown: KeyError)"]
 
@@ -253,13 +253,13 @@ def test_what_is_too_large_or_of_no_use_can_be_caught_and_is_not_recorded(driver
         agent="main",
     )
     says = {
-        "waitpoint data": "torpor.waitpoint: 2,000,091 characters of JSON; at most 1,044,480",
+        "waitpoint data": "torpor.waitpoint: 2,000,091 characters of JSON; the limit is 1,044,480",
         "waitpoint schema": "torpor.waitpoint: 2,000,108 characters of JSON",
         "waitpoint prompt": "torpor.waitpoint: prompt must be a string of 0 to 65536 characters",
         "waitpoint name": "torpor.waitpoint: it cannot be written as JSON",
-        "waitpoint tags": "torpor.waitpoint: tags is text, or a list of texts, not 5",
+        "waitpoint tags": "torpor.waitpoint: tags must be text or a list of texts, not 5",
         "waitpoint tag": "torpor.waitpoint: tags[0] must be a string",
-        "waitpoint webhook": "torpor.waitpoint: webhook is text, or a list of texts, not [5]",
+        "waitpoint webhook": "torpor.waitpoint: webhook must be text or a list of texts, not [5]",
         "waitpoint key": "torpor.waitpoint: id_key must be a string of 1 to 256 characters",
         "approve data": "torpor.approve: 2,000,091 characters of JSON",
         "event name": "torpor.event: name must be a string",
@@ -268,14 +268,14 @@ def test_what_is_too_large_or_of_no_use_can_be_caught_and_is_not_recorded(driver
         "context": "torpor.context.append: 2,000,079 characters of JSON",
         "spawn input": "torpor.spawn: it has 18,000,",
         "spawn name": "torpor.spawn: it cannot be written as JSON",
-        "spawn list": "torpor.spawn: an input gives arguments by name, as a dict; not [1]",
+        "spawn list": "torpor.spawn: an input must be a dict of arguments by name, not [1]",
         "spawn_many inputs": "the inputs take 18,000,",
         "spawn_many none": "torpor.spawn_many: an input gives arguments by name",
-        "step name": "half a surrogate pair is no text",
+        "step name": "half a surrogate pair is not text",
         "sleep": "'soon' is not a duration",
         "sleep_until": "give unix seconds or a datetime",
         "wait_any": "torpor.wait_any takes waits one by one: write torpor.wait_any(*waits)",
-        "wait_all": "torpor.wait_all takes what torpor.waitpoint, event and spawn give, not 1",
+        "wait_all": "torpor.wait_all takes results of torpor.waitpoint, event and spawn, not 1",
     }
     assert found.keys() == says.keys()
     for what, said in says.items():

@@ -69,7 +69,7 @@ def test_hooks_run_once_in_their_order_before_there_is_a_run(driver: Driver) -> 
     doubled, refused, *others = did
     assert (doubled, others) == (8, ["second", "third"])
     assert refused.startswith("torpor.approve works only inside a run")
-    assert refused.endswith("a warm hook is no run")
+    assert refused.endswith("a warm hook is not a run")
     assert (imported, context, written) == (True, "as it was", True)
     assert not driver.said("begin")
     assert not driver.said("note")
@@ -172,7 +172,7 @@ def test_in_plain_python_a_hook_is_a_function() -> None:
         return number
 
     assert (hook(), asyncio.run(other())) == (5, 6)
-    with pytest.raises(TypeError, match="without arguments"):
+    with pytest.raises(TypeError, match="must not need arguments"):
         torpor.warm(lambda number: number)  # type: ignore[type-var]
 
 

@@ -89,7 +89,7 @@ def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
     def full(workspace: Workspace) -> Path:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(Exhausted, match="disk became full"):
+    with pytest.raises(Exhausted, match="disk filled up"):
         build_once(tmp_path / "name", full)
     assert _visible(tmp_path) == []
 

@@ -181,7 +181,7 @@ def test_a_list_is_one_answer_for_each_and_stays_so_in_replays() -> None:
         ({"approve": True, "waitpoint:table": {}}, AssertionError, "number: is required"),
         ({"approve": True, "waitpoint:table": object()}, TypeError, "is not JSON"),
         ({"approve": True, "waitpoint": TIMEOUT, "event:paid": TIMEOUT}, TypeError, "no timeout"),
-        ({"approve": ValueError("x")}, TypeError, "only a child fails"),
+        ({"approve": ValueError("x")}, TypeError, "only a child can fail"),
         (lambda wait: 1 / 0, ZeroDivisionError, "zero"),
         (lambda wait: ..., Unanswered, "approve 'First"),
     ],
@@ -717,7 +717,7 @@ def test_a_run_in_another_thread_is_refused_while_one_is() -> None:
         thread.join()
 
     run(outer)
-    assert "one after the other" in said[0]
+    assert "run one at a time" in said[0]
 
 
 def test_a_pool_of_processes_has_no_steps_here_either() -> None:
