@@ -270,7 +270,7 @@ def test_what_is_too_large_or_of_no_use_can_be_caught_and_is_not_recorded(driver
         "spawn name": "torpor.spawn: it cannot be written as JSON",
         "spawn list": "torpor.spawn: an input must be a dict of arguments by name, not [1]",
         "spawn_many inputs": "the inputs take 18,000,",
-        "spawn_many none": "torpor.spawn_many: an input gives arguments by name",
+        "spawn_many none": "torpor.spawn_many: an input must be a dict of arguments by name",
         "step name": "half a surrogate pair is not text",
         "sleep": "'soon' is not a duration",
         "sleep_until": "give unix seconds or a datetime",
