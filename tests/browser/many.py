@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, insert, select, update
 
 from torpor.contextlog import entries, runs, schema, waits
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import NewEntry
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, OpId, RunId
@@ -60,14 +60,16 @@ def _models(c: Connection) -> dict[RunState, RunId]:
     described = {"name": "seeded", "doc": "Was here.", "params": [], "open": False}
     put_agent(
         c,
-        engine="process",
-        version=VERSION,
-        name="seeded",
-        entry="seeded.py",
-        source=b"",
-        spec={"image": "process"},
-        now=BEGAN,
-        agents=[described],
+        NewAgent(
+            engine="process",
+            version=VERSION,
+            name="seeded",
+            entry="seeded.py",
+            source=b"",
+            spec={"image": "process"},
+            agents=[described],
+        ),
+        BEGAN,
     )
     return {state: _model(c, state) for state in set(_STATES)}
 
@@ -86,13 +88,8 @@ def _model(c: Connection, state: RunState) -> RunId:
             c,
             run,
             epoch,
-            op=op,
-            name="approve",
-            digest="d",
-            kind="wait",
-            now=BEGAN + 3,
-            approve=True,
-            **asked,
+            waits.NewWait(op=op, name="approve", digest="d", kind="wait", approve=True, **asked),
+            BEGAN + 3,
         )
     elif state is RunState.COMPLETED:
         end = {"result": "It was hay."}

@@ -47,7 +47,11 @@ def records(c: Connection, log: list[Object]) -> list[Object]:
     """The journal of a run with this log."""
     version = AgentVersion("f" * 32)
     agents.put_agent(
-        c, engine="qemu", version=version, name="a", entry="a.py", source=b"", spec={}, now=1.0
+        c,
+        agents.NewAgent(
+            engine="qemu", version=version, name="a", entry="a.py", source=b"", spec={}
+        ),
+        1.0,
     )
     run = runs.create_run(c, version=version, agent=None, input={}, now=1.0).id
     rows = [{**entry, "run": run} for entry in log[1:]]  # it has its own first

@@ -21,6 +21,8 @@ OURS = sorted(
     if path.suffix in (".py", ".md", ".sh", ".toml")
 )
 LINES_MAX = 600
+# The command line's functions are read by Typer, whose options are their parameters.
+PARAMETERS_MAX = 9
 # Written so that this file does not name what it forbids.
 LEFT_OVERS = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|XX" r"X)\b")
 GUEST = guest_sources(Path(torpor.__file__).parent)
@@ -35,6 +37,15 @@ def test_a_module_opens_with_what_it_is_for_and_stays_small(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), "its first lines say what it owns"
     assert text.count("\n") <= LINES_MAX
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "/cli/" not in str(p)], ids=name)
+def test_a_function_of_many_parameters_takes_a_dataclass(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            named = [each.arg for each in taken if each.arg not in ("self", "cls")]
+            assert len(named) <= PARAMETERS_MAX, f"{node.name}, line {node.lineno}"
 
 
 @pytest.mark.parametrize("path", OURS, ids=name)

@@ -220,7 +220,7 @@ def _fall_asleep(c: Connection, version: AgentVersion, due_at: float | None) -> 
     now = time.time()
     kind = "wait" if due_at is None else "sleep"
     named = {"op": OpId(f"{kind}:turn 0#1"), "name": "turn 0", "digest": "0" * 32, "kind": kind}
-    waits.create_wait(c, run, epoch, **named, prompt="turn 0", now=now, due_at=due_at)  # type: ignore[arg-type]
+    waits.create_wait(c, run, epoch, waits.NewWait(**named, prompt="turn 0", due_at=due_at), now)  # type: ignore[arg-type]
     last = runs.get_run(c, run).last_seq
     runs.suspend(c, run, epoch, now, runs.Suspension(seen=last))
 

@@ -25,7 +25,7 @@ from torpor.bench.stage import processor
 from torpor.bench.stats import Spread, spread
 from torpor.cli.screen import err, show, show_json, table
 from torpor.contextlog import calls
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.runs import claim, create_run
 from torpor.core.ids import AgentVersion, OpId
@@ -96,13 +96,10 @@ def fill(path: Path, entries: int) -> None:
         with c.begin():
             put_agent(
                 c,
-                engine="qemu",
-                version=_VERSION,
-                name="a",
-                entry="a.py",
-                source=b"",
-                spec={},
-                now=1.0,
+                NewAgent(
+                    engine="qemu", version=_VERSION, name="a", entry="a.py", source=b"", spec={}
+                ),
+                1.0,
             )
         for first in range(0, entries // PER_RUN, _BESIDE):
             with c.begin():
@@ -228,13 +225,10 @@ def _append_us(path: Path) -> tuple[Spread, Spread]:
             await store.write(
                 lambda c: put_agent(
                     c,
-                    engine="qemu",
-                    version=_VERSION,
-                    name="a",
-                    entry="a.py",
-                    source=b"",
-                    spec={},
-                    now=1.0,
+                    NewAgent(
+                        engine="qemu", version=_VERSION, name="a", entry="a.py", source=b"", spec={}
+                    ),
+                    1.0,
                 )
             )
             return await measure(store, lambda *_: None), await measure(store, calls.record)

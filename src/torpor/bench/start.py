@@ -23,7 +23,7 @@ from torpor.bench.stage import report, served
 from torpor.bench.stats import percentile
 from torpor.cli.screen import err
 from torpor.contextlog import runs
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Seq
 from torpor.core.states import RunState
@@ -59,7 +59,9 @@ async def populate(home: Home) -> None:
 def _put_run(c: Connection, number: int) -> None:
     now = time.time()
     put_agent(
-        c, engine="qemu", version=_VERSION, name="a", entry="a.py", source=b"", spec={}, now=now
+        c,
+        NewAgent(engine="qemu", version=_VERSION, name="a", entry="a.py", source=b"", spec={}),
+        now,
     )
     row = runs.create_run(c, version=_VERSION, agent="a", input={"n": number}, now=now)
     epoch = runs.claim(c, row.id, now)

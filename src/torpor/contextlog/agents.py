@@ -58,48 +58,47 @@ class AgentRow:
         return {key: getattr(self, key) for key in (*keys, "deployed_at")}
 
 
-def put_agent(
-    c: Connection,
-    *,
-    version: AgentVersion,
-    engine: str,
-    name: str,
-    entry: str,
-    source: bytes,
-    spec: Mapping[str, Any],
-    now: float,
-    agents: Sequence[Mapping[str, Any]] = (),
-    deployed: bool = True,
-    origin: str = "",
-) -> AgentRow:
-    """Keep an agent version, which is current from now on if it is `deployed`; the one there is,
-    unchanged, if it was put before. `origin` is where it was deployed from.
+@dataclass(frozen=True)
+class NewAgent:
+    """An agent's version, which is current from now on if it is `deployed`. `source` is a tar of
+    its files, `spec` what else its version is made of, `agents` what its entry file defines as the
+    guest reported it, `origin` where it was deployed from."""
 
-    `source` is a tar of its files, `spec` what else its version is made of, `agents` what its
-    entry file defines as the guest reported it.
-    """
-    if c.scalar(select(_agents.c.version).filter_by(version=version)) is None:
+    version: AgentVersion
+    engine: str
+    name: str
+    entry: str
+    source: bytes
+    spec: Mapping[str, Any]
+    agents: Sequence[Mapping[str, Any]] = ()
+    deployed: bool = True
+    origin: str = ""
+
+
+def put_agent(c: Connection, new: NewAgent, now: float) -> AgentRow:
+    """Keep an agent's version; the one there is, unchanged, if it was put before."""
+    if c.scalar(select(_agents.c.version).filter_by(version=new.version)) is None:
         c.execute(
             insert(_agents),
             [
                 {
-                    "version": version,
-                    "engine": engine,
-                    "name": name,
-                    "entry": entry,
-                    "source": source,
-                    "spec": spec,
-                    "agents": list(agents),
+                    "version": new.version,
+                    "engine": new.engine,
+                    "name": new.name,
+                    "entry": new.entry,
+                    "source": new.source,
+                    "spec": new.spec,
+                    "agents": list(new.agents),
                     "first_at": now,
                     "used_at": now,
-                    "deployed_at": now if deployed else None,
+                    "deployed_at": now if new.deployed else None,
                 }
             ],
         )
-        if deployed:
-            declare_queues(c, spec.get("rules", {}).get("queues", {}), now)
-            _record_deployment(c, version, origin, name, now)
-    return get_agent(c, version)
+        if new.deployed:
+            declare_queues(c, new.spec.get("rules", {}).get("queues", {}), now)
+            _record_deployment(c, new.version, new.origin, new.name, now)
+    return get_agent(c, new.version)
 
 
 def deployed_again(

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, and_, func, insert, or_, select, update
 from torpor.contextlog import schema
 from torpor.contextlog.entries import END, NewEntry, append, read_entries
 from torpor.contextlog.runs import get_run
-from torpor.contextlog.waits import OPEN, WaitRow, complete_wait, create_wait, get_wait
+from torpor.contextlog.waits import OPEN, NewWait, WaitRow, complete_wait, create_wait, get_wait
 from torpor.core import jsonvalues
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.ids import Epoch, OpId, RunId, Seq
@@ -91,7 +91,9 @@ def wait_for_event(
 ) -> WaitRow:
     """Begin operation `op` as a wait for an event; it has one at once that was kept. As
     `create_wait`."""
-    wait = create_wait(c, run, epoch, op=op, name=name, kind=KIND, prompt=name, now=now, **more)
+    wait = create_wait(
+        c, run, epoch, NewWait(op=op, name=name, kind=KIND, prompt=name, **more), now
+    )
     deliver(c, run, now, name)
     return get_wait(c, wait.id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, select, update
 
@@ -21,29 +22,37 @@ _OFFSETS = {"stdout": "out_offset", "stderr": "err_offset"}
 _runs, _log = schema.runs, schema.log
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Of what an agent printed. `stream` is stdout or stderr; `offset` says where in it `text`
+    begins, counted in bytes of the text as UTF-8; with `instead`, the stream has something else
+    from there on."""
+
+    stream: str
+    offset: int
+    text: str
+    instead: int | None = None
+
+
 def append_output(
     c: Connection,
     run: RunId,
     epoch: Epoch,
-    stream: str,
-    offset: int,
-    text: str,
+    piece: Piece,
     now: float,
     *,
-    instead: int | None = None,
     limit: int | None = None,
     beside: Callable[[int, bytes], object] = lambda offset, data: None,
 ) -> Seq | None:
     """Append what the agent printed, unless the log has it: a recovered machine repeats itself.
 
-    `stream` is stdout or stderr; `offset` says where in it `text` begins, counted in bytes of
-    the text as UTF-8. Appended is what lies beyond all output appended before; None if nothing
-    does. With `instead`, which says where the stream has something else, that is said before it.
-    Raises as `append` does.
+    Appended is what lies beyond all output appended before; None if nothing does. What it stands
+    instead of is recorded before it. Raises as `append` does.
 
-    Once both streams together have reached `limit`, an entry says so, and what comes then is given
-    to `beside`, with where it stands in the stream; the log only counts it.
+    Once both streams together have reached `limit`, an entry records that, and what comes then is
+    given to `beside`, with where it stands in the stream; the log only counts it.
     """
+    stream, offset, text, instead = piece.stream, piece.offset, piece.text, piece.instead
     if stream not in _OFFSETS:
         raise Invalid(f"there is no output stream {stream!r}: use stdout or stderr")
     column = _runs.c[_OFFSETS[stream]]

@@ -146,6 +146,13 @@ def computed_s(row: RunRow, now: float) -> float:
     return live_figures(row, now).ran_s - row.waited_s
 
 
+class Scheduled(NamedTuple):
+    """A run of this schedule, which begins when the run `after` has ended."""
+
+    schedule: str
+    after: RunId | None
+
+
 def create_run(
     c: Connection,
     *,
@@ -154,14 +161,13 @@ def create_run(
     input: Mapping[str, Any],
     id_key: str | None = None,
     start: Start = AT_ONCE,
-    after: RunId | None = None,
-    schedule: str | None = None,
+    scheduled: Scheduled | None = None,
     files: Mapping[str, str] | None = None,
     now: float,
 ) -> RunRow:
     """Queue a run, which has `files`: path → digest (`contextlog.files`). With an `id_key` that was
     used before, the run that it made is given, unless that was too long ago
-    (`Start.id_key_for_s`). With `after` it starts when that one has ended.
+    (`Start.id_key_for_s`).
 
     Raises NotFound (no such agent or file), Invalid (rule 13), Conflict (the key made another run).
     """
@@ -185,8 +191,7 @@ def create_run(
         input,
         id_key=id_key,
         start=start.check(),
-        after=after,
-        schedule=schedule,
+        scheduled=scheduled,
         files=files or {},
     )
     insert_runs(c, [new], now)
@@ -211,8 +216,7 @@ class NewRun:
     id_key: str | None = None
     parent: RunId | None = None
     start: Start = AT_ONCE
-    after: RunId | None = None
-    schedule: str | None = None
+    scheduled: Scheduled | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -221,7 +225,7 @@ class NewRun:
         return self.start.queue or self.version.rules.queue or own
 
     def row(self, now: float) -> dict[str, Any]:
-        start = self.start
+        start, (schedule, after) = self.start, self.scheduled or (None, None)
         not_before = now + start.delay_s if start.delay_s else None
         expires_at = None if start.expires_s is None else (not_before or now) + start.expires_s
         return {
@@ -241,10 +245,10 @@ class NewRun:
             "priority": start.priority,
             "not_before": not_before,
             "expires_at": expires_at,
-            "ready": not_before is None and self.after is None,
+            "ready": not_before is None and after is None,
             "due_at": not_before or expires_at,
-            "after": self.after,
-            "schedule": self.schedule,
+            "after": after,
+            "schedule": schedule,
             "id_key_until": None if start.id_key_for_s is None else now + start.id_key_for_s,
             "env": dict(start.env),
         }
@@ -268,7 +272,8 @@ def insert_runs(c: Connection, several: Sequence[NewRun], now: float) -> None:
 def _created(run: NewRun) -> dict[str, Any]:
     told = {"version": run.version.version, "agent": run.agent, "engine": run.version.engine}
     names = sorted(run.start.env) or None
-    also: dict[str, Any] = {"parent": run.parent, "schedule": run.schedule, "env": names}
+    schedule = None if run.scheduled is None else run.scheduled.schedule
+    also: dict[str, Any] = {"parent": run.parent, "schedule": schedule, "env": names}
     also["files"] = dict(run.files) or None
     known = {key: value for key, value in also.items() if value is not None}
     return {**told, "input": run.input, **known}

@@ -110,53 +110,53 @@ class _Ended(NamedTuple):
     op: OpId
 
 
-def create_wait(
-    c: Connection,
-    run: RunId,
-    epoch: Epoch,
-    *,
-    op: OpId,
-    name: str,
-    digest: str,
-    kind: str,
-    now: float,
-    at: str | None = None,
-    side: bool | None = None,
-    prompt: str = "",
-    data: Any = None,
-    schema: Mapping[str, Any] | None = None,
-    approve: bool = False,
-    tags: Sequence[str] = (),
-    id_key: str | None = None,
-    webhooks: Sequence[str] = (),
-    remind_after: Sequence[float] = (),
-    due_at: float | None = None,
-    refused: Mapping[str, Any] | None = None,
-) -> WaitRow:
-    """Begin operation `op` as a wait of `kind` "wait", "event", "sleep" or "doubt" (about a step);
-    the one there is if it began.
+@dataclass(frozen=True)
+class NewWait:
+    """Operation `op` as a wait of `kind` "wait", "event", "sleep" or "doubt" (about a step).
 
     `due_at` is when it ends by itself; `at` and `side` are as in `entries`. One that is `refused`
     fails at once with that error; one that was answered before under its `id_key` has the answer.
-    Raises as `entries.append` does.
     """
-    if kind not in _DUE:
-        raise Invalid(f"there is no kind of wait {kind!r}: it is one of {', '.join(_DUE)}")
-    asked = {"prompt": prompt, "data": data, "schema": schema, "approve": approve}
-    also: dict[str, Any] = {"tags": list(tags), "id_key": id_key}
-    also |= {"webhooks": list(webhooks), "remind_after": sorted(remind_after)}
-    place = {key: value for key, value in (("at", at), ("side", side)) if value is not None}
-    begin = {"kind": kind, "name": name, "digest": digest, **place, "due_at": due_at} | asked
+
+    op: OpId
+    name: str
+    digest: str
+    kind: str
+    at: str | None = None
+    side: bool | None = None
+    prompt: str = ""
+    data: Any = None
+    schema: Mapping[str, Any] | None = None
+    approve: bool = False
+    tags: Sequence[str] = ()
+    id_key: str | None = None
+    webhooks: Sequence[str] = ()
+    remind_after: Sequence[float] = ()
+    due_at: float | None = None
+    refused: Mapping[str, Any] | None = None
+
+
+def create_wait(c: Connection, run: RunId, epoch: Epoch, new: NewWait, now: float) -> WaitRow:
+    """Begin a wait; the one there is if its operation began. Raises as `entries.append` does."""
+    if new.kind not in _DUE:
+        raise Invalid(f"there is no kind of wait {new.kind!r}: it is one of {', '.join(_DUE)}")
+    shown = {key: getattr(new, key) for key in ("prompt", "data", "schema", "approve")}
+    also: dict[str, Any] = {"tags": list(new.tags), "id_key": new.id_key}
+    also |= {"webhooks": list(new.webhooks), "remind_after": sorted(new.remind_after)}
+    begin: dict[str, Any] = {"kind": new.kind, "name": new.name, "digest": new.digest}
+    place = (("at", new.at), ("side", new.side))
+    begin |= {key: value for key, value in place if value is not None}
+    begin |= {"due_at": new.due_at} | shown
     begin |= {key: value for key, value in also.items() if value != _UNASKED[key]}
-    append(c, run, epoch, [NewEntry(BEGIN, op, begin)], now)
-    there = c.execute(select(_waits).filter_by(run=run, op=op)).first()
+    append(c, run, epoch, [NewEntry(BEGIN, new.op, begin)], now)
+    there = c.execute(select(_waits).filter_by(run=run, op=new.op)).first()
     if there is not None:
         return _row(there)
-    if refused is not None:
+    if new.refused is not None:
         also |= {"webhooks": [], "remind_after": []}
-    wait = _insert(c, run, op, kind, asked | also, now, due_at)
-    if refused is not None:
-        _refuse(c, wait, refused, now)
+    wait = _insert(c, run, new.op, new.kind, shown | also, now, new.due_at)
+    if new.refused is not None:
+        _refuse(c, wait, new.refused, now)
     elif (answered := _answered_before(c, wait)) is not None:
         complete_wait(c, wait.id, value=answered, now=now)
     return get_wait(c, wait.id)
@@ -232,35 +232,44 @@ def waits_for(c: Connection, run: RunId, ops: Sequence[str]) -> dict[OpId, WaitR
     return {row.op: _row(row) for row in c.execute(query)}
 
 
+@dataclass(frozen=True)
+class Narrowed:
+    """Which waits are meant, of all: at most `limit`, those made after wait `after`, with `tag`, of
+    `kinds`, that are for approval or not, of runs of `agent`, with `text` in prompt, data or ids,
+    if given."""
+
+    limit: int | None = None
+    after: WaitId | None = None
+    tag: str | None = None
+    kinds: Sequence[str] | None = None
+    approve: bool | None = None
+    agent: str | None = None
+    text: str | None = None
+
+
+ALL = Narrowed()
+
+
 def list_waits(
-    c: Connection,
-    run: RunId | None = None,
-    open_only: bool = True,
-    *,
-    limit: int | None = None,
-    after: WaitId | None = None,
-    tag: str | None = None,
-    kinds: Sequence[str] | None = None,
-    approve: bool | None = None,
-    agent: str | None = None,
-    text: str | None = None,
+    c: Connection, run: RunId | None = None, open_only: bool = True, narrowed: Narrowed = ALL
 ) -> list[WaitRow]:
-    """Oldest first, at most `limit`, those made after wait `after`, with `tag`, of `kinds`, that
-    are for approval or not, of runs of `agent`, with `text` in prompt, data or ids, if given. Of a
-    fork, those that have ended in what it shares are among them: the same rows as its origin's."""
-    query = select(_waits).order_by(_waits.c.id).limit(limit)
-    if after is not None:
-        query = query.where(_waits.c.id > after)
-    if kinds is not None:
-        query = query.where(_waits.c.kind.in_(kinds))
-    if tag is not None:
-        query = query.where(cast(_waits.c.tags, String).contains(json.dumps(tag), autoescape=True))
-    if approve is not None:
-        query = query.where(_waits.c.approve == approve)
-    if agent is not None:
-        query = query.where(_waits.c.run.in_(select(_runs.c.id).where(_runs.c.agent == agent)))
-    if text:
-        query = query.where(_mentions(text))
+    """Oldest first. Of a fork, those that have ended in what it shares are among them: the same
+    rows as its origin's."""
+    query = select(_waits).order_by(_waits.c.id).limit(narrowed.limit)
+    if narrowed.after is not None:
+        query = query.where(_waits.c.id > narrowed.after)
+    if narrowed.kinds is not None:
+        query = query.where(_waits.c.kind.in_(narrowed.kinds))
+    if narrowed.tag is not None:
+        tag = json.dumps(narrowed.tag)
+        query = query.where(cast(_waits.c.tags, String).contains(tag, autoescape=True))
+    if narrowed.approve is not None:
+        query = query.where(_waits.c.approve == narrowed.approve)
+    if narrowed.agent is not None:
+        of_agent = select(_runs.c.id).where(_runs.c.agent == narrowed.agent)
+        query = query.where(_waits.c.run.in_(of_agent))
+    if narrowed.text:
+        query = query.where(_mentions(narrowed.text))
     if open_only:
         query = query.where(_waits.c.state == OPEN)
     if run is not None:

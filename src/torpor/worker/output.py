@@ -18,22 +18,15 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
+from torpor.contextlog.output import Piece
 from torpor.core.ids import OpId
 from torpor.core.position import Position, StreamPosition
 from torpor.machines.channel import Output, Skipped
 from torpor.wire.link import STDERR, STDOUT
 from torpor.worker.pen import Pen, Write
 from torpor.worker.printed import Printed
-
-
-class New(NamedTuple):
-    """What is to be appended to a stream, at its end; printed `instead` of what stands there."""
-
-    offset: int
-    text: str
-    instead: int | None = None
 
 
 @dataclass
@@ -49,7 +42,7 @@ class _Stream:
         default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
     )
 
-    async def take(self, text: str, pen: Pen) -> list[New]:
+    async def take(self, text: str, pen: Pen) -> list[Piece]:
         """What of `text` is new."""
         if text and self.end is None:
             self.printed = await pen.printed(self.name, self.after)
@@ -65,11 +58,11 @@ class _Stream:
                 more, data = await self._compare(self.printed, data)
                 new += more
         if data:
-            new.append(New(self.offset, data.decode(errors="replace")))
+            new.append(Piece(self.name, self.offset, data.decode(errors="replace")))
             self.offset = self.end = self.offset + len(data)
         return new
 
-    async def _compare(self, printed: Printed, data: bytes) -> tuple[list[New], bytes]:
+    async def _compare(self, printed: Printed, data: bytes) -> tuple[list[Piece], bytes]:
         """What is new now, and what of `data` is left to be looked at."""
         same = await printed.same(self.offset, data)
         self.offset, data = self.offset + same, data[same:]
@@ -81,9 +74,9 @@ class _Stream:
         if other is not None:
             self.offset = other
             return [], data
-        new = [New(printed.end, "\n")] if await printed.torn() else []
+        new = [Piece(self.name, printed.end, "\n")] if await printed.torn() else []
         begins = printed.end + len(new)
-        new.append(New(begins, data.decode(errors="replace"), begin))
+        new.append(Piece(self.name, begins, data.decode(errors="replace"), begin))
         self.offset = self.end = begins + len(data)
         await printed.close()
         self.printed = None
@@ -124,7 +117,7 @@ class Streams:
             stream.skip(item.offset)
             return []
         text = stream.decoder.decode(item.data)
-        return [pen.output(stream.name, *new) for new in await stream.take(text, pen)]
+        return [pen.output(piece) for piece in await stream.take(text, pen)]
 
     def offsets(self) -> dict[str, int]:
         """How far each has come, by name."""

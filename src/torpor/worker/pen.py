@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from torpor.contextlog import agents, children, entries, events, output, runs, snapshots, waits
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.keys import put_key
+from torpor.contextlog.output import Piece
 from torpor.contextlog.runs import Suspension
 from torpor.contextlog.snapshots import NewSnapshot, SnapshotRow
 from torpor.contextlog.waits import WaitRow
@@ -92,16 +93,15 @@ class Pen:
         self._output_limit: int | None = None  # bytes; known when it is first needed
         self.run = run
 
-    def output(self, stream: str, offset: int, text: str, instead: int | None = None) -> Write:
+    def output(self, piece: Piece) -> Write:
         def write(c: Connection) -> None:
             if self._output_limit is None:
                 version = runs.get_run(c, self.run).version
                 self._output_limit = agents.get_agent(c, version).rules.output_bytes
             output.append_output(
-                *(c, self.run, self.epoch, stream, offset, text, time.time()),
-                instead=instead,
+                *(c, self.run, self.epoch, piece, time.time()),
                 limit=self._output_limit,
-                beside=lambda at, data: self._beside.keep(self.run, stream, at, data),
+                beside=lambda at, data: self._beside.keep(self.run, piece.stream, at, data),
             )
 
         return write
@@ -172,14 +172,16 @@ class Pen:
         named = {key: message[key] for key in ("op", *entries.IDENTITY) if key in message}
         if message["kind"] == "sleep":
             due_at = data["until"] if "until" in data else now + data["for_s"]
-            return waits.create_wait(c, self.run, self.epoch, **named, now=now, due_at=due_at)
+            return waits.create_wait(
+                c, self.run, self.epoch, waits.NewWait(**named, due_at=due_at), now
+            )
         if message["kind"] == "doubt":
             step = OpId(message["name"])
             began = entries.read_op(c, self.run, step)
             shown = {"step": step, "at": began.get("at"), "arguments": began.get("data")}
             prompt = f"{step} was cut off, and may have happened. Was it done?"
             return waits.create_wait(
-                c, self.run, self.epoch, **named, now=now, prompt=prompt, data=shown
+                c, self.run, self.epoch, waits.NewWait(**named, prompt=prompt, data=shown), now
             )
         timeout_s = data["timeout_s"]
         due_at = None if timeout_s is None else now + timeout_s
@@ -189,7 +191,11 @@ class Pen:
         request = {key: value for key, value in data.items() if key != "timeout_s"}
         refused = self._refusal(c, request)
         return waits.create_wait(
-            c, self.run, self.epoch, **named, now=now, **request, due_at=due_at, refused=refused
+            c,
+            self.run,
+            self.epoch,
+            waits.NewWait(**named, **request, due_at=due_at, refused=refused),
+            now,
         )
 
     def _refusal(self, c: Connection, request: Mapping[str, Any]) -> dict[str, Any] | None:

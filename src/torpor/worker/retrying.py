@@ -69,14 +69,16 @@ def _grown(c: Connection, agent: AgentRow, memory_mib: int, now: float) -> Agent
     source = replace(source_from(agent, tar), memory_mib=memory_mib)
     grown = agents.put_agent(
         c,
-        version=source.version(registry.get(agent.engine).base_of(agent.spec["image"])),
-        engine=agent.engine,
-        name=agent.name,
-        entry=agent.entry,
-        source=tar,
-        spec=agent.spec | {"memory_mib": memory_mib},
-        now=now,
-        agents=agent.agents,
-        deployed=False,
+        agents.NewAgent(
+            version=source.version(registry.get(agent.engine).base_of(agent.spec["image"])),
+            engine=agent.engine,
+            name=agent.name,
+            entry=agent.entry,
+            source=tar,
+            spec=agent.spec | {"memory_mib": memory_mib},
+            agents=agent.agents,
+            deployed=False,
+        ),
+        now,
     )
     return grown.version

@@ -10,7 +10,7 @@ import httpx
 from tests.unit.api.memory_service import MemoryService
 
 from torpor.api.app import create_app
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.runs import create_run
 from torpor.contextlog.upgrades import upgrade_run
 from torpor.control.scheduler.schedules import Schedules
@@ -45,10 +45,10 @@ def ask(home: Home, talk: Callable[[httpx.AsyncClient, SqliteStore], Awaitable[N
         known: dict[str, Any] = {"name": "f", "entry": "f.py", "source": b"", "agents": [AGENT]}
         rules = {"rules": {"upgradable": True}}
         await store.write(
-            lambda c: put_agent(c, engine="qemu", version=OLD, spec={}, now=1.0, **known)
+            lambda c: put_agent(c, NewAgent(engine="qemu", version=OLD, spec={}, **known), 1.0)
         )
         await store.write(
-            lambda c: put_agent(c, engine="qemu", version=NEW, spec=rules, now=2.0, **known)
+            lambda c: put_agent(c, NewAgent(engine="qemu", version=NEW, spec=rules, **known), 2.0)
         )
         transport = httpx.ASGITransport(create_app(Service(home, store)))
         async with httpx.AsyncClient(transport=transport, base_url="http://torpor/v1") as http:

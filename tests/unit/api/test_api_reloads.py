@@ -48,7 +48,8 @@ def test_a_run_is_reloaded(tmp_path: Path) -> None:
         known["spec"] = spec | {"on_divergence": "stop", "image": "process"}
         known["agents"] = [{"name": "a", "doc": None, "params": [], "open": False}]
         for version in (OLD, NEW):
-            await store.write(partial(agents.put_agent, version=version, now=1.0, **known))
+            new = agents.NewAgent(version=version, **known)
+            await store.write(partial(agents.put_agent, new=new, now=1.0))
         run = (
             await store.write(lambda c: create_run(c, version=OLD, agent="a", input={}, now=2.0))
         ).id

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from torpor.contextlog import schema
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.runs import RunRow, claim, create_run, get_runs
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.logstore.sqlite import SqliteStore
@@ -37,13 +37,15 @@ class Commit:
         self(
             lambda c: put_agent(
                 c,
-                engine="qemu",
-                version=self.version,
-                name="agent",
-                entry="agent.py",
-                source=b"tar",
-                spec={"memory_mib": 512},
-                now=1.0,
+                NewAgent(
+                    engine="qemu",
+                    version=self.version,
+                    name="agent",
+                    entry="agent.py",
+                    source=b"tar",
+                    spec={"memory_mib": 512},
+                ),
+                1.0,
             )
         )
 

@@ -7,7 +7,7 @@ from sqlalchemy import update
 from tests.unit.contextlog.conftest import Commit
 
 from torpor.contextlog import children, deadlines, runs, schema, transfer, waits
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.deployments import choose_current
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.forks import fork_of, fork_run, retry_of
@@ -73,9 +73,11 @@ class Family:
         return self.commit(lambda c: waits.waits_for(c, run, [op])[OpId(op)])
 
     def deploy(self, version: AgentVersion, name: str, now: float) -> None:
-        agent = {"name": name, "entry": f"{name}.py", "source": b"", "spec": {}}
+        agent: dict[str, Any] = {"name": name, "entry": f"{name}.py", "source": b"", "spec": {}}
         self.commit(
-            lambda c: put_agent(c, engine="qemu", version=version, **agent, agents=OFFERED, now=now)  # type: ignore[arg-type]
+            lambda c: put_agent(
+                c, NewAgent(engine="qemu", version=version, **agent, agents=OFFERED), now
+            )
         )
 
 

@@ -17,11 +17,11 @@ from torpor.contextlog.entries import read_entries
 from torpor.contextlog.events import send_event
 from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.keys import put_key
-from torpor.contextlog.output import append_output
+from torpor.contextlog.output import Piece, append_output
 from torpor.contextlog.runs import claim, create_run, get_run, transition
 from torpor.contextlog.snapshots import NewSnapshot, record_snapshot
 from torpor.contextlog.values import ValueRow, put_value
-from torpor.contextlog.waits import create_wait
+from torpor.contextlog.waits import NewWait, create_wait
 from torpor.core.errors import Conflict, NotFound
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
 from torpor.core.position import Position
@@ -45,13 +45,19 @@ def work(c: Connection, secret: str, now: float = 100.0, **of: Any) -> RunId:
     put_key(c, run, f"wrapped {secret}".encode())
     log = Log(c, run, claim(c, run, now), now)
     log.step(secret, value=secret)
-    append_output(c, run, log.epoch, "stdout", 0, f"printed {secret}\n", now)
+    append_output(c, run, log.epoch, Piece("stdout", 0, f"printed {secret}\n"), now)
     log.entry("note.log", None, {"message": secret})
     said = [SHARED, {"role": "user", "content": f"asked {secret} " * 100}]
     log.call(1, said, completion({"content": f"answered {secret}"}))
     log.call(2, [*said, {"role": "user", "content": secret}], completion({"content": secret}))
-    named: dict[str, Any] = {"name": "go", "digest": "d" * 32, "now": now, "prompt": secret}
-    create_wait(c, run, log.epoch, op=OpId("wait:go#1"), kind="wait", **named, data={"s": secret})
+    named: dict[str, Any] = {"name": "go", "digest": "d" * 32, "prompt": secret}
+    create_wait(
+        c,
+        run,
+        log.epoch,
+        NewWait(op=OpId("wait:go#1"), kind="wait", **named, data={"s": secret}),
+        now,
+    )
     send_event(c, run, "happened", {"s": secret}, now=now, by=secret, event=f"event-{secret}")
     record_snapshot(
         c,
@@ -219,6 +225,6 @@ def printed(c: Connection, text: str) -> RunId:
     run = create_run(c, version=VERSION, agent="a", input={}, now=100.0).id
     epoch = claim(c, run, 100.0)
     for n in range(50):
-        append_output(c, run, epoch, "stdout", n * len(text), text, 100.0)
+        append_output(c, run, epoch, Piece("stdout", n * len(text), text), 100.0)
     end(c, run, epoch, "", 200.0)
     return run

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.contextlog.conftest import Commit
 
-from torpor.contextlog.agents import AgentRow, deployed_again, get_agent, put_agent
+from torpor.contextlog.agents import AgentRow, NewAgent, deployed_again, get_agent, put_agent
 from torpor.contextlog.deployments import (
     Preference,
     choose_current,
@@ -40,16 +40,19 @@ class Host:
         made = AgentVersion(version * 32)
         spec = {"image": "i", "rules": rules or {}}
         self.now += 1
-        fields = {"name": name, "entry": f"{name}.py", "source": b"", "agents": [GO]}
+        fields: dict[str, Any] = {
+            "name": name,
+            "entry": f"{name}.py",
+            "source": b"",
+            "agents": [GO],
+        }
         self.commit(
             lambda c: put_agent(
                 c,
-                engine=engine,
-                version=made,
-                spec=spec,
-                now=self.now,
-                origin=origin,
-                **fields,  # type: ignore[arg-type]
+                NewAgent(
+                    engine=engine, version=made, spec=spec, origin=origin, agents=[GO], **fields
+                ),
+                self.now,
             )
         )
         return made

@@ -17,7 +17,7 @@ from torpor.contextlog.entries import (
     read_entries,
     read_page,
 )
-from torpor.contextlog.output import append_output
+from torpor.contextlog.output import Piece, append_output
 from torpor.contextlog.runs import claim, get_run, transition
 from torpor.core.errors import Conflict, Invalid, NotFound, StaleEpoch
 from torpor.core.ids import Epoch, OpId, RunId
@@ -103,7 +103,7 @@ def test_only_the_newest_epoch_of_a_live_run_writes(commit: Any) -> None:
             with pytest.raises(StaleEpoch, match=f"epoch is {new}"):
                 commit(lambda c, e=entries, by=epoch: append(c, run, by, e, 13.0))
         with pytest.raises(StaleEpoch):
-            commit(lambda c, by=epoch: append_output(c, run, by, "stdout", 0, "x", 13.0))
+            commit(lambda c, by=epoch: append_output(c, run, by, Piece("stdout", 0, "x"), 13.0))
     commit(lambda c: append(c, run, new, [note("mine")], 13.0))
     commit(lambda c: transition(c, run, None, RunState.CANCELLED, 14.0))
     with pytest.raises(StaleEpoch, match="which is cancelled"):
@@ -235,7 +235,7 @@ def test_repeated_output_is_appended_once(commit: Any) -> None:
             start = max(0, done - back)
             piece = text[start : start + length]
             offset = base + len(text[:start].encode())
-            append_output(c, run, epoch, "stdout", offset, piece, 12.0)
+            append_output(c, run, epoch, Piece("stdout", offset, piece), 12.0)
             done = max(done, start + len(piece))
             rows = read_entries(c, run, after=first)
             assert "".join(row.data["text"] for row in rows) == text[:done]
@@ -258,7 +258,7 @@ def test_output_streams_are_apart(commit: Any) -> None:
     run, epoch = commit.claimed()
 
     def put(stream: str, offset: int, text: str) -> Any:
-        return commit(lambda c: append_output(c, run, epoch, stream, offset, text, 12.0))
+        return commit(lambda c: append_output(c, run, epoch, Piece(stream, offset, text), 12.0))
 
     assert put("stdout", 0, "grüße\n") == 3
     assert put("stderr", 0, "oh\n") == 4
@@ -281,7 +281,7 @@ def test_output_beyond_the_limit_is_counted_and_given_away(commit: Any) -> None:
     def out(stream: str, offset: int, text: str) -> Any:
         return commit(
             lambda c: append_output(
-                *(c, run, epoch, stream, offset, text, 12.0),
+                *(c, run, epoch, Piece(stream, offset, text), 12.0),
                 limit=10,
                 beside=lambda at, data: given.append((at, data)),
             )
@@ -306,4 +306,4 @@ def test_output_beyond_the_limit_is_counted_and_given_away(commit: Any) -> None:
     assert (row.out_offset, row.err_offset) == (22, 6)
     stale = Epoch(epoch - 1)
     with pytest.raises(StaleEpoch):
-        commit(lambda c: append_output(c, run, stale, "stdout", 22, "x", 13.0, limit=10))
+        commit(lambda c: append_output(c, run, stale, Piece("stdout", 22, "x"), 13.0, limit=10))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from torpor.contextlog import schema
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import (
     EntryRow,
     NewEntry,
@@ -31,10 +31,10 @@ from torpor.contextlog.forks import (
 )
 from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import OPEN_END, Part, fork_parts, same_upto
-from torpor.contextlog.output import append_output
+from torpor.contextlog.output import Piece, append_output
 from torpor.contextlog.runs import RunRow, claim, get_run, request_cancel, transition
 from torpor.contextlog.snapshots import NewSnapshot, SnapshotRow, base_of, record_snapshot
-from torpor.contextlog.waits import complete_wait, create_wait, list_waits
+from torpor.contextlog.waits import NewWait, complete_wait, create_wait, list_waits
 from torpor.core import jsonvalues
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
@@ -226,7 +226,7 @@ def test_places_that_there_are_not(story: Story) -> None:
 def test_output_goes_on_where_the_fork_begins(story: Story) -> None:
     def out(run: RunId, epoch: Epoch, offset: int, text: str) -> Any:
         return story.commit(
-            lambda c: append_output(c, run, epoch, "stdout", offset, text, story.now)
+            lambda c: append_output(c, run, epoch, Piece("stdout", offset, text), story.now)
         )
 
     out(story.run, story.epoch, 0, "één ")  # 6 bytes
@@ -243,7 +243,9 @@ def test_output_goes_on_where_the_fork_begins(story: Story) -> None:
 def _newer(story: Story) -> AgentVersion:
     def put(c: Any) -> None:
         put_agent(
-            c, engine="qemu", version=NEWER, name="a", entry="a.py", source=b"", spec={}, now=1.0
+            c,
+            NewAgent(engine="qemu", version=NEWER, name="a", entry="a.py", source=b"", spec={}),
+            1.0,
         )
 
     story.commit(put)
@@ -254,7 +256,7 @@ def ask(story: Story, name: str, due_at: float | None = None, kind: str = "wait"
     named: dict[str, Any] = {"op": OpId(f"{kind}:{name}#1"), "name": name, "digest": "d"}
     return story.commit(
         lambda c: create_wait(
-            c, story.run, story.epoch, kind=kind, due_at=due_at, now=story.now, **named
+            c, story.run, story.epoch, NewWait(kind=kind, due_at=due_at, **named), story.now
         )
     )
 
@@ -282,7 +284,7 @@ def test_an_open_wait_is_opened_anew_and_answered_once_for_each(story: Story) ->
     epoch = story.commit(lambda c: claim(c, fork.id, 503.0))
     again = story.commit(
         lambda c: create_wait(
-            c, fork.id, epoch, op=theirs.op, name="q", digest="d", kind="wait", now=503.0
+            c, fork.id, epoch, NewWait(op=theirs.op, name="q", digest="d", kind="wait"), 503.0
         )
     )
     assert (again.id, again.state) == (mine[theirs.op].id, "completed")
@@ -477,11 +479,8 @@ def test_a_fork_of_a_run_that_went_on_without_a_wait_shares_what_came_after(stor
     wait = story.commit(
         lambda c: create_wait(
             *(c, story.run, story.epoch),
-            op=OpId("wait:q#1"),
-            kind="wait",
-            name="q",
-            digest="d",
-            now=21.0,
+            NewWait(op=OpId("wait:q#1"), kind="wait", name="q", digest="d"),
+            21.0,
         )
     )
     given_up = story.write(NewEntry("log.superseded", OpId("verdict:x#1"), {"ops": ["wait:q#1"]}))

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Connection, insert
 
 from torpor.contextlog import schema
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import (
     NewEntry,
     append,
@@ -29,9 +29,9 @@ from torpor.contextlog.entries import (
     seen_before,
 )
 from torpor.contextlog.forks import fork_of, fork_run
-from torpor.contextlog.output import append_output
+from torpor.contextlog.output import Piece, append_output
 from torpor.contextlog.runs import claim, create_run, get_run
-from torpor.contextlog.waits import complete_wait, create_wait, end_due, next_due
+from torpor.contextlog.waits import NewWait, complete_wait, create_wait, end_due, next_due
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
 from torpor.logstore.migrate import prepare
 from torpor.logstore.sqlite import make_engine
@@ -51,13 +51,8 @@ class Log:
         prepare(self.c)
         put_agent(
             self.c,
-            engine="qemu",
-            version=VERSION,
-            name="a",
-            entry="a.py",
-            source=b"",
-            spec={},
-            now=1.0,
+            NewAgent(engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}),
+            1.0,
         )
         self.run = create_run(self.c, version=VERSION, agent=None, input={}, now=1.0).id
         self.epoch = claim(self.c, self.run, 1.0)
@@ -143,7 +138,7 @@ def step(log: Log) -> None:
 
 def output(log: Log) -> None:
     have = get_run(log.c, log.run).out_offset
-    append_output(log.c, log.run, log.epoch, "stdout", have, "x" * 10, 2.0)
+    append_output(log.c, log.run, log.epoch, Piece("stdout", have, "x" * 10), 2.0)
 
 
 def note(log: Log) -> None:
@@ -153,7 +148,7 @@ def note(log: Log) -> None:
 def wait(log: Log) -> None:
     op = log.op()
     named: dict[str, Any] = {"op": op, "name": "new", "digest": "d", "kind": "wait"}
-    made = create_wait(log.c, log.run, log.epoch, now=2.0, **named)
+    made = create_wait(log.c, log.run, log.epoch, NewWait(**named), 2.0)
     complete_wait(log.c, made.id, value={"data": 1}, now=3.0)
     end_due(log.c, 1.0)
     next_due(log.c)

@@ -14,11 +14,11 @@ from sqlalchemy import Connection
 from tests.jsonvalues import ODD, deep, exact
 from tests.unit.contextlog.conftest import claimable
 
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import NewEntry, append, journal, read_entries
 from torpor.contextlog.runs import claim, create_run, get_run, transition
 from torpor.contextlog.snapshots import NewSnapshot, newest_snapshot, record_snapshot
-from torpor.contextlog.waits import complete_wait, create_wait, end_due, list_waits
+from torpor.contextlog.waits import NewWait, complete_wait, create_wait, end_due, list_waits
 from torpor.core.errors import Conflict, StaleEpoch, TorporError
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq
 from torpor.core.jsonvalues import DEPTH_MAX
@@ -84,7 +84,9 @@ class RunsAndWaits(RuleBasedStateMachine):
 
     def _create(self, c: Connection) -> RunId:
         put_agent(
-            c, engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0
+            c,
+            NewAgent(engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}),
+            1.0,
         )
         return create_run(c, version=VERSION, agent=None, input={}, now=self.now).id
 
@@ -131,7 +133,7 @@ class RunsAndWaits(RuleBasedStateMachine):
         due_at = self.now + DUE_IN_S
 
         def make(c: Connection) -> Any:
-            return create_wait(c, self.run, epoch, **asked, due_at=due_at, now=self.now)  # type: ignore[arg-type]
+            return create_wait(c, self.run, epoch, NewWait(**asked, due_at=due_at), self.now)  # type: ignore[arg-type]
 
         if self.attempt(make, error) and op not in self.model.waits:
             self.model.kinds.append("op.begin")

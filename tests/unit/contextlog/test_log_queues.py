@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from torpor.contextlog import deadlines, queues, runs
-from torpor.contextlog.agents import deployed_again, put_agent
+from torpor.contextlog.agents import NewAgent, deployed_again, put_agent
 from torpor.contextlog.runs import RunRow
 from torpor.control.scheduler.claims import next_runs, reasons
 from torpor.core.errors import Invalid, NotFound, StaleEpoch
@@ -40,13 +40,8 @@ class Log:
         prepare(self.c)
         put_agent(
             self.c,
-            engine="qemu",
-            version=VERSION,
-            name="f",
-            entry="f.py",
-            source=b"",
-            spec={},
-            now=1.0,
+            NewAgent(engine="qemu", version=VERSION, name="f", entry="f.py", source=b"", spec={}),
+            1.0,
         )
         queues.declare_queues(self.c, LIMITS, 1.0)
 

@@ -47,7 +47,7 @@ from tests.unit.contextlog.programs import (
 from tests.unit.contextlog.slots import LIMITS, Slots
 
 from torpor.contextlog import deadlines, queues, schema
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import journal, read_end, read_entries, seen_before
 from torpor.contextlog.events import KIND, RECEIVED, send_event, wait_for_event
 from torpor.contextlog.forks import fork_of, fork_run, shared_end
@@ -64,7 +64,7 @@ from torpor.contextlog.runs import (
     transition,
 )
 from torpor.contextlog.snapshots import NewSnapshot, newest_snapshot, record_snapshot
-from torpor.contextlog.waits import answer_wait, create_wait, end_due, list_waits
+from torpor.contextlog.waits import NewWait, answer_wait, create_wait, end_due, list_waits
 from torpor.control.scheduler.claims import next_runs
 from torpor.core import ids
 from torpor.core.errors import Conflict, StaleEpoch
@@ -145,8 +145,8 @@ class Races(RuleBasedStateMachine):
         self.answers: dict[str, Any] = {}  # wait → what somebody was told is taken
         self.sent: dict[RunId, list[tuple[str, Any, str | None]]] = {}
         self.said = 0
-        fields: Told = {"name": "a", "entry": "a.py", "source": b"", "spec": {}, "now": 1.0}
-        self.commit(lambda c: put_agent(c, engine="qemu", version=VERSION, **fields))
+        fields: Told = {"name": "a", "entry": "a.py", "source": b"", "spec": {}}
+        self.commit(lambda c: put_agent(c, NewAgent(engine="qemu", version=VERSION, **fields), 1.0))
         self.commit(lambda c: queues.declare_queues(c, LIMITS, 1.0))
 
     def teardown(self) -> None:
@@ -296,7 +296,7 @@ class Races(RuleBasedStateMachine):
             return wait_for_event(c, run, epoch, now=self.now, **named)
         kind = "sleep" if asked.kind == "sleep" else "wait"
         key = asked.name if asked.kind == "ask" else None
-        return create_wait(c, run, epoch, kind=kind, id_key=key, now=self.now, **named)
+        return create_wait(c, run, epoch, NewWait(kind=kind, id_key=key, **named), self.now)
 
     def end(self, run: RunId, state: RunState, result: Any = None) -> None:
         epoch = self.row(run).epoch

@@ -9,7 +9,14 @@ from sqlalchemy import JSON, Connection
 from tests.unit.contextlog.conftest import claimable
 
 from torpor.contextlog import schema
-from torpor.contextlog.agents import agent_source, get_agent, list_agents, put_agent, set_template
+from torpor.contextlog.agents import (
+    NewAgent,
+    agent_source,
+    get_agent,
+    list_agents,
+    put_agent,
+    set_template,
+)
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.runs import (
     RunRow,
@@ -28,7 +35,7 @@ from torpor.contextlog.snapshots import (
     newest_snapshot,
     record_snapshot,
 )
-from torpor.contextlog.waits import create_wait, get_wait
+from torpor.contextlog.waits import NewWait, create_wait, get_wait
 from torpor.core.errors import Conflict, InternalError, Invalid, NotFound, StaleEpoch
 from torpor.core.ids import AgentVersion, Epoch, OpId
 from torpor.core.starting import Start
@@ -205,13 +212,10 @@ def test_agents_are_kept_once_and_get_a_template(commit: Any) -> None:
     again = commit(
         lambda c: put_agent(
             c,
-            engine="qemu",
-            version=commit.version,
-            name="n",
-            entry="e",
-            source=b"",
-            spec=spec,
-            now=2.0,
+            NewAgent(
+                engine="qemu", version=commit.version, name="n", entry="e", source=b"", spec=spec
+            ),
+            2.0,
         )
     )
     assert (again.name, again.first_at) == ("agent", 1.0)
@@ -271,7 +275,7 @@ def test_values_come_back_as_they_were(commit: Any, value: Any) -> None:
     """In columns of their own, too: a bare number is not a number of SQLite's."""
     run, epoch = commit.claimed()
     named = {"op": OpId("wait:w#1"), "name": "w", "digest": "d" * 32, "data": value}
-    wait = commit(lambda c: create_wait(c, run, epoch, kind="wait", now=12.0, **named))
+    wait = commit(lambda c: create_wait(c, run, epoch, NewWait(kind="wait", **named), 12.0))
     done = commit(lambda c: transition(c, run, epoch, RunState.COMPLETED, 13.0, result=value))
     assert repr(done.result) == repr(value)
     assert repr(commit(lambda c: get_wait(c, wait.id)).data) == repr(value)

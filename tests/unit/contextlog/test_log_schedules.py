@@ -6,7 +6,7 @@ import pytest
 from tests.unit.contextlog.test_log_queues import Log
 
 from torpor.contextlog import runs, schedules
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.deployments import retire
 from torpor.contextlog.runs import RunRow
 from torpor.control.scheduler.schedules import fire_due
@@ -35,7 +35,7 @@ class Scheduled(Log):
         self.now = 6000.0
         version = AgentVersion("b" * 32)
         agent: dict[str, Any] = {"name": "g", "entry": "g.py", "source": b"", "spec": {}}
-        put_agent(self.c, engine="qemu", version=version, **agent, agents=[AGENT], now=1.0)
+        put_agent(self.c, NewAgent(engine="qemu", version=version, **agent, agents=[AGENT]), 1.0)
 
     def add(self, **changes: Any) -> None:
         settings = {**SETTINGS, **changes}
@@ -138,12 +138,16 @@ def test_a_schedule_keeps_to_the_agent_it_was_made_for(log: Scheduled) -> None:
     mine = AgentVersion("c" * 32)
     agent: dict[str, Any] = {"name": "mail", "entry": "mail.py", "source": b"", "spec": {}}
     put_agent(
-        log.c, engine="qemu", version=mine, **agent, agents=[AGENT], now=2.0, origin="/pa/mail.py"
+        log.c,
+        NewAgent(engine="qemu", version=mine, **agent, agents=[AGENT], origin="/pa/mail.py"),
+        2.0,
     )
     log.add(agent="mail", origin="/pa/mail.py", overlap="cancel-old")
     other = AgentVersion("d" * 32)
     put_agent(
-        log.c, engine="qemu", version=other, **agent, agents=[AGENT], now=3.0, origin="/pb/mail.py"
+        log.c,
+        NewAgent(engine="qemu", version=other, **agent, agents=[AGENT], origin="/pb/mail.py"),
+        3.0,
     )
     (run,) = log.fire()
     assert (run.version, log.row().trouble) == (mine, None)

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Connection, func, insert, select, text
 
 from torpor.contextlog import schema
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import NewEntry, append, read_entries
 from torpor.contextlog.runs import create_run
 from torpor.core.errors import Damaged, Exhausted, HostError, InternalError
@@ -30,7 +30,9 @@ VERSION = AgentVersion("a" * 32)
 
 def make_run(c: Connection) -> RunId:
     put_agent(
-        c, engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0
+        c,
+        NewAgent(engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}),
+        1.0,
     )
     return create_run(c, version=VERSION, agent=None, input={}, now=1.0).id
 

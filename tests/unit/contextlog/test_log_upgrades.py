@@ -6,10 +6,10 @@ import pytest
 from tests.unit.contextlog.conftest import Commit
 
 from torpor.contextlog import runs
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.upgrades import UPGRADED, upgrade_run
-from torpor.contextlog.waits import create_wait
+from torpor.contextlog.waits import NewWait, create_wait
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.inputs import check_input
@@ -27,7 +27,7 @@ def deploy(
     spec = {"rules": rules}
     commit(
         lambda c: put_agent(
-            c, engine="qemu", version=version, **known, spec=spec, agents=[agent], now=now
+            c, NewAgent(engine="qemu", version=version, **known, spec=spec, agents=[agent]), now
         )
     )
 
@@ -37,7 +37,7 @@ def sleeping(commit: Commit) -> RunId:
     op = OpId("wait:w#1")
     commit(
         lambda c: create_wait(
-            c, run, epoch, op=op, name="w", digest="0" * 32, kind="wait", now=12.0
+            c, run, epoch, NewWait(op=op, name="w", digest="0" * 32, kind="wait"), 12.0
         )
     )
     commit(lambda c: runs.transition(c, run, epoch, RunState.SUSPENDED, 13.0))

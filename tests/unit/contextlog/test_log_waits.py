@@ -11,6 +11,8 @@ from torpor.contextlog.entries import journal, read_entries
 from torpor.contextlog.runs import claim, create_run, get_run, request_cancel, transition
 from torpor.contextlog.snapshots import NewSnapshot, record_snapshot
 from torpor.contextlog.waits import (
+    Narrowed,
+    NewWait,
     WaitRow,
     agents_of,
     answer_wait,
@@ -29,8 +31,10 @@ from torpor.core.states import RunState
 
 
 def make(commit: Any, run: RunId, epoch: Epoch, n: int = 1, **fields: Any) -> WaitRow:
-    asked: dict[str, Any] = {"kind": "wait", "digest": "d", "name": "ok", "now": 12.0} | fields
-    made = commit(lambda c: create_wait(c, run, epoch, op=OpId(f"wait:ok#{n}"), **asked))
+    asked: dict[str, Any] = {"kind": "wait", "digest": "d", "name": "ok"} | fields
+    made = commit(
+        lambda c: create_wait(c, run, epoch, NewWait(op=OpId(f"wait:ok#{n}"), **asked), 12.0)
+    )
     assert isinstance(made, WaitRow)
     return made
 
@@ -160,9 +164,9 @@ def test_what_is_wrong_with_a_wait_is_said_and_nothing_changes(commit: Any) -> N
 def test_waits_come_in_pages(commit: Any) -> None:
     run, epoch = commit.claimed()
     made = [make(commit, run, epoch, n).id for n in (1, 2, 3)]
-    first = commit(lambda c: list_waits(c, limit=2))
+    first = commit(lambda c: list_waits(c, narrowed=Narrowed(limit=2)))
     assert [wait.id for wait in first] == sorted(made)[:2]
-    rest = commit(lambda c: list_waits(c, limit=2, after=first[-1].id))
+    rest = commit(lambda c: list_waits(c, narrowed=Narrowed(limit=2, after=first[-1].id)))
     assert [wait.id for wait in rest] == sorted(made)[2:]
 
 
@@ -209,7 +213,7 @@ def test_waits_are_found_by_agent_text_and_kind(commit: Any) -> None:
     second = make(commit, run, epoch, 2, prompt="Which day?")
 
     def found(**how: Any) -> list[WaitId]:
-        return [wait.id for wait in commit(lambda c: list_waits(c, **how))]
+        return [wait.id for wait in commit(lambda c: list_waits(c, narrowed=Narrowed(**how)))]
 
     assert found(agent="planner") == found(text=run) == [first.id, second.id]
     assert found(agent="nobody") == found(text="%zz%") == []

@@ -100,14 +100,16 @@ class Plain:
         await self.store.write(
             lambda c: agents.put_agent(
                 c,
-                engine="process",
-                version=version,
-                name="agent",
-                entry=source.entry,
-                source=tar_of(source),
-                spec=spec | {"image": PROCESS, "default": loaded.default},
-                now=time.time(),
-                agents=loaded.agents,
+                agents.NewAgent(
+                    engine="process",
+                    version=version,
+                    name="agent",
+                    entry=source.entry,
+                    source=tar_of(source),
+                    spec=spec | {"image": PROCESS, "default": loaded.default},
+                    agents=loaded.agents,
+                ),
+                time.time(),
             )
         )
         return version

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection
 
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import read_entries
 from torpor.contextlog.output import ANEW
 from torpor.contextlog.runs import claim, create_run, get_run
@@ -132,13 +132,8 @@ def do(store: SqliteStore) -> Iterator[Do[Any]]:
         spec = {"memory_mib": 512}
         put_agent(
             c,
-            engine="qemu",
-            version=VERSION,
-            name="a",
-            entry="a.py",
-            source=b"",
-            spec=spec,
-            now=1.0,
+            NewAgent(engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec=spec),
+            1.0,
         )
 
     with asyncio.Runner() as runner:

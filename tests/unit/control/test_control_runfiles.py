@@ -189,7 +189,9 @@ async def agent_row(here: Place, engine: str = "qemu", **spec: Any) -> AgentRow:
 
     def put_agent(c: Connection) -> AgentRow:
         known: dict[str, Any] = {"name": "f", "entry": "f.py", "source": b"", "agents": []}
-        agents.put_agent(c, engine=engine, version=version, spec=spec, now=1.0, **known)
+        agents.put_agent(
+            c, agents.NewAgent(engine=engine, version=version, spec=spec, **known), 1.0
+        )
         return agents.get_agent(c, version)
 
     return await here.log.write(put_agent)

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from sqlalchemy import Connection
 from tests.unit.query.conftest import VERSION, Log, completion, conversation
 
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.runs import claim, create_run, transition
 from torpor.control.observe.spans import Span, span_id, trace_id
 from torpor.control.observe.telemetry import Otlp, Telemetry, wanted
@@ -57,13 +57,10 @@ class World:
         def write(c: Connection) -> None:
             put_agent(
                 c,
-                engine="qemu",
-                version=VERSION,
-                name="a",
-                entry="a.py",
-                source=b"",
-                spec={},
-                now=1.0,
+                NewAgent(
+                    engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}
+                ),
+                1.0,
             )
             self.run = create_run(c, version=VERSION, agent="asker", input={}, now=100.0).id
             log = Log(c, self.run, claim(c, self.run, 101.0), 101.0)

@@ -78,14 +78,17 @@ class Place:
             spec = {"dependencies": [], "memory_mib": 512, "disk_mib": 2048}
             agents.put_agent(
                 c,
-                engine="qemu",
-                version=version,
-                name="agent",
-                entry="agent.py",
-                source=tar_of(source),
-                spec=spec | {"keep": keep, "on_divergence": "stop", "image": IMAGE, "default": "a"},
-                now=now,
-                agents=offered,
+                agents.NewAgent(
+                    engine="qemu",
+                    version=version,
+                    name="agent",
+                    entry="agent.py",
+                    source=tar_of(source),
+                    spec=spec
+                    | {"keep": keep, "on_divergence": "stop", "image": IMAGE, "default": "a"},
+                    agents=offered,
+                ),
+                now,
             )
             taken = snapshots.record_snapshot(
                 c,
@@ -132,7 +135,7 @@ class Place:
             ) -> None:
                 named: dict[str, Any] = {"name": "w", "digest": "d", "kind": "wait"}
                 op = OpId(f"wait:w#{n}")
-                waits.create_wait(c, run, epoch, op=op, prompt="go?", now=now, **named)
+                waits.create_wait(c, run, epoch, waits.NewWait(op=op, prompt="go?", **named), now)
                 snapshots.record_snapshot(
                     c,
                     snapshots.NewSnapshot(

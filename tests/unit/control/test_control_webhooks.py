@@ -77,12 +77,10 @@ class Town:
         await self.write(
             lambda c: agents.put_agent(
                 c,
-                engine="process",
-                version=version,
-                spec=spec,
-                now=self.now,
-                agents=[AGENT],
-                **fields,
+                agents.NewAgent(
+                    engine="process", version=version, spec=spec, agents=[AGENT], **fields
+                ),
+                self.now,
             )
         )
         return version
@@ -392,7 +390,9 @@ async def test_a_hook_is_for_one_agent_and_until_it_is_revoked(town: Town) -> No
     version = AgentVersion("c" * 32)
     await town.write(
         lambda c: agents.put_agent(
-            c, engine="process", version=version, now=town.now, agents=[other], **fields
+            c,
+            agents.NewAgent(engine="process", version=version, agents=[other], **fields),
+            town.now,
         )
     )
     hook = await town.hooks.create("other", "paid", "run", None)

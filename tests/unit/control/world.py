@@ -618,13 +618,10 @@ class World:
         def write(c: Connection) -> None:
             agents.put_agent(
                 c,
-                engine="qemu",
-                version=VERSION,
-                name="a",
-                entry="a.py",
-                source=b"",
-                spec={},
-                now=1.0,
+                agents.NewAgent(
+                    engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}
+                ),
+                1.0,
             )
             template = snapshots.record_snapshot(
                 c,

@@ -14,9 +14,9 @@ import pytest
 
 from torpor.api.app import create_app
 from torpor.api.public import public_app
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.runs import claim, create_run, transition
-from torpor.contextlog.waits import WaitRow, complete_wait, create_wait, get_wait
+from torpor.contextlog.waits import NewWait, WaitRow, complete_wait, create_wait, get_wait
 from torpor.control.service.service import Service
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
@@ -44,13 +44,10 @@ class Outside:
             spec = {"image": "process"}
             put_agent(
                 c,
-                engine="process",
-                version=VERSION,
-                name="a",
-                entry="a.py",
-                source=b"",
-                spec=spec,
-                now=now,
+                NewAgent(
+                    engine="process", version=VERSION, name="a", entry="a.py", source=b"", spec=spec
+                ),
+                now,
             )
             run = create_run(c, version=VERSION, agent="shop", input={}, now=now).id
             return run, claim(c, run, now)
@@ -62,7 +59,7 @@ class Outside:
         fields: dict[str, Any] = {"name": "order", "digest": "d", "kind": "wait"} | asked
         op = OpId(f"wait:order#{self._asked}")
         return await self.store.write(
-            lambda c: create_wait(c, self.run, self.epoch, op=op, now=time.time(), **fields)
+            lambda c: create_wait(c, self.run, self.epoch, NewWait(op=op, **fields), time.time())
         )
 
     async def end(self, wait: WaitRow, **value: Any) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.forks import Fork, fork_of, fork_run
 from torpor.contextlog.keys import put_key
-from torpor.contextlog.output import append_output
+from torpor.contextlog.output import Piece, append_output
 from torpor.contextlog.runs import claim, create_run, get_run, transition
-from torpor.contextlog.waits import complete_wait, create_wait
+from torpor.contextlog.waits import NewWait, complete_wait, create_wait
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
 from torpor.core.prices import Prices
 from torpor.core.states import RunState
@@ -85,13 +85,10 @@ RESULT = {"role": "tool", "tool_call_id": "call_1", "content": "nothing there"}
 def fill(c: Connection) -> RunId:
     put_agent(
         c,
-        engine="qemu",
-        version=VERSION,
-        name="a",
-        entry="a.py",
-        source=b"SOURCE",
-        spec={"x": 1},
-        now=1.0,
+        NewAgent(
+            engine="qemu", version=VERSION, name="a", entry="a.py", source=b"SOURCE", spec={"x": 1}
+        ),
+        1.0,
     )
     run = create_run(c, version=VERSION, agent="asker", input={"n": 1}, now=99.0).id
     put_key(c, run, SECRET.encode())
@@ -99,7 +96,7 @@ def fill(c: Connection) -> RunId:
     log.step("search", value={"found": 3})
     log.step("search", 2, error={"type": "ValueError", "message": "no luck", "traceback": "…"})
     log.step("C#", 12, value="odd name")
-    append_output(c, run, log.epoch, "stdout", 0, "hello\n", log.now)
+    append_output(c, run, log.epoch, Piece("stdout", 0, "hello\n"), log.now)
     log.entry("note.log", None, {"message": "looked", "level": "info", "data": {"k": 1}})
     log.entry("note.emit", None, {"value": [1, 2]})
     said = {"message": {"role": "user", "content": "noted"}, "tokens": 6, "pinned": False}
@@ -114,16 +111,18 @@ def fill(c: Connection) -> RunId:
         c,
         run,
         log.epoch,
-        op=OpId("wait:go#1"),
-        kind="wait",
-        name="go",
-        digest="d" * 32,
-        now=200.0,
-        prompt="Go?",
-        data={"n": 1},
-        schema=None,
-        approve=True,
-        due_at=None,
+        NewWait(
+            op=OpId("wait:go#1"),
+            kind="wait",
+            name="go",
+            digest="d" * 32,
+            prompt="Go?",
+            data={"n": 1},
+            schema=None,
+            approve=True,
+            due_at=None,
+        ),
+        200.0,
     )
     answer = {"data": None, "approved": True, "note": None}
     complete_wait(c, wait.id, value=answer, now=260.0, by="rosa")

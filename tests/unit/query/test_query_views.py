@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from tests.unit.query.conftest import PRICES, VERSION, Ask
 
 from torpor.contextlog import schema
-from torpor.contextlog.agents import put_agent
+from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.runs import Suspension, claim, create_run, suspend
 from torpor.core.ids import RunId, Seq
 from torpor.logstore.sqlite import SqliteStore
@@ -147,7 +147,9 @@ def test_how_long_a_run_slept_counts_the_sleep_that_goes_on(tmp_path: Path) -> N
 
     def sleep(c: Connection) -> None:
         put_agent(
-            c, engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}, now=1.0
+            c,
+            NewAgent(engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}),
+            1.0,
         )
         run = create_run(c, version=VERSION, agent="a", input={}, now=before - 90).id
         epoch = claim(c, run, before - 80)

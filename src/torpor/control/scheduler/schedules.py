@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import runs, schedules
 from torpor.contextlog.deployments import Preference, choose_current
-from torpor.contextlog.runs import RunRow, create_run, request_cancel
+from torpor.contextlog.runs import RunRow, Scheduled, create_run, request_cancel
 from torpor.contextlog.schedules import SETTINGS, ScheduleRow
 from torpor.core.environment import check_env
 from torpor.core.errors import CallerError, Conflict, Invalid
@@ -127,8 +127,7 @@ def _start(c: Connection, row: ScheduleRow, at: float, now: float) -> RunId:
         input=row.input,
         id_key=f"schedule {row.name} {at:.0f}",
         start=Start(queue=row.queue, priority=row.priority, env=row.env),
-        after=after,
-        schedule=row.name,
+        scheduled=Scheduled(row.name, after),
         now=now,
     )
     return made.id

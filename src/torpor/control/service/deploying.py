@@ -110,23 +110,25 @@ def _keep(
 ) -> AgentRow:
     row = agents.put_agent(
         c,
-        version=version,
-        engine=engine,
-        name=source.called,
-        origin=source.origin,
-        entry=source.entry,
-        source=tar_of(source),
-        spec={
-            "dependencies": list(source.dependencies),
-            "memory_mib": source.memory_mib,
-            "disk_mib": source.disk_mib,
-            **({"env": dict(source.env)} if source.env else {}),
-            **_rules(source),
-            "image": image,
-            "default": deployed.loaded.default,
-        },
-        now=time.time(),
-        agents=deployed.loaded.agents,
+        agents.NewAgent(
+            version=version,
+            engine=engine,
+            name=source.called,
+            origin=source.origin,
+            entry=source.entry,
+            source=tar_of(source),
+            spec={
+                "dependencies": list(source.dependencies),
+                "memory_mib": source.memory_mib,
+                "disk_mib": source.disk_mib,
+                **({"env": dict(source.env)} if source.env else {}),
+                **_rules(source),
+                "image": image,
+                "default": deployed.loaded.default,
+            },
+            agents=deployed.loaded.agents,
+        ),
+        time.time(),
     )
     return keep_template(c, version, deployed.template) if deployed.template else row
 

@@ -76,9 +76,8 @@ class Waiting:
         def read(c: Connection) -> list[WaitRow]:
             of = None if run is None else runs.get_run(c, run).id
             past = None if after is None else waits.get_wait(c, after).id
-            more: dict[str, Any] = {"limit": limit, "after": past, "tag": tag, "kinds": kinds}
-            more |= {"approve": approve, "agent": agent, "text": text}
-            return waits.list_waits(c, of, open_only=not all, **more)
+            narrowed = waits.Narrowed(limit, past, tag, kinds, approve, agent, text)
+            return waits.list_waits(c, of, not all, narrowed)
 
         return await self.shown(await self._store.read(read))
 

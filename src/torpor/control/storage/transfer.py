@@ -353,15 +353,17 @@ class Import:
         transfer.refuse_known(c, self.run)
         known = agents.put_agent(
             c,
-            version=version,
-            engine=self.run["engine"],
-            name=given["name"],
-            entry=given["entry"],
-            source=self._small[SOURCE],
-            spec=given["spec"],
-            now=now,
-            agents=given["agents"],
-            deployed=False,
+            agents.NewAgent(
+                version=version,
+                engine=self.run["engine"],
+                name=given["name"],
+                entry=given["entry"],
+                source=self._small[SOURCE],
+                spec=given["spec"],
+                agents=given["agents"],
+                deployed=False,
+            ),
+            now,
         )
         rows = RunRows(self.run, _lines(self._small[WAITS], "waits"))
         mine = [row for row in self._snapshots if row["run"] is not None]
