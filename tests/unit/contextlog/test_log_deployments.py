@@ -49,9 +49,7 @@ class Host:
         self.commit(
             lambda c: put_agent(
                 c,
-                NewAgent(
-                    engine=engine, version=made, spec=spec, origin=origin, agents=[GO], **fields
-                ),
+                NewAgent(engine=engine, version=made, spec=spec, origin=origin, **fields),
                 self.now,
             )
         )
