@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from tests.unit.control.conftest import anyio_backend, quick, world
+from tests.unit.control.conftest import anyio_backend, world
 
-__all__ = ["anyio_backend", "quick", "world"]
+__all__ = ["anyio_backend", "world"]

@@ -36,7 +36,6 @@ from torpor.engine.process.agent import Agent
 from torpor.logstore import sqlite as store
 from torpor.logstore.news import Feed
 from torpor.policy import freeze
-from torpor.worker.onprocesses import ProcessCarriers
 
 STUCK_S = 60.0
 SYSTEM_CALLS = ("fsync", "rename", "replace", "link")
@@ -144,9 +143,8 @@ class Fuse:
 
 async def serve(home: Path, fuse: Fuse) -> None:
     """Until the run, made if there is none, has ended; its wait is answered when it sleeps."""
-    ProcessCarriers.terms = replace(freeze.PROCESS, grace_s=0.0)
     fuse.lay()
-    plain = Plain(home)
+    plain = Plain(home, terms=replace(freeze.PROCESS, grace_s=0.0))
     await plain.start()
     try:
         version = await plain.deploy(AGENT)

@@ -26,16 +26,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.faults.oracle import first, payments_at_most, times_at_most
 from tests.jsonvalues import ODD, VALUES, deep, exact
-from tests.unit.control.plain import Plain
+from tests.unit.control.plain import CALM, HASTY, Plain
 
 from torpor.contextlog import waits
-from torpor.control.scheduler import scheduler as scheduling
 from torpor.core.ids import AgentVersion, RunId
 from torpor.core.states import FINAL, RunState
 from torpor.egress.upstream import Reply, Request
-from torpor.policy import freeze
-from torpor.worker import obstacles
-from torpor.worker.onprocesses import ProcessCarriers
 
 ALWAYS = 25
 EXAMPLES = int(os.environ.get("TORPOR_TEST_EXAMPLES", ALWAYS))
@@ -346,7 +342,11 @@ class Stage:
     async def _live(self, lines: list[list[tuple[str, Any]]], plan: list[Any]) -> None:
         if self._plain is None:
             self._directory = tempfile.TemporaryDirectory()
-            self._plain = Plain(Path(self._directory.name))
+            self._plain = Plain(
+                Path(self._directory.name),
+                replace(CALM, freeze_retry_s=0.0, losses_max=1000),
+                HASTY,
+            )
             await self._plain.start()
             self._version = await self._plain.deploy(AGENT)
         await live(self._plain, self._version, lines, plan)
@@ -366,11 +366,7 @@ def test_what_comes_of_a_run_does_not_depend_on_what_it_went_through(
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
-    monkeypatch.setattr(ProcessCarriers, "terms", terms)
-    monkeypatch.setattr(obstacles, "FREEZE_RETRY_S", 0.0)
-    monkeypatch.setattr(scheduling, "LOSSES_MAX", 1000)
+def stage() -> Iterator[Stage]:
     stage = Stage()
     yield stage
     stage.close()

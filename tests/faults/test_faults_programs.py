@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.faults.oracle import first, payments_at_most, times_at_most
 from tests.jsonvalues import ODD, VALUES, exact
-from tests.unit.control.world import World
+from tests.unit.control.world import QUICK, World
 
 from torpor.contextlog import entries, runs, snapshots, waits
 from torpor.contextlog.runs import RunRow
-from torpor.control.scheduler import scheduler as scheduling
 from torpor.control.service.forking import Wanted
 from torpor.control.service.service import Service
 from torpor.core.errors import Exhausted, HostError, NotFound
@@ -285,7 +284,9 @@ class Theatre:
     async def _live(self, example: Example) -> None:
         if self._world is None:
             self._directory = tempfile.TemporaryDirectory(dir=IN_MEMORY)
-            self._world = await World(Home(Path(self._directory.name))).__aenter__()
+            self._world = await World(
+                Home(Path(self._directory.name)), replace(QUICK, losses_max=1000)
+            ).__aenter__()
             self._service = Service(self._world.home, self._world.store)
         trial = self._world.anywhere = self.trial = Trial(
             self._world, self._service, [*example.plan], example.slow, example.answers
@@ -328,7 +329,7 @@ async def tell(trial: Trial, threads: list[list[list[Any]]], fork_at: float) -> 
     world.upstream.asked.clear()
     service = trial.service
     service._engines.scheduler = world.scheduler  # there may be another since
-    service._keys = service._forking._keys = world.scheduler._keys
+    service._keys = service._forking._keys = world.scheduler.shared.keys
     fork = RunId((await service.fork(run, Wanted(at=at)))["id"])
     await trial.see_through(fork)
     trial.answers |= given
@@ -372,8 +373,7 @@ def test_each_run_and_its_fork_end_as_if_nothing_had_happened(
 
 
 @pytest.fixture
-def theatre(quick: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Theatre]:
-    monkeypatch.setattr(scheduling, "LOSSES_MAX", 1000)
+def theatre(monkeypatch: pytest.MonkeyPatch) -> Iterator[Theatre]:
     theatre, sleep = Theatre(), driver.Driver._sleep
 
     async def rest(self: driver.Driver, seconds: float | None) -> None:

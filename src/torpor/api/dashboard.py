@@ -27,6 +27,7 @@ from torpor.api import limits
 from torpor.api.serving import Uvicorn
 from torpor.api.stopping import Stop
 from torpor.core.errors import Conflict, HostError
+from torpor.core.limits import DRAIN_S
 from torpor.dashboard.app import dashboard
 from torpor.dashboard.needs import Service
 from torpor.dashboard.sessions import Sessions
@@ -35,7 +36,6 @@ from torpor.web.shapes import Strict
 
 HOST = "127.0.0.1"
 PORT = 7717
-_DRAIN_S = 2
 
 router = APIRouter(prefix="/v1/dashboard")
 
@@ -69,7 +69,7 @@ class Loopback:
         if self._serving is None:
             bound = _bind(port)
             self._port = bound.getsockname()[1]
-            server = Uvicorn(self._app, _DRAIN_S)
+            server = Uvicorn(self._app, DRAIN_S)
             self._serving = asyncio.create_task(server.serve_until(self._stop.closing, bound))
         elif port not in (None, 0, self._port):
             raise Conflict(

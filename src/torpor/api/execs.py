@@ -19,11 +19,11 @@ from torpor.api import access
 from torpor.core import execs
 from torpor.core.errors import TorporError
 from torpor.core.execs import COMMAND_CHARS_MAX, DIR_CHARS_MAX, SIDE_MAX, Asked, Size
+from torpor.core.limits import HEARTBEAT_S
 from torpor.web.problems import problem
 from torpor.web.shapes import PROBLEMS, Strict, Text
 from torpor.worker.commands import Command, Ended
 
-HEARTBEAT_S = 15.0
 SOON_S = 2.0  # after which a client may want to know why nothing has begun
 
 

@@ -21,11 +21,11 @@ from starlette.types import ASGIApp
 
 from torpor.api.serving import Uvicorn
 from torpor.core.errors import HostError, Invalid
+from torpor.core.limits import DRAIN_S
 
 LISTEN, PUBLIC_URL = "TORPOR_LISTEN", "TORPOR_PUBLIC_URL"
 _BACKLOG = 128
-_DRAIN_S = 2
-_IDLE_S = 10
+_KEEP_ALIVE_S = 10
 _MANY = 256  # connections at once
 
 
@@ -41,7 +41,11 @@ class Listener:
         if self.bound is None:
             return
         server = Uvicorn(
-            app, _DRAIN_S, server_header=False, timeout_keep_alive=_IDLE_S, limit_concurrency=_MANY
+            app,
+            DRAIN_S,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            limit_concurrency=_MANY,
         )
         await server.serve_until(closing, self.bound)
 

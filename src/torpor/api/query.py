@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
+from torpor.core.limits import SQL_INT_MAX
 from torpor.query.ask import ROWS, ROWS_MAX, SQL_CHARS_MAX, TIMEOUT_S, TIMEOUT_S_MAX, Question
 from torpor.web.shapes import Strict, Text, sound
-
-_INT_MAX = 2**63 - 1
 
 
 def _parameter(value: Any) -> Any:
@@ -17,7 +16,7 @@ def _parameter(value: Any) -> Any:
     match value:
         case list() | dict():
             raise ValueError("is a number, text, true, false or null")
-        case int() if not -_INT_MAX - 1 <= value <= _INT_MAX:
+        case int() if not -SQL_INT_MAX - 1 <= value <= SQL_INT_MAX:
             raise ValueError("is an integer of more than 64 bits, which SQLite does not have")
     return sound(value)
 

@@ -37,7 +37,7 @@ from torpor.core.errors import Conflict, Invalid, TorporError
 from torpor.core.home import Home
 from torpor.core.memory import keep_small
 
-_DRAIN_S = 10
+_SERVER_DRAIN_S = 10
 _LOCK_TRIES, _LOCK_RETRY_S = 10, 0.05
 _SOCKET_PATH_BYTES_MAX = 107  # sun_path of Linux, less its closing zero
 
@@ -94,7 +94,7 @@ async def _listen(home: Home, service: Service, public: Listener | None) -> None
         loop.add_signal_handler(number, signalled)
     facts = home.run / "server.json"
     path = home.socket("server")
-    server = Uvicorn(app, _DRAIN_S)
+    server = Uvicorn(app, _SERVER_DRAIN_S)
 
     async def close() -> None:
         await stop.closing.wait()

@@ -36,13 +36,16 @@ from torpor.core.errors import InternalError
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.states import RunState
+from torpor.core.workers import Worker
 from torpor.egress.client import BrokerClient
 from torpor.egress.models import Model
 from torpor.engine import process
 from torpor.logstore.sqlite import SqliteStore
 from torpor.project.reading import read_agent
 from torpor.snapshot.store import SnapshotStore
+from torpor.worker.commands import Commands
 from torpor.worker.metrics import Metrics
+from torpor.worker.parts import Shared
 from torpor.worker.sealing import Keys
 from torpor.worker.values import Values
 
@@ -291,4 +294,5 @@ def _without_engines(home: Home, store: SqliteStore) -> Scheduler:
     blobs = SnapshotStore(LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs")
     values = Values(blobs.blobs, home.run, store, keys)
     model = Model(home, BrokerClient(home.socket("broker")), "none")
-    return Scheduler(store, model, keys, values, Metrics())
+    shared = Shared(store, model, keys, values, Metrics(), Commands())
+    return Scheduler(shared, Worker.of(home))

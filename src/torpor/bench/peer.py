@@ -32,6 +32,7 @@ from torpor.bench.stats import Samples
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.errors import GuestError, HostError
 from torpor.core.ids import Epoch, RunId
+from torpor.core.limits import PREPARE_LIMIT_S
 from torpor.engine.protocol import Files, Machine
 from torpor.engine.qemu.machine import QemuMachine
 from torpor.image.tools import require
@@ -42,7 +43,6 @@ from torpor.policy.freeze import MACHINE
 from torpor.snapshot.seal import Key
 from torpor.wire.link import Link, LinkState
 
-PREPARE_LIMIT_S = 30.0
 MIGRATE_LIMIT_S = 600.0
 PIPE_BYTES = 1 << 20
 # A private mapping of it is anonymous memory, without a file to be found and copied from first.

@@ -43,6 +43,7 @@ from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.errors import InternalError
 from torpor.core.ids import AgentVersion, Epoch, RunId
+from torpor.core.limits import PREPARE_LIMIT_S
 from torpor.engine import qemu
 from torpor.machines.host import Live
 from torpor.machines.thaw import resume, thaw
@@ -342,7 +343,7 @@ async def _least_of_a_freeze(worker: _Worker) -> tuple[float, float]:
             await asyncio.sleep(MACHINE.grace_s)
             started = time.perf_counter()
             live.guest.say("prepare")
-            await live.guest.hear("prepared", within_s=peer.PREPARE_LIMIT_S)
+            await live.guest.hear("prepared", within_s=PREPARE_LIMIT_S)
             prepared.append((time.perf_counter() - started) * 1000)
             resume(live.guest)
         for _ in range(PROBES):

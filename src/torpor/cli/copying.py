@@ -19,7 +19,7 @@ from torpor.web import words
 
 Object = dict[str, Any]
 
-_NAMED_MAX = 8
+_SHOWN_MAX = 8
 
 
 class Source(NamedTuple):
@@ -76,8 +76,8 @@ def cp(
 
 def _known(found: list[Object]) -> str:
     names = sorted({each["name"] for each in found})
-    more = f" and {len(names) - _NAMED_MAX:,} more" if len(names) > _NAMED_MAX else ""
-    return f"Artifacts: {', '.join(names[:_NAMED_MAX])}{more}." if names else "It has no artifacts."
+    more = f" and {len(names) - _SHOWN_MAX:,} more" if len(names) > _SHOWN_MAX else ""
+    return f"Artifacts: {', '.join(names[:_SHOWN_MAX])}{more}." if names else "It has no artifacts."
 
 
 def _copy_working(client: Client, wanted: Source, destination: str, *, force: bool) -> None:

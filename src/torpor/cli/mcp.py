@@ -28,8 +28,8 @@ from torpor.core.errors import Missing, TorporError
 Object = dict[str, Any]
 
 _LOG_MAX = 200
-_NAME_MAX = 64
-_ROWS_MAX = 200
+_TOOL_NAME_MAX = 64
+_TOOL_ROWS_MAX = 200
 _CONTENT_MAX = 100_000
 _VIEWS = (
     "runs, log, messages, model_calls, tool_calls, steps, waits, snapshots, egress, output; "
@@ -93,7 +93,7 @@ def _agent_tool(client: Client, ref: str, agent: Object) -> Any:
     async def start(input: dict[str, Any], idempotency_key: str | None = None) -> str:
         return await reply_of(lambda: client.start(None, ref, input, idempotency_key))
 
-    name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"start_{ref}")[:_NAME_MAX]
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", f"start_{ref}")[:_TOOL_NAME_MAX]
     about = f"Start a run of the agent {ref}. {agent['doc'] or ''}".strip()
     hints = ToolAnnotations(read_only_hint=False, destructive_hint=False)
     tool = Tool.from_function(start, name=name, description=about, annotations=hints)
@@ -115,7 +115,7 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
 
     async def list_runs(state: str | None = None, limit: int = 20) -> str:
         """Runs, newest first. `state`: queued, running, suspended, completed, failed, cancelled."""
-        limit = min(max(limit, 1), _ROWS_MAX)
+        limit = min(max(limit, 1), _TOOL_ROWS_MAX)
         return await reply_of(lambda: client.runs([state] if state else [], limit=limit))
 
     async def show_run(run: str) -> str:
@@ -141,7 +141,7 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
         return await reply_of(lambda: client.waits(run))
 
     async def query(sql: str) -> str:
-        return await reply_of(lambda: client.query(sql, limit=_ROWS_MAX))
+        return await reply_of(lambda: client.query(sql, limit=_TOOL_ROWS_MAX))
 
     query.__doc__ = f"Ask by SQL (SQLite's, read-only; 200 rows). Views: {_VIEWS}."
 

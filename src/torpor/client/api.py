@@ -22,6 +22,7 @@ from torpor.client.transport import Broken, Response, Transport
 from torpor.core import jsonvalues
 from torpor.core.errors import Invalid, NotFound
 from torpor.core.home import Home
+from torpor.core.limits import SILENCE_S
 from torpor.core.origins import seen_from_afar
 from torpor.core.paging import Page
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from torpor.core.agentfile import AgentSource
 
 # The server's heartbeat comes every 15 s: a stream that is silent for longer is dead.
-_SILENCE_S = 40.0
 _RETRY_S = 0.3
 _PAGE = 1000
 
@@ -503,7 +503,7 @@ class Client:
 
     def _events(self, method: str, path: str, **options: Any) -> Iterator[tuple[str, Any]]:
         """The events of a stream; ("", None) once it is open. Raises what `error` says."""
-        with self._response(method, path, timeout_s=_SILENCE_S, **options) as response:
+        with self._response(method, path, timeout_s=SILENCE_S, **options) as response:
             yield "", None
             for name, data in parse_events(response.lines()):
                 if name == "error":

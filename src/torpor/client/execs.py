@@ -15,9 +15,9 @@ from torpor.client.problems import Unreachable, from_problem
 from torpor.client.transport import Response
 from torpor.core import execs
 from torpor.core.execs import Frames
+from torpor.core.limits import SILENCE_S
 
 # The server says something more often than that.
-_SILENCE_S = 40.0
 
 Ask = Callable[..., AbstractContextManager[Response]]
 
@@ -61,14 +61,14 @@ class Exec:
         self._change({"terminal": {"rows": rows, "cols": cols}})
 
     def _change(self, change: Mapping[str, Any]) -> None:
-        with self._ask("PATCH", self._path, json=change, timeout_s=_SILENCE_S):
+        with self._ask("PATCH", self._path, json=change, timeout_s=SILENCE_S):
             pass
 
 
 @contextmanager
 def executing(ask: Ask, ref: str, request: Mapping[str, Any]) -> Iterator[Exec]:
     path = f"/runs/{ref}/execs"
-    with ask("POST", path, json=request, timeout_s=_SILENCE_S) as response:
+    with ask("POST", path, json=request, timeout_s=SILENCE_S) as response:
         yield Exec(ask, _frames(response))
 
 

@@ -14,9 +14,9 @@ from torpor.client.remote import KEY, URL
 from torpor.core.errors import HostError
 from torpor.core.home import Home
 
-START_S = 60.0
+SERVER_START_S = 60.0
 STOP_S = 60.0
-_POLL_S = 0.05
+_SERVER_POLL_S = 0.05
 _LOG_LINES = 12
 
 
@@ -47,7 +47,7 @@ def require_linux() -> None:
         )
 
 
-def ensure_server(home: Home, *, deadline_s: float = START_S) -> Client:
+def ensure_server(home: Home, *, deadline_s: float = SERVER_START_S) -> Client:
     """A client of a server that answers; started, detached from this terminal, if none runs.
 
     Raises HostError, with the last lines of its log, when it ends instead or takes too long.
@@ -75,7 +75,7 @@ def ensure_server(home: Home, *, deadline_s: float = START_S) -> Client:
             child = None  # another one was first: wait for that
         elif child is None and not running(home):
             child = _spawn(home, path)
-        time.sleep(_POLL_S)
+        time.sleep(_SERVER_POLL_S)
     raise HostError(f"the server did not answer within {deadline_s:.0f} s", hint=_tail(path, began))
 
 
@@ -95,7 +95,7 @@ def stop_server(
                 f"the server did not stop within {deadline_s:.0f} s",
                 hint=f"See {home.run / 'server.log'}.",
             )
-        time.sleep(_POLL_S)
+        time.sleep(_SERVER_POLL_S)
 
 
 def _spawn(home: Home, log: Path) -> subprocess.Popen[bytes]:

@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 _CHUNK = 1 << 18
-_SOON_S = 0.001  # no time at all would be no timeout
+_LEAST_S = 0.001  # no time at all would be no timeout
 
 Body = bytes | Iterable[bytes] | None
 
@@ -182,7 +182,7 @@ class Transport:
 def _left(timeout_s: float | None, until: float | None) -> float | None:
     if until is None:
         return timeout_s
-    left = max(until - time.monotonic(), _SOON_S)
+    left = max(until - time.monotonic(), _LEAST_S)
     return left if timeout_s is None else min(left, timeout_s)
 
 

@@ -7,6 +7,7 @@ knows.
 schema         the tables, as the newest version has them
 prepared       statements of the hot path, compiled once
 runs           runs: created, listed, claimed, moved from state to state
+leases         which worker carries a run, and until when
 entries        entries of a run's log: appended and read; the journal of a replay
 lineage        whose entries make up a run's log: a fork shares the beginning of its origin's
 reading        where to begin reading a log of which not all is wanted

@@ -186,6 +186,12 @@ def deletable(c: Connection, now: float, limit: int, ended_before: float | None)
     return [RunId(run) for run in c.scalars(query.order_by(at.ended_at).limit(limit))]
 
 
+def ended_before(c: Connection, among: Collection[RunId], when: float) -> list[RunId]:
+    """Those of `among` that ended before then: what they left beside the log may go."""
+    at = schema.runs.c
+    return list(c.scalars(select(at.id).where(at.id.in_(among), at.ended_at < when)))
+
+
 def _sweep(c: Connection, unused: Unused) -> None:
     if not unused.nodes:
         return

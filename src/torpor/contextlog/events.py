@@ -25,11 +25,11 @@ from torpor.contextlog.waits import OPEN, NewWait, WaitRow, complete_wait, creat
 from torpor.core import jsonvalues
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.ids import Epoch, OpId, RunId, Seq
+from torpor.core.limits import NAME_MAX
 from torpor.core.states import FINAL
 
 RECEIVED = "event.received"
 KIND = "event"  # of the operations that wait for one
-NAME_MAX = 256  # as of any operation
 ID_MAX = 256
 DATA_BYTES_MAX = 256 * 1024
 KEPT_MAX = 1000  # of one run, that nothing has taken yet

@@ -21,9 +21,10 @@ from sqlalchemy import Connection, insert, select
 
 from torpor.contextlog import schema
 from torpor.core.ids import RunId
+from torpor.core.limits import SQL_INT_MAX
 
 # Where the part that a run itself goes on writing ends.
-OPEN_END = 2**63 - 1
+OPEN_END = SQL_INT_MAX
 
 _lineage = schema.lineage
 

@@ -52,12 +52,13 @@ from torpor.contextlog.waits import (
     move_child_waits,
 )
 from torpor.core.errors import Conflict, InternalError, Invalid, NotFound
-from torpor.core.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
+from torpor.core.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, WorkerId, new_id
+from torpor.core.limits import ID_KEY_MAX
 from torpor.core.rules import Rules
 from torpor.core.starting import AT_ONCE, Start
 from torpor.core.states import FINAL, UNFINISHED, RunState, may_follow
+from torpor.core.workers import Lease
 
-ID_KEY_MAX = 256
 CANCEL_REQUESTED = "run.cancel_requested"
 
 _runs = schema.runs
@@ -113,6 +114,8 @@ class RunRow:
     schedule: str | None
     id_key_until: float | None
     env: dict[str, str]
+    worker_id: WorkerId | None
+    lease_until: float | None
 
     def to_json(self, now: float | None = None) -> dict[str, Any]:
         """As the API shows it; `ran_s` and `slept_s` up to `now` if given. Of `env` names only."""
@@ -124,6 +127,7 @@ class RunRow:
 _INTERNAL = {
     *("ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested"),
     *("due_at", "patient", "wall_until", "wake_at", "id_key_until", "waited_s"),
+    *("worker_id", "lease_until"),
 }
 
 
@@ -334,32 +338,30 @@ def engines_of(c: Connection, states: Collection[RunState]) -> set[str]:
     return set(c.scalars(select(_runs.c.engine).where(wanted).distinct()))
 
 
-def ended_before(c: Connection, among: Collection[RunId], at: float) -> list[RunId]:
-    """Those of `among` that ended before `at`."""
-    return list(c.scalars(select(_runs.c.id).where(_runs.c.id.in_(among), _runs.c.ended_at < at)))
-
-
 def changed_since(c: Connection, since: float) -> list[RunId]:
     """The runs that came into their state after `since`."""
     at = _runs.c.state_since
     return list(c.scalars(select(_runs.c.id).where(at > since).order_by(at)))
 
 
-def claim(c: Connection, run: RunId, now: float) -> Epoch:
-    """Take the run for a new machine: it is running, under the epoch returned (rule 4).
+def claim(c: Connection, run: RunId, now: float, lease: Lease | None = None) -> Epoch:
+    """Take the run for a new machine: it is running, under the epoch returned (rule 4), and nobody
+    else's while the `lease` lasts.
 
     From `running` this is a recovery: the old machine is locked out. Raises Conflict when the
-    run has ended, NotFound.
+    run has ended, or another worker has it; NotFound.
     """
     row = _exactly(c, run, lock=True)
     _check_move(row, RunState.RUNNING)
+    if row.state is RunState.RUNNING and lease is not None:
+        lease.check(run, row.worker_id, row.lease_until, now)
     epoch = Epoch(row.epoch + 1)
     agent = find_agent(c, row.version)
     c.execute(
         update(_runs)
         .where(_runs.c.id == run)
         .values(
-            **_moved(row, RunState.RUNNING, now),
+            **_moved(row, RunState.RUNNING, now, lease),
             epoch=epoch,
             ready=False,
             patient=False,
@@ -547,8 +549,13 @@ def _check_move(row: RunRow, to: RunState) -> None:
         raise Conflict(f"{row.id} is {row.state.value} and cannot become {to.value}")
 
 
-def _moved(row: RunRow, to: RunState, now: float) -> dict[str, Any]:
-    return {"state": to.value, "state_since": now, **live_figures(row, now)._asdict()}
+def _moved(row: RunRow, to: RunState, now: float, lease: Lease | None = None) -> dict[str, Any]:
+    return {
+        "state": to.value,
+        "state_since": now,
+        **live_figures(row, now)._asdict(),
+        **(Lease.NONE if lease is None else lease.columns()),
+    }
 
 
 def _same(

@@ -9,9 +9,9 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from torpor.contextlog import schema
 from torpor.core.errors import Conflict, Invalid, NotFound
+from torpor.core.limits import KEPT_SQL_CHARS_MAX
 
 NAME_CHARS_MAX = 100
-SQL_CHARS_MAX = 20_000
 SAVED_MAX = 200
 
 _saved = schema.saved_queries
@@ -37,8 +37,8 @@ def save_query(c: Connection, name: str, sql: str, now: float) -> SavedQuery:
     name = " ".join(name.split())
     if not 1 <= len(name) <= NAME_CHARS_MAX:
         raise Invalid(f"a saved query's name must have 1 to {NAME_CHARS_MAX} characters")
-    if not sql.strip() or len(sql) > SQL_CHARS_MAX:
-        raise Invalid(f"a saved query must have 1 to {SQL_CHARS_MAX:,} characters")
+    if not sql.strip() or len(sql) > KEPT_SQL_CHARS_MAX:
+        raise Invalid(f"a saved query must have 1 to {KEPT_SQL_CHARS_MAX:,} characters")
     values = {"sql": sql, "saved_at": now}
     if c.execute(update(_saved).where(_saved.c.name == name).values(**values)).rowcount == 0:
         if (c.scalar(select(func.count()).select_from(_saved)) or 0) >= SAVED_MAX:

@@ -162,6 +162,9 @@ runs = Table(
     Column("id_key_until", Double),
     # Environment variables of its own. Not in its log: a person may have put a secret there.
     Column("env", _Json, nullable=False, default={}),
+    # Of one that is running: who carries it, and until when (`torpor.worker.lease`).
+    Column("worker_id", _Id),
+    Column("lease_until", Double),
     Index("runs_by_state", "state", "id"),
     Index("runs_by_origin", "origin"),
     Index("runs_by_parent", "parent"),

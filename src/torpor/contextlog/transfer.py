@@ -33,12 +33,12 @@ from torpor.core import jsonvalues
 from torpor.core.environment import check_env
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.ids import RunId, new_id
+from torpor.core.limits import SQL_INT_MAX
 from torpor.core.position import Position
 from torpor.core.states import RunState
 
 Row = dict[str, Any]
 
-_INT_MAX = 2**63 - 1
 # Column types, the more special ones first, and what a value of them may be.
 _VALUES: tuple[tuple[type, tuple[type, ...]], ...] = (
     (Boolean, (bool,)),
@@ -46,6 +46,10 @@ _VALUES: tuple[tuple[type, tuple[type, ...]], ...] = (
     (Double, (int, float)),
     (String, (str,)),
 )
+
+
+# Of a run's row: who carries it is nobody's business elsewhere, and it is not running then.
+_OF_HERE = ("worker_id", "lease_until")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ def read_run(c: Connection, run: RunId) -> RunRows:
     # Other runs stay where they are.
     alone = dict.fromkeys(("base", "parent", "after", "successor"))
     ready = row.ready or row.after is not None
-    return RunRows({**row._mapping, **alone, "ready": ready}, mine)
+    whole = {key: value for key, value in row._mapping.items() if key not in _OF_HERE}
+    return RunRows({**whole, **alone, "ready": ready}, mine)
 
 
 def read_snapshot(c: Connection, snapshot: str, run: RunId) -> Row:
@@ -154,13 +159,13 @@ def refuse_known(c: Connection, run: Mapping[str, Any]) -> None:
 
 def checked(table: Table, row: Any, what: str) -> Row:
     """`row` if it is an object with just the table's columns, each of its type. Raises Invalid."""
-    names = {column.name for column in table.c}
+    names = {column.name for column in table.c} - ({*_OF_HERE} if table is schema.runs else set())
     if not isinstance(row, dict) or set(row) != names:
         odd = sorted(names ^ set(row)) if isinstance(row, dict) else [type(row).__name__]
         raise Invalid(
             f"{what} has other columns than this version of torpor writes: {', '.join(odd)}"
         )
-    for column in table.c:
+    for column in (table.c[name] for name in row):
         value = row[column.name]
         if value is None and column.nullable:
             continue
@@ -177,7 +182,7 @@ def _fits(kind: Any, value: Any) -> bool:
         return False
     if isinstance(value, str):
         return not any("\ud800" <= character <= "\udfff" for character in value)
-    return bool(abs(value) <= _INT_MAX)  # of NaN, too
+    return bool(abs(value) <= SQL_INT_MAX)  # of NaN, too
 
 
 def _check_run(run: Row, entries: Sequence[Row]) -> None:

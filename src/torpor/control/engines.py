@@ -19,9 +19,12 @@ from torpor.contextlog.agents import AgentRow
 from torpor.control.scheduler.scheduler import Scheduler
 from torpor.core.agentfile import AgentSource
 from torpor.core.checks import Check
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import HostError, InternalError, Invalid, TorporError
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion
+from torpor.core.limits import LIMITS, ServerLimits
+from torpor.core.workers import Worker
 from torpor.egress.models import Model
 from torpor.engine import registry
 from torpor.engine.host import Boot, Need
@@ -32,6 +35,7 @@ from torpor.logstore.protocol import Store
 from torpor.machines.host import Machines, tidy
 from torpor.pager.launch import ensure_pager, require_fuse
 from torpor.snapshot.store import SnapshotStore
+from torpor.worker import parts
 from torpor.worker.carrier import Carriers
 from torpor.worker.commands import Commands
 from torpor.worker.loading import Loaded, Progress, logged
@@ -164,6 +168,8 @@ class Shared:
     metrics: Metrics
     commands: Commands
     on_end: Callable[[], None]
+    clock: Clock = SYSTEM_CLOCK
+    limits: ServerLimits = LIMITS
 
 
 class Engines:
@@ -260,12 +266,15 @@ class Engines:
                 await tidy(home, shared.blobs, pager)
                 self._tidied = True
         machines = Machines(home, shared.blobs, engine, image, pager)
-        templates = Templates(machines, shared.store)
-        carriers = MachineCarriers(machines, shared.store, shared.files, templates)
+        time = (shared.clock, shared.limits)
+        templates = Templates(machines, shared.store, *time)
+        carriers = MachineCarriers(machines, shared.store, shared.files, templates, *time)
         return OnMachines(machines, templates, carriers)
 
     async def _on_processes(self, entry: Entry, progress: Progress) -> OnProcesses:
-        carriers = ProcessCarriers(self._shared.home, self._shared.store, self._shared.files)
+        shared = self._shared
+        time = (shared.clock, shared.limits)
+        carriers = ProcessCarriers(shared.home, shared.store, shared.files, *time)
         await carriers.tidy()
         return OnProcesses(entry.name, carriers)
 
@@ -284,13 +293,18 @@ class Engines:
             if self.scheduler is None:
                 self.model = await Model.open(shared.home)
                 self.scheduler = Scheduler(
-                    shared.store,
-                    self.model,
-                    shared.keys,
-                    shared.values,
-                    shared.metrics,
+                    parts.Shared(
+                        store=shared.store,
+                        model=self.model,
+                        keys=shared.keys,
+                        values=shared.values,
+                        metrics=shared.metrics,
+                        commands=shared.commands,
+                        clock=shared.clock,
+                        limits=shared.limits,
+                    ),
+                    Worker.of(shared.home),
                     shared.on_end,
-                    shared.commands,
                 )
                 self.scheduler.start()
             return self.scheduler

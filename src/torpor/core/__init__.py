@@ -5,6 +5,9 @@ ids           ids: a type for each kind of thing
 states        a run's life, as a table
 errors        errors, split by who must act
 home          the data directory
+workers       who carries runs, and what a lease on a run tells another worker
+clock         the time, as the server's parts are given it
+limits        how long a server waits, how often it tries again, how much it takes on
 agentfile     an agent as it travels: its files, and what is known of it before it runs
 rules         how an agent's runs are treated, as its file says
 defining      whether files may define an agent at all

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
+from torpor.core.limits import NAME_MAX
+
 ARTIFACT, FILE = "artifact", "file"
 KINDS = (ARTIFACT, FILE)
-NAME_MAX = 256
 MEDIA_TYPE_MAX = 128
 BYTES_MAX = 1024 * 1024 * 1024
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 Duration: TypeAlias = float | str | timedelta
 Durations: TypeAlias = Duration | Sequence[Duration]
 
-_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])\s*")
 _ISO = re.compile(r"(-)?P(?:(\d+)W)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)(?:\.(\d+))?S)?)?")
 SECONDS_MAX = 100 * 366 * 86400.0
@@ -55,4 +55,4 @@ def _seconds(duration: Duration) -> float | None:
     parts = _PART.findall(text)
     if not parts or _PART.sub("", text):
         return None
-    return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+    return sum(float(number) * UNIT_S[unit] for number, unit in parts)

@@ -7,6 +7,7 @@ import time
 from typing import NewType
 
 RunId = NewType("RunId", str)  # "run_…"
+WorkerId = NewType("WorkerId", str)  # names its host, and the start of its server
 WaitId = NewType("WaitId", str)  # "wait_…"
 SnapshotId = NewType("SnapshotId", str)  # "snap_…"
 AgentVersion = NewType("AgentVersion", str)  # hex digest of all that makes an agent what it is

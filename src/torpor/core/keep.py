@@ -6,12 +6,12 @@ import math
 import re
 from dataclasses import dataclass
 
+from torpor.core.durations import UNIT_S
 from torpor.core.errors import Invalid
 
 LAST_MAX = 100_000
 _LAST = re.compile(r"last ([1-9][0-9]{0,5})")
 _FOR = re.compile(r"([1-9][0-9]{0,5})([mhd])")
-_UNIT_S = {"m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def parse_keep(text: str, what: str) -> Keep:
     if (last := _LAST.fullmatch(text)) and int(last[1]) <= LAST_MAX:
         return Keep(last=int(last[1]))
     if span := _FOR.fullmatch(text):
-        return Keep(for_s=int(span[1]) * _UNIT_S[span[2]])
+        return Keep(for_s=int(span[1]) * UNIT_S[span[2]])
     raise Invalid(
         f"{what}: {text!r} is not a time to keep snapshots",
         hint='Use "last 3", a time such as "12h" or "7d", or "all".',

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from torpor.core.errors import Invalid
 
 WEBHOOKS_MAX = 32
-NAME_MAX = 64
+WEBHOOK_NAME_MAX = 64
 URL_MAX = 2000
 
 
@@ -25,8 +25,8 @@ def check_webhooks(table: Any, what: str) -> dict[str, str]:
             hint='For example: [tool.torpor.webhooks] office = "https://example.com/hook"',
         )
     for name, url in table.items():
-        if not isinstance(name, str) or not 1 <= len(name) <= NAME_MAX:
-            raise Invalid(f"{what}: a name must have 1 to {NAME_MAX} characters")
+        if not isinstance(name, str) or not 1 <= len(name) <= WEBHOOK_NAME_MAX:
+            raise Invalid(f"{what}: a name must have 1 to {WEBHOOK_NAME_MAX} characters")
         check_url(url, f"{what}: {name}")
     return dict(table)
 

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from torpor.core.errors import Invalid, TorporError
+from torpor.core.limits import KEPT_SQL_CHARS_MAX
 from torpor.dashboard import render
 from torpor.dashboard.actions import go, one
 from torpor.dashboard.charts import charts, numeric
@@ -24,7 +25,6 @@ from torpor.web.problems import problem
 
 ROWS = 500
 CSV_ROWS = 10_000
-_SQL_CHARS_MAX = 20_000
 
 EXAMPLES = {
     "Runs by agent and state": """SELECT agent, state, count(*) AS runs,
@@ -93,6 +93,6 @@ async def delete(request: Request) -> Response:
 
 def _sql(request: Request) -> str:
     sql = request.query_params.get("sql", "").strip()
-    if len(sql) > _SQL_CHARS_MAX:
-        raise Invalid(f"the SQL has more than {_SQL_CHARS_MAX:,} characters")
+    if len(sql) > KEPT_SQL_CHARS_MAX:
+        raise Invalid(f"the SQL has more than {KEPT_SQL_CHARS_MAX:,} characters")
     return sql

@@ -17,6 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from torpor.core.limits import POSTED_FIELDS_MAX
 from torpor.dashboard import render
 from torpor.dashboard.sessions import Session, Sessions
 
@@ -24,7 +25,6 @@ log = logging.getLogger("torpor.dashboard")
 
 COOKIE = "torpor_session"
 CSRF = "csrf"
-FIELDS_MAX = 1000
 _OPEN = ("/ui/login", "/ui/static/")
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -78,7 +78,7 @@ class Guard:
     async def _form(request: Request) -> dict[str, list[str]]:
         body = (await request.body()).decode(errors="replace")
         try:
-            return parse_qs(body, keep_blank_values=True, max_num_fields=FIELDS_MAX)
+            return parse_qs(body, keep_blank_values=True, max_num_fields=POSTED_FIELDS_MAX)
         except ValueError:  # more fields than that: no token is among them
             return {}
 

@@ -25,8 +25,8 @@ from torpor.core.errors import HostError
 from torpor.core.home import Home
 from torpor.egress.client import BrokerClient
 
-START_S_MAX = 30
-POLL_S = 0.03
+BROKER_START_S = 30
+BROKER_POLL_S = 0.03
 _LOG_TAIL_BYTES = 1000
 
 
@@ -99,16 +99,16 @@ def _spawn(home: Home) -> subprocess.Popen[bytes]:
 
 async def _wait_ready(client: BrokerClient, process: subprocess.Popen[bytes], home: Home) -> None:
     try:
-        async with asyncio.timeout(START_S_MAX):
+        async with asyncio.timeout(BROKER_START_S):
             while not await _answers(client):
                 if process.poll():
                     raise _not_started(home, f"it ended with code {process.returncode}")
                 if process.poll() == 0:
                     # Another had the lock and does not answer: it was being killed.
                     process = _spawn(home)
-                await asyncio.sleep(POLL_S)
+                await asyncio.sleep(BROKER_POLL_S)
     except TimeoutError as error:
-        raise _not_started(home, f"it does not answer after {START_S_MAX} s") from error
+        raise _not_started(home, f"it does not answer after {BROKER_START_S} s") from error
     except asyncio.CancelledError:  # a server that is stopped as it starts: nobody would end it
         process.terminate()
         raise

@@ -18,7 +18,7 @@ CONTEXT_TOKENS = 4096
 # one, for 2 cores: 240 ms a token, not 30.
 THREADS = 1
 # llama.cpp then frees weights and cache (245 MB become 58) and loads them at the next request.
-IDLE_S = 600
+MODEL_IDLE_S = 600
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     params.cpuparams.n_threads = THREADS
     params.cpuparams_batch.n_threads = THREADS
     params.cache_ram_mib = 0
-    params.sleep_idle_seconds = IDLE_S
+    params.sleep_idle_seconds = MODEL_IDLE_S
     params.warmup = False
     params.ui = False
     params.verbosity = 1  # errors only: prompts stay out of the log

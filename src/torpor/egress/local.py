@@ -17,7 +17,7 @@ import httpx
 from torpor.core.errors import Missing
 from torpor.egress.upstream import TIMEOUT, Reply, Request, exchange, problem
 
-START_S_MAX = 120
+MODEL_START_S = 120
 
 
 def find_weights() -> Path | None:
@@ -100,7 +100,7 @@ class LocalModel:
         )
         assert process.stdout is not None
         try:
-            async with asyncio.timeout(START_S_MAX):
+            async with asyncio.timeout(MODEL_START_S):
                 ready = await process.stdout.readline()
         except TimeoutError:
             ready = b""

@@ -16,7 +16,6 @@ from torpor.wire import messages
 
 READ_BYTES = 64 * 1024
 # One line from the agent; what its messages may have, and the newline.
-_LINE_BYTES_MAX = messages.SIZE_MAX + 1
 
 
 class Program(NamedTuple):
@@ -132,7 +131,7 @@ class AgentProcess:
             return None
         self._incoming += data
         if b"\n" not in data:
-            if len(self._incoming) > _LINE_BYTES_MAX:
+            if len(self._incoming) > messages.LINE_BYTES_MAX:
                 raise ValueError("a line without end")
             return []
         *lines, rest = bytes(self._incoming).split(b"\n")

@@ -35,6 +35,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torpor.core.errors import Invalid, TorporError
+from torpor.core.limits import PIPE_BYTES_MAX
 from torpor.guest.agent import READ_BYTES, AgentProcess, Program, describe_exit, exit_text
 from torpor.guest.commands import Commands
 from torpor.guest.freshen import freshen_kernel, set_clock
@@ -51,7 +52,6 @@ from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Received
 PREPARE_S_MAX = 2.0
 # Above this the agent's output stays in its pipes, and the agent waits: the host is behind.
 UNACKED_BYTES_MAX = 1024 * 1024
-PIPE_BYTES_MAX = 1024 * 1024
 _PORT_RETRY_S = 0.02  # while the host's end of the virtio port is closed
 
 

@@ -29,6 +29,7 @@ import numpy as np
 
 from torpor.core.errors import GuestError
 from torpor.core.ids import Epoch, RunId
+from torpor.core.limits import PREPARE_LIMIT_S
 from torpor.engine.memory import PageNumbers
 from torpor.engine.protocol import Machine, Shape
 from torpor.machines.flat import Flats
@@ -44,7 +45,6 @@ from torpor.wire.link import Link, LinkState
 # Pages to overwrite, 16 MiB: beyond that reading and writing them ahead takes longer than to push
 # the hot ones and leave the others to faults (measured: 45 ms for 5 MiB, 170 ms lazily).
 OVERWRITTEN_PAGES_MAX = 4096
-PREPARE_LIMIT_S = 30.0
 SETTLE_LIMIT_S = 5.0
 _NOBODY, _NO_EPOCH = RunId("warming"), Epoch(1)
 

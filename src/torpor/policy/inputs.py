@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 
 # It is made when an agent is loaded, which takes seconds, and must not fail on a busy host.
-_PROBE_S = 5.0
+_DEPLOYED_PROBE_S = 5.0
 
 
 def check_input(agent: Mapping[str, Any], given: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ def usable(agent: Object) -> Object:
 
 def _problem(schema: Any) -> str | None:
     try:
-        answers.check_schema(schema, probe_s=_PROBE_S)
+        answers.check_schema(schema, probe_s=_DEPLOYED_PROBE_S)
     except Invalid as error:
         return error.message
     return None

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from torpor.core.states import FINAL, RunState
+from torpor.core.workers import Holder
 
 
 class Driver(Enum):
@@ -43,6 +44,7 @@ class Facts:
     cancel: bool = False  # it is asked for
     spent: bool = False  # it lost too many carriers in a row before it got anything done
     origins: Origins = Origins.UNTRIED
+    holder: Holder = Holder.NONE  # of one that is running, beside this server
 
 
 class Act(Enum):
@@ -83,7 +85,10 @@ _AT_IT = frozenset({Driver.HOLDS, Driver.LOST})
 _FREE: dict[str, Any] = {"driver": Driver.NONE, "handing_over": False}
 _WANTED: dict[str, Any] = {"cancel": False, **_FREE}
 _HELD: dict[str, Any] = {"state": _RUNNING, "driver": Driver.HOLDS, "handing_over": False}
-_LOST: dict[str, Any] = {"state": _RUNNING, "driver": Driver.LOST, "handing_over": False}
+_LATE: dict[str, Any] = {"state": _RUNNING, "holder": Holder.LATE, **_FREE}
+_LOSES: dict[str, Any] = {"state": _RUNNING, "driver": Driver.LOST, "handing_over": False}
+_LOST: dict[str, Any] = {"holder": Holder.NONE, **_LOSES}
+_OTHERS = frozenset({Holder.OTHER, Holder.LATE})
 _TRIES = _HELD | {"cancel": False}
 
 TABLE = (
@@ -97,7 +102,11 @@ TABLE = (
     _row("it sleeps", Act.LEAVE, state=_SUSPENDED, ready=False, **_WANTED),
     _row("it need not be woken", Act.CANCEL, state=_NOT_RUNNING, cancel=True, **_FREE),
     # Its server ended, and its machine with that. It had its room.
-    _row("it is recovered", Act.CLAIM, state=_RUNNING, **_FREE),
+    _row("it is recovered", Act.CLAIM, state=_RUNNING, holder=Holder.NONE, **_FREE),
+    # Another worker carries it, or has not said for too long that it does.
+    _row("it is another's", Act.LEAVE, state=_RUNNING, holder=Holder.OTHER, **_FREE),
+    _row("it is taken over", Act.CLAIM, room=True, **_LATE),
+    _row("it waits to be taken over", Act.LEAVE, room=False, **_LATE),
     # A driver is.
     _row(
         "it is being claimed",
@@ -108,6 +117,7 @@ TABLE = (
     ),
     # Another took over its epoch, and brought it to rest.
     _row("it was taken", Act.LEAVE, state=_NOT_RUNNING, driver=_AT_IT, handing_over=False),
+    _row("it was taken over", Act.LEAVE, holder=_OTHERS, **_LOSES),
     _row("it goes on from the log", Act.CLAIM, spent=False, **_LOST),
     _row("it gets nowhere", Act.GIVE_UP, spent=True, cancel=False, **_LOST),
     _row("it need get nowhere", Act.CANCEL, spent=True, cancel=True, **_LOST),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torpor.core.ids import OpId
 from torpor.core.rules import Rules
 
-BACKOFF_S_MAX = 3600.0
+RUN_BACKOFF_S_MAX = 3600.0
 # Its machine was full, or would have been.
 _OUT_OF_MEMORY = frozenset({"OutOfMemory", "MemoryError"})
 _FOR_GOOD = frozenset(
@@ -55,5 +55,5 @@ def decide(
         return None
     if failure.after_s is not None:
         return Retry(failure.after_s)
-    full = min(rules.retry_backoff_s * 2.0 ** min(attempt - 1, 30), BACKOFF_S_MAX)
+    full = min(rules.retry_backoff_s * 2.0 ** min(attempt - 1, 30), RUN_BACKOFF_S_MAX)
     return Retry(full * (0.5 + chance / 2))

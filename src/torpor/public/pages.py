@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from torpor.core import jsonvalues
 from torpor.core.errors import Conflict, Invalid, NotFound, TorporError
+from torpor.core.limits import POSTED_FIELDS_MAX
 from torpor.web import forms, problems, words
 from torpor.web.problems import Json
 from torpor.web.shapes import PublicAnswer
@@ -38,7 +39,6 @@ Object = dict[str, Any]
 _FOLDER = Path(__file__).parent
 _STYLE = (_FOLDER / "static" / "public.css").read_bytes()
 _STYLE_DIGEST = blake2b(_STYLE, digest_size=8).hexdigest()
-_FIELDS_MAX = 1000
 _HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -167,7 +167,9 @@ async def _typed(request: Request) -> dict[str, list[str]]:
         raise HTTPException(415, "an answer is JSON, or what a form sends")
     try:
         return parse_qs(
-            (await request.body()).decode(), keep_blank_values=True, max_num_fields=_FIELDS_MAX
+            (await request.body()).decode(),
+            keep_blank_values=True,
+            max_num_fields=POSTED_FIELDS_MAX,
         )
     except ValueError as error:
         raise Invalid(f"the form cannot be read: {error}") from error

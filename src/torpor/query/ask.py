@@ -24,7 +24,7 @@ TIMEOUT_S, TIMEOUT_S_MAX = 10.0, 60.0
 ROWS, ROWS_MAX = 1000, 10_000
 BYTES_MAX = 8 << 20
 SQL_CHARS_MAX = 100_000
-_START_S = 10.0  # until the process has loaded, on a busy host
+_WORKER_START_S = 10.0  # until the process has loaded, on a busy host
 _GRACE_S = 1.0  # until it is killed, not asked
 _LINE_BYTES_MAX = 2 * BYTES_MAX
 _COMMAND = [sys.executable, "-I", "-m", "torpor.query.worker"]
@@ -104,7 +104,7 @@ async def _ask(database: Path, question: Question, prices: Prices) -> Answer:
         cwd="/",
     )
     try:
-        async with asyncio.timeout(_START_S + question.timeout_s + _GRACE_S):
+        async with asyncio.timeout(_WORKER_START_S + question.timeout_s + _GRACE_S):
             out, err = await process.communicate(json.dumps(request).encode())
     except TimeoutError as error:
         raise _too_slow(question) from error

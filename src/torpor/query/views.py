@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torpor.core.limits import SQL_INT_MAX
 from torpor.engine.registry import NAMES
 
-_OPEN_END = 2**63 - 1  # as torpor.contextlog.lineage has it
+_OPEN_END = SQL_INT_MAX  # as torpor.contextlog.lineage has it
 
 
 @dataclass(frozen=True)

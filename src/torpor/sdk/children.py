@@ -17,6 +17,7 @@ from typing import Any
 
 from torpor.core.durations import Duration, seconds
 from torpor.core.errors import Invalid
+from torpor.core.limits import NAME_MAX
 from torpor.core.starting import AT_ONCE, Start
 from torpor.sdk import agents, arguments, values
 from torpor.sdk.current import current
@@ -165,8 +166,8 @@ def _request(
         raise TypeError(f"torpor.{what}: the input cannot be sent: {error}") from None
     except (Invalid, ValueError) as error:
         raise ValueError(f"torpor.{what}: {error}") from None
-    if not 1 <= len(name) <= messages.NAME_MAX:
-        raise ValueError(f"torpor.{what}: a name must have 1 to {messages.NAME_MAX} characters")
+    if not 1 <= len(name) <= NAME_MAX:
+        raise ValueError(f"torpor.{what}: a name must have 1 to {NAME_MAX} characters")
     data = {"agent": name, "own": own, "input": packed}
     if start != AT_ONCE:  # else not a word: its digest is what it was before there were any
         data["start"] = start.given()

@@ -24,7 +24,7 @@ from typing import Any
 
 _SEED_BITS = 128  # what numpy asks for
 _SEEDS_MAX = 100_000
-_LOCK_S = 1.0
+_SEED_LOCK_S = 1.0
 
 
 class Generators:
@@ -88,7 +88,7 @@ class Generators:
     def reseed(self) -> None:
         """Those of numpy that were found."""
         for each in self._bits:
-            if each.lock.acquire(timeout=_LOCK_S):
+            if each.lock.acquire(timeout=_SEED_LOCK_S):
                 try:
                     each.state = type(each)().state
                 finally:

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from torpor.core import artifacts
+from torpor.core.limits import NAME_MAX
 from torpor.sdk import arguments, files
 from torpor.sdk.artifacts import File, State, given, published, send, state_of
 from torpor.sdk.operations import Operation
@@ -121,7 +122,7 @@ def _words(left: list[_Written]) -> str:
 
 def _named(each: _Written) -> str:
     """A name need not be text, nor short."""
-    return (each.path if each.path.isprintable() else ascii(each.path))[: artifacts.NAME_MAX]
+    return (each.path if each.path.isprintable() else ascii(each.path))[:NAME_MAX]
 
 
 def _scan(directory: str, below: str = "") -> Iterator[tuple[str, State]]:

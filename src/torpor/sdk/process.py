@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from torpor.core.errors import Invalid
+from torpor.core.limits import NAME_MAX
 from torpor.sdk import (
     agents,
     ahead,
@@ -153,7 +154,7 @@ def _importing(runtime: Runtime) -> contextlib.AbstractContextManager[None]:
     """While it lasts, the host hears how far it is."""
 
     def say(what: str) -> None:
-        runtime.say("importing", what=what[: messages.NAME_MAX])
+        runtime.say("importing", what=what[:NAME_MAX])
 
     return importing.watched(say, runtime.app)
 

@@ -36,7 +36,7 @@ from weakref import WeakSet
 ROUNDS_MAX = 3
 AGAIN_S_MIN, AGAIN_S_MAX = 0.05, 1.0
 # Who waits for the interpreter's lock waits this long at most before it asks for it.
-_LOCK_S = 0.02
+_INTERPRETER_LOCK_S = 0.02
 _TASKS = "/proc/self/task"
 _TIMESPEC = struct.Struct("qq")  # and struct timeval
 _ALARM = "alarm"
@@ -108,7 +108,11 @@ class Call(NamedTuple):
     @property
     def wants_lock(self) -> bool:
         """It waits for the interpreter's lock, or as shortly."""
-        return self.kind == "futex" and self.at is not None and self.at < time.monotonic() + _LOCK_S
+        return (
+            self.kind == "futex"
+            and self.at is not None
+            and self.at < time.monotonic() + _INTERPRETER_LOCK_S
+        )
 
 
 class Timers:

@@ -27,6 +27,7 @@ from torpor.core import jsonvalues
 from torpor.core.durations import Duration, seconds
 from torpor.core.errors import Invalid
 from torpor.core.ids import op_id
+from torpor.core.limits import NAME_MAX
 from torpor.sdk import arguments, freezing, notes, values
 from torpor.sdk.current import current, is_copy, outside
 from torpor.sdk.errors import (
@@ -152,7 +153,7 @@ def _name(fn: Callable[..., Any], name: str | None) -> str:
     found = str(name or getattr(inner, "__qualname__", type(inner).__name__))
     if jsonvalues.fault(found) is not None:
         raise ValueError(f"name={found!r}: half a surrogate pair is not text")
-    return found.rpartition("<locals>.")[2].strip("<>")[: messages.NAME_MAX]
+    return found.rpartition("<locals>.")[2].strip("<>")[:NAME_MAX]
 
 
 def _source(fn: Callable[..., Any]) -> tuple[str, int] | None:

@@ -1,34 +1,90 @@
-"""The time in a test: it stands still, and skips when the agent rests to what comes next.
+"""The time in a test: it stands still, and skips to what comes next.
 
-`torpor.now` reads it, waits, sleeps and the pauses between attempts are counted by it, and timers
-of event loops are due by it, too, though these also move on as the real time does: what the agent
-waits for outside of torpor takes its real time. Python's own `time.time` is as ever.
+`ManualClock` is the time of a server's parts (`torpor.core.clock.Clock`): whoever sleeps by it goes
+on when the test has skipped that far. `LoopClock` is the time of an agent: `torpor.now` reads it,
+waits, sleeps and the pauses between attempts are counted by it, and it skips when the agent rests.
+Timers of the agent's event loops are due by it, too, though these also move on as the real time
+does: what the agent waits for outside of torpor takes its real time. Python's own `time.time` is as
+ever.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import threading
 import time
 from asyncio import base_events
-from collections.abc import Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from heapq import heappop, heappush
 
 from torpor.sdk import rest
 
 
-class Clock:
-    """Begins at `at`, in unix seconds. The threads `foreign` are not the agent's."""
+class ManualClock:
+    """Begins at `at`, in seconds since 1970. See `torpor.core.clock.Clock`."""
 
-    def __init__(self, at: float, foreign: Collection[threading.Thread]) -> None:
+    def __init__(self, at: float = 1_000_000_000.0) -> None:
         self.began = at
         self.skipped = 0.0
-        self._foreign = {each.ident for each in foreign}
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
 
     def now(self) -> float:
         return self.began + self.skipped
 
+    def monotonic(self) -> float:
+        return self.skipped
+
+    def boottime(self) -> float:
+        return self.skipped
+
     def skip(self, duration_s: float) -> None:
+        """So much time passes at once. Who slept until then goes on when the loop comes to it."""
         self.skipped += duration_s
+        while self._due and self._due[0][0] <= self.skipped:
+            heappop(self._due)[2]()
+
+    @property
+    def next_s(self) -> float | None:
+        """In how many seconds somebody wants to be woken next."""
+        return self._due[0][0] - self.skipped if self._due else None
+
+    async def sleep(self, seconds: float) -> None:
+        woken = asyncio.Event()
+        self._at(seconds, woken.set)
+        await woken.wait()
+
+    @contextlib.asynccontextmanager
+    async def timeout(self, seconds: float | None) -> AsyncIterator[None]:
+        async with asyncio.timeout(None) as limit:
+            over = False
+
+            def expire() -> None:
+                if not over:
+                    limit.reschedule(asyncio.get_running_loop().time())
+
+            if seconds is not None:
+                self._at(seconds, expire)
+            try:
+                yield
+            finally:
+                over = True
+
+    def _at(self, seconds: float, act: Callable[[], None]) -> None:
+        if seconds <= 0:
+            asyncio.get_running_loop().call_soon(act)
+        else:
+            heappush(self._due, (self.skipped + seconds, next(self._count), act))
+
+
+class LoopClock(ManualClock):
+    """An agent's. The threads `foreign` are not the agent's."""
+
+    def __init__(self, at: float, foreign: Collection[threading.Thread]) -> None:
+        super().__init__(at)
+        self._foreign = {each.ident for each in foreign}
 
     def loop_time(self) -> float:
         """The time of an event loop, in the thread that asks."""

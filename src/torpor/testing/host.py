@@ -26,7 +26,7 @@ from torpor.policy import answers
 from torpor.sdk import values
 from torpor.sdk.runtime import AT_WORK
 from torpor.testing import script as scripts
-from torpor.testing.clock import Clock
+from torpor.testing.clock import LoopClock
 from torpor.testing.log import Log
 from torpor.testing.models import Replies, refusal
 from torpor.testing.playing import Channel, Pause, PlayedRuntime
@@ -66,7 +66,7 @@ class Host:
     run: str
     given: Mapping[str, Any]
     channel: Channel
-    clock: Clock
+    clock: LoopClock
     script: Script
     replies: Replies
     log: Log

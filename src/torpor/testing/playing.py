@@ -21,7 +21,7 @@ from torpor.sdk.endpoint import Endpoint
 from torpor.sdk.errors import Cancelled
 from torpor.sdk.operations import Operation, inside
 from torpor.sdk.runtime import AT_WORK, Runtime
-from torpor.testing.clock import Clock
+from torpor.testing.clock import LoopClock
 
 # How long what comes early in a replay is held, in seconds: all of a test's threads are near.
 _PATIENCE = 0.5, 2.0
@@ -78,7 +78,7 @@ class PlayedRuntime(Runtime):
     def __init__(
         self,
         channel: Channel,
-        clock: Clock,
+        clock: LoopClock,
         foreign: Collection[threading.Thread],
         journal: Iterable[Recorded],
         *,

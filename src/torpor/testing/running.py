@@ -16,7 +16,7 @@ from torpor.core.errors import Invalid
 from torpor.policy import inputs
 from torpor.sdk import agents, conversation, current, process, values
 from torpor.sdk.lines import in_event_loop
-from torpor.testing.clock import Clock
+from torpor.testing.clock import LoopClock
 from torpor.testing.host import Host
 from torpor.testing.log import Log
 from torpor.testing.models import Models, Replies
@@ -122,7 +122,7 @@ class _Case:
     def _play(self, log: Log, complete: bool) -> Outcome:
         foreign = {*threading.enumerate()} - {threading.current_thread()}
         at = log.entries[-1].at if log.entries else self.began
-        clock, channel = Clock(at, foreign), Channel()
+        clock, channel = LoopClock(at, foreign), Channel()
         host = Host(
             self.agent.name,
             self.run,

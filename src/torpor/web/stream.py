@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, Protocol
 
 from torpor.core.errors import TorporError
+from torpor.core.limits import HEARTBEAT_S
 from torpor.core.paging import Page
 from torpor.core.states import FINAL
 from torpor.web.problems import problem, told
 
 log = logging.getLogger("torpor.api")
 
-HEARTBEAT_S = 15.0
 _HEARTBEAT = ": heartbeat\n\n"
 _PAGE = 500
 _FINAL_KINDS = tuple(f"run.{state.value}" for state in FINAL)

@@ -17,6 +17,7 @@ from typing import Any
 from torpor.core import artifacts, environment, execs, jsonvalues
 from torpor.core.divergence import SUPERSEDED_MAX
 from torpor.core.errors import Invalid
+from torpor.core.limits import ID_KEY_MAX, NAME_MAX
 from torpor.core.runfiles import FILE_BYTES_MAX, PATH_CHARS_MAX
 from torpor.core.starting import DELAY_S_MAX, PRIORITY_MAX
 from torpor.wire import names
@@ -37,6 +38,7 @@ from torpor.wire.checks import text as _text
 PROTOCOL = 1
 # One message, encoded. Parsed JSON can take twenty times its text's size, hence not more.
 SIZE_MAX = 16 * 1024 * 1024
+LINE_BYTES_MAX = SIZE_MAX + 1  # where messages are lines
 OP_KINDS = (
     "step",
     "read",
@@ -54,9 +56,7 @@ OP_KINDS = (
 BATCH_MAX = 1000  # operations that begin at once
 DEPTH_MAX = jsonvalues.MESSAGE_DEPTH_MAX  # nothing that a door took is refused here
 NOTE_KINDS = ("log", "emit")
-NAME_MAX = 256
 PLACE_MAX = 512
-ID_KEY_MAX = 256
 REMINDERS_MAX = 16
 TEXT_MAX = 64 * 1024
 BODY_MAX = SIZE_MAX

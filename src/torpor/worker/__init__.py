@@ -8,6 +8,7 @@ interpreting   what a message from the agent means: pure, from messages to effec
 receiving      what comes from the agent, interpreted and carried out
 freezing       suspending a run, and checkpoints
 handover       that a run is handed over to the next driver
+lease          a worker's hold on the runs that it carries
 pen            how a driver writes to its run's log: fenced, never in part
 standing       what the agent has requested and not got yet, and how much it waits
 stillness      having an agent stand still

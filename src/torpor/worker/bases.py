@@ -15,7 +15,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -25,6 +24,7 @@ from typing import Any
 from torpor.contextlog import bases
 from torpor.contextlog.bases import BaseRow
 from torpor.core.agentfile import AgentSource
+from torpor.core.clock import Clock
 from torpor.core.errors import Damaged, GuestError, Invalid, NotFound
 from torpor.core.ids import Epoch, RunId
 from torpor.core.imports import Import, imports_relatively
@@ -71,7 +71,8 @@ def _digest(kind: str, shape: Shape, source: AgentSource, *more: Any) -> str:
 
 
 class Bases:
-    def __init__(self, machines: Machines, store: Store) -> None:
+    def __init__(self, machines: Machines, store: Store, clock: Clock) -> None:
+        self._clock = clock
         self._machines = machines
         self._store = store
         self._making: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -83,7 +84,7 @@ class Bases:
     async def restore(self, key: str) -> Live | None:
         """A machine that goes on from the base of this key; None if there is none that is whole.
         Raises HostError."""
-        base = await self._store.write(lambda c: bases.use_base(c, key, time.time()))
+        base = await self._store.write(lambda c: bases.use_base(c, key, self._clock.now()))
         if base is None:
             return None
         problems = await asyncio.to_thread(self._machines.store.verify, base.manifest)
@@ -111,7 +112,7 @@ class Bases:
         manifest, link, size = captured.manifest, captured.link.to_json(), captured.bytes
         await self._store.write(
             lambda c: bases.put_base(
-                c, key, manifest=manifest, link=link, bytes=size, now=time.time()
+                c, key, manifest=manifest, link=link, bytes=size, now=self._clock.now()
             )
         )
 

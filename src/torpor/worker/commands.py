@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torpor.contextlog.entries import NewEntry
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Exhausted, GuestError, NotFound, TorporError
 from torpor.core.execs import Asked, Size
 from torpor.core.ids import RunId, new_id
@@ -72,7 +73,8 @@ class Hand(Protocol):
 
 
 class Command:
-    def __init__(self, run: RunId, asked: Asked, who: str) -> None:
+    def __init__(self, run: RunId, asked: Asked, who: str, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self.id = new_id("exec")
         self.run, self.asked, self.who = run, asked, who
         self.epoch: int | None = None  # the run's when it began
@@ -93,7 +95,7 @@ class Command:
         if not self._written and self.end is None:
             self._news.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(within_s):
+                async with self._clock.timeout(within_s):
                     await self._news.wait()
         written, self._written, self._unread = list(self._written), deque(), 0
         return written

@@ -9,23 +9,30 @@ most.
 from __future__ import annotations
 
 import asyncio
-import time
 
 from sqlalchemy import Connection
 
 from torpor.contextlog import deadlines
 from torpor.contextlog.runs import RunRow
+from torpor.core.clock import Clock
 from torpor.core.errors import Overran
 from torpor.worker.pen import Pen, Refused, Write
 from torpor.worker.standing import Standing
-
-WORTH_S = 1.0
 
 
 class Computing:
     """Of one driver's run; `row` is as it was before its claim."""
 
-    def __init__(self, pen: Pen, row: RunRow, standing: Standing, changed: asyncio.Event) -> None:
+    def __init__(
+        self,
+        pen: Pen,
+        row: RunRow,
+        standing: Standing,
+        changed: asyncio.Event,
+        clock: Clock,
+        worth_s: float,
+    ) -> None:
+        self._clock, self._worth_s = clock, worth_s
         self._pen, self._row, self._standing, self._changed = pen, row, standing, changed
         self._recorded_s = 0.0
         self._overran = False  # perhaps: to be looked at
@@ -41,17 +48,17 @@ class Computing:
             return
         self._overran = False
         for overrun in await self._pen.write(
-            self.record, lambda c: deadlines.overrun(c, self._row.id, time.time())
+            self.record, lambda c: deadlines.overrun(c, self._row.id, self._clock.now())
         ):
             raise Refused(Overran(overrun))
 
     def unrecorded(self) -> list[Write]:
         """What is to be written beside other things."""
-        return [self.record] if self._standing.rested_s - self._recorded_s >= WORTH_S else []
+        return [self.record] if self._standing.rested_s - self._recorded_s >= self._worth_s else []
 
     def record(self, c: Connection) -> None:
         """Write how long the run has only waited: a sum, so that it may be written twice."""
         rested_s = self._standing.rested_s
         waited_s = self._row.waited_s + rested_s
-        deadlines.waited(c, self._row.id, self._pen.epoch, waited_s, time.time())
+        deadlines.waited(c, self._row.id, self._pen.epoch, waited_s, self._clock.now())
         self._recorded_s = rested_s

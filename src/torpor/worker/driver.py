@@ -21,9 +21,7 @@ under way are waited for: the next machine finds their answers in the log (`torp
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from enum import Enum
@@ -50,8 +48,6 @@ from torpor.worker.receiving import Receiver
 
 log = logging.getLogger(__name__)
 
-HAND_OVER_RETRY_S = 1.0
-
 
 class Outcome(Enum):
     SUSPENDED = "suspended"
@@ -71,8 +67,8 @@ class Driver:
         self.snapshot: SnapshotId | None = None  # what its machine was restored from
         self.damage: str | None = None  # what the machine could not read of its snapshot
         self.loss = ""  # why the machine was lost, where that is known
-        self._decided = time.perf_counter()  # before the claim, which is part of a resume
-        self._shared, self._carriers = shared, carriers
+        self._shared, self._carriers, self._clock = shared, carriers, shared.clock
+        self._decided = self._clock.monotonic()  # before the claim, which is part of a resume
         self._parts = parts = Parts(shared, carriers, row)
         self.calls, self.standing, self.computing = parts.calls, parts.standing, parts.computing
         self._receiver = Receiver(parts, always_suspend=always_suspend)
@@ -91,6 +87,11 @@ class Driver:
     def ended(self) -> bool:
         """The run has."""
         return self._receiver.ended
+
+    @property
+    def trouble(self) -> BaseException | None:
+        """What ended this epoch, if not its agent or its machine."""
+        return self._parts.trouble
 
     @property
     def doing(self) -> str:
@@ -200,7 +201,7 @@ class Driver:
         parts.calls.take_up(parts.standing.of("model"), journal)
         await live.thaw(self.run, self.epoch, started=started, journal=journal if started else [])
         parts.standing.changed()
-        resume_ms = (time.perf_counter() - self._decided) * 1000
+        resume_ms = (self._clock.monotonic() - self._decided) * 1000
         self._shared.metrics.resumed(resume_ms)
         up = {"resume_ms": round(resume_ms, 1), "snapshot": self.snapshot, "warm": live.warm}
         await parts.pen.note("machine.up", **up, broker=parts.calls.broker)
@@ -249,7 +250,7 @@ class Driver:
                 if await self._suspend():
                     return Outcome.SUSPENDED
                 if not self.ended:
-                    await asyncio.sleep(HAND_OVER_RETRY_S)
+                    await self._clock.sleep(self._shared.limits.hand_over_retry_s)
                 continue
             await parts.commands.begin(live.guest, parts.pen)
             if parts.recording.wanted:
@@ -266,7 +267,7 @@ class Driver:
         """Until something happens, at most `seconds`."""
         parts = self._parts
         with parts.standing.resting(), suppress(TimeoutError):
-            async with asyncio.timeout(parts.cancelling.within(seconds)):
+            async with self._clock.timeout(parts.cancelling.within(seconds)):
                 await parts.changed.wait()
                 parts.changed.clear()
 

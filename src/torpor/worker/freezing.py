@@ -11,7 +11,6 @@ Where the engine cannot freeze, the log is all that the run's next carrier needs
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 from torpor.contextlog.entries import END, NewEntry
@@ -63,7 +62,7 @@ class Freezing:
         return False
 
     async def _freeze(self, freezer: Freezer) -> bool:
-        parts, decided = self._parts, time.perf_counter()
+        parts, decided = self._parts, self._parts.shared.clock.monotonic()
         if await self._prepare():
             try:
                 async with freezer.capturing() as taken:
@@ -91,7 +90,7 @@ class Freezing:
     async def checkpoint(self) -> None:
         """A snapshot of a machine that goes on; its pause is the copy alone. Where nothing can be
         frozen, the log is what a crash does not go back behind."""
-        parts, decided = self._parts, time.perf_counter()
+        parts, decided = self._parts, self._parts.shared.clock.monotonic()
         freezer = parts.live.freezer
         if freezer is not None and not await parts.stillness.prepare(parts.live.guest):
             parts.recording.failed(lives=True)

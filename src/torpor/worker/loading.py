@@ -11,13 +11,13 @@ import os
 import signal
 import stat
 import tarfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torpor.contextlog.agents import AgentRow
 from torpor.core.agentfile import AgentSource
+from torpor.core.clock import Clock
 from torpor.core.errors import GuestError
 from torpor.core.sizes import MEMORY_MIB_MAX
 from torpor.machines.channel import Conversation, Output, Silence
@@ -44,21 +44,22 @@ class Importing:
     """An import of `entry` that has begun: how long it may take, in all its parts, and who is told
     of it."""
 
-    def __init__(self, entry: str, limit_s: float, progress: Progress) -> None:
+    def __init__(self, entry: str, limit_s: float, progress: Progress, clock: Clock) -> None:
         self.entry = entry
+        self._clock = clock
         self._limit_s, self._progress = limit_s, progress
-        self._began = time.monotonic()
+        self._began = self._clock.monotonic()
 
     @property
     def took_s(self) -> float:
-        return time.monotonic() - self._began
+        return self._clock.monotonic() - self._began
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """It stands still, and this time does not count."""
-        since = time.monotonic()
+        since = self._clock.monotonic()
         yield
-        self._began += time.monotonic() - since
+        self._began += self._clock.monotonic() - since
 
     async def hear(self, guest: Conversation, *types: str) -> dict[str, Any]:
         """The first message of one of `types`, or that it failed. Raises GuestError if it takes too

@@ -6,23 +6,20 @@ Each is noted in the log, and shown while it lasts (`torpor show`).
 from __future__ import annotations
 
 import logging
-import time
 
+from torpor.core.clock import Clock
 from torpor.machines.channel import Conversation
 from torpor.policy.freeze import Stay
 from torpor.worker.pen import Pen
 
 log = logging.getLogger(__name__)
 
-# After a freeze that failed, the run goes on awake for this long before the next try.
-FREEZE_RETRY_S = 15.0
-
 
 class Obstacles:
     """Those of one driver's run."""
 
-    def __init__(self, pen: Pen) -> None:
-        self._pen = pen
+    def __init__(self, pen: Pen, clock: Clock, retry_s: float) -> None:
+        self._pen, self._clock, self._retry_s = pen, clock, retry_s
         self._stood_since: float | None = None  # monotonic
         self._freeze_failed_for: str | None = None
         self._not_before = 0.0  # monotonic: no freeze is tried before
@@ -39,24 +36,25 @@ class Obstacles:
         """Why no freeze should be tried now."""
         if guest.stall is not None:
             return Stay("it stands still", None)
-        if waiting and (left_s := self._not_before - time.monotonic()) > 0:
+        if waiting and (left_s := self._not_before - self._clock.monotonic()) > 0:
             return Stay("it could not be frozen just now", left_s)
         return None
 
     async def look(self, guest: Conversation) -> None:
         """Note when the agent's machine begins to stand still, and when it goes on."""
         if guest.stall is not None and self._stood_since is None:
-            self._stood_since = time.monotonic()
+            self._stood_since = self._clock.monotonic()
             log.warning("run %s stands still: %s", self._pen.run, guest.stall)
             await self._pen.note("machine.stalled", reason=guest.stall)
         elif guest.stall is None and self._stood_since is not None:
-            stood_s = round(time.monotonic() - self._stood_since, 3)
+            stood_s = round(self._clock.monotonic() - self._stood_since, 3)
             self._stood_since = None
             await self._pen.note("machine.went_on", stood_s=stood_s)
 
     def put_off(self, seconds: float | None = None) -> None:
         """A freeze cannot be had now."""
-        self._not_before = time.monotonic() + (FREEZE_RETRY_S if seconds is None else seconds)
+        pause_s = self._retry_s if seconds is None else seconds
+        self._not_before = self._clock.monotonic() + pause_s
 
     async def freeze_failed(self, reason: str) -> None:
         self.put_off()

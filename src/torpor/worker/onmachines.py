@@ -15,8 +15,10 @@ from sqlalchemy import Connection
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import TorporError
 from torpor.core.ids import AgentVersion, Epoch, RunId
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.runfiles import RunFile
 from torpor.logstore.protocol import Store
 from torpor.machines.capture import Taken
@@ -36,18 +38,23 @@ from torpor.worker.templates import Templates, keep_template
 log = logging.getLogger(__name__)
 
 TYPICAL_MIB = 512
-PAGER_RETRY_S = 1.0
-IDLE_LOOK_S = 60.0
 
 
 class MachineCarriers:
     """See `torpor.worker.carrier.Carriers`. Origins have snapshots."""
 
-    terms = freeze.MACHINE
-
     def __init__(
-        self, machines: Machines, store: Store, files: RunFiles, templates: Templates
+        self,
+        machines: Machines,
+        store: Store,
+        files: RunFiles,
+        templates: Templates,
+        clock: Clock = SYSTEM_CLOCK,
+        limits: ServerLimits = LIMITS,
+        terms: freeze.Terms = freeze.MACHINE,
     ) -> None:
+        self.clock, self.terms = clock, terms
+        self._limits = limits
         self._machines = machines
         self._templates = templates
         self._store = store
@@ -70,7 +77,7 @@ class MachineCarriers:
         agent = await self._store.read(lambda c: agents.get_agent(c, version))
         tar = await self._store.read(lambda c: agents.agent_source(c, version))
         template = await self._templates.make(source_from(agent, tar), version, logged)
-        await self._store.write(lambda c: keep_template(c, version, template))
+        await self._store.write(lambda c: keep_template(c, version, template, self.clock.now()))
 
     async def restore(self, origin: Origin, heard: asyncio.Event) -> MachineCarrier:
         snapshot = origin.snapshot
@@ -97,7 +104,7 @@ class MachineCarriers:
     async def _drop_idle(self) -> None:
         while True:
             self._machines.drop_idle()
-            await asyncio.sleep(IDLE_LOOK_S)
+            await self.clock.sleep(self._limits.idle_look_s)
 
     async def _watch_pager(self) -> None:
         """When the pager dies, no machine can read its memory any more: none is left hanging."""
@@ -116,7 +123,7 @@ class MachineCarriers:
                 await ensure_pager(self._machines.home)
             except TorporError as error:
                 log.error("the pager cannot be started: %s", error.message)
-                await asyncio.sleep(PAGER_RETRY_S)
+                await self.clock.sleep(self._limits.pager_retry_s)
 
     async def close(self) -> None:
         await self._machines.close()

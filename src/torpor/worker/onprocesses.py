@@ -19,21 +19,22 @@ import contextlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torpor
-from torpor.contextlog import agents, reloads, runs
+from torpor.contextlog import agents, deletion, reloads
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.agentfile import AgentSource
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.layout import installed
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.runfiles import RunFile
 from torpor.engine.process.agent import Interpreter, Program, surroundings
 from torpor.engine.process.workdir import clear
@@ -57,10 +58,6 @@ from torpor.worker.runfiles import RunFiles, write_below
 from torpor.worker.spares import WORK, Copies, Processes, Waiting, ahead_of, write_files
 
 TYPICAL_MIB = 64
-# How long the files of a run that has ended stay: somebody may want to see what it made.
-KEPT_S = 3600.0
-LOOK_S = 300.0
-COMPILED_KEPT_S = 7 * 86400.0
 # One line of the control socket holds no more records than take about this much.
 JOURNAL_PART_RECORDS = 10_000
 
@@ -76,15 +73,23 @@ class Beside:
 class ProcessCarriers:
     """See `torpor.worker.carrier.Carriers`. Origins have no snapshots."""
 
-    terms = freeze.PROCESS
-
-    def __init__(self, home: Home, store: Store, files: RunFiles) -> None:
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        files: RunFiles,
+        clock: Clock = SYSTEM_CLOCK,
+        limits: ServerLimits = LIMITS,
+        terms: freeze.Terms = freeze.PROCESS,
+    ) -> None:
+        self.clock, self.terms = clock, terms
+        self._limits = limits
         self._home = home
         self._store = store
         self.files = files
         self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
         self._programs: dict[AgentVersion, Program] = {}
-        self._processes = Processes(home)
+        self._processes = Processes(home, clock, limits)
         self._copies = Copies(self._processes)
         self._clearing: set[asyncio.Future[None]] = set()
 
@@ -101,7 +106,7 @@ class ProcessCarriers:
         program = await asyncio.to_thread(_install, self._home, source, version, progress)
         self._programs[version] = program
         progress("load", f"importing {source.entry}", None)
-        importing = Importing(program.entry, source.rules.max_import_s, progress)
+        importing = Importing(program.entry, source.rules.max_import_s, progress, self.clock)
         directory = await self._copies.take(program.app)
         waiting, _ = await self._processes.take(program.interpreter)
         self.refill(program)  # while this one imports: a run often follows at once
@@ -137,7 +142,7 @@ class ProcessCarriers:
         guest.heard = heard
         guest.say_line(_load(program, files, self._home.compiled))
         limit_s = agent.rules.max_import_s
-        importing = loaded(guest, Importing(program.entry, limit_s, lambda *_: None))
+        importing = loaded(guest, Importing(program.entry, limit_s, lambda *_: None, self.clock))
         carried = (waiting, files, program, importing)
         return ProcessCarrier(self, *carried, warm=warm, reloaded=reloaded)
 
@@ -169,13 +174,15 @@ class ProcessCarriers:
         while True:
             self._processes.drop_idle()
             self._copies.drop_idle()
-            await self.sweep(time.time() - KEPT_S)
-            await asyncio.to_thread(_sweep_compiled, self._home.compiled)
-            await asyncio.sleep(LOOK_S)
+            now = self.clock.now()
+            await self.sweep(now - self._limits.directory_kept_s)
+            before = now - self._limits.compiled_kept_s
+            await asyncio.to_thread(_sweep_compiled, self._home.compiled, before)
+            await self.clock.sleep(self._limits.sweep_s)
 
     async def sweep(self, before: float) -> None:
         names = [RunId(path.stem) for path in self._home.work.iterdir()]
-        for run in await self._store.read(lambda c: runs.ended_before(c, names, before)):
+        for run in await self._store.read(lambda c: deletion.ended_before(c, names, before)):
             for path in self._home.files_of(run):
                 await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
@@ -291,9 +298,8 @@ def _load(program: Program, files: tuple[Path, Path], compiled: Path) -> bytes:
     return _encoded({"t": "load", "entry": program.entry, **where})
 
 
-def _sweep_compiled(directory: Path) -> None:
+def _sweep_compiled(directory: Path, before: float) -> None:
     """What is still of use is compiled again."""
-    before = time.time() - COMPILED_KEPT_S
     for path in directory.iterdir():
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime < before:

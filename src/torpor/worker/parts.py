@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torpor.contextlog.runs import RunRow
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.ids import OpId
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.egress.models import Model
 from torpor.logstore.protocol import Store
 from torpor.worker.calls import Calls
@@ -41,6 +43,8 @@ class Shared:
     values: Values
     metrics: Metrics
     commands: Commands
+    clock: Clock = SYSTEM_CLOCK
+    limits: ServerLimits = LIMITS
 
 
 class Parts:
@@ -52,22 +56,25 @@ class Parts:
         self.trouble: BaseException | None = None  # what ended one of the driver's tasks
         self.progressed = False  # something durable came of this epoch
         self.carrier: Carrier | None = None
-        self.pen = Pen(shared.store, row.id, row.epoch)
-        self.standing = Standing()
+        clock, limits = shared.clock, shared.limits
+        self.pen = Pen(shared.store, row.id, row.epoch, clock, limits)
+        self.standing = Standing(clock)
         self.hand_over = HandOver()
-        self.cancelling = Cancelling(row.cancel_requested)
+        self.cancelling = Cancelling(row.cancel_requested, clock, limits.cancel_grace_s)
         calls = Tasks(self.fail)
         self.calls = Calls(row.id, shared.store, shared.model, self.pen, calls, shared.metrics)
         self.learning = Tasks(self.fail)  # what is done for the agent beside it
         self.results = Results(row.id, shared.values, shared.store, self.pen)
-        self.computing = Computing(self.pen, row, self.standing, self.changed)
+        self.computing = Computing(
+            self.pen, row, self.standing, self.changed, clock, limits.rest_worth_s
+        )
         self.commands = OfRun(shared.commands, row.id, self.changed)
         self.notes = Notes()
         self.streams = Streams()
-        self.obstacles = Obstacles(self.pen)
-        self.stillness = Stillness(self.obstacles, self.hand_over.report)
+        self.obstacles = Obstacles(self.pen, clock, limits.freeze_retry_s)
+        self.stillness = Stillness(self.obstacles, self.hand_over.report, clock, limits.prepare_s)
         self.recording = Recording(
-            row, shared.store, self.pen, self.results, self.standing, self.streams
+            row, shared.store, self.pen, self.results, self.standing, self.streams, clock
         )
 
     @property

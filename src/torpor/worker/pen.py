@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -18,9 +16,11 @@ from torpor.contextlog.output import Piece
 from torpor.contextlog.runs import Suspension
 from torpor.contextlog.snapshots import NewSnapshot, SnapshotRow
 from torpor.contextlog.waits import WaitRow
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import CallerError, Exhausted, HostError, Invalid, full_disk
 from torpor.core.home import Home
 from torpor.core.ids import Epoch, OpId, RunId, SnapshotId
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.states import RunState
 from torpor.logstore.protocol import Store
 from torpor.policy import answers
@@ -34,9 +34,6 @@ from torpor.worker.sealing import Keys
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-# A full disk stops a run's writes until there is room again; tried this often.
-DISK_FULL_RETRY_S = 1.0
 
 # An entry to append, or anything else that is written with it.
 Write = NewEntry | Callable[[Connection], object]
@@ -84,8 +81,17 @@ def _check_named(c: Connection, run: RunId, webhooks: Sequence[str]) -> None:
 
 
 class Pen:
-    def __init__(self, store: Store, run: RunId, epoch: Epoch) -> None:
-        """`epoch` is the machine's, to be set anew when the run is claimed."""
+    def __init__(
+        self,
+        store: Store,
+        run: RunId,
+        epoch: Epoch,
+        clock: Clock = SYSTEM_CLOCK,
+        limits: ServerLimits = LIMITS,
+    ) -> None:
+        """`epoch` is the machine's, to be set anew when the run is claimed. A full disk stops a
+        run's writes until there is room again."""
+        self._clock, self._limits = clock, limits
         self.epoch = epoch
         self.waits_for: str | None = None  # what keeps it from writing, in words
         self._store = store
@@ -99,7 +105,7 @@ class Pen:
                 version = runs.get_run(c, self.run).version
                 self._output_limit = agents.get_agent(c, version).rules.output_bytes
             output.append_output(
-                *(c, self.run, self.epoch, piece, time.time()),
+                *(c, self.run, self.epoch, piece, self._clock.now()),
                 limit=self._output_limit,
                 beside=lambda at, data: self._beside.keep(self.run, piece.stream, at, data),
             )
@@ -152,23 +158,23 @@ class Pen:
                     if self.waits_for is None:
                         log.warning("run %s waits for room: %s", self.run, full)
                     self.waits_for = f"waiting for room on the disk: {full}"
-                    await asyncio.sleep(DISK_FULL_RETRY_S)
+                    await self._clock.sleep(self._limits.full_disk_write_retry_s)
         finally:
             self.waits_for = None
 
     def append(self, c: Connection, some: list[NewEntry]) -> None:
         if some:
-            entries.append(c, self.run, self.epoch, some, time.time())
+            entries.append(c, self.run, self.epoch, some, self._clock.now())
             some.clear()
 
     def create_waits(self, c: Connection, begins: Sequence[Mapping[str, Any]]) -> list[WaitRow]:
         """Record what begin messages of waits, or of children, ask for."""
         if all(each["kind"] == "child" for each in begins):
-            return children.spawn(c, self.run, self.epoch, begins, check_input, time.time())
+            return children.spawn(c, self.run, self.epoch, begins, check_input, self._clock.now())
         return [self._create_wait(c, each) for each in begins]
 
     def _create_wait(self, c: Connection, message: Mapping[str, Any]) -> WaitRow:
-        now, data = time.time(), message["data"]
+        now, data = self._clock.now(), message["data"]
         named = {key: message[key] for key in ("op", *entries.IDENTITY) if key in message}
         if message["kind"] == "sleep":
             due_at = data["until"] if "until" in data else now + data["for_s"]
@@ -210,7 +216,7 @@ class Pen:
 
     def judge(self, c: Connection, message: Mapping[str, Any]) -> dict[str, Any]:
         """Record the verdict that a begin message asks for. Its outcome."""
-        return verdicts.judge(c, self.run, self.epoch, message, time.time())
+        return verdicts.judge(c, self.run, self.epoch, message, self._clock.now())
 
     async def has_suspended(self) -> bool:
         """Whether the run is, as this epoch left it. A write that failed may have been done all the
@@ -222,7 +228,7 @@ class Pen:
         """That the run is suspended."""
 
         def write(c: Connection) -> None:
-            runs.suspend(c, self.run, self.epoch, time.time(), how)
+            runs.suspend(c, self.run, self.epoch, self._clock.now(), how)
 
         return write
 
@@ -234,7 +240,7 @@ class Pen:
             rewrap = await retrying.rewrapper(self._store, keys, self.run, failure)
 
         def write(c: Connection) -> None:
-            error, successor, now = ending.error, None, time.time()
+            error, successor, now = ending.error, None, self._clock.now()
             if error is not None and failure is not None and rewrap is not None:
                 if failure.diverged is not None:
                     successor = verdicts.take_over(c, self.run, failure.diverged, rewrap, now)
@@ -260,7 +266,7 @@ class Pen:
             for record in entries.in_doubt(c, self.run)
             if record["kind"] != "model" and record["seq"] <= snapshot.seq
         ]
-        entries.append(c, self.run, self.epoch, again, time.time())
+        entries.append(c, self.run, self.epoch, again, self._clock.now())
 
     async def record_snapshot(
         self, new: NewSnapshot, wrapped_key: bytes | None, *also: Write

@@ -21,7 +21,7 @@ from torpor.logstore.protocol import Store
 from torpor.worker.beside import Beside
 
 # Of a line that is longer, only so much is printed again where it differs.
-LINE_BYTES_MAX = 64 * 1024
+LAST_LINE_BYTES_MAX = 64 * 1024
 _KINDS, _MANY = [OUTPUT, ANEW], 256
 _CHUNK = 256 * 1024
 
@@ -88,13 +88,13 @@ class Printed:
         """The beginning of the line in which `offset` is; what `same` last came to."""
         seq = self.before + 1
         read = partial(printed_before, run=self._run, stream=self._stream, seq=seq)
-        end, text = await self._store.read(partial(read, offset=offset, size=LINE_BYTES_MAX))
+        end, text = await self._store.read(partial(read, offset=offset, size=LAST_LINE_BYTES_MAX))
         if offset > end:
-            size = min(offset - end, LINE_BYTES_MAX)
+            size = min(offset - end, LAST_LINE_BYTES_MAX)
             more = await self._kept(offset - size, size)
             text = text + more if len(more) == size else b""
-        line = text[text.rfind(b"\n") + 1 :][-LINE_BYTES_MAX:]
-        if len(line) == LINE_BYTES_MAX:  # at a character's beginning
+        line = text[text.rfind(b"\n") + 1 :][-LAST_LINE_BYTES_MAX:]
+        if len(line) == LAST_LINE_BYTES_MAX:  # at a character's beginning
             line = line[next((n for n in range(4) if line[n] & 0xC0 != 0x80), 0) :]
         return line
 

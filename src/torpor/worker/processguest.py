@@ -17,17 +17,16 @@ from functools import partial
 from typing import Any
 
 from torpor.core.errors import GuestError, Invalid
+from torpor.core.limits import PIPE_BYTES_MAX
 from torpor.engine.process.agent import Agent
 from torpor.machines.channel import Conversation, Output, Said, Skipped
 from torpor.wire import messages
 from torpor.wire.link import STDERR, STDOUT
 
 _READ_BYTES = 64 * 1024
-_LINE_BYTES_MAX = messages.SIZE_MAX + 1
 # An agent that is this far ahead of its driver waits: nothing more is read of it.
 INBOX_MAX = 4096
 _LOOK_AGAIN_S = 0.01
-_PIPE_BYTES_MAX = 1024 * 1024
 # Whether a step was replayed shows in its output here (`MarkedOutput`).
 _FROM_AGENT = {t: check for t, check in messages.FROM_AGENT.items() if t != "replayed"}
 # Sent by people and hosts to end a process, not by a fault of its own.
@@ -150,7 +149,7 @@ class ProcessGuest(Conversation):
                     self._hear_line(line)
             except Invalid as error:
                 self._distrust(error.message)
-        if len(self._incoming) > _LINE_BYTES_MAX:
+        if len(self._incoming) > messages.LINE_BYTES_MAX:
             self._distrust("a line without end")
         return True
 
@@ -184,7 +183,7 @@ class ProcessGuest(Conversation):
     def _read_outputs(self) -> None:
         for fd in self.agent.outputs:
             # At most what a pipe holds: its children may go on writing without end.
-            for _ in range(_PIPE_BYTES_MAX // _READ_BYTES):
+            for _ in range(PIPE_BYTES_MAX // _READ_BYTES):
                 if fd not in self._watched or not self._read_output(fd):
                     break
 

@@ -9,7 +9,6 @@ snapshot can be made, the end is recorded without one, but only once the machine
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from torpor.contextlog import entries
 from torpor.contextlog.entries import Place
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import NewSnapshot
+from torpor.core.clock import Clock
 from torpor.core.ids import OpId, SnapshotId
 from torpor.core.position import Position
 from torpor.logstore.protocol import Store
@@ -45,11 +45,13 @@ class Recording:
         results: Results,
         standing: Standing,
         streams: Streams,
+        clock: Clock,
     ) -> None:
         self.newest: SnapshotId | None = None  # what the next snapshot is compared with
         self.key: RunKey | None = None
         self._run, self._version, self._store, self._pen = row.id, row.version, store, pen
         self._results, self._standing, self._streams = results, standing, streams
+        self._clock = clock
         self._ends: dict[OpId, Write] = {}  # of steps that wrote files
         self._failed = False  # no snapshot could be made, perhaps since the machine is gone
         self._lives = False  # something came from it after that
@@ -81,7 +83,7 @@ class Recording:
     ) -> tuple[float, list[OpId]]:
         """Record a snapshot, and what goes with it into one transaction. How many milliseconds it
         took since it was `decided`, and which steps have ended with it."""
-        freeze_ms = (time.perf_counter() - decided) * 1000
+        freeze_ms = (self._clock.monotonic() - decided) * 1000
         wrapped = None if self.key is None else self.key.wrapped
         async with self._results.settled():
             new = NewSnapshot(
@@ -95,7 +97,7 @@ class Recording:
                 bytes=captured.bytes,
                 pause_ms=captured.pause_ms,
                 freeze_ms=freeze_ms,
-                created_at=time.time(),
+                created_at=self._clock.now(),
                 link=captured.link.to_json(),
                 position=replace(stand.position, pages=captured.pages),
             )

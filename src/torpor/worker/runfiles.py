@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,10 @@ from torpor.blobs.protocol import Blobs
 from torpor.contextlog import files, runs
 from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.files import FileRow
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Exhausted, Invalid, NotFound, full_disk
 from torpor.core.ids import RunId
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.runfiles import FILE_BYTES_MAX, Place, RunFile, check_paths, check_sizes
 from torpor.engine import registry
 from torpor.logstore.protocol import Store
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
-FULL_RETRY_S = 10.0
-
 # What came is written when it is so much: a client's pieces are small.
 _PIECE_BYTES = 1 << 20
 # A disk that would have less left is full.
@@ -47,8 +46,16 @@ _DISK_SHARE = 0.9
 
 
 class RunFiles:
-    def __init__(self, blobs: Blobs, store: Store, keys: Keys) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        store: Store,
+        keys: Keys,
+        clock: Clock = SYSTEM_CLOCK,
+        limits: ServerLimits = LIMITS,
+    ) -> None:
         self._blobs, self._store, self._keys = blobs, store, keys
+        self._clock, self._limits = clock, limits
 
     # In.
 
@@ -98,13 +105,13 @@ class RunFiles:
             row = files.find_file(c, digest)
             if row is None or not self._is_here(row):
                 return None
-            files.spare(c, digest, time.time())
+            files.spare(c, digest, self._clock.now())
             return row
 
         return await self._store.write(write)
 
     def _put(self, c: Connection, row: FileRow) -> FileRow:
-        known = files.put_file(c, row, time.time())
+        known = files.put_file(c, row, self._clock.now())
         if known != row and not self._is_here(known):
             files.replace_file(c, row)
             return row
@@ -176,7 +183,7 @@ class RunFiles:
                 if full_disk(error) is None:
                     raise
                 log.warning("run %s waits for room on the disk for %s: %s", run, file.path, error)
-                await asyncio.sleep(FULL_RETRY_S)
+                await self._clock.sleep(self._limits.full_disk_retry_s)
 
     async def _opened(self, row: FileRow) -> Iterator[bytes]:
         key = await self._keys.of_known_file(row)

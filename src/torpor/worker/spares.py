@@ -21,9 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torpor.core.agentfile import AgentSource
+from torpor.core.clock import Clock
 from torpor.core.errors import GuestError
 from torpor.core.home import Home
 from torpor.core.imports import leading_imports
+from torpor.core.limits import ServerLimits
 from torpor.engine.process.agent import Agent, Ahead, Interpreter
 from torpor.engine.process.workdir import clear, lay_out
 from torpor.machines.pool import Spares
@@ -35,8 +37,6 @@ log = logging.getLogger(__name__)
 
 # Of a process's home, the directory with its agent's files.
 WORK = "work"
-# An agent's import has its own limit; what takes longer than this is left to that.
-AHEAD_LIMIT_S = 120.0
 # For two agents of two processes each.
 _MOST = 4
 # Of what agents import first, that which the SDK has imported anyway.
@@ -110,8 +110,8 @@ class Copies:
 
 
 class Processes:
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, home: Home, clock: Clock, limits: ServerLimits) -> None:
+        self._home, self._clock, self._limits = home, clock, limits
         # A second one of a kind is there after a deployment, which takes one as the first run does.
         self._spares: Spares[tuple[Interpreter, int], Waiting] = Spares(_MOST)
         # What they import ahead was seen to be fit for it, or not to be.
@@ -175,7 +175,7 @@ class Processes:
         where = {"home": str(directory), "app": str(app)}
         told = {"t": "import", "entry": ahead.entry, "modules": modules, "known": known}
         guest.say_line(json.dumps(told | where).encode())
-        importing = Importing(ahead.entry, AHEAD_LIMIT_S, lambda *_: None)
+        importing = Importing(ahead.entry, self._limits.ahead_s, lambda *_: None, self._clock)
         answer = await importing.hear(guest, "imported")
         if answer["t"] != "imported" or len(answer) > 1:
             raise GuestError(" ".join(map(str, answer.values())))

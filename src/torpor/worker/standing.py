@@ -7,7 +7,6 @@ the next machine's driver goes on from it.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torpor.contextlog.waits import WAITS
+from torpor.core.clock import Clock
 from torpor.core.ids import OpId, op_kind
 from torpor.core.position import Position
 from torpor.policy.freeze import Facts
@@ -29,7 +29,8 @@ class Result:
 
 
 class Standing:
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         # Operations the guest has begun that the host answers, and has not answered yet.
         self.unanswered: set[OpId] = set()
         self.arrived: deque[Result] = deque()  # answers that the guest did not get yet
@@ -38,7 +39,7 @@ class Standing:
         self.waiting, self.busy = 0, 0
         self.patient = False  # it goes on when all that it waits for has ended, and not before
         self.due: dict[str, float | None] = {}  # when the host ends a wait by itself
-        self._changed_at = time.monotonic()
+        self._changed_at = self._clock.monotonic()
         self._cpu: tuple[float, float] | None = None  # (when, CPU seconds) at the previous look
         self._rested_s = 0.0
         self._rests_since: float | None = None
@@ -63,7 +64,7 @@ class Standing:
         self.changed()
 
     def changed(self) -> None:
-        self._changed_at = time.monotonic()
+        self._changed_at = self._clock.monotonic()
 
     def next_answer(self) -> Result | None:
         """One that has arrived and that the guest waits for; it counts as given."""
@@ -91,7 +92,7 @@ class Standing:
     @contextmanager
     def resting(self) -> Iterator[None]:
         """While nothing is sent or received: if the agent only waits, it rests for as long."""
-        began = time.monotonic()
+        began = self._clock.monotonic()
         self._rests_since = began if self.only_waits else None
         try:
             yield
@@ -102,16 +103,16 @@ class Standing:
     def rested_s(self) -> float:
         """How long the agent has rested until now, of this driver's time."""
         since = self._rests_since
-        return self._rested_s + (0.0 if since is None else time.monotonic() - since)
+        return self._rested_s + (0.0 if since is None else self._clock.monotonic() - since)
 
     @property
     def _ends_in_s(self) -> float | None:
         ends = [at for op in self.unanswered if (at := self.due.get(op)) is not None]
-        return min(ends) - time.time() if ends else None
+        return min(ends) - self._clock.now() if ends else None
 
     def facts(self, cpu_s: float) -> Facts:
         """At this moment; `cpu_s` is what the machine has used, from which its share is learned."""
-        now, share = time.monotonic(), 0.0
+        now, share = self._clock.monotonic(), 0.0
         if self._cpu is not None and now > self._cpu[0]:
             share = (cpu_s - self._cpu[1]) / (now - self._cpu[0])
         self._cpu = (now, cpu_s)

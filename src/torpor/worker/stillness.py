@@ -9,22 +9,27 @@ and that these rest again (`torpor.sdk.rest`).
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
+from torpor.core.clock import Clock
 from torpor.machines.channel import Conversation
 from torpor.wire import names
 from torpor.worker.obstacles import Obstacles
-
-PREPARE_LIMIT_S = 15.0
 
 
 class Stillness:
     """Of one driver's run. `report` gets why it cannot be had."""
 
-    def __init__(self, obstacles: Obstacles, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        obstacles: Obstacles,
+        report: Callable[[str], None],
+        clock: Clock,
+        limit_s: float,
+    ) -> None:
         self._obstacles, self._report = obstacles, report
+        self._clock, self._limit_s = clock, limit_s
         self.rests = True  # what is held; or nothing was to be held yet
         self.wake_at: float | None = None  # something of its agent's own is due then
 
@@ -37,11 +42,11 @@ class Stillness:
         if anyhow:
             terms["anyhow"] = True
         guest.say(names.PREPARE, **terms)
-        reply = await guest.hear(names.PREPARED, names.UNPREPARED, within_s=PREPARE_LIMIT_S)
+        reply = await guest.hear(names.PREPARED, names.UNPREPARED, within_s=self._limit_s)
         if reply["t"] == names.PREPARED:
             self.rests = not reply.get("at_work", False)
             wake_in = reply.get("wake_in")
-            self.wake_at = None if wake_in is None else time.time() + wake_in
+            self.wake_at = None if wake_in is None else self._clock.now() + wake_in
             return True
         if "again_s" in reply:
             self._obstacles.put_off(reply["again_s"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,10 +22,12 @@ from torpor.contextlog import agents, snapshots
 from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.snapshots import NewSnapshot
 from torpor.core.agentfile import AgentSource, no_agent
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.defining import may_define_agents
 from torpor.core.errors import GuestError
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.imports import Import, leading_imports
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.position import Position
 from torpor.engine.memory import PageNumbers
 from torpor.engine.protocol import Shape
@@ -40,11 +41,6 @@ from torpor.snapshot.hot import as_template
 from torpor.worker.bases import Bases, booted_key, imported_key, outline
 from torpor.worker.loading import Importing, Loaded, Progress, hear_loaded, tar_of
 
-BOOT_LIMIT_S = 180.0
-START_LIMIT_S = 60.0
-PREPARE_LIMIT_S = 30.0
-# Importing ahead what takes less is not worth a base: to freeze and store it takes as long.
-WORTH_S = 1.0
 _REHEARSAL = RunId("rehearsal")
 
 
@@ -69,6 +65,7 @@ class _Asked:
     shape: Shape
     ahead: Sequence[Import]
     progress: Progress
+    clock: Clock
 
     @property
     def process(self) -> dict[str, Any]:
@@ -78,7 +75,9 @@ class _Asked:
     def importing(self) -> Importing:
         """It begins now."""
         self.progress("load", f"importing {self.source.entry}", None)
-        return Importing(self.source.entry, self.source.rules.max_import_s, self.progress)
+        return Importing(
+            self.source.entry, self.source.rules.max_import_s, self.progress, self.clock
+        )
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,16 @@ class _Ready:
 
 
 class Templates:
-    def __init__(self, machines: Machines, store: Store) -> None:
+    def __init__(
+        self,
+        machines: Machines,
+        store: Store,
+        clock: Clock = SYSTEM_CLOCK,
+        limits: ServerLimits = LIMITS,
+    ) -> None:
         self._machines = machines
-        self._bases = Bases(machines, store)
+        self._clock, self._limits = clock, limits
+        self._bases = Bases(machines, store, clock)
         self._unsuited: set[str] = set()  # keys of bases that cannot be
 
     async def make(
@@ -113,11 +119,12 @@ class Templates:
         ahead = leading_imports(source.files, source.entry)
         if imported_key(shape, source, ahead) in self._unsuited:
             ahead = []
+        wanted = _Asked(source, version, shape, ahead, progress, self._clock)
         try:
-            template = await self._make(_Asked(source, version, shape, ahead, progress))
+            template = await self._make(wanted)
         except _Again:
             self._unsuited.add(imported_key(shape, source, ahead))
-            template = await self._make(_Asked(source, version, shape, (), progress))
+            template = await self._make(replace(wanted, ahead=()))
         captured = template.captured
         machines.warm_up(version, Base(captured.manifest, captured.link))
         return template
@@ -153,11 +160,11 @@ class Templates:
             if live is not None:
                 discarded(live)
             else:
-                started = time.perf_counter()
+                started = self._clock.monotonic()
                 asked.progress("boot", "booting a machine", None)
                 live = discarded(await self._machines.boot(asked.shape))
-                await live.guest.hear("hello", within_s=BOOT_LIMIT_S)
-                boot_ms = (time.perf_counter() - started) * 1000
+                await live.guest.hear("hello", within_s=self._limits.boot_s)
+                boot_ms = (self._clock.monotonic() - started) * 1000
                 await self._start_process(live, asked)
                 await self._keep_base(booted, live, asked, first=True)
         importing = asked.importing()
@@ -169,9 +176,9 @@ class Templates:
     async def _start_process(self, live: Live, asked: _Asked) -> None:
         """Have the agent's process wait for what it is to load."""
         # It booted in 1970, and what is done while something is imported must not be of then.
-        live.guest.say("clock", time=time.time())
+        live.guest.say("clock", time=self._clock.now())
         live.guest.say("import", entry=None, modules=[], **asked.process)
-        answer = await live.guest.hear("imported", "load_failed", within_s=BOOT_LIMIT_S)
+        answer = await live.guest.hear("imported", "load_failed", within_s=self._limits.boot_s)
         if answer["t"] != "imported":
             raise GuestError(f"the agent's process does not start: {answer['error']}")
 
@@ -187,13 +194,15 @@ class Templates:
             raise _Again
         # What it printed is not to be lost: it is the first that the agent prints.
         printed = bool(guest.inbox)
-        return importing.took_s >= WORTH_S and "unfit" not in answer and not printed
+        return (
+            importing.took_s >= self._limits.base_worth_s and "unfit" not in answer and not printed
+        )
 
     async def _keep_base(self, key: str, live: Live, asked: _Asked, *, first: bool) -> None:
         """Keep the machine, which then goes on, as the base of this key. The first one is as all
         others begin: its pages are laid out as a restore needs them."""
         asked.progress("base", "freezing it, for templates to be made upon", None)
-        await _prepare(live)
+        await self._prepare(live)
         async with self._machines.capturing(live) as taken:
             captured = await self._machines.keep(live, taken)
             if first:
@@ -205,11 +214,11 @@ class Templates:
         await self._bases.keep(key, captured)
         await self._machines.carry_on(live)
         resume(live.guest)
-        await live.guest.hear("resumed", within_s=PREPARE_LIMIT_S)
+        await live.guest.hear("resumed", within_s=self._limits.prepare_s)
 
     async def _freeze(self, live: Live, progress: Progress) -> Captured:
         progress("freeze", "freezing it as a template", None)
-        await _prepare(live)
+        await self._prepare(live)
         async with self._machines.capturing(live) as taken:
             draft = await self._machines.keep(live, taken)
         progress("rehearse", "restoring it once, to learn what that touches", None)
@@ -219,6 +228,13 @@ class Templates:
         size = draft.bytes + stored.bytes - len(store.manifest_bytes(draft.manifest))
         await asyncio.to_thread(store.delete_manifest, draft.manifest)
         return replace(draft, manifest=stored.manifest_digest, bytes=size)
+
+    async def _prepare(self, live: Live) -> None:
+        live.guest.say("prepare")
+        limit_s = self._limits.prepare_s
+        answer = await live.guest.hear("prepared", "unprepared", within_s=limit_s)
+        if answer["t"] != "prepared":
+            raise GuestError(f"the machine could not prepare to be frozen: {answer['reason']}")
 
     async def _rehearse(self, captured: Captured, *, push: bool) -> PageNumbers:
         """Restore it once; the pages that this touched."""
@@ -239,14 +255,7 @@ class Templates:
         return np.union1d(np.intersect1d(live.manifest.hot, live.touched), live.faults)
 
 
-async def _prepare(live: Live) -> None:
-    live.guest.say("prepare")
-    answer = await live.guest.hear("prepared", "unprepared", within_s=PREPARE_LIMIT_S)
-    if answer["t"] != "prepared":
-        raise GuestError(f"the machine could not prepare to be frozen: {answer['reason']}")
-
-
-def keep_template(c: Connection, version: AgentVersion, template: Template) -> AgentRow:
+def keep_template(c: Connection, version: AgentVersion, template: Template, now: float) -> AgentRow:
     """Record a template that is durable as the one of `version`, which was put before."""
     captured = template.captured
     new = NewSnapshot(
@@ -255,7 +264,7 @@ def keep_template(c: Connection, version: AgentVersion, template: Template) -> A
         bytes=captured.bytes,
         pause_ms=captured.pause_ms,
         freeze_ms=captured.pause_ms + captured.store_ms,
-        created_at=time.time(),
+        created_at=now,
         link=captured.link.to_json(),
         position=Position(pages=captured.pages),
     )

@@ -20,6 +20,7 @@ from torpor.control.service.access import Access
 from torpor.core.access import RESTRICTABLE, Grant, Scope, digest, parse_key
 from torpor.core.errors import Forbidden, Invalid, NotFound, Unauthorized
 from torpor.core.home import Home
+from torpor.testing.clock import ManualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -143,8 +144,8 @@ async def test_the_local_socket_needs_no_key(app: FastAPI) -> None:
 async def test_a_key_is_of_no_use_once_it_was_revoked_or_has_expired(
     outside: httpx.AsyncClient, service: MemoryService
 ) -> None:
-    clock = [100.0]
-    access = service.access = Access(service.access._store, lambda: clock[0])
+    clock = ManualClock()
+    access = service.access = Access(service.access._store, clock)
     transport = httpx.ASGITransport(Outside(service, create_app(service), access))
     async with httpx.AsyncClient(transport=transport, base_url="http://torpor") as client:
         short = await key(service, Scope.OBSERVE, expires_s=10)
@@ -152,7 +153,7 @@ async def test_a_key_is_of_no_use_once_it_was_revoked_or_has_expired(
         other = {"authorization": f"bearer {made['key']}"}
         for headers in (short, other):
             assert (await client.get("/v1/runs", headers=headers)).status_code == 200
-        clock[0] = 110.0
+        clock.skip(10.0)
         expired = await client.get("/v1/runs", headers=short)
         assert expired.status_code == 401 and "expired" in expired.json()["detail"]
         assert (await client.delete("/v1/keys/other", headers=other)).status_code == 403

@@ -5,15 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.control.plain import Plain
-from tests.unit.control.world import World
+from tests.unit.control.plain import CALM, HASTY, Plain
+from tests.unit.control.world import QUICK, World
 
-from torpor.control.scheduler import scheduler
 from torpor.core.home import Home
+from torpor.core.limits import ServerLimits
 from torpor.policy import freeze
-from torpor.worker import obstacles, pen
-from torpor.worker.onmachines import MachineCarriers
-from torpor.worker.onprocesses import ProcessCarriers
 
 
 @pytest.fixture
@@ -21,34 +18,39 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is waited for that is only there to be patient, and nothing is found by chance."""
-    terms = replace(freeze.MACHINE, grace_s=0.0, worth_s=0.0)
-    monkeypatch.setattr(MachineCarriers, "terms", terms)
-    monkeypatch.setattr(obstacles, "FREEZE_RETRY_S", 0.0)
-    monkeypatch.setattr(pen, "DISK_FULL_RETRY_S", 0.0)
-    monkeypatch.setattr(scheduler, "HOST_RETRY_S", (0.0,) * 3)
-    monkeypatch.setattr(scheduler, "SAFETY_NET_S", 3600.0)
+def _limits(request: pytest.FixtureRequest, usual: ServerLimits) -> ServerLimits:
+    """As a test wants them: `@pytest.mark.limits(cancel_grace_s=0.05)`."""
+    for marked in reversed([*request.node.iter_markers("limits")]):
+        usual = replace(usual, **marked.kwargs)
+    return usual
 
 
 @pytest.fixture
-async def world(tmp_path: Path, quick: None, anyio_backend: str) -> AsyncIterator[World]:
-    async with World(Home(tmp_path)) as world:
+async def world(
+    tmp_path: Path, request: pytest.FixtureRequest, anyio_backend: str
+) -> AsyncIterator[World]:
+    async with World(Home(tmp_path), _limits(request, QUICK)) as world:
         yield world
 
 
 @pytest.fixture
-async def plain(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Plain]:
-    plain = Plain(tmp_path / "home")
+async def plain(
+    tmp_path: Path, request: pytest.FixtureRequest, terms: freeze.Terms, anyio_backend: str
+) -> AsyncIterator[Plain]:
+    hasty = terms is HASTY
+    usual = replace(CALM, freeze_retry_s=0.0) if hasty else CALM
+    plain = Plain(tmp_path / "home", _limits(request, usual), terms)
     await plain.start()
     yield plain
     await plain.close()
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def terms(request: pytest.FixtureRequest) -> freeze.Terms:
+    """When a run without a machine that waits is suspended: at once for `hasty` tests."""
+    return HASTY if "hasty" in request.fixturenames else freeze.PROCESS
+
+
+@pytest.fixture
+def hasty() -> None:
     """A run without a machine that waits is suspended at once."""
-    terms = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
-    monkeypatch.setattr(ProcessCarriers, "terms", terms)
-    monkeypatch.setattr(obstacles, "FREEZE_RETRY_S", 0.0)

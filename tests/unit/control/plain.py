@@ -9,12 +9,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 from tests.unit.control.brokers import PlayedBroker, PlayedUpstream
-from tests.unit.control.world import Drivers
+from tests.unit.control.world import ALONE, Drivers
 
 from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import agents, entries, runs, waits
@@ -26,17 +27,20 @@ from torpor.control.service.executing import Executing
 from torpor.core.agentfile import AgentSource
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, OpId, RunId
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.starting import AT_ONCE, Start
 from torpor.core.states import FINAL, RunState
 from torpor.egress.models import Model
 from torpor.egress.upstream import Reply, Request
 from torpor.engine.process import NAME as PROCESS
 from torpor.logstore.sqlite import SqliteStore
+from torpor.policy import freeze
 from torpor.worker.carrier import Carrier
 from torpor.worker.commands import Commands
 from torpor.worker.loading import logged, tar_of
 from torpor.worker.metrics import Metrics
 from torpor.worker.onprocesses import ProcessCarriers
+from torpor.worker.parts import Shared
 from torpor.worker.runfiles import RunFiles
 from torpor.worker.sealing import Keys
 from torpor.worker.values import Values
@@ -44,8 +48,22 @@ from torpor.worker.values import Values
 STUCK_S = 30.0
 
 
+# A run that waits is suspended at once.
+HASTY = replace(freeze.PROCESS, grace_s=0.0, worth_s=0.0)
+
+
+# Nothing is written by chance.
+CALM = replace(LIMITS, lease_s=7200.0, renew_s=3600.0)
+
+
 class Plain:
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        limits: ServerLimits = CALM,
+        terms: freeze.Terms = freeze.PROCESS,
+    ) -> None:
+        self.limits, self.terms = limits, terms
         self.home = Home(directory).create()
         self.store = SqliteStore.open(self.home.database)
         self.upstream = PlayedUpstream(self._answer)  # answers how often it was asked
@@ -68,13 +86,16 @@ class Plain:
         keys = Keys(self.home, self.store, on=False)
         blobs = LocalBlobs(self.home.blobs)
         values = Values(blobs, self.home.run, self.store, keys)
-        self.files = RunFiles(blobs, self.store, keys)
+        self.files = RunFiles(blobs, self.store, keys, limits=self.limits)
         commands = Commands()
-        self.scheduler = Scheduler(self.store, model, keys, values, Metrics(), commands=commands)
+        shared = Shared(self.store, model, keys, values, Metrics(), commands, limits=self.limits)
+        self.scheduler = Scheduler(shared, ALONE)
         self.executing = Executing(self.store, PlainEngines(self), commands)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
-        self.carriers = ProcessCarriers(self.home, self.store, self.files)
+        self.carriers = ProcessCarriers(
+            self.home, self.store, self.files, limits=self.limits, terms=self.terms
+        )
         await self.carriers.tidy()
         await self.scheduler.serve(PROCESS, self.carriers)
 

@@ -150,12 +150,12 @@ def reached(seq: int, row: RunRow) -> bool:
 
 
 async def listed(plain: Plain, run: RunId) -> list[tuple[str, int, int, bool]]:
-    found = await Artifacts(plain.store, plain.scheduler._values).list(run)
+    found = await Artifacts(plain.store, plain.scheduler.shared.values).list(run)
     return [(each["name"], each["version"], each["bytes"], each["kept"]) for each in found]
 
 
 async def content(plain: Plain, run: RunId, name: str, version: int | None = None) -> bytes:
-    artifacts = Artifacts(plain.store, plain.scheduler._values)
+    artifacts = Artifacts(plain.store, plain.scheduler.shared.values)
     found = await artifacts.find(run, name, version)
     return b"".join(await artifacts.content(found))
 
@@ -183,7 +183,7 @@ async def test_what_is_published_is_there_when_the_run_has_ended(plain: Plain, h
         await content(plain, run, "nope")
     with pytest.raises(NotFound, match="in version 3"):
         await content(plain, run, "out/a.csv", 3)
-    found = await Artifacts(plain.store, plain.scheduler._values).list(run)
+    found = await Artifacts(plain.store, plain.scheduler.shared.values).list(run)
     types = {each["name"]: (each["media_type"], each["step"]) for each in found}
     assert types["page.html"] == ("text/html", "step:render#1")
     assert types["note.txt"] == ("text/x-note", None)

@@ -26,7 +26,7 @@ LONG_S = 3600.0
 
 
 def save(here: Place, directory: Path, *, with_key: bool = False) -> dict[str, Any]:
-    return back_up(here.home, here.blobs, here.log.copy_to, directory, with_key=with_key)
+    return back_up(here.home, here.blobs, here.log.copy_to, directory, with_key=with_key, now=1.0)
 
 
 def image(here: Place) -> None:

@@ -13,7 +13,6 @@ from torpor.control.service.service import Service
 from torpor.core.ids import OpId, RunId
 from torpor.core.states import RunState
 from torpor.egress.client import Answer
-from torpor.worker import cancelling
 from torpor.worker.calls import BEGUN, DIED
 
 pytestmark = pytest.mark.anyio
@@ -130,10 +129,10 @@ async def test_an_answer_is_kept_until_it_is_recorded_and_no_longer(world: World
     assert not await known(world, run)
 
 
+@pytest.mark.limits(cancel_grace_s=0.05)
 async def test_a_run_that_is_cancelled_gives_its_call_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancelling, "GRACE_S", 0.05)
     world.refused["cancel"] = 1
     run, _ = await up_to_the_call(world)
     world.scheduler.drivers[run].cancel()
@@ -184,7 +183,7 @@ async def test_a_fork_makes_the_call_that_its_origin_is_at_as_its_own(world: Wor
     run, calls = await up_to_the_call(world)
     service = Service(world.home, world.store)
     service._engines.scheduler = world.scheduler
-    service._keys = service._forking._keys = world.scheduler._keys
+    service._keys = service._forking._keys = world.scheduler.shared.keys
     log = await world.entries(run, "op.begin")
     fork = RunId((await service.fork(run, Wanted(at=log[-1].seq)))["id"])
     await world.up(fork, 2)

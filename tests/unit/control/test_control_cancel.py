@@ -41,11 +41,11 @@ async def test_suspended(world: World, service: Service) -> None:
     assert len(await world.entries(run, "run.resumed")) == 0  # it was not woken for that
 
 
+@pytest.mark.limits(cancel_grace_s=0.05)
 @pytest.mark.parametrize("heeds", [True, False], ids=["heeded", "unheeded"])
 async def test_running(
     world: World, service: Service, heeds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancelling, "GRACE_S", 0.05)
     world.refused["cancel"] = 0 if heeds else 1
     asked = asyncio.Event()
 

@@ -13,7 +13,6 @@ from tests.unit.control.puppet import Object
 from tests.unit.control.world import World
 
 from torpor.contextlog import runs, waits
-from torpor.control.scheduler import scheduler as scheduling
 from torpor.core.errors import Exhausted, NotFound
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
@@ -88,11 +87,11 @@ def agent(draw: random.Random) -> list[list[list[Any]]]:
     return threads
 
 
+@pytest.mark.limits(losses_max=1000)
 @pytest.mark.parametrize("seed", range(12))
 async def test_each_run_ends_as_if_nothing_had_happened(
     world: World, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduling, "LOSSES_MAX", 1000)
     draw = random.Random(seed)
     threads = agent(draw)
     world.carriers.room = 0

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-from tests.unit.control.plain import Plain
+from tests.unit.control.plain import HASTY, Plain
 
 from torpor.contextlog import runs
 from torpor.contextlog.runs import RunRow
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
-from torpor.policy.freeze import PROCESS
-from torpor.worker.onprocesses import ProcessCarriers
 
 pytestmark = pytest.mark.anyio
 
@@ -133,7 +129,7 @@ async def test_a_parent_that_was_killed_has_the_same_children(plain: Plain) -> N
 async def test_a_parent_sleeps_until_all_of_a_batch_have_ended(
     plain: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ProcessCarriers, "terms", replace(PROCESS, grace_s=0.0, worth_s=0.0))
+    plain.carriers.terms = HASTY
     version = await plain.deploy(AGENTS)
     run = await plain.run(version, "gathers")
     found = await children(plain, run, 3)

@@ -21,9 +21,9 @@ from torpor.core.states import RunState
 from torpor.machines import guest
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import CHUNK, Incoming, read
-from torpor.worker import freezing, pen, stillness
+from torpor.worker import freezing
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.limits(full_disk_write_retry_s=0.01)]
 SIZE = 3 << 20
 
 
@@ -31,7 +31,6 @@ SIZE = 3 << 20
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guest, "STALL_RETRY_S", 0.01)
     monkeypatch.setattr(guest, "STALL_OVER_S", 0.01)
-    monkeypatch.setattr(pen, "DISK_FULL_RETRY_S", 0.01)
 
 
 async def until(world: World, run: RunId, kind: str, count: int = 1) -> None:
@@ -74,10 +73,10 @@ async def test_a_machine_on_a_full_disk_stands_still_says_so_and_goes_on(world: 
     assert await kinds(world, run) == ["machine.up", "machine.stalled", "machine.went_on"]
 
 
+@pytest.mark.limits(prepare_s=0.05)
 async def test_one_that_stands_still_in_a_freeze_is_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stillness, "PREPARE_LIMIT_S", 0.05)
     real = freezing.Freezing._prepare
 
     async def free() -> None:

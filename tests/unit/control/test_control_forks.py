@@ -29,7 +29,7 @@ LIFE = (["print", "one "], ["step", "a"], ["wait", "q"], ["step", "b"], ["print"
 def service(world: World) -> Service:
     service = Service(world.home, world.store)
     service._engines.scheduler = world.scheduler
-    service._keys = service._forking._keys = world.scheduler._keys
+    service._keys = service._forking._keys = world.scheduler.shared.keys
     return service
 
 
@@ -182,7 +182,7 @@ async def test_what_a_fork_needs_outlives_its_origin(world: World, service: Serv
     copy = await fork(service, run)
     base = (await service.run(copy))["forked"]["base"]
     await service.cancel(run)
-    keys = world.scheduler._keys
+    keys = world.scheduler.shared.keys
     storage = Storage(world.store, world.machines.store, keys, world.metrics)
 
     async def collect() -> list[str]:

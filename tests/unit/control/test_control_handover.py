@@ -9,15 +9,11 @@ import pytest
 from tests.unit.control.world import POINTS, STUCK_S, Calls, Nth, World
 
 from torpor.contextlog import schema, snapshots
-from torpor.control.scheduler import scheduler as scheduling
 from torpor.control.service.service import Service
 from torpor.core.ids import RunId
 from torpor.core.position import VERSION
 from torpor.core.states import RunState
-from torpor.worker import cancelling
-from torpor.worker import driver as driving
 from torpor.worker.calls import BEGUN
-from torpor.worker.onmachines import MachineCarriers
 
 pytestmark = pytest.mark.anyio
 
@@ -154,10 +150,10 @@ async def test_the_model_is_waited_for_and_paid_once(world: World) -> None:
     assert world.asked == ["m"]
 
 
+@pytest.mark.limits(hand_over_s=0.3)
 async def test_a_model_that_takes_too_long_is_in_doubt_and_asked_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduling, "HAND_OVER_S", 0.3)
     calls = Calls(world)
     run = await up_to_work(world, [["model", "m"]])
     await calls.asked.wait()
@@ -173,11 +169,10 @@ async def test_a_model_that_takes_too_long_is_in_doubt_and_asked_again(
     assert (again.op, again.data) == ("model:m#1", {"reason": BEGUN})
 
 
+@pytest.mark.limits(hand_over_s=0.1, hand_over_retry_s=0.01)
 async def test_what_cannot_be_frozen_in_time_is_recovered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scheduling, "HAND_OVER_S", 0.1)
-    monkeypatch.setattr(driving, "HAND_OVER_RETRY_S", 0.01)
     run = await up_to_work(world)
     world.refused["prepare"] = 10**6
     told = await world.hand_over()
@@ -225,7 +220,7 @@ async def test_what_was_to_be_replayed_still_is(world: World) -> None:
 
 
 async def test_one_that_only_waits_sleeps_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MachineCarriers, "terms", replace(MachineCarriers.terms, grace_s=1000.0))
+    world.carriers.terms = replace(world.terms, grace_s=1000.0)
     run = await world.run([["wait", "q"], ["step", "b"]])
     await world.open_waits(run)
     driver = world.scheduler.drivers[run]
@@ -258,10 +253,10 @@ async def test_nothing_is_claimed_any_more(world: World) -> None:
     assert (await world.ended(run)).state is RunState.COMPLETED
 
 
+@pytest.mark.limits(cancel_grace_s=0.05)
 async def test_one_that_is_being_cancelled_ends(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancelling, "GRACE_S", 0.05)
     world.refused["cancel"] = 1
     run = await up_to_work(world)
     world.scheduler.drivers[run].cancel()

@@ -258,7 +258,7 @@ def test_how_it_reads(store: SqliteStore, do: Do[Any]) -> None:
         had = len(await lives.out())
         await lives.live((STDOUT, "AT start\n" + "." * 100_000 + "!"))
         await lives.live((STDOUT, "AT start\n" + "." * 99_000 + "é\n"))
-        assert len(await lives.out()) == had + 1 + 1 + printed.LINE_BYTES_MAX + 2
+        assert len(await lives.out()) == had + 1 + 1 + printed.LAST_LINE_BYTES_MAX + 2
 
     do(lead())
 

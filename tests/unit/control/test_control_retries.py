@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
-from itertools import count
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection
 from tests.unit.control.plain import Plain
 
-import torpor.worker.standing
 from torpor.contextlog import agents, deadlines, runs, schema
 from torpor.contextlog.deployments import choose_current
 from torpor.contextlog.runs import RunRow
 from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.states import FINAL, RunState
 from torpor.policy.retries import Failure
+from torpor.testing.clock import ManualClock
 from torpor.worker import retrying
 from torpor.worker.standing import Result, Standing
 
@@ -165,20 +163,20 @@ async def test_what_it_only_waits_is_no_computing(
 
 
 @pytest.mark.parametrize("busy", [0, 1])
-def test_an_agent_rests_while_it_has_nothing_else_to_do(
-    monkeypatch: pytest.MonkeyPatch, busy: int
-) -> None:
-    clock = SimpleNamespace(monotonic=count(0.0, 4.0).__next__)
-    monkeypatch.setattr(torpor.worker.standing, "time", clock)
-    standing = Standing()
+def test_an_agent_rests_while_it_has_nothing_else_to_do(busy: int) -> None:
+    clock = ManualClock()
+    standing = Standing(clock)
     standing.unanswered.add(OpId("wait:a#1"))
     standing.update(1, busy)
     with standing.resting():
+        clock.skip(4.0)
         assert standing.rested_s == (0.0 if busy else 4.0)
+        clock.skip(4.0)
     rested_s = standing.rested_s
     assert rested_s == (0.0 if busy else 8.0)
     standing.arrived.append(Result("wait:a#1", {}))
     with standing.resting():
+        clock.skip(4.0)
         assert standing.rested_s == rested_s
     assert standing.rested_s == rested_s
 

@@ -107,6 +107,7 @@ async def test_one_that_is_recovered_finds_them_as_they_were_given(plain: Plain)
     assert before == GIVEN and after == {"a.bin": [6, "73706f69"], "e": [0, ""]}
 
 
+@pytest.mark.limits(full_disk_retry_s=0.0)
 async def test_a_full_disk_is_waited_out_before_the_agent_begins(
     plain: Plain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +119,6 @@ async def test_a_full_disk_is_waited_out_before_the_agent_begins(
             raise OSError(refused.pop(), "No space left on device")
         write(place, data)
 
-    monkeypatch.setattr("torpor.worker.runfiles.FULL_RETRY_S", 0.0)
     monkeypatch.setattr(FilePlace, "write", full)
     run = await plain.run(await plain.deploy(AGENT), "look", files=await given(plain))
     assert await plain.result(run) == [GIVEN, GIVEN]
@@ -365,7 +365,7 @@ async def test_an_export_and_a_backup_carry_them(here: Place, tmp_path: Path) ->
         await delete(there, run)
         assert stored(there) == []
     (here.home.images / IMAGE).mkdir()
-    back_up(here.home, here.blobs, here.log.copy_to, tmp_path / "kept", with_key=True)
+    back_up(here.home, here.blobs, here.log.copy_to, tmp_path / "kept", with_key=True, now=1.0)
     restore(Home(tmp_path / "two"), tmp_path / "kept")
     async with place(tmp_path / "two") as again:
         assert await whole(of(again), run, "a") == LARGE

@@ -18,7 +18,6 @@ from torpor.core.states import RunState
 from torpor.engine.memory import CopyBuffer
 from torpor.machines import capture as taken
 from torpor.machines import thaw as thawing
-from torpor.worker import stillness
 from torpor.worker.calls import DIED
 
 pytestmark = pytest.mark.anyio
@@ -410,10 +409,10 @@ async def test_a_thaw_that_is_never_confirmed(
     assert not world.effects
 
 
+@pytest.mark.limits(prepare_s=0.0)
 async def test_a_prepare_that_is_never_answered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stillness, "PREPARE_LIMIT_S", 0.0)
     run = await world.run([["step", "a"], ["wait", "q"]])
     row = await world.ended(run)
     assert row.error is not None and "did not say prepared" in row.error["message"]

@@ -24,6 +24,7 @@ from torpor.core.errors import Missing
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
 from torpor.logstore.sqlite import SqliteStore
+from torpor.testing.clock import ManualClock
 
 
 class World:
@@ -31,11 +32,11 @@ class World:
 
     def __init__(self, path: Path) -> None:
         self.store = SqliteStore.open(path)
-        self.now = 10.0
+        self.clock = ManualClock(10.0)
         self.sent: list[Span] = []
         self.away = False
         self.runner = asyncio.Runner()
-        self.telemetry = Telemetry(self.store, self, lambda: self.now)
+        self.telemetry = Telemetry(self.store, self, self.clock)
         self.run = RunId("")
 
     def send(self, run: str, ended: Sequence[Span]) -> bool:
@@ -84,6 +85,9 @@ class World:
 
         self.write(write)
 
+    def at(self, when: float) -> None:
+        self.clock.skip(when - self.clock.now())
+
     def close(self) -> None:
         self.runner.close()
         self.store.close()
@@ -103,9 +107,9 @@ SECOND = ["wait go", "step cut off", "machine 2", "invoke_agent asker"]
 def test_each_turn_is_told_when_it_is_over(world: World) -> None:
     assert world.look() == []  # what was before it was switched on is not told
     world.begin()
-    world.now = 115.0
+    world.at(115.0)
     assert world.look() == []
-    world.now = 125.0
+    world.at(125.0)
     assert world.look() == FIRST
     one, two, call, machine = list(world.sent)
     assert world.look() == []
@@ -127,7 +131,7 @@ def test_each_turn_is_told_when_it_is_over(world: World) -> None:
         span_id(world.run, "run"),
     )
     world.go_on()
-    world.now = 160.0
+    world.at(160.0)
     assert world.look() == SECOND
     wait, cut_off, second, root = world.sent
     # It began before the freeze and ended after it; the second turn follows the first.
@@ -141,22 +145,23 @@ def test_each_turn_is_told_when_it_is_over(world: World) -> None:
 def test_an_answer_while_it_sleeps_is_told_though_nobody_looked_in_time(world: World) -> None:
     world.look()
     world.begin()
-    world.now = 137.0  # after the answer, before the run goes on
+    world.at(137.0)  # after the answer, before the run goes on
     world.go_on()
     assert world.look() == FIRST
-    world.now = 160.0
+    world.at(160.0)
     assert world.look() == SECOND
 
 
 def test_a_collector_that_is_away_hears_of_it_later(world: World) -> None:
     world.look()
     world.begin()
-    world.now, world.away = 125.0, True
+    world.away = True
+    world.at(125.0)
     assert world.runner.run(world.telemetry.look()) == 0
     world.away = False
     assert world.look() == FIRST
     # The next server goes on from there.
-    world.telemetry = Telemetry(world.store, world, lambda: world.now)
+    world.telemetry = Telemetry(world.store, world, world.clock)
     assert world.look() == []
 
 
@@ -187,10 +192,10 @@ def test_they_arrive_over_otlp(world: World, monkeypatch: pytest.MonkeyPatch) ->
         url = f"http://127.0.0.1:{collector.server_port}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         assert wanted()
-        world.telemetry = Telemetry(world.store, Otlp(), lambda: world.now)
+        world.telemetry = Telemetry(world.store, Otlp(), world.clock)
         world.runner.run(world.telemetry.look())
         world.begin()
-        world.now = 125.0
+        world.at(125.0)
         assert world.runner.run(world.telemetry.look()) == len(FIRST)
         collector.shutdown()
     [request] = collector.requests

@@ -167,7 +167,7 @@ class Place:
         told = await self.log.read(lambda c: transfer.read_told(c, run, snapshot, spool))
         key = await self.keys.find(run)
         opening = await transfer.keys_of(told, self.values, self.keys)
-        return b"".join(transfer.export(self.home, self.blobs, told, key, opening))
+        return b"".join(transfer.export(self.home, self.blobs, told, key, opening, now=1.0))
 
     async def take(self, data: bytes) -> runs.RunRow:
         taken = transfer.Import(self.home, self.blobs)

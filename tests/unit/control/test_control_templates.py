@@ -14,8 +14,8 @@ from torpor.contextlog.bases import BaseRow
 from torpor.core.agentfile import AgentSource
 from torpor.core.ids import AgentVersion
 from torpor.core.imports import Import
+from torpor.core.limits import ServerLimits
 from torpor.snapshot.gather import TEMPLATE_LAYERS, _movable
-from torpor.worker import templates
 from torpor.worker.bases import booted_key, imported_key
 from torpor.worker.loading import logged
 from torpor.worker.templates import Template, Templates
@@ -26,9 +26,8 @@ DEFINED = "\n@torpor.agent\ndef main(): ..."
 
 
 @pytest.fixture
-async def made(world: World, monkeypatch: pytest.MonkeyPatch) -> Made:
+async def made(world: World) -> Made:
     """Booting is for real machines: a base has booted. Any import is worth another."""
-    monkeypatch.setattr(templates, "WORTH_S", 0.0)
     made = Made(world)
     await made.has_booted()
     return made
@@ -39,7 +38,14 @@ class Made:
         self.world = world
         self.shape = world.machines.shape(memory_mib=1, disk_mib=1, deps="")
         self.booted = booted_key(self.shape, AgentSource("agent.py", {}))
-        self.templates = Templates(world.machines, world.store)
+        self.templates = self._templates(worth_s=0.0)
+
+    def _templates(self, worth_s: float) -> Templates:
+        limits = ServerLimits(base_worth_s=worth_s)
+        return Templates(self.world.machines, self.world.store, limits=limits)
+
+    def think_little_of_bases(self) -> None:
+        self.templates = self._templates(worth_s=1e9)
 
     async def has_booted(self) -> None:
         """With the template of the world's agent, which has done nothing yet, as a base."""
@@ -104,10 +110,8 @@ async def test_what_is_not_imported_first_is_left_to_the_agent(made: Made) -> No
     assert len(await made.bases()) == 1
 
 
-async def test_what_is_soon_imported_makes_no_base(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(templates, "WORTH_S", 1e9)
+async def test_what_is_soon_imported_makes_no_base(made: Made) -> None:
+    made.think_little_of_bases()
     await made.make("import slow, torpor")
     assert await made.bases() == []
 

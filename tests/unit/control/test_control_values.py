@@ -38,7 +38,7 @@ async def test_it_is_kept_apart_and_named_in_the_log(world: World) -> None:
     assert (await world.ended(run)).state is RunState.COMPLETED
     blob = (await end_of(world, run)).data["blob"]
     assert (blob["bytes"], blob["form"]) == (N, "bytes")
-    content = await world.scheduler._values.content(run, blob["digest"])
+    content = await world.scheduler.shared.values.content(run, blob["digest"])
     assert b"".join(content) == bytes(N)
     assert world.effects == {STEP: 1, "step:b#1": 1}
     # The same content of another run of its own key: another file, sealed each.
@@ -51,7 +51,7 @@ async def test_it_is_kept_apart_and_named_in_the_log(world: World) -> None:
 async def test_any_result_is_given_whole(world: World) -> None:
     run = await world.run([["large", N], ["step", "b"]])
     await world.ended(run)
-    known = world.scheduler._values
+    known = world.scheduler.shared.values
     form, content = await known.result(run, OpId(STEP))
     assert (form, b"".join(content)) == ("bytes", bytes(N))
     form, content = await known.result(run, OpId("step:b#1"))
@@ -64,7 +64,7 @@ async def test_a_result_that_is_not_there_yet_is_refused(world: World) -> None:
     run = await world.run([["wait", "q"]])
     await world.open_waits(run)
     with pytest.raises(Conflict, match="no result yet"):
-        await world.scheduler._values.result(run, OpId("wait:q#1"))
+        await world.scheduler.shared.values.result(run, OpId("wait:q#1"))
 
 
 async def test_what_was_cut_off_begins_anew(world: World) -> None:

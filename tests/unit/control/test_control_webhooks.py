@@ -23,9 +23,11 @@ from torpor.control.service.webhooks import Webhooks
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion
+from torpor.core.limits import LIMITS
 from torpor.core.states import RunState
 from torpor.logstore.sqlite import SqliteStore
 from torpor.policy import signing
+from torpor.testing.clock import ManualClock
 from torpor.worker.pen import Pen
 from torpor.worker.sealing import Keys
 
@@ -43,21 +45,23 @@ class Town:
         self.home = Home(directory).create()
         self.store = SqliteStore.open(self.home.database)
         self.keys = Keys(self.home, self.store, on=True)
-        self.now = 1_000_000.0
+        self.clock = ManualClock(1_000_000.0)
         self.waiting = Waiting(self.store, self.keys, lambda: None)
         self.started: list[RunRow] = []
-        self.hooks = Hooks(
-            self.store, self.keys, self.waiting, self.started.append, lambda: self.now
-        )
+        self.hooks = Hooks(self.store, self.keys, self.waiting, self.started.append, self.clock)
         self.got: list[httpx.Request] = []
         self.answers: dict[str, int | Exception] = {}
         self.tend()
+
+    @property
+    def now(self) -> float:
+        return self.clock.now()
 
     def tend(self) -> None:
         """A server starts."""
         transport = httpx.MockTransport(self._answer)
         self.webhooks = Webhooks(
-            self.store, self.keys, self.waiting, now=lambda: self.now, transport=transport
+            self.store, self.keys, self.waiting, clock=self.clock, transport=transport
         )
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
@@ -128,7 +132,7 @@ class Town:
         return moved_wait
 
     async def look(self, later_s: float = 0.0) -> float | None:
-        self.now += later_s
+        self.clock.skip(later_s)
         await self.webhooks.look()
         await self.webhooks.settled()
         return await self.webhooks.look()
@@ -219,10 +223,10 @@ async def test_what_fails_is_tried_again_later_and_later_and_then_given_up(town:
         before = town.now
         due_at = await town.look(max(0.0, due_at - town.now))
         waited.append(town.now - before)
-    wanted = webhooks.RETRY_S
+    wanted, jitter = LIMITS.webhook_retry_s, LIMITS.webhook_jitter
     assert len(town.got) == len(wanted) + 1
     for had, want in zip(waited[1:], wanted, strict=True):
-        assert want * (1 - webhooks.JITTER) <= had <= want * (1 + webhooks.JITTER)
+        assert want * (1 - jitter) <= had <= want * (1 + jitter)
     assert len({each.headers["webhook-id"] for each in town.got}) == 1
     failed = await town.log(run, "webhook.failed")
     assert [each["attempt"] for each in failed] == list(range(1, len(wanted) + 2))
@@ -299,7 +303,7 @@ async def test_the_server_wakes_by_itself(town: Town) -> None:
     try:
         with town.store.subscribe(run.id) as subscription:
             await asyncio.sleep(0)
-            town.now = 10e9  # so that what the host's clock says is due
+            town.clock.skip(10e9)  # so that what the host's clock says is due
             pen = Pen(town.store, run.id, run.epoch)
             data = {"prompt": "", "data": 1, "timeout_s": None, "tags": [], "approve": True}
             begin = {"op": "wait:a#1", "kind": "wait", "name": "a", "digest": "d"}
@@ -334,7 +338,7 @@ async def test_a_message_starts_a_run_once(town: Town) -> None:
     assert first["again"] is False
     (run,) = town.started
     assert (run.id, run.input, run.agent) == (first["run"], {"order": 7}, "shop")
-    town.now += 60
+    town.clock.skip(60)
     await town.deploy("b")
     again = await post(town, hook, {"order": 7})
     assert (again["run"], again["again"]) == (first["run"], True)

@@ -12,9 +12,9 @@ import contextlib
 import itertools
 import json
 import socket
-import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,10 +31,13 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.waits import WaitRow
 from torpor.control.scheduler.scheduler import Scheduler
 from torpor.control.service.executing import Executing
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import HostError, InternalError, NotFound
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, RunId
+from torpor.core.limits import ServerLimits
 from torpor.core.states import FINAL, RunState
+from torpor.core.workers import Worker
 from torpor.egress.models import Model
 from torpor.egress.upstream import Reply, Request
 from torpor.engine.memory import PAGE, PageNumbers, Pages
@@ -45,6 +48,7 @@ from torpor.logstore.sqlite import SqliteStore
 from torpor.machines.capture import Taken
 from torpor.machines.host import Captured, Live, Machines
 from torpor.machines.sparse import whole
+from torpor.policy import freeze
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
@@ -53,6 +57,7 @@ from torpor.worker.commands import Commands
 from torpor.worker.metrics import Metrics
 from torpor.worker.onmachines import MachineCarriers
 from torpor.worker.onprocesses import ProcessCarriers
+from torpor.worker.parts import Shared
 from torpor.worker.runfiles import RunFiles
 from torpor.worker.sealing import Keys
 from torpor.worker.templates import Templates
@@ -335,9 +340,32 @@ class Drivers(dict[RunId, Any]):
         return super().pop(*key)
 
 
+# Nothing is waited for that is only there to be patient, and nothing is found by chance.
+QUICK = ServerLimits(
+    freeze_retry_s=0.0,
+    full_disk_write_retry_s=0.0,
+    host_retry_s=(0.0,) * 3,
+    safety_net_s=3600.0,
+    lease_s=7200.0,
+    renew_s=3600.0,
+)
+
+
+# A server in the test's data directory, whose store is there.
+ALONE = Worker("test", alone=True)
+
+
 class World:
-    def __init__(self, home: Home) -> None:
+    def __init__(
+        self,
+        home: Home,
+        limits: ServerLimits = QUICK,
+        clock: Clock = SYSTEM_CLOCK,
+        worker: Worker = ALONE,
+    ) -> None:
         self.home = home.create()
+        self.limits, self.clock, self.worker = limits, clock, worker
+        self.terms = replace(freeze.MACHINE, grace_s=0.0, worth_s=0.0)
         self.effects: Counter[str] = Counter()  # bodies of steps that ran
         self.recorded: set[str] = set()  # steps whose agent was told that their end is in the log
         self.let: set[str] = set()  # steps at work that may end
@@ -391,15 +419,17 @@ class World:
         keys = Keys(self.home, self.store, on=self.sealing)
         values = Values(self.machines.store.blobs, self.home.run, self.store, keys)
         commands = Commands()
-        self.scheduler = Scheduler(
-            self.store, self.model, keys, values, self.metrics, commands=commands
-        )
+        time = (self.clock, self.limits)
+        shared = Shared(self.store, self.model, keys, values, self.metrics, commands, *time)
+        self.scheduler = Scheduler(shared, self.worker)
         self.executing = Executing(self.store, WorldEngines(self), commands)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
-        files = RunFiles(self.machines.store.blobs, self.store, keys)
-        templates = Templates(self.machines, self.store)
-        self.carriers = MachineCarriers(self.machines, self.store, files, templates)
+        files = RunFiles(self.machines.store.blobs, self.store, keys, self.clock, self.limits)
+        templates = Templates(self.machines, self.store, self.clock, self.limits)
+        self.carriers = MachineCarriers(
+            self.machines, self.store, files, templates, self.clock, self.limits, self.terms
+        )
         await self.scheduler.serve(QEMU, self.carriers)
 
     async def stop(self) -> None:
@@ -464,7 +494,7 @@ class World:
         self.recorded.clear()
         made = await self.store.write(
             lambda c: runs.create_run(
-                c, version=VERSION, agent=None, input={"threads": threads}, now=time.time()
+                c, version=VERSION, agent=None, input={"threads": threads}, now=self.clock.now()
             )
         )
         return made.id
@@ -481,7 +511,7 @@ class World:
             wait = next((wait for wait in waits.list_waits(c) if wait.op == op), None)
             if wait is None:
                 raise NotFound(f"there is no wait for {op}")
-            waits.complete_wait(c, wait.id, value={"data": data}, now=time.time())
+            waits.complete_wait(c, wait.id, value={"data": data}, now=self.clock.now())
 
         await self.store.write_unseen(write)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import product
 
 from torpor.core.states import FINAL, RunState, may_follow
+from torpor.core.workers import Holder
 from torpor.policy.recovery import TABLE, Act, Driver, Facts, Origins, decide
 
 YES_NO = (False, True)
 ALL = [
     Facts(*facts)
-    for facts in product(RunState, Driver, YES_NO, YES_NO, YES_NO, YES_NO, YES_NO, Origins)
+    for facts in product(RunState, Driver, YES_NO, YES_NO, YES_NO, YES_NO, YES_NO, Origins, Holder)
 ]
 ENDS = {
     Act.CANCEL: RunState.CANCELLED,
@@ -20,7 +21,7 @@ ENDS = {
 
 
 def test_exactly_one_row_matches_whatever_is_true() -> None:
-    assert len(ALL) == 6 * 4 * 2**5 * 4
+    assert len(ALL) == 6 * 4 * 2**5 * 4 * 3
     for facts in ALL:
         matching = [row.name for row in TABLE if row.matches(facts)]
         assert len(matching) == 1, (facts, matching)
@@ -63,15 +64,29 @@ def test_only_who_holds_a_run_restores_or_ends_it() -> None:
 
 
 def test_no_run_is_left_lying() -> None:
-    """What is running and nobody's is claimed, whatever else is true, unless this server stops; and
-    who holds a run always has something to do with it."""
+    """What is running and nobody's is claimed, whatever else is true, unless this server stops; so
+    is what another worker does not hold any more, if there is room; and who holds a run always has
+    something to do with it."""
     for facts in ALL:
         if facts.state is RunState.RUNNING and not facts.handing_over:
             claims = facts.driver is Driver.CLAIMS
-            assert (decide(facts) is Act.LEAVE) == claims, facts
+            others = facts.holder is not Holder.NONE and facts.driver is not Driver.HOLDS
+            taken_over = facts.holder is Holder.LATE and facts.driver is Driver.NONE and facts.room
+            left = claims or (others and not taken_over)
+            assert (decide(facts) is Act.LEAVE) == left, facts
 
 
 def test_a_cancelled_run_gets_no_machine() -> None:
     for facts in ALL:
         if facts.cancel:
             assert decide(facts) not in (Act.RESTORE, Act.WAIT, Act.RENEW, Act.GIVE_UP), facts
+
+
+def test_what_another_worker_carries_is_left_alone() -> None:
+    for facts in ALL:
+        if facts.state is not RunState.RUNNING or facts.driver is Driver.HOLDS:
+            continue
+        if facts.holder is Holder.OTHER:
+            assert decide(facts) is Act.LEAVE, facts
+        if facts.holder is Holder.LATE and decide(facts) is not Act.LEAVE:
+            assert decide(facts) is Act.CLAIM and facts.room and facts.driver is Driver.NONE

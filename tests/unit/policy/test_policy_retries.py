@@ -4,7 +4,7 @@ import pytest
 
 from torpor.core.ids import OpId
 from torpor.core.rules import parse_rules
-from torpor.policy.retries import BACKOFF_S_MAX, Failure, Retry, decide
+from torpor.policy.retries import RUN_BACKOFF_S_MAX, Failure, Retry, decide
 
 RULES = parse_rules({"retries": 3, "retry_backoff": "8s", "memory_max": "1G"}, "rules")
 ERROR = Failure("ValueError")
@@ -16,7 +16,7 @@ def test_it_backs_off_twice_as_long_each_time_with_jitter() -> None:
     assert decide(ERROR, 3, RULES, 512, 1.0) == Retry(32.0)
     assert decide(ERROR, 4, RULES, 512, 1.0) is None
     patient = parse_rules({"retries": 1000, "retry_backoff": "1h"}, "rules")
-    assert decide(ERROR, 900, patient, 512, 1.0) == Retry(BACKOFF_S_MAX)
+    assert decide(ERROR, 900, patient, 512, 1.0) == Retry(RUN_BACKOFF_S_MAX)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -23,16 +22,15 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import entries, runs, settings
 from torpor.control.observe.spans import Span, spans, trace_id
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Missing
 from torpor.core.ids import RunId
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.logstore.protocol import Store
 
 log = logging.getLogger(__name__)
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-LOOK_S = 5.0
-# Writes that were under way when it looked may bear a time just before.
-_LATE_S = 2.0
 _PAGE = 5000
 _MARK = "traces_sent_until"
 
@@ -49,9 +47,14 @@ def wanted(environment: Mapping[str, str] = os.environ) -> bool:
 
 class Telemetry:
     def __init__(
-        self, store: Store, sender: Sender, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        sender: Sender,
+        clock: Clock = SYSTEM_CLOCK,
+        limits: ServerLimits = LIMITS,
     ) -> None:
-        self._store, self._sender, self._clock = store, sender, clock
+        self._store, self._sender = store, sender
+        self._clock, self._limits = clock, limits
 
     async def tend(self) -> None:
         """Until cancelled."""
@@ -60,11 +63,11 @@ class Telemetry:
                 await self.look()
             except Exception:  # ours to mend, and nothing that others should suffer from
                 log.exception("traces could not be sent")
-            await asyncio.sleep(LOOK_S)
+            await self._clock.sleep(self._limits.traces_every_s)
 
     async def look(self) -> int:
         """Send what has ended since the last time, or from now on; how many spans that were."""
-        until = self._clock() - _LATE_S
+        until = self._clock.now() - self._limits.traces_late_s
         told = await self._store.read(lambda c: settings.read(c, _MARK))
         if told is None:
             await self._store.write(lambda c: settings.write(c, _MARK, str(until)))

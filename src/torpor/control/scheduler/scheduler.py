@@ -16,7 +16,6 @@ import contextlib
 import logging
 import math
 import os
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +23,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import deadlines, entries, runs, schedules, waits
+from torpor.contextlog import deadlines, entries, leases, runs, schedules, waits
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.news import (
     Answered,
@@ -49,10 +48,9 @@ from torpor.core.errors import (
     TorporError,
     full_disk,
 )
-from torpor.core.ids import RunId, SnapshotId
+from torpor.core.ids import Epoch, RunId, SnapshotId
 from torpor.core.states import RunState
-from torpor.egress.models import Model
-from torpor.logstore.protocol import Store
+from torpor.core.workers import Holder, Worker
 from torpor.policy import recovery
 from torpor.policy.recovery import Act, Facts, Origins
 from torpor.policy.recovery import Driver as By
@@ -60,29 +58,14 @@ from torpor.policy.retries import Failure
 from torpor.worker import retrying
 from torpor.worker.cancelling import CANCELLED
 from torpor.worker.carrier import Carriers
-from torpor.worker.commands import Commands
 from torpor.worker.driver import Driver, Outcome
-from torpor.worker.metrics import Metrics
+from torpor.worker.lease import LeaseLost, Leases
 from torpor.worker.parts import Shared
-from torpor.worker.sealing import Keys
 from torpor.worker.tasks import Tasks
-from torpor.worker.values import Values
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-# Machines lost in a row, none of which got anything durable done.
-LOSSES_MAX = 3
-HOST_RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-# What a full disk keeps from going on is tried again this often, for ever.
-FULL_RETRY_S = 10.0
-# A server that stops gives its machines and their model calls this long.
-HAND_OVER_S = 30.0
-# Timers of one moment end so many waits in one write, not to keep the others from writing.
-DUE_AT_ONCE = 100
-# Everything is pushed by events; this finds what an event that never came would have told.
-SAFETY_NET_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -97,27 +80,17 @@ class Tried:
 
 class Scheduler:
     def __init__(
-        self,
-        store: Store,
-        model: Model,
-        keys: Keys,
-        values: Values,
-        metrics: Metrics,
-        on_end: Callable[[], None] = lambda: None,
-        commands: Commands | None = None,
+        self, shared: Shared, worker: Worker, on_end: Callable[[], None] = lambda: None
     ) -> None:
-        """`on_end` is told when a run was frozen or has ended. `commands` are those that are to run
-        beside agents."""
+        """`shared` is for its drivers, which claim runs for `worker`; `on_end` is called when a run
+        was suspended or has ended."""
         # For tests: each operation ends its machine, and the run goes on in another.
         self.always_suspend = os.environ.get("TORPOR_TEST_SUSPEND") == "always"
         self.drivers: dict[RunId, Driver] = {}
-        self._store = store
-        self._model = model
-        self._keys = keys
-        self._values = values
-        self._metrics = metrics
+        self.shared = shared
+        self._store, self._model = shared.store, shared.model
+        self._clock, self._limits = shared.clock, shared.limits
         self._on_end = on_end
-        self._commands = commands or Commands()
         # Found so while a machine ran on them. Files may be mended: the next server looks again.
         self._damaged: set[SnapshotId] = set()
         self._claimable = asyncio.Event()
@@ -127,10 +100,14 @@ class Scheduler:
         self._driving: dict[RunId, asyncio.Task[None]] = {}
         self._handing_over = False
         self._engines: dict[str, Carriers] = {}
+        self._held: dict[RunId, Driver] = {}  # those that have claimed their runs
+        self._leases = Leases(self._store, worker, self._held, self._clock, self._limits)
+        # When to look again at what other workers carry.
+        self._others_at = math.inf if worker.alone else 0.0
 
     def start(self) -> None:
         self._store.listen(self._hear)
-        for work in (self._claim_runs(), self._fire_timers()):
+        for work in (self._claim_runs(), self._fire_timers(), self._leases.tend()):
             self._tasks.spawn(work)
 
     async def serve(self, engine: str, carriers: Carriers) -> None:
@@ -149,7 +126,7 @@ class Scheduler:
 
     async def hand_over(self, tell: Callable[[str], None]) -> None:
         """Leave all runs to the next server as they are now: no run is claimed any more, and those
-        that have a machine are frozen wherever they are. What cannot be done within HAND_OVER_S
+        that have a machine are frozen wherever they are. What cannot be done in time
         is left to recovery. `tell` hears, in words, what becomes of each run."""
         self._handing_over = True
         driving = dict(self._driving)
@@ -160,7 +137,9 @@ class Scheduler:
             else:
                 driver.hand_over(partial(_tell_of, run, tell))
         if driving:
-            await asyncio.wait(driving.values(), timeout=HAND_OVER_S)
+            with contextlib.suppress(TimeoutError):
+                async with self._clock.timeout(self._limits.hand_over_s):
+                    await asyncio.wait(driving.values())
         for run, driver in self.drivers.items():
             doing = driver.held_up or driver.doing
             tell(f"{run}: {doing} for too long, cut off; it goes on from the log")
@@ -207,16 +186,32 @@ class Scheduler:
             self._claimable.clear()
             if self._handing_over:
                 return
-            claims = await _when_possible(lambda: self._store.read(self._next_runs))
+            claims = await self._when_possible(lambda: self._store.read(self._next_runs))
             for row in claims.rows:
                 self._consider(row)
-            again_s = (claims.again_at or math.inf) - time.time()
+            await self._look_at_others()
+            again_at = min(claims.again_at or math.inf, self._others_at)
+            again_s = again_at - self._clock.now()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, min(SAFETY_NET_S, again_s))):
+                async with self._clock.timeout(max(0.0, min(self._limits.safety_net_s, again_s))):
                     await self._claimable.wait()
 
+    async def _look_at_others(self) -> None:
+        """Take over runs on which other workers have not renewed their leases."""
+        now, worker = self._clock.now(), self._leases.worker
+        if now < self._others_at:
+            return
+        rows = await self._when_possible(
+            lambda: self._store.read(lambda c: leases.of_others(c, worker))
+        )
+        for row in rows:
+            if row.engine in self._engines:
+                self._consider(row)
+        later = [row.lease_until for row in rows if (row.lease_until or 0.0) > now]
+        self._others_at = min([now + self._limits.safety_net_s, *filter(None, later)])
+
     def _next_runs(self, c: Connection) -> Claims:
-        return next_runs(c, self._rooms(), list(self.drivers), time.time())
+        return next_runs(c, self._rooms(), list(self.drivers), self._clock.now())
 
     def reasons(self, c: Connection, rows: Iterable[RunRow], now: float) -> dict[RunId, str]:
         """Why those of the runs that want a machine have none."""
@@ -241,16 +236,16 @@ class Scheduler:
                 self._tasks.spawn(self._end(row.id, RunState.CANCELLED, CANCELLED))
 
     def _decide(self, row: RunRow, by: By, **known: Any) -> Act:
-        known = {"cancel": row.cancel_requested} | known
+        holder = self._leases.worker.holder(row.worker_id, row.lease_until, self._clock.now())
+        known = {"cancel": row.cancel_requested, "holder": holder, **known}
         room, handing_over = self._room(row.engine) > 0, self._handing_over
         facts = Facts(row.state, by, row.ready, room, handing_over, **known)
         return recovery.decide(facts)
 
     def _new_driver(self, row: RunRow) -> Driver:
-        shared = Shared(
-            self._store, self._model, self._keys, self._values, self._metrics, self._commands
+        driver = Driver(
+            self.shared, self._engines[row.engine], row, always_suspend=self.always_suspend
         )
-        driver = Driver(shared, self._engines[row.engine], row, always_suspend=self.always_suspend)
         self.drivers[row.id] = driver
         return driver
 
@@ -260,11 +255,10 @@ class Scheduler:
         try:
             while True:
                 try:
-                    driver.epoch = await _when_possible(
-                        lambda: self._store.write(lambda c: runs.claim(c, run, time.time()))
-                    )
-                except Conflict:  # cancelled meanwhile
+                    driver.epoch = await self._claim(run)
+                except Conflict:  # cancelled meanwhile, or another worker's
                     return
+                self._held[run] = driver
                 if await self._with_a_machine(driver) is not Outcome.LOST:
                     return
                 if driver.damage is not None and driver.snapshot is not None:
@@ -272,35 +266,47 @@ class Scheduler:
                     await self._tell(driver, f"{driver.snapshot} is damaged: {driver.damage}")
                 if self._store.disk_is_full:  # no machine can be blamed for what it does then
                     driver.doing = "waiting for the host: its disk is full"
-                    await asyncio.sleep(FULL_RETRY_S)
-                elif driver.progressed or driver.damage:
+                    await self._clock.sleep(self._limits.full_disk_retry_s)
+                elif driver.progressed or driver.damage or isinstance(driver.trouble, LeaseLost):
                     losses = 0
                 else:
                     losses += 1
-                row = await _when_possible(lambda: self._store.read(lambda c: runs.get_run(c, run)))
-                act = self._decide(row, By.LOST, spent=losses >= LOSSES_MAX)
+                row = await self._when_possible(
+                    lambda: self._store.read(lambda c: runs.get_run(c, run))
+                )
+                act = self._decide(row, By.LOST, spent=losses >= self._limits.losses_max)
                 if act is not Act.CLAIM:
                     await self._settle(driver, act, driver.loss)
                     return
                 driver = self._new_driver(row)
         finally:
             self.drivers.pop(run, None)
+            self._held.pop(run, None)
             self._driving.pop(run, None)
             self._claimable.set()  # there is room, and it may itself be ready again
             self._on_end()
 
+    async def _claim(self, run: RunId) -> Epoch:
+        """Raises Conflict."""
+
+        def claim(c: Connection) -> Epoch:
+            return runs.claim(c, run, self._clock.now(), self._leases.lease())
+
+        return await self._when_possible(lambda: self._store.write(claim))
+
     async def _with_a_machine(self, driver: Driver) -> Outcome:
         """Drive from the newest snapshot that can be restored; at worst from the source."""
         row = replace(driver.row, state=RunState.RUNNING)  # it was read before it was claimed
-        delays_s, tried = iter(HOST_RETRY_S), Tried(Origins.UNTRIED)
+        delays_s, tried = iter(self._limits.host_retry_s), Tried(Origins.UNTRIED)
         while tried.outcome is None:
-            act = self._decide(row, By.HOLDS, cancel=driver.cancelled, origins=tried.origins)
+            known = {"cancel": driver.cancelled, "origins": tried.origins, "holder": Holder.NONE}
+            act = self._decide(row, By.HOLDS, **known)
             match act:
                 case Act.RESTORE:
                     tried = await self._try_origins(driver)
                 case Act.WAIT if (delay_s := next(delays_s, tried.again_s)) is not None:
                     driver.doing = f"waiting for the host: {tried.why}"
-                    await asyncio.sleep(delay_s)
+                    await self._clock.sleep(delay_s)
                     tried = Tried(Origins.UNTRIED)
                 case Act.WAIT:  # for long enough
                     tried = Tried(Origins.USELESS, tried.why)
@@ -323,7 +329,7 @@ class Scheduler:
             except (HostError, OSError) as error:
                 await self._tell(driver, f"no machine could be started: {error}")
                 # A full disk is waited out, however long that takes.
-                again_s = None if full_disk(error) is None else FULL_RETRY_S
+                again_s = None if full_disk(error) is None else self._limits.full_disk_retry_s
                 return Tried(Origins.LATER, str(error), again_s=again_s)
             except Exception as error:  # ours to mend; it is recovered as from any other loss
                 log.exception("the driver of run %s failed", driver.run)
@@ -344,7 +350,7 @@ class Scheduler:
 
     async def _origins(self, driver: Driver) -> list[SnapshotRow | None]:
         engine = self._engines[driver.row.engine]
-        found = await _when_possible(lambda: engine.origins(driver.row))
+        found = await self._when_possible(lambda: engine.origins(driver.row))
         return [each for each in found if each is None or each.id not in self._damaged]
 
     async def _settle(self, driver: Driver, act: Act, why: str) -> None:
@@ -353,7 +359,8 @@ class Scheduler:
             case Act.CANCEL:
                 await self._end(driver.run, RunState.CANCELLED, CANCELLED)
             case Act.GIVE_UP:
-                words = f"its machine was lost {LOSSES_MAX} times in a row before it got anything"
+                most = self._limits.losses_max
+                words = f"its machine was lost {most} times in a row before it got anything"
                 await self._fail(driver, "MachineLost", f"{words} done{why and f': {why}'}")
             case Act.CANNOT_RESTORE:
                 await self._fail(driver, "CannotRestore", f"no machine could be restored {why}")
@@ -361,12 +368,12 @@ class Scheduler:
     async def _fail(self, driver: Driver, kind: str, message: str) -> None:
         error = {"type": kind, "message": message, "traceback": None}
         failure = Failure(kind)
-        rewrap = await _when_possible(
-            lambda: retrying.rewrapper(self._store, self._keys, driver.run, failure)
+        rewrap = await self._when_possible(
+            lambda: retrying.rewrapper(self._store, self.shared.keys, driver.run, failure)
         )
 
         def write(c: Connection) -> None:
-            now, successor = time.time(), None
+            now, successor = self._clock.now(), None
             if rewrap is not None:
                 successor = retrying.retry(c, driver.run, error, failure, rewrap, now)
             ended = RunState.FAILED
@@ -376,13 +383,13 @@ class Scheduler:
 
     async def _end(self, run: RunId, state: RunState, error: dict[str, Any]) -> None:
         def write(c: Connection) -> None:
-            runs.transition(c, run, None, state, time.time(), error=error)
+            runs.transition(c, run, None, state, self._clock.now(), error=error)
 
         await self._write_end(run, write)
 
     async def _write_end(self, run: RunId, write: Callable[[Connection], None]) -> None:
         with contextlib.suppress(Conflict):
-            await _when_possible(lambda: self._store.write(write))
+            await self._when_possible(lambda: self._store.write(write))
         await self._model.forget(run)  # an earlier machine of it may have left model calls
 
     async def _tell(self, driver: Driver, trouble: str) -> None:
@@ -390,10 +397,10 @@ class Scheduler:
         entry = NewEntry("machine.failed", None, {"reason": trouble})
 
         def write(c: Any) -> None:
-            entries.append(c, driver.run, driver.epoch, [entry], time.time())
+            entries.append(c, driver.run, driver.epoch, [entry], self._clock.now())
 
         with contextlib.suppress(StaleEpoch):  # it has ended, or is another's: told for nothing
-            await _when_possible(lambda: self._store.write(write))
+            await self._when_possible(lambda: self._store.write(write))
 
     # Timers.
 
@@ -403,19 +410,19 @@ class Scheduler:
             if self._in_doubt:
                 await self._find_answers()
             try:
-                await self._store.write(_end_due)
+                await self._store.write(self._end_due)
             except HostError as error:
                 log.warning("timers wait for the host: %s", error)
                 self.answered_perhaps()
-                await asyncio.sleep(HOST_RETRY_S[0])
+                await self._clock.sleep(self._limits.host_retry_s[0])
                 continue
-            due = await _when_possible(lambda: self._store.read(_next_due))
-            left_s = min(SAFETY_NET_S, due - time.time())
+            due = await self._when_possible(lambda: self._store.read(_next_due))
+            left_s = min(self._limits.safety_net_s, due - self._clock.now())
             try:
-                async with asyncio.timeout(max(0.0, left_s)):
+                async with self._clock.timeout(max(0.0, left_s)):
                     await self._timers.wait()
             except TimeoutError:
-                self._in_doubt = left_s == SAFETY_NET_S
+                self._in_doubt = left_s == self._limits.safety_net_s
 
     async def _find_answers(self) -> None:
         """Tell the drivers what the log has for their waits; they pass on what is new."""
@@ -425,10 +432,25 @@ class Scheduler:
         def read(c: Connection) -> list[dict[str, Any] | None]:
             return [entries.read_end(c, by.run, op) for by, op in asked]
 
-        ends = await _when_possible(lambda: self._store.read(read))
+        ends = await self._when_possible(lambda: self._store.read(read))
         for (by, op), end in zip(asked, ends, strict=True):
             if end is not None:
                 by.deliver(op, end)
+
+    def _end_due(self, c: Connection) -> None:
+        now = self._clock.now()
+        deadlines.end_due(c, now)
+        fire_due(c, now)
+        waits.end_due(c, now, self._limits.due_at_once)
+
+    async def _when_possible(self, do: Callable[[], Awaitable[T]]) -> T:
+        """What `do` gives, however long the host cannot: its disk is full, its log locked."""
+        while True:
+            try:
+                return await do()
+            except HostError as error:
+                log.warning("waiting for the host: %s", error)
+                await self._clock.sleep(self._limits.host_retry_s[0])
 
 
 def _log_failure(error: BaseException) -> None:
@@ -439,23 +461,6 @@ def _tell_of(run: RunId, tell: Callable[[str], None], how: str) -> None:
     tell(f"{run}: {how}")
 
 
-async def _when_possible(do: Callable[[], Awaitable[T]]) -> T:
-    """What `do` gives, however long the host cannot: its disk is full, its log locked."""
-    while True:
-        try:
-            return await do()
-        except HostError as error:
-            log.warning("waiting for the host: %s", error)
-            await asyncio.sleep(HOST_RETRY_S[0])
-
-
 def _next_due(c: Connection) -> float:
     found = (waits.next_due(c), deadlines.next_due(c), schedules.next_due(c))
     return min((due for due in found if due is not None), default=math.inf)
-
-
-def _end_due(c: Connection) -> None:
-    now = time.time()
-    deadlines.end_due(c, now)
-    fire_due(c, now)
-    waits.end_due(c, now, DUE_AT_ONCE)

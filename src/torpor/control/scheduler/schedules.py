@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from torpor.contextlog import runs, schedules
 from torpor.contextlog.deployments import Preference, choose_current
 from torpor.contextlog.runs import RunRow, Scheduled, create_run, request_cancel
 from torpor.contextlog.schedules import SETTINGS, ScheduleRow
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.environment import check_env
 from torpor.core.errors import CallerError, Conflict, Invalid
 from torpor.core.ids import RunId
@@ -30,8 +30,8 @@ JITTER_S_MAX = 86400.0
 
 
 class Schedules:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._store, self._clock = store, clock
 
     async def list(self) -> list[Object]:
         rows = await self._store.read(schedules.list_schedules)
@@ -46,7 +46,7 @@ class Schedules:
         def write(c: Connection) -> ScheduleRow:
             chosen = choose_current(c, given["agent"])
             check_input(chosen.agent, given["input"])
-            now = time.time()
+            now = self._clock.now()
             first = first_time(times, now)
             at = None if first is None else times.fires_at(name, first)
             whole = given | {"origin": chosen.origin}
@@ -62,7 +62,7 @@ class Schedules:
         it was paused was not missed."""
 
         def write(c: Connection) -> ScheduleRow:
-            row, now = schedules.get_schedule(c, name), time.time()
+            row, now = schedules.get_schedule(c, name), self._clock.now()
             values: Object = {"paused": paused}
             if row.paused and not paused:
                 values |= _next(row, first_time(_times(row.to_json()), now))

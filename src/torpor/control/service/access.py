@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -20,6 +19,7 @@ from torpor.core.access import (
     parse_key,
     same,
 )
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Invalid, Unauthorized
 from torpor.core.ids import new_id
 from torpor.logstore.protocol import Store
@@ -29,7 +29,7 @@ _NOT_VALID = "this key is not valid"
 
 
 class Access:
-    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK) -> None:
         self._store = store
         self._clock = clock
 
@@ -70,7 +70,7 @@ class Access:
         wait: str | None = None,
         expires_s: float | None,
     ) -> dict[str, Any]:
-        now, secret = self._clock(), new_secret()
+        now, secret = self._clock.now(), new_secret()
         row = KeyRow(
             id=new_id("key").removeprefix("key_"),
             name=name,
@@ -91,7 +91,7 @@ class Access:
 
     async def revoke(self, ref: str) -> dict[str, Any]:
         """From now on. Raises NotFound."""
-        now = self._clock()
+        now = self._clock.now()
         return (await self._store.write(lambda c: access.revoke_key(c, ref, now))).to_json()
 
     async def recognize(self, text: str) -> Grant:
@@ -103,6 +103,6 @@ class Access:
         row = await self._store.read(lambda c: access.find_key(c, id))
         if row is None or not same(row.digest, secret):
             raise Unauthorized(_NOT_VALID, hint="Did you copy all of it?")
-        if (why_not := row.why_not(self._clock())) is not None:
+        if (why_not := row.why_not(self._clock.now())) is not None:
             raise Unauthorized(f"this key {why_not}", hint="torpor keys create makes a new one.")
         return row.grant()

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import shutil
-import time
 from typing import Any
 
 from sqlalchemy import Connection
@@ -20,9 +19,11 @@ from sqlalchemy import Connection
 from torpor.contextlog import deletion, settings
 from torpor.contextlog.deletion import Gone, Unused
 from torpor.control.storage.storage import Storage
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import TorporError
 from torpor.core.home import Home
 from torpor.core.ids import RunId
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.retention import KEEP_ALL, Retention
 from torpor.logstore.protocol import Store
 from torpor.worker.beside import Beside
@@ -30,15 +31,20 @@ from torpor.worker.beside import Beside
 log = logging.getLogger(__name__)
 
 _SETTING = "retention"
-LOOK_S = 600.0
-# Deleted before others get their turn; then looked at again.
-AT_ONCE = 50
 
 Object = dict[str, Any]
 
 
 class Deleting:
-    def __init__(self, home: Home, store: Store, storage: Storage) -> None:
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        storage: Storage,
+        clock: Clock = SYSTEM_CLOCK,
+        limits: ServerLimits = LIMITS,
+    ) -> None:
+        self._clock, self._limits = clock, limits
         self._home, self._store, self._storage = home, store, storage
         self._one = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -86,7 +92,7 @@ class Deleting:
             except Exception:  # ours to mend; the next time may be another matter
                 log.exception("retention failed")
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with self._clock.timeout(self._limits.retention_look_s):
                     await self._changed.wait()
 
     async def _give_back(self) -> None:
@@ -99,9 +105,9 @@ class Deleting:
                 log.warning("free pages of the database stay: %s", error.message)
 
     def _expired(self, c: Connection) -> list[RunId]:
-        kept, now = _retention(c), time.time()
+        kept, now = _retention(c), self._clock.now()
         if kept.age_s is not None:
-            old = deletion.deletable(c, now, AT_ONCE, now - kept.age_s)
+            old = deletion.deletable(c, now, self._limits.deleted_at_once, now - kept.age_s)
             if old:
                 return old
         if kept.log_bytes is not None and self._store.used_bytes(c) > kept.log_bytes:

@@ -9,7 +9,6 @@ One deployment of a version is under way at a time; the others wait for it and f
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from torpor.contextlog import agents, deployments
 from torpor.contextlog.agents import AgentRow
 from torpor.control.engines import Deployed, Engines
 from torpor.core.agentfile import AgentSource, no_agent
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.defining import may_define_agents
 from torpor.core.ids import AgentVersion
 from torpor.engine import registry
@@ -28,8 +28,8 @@ from torpor.worker.templates import keep_template
 
 
 class Deploying:
-    def __init__(self, store: Store, engines: Engines) -> None:
-        self._store, self._engines = store, engines
+    def __init__(self, store: Store, engines: Engines, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._store, self._engines, self._clock = store, engines, clock
         self._under_way: dict[AgentVersion, asyncio.Lock] = {}
 
     async def deploy(
@@ -58,7 +58,9 @@ class Deploying:
                 return _reported(known, cached=True)
             deployed = await ready.deploy(source, version, told)
             row = await self._store.write(
-                lambda c: _keep(c, source, version, entry.name, ready.image, deployed)
+                lambda c: _keep(
+                    c, source, version, entry.name, ready.image, deployed, self._clock.now()
+                )
             )
         return _reported(row, cached=False)
 
@@ -70,7 +72,7 @@ class Deploying:
                 c,
                 version,
                 _rules(source),
-                time.time(),
+                self._clock.now(),
                 origin=source.origin,
                 name=source.called,
             )
@@ -107,6 +109,7 @@ def _keep(
     engine: str,
     image: str,
     deployed: Deployed,
+    now: float,
 ) -> AgentRow:
     row = agents.put_agent(
         c,
@@ -128,9 +131,9 @@ def _keep(
             },
             agents=deployed.loaded.agents,
         ),
-        time.time(),
+        now,
     )
-    return keep_template(c, version, deployed.template) if deployed.template else row
+    return row if deployed.template is None else keep_template(c, version, deployed.template, now)
 
 
 def _reported(row: AgentRow, *, cached: bool) -> dict[str, Any]:

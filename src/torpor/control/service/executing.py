@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from typing import Protocol
 
 from sqlalchemy import Connection
@@ -21,6 +20,7 @@ from torpor.contextlog import entries, runs
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.runs import RunRow
 from torpor.control.scheduler.scheduler import Scheduler
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Conflict, HostError, InternalError, Invalid, TorporError
 from torpor.core.execs import Asked
 from torpor.core.ids import RunId
@@ -51,7 +51,14 @@ class Engines(Protocol):
 
 
 class Executing:
-    def __init__(self, store: Store, engines: Engines, commands: Commands) -> None:
+    def __init__(
+        self,
+        store: Store,
+        engines: Engines,
+        commands: Commands,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._clock = clock
         self._store, self._engines, self._commands = store, engines, commands
         self._minding = Tasks(lambda error: log.error("a command was lost", exc_info=error))
         self._leaving = False
@@ -64,7 +71,7 @@ class Executing:
         _refuse(row, asked)
         if self._leaving:
             raise _stopping()
-        command = Command(row.id, asked, who)
+        command = Command(row.id, asked, who, self._clock)
         self._commands.add(command)
         self._minding.spawn(self._mind(command))
         self._engines.ready_soon(row.engine)
@@ -151,7 +158,7 @@ class Executing:
 
         def write(c: Connection) -> None:
             if runs.get_run(c, run).state not in FINAL:
-                entries.append(c, run, None, [entry], time.time())
+                entries.append(c, run, None, [entry], self._clock.now())
 
         await self._store.write(write)
 

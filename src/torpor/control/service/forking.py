@@ -8,7 +8,6 @@ keeps, `torpor.contextlog.reloads`'s.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.entries import read_result
 from torpor.contextlog.forks import Fork, Rewrap, fork_of
 from torpor.contextlog.runs import RunRow
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.ids import AgentVersion, OpId, Seq
 from torpor.core.states import RunState
@@ -46,8 +46,8 @@ class Wanted:
 
 
 class Forking:
-    def __init__(self, store: Store, keys: Keys) -> None:
-        self._store = store
+    def __init__(self, store: Store, keys: Keys, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._store, self._clock = store, clock
         self._keys = keys
 
     async def fork(self, ref: str, wanted: Wanted) -> RunRow:
@@ -87,7 +87,7 @@ class Forking:
             def fork(at: Seq, **changes: Any) -> Fork:
                 return _of_version(c, origin, Wanted(version=version), at, changes)
 
-            return reloads.reload_run(c, origin, kept, fork, rewrap, time.time())
+            return reloads.reload_run(c, origin, kept, fork, rewrap, self._clock.now())
 
         return await self._store.write(write)
 
@@ -96,7 +96,7 @@ class Forking:
 
         def write(c: Connection) -> RunRow:
             origin = runs.get_run(c, ref)
-            return forks.fork_run(c, origin, wanted(c, origin), rewrap, time.time())
+            return forks.fork_run(c, origin, wanted(c, origin), rewrap, self._clock.now())
 
         return await self._store.write(write)
 

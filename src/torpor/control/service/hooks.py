@@ -8,7 +8,6 @@ What is not signed, or is not from now, changes nothing, and its sender is told 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +20,7 @@ from torpor.contextlog.hooks import HookRow
 from torpor.contextlog.runs import RunRow
 from torpor.control.service.waiting import Waiting
 from torpor.core import jsonvalues
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Invalid, NotFound
 from torpor.core.ids import RunId
 from torpor.logstore.protocol import Store
@@ -45,14 +45,14 @@ class Hooks:
         keys: Keys,
         waiting: Waiting,
         made: Callable[[RunRow], object],
-        now: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`made` is told of each run that was started."""
         self._store = store
         self._keys = keys
         self._waiting = waiting
         self._made = made
-        self._now = now
+        self._clock = clock
 
     async def create(
         self, agent: str, event: str | None, run_at: str | None, into: str | None
@@ -61,7 +61,7 @@ class Hooks:
         await self._key("")  # before anything is written: the host's key may be gone
         made = await self._store.write(
             lambda c: hooks.create_hook(
-                c, agent, event=event, run_at=run_at, into=into, now=self._now()
+                c, agent, event=event, run_at=run_at, into=into, now=self._clock.now()
             )
         )
         return self._shown(made) | {"secret": signing.secret(await self._key(made.id))}
@@ -72,14 +72,14 @@ class Hooks:
 
     async def revoke(self, ref: str) -> Object:
         return self._shown(
-            await self._store.write(lambda c: hooks.revoke_hook(c, ref, self._now()))
+            await self._store.write(lambda c: hooks.revoke_hook(c, ref, self._clock.now()))
         )
 
     async def receive(self, hook: str, headers: Mapping[str, str], body: bytes) -> Object:
         """Take a message. Raises NotFound (no such hook, or run), Unsigned, Invalid, Conflict."""
         row = await self._store.read(lambda c: hooks.open_hook(c, hook))
         try:
-            id = signing.verify(await self._key(row.id), headers, body, self._now())
+            id = signing.verify(await self._key(row.id), headers, body, self._clock.now())
         except Unsigned as error:
             log.warning("a message to %s was refused: %s", row.id, error)
             raise
@@ -109,7 +109,7 @@ class Hooks:
                 agent=chosen.agent["name"],
                 input=input,
                 id_key=key,
-                now=self._now(),
+                now=self._clock.now(),
             )
             return made, False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import queues
 from torpor.contextlog.queues import STATES, QueueMoment, QueueRow
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Invalid
 from torpor.core.rules import check_name, parse_limits
 from torpor.logstore.protocol import Store
@@ -18,14 +18,14 @@ Object = dict[str, Any]
 
 
 class Queueing:
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._store, self._clock = store, clock
 
     async def queues(self) -> list[Object]:
         return [_shown(each.row, each.figures) for each in await self.moments()]
 
     async def moments(self) -> list[QueueMoment]:
-        return await self._store.read(lambda c: queues.moments(c, time.time()))
+        return await self._store.read(lambda c: queues.moments(c, self._clock.now()))
 
     async def set(self, name: str, changes: Mapping[str, Any]) -> Object:
         """Change what is given of `paused`, `concurrency`, `per_key`, `rate`; None takes a limit
@@ -37,7 +37,7 @@ class Queueing:
             raise Invalid("paused must be true or false")
 
         def write(c: Connection) -> Object:
-            row = queues.set_queue(c, name, time.time(), **changes)
+            row = queues.set_queue(c, name, self._clock.now(), **changes)
             return _shown(row, queues.figures(c).get(name, {}))
 
         return await self._store.write(write)

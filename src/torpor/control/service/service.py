@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -61,9 +60,11 @@ from torpor.control.storage import transfer
 from torpor.control.storage.backup import back_up
 from torpor.control.storage.storage import Storage
 from torpor.core.agentfile import AgentSource
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Conflict, HostError, Invalid, NotFound, TorporError
 from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.paging import Page
 from torpor.core.prices import Prices
 from torpor.core.starting import AT_ONCE, Start
@@ -85,30 +86,34 @@ from torpor.worker.values import Values
 
 log = logging.getLogger(__name__)
 
-CANCEL_WAIT_S = 15.0
-
 
 class Service:
-    def __init__(self, home: Home, store: Store) -> None:
-        self._home = home
-        self._store = store
+    def __init__(
+        self,
+        home: Home,
+        store: Store,
+        clock: Clock = SYSTEM_CLOCK,
+        limits: ServerLimits = LIMITS,
+    ) -> None:
+        self._clock, self._limits = clock, limits
+        self._home, self._store = home, store
         self._blobs = SnapshotStore(
             LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs"
         )
         self._keys = Keys(home, store, on=switched_on())
         self._values = Values(self._blobs.blobs, home.run, store, self._keys)
-        self.files = RunFiles(self._blobs.blobs, store, self._keys)
+        self.files = RunFiles(self._blobs.blobs, store, self._keys, clock, limits)
         self._metrics = Metrics()
-        self._storage = Storage(store, self._blobs, self._keys, self._metrics)
-        self.deleting = Deleting(home, store, self._storage)
-        self._forking = Forking(store, self._keys)
-        self.queueing = Queueing(store)
-        self.schedules = Schedules(store)
-        self._waiting = Waiting(store, self._keys, self._answered_perhaps)
-        self._webhooks = Webhooks(store, self._keys, self._waiting)
-        self.hooks = Hooks(store, self._keys, self._waiting, self._made)
+        self._storage = Storage(store, self._blobs, self._keys, self._metrics, clock, limits)
+        self.deleting = Deleting(home, store, self._storage, clock, limits)
+        self._forking = Forking(store, self._keys, clock)
+        self.queueing = Queueing(store, clock)
+        self.schedules = Schedules(store, clock)
+        self._waiting = Waiting(store, self._keys, self._answered_perhaps, clock)
+        self._webhooks = Webhooks(store, self._keys, self._waiting, clock=clock, limits=limits)
+        self.hooks = Hooks(store, self._keys, self._waiting, self._made, clock)
         self._tending: list[asyncio.Task[None]] = []
-        self._started_at = time.time()
+        self._started_at = self._clock.now()
         commands = Commands()
         self._engines = Engines(
             Shared(
@@ -121,13 +126,15 @@ class Service:
                 metrics=self._metrics,
                 commands=commands,
                 on_end=self._storage.run_ended,
+                clock=clock,
+                limits=limits,
             )
         )
-        self.executing = Executing(store, self._engines, commands)
+        self.executing = Executing(store, self._engines, commands, clock)
         self._asking = Asking(home.database)
-        self.access = Access(store)
+        self.access = Access(store, clock)
         self.artifacts = Artifacts(store, self._values)
-        self._deploying = Deploying(store, self._engines)
+        self._deploying = Deploying(store, self._engines, clock)
 
     @classmethod
     async def open(cls, home: Home) -> Service:
@@ -145,7 +152,9 @@ class Service:
         service._tend(service.deleting.tend())
         service._tend(service._webhooks.tend())
         if telemetry.wanted():
-            service._tend(telemetry.Telemetry(service._store, telemetry.Otlp()).tend())
+            service._tend(
+                telemetry.Telemetry(service._store, telemetry.Otlp(), service._clock).tend()
+            )
         return service
 
     async def hand_over(self, tell: Callable[[str], None]) -> None:
@@ -225,7 +234,7 @@ class Service:
         return [each.to_json() for each in await self._store.read(saved.saved_queries)]
 
     async def save_query(self, name: str, sql: str) -> dict[str, Any]:
-        write = self._store.write(lambda c: saved.save_query(c, name, sql, time.time()))
+        write = self._store.write(lambda c: saved.save_query(c, name, sql, self._clock.now()))
         return (await write).to_json()
 
     async def delete_query(self, name: str) -> None:
@@ -285,7 +294,7 @@ class Service:
                 id_key=id_key,
                 start=start,
                 files=files,
-                now=time.time(),
+                now=self._clock.now(),
             )
         )
         return self._made(row)
@@ -294,7 +303,7 @@ class Service:
         return self._made(await self._forking.fork(ref, wanted))
 
     async def upgrade(self, ref: str, version: str | None) -> dict[str, Any]:
-        now = time.time()
+        now = self._clock.now()
         write = self._store.write(lambda c: upgrade_run(c, ref, version, check_input, now))
         return self._made(await write)
 
@@ -311,7 +320,7 @@ class Service:
     def _made(self, row: RunRow) -> dict[str, Any]:
         """There is a new run: it is claimed soon."""
         self._engines.ready_soon(row.engine)
-        return row.to_json(time.time())
+        return row.to_json(self._clock.now())
 
     async def runs(
         self,
@@ -323,7 +332,7 @@ class Service:
     ) -> list[dict[str, Any]]:
         wanted = None if states is None else [RunState(state) for state in states]
 
-        now = time.time()
+        now = self._clock.now()
 
         def read(c: Connection) -> list[dict[str, Any]]:
             oldest = None if before is None else runs.get_run(c, before).id
@@ -340,7 +349,7 @@ class Service:
         return reasons(c, rows, {}, (), now)
 
     async def run(self, ref: str) -> dict[str, Any]:
-        now = time.time()
+        now = self._clock.now()
 
         def read(c: Connection) -> dict[str, Any]:
             row = runs.get_run(c, ref)
@@ -415,13 +424,15 @@ class Service:
 
         def cancel(c: Connection) -> RunRow:
             if runs.get_run(c, run).state is RunState.RUNNING:
-                return runs.request_cancel(c, run, time.time())
-            return runs.transition(c, run, None, RunState.CANCELLED, time.time(), error=CANCELLED)
+                return runs.request_cancel(c, run, self._clock.now())
+            return runs.transition(
+                c, run, None, RunState.CANCELLED, self._clock.now(), error=CANCELLED
+            )
 
         with self._store.subscribe(run) as subscription:
             row = await self._store.write(cancel)
             try:
-                async with asyncio.timeout(CANCEL_WAIT_S):
+                async with self._clock.timeout(self._limits.cancel_wait_s):
                     while row.state not in FINAL:
                         # Each time: the run may have got another driver, or have been suspended.
                         if self._scheduler is not None and run in self._scheduler.drivers:
@@ -432,11 +443,11 @@ class Service:
                             row = await self._store.write(cancel)
             except TimeoutError as error:
                 raise HostError(
-                    f"{run} has not ended {CANCEL_WAIT_S:g} s after it was cancelled",
+                    f"{run} has not ended {self._limits.cancel_wait_s:g} s after it was cancelled",
                     hint="The cancellation stands; look again later.",
                 ) from error
         self._storage.run_ended()
-        return row.to_json(time.time())
+        return row.to_json(self._clock.now())
 
     async def snapshots(self, ref: str) -> list[dict[str, Any]]:
         rows = await self._store.read(
@@ -472,6 +483,7 @@ class Service:
                 self._store.copy_to,
                 Path(directory),
                 with_key=with_key,
+                now=self._clock.now(),
             )
 
     async def result(self, ref: str, op: str) -> tuple[str, Iterator[bytes]]:
@@ -496,7 +508,7 @@ class Service:
             key = await self._keys.find(told.run)
             opening = await transfer.keys_of(told, self._values, self._keys)
             return await asyncio.to_thread(
-                transfer.export, self._home, self._blobs, told, key, opening
+                transfer.export, self._home, self._blobs, told, key, opening, self._clock.now()
             )
         except BaseException:
             spool.close()
@@ -504,7 +516,7 @@ class Service:
 
     async def import_run(self, chunks: AsyncIterator[bytes]) -> dict[str, Any]:
         """Take in what `export` gave elsewhere. Raises Conflict, Invalid, Damaged, HostError."""
-        taken = transfer.Import(self._home, self._blobs)
+        taken = transfer.Import(self._home, self._blobs, self._clock)
         try:
             await asyncio.to_thread(taken.begin, transfer.arriving(chunks))
             await self._store.read(lambda c: refuse_known(c, taken.run))

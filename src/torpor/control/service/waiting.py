@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,6 +21,7 @@ from torpor.contextlog.waits import WaitRow
 from torpor.control.service import links
 from torpor.control.service.links import Links
 from torpor.core import doubts, jsonvalues
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Conflict, HostError, Invalid, NotFound
 from torpor.core.ids import op_name
 from torpor.logstore.protocol import Store
@@ -41,10 +41,16 @@ class Answer:
 
 
 class Waiting:
-    def __init__(self, store: Store, keys: Keys, answered_perhaps: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        keys: Keys,
+        answered_perhaps: Callable[[], None],
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         """`answered_perhaps` is called when the log failed, and may have ended a wait all the
         same."""
-        self._store = store
+        self._store, self._clock = store, clock
         self._keys = keys
         self._answered_perhaps = answered_perhaps
         self._links: Links | None = None
@@ -96,7 +102,7 @@ class Waiting:
             await asyncio.to_thread(answers.check_answer, wait.schema, answer.data)
 
         def write(c: Connection) -> list[WaitRow]:
-            now = time.time()
+            now = self._clock.now()
             return waits.answer_wait(c, wait, value=value, now=now, by=answer.by)
 
         return (await self.shown(await self._write(write)))[0]
@@ -108,7 +114,7 @@ class Waiting:
 
         def write(c: Connection) -> Sent:
             run = runs.get_run(c, ref).id
-            return events.send_event(c, run, name, data, now=time.time(), by=by, event=event)
+            return events.send_event(c, run, name, data, now=self._clock.now(), by=by, event=event)
 
         sent = await self._write(write)
         return {

@@ -1,7 +1,7 @@
 """Webhooks out: who is told, over HTTP, that a run waits, and reminded of it.
 
     notice due ──► POST, signed ──► 2xx: delivered
-                        └────────► else: again after RETRY_S[n], then failed for good
+                        └────────► else: again after a while, then failed for good
 
 Messages are as Standard Webhooks has them (`torpor.policy.signing`). Where they go stands in the
 agent's file (`torpor.core.webhooks`), under the name that the wait gives; nothing in a machine can
@@ -19,8 +19,6 @@ import contextlib
 import json
 import logging
 import random
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,7 +29,9 @@ from torpor.contextlog import agents, notices, runs, waits
 from torpor.contextlog.news import Due, News
 from torpor.contextlog.notices import NoticeRow
 from torpor.control.service.waiting import Waiting
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import HostError
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.logstore.protocol import Store
 from torpor.policy import signing
 from torpor.worker.sealing import Keys
@@ -39,14 +39,7 @@ from torpor.worker.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-# After an attempt that failed, as Standard Webhooks recommends; about a day in all.
-RETRY_S = (5.0, 30.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0)
-JITTER = 0.2  # of it, to both sides
-ATTEMPT_S = 20.0
-AT_ONCE = 16
 GONE = 410  # whoever answers so wants no more of it
-SAFETY_NET_S = 30.0
-HOST_RETRY_S = 1.0
 
 
 class Webhooks:
@@ -56,13 +49,14 @@ class Webhooks:
         keys: Keys,
         waiting: Waiting,
         *,
-        now: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
+        limits: ServerLimits = LIMITS,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._store = store
         self._keys = keys
         self._waiting = waiting
-        self._now = now
+        self._clock, self._limits = clock, limits
         self._transport = transport
         self._http: httpx.AsyncClient | None = None  # made when there is something to send
         self._wake = asyncio.Event()
@@ -82,11 +76,12 @@ class Webhooks:
                 due_at = await self.look()
             except HostError as error:
                 log.warning("webhooks wait for the host: %s", error)
-                await asyncio.sleep(HOST_RETRY_S)
+                await self._clock.sleep(self._limits.host_retry_s[0])
                 continue
-            left_s = SAFETY_NET_S if due_at is None else due_at - self._now()
+            net_s = self._limits.safety_net_s
+            left_s = net_s if due_at is None else due_at - self._clock.now()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(max(0.0, left_s), SAFETY_NET_S)):
+                async with self._clock.timeout(min(max(0.0, left_s), net_s)):
                     await self._wake.wait()
 
     def _hear(self, news: News) -> None:
@@ -95,15 +90,16 @@ class Webhooks:
 
     async def look(self) -> float | None:
         """Remind of what is due, begin to send what is due, and say when something will be."""
-        now = self._now()
+        now = self._clock.now()
         due_at = await self._store.read(notices.next_notice)
         if due_at is None or due_at > now:
             return due_at
         await self._store.write(lambda c: notices.remind_due(c, now))
         # Those that are on their way are still due.
-        most = AT_ONCE + len(self._sending)
+        at_once = self._limits.webhooks_at_once
+        most = at_once + len(self._sending)
         for notice in await self._store.read(lambda c: notices.due_notices(c, now, most)):
-            if notice.id not in self._sending and len(self._sending) < AT_ONCE:
+            if notice.id not in self._sending and len(self._sending) < at_once:
                 self._sending.add(notice.id)
                 self._tasks.spawn(self._send(notice))
         # The end of each that is under way wakes.
@@ -123,7 +119,7 @@ class Webhooks:
             await self._try(notice)
         except Exception as error:  # the host cannot; it is still due
             log.warning("notice %s waits: %r", notice.id, error)
-            await asyncio.sleep(HOST_RETRY_S)
+            await self._clock.sleep(self._limits.host_retry_s[0])
         finally:
             self._sending.discard(notice.id)
             self._wake.set()
@@ -141,7 +137,7 @@ class Webhooks:
         body = json.dumps(await self._message(notice, wait)).encode()
         status = await self._post(notice, url, body)
         if isinstance(status, int) and 200 <= status < 300:
-            now = self._now()
+            now = self._clock.now()
             await self._store.write(lambda c: notices.delivered(c, notice, status, now))
         else:
             why = f"it answered {status}" if isinstance(status, int) else status
@@ -149,33 +145,37 @@ class Webhooks:
 
     async def _post(self, notice: NoticeRow, url: str, body: bytes) -> int | str:
         """The status, or why there is none."""
-        headers = signing.sign(await self._key(url), notice.id, self._now(), body)
+        headers = signing.sign(await self._key(url), notice.id, self._clock.now(), body)
         headers |= {"content-type": "application/json", "user-agent": "torpor"}
         try:
-            async with asyncio.timeout(ATTEMPT_S):
-                async with self._client().stream(
-                    "POST", url, content=body, headers=headers
-                ) as answer:
-                    return answer.status_code  # nobody wants to know what else it says
+            async with (
+                self._clock.timeout(self._limits.webhook_attempt_s),
+                self._client().stream("POST", url, content=body, headers=headers) as reply,
+            ):
+                return reply.status_code  # nobody wants to know what else it says
         except TimeoutError:
-            return f"no answer within {ATTEMPT_S:g} s"
+            return f"no answer within {self._limits.webhook_attempt_s:g} s"
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return f"{type(error).__name__}: {error}"[:500]
 
     def _client(self) -> httpx.AsyncClient:
         if self._http is None:
-            self._http = httpx.AsyncClient(transport=self._transport, timeout=ATTEMPT_S)
+            self._http = httpx.AsyncClient(
+                transport=self._transport, timeout=self._limits.webhook_attempt_s
+            )
         return self._http
 
     async def _failed(self, notice: NoticeRow, why: str, again_at: float | None) -> None:
-        now = self._now()
+        now = self._clock.now()
         log.warning("webhook %s of %s: %s", notice.webhook, notice.wait, why)
         await self._store.write(lambda c: notices.not_delivered(c, notice, why, again_at, now))
 
     def _again(self, notice: NoticeRow) -> float | None:
-        if notice.attempts >= len(RETRY_S):
+        pauses_s, jitter = self._limits.webhook_retry_s, self._limits.webhook_jitter
+        if notice.attempts >= len(pauses_s):
             return None
-        return self._now() + RETRY_S[notice.attempts] * random.uniform(1 - JITTER, 1 + JITTER)
+        pause_s = pauses_s[notice.attempts] * random.uniform(1 - jitter, 1 + jitter)
+        return self._clock.now() + pause_s
 
     async def _message(self, notice: NoticeRow, wait: waits.WaitRow) -> dict[str, Any]:
         (shown,) = await self._waiting.shown([wait])

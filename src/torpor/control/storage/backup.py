@@ -25,7 +25,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -71,6 +70,7 @@ def back_up(
     directory: Path,
     *,
     with_key: bool,
+    now: float,
 ) -> Object:
     """Write a backup of `home` to `directory`; what it holds. Blocks; no garbage may be collected
     meanwhile. Raises Invalid, Conflict, HostError; nothing is left then."""
@@ -82,7 +82,7 @@ def back_up(
             copy_database(part / DATABASE)
             reached = _reached(part / DATABASE)
             problems = _take(home, blobs, reached, part, with_key=with_key)
-            facts = _facts(part, reached, problems, with_key=with_key)
+            facts = _facts(part, reached, problems, with_key=with_key) | {"made_at": now}
             _write(part / FACTS, json.dumps(facts, indent=1).encode())
             _sync_tree(part)
             part.rename(directory)
@@ -236,7 +236,6 @@ def _facts(part: Path, reached: _Reached, problems: list[str], *, with_key: bool
         "format": FORMAT,
         "version": VERSION,
         "torpor": torpor.__version__,
-        "made_at": time.time(),
         "runs": reached.runs,
         "unfinished": reached.unfinished,
         "snapshots": len(reached.manifests),

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -28,9 +27,11 @@ from torpor.contextlog.keys import destroy_unused_keys
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import LiveRow, SnapshotRow
 from torpor.contextlog.values import value_names
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import TorporError
 from torpor.core.ids import AgentVersion, RunId
 from torpor.core.keep import parse_keep
+from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.states import FINAL, UNFINISHED
 from torpor.logstore.protocol import Store
 from torpor.policy import retention
@@ -45,13 +46,6 @@ from torpor.worker.metrics import Metrics
 from torpor.worker.sealing import Keys
 
 log = logging.getLogger(__name__)
-
-# What was put later than this before a collection is left alone: far more than a snapshot needs
-# from its first byte on the disk to its record, where nothing holds it meanwhile.
-GRACE_S = 600.0
-# Runs that end together are cleaned up after together; and one collection an hour at least.
-AFTER_END_S = 60.0
-SAFETY_NET_S = 3600.0
 
 Object = dict[str, Any]
 
@@ -69,7 +63,16 @@ class _Plan:
 
 
 class Storage:
-    def __init__(self, store: Store, blobs: SnapshotStore, keys: Keys, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: Store,
+        blobs: SnapshotStore,
+        keys: Keys,
+        metrics: Metrics,
+        clock: Clock = SYSTEM_CLOCK,
+        limits: ServerLimits = LIMITS,
+    ) -> None:
+        self._clock, self._limits = clock, limits
         self._metrics = metrics
         self._store = store
         self._blobs = blobs
@@ -83,12 +86,12 @@ class Storage:
 
     async def tend(self) -> None:
         """Collect now and then, for ever."""
-        again_s = SAFETY_NET_S
+        again_s = self._limits.collect_every_s
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(again_s):
+                async with self._clock.timeout(again_s):
                     await self._ended.wait()
-                    await asyncio.sleep(AFTER_END_S)
+                    await self._clock.sleep(self._limits.collect_after_end_s)
             self._ended.clear()
             try:
                 report = await self.collect(dry_run=False)
@@ -102,12 +105,14 @@ class Storage:
                 log.warning("garbage collection: %s", problem)
             if report["bytes"]:
                 log.info("garbage collection freed %d bytes", report["bytes"])
-            again_s = GRACE_S if report["young_bytes"] else SAFETY_NET_S
+            young, every = self._limits.garbage_young_s, self._limits.collect_every_s
+            again_s = young if report["young_bytes"] else every
 
     async def collect(self, *, dry_run: bool) -> Object:
         """Reclaim and collect, or only say what that would do. Raises HostError."""
         async with self._collecting:
-            now = time.time()
+            now = self._clock.now()
+            before = now - self._limits.garbage_young_s
             frozen = await self._store.read(bases.list_bases)
             lost = await asyncio.to_thread(self._unreadable, frozen)
             if dry_run:
@@ -117,11 +122,11 @@ class Storage:
                 if destroyed:
                     await self._store.scrub()
             swept = await asyncio.to_thread(
-                gc.collect, self._blobs, plan.roots, before=now - GRACE_S, dry_run=dry_run
+                gc.collect, self._blobs, plan.roots, before=before, dry_run=dry_run
             )
             named = await self._store.read(lambda c: _named(c, now))
             values = await asyncio.to_thread(
-                collect_values, self._blobs.blobs, named, before=now - GRACE_S, dry_run=dry_run
+                collect_values, self._blobs.blobs, named, before=before, dry_run=dry_run
             )
         if not dry_run:
             self._metrics.freed(swept.bytes + values.bytes)
@@ -160,7 +165,7 @@ class Storage:
             roots = _manifests(live, frozen)
             await asyncio.to_thread(gc.remove, self._blobs, manifests, roots)
             for name in set(values) - named:
-                self._blobs.blobs.delete_unused(VALUES, name, before=time.time())
+                self._blobs.blobs.delete_unused(VALUES, name, before=self._clock.now())
         self.run_ended()
 
     @asynccontextmanager

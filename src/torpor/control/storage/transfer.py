@@ -23,7 +23,6 @@ import json
 import re
 import tarfile
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from torpor.contextlog.files import FileRow, files_of, get_file, put_file, take
 from torpor.contextlog.transfer import Row, RunRows
 from torpor.contextlog.values import ValueRow, find_values, put_value
 from torpor.control.storage.archive import CHUNK, Member, Source, Unpacker, pack
+from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.divergence import check_on_divergence
 from torpor.core.environment import check_env
 from torpor.core.errors import Conflict, Damaged, Invalid
@@ -158,6 +158,7 @@ def export(
     told: _Told,
     key: Key | None,
     keys: Mapping[str, Key | None],
+    now: float,
 ) -> Iterator[bytes]:
     """The export's bytes. `key` is the run's; `keys` are as `keys_of`. This and the iterator block.
     Raises NotFound, Damaged; the iterator raises Damaged if a file is not what was stored."""
@@ -190,7 +191,7 @@ def export(
                 sources.append(_from_file(f"{LAYERS}/{layer.digest}", path, layer.digest))
         facts = {
             "torpor": torpor.__version__,
-            "exported_at": time.time(),
+            "exported_at": now,
             "run": told.rows.run,
             # In the clear: an export is opened elsewhere, so nothing but its file protects it.
             "key": key.secret.hex() if key is not None and (manifests or told.values) else None,
@@ -304,6 +305,7 @@ class Import:
 
     home: Home
     blobs: SnapshotStore
+    clock: Clock = SYSTEM_CLOCK
     run: Row = field(default_factory=dict)
     needs: Shape | None = None
     key: Key | None = None  # of the run; None if its snapshots are in the clear
@@ -348,7 +350,7 @@ class Import:
     ) -> runs.RunRow:
         """Rule 5: the blobs are there; now the rows, and keys, wrapped by this host's: the run's,
         and those of `files` in their rows. Raises Conflict, Invalid."""
-        now, given = time.time(), self._head["agent"]
+        now, given = self.clock.now(), self._head["agent"]
         version = AgentVersion(given["version"])
         transfer.refuse_known(c, self.run)
         known = agents.put_agent(
