@@ -4,6 +4,7 @@ protocol     what a store does: `Store`
 sqlite       the store on SQLite
 commits      how writes share transactions: one thread, group commit
 news         delivering what was written to who follows it
+backup       what a copy of a database needs beside it
 migrate      which version a database is of; bringing an older one up to date
 migrations   the changes of the tables, for Alembic
 

@@ -26,19 +26,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from blake3 import blake3
 
 import torpor
-from torpor.contextlog import agents, runs, snapshots
 from torpor.core.errors import Conflict, Damaged, Exhausted, HostError, Invalid, TorporError
 from torpor.core.home import Home
-from torpor.core.states import FINAL, RunState
 from torpor.image.deps import layer_digest
-from torpor.logstore.sqlite import make_engine
+from torpor.logstore.backup import Contents, contents
 from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
 
 FORMAT, VERSION = "torpor-backup", 1
@@ -50,17 +47,6 @@ _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
 _CHUNK = 1 << 20
 
 Object = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Reached:
-    """What a database names."""
-
-    manifests: frozenset[str]
-    images: frozenset[str]
-    deps: frozenset[str]
-    runs: int
-    unfinished: int
 
 
 def back_up(
@@ -80,7 +66,7 @@ def back_up(
         part = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
             copy_database(part / DATABASE)
-            reached = _reached(part / DATABASE)
+            reached = contents(part / DATABASE)
             problems = _take(home, blobs, reached, part, with_key=with_key)
             facts = _facts(part, reached, problems, with_key=with_key) | {"made_at": now}
             _write(part / FACTS, json.dumps(facts, indent=1).encode())
@@ -163,29 +149,8 @@ def _check_target(home: Home, directory: Path) -> None:
         raise Conflict(f"{directory} exists already", hint="Each backup needs a new directory.")
 
 
-def _reached(database: Path) -> _Reached:
-    engine = make_engine(database, connections=1, begin="BEGIN", read_only=True, wal=False)
-    try:
-        with engine.begin() as c:
-            live = snapshots.live_snapshots(c)
-            used = {row.version for row in live}
-            specs = [agent.spec for agent in agents.list_agents(c) if agent.version in used]
-            states = [row.state for row in runs.runs_in(c, list(RunState))]
-    finally:
-        engine.dispose()
-    return _Reached(
-        manifests=frozenset(row.manifest for row in live),
-        images=frozenset(spec["image"] for spec in specs if "image" in spec),
-        deps=frozenset(
-            layer_digest(spec["dependencies"]) for spec in specs if spec.get("dependencies")
-        ),
-        runs=len(states),
-        unfinished=sum(state not in FINAL for state in states),
-    )
-
-
 def _take(
-    home: Home, blobs: SnapshotStore, reached: _Reached, part: Path, *, with_key: bool
+    home: Home, blobs: SnapshotStore, reached: Contents, part: Path, *, with_key: bool
 ) -> list[str]:
     """Bring all that is reached into the backup; what of it is not there, or not whole."""
     problems = []
@@ -209,8 +174,10 @@ def _take(
             for each in sorted(blobs.blobs.present(kind), key=lambda each: each.name):
                 path = blobs.blobs.materialize(kind, each.name)
                 _link(path, part / path.relative_to(home.root))
-    trees = [home.images / name for name in sorted(reached.images)]
-    trees += [home.deps / name for name in sorted(reached.deps)]
+    images = {spec["image"] for spec in reached.specs if "image" in spec}
+    trees = [home.images / name for name in sorted(images)]
+    dependencies = [spec["dependencies"] for spec in reached.specs if spec.get("dependencies")]
+    trees += [home.deps / name for name in sorted(set(map(layer_digest, dependencies)))]
     trees += [home.roots / name for name in _names(home.roots) if not name.startswith(".")]
     for tree in trees:
         if not tree.exists():
@@ -222,7 +189,7 @@ def _take(
     return problems
 
 
-def _facts(part: Path, reached: _Reached, problems: list[str], *, with_key: bool) -> Object:
+def _facts(part: Path, reached: Contents, problems: list[str], *, with_key: bool) -> Object:
     # Snapshots are named by their digests, which were compared just now.
     files = [
         (
