@@ -141,17 +141,16 @@ def waiting(c: Connection, now: float) -> dict[str, Waiting]:
     counted = select(at.queue, func.count(), func.min(due_at)).where(_wants()).group_by(at.queue)
     return {
         queue: Waiting(count, 0.0 if since is None else max(0.0, now - since))
-        for queue, count, since in c.execute(_hinted(counted))
+        for queue, count, since in c.execute(counted)
     }
 
 
 def wanting(c: Connection) -> list[QueueRow]:
     """The queues that are not paused and have runs that want a machine."""
-    some = _hinted(select(_runs.c.id).where(_runs.c.queue == _queues.c.name, _wants()))
-    return [
-        QueueRow(**row._mapping)
-        for row in c.execute(select(_queues).where(~_queues.c.paused, some.exists()))
-    ]
+    wants = select(_runs.c.id).where(_runs.c.queue == _queues.c.name, _wants())
+    first = _in_order(wants).limit(1).scalar_subquery()
+    query = select(_queues).where(~_queues.c.paused, first.is_not(None))
+    return [QueueRow(**row._mapping) for row in c.execute(query)]
 
 
 def first_wanting(
@@ -176,7 +175,7 @@ def first_wanting(
         query = query.where(or_(at.queue_key.is_(None), at.queue_key.not_in(keys)))
     if not starts:
         query = query.where(at.state == RunState.SUSPENDED.value)
-    return list(c.execute(_hinted(query).order_by(at.priority.desc(), at.id).limit(most)))
+    return list(c.execute(_in_order(query).limit(most)))
 
 
 def running(c: Connection, queues: Collection[str]) -> list[Any]:
@@ -199,9 +198,10 @@ def cancelled_at_rest(c: Connection, most: int) -> list[RunId]:
     return [RunId(run) for run in c.scalars(select(_runs.c.id).where(*asked).limit(most))]
 
 
-def _hinted(query: Select[Any]) -> Select[Any]:
-    # Without statistics SQLite takes a queue for few runs, and those that want something for many.
-    return query.with_hint(_runs, "INDEXED BY runs_ready", "sqlite")
+def _in_order(query: Select[Any]) -> Select[Any]:
+    # Also where only one is wanted: without statistics SQLite takes a queue for few runs, and those
+    # that want something for many. The index that has this order, of these alone, is `runs_ready`.
+    return query.order_by(_runs.c.priority.desc(), _runs.c.id)
 
 
 def _wants() -> ColumnElement[bool]:

@@ -207,6 +207,8 @@ def test_nothing_that_sleeps_is_read(log: Log) -> None:
     deadlines.end_due(log.c, 0.0)
     for each in plans:
         assert not re.match("SCAN runs(?! USING)|.*TEMP B-TREE", each), plans
+    # Of each queue only what wants a machine: in `first_wanting` and in `wanting`.
+    assert sum("runs_ready (queue=?)" in each for each in plans) == 2, plans
     for name in ("runs_ready", "runs_to_cancel", "runs_due", "runs_by_queue", "runs_by_start"):
         assert any(name in each for each in plans), (name, plans)
 
