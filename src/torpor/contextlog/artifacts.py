@@ -87,7 +87,7 @@ def _published(run: RunId) -> Select[Any]:
     """In the order of their ends."""
     begin, end = _ops.alias("published"), _ops.alias("stored")
     begun = (begin.c.run == run, begin.c.kind == literal_column(f"'{BEGIN}'"))
-    named = or_(*(begin.c.op.between(f"{kind}:", f"{kind};") for kind in KINDS))
+    named = or_(*(schema.begins_with(begin.c.op, f"{kind}:") for kind in KINDS))
     return (
         select(
             begin.c.op,

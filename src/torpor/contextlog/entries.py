@@ -259,7 +259,7 @@ def read_page(
         func.length(cast(_log.c.data, Text)).label("size")
     )
     # A row at a time: what does not fit is not even read.
-    with c.execution_options(yield_per=1).execute(query) as rows:
+    with c.execute(query.execution_options(yield_per=1)) as rows:
         for *columns, size in rows:
             row = EntryRow(*columns)
             whole = unfolded(c, row.kind, row.data)
@@ -507,7 +507,7 @@ def advance(c: Connection, run: RunId, epoch: Epoch | None, more: int, *, wakes:
     last, ready = rows[0]
     # Apart: `ready` is in an index, which is written anew even where it is set to what it was.
     if wakes and not ready:
-        _WAKE.rows(c, in_run=run)
+        _WAKE.run(c, in_run=run)
     return int(last)
 
 

@@ -61,7 +61,7 @@ _ENDINGS = ("wait.cancelled", CANCEL_REQUESTED, *(f"run.{state.value}" for state
 _log, _runs = schema.log, schema.runs
 _IN_ORDER = (_log.c.part, _log.c.seq)
 # What was kept at the end was not begun by the agent.
-_OF_FILE = _log.c.op.between(f"{FILE}:", f"{FILE};")
+_OF_FILE = schema.begins_with(_log.c.op, f"{FILE}:")
 
 # (whose key, as it is wrapped, whose it is to be) → wrapped for that one
 Rewrap = Callable[[RunId, bytes, RunId], bytes]

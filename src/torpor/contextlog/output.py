@@ -109,7 +109,7 @@ def printed_before(
         wanted = wanted.where(_log.c.seq <= seq)
     wanted = wanted.order_by(_log.c.part.desc(), _log.c.seq.desc())
     end, text = 0, b""
-    with c.execution_options(yield_per=1).execute(wanted) as rows:
+    with c.execute(wanted.execution_options(yield_per=1)) as rows:
         for (data,) in rows:
             piece = data["text"].encode()
             end = end or data["offset"] + len(piece)

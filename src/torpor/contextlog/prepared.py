@@ -26,23 +26,30 @@ class Prepared:
         self._compiled: dict[str, _Compiled] = {}
 
     def rows(self, c: Connection, **values: Any) -> list[Row]:
-        """What the statement gives with these parameters. Raises DBAPIError."""
+        """What the statement returns with these parameters. Raises DBAPIError."""
+        return self._execute(c, values, returns=True)
+
+    def run(self, c: Connection, **values: Any) -> None:
+        """Run a statement that returns nothing. Raises DBAPIError."""
+        self._execute(c, values, returns=False)
+
+    def run_many(self, c: Connection, several: Sequence[Values]) -> None:
+        """Run it once with each of these parameters. Raises DBAPIError."""
         compiled = self._for(c)
         cursor = c.connection.cursor()
         try:
-            cursor.execute(compiled.sql, compiled.parameters(values))
-            return list(cursor.fetchall())
+            cursor.executemany(compiled.sql, list(map(compiled.parameters, several)))
         except c.dialect.loaded_dbapi.Error as error:
             raise wrapped(c, compiled.sql, error) from error
         finally:
             cursor.close()
 
-    def run_many(self, c: Connection, several: Sequence[Values]) -> None:
-        """Run it once with each. Raises DBAPIError."""
+    def _execute(self, c: Connection, values: Values, *, returns: bool) -> list[Row]:
         compiled = self._for(c)
         cursor = c.connection.cursor()
         try:
-            cursor.executemany(compiled.sql, list(map(compiled.parameters, several)))
+            cursor.execute(compiled.sql, compiled.parameters(values))
+            return list(cursor.fetchall()) if returns else []
         except c.dialect.loaded_dbapi.Error as error:
             raise wrapped(c, compiled.sql, error) from error
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, select
 
+from torpor.contextlog.schema import begins_with
 from torpor.core.errors import NotFound
 
 SHOWN_MAX = 5
@@ -20,9 +21,8 @@ def resolve(c: Connection, column: Column[Any], ref: str, *, what: str, prefix: 
     """
     full = ref if ref.startswith(prefix) else prefix + ref
     if len(full) > len(prefix):
-        # Ids are ASCII, so '~' sorts after whatever may follow.
         found = c.scalars(
-            select(column).where(column.between(full, full + "~")).limit(SHOWN_MAX + 1)
+            select(column).where(begins_with(column, full)).limit(SHOWN_MAX + 1)
         ).all()
         if full in found or len(found) == 1:
             return str(full if full in found else found[0])

@@ -2,8 +2,8 @@
 of an older one is brought there is in `torpor.logstore.migrate`.
 
 Only types and SQL that both have are used; what differs is bound to its dialect right here.
-Times are unix seconds. Ids are compared byte by byte (they sort by age), which SQLite does
-unasked and PostgreSQL does under collation "C".
+Times are unix seconds. Ids and operations are compared byte by byte (ids sort by age), as
+SQLite does by default and PostgreSQL under collation "C".
 
 `entries` is append-only, and the database itself says so (rule 1): triggers abort UPDATE and
 DELETE, also for people who open the file with another tool. Only a whole run can go (`deleting`).
@@ -34,6 +34,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    and_,
     event,
     false,
     true,
@@ -44,6 +45,7 @@ from sqlalchemy.ext.compiler import compiles
 metadata = MetaData()
 
 _Id = String().with_variant(String(collation="C"), "postgresql")
+_Op = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class _Text(sqlite.JSON):
@@ -64,6 +66,12 @@ def _json(*, none_as_null: bool) -> JSON:
 _Json = _json(none_as_null=True)
 # Where an agent's or a person's null is a value.
 _JsonOrNull = _json(none_as_null=False)
+
+
+def begins_with(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    """Of a column of ids or operations. A range, which an index serves: LIKE is for text."""
+    return and_(column >= prefix, column < prefix[:-1] + chr(ord(prefix[-1]) + 1))
+
 
 meta = Table(
     "meta",
@@ -248,7 +256,7 @@ entries = Table(
     # The machine that wrote it; null where the host did (an answer, a cancellation).
     Column("epoch", Integer),
     Column("kind", String, nullable=False),
-    Column("op", Text),
+    Column("op", _Op),
     Column("data", _Json, nullable=False),
 )
 
@@ -348,7 +356,7 @@ usage = Table(
     metadata,
     Column("run", _Id, primary_key=True),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("op", Text, nullable=False),
+    Column("op", _Op, nullable=False),
     Column("model", String),
     Column("status", Integer),
     Column("input_tokens", BigInteger),
@@ -374,7 +382,7 @@ waits = Table(
     metadata,
     Column("id", _Id, primary_key=True),
     Column("run", _Id, ForeignKey("runs.id"), nullable=False),
-    Column("op", Text, nullable=False),
+    Column("op", _Op, nullable=False),
     Column("kind", String, nullable=False),
     Column("prompt", Text, nullable=False),
     # What the agent shows and asks for may be JSON null, so null is kept as JSON here.

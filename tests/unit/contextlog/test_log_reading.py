@@ -5,8 +5,9 @@ from __future__ import annotations
 from sqlalchemy import Connection, text
 from tests.unit.contextlog.conftest import Commit
 
-from torpor.contextlog.entries import NewEntry, append, read_entries
+from torpor.contextlog.entries import NewEntry, append, read_entries, read_page
 from torpor.contextlog.forks import fork_of, fork_run
+from torpor.contextlog.output import printed_before
 from torpor.contextlog.reading import begin
 from torpor.contextlog.runs import get_run
 from torpor.core.ids import RunId, Seq
@@ -41,6 +42,19 @@ def test_the_last_so_many(commit: Commit) -> None:
                 after = begin(c, run, kinds=kinds, tail=tail)
                 found = [each.seq for each in read_entries(c, run, after, kinds)]
                 assert found == (whole[-tail:] if tail else []), (kinds, tail)
+
+    commit(check)
+
+
+def test_reading_a_row_at_a_time_leaves_the_connection_as_it_was(commit: Commit) -> None:
+    """It serves others afterwards, which want all of their rows at once."""
+    run = filled(commit)
+
+    def check(c: Connection) -> None:
+        before = dict(c.get_execution_options())
+        assert len(read_page(c, run, 0, None, 5).entries) == 5
+        assert printed_before(c, run, "stdout", None, 3, 10)
+        assert dict(c.get_execution_options()) == before
 
     commit(check)
 

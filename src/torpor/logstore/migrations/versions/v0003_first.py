@@ -15,6 +15,7 @@ revision = "0003"
 down_revision = None
 
 _ID = sa.String().with_variant(sa.String(collation="C"), "postgresql")
+_OP = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 # JSON as text: SQLite would take a column declared JSON for one of numbers.
 _JSON = sa.JSON().with_variant(sa.Text(), "sqlite")
 
@@ -176,7 +177,7 @@ def upgrade() -> None:
         "usage",
         sa.Column("run", _ID, nullable=False),
         sa.Column("seq", sa.BigInteger(), autoincrement=False, nullable=False),
-        sa.Column("op", sa.Text(), nullable=False),
+        sa.Column("op", _OP, nullable=False),
         sa.Column("model", sa.String()),
         sa.Column("status", sa.Integer()),
         sa.Column("input_tokens", sa.BigInteger()),
@@ -281,7 +282,7 @@ def upgrade() -> None:
         sa.Column("at", sa.Double(), nullable=False),
         sa.Column("epoch", sa.Integer()),
         sa.Column("kind", sa.String(), nullable=False),
-        sa.Column("op", sa.Text()),
+        sa.Column("op", _OP),
         sa.Column("data", _JSON, nullable=False),
         sa.ForeignKeyConstraint(
             ["run"],
@@ -397,7 +398,7 @@ def upgrade() -> None:
         "waits",
         sa.Column("id", _ID, nullable=False),
         sa.Column("run", _ID, nullable=False),
-        sa.Column("op", sa.Text(), nullable=False),
+        sa.Column("op", _OP, nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("prompt", sa.Text(), nullable=False),
         sa.Column("data", _JSON, nullable=False),
