@@ -3,9 +3,11 @@ record, or nobody seems to be left who could.
 
 Who is left cannot be known: threads may be anywhere. It is taken to be nobody once the process has
 been *quiet* for some time: no operation began or ended, no step's body is at work, and it hardly
-computed, nor waited for a processor, as on a busy host it may for long. What computes for ever
-without an operation does not put that off for ever. In an event loop's thread, plain code can be
-held only as long as the loop may stand still, and that only if there are other threads.
+computed, nor waited for a processor, as on a busy host it may for long. The threads in which held
+operations wait and look do not count: on a busy host they would see nothing but each other. What
+computes for ever without an operation does not put that off for ever. In an event loop's thread,
+plain code can be held only as long as the loop may stand still, and that only if there are other
+threads.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ class Holding:
         self.patience: tuple[float, float] | None = None  # instead of QUIET_SHORT_S, QUIET_S
         self.never_quiet_s = NEVER_QUIET_S
         self.moves = 0  # operations that began or ended
+        self.looking: set[int] = set()  # the native ids of threads in which something is held
         self._held: list[Held] = []
 
     def expect_others(self) -> None:
@@ -81,17 +84,21 @@ class Held:
     _since: float = field(default_factory=time.monotonic)
     _looked: float = field(default_factory=time.monotonic)
     _moved: int = -1
-    _cpu_s: float = field(default_factory=worked_s)
+    _worked_s: dict[int, float] = field(default_factory=worked_s)
 
     def block(self) -> None:
         """In this thread, until something changed or it is late."""
         quiet_s = self._quiet_s
         if in_event_loop():
             quiet_s = self._patience[0] if threading.active_count() > 1 else 0.0
-        while not self._is_late(quiet_s):
-            with contextlib.suppress(TimeoutError):
-                self.changed.result(quiet_s / _LOOKS)
-                return
+        self.of.looking.add(threading.get_native_id())
+        try:
+            while not self._is_late(quiet_s):
+                with contextlib.suppress(TimeoutError):
+                    self.changed.result(quiet_s / _LOOKS)
+                    return
+        finally:
+            self.of.looking.discard(threading.get_native_id())
 
     async def wait(self) -> None:
         """The same, in this task."""
@@ -113,13 +120,15 @@ class Held:
         return self.of.patience or (QUIET_SHORT_S, QUIET_S)
 
     def _is_late(self, quiet_s: float) -> bool:
-        now, cpu_s, moved = time.monotonic(), worked_s(), self.of.moves
+        now, moved = time.monotonic(), self.of.moves
+        before, worked = self._worked_s, worked_s(frozenset(self.of.looking))
+        others_s = sum(each - before.get(thread, 0.0) for thread, each in worked.items())
         moves = moved != self._moved or self.of.at_work()
         if moves:
             self._began = now
-        if moves or cpu_s - self._cpu_s > _COMPUTES * (now - self._looked):
+        if moves or others_s > _COMPUTES * (now - self._looked):
             self._since = now
-        self._looked, self._cpu_s, self._moved = now, cpu_s, moved
+        self._looked, self._worked_s, self._moved = now, before | worked, moved
         late = now - self._since >= quiet_s or now - self._began >= self.of.never_quiet_s
         self.late = self.early if late else None
         return late

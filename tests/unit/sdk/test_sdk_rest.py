@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from types import SimpleNamespace
 
 import pytest
 
-from torpor.sdk import rest
+from torpor.replay.journal import Early, Recorded
+from torpor.sdk import holding, rest
+from torpor.sdk.holding import Holding
 from torpor.sdk.rest import ROUNDS_MAX, Timers
 
 
@@ -62,13 +65,40 @@ def test_loops_time_moves_on_with_a_sleep_and_never_back(monkeypatch: pytest.Mon
 
 def test_waiting_for_a_processor_counts_as_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that gets none is not quiet."""
-    waited = {"1": b"5000 2000000000 9\n", "2": b"7000 500000000 3\n"}
+    threads = {"1": b"1250000000 2000000000 9\n", "2": b"0 500000000 3\n"}
     monkeypatch.setattr(rest, "_ids", lambda directory: [1, 2])
-    monkeypatch.setattr(rest, "_read", lambda path: waited[path.split("/")[-2]])
+    monkeypatch.setattr(rest, "_read", lambda path: threads[path.split("/")[-2]])
     monkeypatch.setattr(time, "process_time", lambda: 1.25)
-    assert rest.worked_s() == 1.25 + 2.5
+    assert rest.worked_s() == {1: 3.25, 2: 0.5}
+    assert rest.worked_s(apart={1}) == {2: 0.5}
     monkeypatch.setattr(rest, "_read", lambda path: b"")  # no such kernel
-    assert rest.worked_s() == 1.25
+    assert rest.worked_s() == {0: 1.25}
+
+
+def test_threads_that_are_held_do_not_keep_each_other_from_being_quiet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a busy host each look waits for a processor, and no other thread does anything."""
+    looks = 0
+    looking = threading.get_native_id()
+
+    def worked_s(apart: Collection[int] = ()) -> dict[int, float]:
+        nonlocal looks
+        looks += 1
+        return {each: looks for each in (looking, 8) if each not in apart}
+
+    held = Holding(lambda: False)
+    held.looking.add(8)  # something else is held there
+    monkeypatch.setattr(holding, "worked_s", worked_s)
+    monkeypatch.setattr(holding, "QUIET_SHORT_S", 0.001)
+    began = time.monotonic()
+    clock = SimpleNamespace(monotonic=lambda: began + looks)
+    monkeypatch.setattr(holding, "time", clock)
+    record: Recorded = {"op": "step:a#1", "kind": "step", "name": "a", "digest": "d"}
+    early = held.hold(Early(record, alike=True), None)
+    early.block()
+    assert early.late is early.early
+    assert looks == 2
 
 
 def test_a_process_with_a_thread_that_has_not_begun_does_not_rest(
