@@ -4,10 +4,10 @@ record, or nobody seems to be left who could.
 Who is left cannot be known: threads may be anywhere. It is taken to be nobody once the process has
 been *quiet* for some time: no operation began or ended, no step's body is at work, and it hardly
 computed, nor waited for a processor, as on a busy host it may for long. The threads in which held
-operations wait and look do not count: on a busy host they would see nothing but each other. What
-computes for ever without an operation does not put that off for ever. In an event loop's thread,
-plain code can be held only as long as the loop may stand still, and that only if there are other
-threads.
+operations wait and look do not count, nor how long a loop with such tasks waits for a processor,
+since it gets one: on a busy host all would see nothing but each other. What computes for ever
+without an operation does not put that off for ever. In an event loop's thread, plain code can be
+held only as long as the loop may stand still, and that only if there are other threads.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Holding:
         self.patience: tuple[float, float] | None = None  # instead of QUIET_SHORT_S, QUIET_S
         self.never_quiet_s = NEVER_QUIET_S
         self.moves = 0  # operations that began or ended
-        self.looking: set[int] = set()  # the native ids of threads in which something is held
+        # The native ids of threads that are held, and of those whose loops have tasks that are.
+        self.blocked: set[int] = set()
+        self.looking: set[int] = set()
         self._held: list[Held] = []
 
     def expect_others(self) -> None:
@@ -91,18 +93,19 @@ class Held:
         quiet_s = self._quiet_s
         if in_event_loop():
             quiet_s = self._patience[0] if threading.active_count() > 1 else 0.0
-        self.of.looking.add(threading.get_native_id())
+        self.of.blocked.add(threading.get_native_id())
         try:
             while not self._is_late(quiet_s):
                 with contextlib.suppress(TimeoutError):
                     self.changed.result(quiet_s / _LOOKS)
                     return
         finally:
-            self.of.looking.discard(threading.get_native_id())
+            self.of.blocked.discard(threading.get_native_id())
 
     async def wait(self) -> None:
         """The same, in this task."""
         changed = asyncio.wrap_future(self.changed)
+        self.of.looking.add(threading.get_native_id())
         try:
             while not self._is_late(self._quiet_s):
                 done, _ = await asyncio.wait({changed}, timeout=self._quiet_s / _LOOKS)
@@ -121,7 +124,7 @@ class Held:
 
     def _is_late(self, quiet_s: float) -> bool:
         now, moved = time.monotonic(), self.of.moves
-        before, worked = self._worked_s, worked_s(frozenset(self.of.looking))
+        before, worked = self._worked_s, worked_s(self.of.blocked, self.of.looking)
         others_s = sum(each - before.get(thread, 0.0) for thread, each in worked.items())
         moves = moved != self._moved or self.of.at_work()
         if moves:

@@ -267,15 +267,16 @@ def _look_at(task: str, thread: threading.Thread, loop: Any, found: _Found) -> N
         found.waits(task, call)
 
 
-def worked_s(apart: Collection[int] = ()) -> dict[int, float]:
+def worked_s(apart: Collection[int] = (), looking: Collection[int] = ()) -> dict[int, float]:
     """How many seconds each thread of this process has run, or waited for a processor to run on,
-    by its native id; not those that are `apart`. Where the kernel does not know of threads, 0 is
-    all of them."""
+    by its native id; not those that are `apart`, and only the running of those that are `looking`.
+    Where the kernel does not know of threads, 0 is all of them."""
     seconds = {}
     for tid in _ids(_TASKS):
         words = _read(f"{_TASKS}/{tid}/schedstat").split()
         if len(words) > 1 and tid not in apart:
-            seconds[tid] = (int(words[0]) + int(words[1])) / 1e9
+            waited = 0 if tid in looking else int(words[1])
+            seconds[tid] = (int(words[0]) + waited) / 1e9
     return seconds or {0: time.process_time()}
 
 

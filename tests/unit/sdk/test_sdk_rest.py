@@ -71,6 +71,7 @@ def test_waiting_for_a_processor_counts_as_work(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(time, "process_time", lambda: 1.25)
     assert rest.worked_s() == {1: 3.25, 2: 0.5}
     assert rest.worked_s(apart={1}) == {2: 0.5}
+    assert rest.worked_s(looking={1}) == {1: 1.25, 2: 0.5}
     monkeypatch.setattr(rest, "_read", lambda path: b"")  # no such kernel
     assert rest.worked_s() == {0: 1.25}
 
@@ -80,15 +81,15 @@ def test_threads_that_are_held_do_not_keep_each_other_from_being_quiet(
 ) -> None:
     """On a busy host each look waits for a processor, and no other thread does anything."""
     looks = 0
-    looking = threading.get_native_id()
+    this = threading.get_native_id()
 
-    def worked_s(apart: Collection[int] = ()) -> dict[int, float]:
+    def worked_s(apart: Collection[int], looking: Collection[int]) -> dict[int, float]:
         nonlocal looks
         looks += 1
-        return {each: looks for each in (looking, 8) if each not in apart}
+        return {each: looks for each in (this, 8) if each not in apart}
 
     held = Holding(lambda: False)
-    held.looking.add(8)  # something else is held there
+    held.blocked.add(8)  # something else is held there
     monkeypatch.setattr(holding, "worked_s", worked_s)
     monkeypatch.setattr(holding, "QUIET_SHORT_S", 0.001)
     began = time.monotonic()
