@@ -289,7 +289,7 @@ class Follower:
             case "snapshot":
                 self._frozen_bytes = data.get("bytes")
             case "run.suspended" if data.get("handed_over"):
-                self._remark("its server stops; frozen where it was until the next (torpor up)")
+                self._remark("its server stops; frozen where it was until the next torpor up")
             case "run.suspended":
                 cost = "" if self._frozen_bytes is None else f" · {words.size(self._frozen_bytes)}"
                 reason = words.waiting_for(list(self._awaited.values()), time.time())
@@ -383,7 +383,9 @@ class Follower:
                 wait, data=answer.data, approved=answer.approved, note=answer.note, by=user()
             )
         except Unreachable:
-            self._object(question, "Not answered: no server runs (torpor up, then again).")
+            self._object(
+                question, "Not answered: no server is running. Run torpor up, then try again."
+            )
             return
         except CallerError as error:
             # It was answered elsewhere a moment ago, or the answer is not what the agent takes.

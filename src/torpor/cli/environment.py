@@ -41,8 +41,8 @@ def given_env(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> dict
     _checked(lambda: environment.check_env(env, "environment variables"))
     if secret := environment.perhaps_secret(env):
         say(
-            f"{', '.join(secret)}: what is given as a variable is kept with the run, and in its "
-            "snapshots; a secret is better not given to an agent at all",
+            f"{', '.join(secret)}: variables are kept with the run and in its "
+            "snapshots; do not give secrets to an agent",
             "yellow",
         )
     return env

@@ -30,7 +30,7 @@ def send(
     if as_json:
         show_json(sent)
     elif sent["again"]:
-        say(f"{event}: sent before, at {sent['seq']} of its log; nothing has changed")
+        say(f"{event}: sent before, at entry {sent['seq']} of its log; nothing was changed")
     elif sent["wait"]:
         say(f"{event}: {sent['run']} has it")
     else:

@@ -57,7 +57,11 @@ def create(
         show_json(created)
         return
     show(facts([("hook", created["id"]), ("url", created["url"]), ("secret", created["secret"])]))
-    say("The secret is shown only now. Messages are signed as Standard Webhooks has it.", "dim")
+    say(
+        "The secret is shown only this once. Messages must be signed as Standard "
+        "Webhooks specifies.",
+        "dim",
+    )
 
 
 @hooks.command(name="list")

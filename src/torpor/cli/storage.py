@@ -174,7 +174,7 @@ def export(
     if as_json:
         show_json({"file": str(file), "bytes": size})
     else:
-        say(f"{file}: {words.size(size)}. It holds all that the machine's memory held")
+        say(f"{file}: {words.size(size)}. It contains the machine's memory")
 
 
 def import_run(
@@ -210,7 +210,10 @@ def backup(
         files = words.count(copied["files"], "file")
         say(f"{copied['directory']}: {words.size(copied['bytes'])} in {files}")
         if not copied["key"]:
-            say("without host.key: keep a copy of that elsewhere, nothing else opens its snapshots")
+            say(
+                "without host.key: keep a copy of that file elsewhere; nothing else "
+                "opens these snapshots"
+            )
     for problem in copied["problems"]:
         say(problem, "red")
     if copied["problems"]:

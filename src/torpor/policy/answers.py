@@ -117,7 +117,7 @@ def _wrong_with(text: str, probe_s: float) -> str | None:
     except (_TooLong, TimeoutError):
         return f"it takes longer than {probe_s:g} s to apply"
     except regex.error as error:
-        return f"a pattern of it is no regular expression: {error}"
+        return f"one of its patterns is not a regular expression: {error}"
     return None
 
 
@@ -133,7 +133,7 @@ def _unusable(schema: Any, root: Any, depth: int) -> str | None:
         if key in _UNSUPPORTED:
             return f"{key} is not supported"
         if key == "$ref" and not _resolves(value, root):
-            return f"$ref {str(value)[:100]!r} leads nowhere in it"
+            return f"$ref {str(value)[:100]!r} leads to nothing in it"
         if key == "pattern" and isinstance(value, str):
             regex.compile(value)
         inner = list(value.values()) if key in _OF_NAMES and isinstance(value, dict) else value

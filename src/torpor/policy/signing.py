@@ -47,14 +47,14 @@ def verify(key: bytes, headers: Mapping[str, str], body: bytes, now: float) -> s
     """The id of a message that is signed, a short while ago. Raises Unsigned."""
     id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not _ID.fullmatch(id):
-        raise Unsigned(f"webhook-id must be there, of 1 to {ID_MAX} printable characters")
+        raise Unsigned(f"webhook-id must have 1 to {ID_MAX} printable characters")
     if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) <= 12):
         raise Unsigned("webhook-timestamp must be unix seconds")
     wanted = _signature(key, id, timestamp, body).encode()
     given = [each.partition(",") for each in headers.get("webhook-signature", "").split()[:16]]
     fits = [hmac.compare_digest(mac.encode(), wanted) for kind, _, mac in given if kind == "v1"]
     if not any(fits):
-        raise Unsigned("webhook-signature does not fit")
+        raise Unsigned("webhook-signature is wrong")
     # Once it is known to be genuine: nobody else learns that it is old.
     if abs(now - int(timestamp)) > TOLERANCE_S:
         raise Unsigned(f"webhook-timestamp is more than {TOLERANCE_S} s from now")

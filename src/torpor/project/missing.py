@@ -29,14 +29,14 @@ def missing_module(error_text: str, source: AgentSource) -> str:
             if _is_there(source.root, name) and not _is_taken(source, name):
                 pattern = f"{name}**/*" if name.endswith("/") else name
                 return (
-                    f"{source.root / name} is not among the files that were taken along: a line of "
-                    "an ignore file or `exclude` names it, or nothing that is read imports it by "
-                    f'its name. Take it along by [tool.torpor] include = ["{pattern}"]'
+                    f"{source.root / name} is not among the agent's files: an ignore file or "
+                    "`exclude` names it, or nothing that torpor reads imports it by its name. "
+                    f'Include it with [tool.torpor] include = ["{pattern}"]'
                 )
     for found in _elsewhere(source.root, top):
         return (
             f"{found} is in {source.root}, but not where Python looks for {lacks[1]!r}: import it "
-            "by its package, or have pyproject.toml say where packages are"
+            "by its package, or say in pyproject.toml where packages are"
         )
     return ""
 
@@ -53,15 +53,15 @@ def missing_file(error_text: str, source: AgentSource) -> str:
         if taken or name.startswith("..") or not here.exists():
             continue
         if is_secret(here.name):
-            return f"{here} stays here: files of secrets are never taken along"
+            return f"{here} is left out: files that hold secrets are never included"
         within = [here, *(each for each in here.parents if source.root in each.parents)]
         if any(is_never_taken(each.parent, each.name) for each in within):
             return ""
         beside = f"{name.rpartition('/')[0]}/*{here.suffix}" if "/" in name else name
         pattern = f"{name}/**/*" if here.is_dir() else beside
         return (
-            f"{here} is not among the files that were taken along. Take it along by [tool.torpor] "
-            f'include = ["{pattern}"], or give it to a run: --file {name}'
+            f"{here} is not among the agent's files. Include it with "
+            f'[tool.torpor] include = ["{pattern}"], or give it to a run: --file {name}'
         )
     return ""
 

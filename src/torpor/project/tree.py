@@ -50,12 +50,13 @@ class Taken:
     def notes(self) -> Iterator[str]:
         if self.secrets:
             yield (
-                f"left out: {_few(self.secrets)}; secrets do not go into machines. "
-                "What is no secret can be in [tool.torpor] env"
+                f"left out: {_few(self.secrets)}; secrets do not belong in "
+                "machines. What is not secret can be in [tool.torpor] env"
             )
         if self.outside:
             yield (
-                f"left out: {_few(self.outside)}; these links lead nowhere, or out of {self.root}"
+                f"left out: {_few(self.outside)}; these links are broken, or lead "
+                f"out of {self.root}"
             )
 
     def read(self) -> dict[str, bytes]:

@@ -55,7 +55,7 @@ def _apt(*command: str, on_line: Callable[[str], None] | None = None) -> None:
     try:
         run([*root, *environment, "apt-get", *settings, *command], on_line=on_line)
     except ProgramFailed as error:
-        error.hint = "apt-get says what is wrong. When that is mended: torpor setup, again."
+        error.hint = "apt-get says what is wrong. Mend that, then run torpor setup again."
         raise
 
 

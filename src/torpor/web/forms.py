@@ -266,7 +266,7 @@ def _number(of: Field, text: str, wrong: list[Part]) -> Any:
             return number
     except ValueError:
         pass
-    wrong.append(Part(of.path, f"{text[:40]!r} is no number"))
+    wrong.append(Part(of.path, f"{text[:40]!r} is not a number"))
     return _ABSENT
 
 

@@ -162,7 +162,7 @@ def used(told: Mapping[str, Any]) -> str:
     """`gpt-4.1: 12 calls, 3,400 tokens in, 500 out, $0.01, and 2 calls that did not tell`"""
     parts = [f"{told['model'] or 'unknown'}: {count(told['calls'], 'call')}", *figures(told)]
     if told["repeats"]:
-        parts.append(f"in doubt and made again {count(told['repeats'], 'time')}")
+        parts.append(f"in doubt and repeated {count(told['repeats'], 'time')}")
     return ", ".join(parts)
 
 
@@ -173,7 +173,7 @@ def figures(told: Mapping[str, Any]) -> list[str]:
         parts.append(dollars(told["cost_usd"]))
     unmeasured = told["unmeasured"]
     if parts[0] and unmeasured:
-        parts.append(f"and {count(unmeasured, 'call')} that did not tell")
+        parts.append(f"and {count(unmeasured, 'call')} without token counts")
     elif unmeasured:
         parts = ["tokens unknown"]
     return [part for part in parts if part]

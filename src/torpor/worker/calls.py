@@ -26,8 +26,10 @@ from torpor.worker.metrics import Metrics
 from torpor.worker.pen import Pen, Refused
 from torpor.worker.tasks import Tasks
 
-DIED = "the broker ended before it had an answer: whether the model was asked is not known"
-BEGUN = "it was begun before, and no broker knows of it: whether the model was asked is not known"
+DIED = "the broker ended before it had a reply: whether the model got the request is unknown"
+BEGUN = (
+    "it was begun before, and no broker knows of it: whether the model got the request is unknown"
+)
 _TRIES = 2
 
 

@@ -26,10 +26,10 @@ _MS = (5, 10, 25, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 2000, 5000, 15000)
 # The pager's statistics that are counters: their names in `pager.control`, and what they are.
 _PAGER = {
     "reads": ("reads", "Reads of machines' memory and disks that the pager served"),
-    "bytes": ("read_bytes", "Bytes of these"),
+    "bytes": ("read_bytes", "Bytes of these reads"),
     "frames": ("frames", "Frames decompressed"),
     "hits": ("cache_hits", "Frames found decompressed in the pager's cache"),
-    "misses": ("cache_misses", "Frames not found there"),
+    "misses": ("cache_misses", "Frames not found in the pager's cache"),
     "pushed": ("pushed_pages", "Pages pushed ahead of a resume"),
     "damaged": ("damaged", "Machines whose snapshot was found damaged when they read it"),
 }
@@ -65,13 +65,13 @@ class Metrics:
         )
         self._model_calls = Counter(
             "torpor_model_calls",
-            "Model calls made, by the status of their answers",
+            "Model calls, by the status of their replies",
             ["status"],
             registry=self._registry,
         )
         self._unmeasured = Counter(
             "torpor_model_calls_unmeasured",
-            "Model calls whose answers did not say what they took: tokens and cost are without",
+            "Model calls whose replies had no token counts; tokens and cost leave them out",
             ["model"],
             registry=self._registry,
         )
@@ -117,11 +117,11 @@ class _Told(Collector):
 def _of_models(tokens: Mapping[tuple[str, str], int], prices: Prices) -> Iterable[Metric]:
     counted = CounterMetricFamily(
         "torpor_model_tokens",
-        "Tokens that model calls took, as their answers say; cached ones are of the input",
+        "Tokens of model calls, as their replies say; cached ones are part of the input",
         labels=["model", "kind"],
     )
     cost = CounterMetricFamily(
-        "torpor_model_cost_usd", "What these cost by prices.toml", labels=["model"]
+        "torpor_model_cost_usd", "Cost of model calls by the table of prices", labels=["model"]
     )
     for (model, kind), number in sorted(tokens.items()):
         counted.add_metric([model, kind], number)
@@ -138,18 +138,22 @@ def _of_queues(queues: Sequence[QueueMoment]) -> Iterable[Metric]:
     )
     waiting = GaugeMetricFamily(
         "torpor_queue_waiting",
-        "Runs of it that want a machine, to be started or to go on",
+        "Runs of a queue that want a machine, to start or to go on",
         labels=["queue"],
     )
     longest = GaugeMetricFamily(
         "torpor_queue_waiting_seconds",
-        "How long the one that has waited longest to be started has",
+        "How long the longest waiting run of a queue has waited to start",
         labels=["queue"],
     )
     limit = GaugeMetricFamily(
-        "torpor_queue_concurrency", "How many of it may have a machine at once", labels=["queue"]
+        "torpor_queue_concurrency",
+        "How many runs of a queue may have a machine at once",
+        labels=["queue"],
     )
-    paused = GaugeMetricFamily("torpor_queue_paused", "1 while it is paused", labels=["queue"])
+    paused = GaugeMetricFamily(
+        "torpor_queue_paused", "1 while the queue is paused", labels=["queue"]
+    )
     for each in queues:
         name = each.row.name
         for state in STATES:
@@ -175,7 +179,11 @@ def _families(moment: Moment) -> Iterable[Metric]:
     for name, what, value in (
         ("torpor_waits_open", "Waits that are open", moment.log.waits_open),
         ("torpor_snapshots", "Snapshots and templates that are kept", moment.log.snapshots),
-        ("torpor_snapshot_bytes", "Bytes that these took when stored", moment.log.snapshot_bytes),
+        (
+            "torpor_snapshot_bytes",
+            "Bytes of these when they were stored",
+            moment.log.snapshot_bytes,
+        ),
     ):
         yield GaugeMetricFamily(name, what, value)
     yield CounterMetricFamily("torpor_log_entries", "Entries appended to logs", moment.appended)

@@ -185,7 +185,7 @@ class Pen:
             step = OpId(message["name"])
             began = entries.read_op(c, self.run, step)
             shown = {"step": step, "at": began.get("at"), "arguments": began.get("data")}
-            prompt = f"{step} was cut off, and may have happened. Was it done?"
+            prompt = f"{step} was interrupted, and may have happened. Was it done?"
             return waits.create_wait(
                 c, self.run, self.epoch, waits.NewWait(**named, prompt=prompt, data=shown), now
             )

@@ -159,7 +159,7 @@ class MemoryHooks:
 
     async def receive(self, hook: str, headers: Mapping[str, str], body: bytes) -> Object:
         if headers.get("webhook-signature") != "good":
-            raise Unsigned("webhook-signature does not fit")
+            raise Unsigned("webhook-signature is wrong")
         return {"run": "run_1", "seq": None, "name": None, "wait": None, "again": False}
 
 

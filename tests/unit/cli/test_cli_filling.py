@@ -88,7 +88,7 @@ def test_what_is_left_empty_is_left_out_or_the_default() -> None:
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        (["x"], "no number"),
+        (["x"], "not a number"),
         ([""], "id is required"),
         (["1", "2026-12-01", "green"], "'green' is none of 1 red, 2 blue"),
         (["1", "2026-12-01", "", "maybe"], "'maybe' is neither yes nor no"),

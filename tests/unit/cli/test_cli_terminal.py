@@ -207,7 +207,7 @@ def test_a_schema_is_a_form(program: list[str], home: Home, agent: str, client: 
     with running(program, home, agent, *steps) as terminal:
         terminal.expect("? Fix it", "id, a whole number")
         terminal.type("seven\r")
-        terminal.expect("'seven' is no number")
+        terminal.expect("'seven' is not a number")
         terminal.type(f"{CTRL_U}7\r")
         terminal.expect("id: 7", "due, date, YYYY-MM-DD (when it is paid)")
         terminal.type("2026-12-01\r")

@@ -75,13 +75,14 @@ def test_calls_that_do_not_say_what_they_took_are_unknown_and_not_nothing(tmp_pa
     assert silent == Used("silent", 1, None, None, None, 1, 1)
     priced = {"cost_usd": 0.0055}
     text = (
-        "gpt-2025-01-01: 3 calls, 2,000 tokens in, 200 out, $0.0055, and 1 call that did not tell"
+        "gpt-2025-01-01: 3 calls, 2,000 tokens in, 200 out, $0.0055, "
+        "and 1 call without token counts"
     )
     assert words.used(known._asdict() | priced) == text
     unpriced = {"cost_usd": PRICES.cost("silent", *silent[2:5])}
     assert (
         words.used(silent._asdict() | unpriced)
-        == "silent: 1 call, tokens unknown, in doubt and made again 1 time"
+        == "silent: 1 call, tokens unknown, in doubt and repeated 1 time"
     )
     commit.close()
 

@@ -259,7 +259,7 @@ def test_a_run_is_started_by_the_form_of_its_agents_input(
         }
         typed["a/count"] = "abc"
         refused = await browser.post(f"/ui/agents/{VERSION}/runs", agent="player", **typed)
-        assert refused.status_code == 422 and "is no number" in refused.text
+        assert refused.status_code == 422 and "is not a number" in refused.text
 
     browse(home, talk)
 

@@ -94,7 +94,7 @@ def test_groups_of_fields_and_what_is_left_empty() -> None:
     at, nowhere = by_field(made, [*wrong, Part(("home",), "odd"), Part(("tags", 1), "bad")])
     assert at == {
         "a/tags": ["is not valid JSON: Expecting value: line 1 column 1 (char 0)", "[1]: bad"],
-        "a/work/floor": ["'two' is no number"],
+        "a/work/floor": ["'two' is not a number"],
     }
     assert nowhere == ["home: odd"]
 

@@ -64,7 +64,7 @@ def test_secrets_are_left_out_and_said(tmp_path: Path) -> None:
     lay(tmp_path, "agent.py", ".env", "sub/.env.local", ".env.example")
     source = read_agent(tmp_path)
     assert listed(source) == {".env.example"}
-    assert "left out: .env, sub/.env.local; secrets do not go into machines" in source.notes[0]
+    assert "left out: .env, sub/.env.local; secrets do not belong in machines" in source.notes[0]
     write(tmp_path, "pyproject.toml", PYPROJECT + '[tool.torpor]\ninclude = [".env"]')
     with pytest.raises(Invalid, match=r"names \.env, which is always left out: secrets"):
         read_agent(tmp_path)
@@ -133,7 +133,9 @@ def test_links_and_what_is_no_file(tmp_path: Path) -> None:
         listening.bind(str(root / "socket"))
     source = read_agent(root)
     assert listed(source) == {"data/a.txt", "inside", "folder/a.txt"}
-    assert "left out: broken, outside, up; these links lead nowhere, or out of" in source.notes[0]
+    assert (
+        "left out: broken, outside, up; these links are broken, or lead out of" in source.notes[0]
+    )
 
 
 def test_programs_stay_programs_and_are_another_version(tmp_path: Path) -> None:
@@ -318,7 +320,7 @@ def test_a_file_that_was_not_taken_along_is_found(tmp_path: Path) -> None:
     assert 'include = ["data.csv"]' in said("./data.csv")
     assert 'include = ["prompts/**/*"]' in said("prompts")
     assert 'include = ["work/*.txt"]' in said("/tmp/work/run_1/work/work/x.txt")
-    assert "never taken along" in said(".env")
+    assert "never included" in said(".env")
     for other in ("out/report.html", "agent.py", "/etc/nothing", "../data.csv", "venv/pyvenv.cfg"):
         assert said(other) == "", other
     assert missing_file("another error", source) == ""

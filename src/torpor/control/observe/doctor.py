@@ -70,15 +70,15 @@ def _images(home: Home) -> Iterator[Check]:
     for path in built:
         if wrong := image_damage(path):
             hint = (
-                "The next deployment makes the image of this version of torpor anew; what was made "
-                "with another has to be deployed again."
+                "The next deployment builds the image of this version of torpor. "
+                "Agents deployed with another image must be deployed again."
             )
             yield Check("guest image", False, f"{wrong}: {path}", hint)
         else:
             whole = open_image(home, path.name)
     for path in _built(home.deps):
         if wrong := layer_damage(path):
-            hint = "The next deployment of an agent with these dependencies installs them anew."
+            hint = "The next deployment of an agent with these dependencies installs them again."
             yield Check("dependencies", False, f"{wrong}: {path}", hint)
     if whole is None:
         if not built:
@@ -112,13 +112,13 @@ def _disk(home: Home) -> Check:
     place = next(path for path in (home.root, *home.root.parents) if path.exists())
     free = shutil.disk_usage(place).free
     detail = f"{free / (1 << 30):.1f} GiB free at {home.root}"
-    hint = "" if free >= FREE_DISK_MIN else "Building the image takes about 1 GiB for a while."
+    hint = "" if free >= FREE_DISK_MIN else "Building the image needs about 1 GiB for a while."
     return Check("disk", free >= FREE_DISK_MIN, detail, hint)
 
 
 def _host_key(home: Home) -> Iterator[Check]:
     if home.host_key.exists():
-        detail = f"all snapshots of runs need {home.host_key}: keep a copy apart from them"
+        detail = f"every snapshot of a run needs {home.host_key}: keep a copy elsewhere"
         yield Check("encryption", None, detail)
 
 
