@@ -221,7 +221,7 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # It is refused by its size, before it is read.
     with (tmp_path / "b.txt").open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(Invalid, match=r"1,099,511,6.* together; .* 1,000 bytes .* Largest: b\.txt"):
+    with pytest.raises(Invalid, match=r"1,099,511,6.* together; .* 1,000 bytes\. Largest: b\.txt"):
         read(tmp_path, toml)
 
 
