@@ -110,34 +110,38 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
     """Their names, parameters and docstrings are what a model learns of them."""
 
     async def list_agents() -> str:
-        """The agents that are deployed: versions, names, the JSON Schemas of their inputs."""
+        """List deployed agents: versions, names, the JSON Schemas of their inputs."""
         return await reply_of(client.agents)
 
     async def list_runs(state: str | None = None, limit: int = 20) -> str:
-        """Runs, newest first. `state`: queued, running, suspended, completed, failed, cancelled."""
+        """List runs, newest first. `state`: queued, running, suspended, completed, failed,
+        cancelled.
+        """
         limit = min(max(limit, 1), _TOOL_ROWS_MAX)
         return await reply_of(lambda: client.runs([state] if state else [], limit=limit))
 
     async def show_run(run: str) -> str:
-        """All about one run: state, result or error, what it waits for, its costs."""
+        """Everything about one run: state, result or error, what it waits for, its cost."""
         return await reply_of(lambda: client.run(run))
 
     async def read_log(run: str, after: int = 0) -> str:
-        """The next entries of a run's context log after position `after`, at most 200; with
-        `more`, others follow the last of them."""
+        """The next entries of a run's context log after position `after`, at most 200. If `more`,
+        others follow.
+        """
         return await reply_of(lambda: client.page(run, after=after, limit=_LOG_MAX)._asdict())
 
     async def list_artifacts(run: str) -> str:
-        """The files that a run has published, then those that were kept at its end."""
+        """List the files that a run published, then those that were kept when it ended."""
         return await reply_of(lambda: client.artifacts(run))
 
     async def read_artifact(run: str, name: str, version: int | None = None) -> str:
-        """The text of an artifact of a run, cut after 100,000 characters; other bytes as base64
-        (`encoding`)."""
+        """The text of a run's artifact, cut after 100,000 characters; other bytes as base64
+        (`encoding`).
+        """
         return await reply_of(lambda: _content(client.artifact(run, name, version=version)))
 
     async def list_waits(run: str | None = None) -> str:
-        """What is open to be answered: prompts, data, and what an answer has to look like."""
+        """List open questions: prompts, data, and what an answer must look like."""
         return await reply_of(lambda: client.waits(run))
 
     async def query(sql: str) -> str:
@@ -152,16 +156,17 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
         idempotency_key: str | None = None,
         env: dict[str, str] | None = None,
     ) -> str:
-        """Start a run of an agent (list_agents has them) on an input: by its name, by default of
-        the current version. The same idempotency key again starts nothing more. `env` are
-        environment variables of the run, which are no place for secrets."""
+        """Start a run of an agent (see list_agents) on an input, by its name and by default with
+        its current version. The same idempotency key again is the same run. `env` are the run's
+        environment variables; do not put secrets there.
+        """
         more = {"env": env} if env else {}
         return await reply_of(lambda: client.start(version, agent, input, idempotency_key, **more))
 
     async def answer_wait(
         wait: str, approved: bool | None = None, data: Any = None, note: str | None = None
     ) -> str:
-        """Answer a wait, once: `approved` where it asks for approval, else `data`."""
+        """Answer a wait, once: with `approved` if it asks for approval, or else with `data`."""
         return await reply_of(
             lambda: client.complete(wait, data=data, approved=approved, note=note, by="mcp")
         )

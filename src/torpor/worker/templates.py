@@ -154,7 +154,7 @@ class Templates:
         if asked.ahead and (live := await self._bases.restore(key)) is not None:
             return _Ready(discarded(live), asked.importing(), None)
         boot_ms = None
-        asked.progress("boot", "looking for a machine that has booted", None)
+        asked.progress("boot", "looking for a booted machine", None)
         async with self._bases.making(booted):
             live = await self._bases.restore(booted)
             if live is not None:
@@ -201,7 +201,7 @@ class Templates:
     async def _keep_base(self, key: str, live: Live, asked: _Asked, *, first: bool) -> None:
         """Keep the machine, which then goes on, as the base of this key. The first one is as all
         others begin: its pages are laid out as a restore needs them."""
-        asked.progress("base", "freezing it, for templates to be made upon", None)
+        asked.progress("base", "freezing it as a base for templates", None)
         await self._prepare(live)
         async with self._machines.capturing(live) as taken:
             captured = await self._machines.keep(live, taken)
@@ -221,7 +221,7 @@ class Templates:
         await self._prepare(live)
         async with self._machines.capturing(live) as taken:
             draft = await self._machines.keep(live, taken)
-        progress("rehearse", "restoring it once, to learn what that touches", None)
+        progress("rehearse", "restoring it once, to learn which pages that needs", None)
         hot = await self._rehearse(draft, push=True)
         store = self._machines.store
         stored = await asyncio.to_thread(as_template, store, draft.manifest, hot)
