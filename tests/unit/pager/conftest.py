@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import shutil
 import signal
@@ -26,6 +27,9 @@ from torpor.snapshot.layer import PAGE
 from torpor.snapshot.store import SnapshotStore
 
 DEADLINE_S = 20.0
+# These import what runs in the pager, which needs the binding of FUSE; other tests start one.
+NEED_BINDING = ["test_pager_control.py", "test_pager_process.py", "test_pager_sealed.py"]
+collect_ignore = [] if importlib.util.find_spec("pyfuse3") else NEED_BINDING
 
 
 class Reading(threading.Thread):

@@ -67,8 +67,9 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Of root, that lacks two packages and no other."""
+    """Of root, that lacks two packages and nothing else."""
     made = Host(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setenv("PATH", str(made.bin))
     monkeypatch.setattr("torpor.image.tools._PATH", f"{made.bin}:/usr/bin:/bin")
     monkeypatch.setattr(packages, "_PATH", str(made.bin))
