@@ -307,6 +307,8 @@ class Follower:
                 self._remark(f"stays awake, it could not be frozen: {words.line(data['reason'])}")
             case "machine.failed":
                 self._remark(f"its machine failed: {words.line(data['reason'])}")
+            case "snapshot.unfit":
+                self._remark(words.unfit(data))
             case "run.recovered":
                 whence = "its beginning" if self._frozen_bytes is None else "its newest snapshot"
                 self._remark(f"its machine was lost; recovering from {whence} and the log")

@@ -267,6 +267,8 @@ def entry_text(entry: Object) -> str:
             return words.note(data)
         case "snapshot" if "bytes" in data:
             return f"{words.size(data['bytes'])} {data.get('snapshot', '')}".rstrip()
+        case "snapshot.unfit":
+            return words.unfit(data)
         case "run.failed" if isinstance(data.get("error"), dict):
             return words.error_line(data["error"])
         case "op.end" if isinstance(data.get("error"), dict):

@@ -57,7 +57,7 @@ def show_run(run: RunArg, as_json: Json = False) -> None:
         if wait["kind"] != "child":
             parts.append(_wait(wait, now))
     parts += [_doubt(each, now) for each in found["in_doubt"]]
-    parts += [_warning(each["data"]) for each in entries if _is_warning(each)][-_WARNINGS:]
+    parts += [_warning(each, now) for each in entries if _is_warning(each)][-_WARNINGS:]
     if lines := _last_output(entries):
         parts += [Text("\nlast output", "bold"), Text(words.plain("\n".join(lines)))]
     if found["error"] and found["error"].get("traceback"):
@@ -179,10 +179,17 @@ def _doubt(operation: Object, now: float) -> Text:
 
 
 def _is_warning(entry: Object) -> bool:
-    return entry["kind"] == "note.log" and entry["data"].get("level") in ("warning", "error")
+    match entry["kind"]:
+        case "note.log":
+            return entry["data"].get("level") in ("warning", "error")
+        case kind:
+            return bool(kind == "snapshot.unfit")
 
 
-def _warning(data: Object) -> Text:
+def _warning(entry: Object, now: float) -> Text:
+    data = entry["data"]
+    if entry["kind"] == "snapshot.unfit":
+        return Text(f"\n{words.clock(entry['at'], now)}: {words.unfit(data)}", "yellow")
     return Text(f"\n{data['level']}: {words.note(data)}", "yellow")
 
 

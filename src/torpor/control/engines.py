@@ -126,7 +126,7 @@ class OnMachines:
         return self.machines.image.digest
 
     async def has(self, agent: AgentRow, source: AgentSource, progress: Progress) -> bool:
-        if agent.template is None:
+        if not await self.templates.serves(agent):
             return False
         home, wanted = self.machines.home, source.dependencies
         if not deps_are_here(home, wanted):

@@ -8,6 +8,7 @@
     │   ├── Unauthorized    nobody says who asks, or not in a way that is believed
     │   ├── Forbidden       who asks may not
     │   └── Invalid         malformed input (bad JSON, bad PEP 723 block, syntax error)
+    │       └── Unfit           a snapshot of another host's machine: whole, and of no use here
     ├── HostError       this host lacks or ran out of something: its operator acts
     │   ├── Missing         a program, device or package is absent
     │   └── Exhausted       disk full, too little memory
@@ -87,6 +88,10 @@ class Invalid(CallerError):
     def __init__(self, message: str, *, hint: str = "", parts: Sequence[Part] = ()) -> None:
         super().__init__(message, hint=hint)
         self.parts = tuple(parts)
+
+
+class Unfit(Invalid):
+    """`message` says in what the machine of a snapshot differs from those of this host."""
 
 
 class Overran(CallerError):

@@ -194,6 +194,10 @@ class Timeline:
         said = words.line(words.note(data), BRIEF_CHARS)
         return self._put(_item(entry, "note", level, brief=said, tone=tone, blocks=blocks))
 
+    def _unfit(self, entry: Object) -> Item:
+        said = words.line(words.unfit(entry["data"]), BRIEF_CHARS)
+        return self._put(_item(entry, "note", "replayed", brief=said, tone=WARN))
+
     def _emitted(self, entry: Object) -> Item:
         data = entry["data"]
         value = data["value"] if set(data) == {"value"} else data
@@ -423,6 +427,7 @@ _READ: dict[str, Callable[[Timeline, Object], Item | None]] = {
     "run.forked": Timeline._forked,
     "machine.up": Timeline._machine,
     "snapshot": Timeline._snapshot,
+    "snapshot.unfit": Timeline._unfit,
     "op.begin": Timeline._begin,
     "op.again": Timeline._again,
     "op.end": Timeline._end,

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torpor.core.errors import Invalid
+from torpor.core.errors import Unfit
 from torpor.engine.memory import PageNumbers, Pages
 
 
@@ -45,17 +45,35 @@ class Shape:
         return asdict(self)
 
     def require_equal(self, facts: dict[str, Any]) -> None:
-        """Refuse a snapshot that this host cannot restore, naming what differs."""
-        differing = [
-            f"{name}: snapshot has {facts.get(name)!r}, this host offers {value!r}"
-            for name, value in self.facts().items()
-            if facts.get(name) != value
+        """Raises Unfit for the facts of a snapshot that this host cannot restore, naming what
+        differs: first of all the version of the engine, which an upgrade of the host changes."""
+        ours = self.facts()
+        pairs = [(_named(facts), _named(ours))]
+        pairs += [
+            (f"{words} {facts.get(name, 'unknown')}", f"{words} {ours[name]}")
+            for name, words in _WORDS.items()
+            if facts.get(name) != ours[name]
         ]
+        differing = [(theirs, our) for theirs, our in pairs if theirs != our]
         if differing:
-            raise Invalid(
-                "the snapshot does not fit this host:\n  " + "\n  ".join(differing),
-                hint="Restore it on a host like the one that made it, or deploy the agent again.",
-            )
+            theirs, our = (", ".join(each) for each in zip(*differing, strict=True))
+            raise Unfit(f"it was taken with {theirs}; this host has {our}")
+
+
+# Of a shape's facts, those that are not the engine's name and version.
+_WORDS = {
+    "accel": "accelerator",
+    "cpu": "CPU model",
+    "machine": "machine type",
+    "memory_mib": "MiB of memory:",
+    "disk_mib": "MiB of disk:",
+    "image": "guest image",
+    "deps": "dependency layer",
+}
+
+
+def _named(facts: dict[str, Any]) -> str:
+    return f"{facts.get('engine', 'unknown engine')} {facts.get('engine_version', '')}".rstrip()
 
 
 @dataclass(frozen=True)

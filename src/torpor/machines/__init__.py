@@ -1,6 +1,7 @@
 """One host's machines: start, restore, warm, capture, discard. Knows no run and no log.
 
 host      the machines that there are, and what can be done to them
+fit       whether a snapshot can be restored on this host
 pool      empty machines that wait to be given a snapshot
 warm      machines that wait with their agent's template, its code translated
 flat      the memory of templates as plain files, which warm machines stand on

@@ -31,6 +31,7 @@ from torpor.engine.protocol import Engine, Files, Machine, Shape
 from torpor.image.build import Image, open_image
 from torpor.image.publish import Workspace, build_once
 from torpor.machines.capture import InMachine, Taken
+from torpor.machines.fit import Fit
 from torpor.machines.flat import Flats
 from torpor.machines.guest import Guest
 from torpor.machines.pool import Empty, Pool, Spares, new_name
@@ -115,6 +116,7 @@ class Machines:
         self.image = image
         self.pager = pager
         self.store = store
+        self.fit = Fit(home, store, engine, image)
         self.pool = Pool(home, engine, pager)
         self.warm: Spares[AgentVersion, Warm] = Spares()
         self._flats = Flats(home.flats, store)
@@ -182,13 +184,13 @@ class Machines:
         A warm machine of `version`, the agent's, becomes it if there is one and that is quicker.
         Without `push` it has to wait for every page: for measuring what learning them is worth.
 
-        Raises Damaged, NotFound (its bytes are gone), Invalid (it does not fit this host),
+        Raises Damaged, NotFound (its bytes are gone), Unfit (it is of another host),
         HostError.
         """
         with contextlib.ExitStack() as base:
             base.enter_context(self.store.held(digest))
             manifest = await asyncio.to_thread(self.store.load, digest, key)
-            shape = self._shape_of(manifest)
+            shape = self.fit.shape_of(manifest)
             live = None
             if version is not None:
                 live = await self._from_warm(version, shape, digest, manifest, link, heard, key)
@@ -270,6 +272,8 @@ class Machines:
         """Whether a warm machine would become the machine's snapshot, were there one."""
         assert live.snapshot is not None
         below, above = self.store.load(template.digest), self.store.load(live.snapshot, live.key)
+        if below.facts["shape"] != live.shape.facts():
+            return False
         return len(Upon("memory", below, above).differing) < OVERWRITTEN_PAGES_MAX // 2
 
     def warm_up(self, version: AgentVersion, template: Base) -> None:
@@ -284,7 +288,7 @@ class Machines:
             self.pool,
             self._flats,
             self.store,
-            self._shape_of(manifest),
+            self.fit.shape_of(manifest),
             template,
             state if self.engine.learns else None,
         )
@@ -310,7 +314,7 @@ class Machines:
         """As `restore`, with nothing pushed ahead and, where the pager may set that, read page by
         page: what it then faults in is exactly what the way back touches."""
         manifest = await asyncio.to_thread(self.store.load, digest)
-        shape = self._shape_of(manifest)
+        shape = self.fit.shape_of(manifest)
         await self._set_readahead(0)
         try:
             empty = await self.pool.start(shape)
@@ -354,28 +358,6 @@ class Machines:
             snapshot=digest,
             key=key,
         )
-
-    def require_fit(self, shape: Shape) -> None:
-        """Refuse what is of a machine that cannot be restored here, saying why. Raises Invalid."""
-        if not (self.home.images / shape.image / "root.erofs").is_file():
-            raise Invalid(
-                f"it needs the guest image {shape.image}, which is not here and "
-                "which this version of torpor cannot build: it builds "
-                f"{self.image.digest}",
-                hint="Use the version of torpor that made it, or copy that image's directory "
-                f"to {self.home.images}.",
-            )
-        self._like(shape.facts())
-
-    def _shape_of(self, manifest: Manifest) -> Shape:
-        return self._like(manifest.facts["shape"])
-
-    def _like(self, facts: dict[str, Any]) -> Shape:
-        """The shape that this host's engine gives what `facts` ask for, if that is all of them."""
-        asked = ("memory_mib", "disk_mib", "image", "deps")
-        shape = self.engine.shape(**{name: facts[name] for name in asked})
-        shape.require_equal(facts)
-        return shape
 
     def _device_state(self, manifest: Manifest, key: Key | None) -> bytes:
         reader = self.store.reader(manifest, self._cache, key)

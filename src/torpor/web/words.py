@@ -128,6 +128,15 @@ def emitted(data: Mapping[str, Any]) -> str:
     return text if len(text) <= _EMITTED_CHARS else text[:_EMITTED_CHARS] + "…"
 
 
+def unfit(data: Mapping[str, Any]) -> str:
+    """A `snapshot.unfit` entry: what was of no use on this host, and what is done instead."""
+    reason = line(str(data.get("reason", "")))
+    if not data.get("snapshots"):
+        return f"its template does not fit this host ({reason}): another is made"
+    after = f"its log is replayed after entry {seq}" if (seq := data.get("seq")) else ""
+    return f"its snapshot does not fit this host ({reason}): {after or 'its whole log is replayed'}"
+
+
 def error_line(error: Mapping[str, Any]) -> str:
     """`ValueError: no such topic`"""
     kind, message = error.get("type"), plain(str(error.get("message", "")))

@@ -10,14 +10,14 @@ the whole log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
-from torpor.core.ids import AgentVersion, Epoch, RunId
+from torpor.core.ids import AgentVersion, Epoch, RunId, SnapshotId
 from torpor.machines.capture import Taken
 from torpor.machines.channel import Conversation
 from torpor.machines.host import Captured
@@ -47,11 +47,12 @@ class Carriers(Protocol):
 
     async def restore(self, origin: Origin, heard: asyncio.Event) -> Carrier:
         """One whose agent is held, or has not begun. `heard` is set when there is something to
-        hear. Raises Damaged, NotFound, Invalid (another origin may serve), HostError, GuestError.
+        hear. Raises Unfit, Damaged, NotFound (another origin may serve), HostError, GuestError.
         """
 
-    async def renew(self, version: AgentVersion) -> None:
-        """None of the origins serves on this host: make one of the agent's source. Raises
+    async def renew(self, version: AgentVersion, useless: Collection[SnapshotId]) -> None:
+        """None of the origins serves on this host: make one of the agent's source, unless another
+        run has had it made and the template is not one of the `useless` any more. Raises
         TorporError."""
 
     async def tend(self) -> None:

@@ -66,6 +66,7 @@ class Driver:
         self._doing = "starting"
         self.snapshot: SnapshotId | None = None  # what its machine was restored from
         self.damage: str | None = None  # what the machine could not read of its snapshot
+        self._unfit: dict[SnapshotId, tuple[SnapshotRow, str]] = {}  # passed over, and why
         self.loss = ""  # why the machine was lost, where that is known
         self._shared, self._carriers, self._clock = shared, carriers, shared.clock
         self._decided = self._clock.monotonic()  # before the claim, which is part of a resume
@@ -141,6 +142,19 @@ class Driver:
 
     # The life of the machine.
 
+    def passed_over(self, snapshot: SnapshotRow | None, why: str) -> None:
+        """It was not restored from `snapshot`, which is of another host's machine."""
+        if snapshot is not None:
+            self._unfit[snapshot.id] = snapshot, why
+
+    async def note_unfit(self, seq: Seq) -> None:
+        """Have the log say what was passed over, and from where it is replayed instead."""
+        if self._unfit:
+            (_, why), *_ = self._unfit.values()
+            of_runs = [row.id for row, _ in self._unfit.values() if row.run is not None]
+            await self._parts.pen.note("snapshot.unfit", snapshots=of_runs, reason=why, seq=seq)
+            self._unfit.clear()
+
     async def drive(self, snapshot: SnapshotRow | None) -> Outcome:
         """From `snapshot` (of the run, or its template; None: the log's beginning) to the end of
         this machine."""
@@ -203,6 +217,7 @@ class Driver:
         parts.standing.changed()
         resume_ms = (self._clock.monotonic() - self._decided) * 1000
         self._shared.metrics.resumed(resume_ms)
+        await self.note_unfit(seq)
         up = {"resume_ms": round(resume_ms, 1), "snapshot": self.snapshot, "warm": live.warm}
         await parts.pen.note("machine.up", **up, broker=parts.calls.broker)
         if not started:

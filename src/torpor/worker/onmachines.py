@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -17,7 +18,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import TorporError
-from torpor.core.ids import AgentVersion, Epoch, RunId
+from torpor.core.ids import AgentVersion, Epoch, RunId, SnapshotId
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.runfiles import RunFile
 from torpor.logstore.protocol import Store
@@ -61,6 +62,7 @@ class MachineCarriers:
         self._files = files
         self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
         self._alive: set[MachineCarrier] = set()
+        self._renewing: defaultdict[AgentVersion, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def origins(self, row: RunRow) -> list[SnapshotRow | None]:
         def read(c: Connection) -> list[SnapshotRow | None]:
@@ -73,11 +75,14 @@ class MachineCarriers:
 
         return await self._store.read(read)
 
-    async def renew(self, version: AgentVersion) -> None:
-        agent = await self._store.read(lambda c: agents.get_agent(c, version))
-        tar = await self._store.read(lambda c: agents.agent_source(c, version))
-        template = await self._templates.make(source_from(agent, tar), version, logged)
-        await self._store.write(lambda c: keep_template(c, version, template, self.clock.now()))
+    async def renew(self, version: AgentVersion, useless: Collection[SnapshotId]) -> None:
+        async with self._renewing[version]:
+            agent = await self._store.read(lambda c: agents.get_agent(c, version))
+            if agent.template is not None and agent.template not in useless:
+                return
+            tar = await self._store.read(lambda c: agents.agent_source(c, version))
+            template = await self._templates.make(source_from(agent, tar), version, logged)
+            await self._store.write(lambda c: keep_template(c, version, template, self.clock.now()))
 
     async def restore(self, origin: Origin, heard: asyncio.Event) -> MachineCarrier:
         snapshot = origin.snapshot

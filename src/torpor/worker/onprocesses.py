@@ -19,7 +19,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Coroutine, Iterator
+from collections.abc import Collection, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -32,7 +32,7 @@ from torpor.core.agentfile import AgentSource
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.home import Home
-from torpor.core.ids import AgentVersion, Epoch, RunId
+from torpor.core.ids import AgentVersion, Epoch, RunId, SnapshotId
 from torpor.core.layout import installed
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.runfiles import RunFile
@@ -165,7 +165,7 @@ class ProcessCarriers:
             environment["PYTHONPATH"] += f"{os.pathsep}{deps}"
         return Beside(directory, installed(directory, environment) | row.env)
 
-    async def renew(self, version: AgentVersion) -> None:
+    async def renew(self, version: AgentVersion, useless: Collection[SnapshotId]) -> None:
         """Nothing of a process can be lost that the log does not hold."""
 
     async def tend(self) -> None:

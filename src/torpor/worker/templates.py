@@ -24,7 +24,7 @@ from torpor.contextlog.snapshots import NewSnapshot
 from torpor.core.agentfile import AgentSource, no_agent
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.defining import may_define_agents
-from torpor.core.errors import GuestError
+from torpor.core.errors import Damaged, GuestError, NotFound
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.imports import Import, leading_imports
 from torpor.core.limits import LIMITS, ServerLimits
@@ -98,9 +98,20 @@ class Templates:
         limits: ServerLimits = LIMITS,
     ) -> None:
         self._machines = machines
+        self._store = store
         self._clock, self._limits = clock, limits
         self._bases = Bases(machines, store, clock)
         self._unsuited: set[str] = set()  # keys of bases that cannot be
+
+    async def serves(self, agent: AgentRow) -> bool:
+        """Whether the agent has a template from which machines start on this host."""
+        if (template := agent.template) is None:
+            return False
+        row = await self._store.read(lambda c: snapshots.get_snapshot(c, template))
+        try:
+            return not await asyncio.to_thread(self._machines.fit.obstacle, row.manifest)
+        except (Damaged, NotFound):
+            return False
 
     async def make(
         self, source: AgentSource, version: AgentVersion, progress: Progress

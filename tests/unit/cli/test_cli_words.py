@@ -203,3 +203,20 @@ def test_what_is_asked_about_reads_as_text(value: Any, text: str) -> None:
 )
 def test_a_wait_is_called_by_its_prompt_or_name(prompt: str | None, op: str, text: str) -> None:
     assert words.asked({"prompt": prompt, "op": op}) == text
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "seq", "text"),
+    [
+        (["s"], 0, "its snapshot does not fit this host (x): its whole log is replayed"),
+        (
+            ["snap_1"],
+            7,
+            "its snapshot does not fit this host (x): its log is replayed after entry 7",
+        ),
+        ([], 0, "its template does not fit this host (x): another is made"),
+    ],
+)
+def test_what_does_not_fit_this_host(snapshots: list[str], seq: int, text: str) -> None:
+    data = {"snapshots": snapshots, "reason": "x", "seq": seq}
+    assert words.unfit(data) == text

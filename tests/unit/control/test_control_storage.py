@@ -101,14 +101,16 @@ class Place:
         await self.commit(write)
         return version
 
-    def freeze(self, parent: str | None, seed: int, key: Any = None) -> tuple[str, int]:
+    def freeze(
+        self, parent: str | None, seed: int, key: Any = None, shape: Shape = SHAPE
+    ) -> tuple[str, int]:
         numbers = np.arange(20) if parent is None else np.arange(seed % 20, 20)
         pages = np.random.default_rng(seed).integers(0, 9, (len(numbers), PAGE)).astype(np.uint8)
         changed = {"memory": Changed.at_hand(20 * PAGE, numbers, pages)}
         before = self.blobs.load(parent, None) if parent else None
         reader = self.blobs.reader(before, _cache()) if before else None
         hot = np.empty(0, np.int64)
-        facts = {"shape": SHAPE.facts()}
+        facts = {"shape": shape.facts()}
         stored = self.blobs.put(build(before, reader, changed, hot=hot, facts=facts, key=key), key)
         return stored.manifest_digest, stored.bytes
 
@@ -380,6 +382,30 @@ def test_a_run_leaves_and_comes_whole(tmp_path: Path, sealed: bool) -> None:
     asyncio.run(main())
 
 
+def test_a_template_that_was_made_after_an_upgrade_stays_behind(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with place(tmp_path / "one") as here, place(tmp_path / "two") as there:
+            version = await here.deploy("1")
+            run = await here.run(version, 1)
+            manifest, size = here.freeze(None, 7, shape=replace(SHAPE, engine_version="2"))
+
+            def write(c: Connection) -> None:
+                new = snapshots.NewSnapshot(
+                    version=version, manifest=manifest, bytes=size, created_at=5.0, **FIGURES
+                )
+                taken = snapshots.record_snapshot(c, new)
+                agents.set_template(c, version, taken.id, boot_ms=1.0, template_bytes=size)
+
+            await here.commit(write)
+            await there.take(await here.export(run))
+            assert await there.left(run) == 1
+            agent = await there.log.read(lambda c: agents.get_agent(c, version))
+            assert agent.template is None
+            assert (await there.storage.verify(run))["problems"] == []
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("sealed", [True, False])
 def test_results_that_are_kept_apart_go_with_their_run(tmp_path: Path, sealed: bool) -> None:
     content = b"large " * 300_000
@@ -577,5 +603,5 @@ def test_what_cannot_be_exported(tmp_path: Path) -> None:
 
 
 def test_a_machine_of_another_kind_is_named(tmp_path: Path) -> None:
-    with pytest.raises(Invalid, match="cpu: snapshot has 'other', this host offers 'cpu'"):
+    with pytest.raises(Invalid, match="taken with CPU model other; this host has CPU model cpu"):
         SHAPE.require_equal(replace(SHAPE, cpu="other").facts())

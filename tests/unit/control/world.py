@@ -31,6 +31,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.waits import WaitRow
 from torpor.control.scheduler.scheduler import Scheduler
 from torpor.control.service.executing import Executing
+from torpor.core.agentfile import AgentSource
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import HostError, InternalError, NotFound
 from torpor.core.home import Home
@@ -54,6 +55,7 @@ from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
 from torpor.wire.link import Link
 from torpor.worker.commands import Commands
+from torpor.worker.loading import tar_of
 from torpor.worker.metrics import Metrics
 from torpor.worker.onmachines import MachineCarriers
 from torpor.worker.onprocesses import ProcessCarriers
@@ -67,6 +69,23 @@ T = TypeVar("T")
 Act = Callable[[], Awaitable[None]]
 
 VERSION = AgentVersion("a" * 32)
+SOURCE = AgentSource(
+    "agent.py",
+    {"agent.py": b"import torpor\n@torpor.agent\ndef main(): ..."},
+    memory_mib=1,
+    disk_mib=1,
+)
+SPEC: Object = {
+    "dependencies": [],
+    "memory_mib": 1,
+    "disk_mib": 1,
+    "keep": "",
+    "on_divergence": "stop",
+    "image": "i" * 32,
+    "default": None,
+}
+# No page of the kernel's file is known in memory.
+IMAGE_FACTS = {"kernel_memory": {"first_page": 0, "pages": 0, "at": 0}}
 STUCK_S = 10.0
 FREEZING = ("pause", "paused", "device", "keep", "kept", "kill", "dropped")
 POINTS = ("load", "forget", "become", "resume", "model", *FREEZING, "write", "written")
@@ -98,21 +117,29 @@ class PlayedMachine:
         """It is a run's."""
         return self.alive and self.puppet is not None and not self.spare
 
+    def boot(self) -> None:
+        self.puppet = self._played(State(prepared=False))
+        self.puppet.say("hello", protocol=1, python="3", kernel="6")
+        self._run()
+
     async def load(self, device_state: bytes) -> None:
         await self._at("load")
         state = State.from_json(json.loads(device_state))
         if self.spare:
             self.puppet = Puppet(state, lambda *_: None, lambda t: False, lambda name: False)
         else:
-            world = self.world
-            self.puppet = Puppet(
-                state,
-                world.told,
-                world.refuses,
-                world.let.__contains__,
-                lambda: world.lagging,
-                world.timers,
-            )
+            self.puppet = self._played(state)
+
+    def _played(self, state: State) -> Puppet:
+        world = self.world
+        return Puppet(
+            state,
+            world.told,
+            world.refuses,
+            world.let.__contains__,
+            lambda: world.lagging,
+            world.timers,
+        )
 
     async def forget(self, numbers: PageNumbers) -> None:
         self.spare = False
@@ -129,6 +156,9 @@ class PlayedMachine:
         if self.world.disk_full and not self.spare:
             self._stalled.set()
             return
+        self._run()
+
+    def _run(self) -> None:
         self.running = True
         asyncio.get_running_loop().add_reader(self._inside, self._read)
         self._write()
@@ -237,12 +267,23 @@ class PlayedEngine:
 
     def shape(self, *, memory_mib: int, disk_mib: int, image: str, deps: str) -> Shape:
         sizes = {"memory_mib": memory_mib, "disk_mib": disk_mib}
-        return Shape("played", "1", "none", "none", "none", image=image, deps=deps, **sizes)
+        return Shape(
+            "played",
+            self._world.engine_version,
+            "none",
+            "none",
+            "none",
+            image=image,
+            deps=deps,
+            **sizes,
+        )
 
     async def start(self, shape: Shape, files: Files, directory: Path) -> PlayedMachine:
         machine = PlayedMachine(self._world)
         machine.spare = files.memory.parent.name == "flat"
         self._world.machines_made.append(machine)
+        if files.kernel is not None:
+            machine.boot()
         return machine
 
 
@@ -284,6 +325,9 @@ class PlayedPager:
     async def drop(self, slot: str) -> None:
         self._ask()
         self.slots.discard(slot)
+
+    async def readahead(self, kb: int) -> None:
+        self._ask()
 
     async def close(self) -> None:
         if self._server is not None:
@@ -384,6 +428,7 @@ class World:
         self.model = Model(home, self.broker, "played")  # type: ignore[arg-type]
         self.metrics = Metrics()
         self.disk_full = False
+        self.engine_version = "1"
         self.sealing = True  # what a server that starts is told of new runs
         store = WatchedStore.open(home.database)
         assert isinstance(store, WatchedStore)
@@ -395,6 +440,8 @@ class World:
         image = Image("i" * 32, self.home.images / ("i" * 32))
         image.directory.mkdir(parents=True, exist_ok=True)
         image.root.write_bytes(b"of the image".ljust(4096, b"."))
+        (image.directory / "image.json").write_text(json.dumps(IMAGE_FACTS))
+        (image.directory / "disk-1.ext4").write_bytes(bytes(1 << 20))
         blobs = SnapshotStore(
             LocalBlobs(self.home.blobs), lambda image: self.home.images / image / "root.erofs"
         )
@@ -649,7 +696,12 @@ class World:
             agents.put_agent(
                 c,
                 agents.NewAgent(
-                    engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}
+                    engine=QEMU,
+                    version=VERSION,
+                    name="a",
+                    entry=SOURCE.entry,
+                    source=tar_of(SOURCE),
+                    spec=SPEC,
                 ),
                 1.0,
             )

@@ -10,7 +10,8 @@ import pytest
 
 from torpor.core.errors import Missing
 from torpor.engine.qemu import probe as probing
-from torpor.engine.qemu.probe import BINARY, find_qemu, host_tsc_khz, probe
+from torpor.engine.qemu.engine import QemuEngine
+from torpor.engine.qemu.probe import BINARY, Probe, find_qemu, host_tsc_khz, probe
 
 KERNEL, INITRAMFS = Path("/k"), Path("/i")
 VERSION = 'test "$1" = --version && echo "QEMU emulator version 7.2.22 (Debian)" && exit\n'
@@ -135,3 +136,17 @@ def test_the_answer_is_kept_for_what_it_depends_on(host: Path, tmp_path: Path) -
 def test_the_counter_of_this_host() -> None:
     khz = host_tsc_khz()
     assert khz is None or 500_000 < khz < 10_000_000
+
+
+def test_a_qemu_that_is_upgraded_under_a_server_is_another_shape(host: Path) -> None:
+    def shape() -> str:
+        return engine.shape(memory_mib=1, disk_mib=1, image="i", deps="").engine_version
+
+    installed = install(host, VERSION)
+    engine = QemuEngine(Probe(str(installed), "7.2.22", "tcg", "", None))
+    assert shape() == "7.2.22"
+    installed.unlink()  # a package manager is at it
+    with pytest.raises(Missing):
+        shape()
+    install(host, VERSION.replace("7.2.22", "10.0.13"))
+    assert shape() == "10.0.13"

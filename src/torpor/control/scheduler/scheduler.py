@@ -46,9 +46,10 @@ from torpor.core.errors import (
     NotFound,
     StaleEpoch,
     TorporError,
+    Unfit,
     full_disk,
 )
-from torpor.core.ids import Epoch, RunId, SnapshotId
+from torpor.core.ids import Epoch, RunId, Seq, SnapshotId
 from torpor.core.states import RunState
 from torpor.core.workers import Holder, Worker
 from torpor.policy import recovery
@@ -76,6 +77,7 @@ class Tried:
     why: str = ""
     outcome: Outcome | None = None
     again_s: float | None = None  # it is worth trying for ever, this often
+    useless: frozenset[SnapshotId] = frozenset()  # what was tried
 
 
 class Scheduler:
@@ -309,19 +311,23 @@ class Scheduler:
                     await self._clock.sleep(delay_s)
                     tried = Tried(Origins.UNTRIED)
                 case Act.WAIT:  # for long enough
-                    tried = Tried(Origins.USELESS, tried.why)
+                    tried = replace(tried, origins=Origins.USELESS)
                 case Act.RENEW:
-                    tried = await self._from_source(driver, tried.why)
+                    tried = await self._from_source(driver, tried)
                 case _:
                     await self._settle(driver, act, tried.why)
                     return Outcome.ENDED
         return tried.outcome
 
     async def _try_origins(self, driver: Driver) -> Tried:
-        why = "there is none"
+        why, useless = "there is none", frozenset[SnapshotId]()
         for snapshot in await self._origins(driver):
+            useless |= set() if snapshot is None else {snapshot.id}
             try:
                 return Tried(outcome=await driver.drive(snapshot))
+            except Unfit as error:
+                why = error.message
+                driver.passed_over(snapshot, why)
             except (Damaged, NotFound, Invalid) as error:
                 why = error.message
                 what = "the agent" if snapshot is None else f"snapshot {snapshot.id}"
@@ -330,23 +336,33 @@ class Scheduler:
                 await self._tell(driver, f"no machine could be started: {error}")
                 # A full disk is waited out, however long that takes.
                 again_s = None if full_disk(error) is None else self._limits.full_disk_retry_s
-                return Tried(Origins.LATER, str(error), again_s=again_s)
-            except Exception as error:  # ours to mend; it is recovered as from any other loss
-                log.exception("the driver of run %s failed", driver.run)
-                driver.loss = repr(error)
-                return Tried(outcome=Outcome.LOST)
-        return Tried(Origins.USELESS, why)
+                return Tried(Origins.LATER, str(error), again_s=again_s, useless=useless)
+            except Exception as error:
+                return self._lost(driver, error)
+        return Tried(Origins.USELESS, why, useless=useless)
 
-    async def _from_source(self, driver: Driver, trouble: str) -> Tried:
+    async def _from_source(self, driver: Driver, tried: Tried) -> Tried:
         """No snapshot of the run serves on this host, not even its template: another machine,
         another QEMU, lost files. The log still has all that was done: a new template of the same
         source replays it."""
         driver.doing = "making its template again"
+        carriers = self._engines[driver.row.engine]
         try:
-            await self._engines[driver.row.engine].renew(driver.row.version)
+            with contextlib.suppress(StaleEpoch):  # found again by its next write
+                await driver.note_unfit(Seq(0))  # before all else: a boot takes a while
+            await carriers.renew(driver.row.version, tried.useless | self._damaged)
             return Tried(outcome=await driver.drive((await self._origins(driver))[-1]))
         except (TorporError, OSError) as error:
-            return Tried(Origins.NOT_EVEN_NEW, f"({trouble}), and no new template made: {error}")
+            why = f"({tried.why}), and no new template made: {error}"
+            return Tried(Origins.NOT_EVEN_NEW, why)
+        except Exception as error:
+            return self._lost(driver, error)
+
+    def _lost(self, driver: Driver, error: Exception) -> Tried:
+        """By a fault that is ours to mend; the run is recovered as from any other loss."""
+        log.exception("the driver of run %s failed", driver.run)
+        driver.loss = repr(error)
+        return Tried(outcome=Outcome.LOST)
 
     async def _origins(self, driver: Driver) -> list[SnapshotRow | None]:
         engine = self._engines[driver.row.engine]

@@ -3,6 +3,7 @@
     source ── version known? ── yes ──► current again, at once
                      └── no ──► loaded on its engine, a template made ──► kept, current
 
+A version whose template does not serve here, as after an upgrade of the host, gets another.
 One deployment of a version is under way at a time; the others wait for it and find it done.
 """
 

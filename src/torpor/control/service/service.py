@@ -521,7 +521,7 @@ class Service:
             await asyncio.to_thread(taken.begin, transfer.arriving(chunks))
             await self._store.read(lambda c: refuse_known(c, taken.run))
             if taken.needs is not None:
-                (await self._engines.machines(taken.needs.engine)).require_fit(taken.needs)
+                (await self._engines.machines(taken.needs.engine)).fit.require_image(taken.needs)
             await asyncio.to_thread(partial(taken.store, seal_files=self._keys.on))
             run, key = RunId(taken.run["id"]), taken.key
             wrapped = None if key is None else await self._keys.wrapped(run, key)

@@ -147,7 +147,7 @@ def _chosen(c: Connection, row: runs.RunRow, snapshot: str | None) -> SnapshotId
     named = snapshots.get_snapshot(c, snapshot)
     mine = named.run == row.id or named.id == row.base
     if not mine or named.reclaimed_at is not None:
-        why = "was reclaimed" if mine else f"is no snapshot of {row.id}"
+        why = "has been removed" if mine else f"is not a snapshot of {row.id}"
         raise Conflict(f"{named.id} {why}", hint=f"See: torpor snapshots {row.id}")
     return named.id
 
@@ -167,6 +167,9 @@ def export(
         for row in told.snapshots:
             holds.enter_context(blobs.held(row["manifest"]))
         manifests = {row["manifest"]: blobs.load(row["manifest"], key) for row in told.snapshots}
+        needs = next((each.facts["shape"] for each in manifests.values()), None)
+        # A template that was made after an upgrade of this host is of another machine.
+        manifests = {n: each for n, each in manifests.items() if each.facts["shape"] == needs}
         paths = [
             (f"{MANIFESTS}/{name}", blobs.blobs.materialize(MANIFESTS, name)) for name in manifests
         ]
@@ -196,9 +199,9 @@ def export(
             # In the clear: an export is opened elsewhere, so nothing but its file protects it.
             "key": key.secret.hex() if key is not None and (manifests or told.values) else None,
             "agent": {key: getattr(told.agent, key) for key in _AGENT_KEYS},
-            "snapshots": told.snapshots,
+            "snapshots": [row for row in told.snapshots if row["manifest"] in manifests],
             "files": {path: each.digest for path, each in told.files.items()},
-            "needs": next(iter(manifests.values())).facts["shape"] if manifests else None,
+            "needs": needs,
             "entries": told.entries_count,
         }
         return _holding(holds.pop_all(), pack(facts, sources))
@@ -482,11 +485,9 @@ class Import:
         missing = {SOURCE, ENTRIES, WAITS} - set(self._small)
         if missing:
             raise Invalid(f"the export lacks {', '.join(sorted(missing))}")
-        run = self.run
+        run, needs = self.run, self.needs
         agent = _agent(self._head.get("agent"), self._small[SOURCE], run["version"], run["engine"])
-        if self.needs is not None and _wanted(agent) != (
-            *(self.needs.memory_mib, self.needs.disk_mib, self.needs.image, self.needs.deps),
-        ):
+        if needs is not None and (needs.memory_mib, needs.disk_mib, needs.deps) != _wanted(agent):
             raise Invalid("the run's snapshots are of a machine other than its agent asks for")
         listed = self._head.get("snapshots")
         if not isinstance(listed, list):
@@ -520,11 +521,12 @@ class Import:
                 self.blobs.blobs.put(MANIFESTS, name.partition("/")[2], [data])
 
 
-def _wanted(agent: AgentRow) -> tuple[int, int, str, str]:
-    """Memory, disk, image and dependency layer of a machine for the agent."""
+def _wanted(agent: AgentRow) -> tuple[int, int, str]:
+    """Memory, disk and dependency layer of a machine for the agent. Its image may be newer than
+    the agent: a template that is made again is made of what the host has then."""
     spec = agent.spec
     deps = layer_digest(spec["dependencies"]) if spec["dependencies"] else ""
-    return spec["memory_mib"], spec["disk_mib"], spec["image"], deps
+    return spec["memory_mib"], spec["disk_mib"], deps
 
 
 def _agent(given: Any, source: bytes, version: str, engine: str) -> AgentRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torpor.engine.capabilities import EMULATION
@@ -10,14 +10,18 @@ from torpor.engine.protocol import Files, Shape
 from torpor.engine.qemu import NAME
 from torpor.engine.qemu.command import CPU, MACHINE, command
 from torpor.engine.qemu.machine import QemuMachine
-from torpor.engine.qemu.probe import Probe
+from torpor.engine.qemu.probe import Probe, find_qemu
 
 
-@dataclass(frozen=True)
+@dataclass
 class QemuEngine:
     """See `torpor.engine.protocol.Engine`."""
 
     probe: Probe
+    _file: tuple[int, ...] | None = field(init=False)  # what was probed
+
+    def __post_init__(self) -> None:
+        self._file = _identity(self.probe.binary)
 
     @property
     def name(self) -> str:
@@ -36,9 +40,10 @@ class QemuEngine:
         return self.probe.accel == EMULATION
 
     def shape(self, *, memory_mib: int, disk_mib: int, image: str, deps: str) -> Shape:
+        """Raises Missing: an upgrade has just removed the program."""
         return Shape(
             engine=NAME,
-            engine_version=self.probe.version,
+            engine_version=self._version(),
             accel=self.probe.accel,
             cpu=CPU[self.probe.accel],
             machine=MACHINE,
@@ -61,3 +66,19 @@ class QemuEngine:
             )
 
         return await QemuMachine.start(argv, directory, files.memory, shape.memory_mib << 20)
+
+    def _version(self) -> str:
+        """Of the program as it is now: the host may be upgraded under a server that runs."""
+        file = _identity(self.probe.binary)
+        if file != self._file:
+            _, version = find_qemu()
+            self.probe, self._file = replace(self.probe, version=version), file
+        return self.probe.version
+
+
+def _identity(binary: str) -> tuple[int, ...] | None:
+    try:
+        found = Path(binary).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
