@@ -14,6 +14,7 @@ api          HTTP: requests become calls of the service; the server's process
 web          what the API, the dashboard, the public pages and the command line share
 dashboard    pages for people who operate runs
 public       pages for people who answer a wait by its link
+service      the surface of a deployment: what can be asked of it, and the shapes of replies
 control      the deployment: what can be asked for, which runs get a machine, what is kept
 worker       what one host does for runs: drivers, and what carries their agents
 machines     one host's machines: start, restore, warm, capture, discard

@@ -69,7 +69,7 @@ class Links:
 
     def ask(self, **asked: Any) -> tuple[WaitRow, str]:
         wait = self.do(self._outside.ask(**asked))
-        return wait, self.do(self._outside.service.wait(wait.id))["url"]
+        return wait, str(self.do(self._outside.service.waits.get(wait.id))["url"])
 
     def value(self, wait: WaitRow) -> Any:
         return self.do(self._outside.state(wait)).value

@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sqlalchemy import Connection, Engine, event
-from tests.unit.control.plain import Plain
 
 from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import runs, waits
@@ -36,6 +35,7 @@ from torpor.engine.process.agent import Agent
 from torpor.logstore import sqlite as store
 from torpor.logstore.news import Feed
 from torpor.policy import freeze
+from torpor.testing.fakes.plain import Plain
 
 STUCK_S = 60.0
 SYSTEM_CALLS = ("fsync", "rename", "replace", "link")

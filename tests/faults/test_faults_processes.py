@@ -26,12 +26,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.faults.oracle import first, payments_at_most, times_at_most
 from tests.jsonvalues import ODD, VALUES, deep, exact
-from tests.unit.control.plain import CALM, HASTY, Plain
 
 from torpor.contextlog import waits
 from torpor.core.ids import AgentVersion, RunId
 from torpor.core.states import FINAL, RunState
 from torpor.egress.upstream import Reply, Request
+from torpor.testing.fakes.plain import CALM, HASTY, Plain
 
 ALWAYS = 25
 EXAMPLES = int(os.environ.get("TORPOR_TEST_EXAMPLES", ALWAYS))

@@ -27,16 +27,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.faults.oracle import first, payments_at_most, times_at_most
 from tests.jsonvalues import ODD, VALUES, exact
-from tests.unit.control.world import QUICK, World
 
 from torpor.contextlog import entries, runs, snapshots, waits
 from torpor.contextlog.runs import RunRow
-from torpor.control.service.forking import Wanted
 from torpor.control.service.service import Service
 from torpor.core.errors import Exhausted, HostError, NotFound
 from torpor.core.home import Home
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
+from torpor.service.runs import ForkRequest
+from torpor.testing.fakes.world import QUICK, World
 from torpor.worker import driver
 
 # So many are the same each time; another number is so many at random.
@@ -329,8 +329,7 @@ async def tell(trial: Trial, threads: list[list[list[Any]]], fork_at: float) -> 
     world.upstream.asked.clear()
     service = trial.service
     service._engines.scheduler = world.scheduler  # there may be another since
-    service._keys = service._forking._keys = world.scheduler.shared.keys
-    fork = RunId((await service.fork(run, Wanted(at=at)))["id"])
+    fork = RunId((await service.runs.fork(run, ForkRequest(at=at)))["id"])
     await trial.see_through(fork)
     trial.answers |= given
     await check(trial, fork, lines, shared)

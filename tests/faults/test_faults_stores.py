@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import pytest
 from sqlalchemy import Connection
 from tests.faults.oracle import times_at_most
-from tests.unit.control.world import Nth, WatchedStore, World
 
 from torpor.blobs.local import LocalBlobs
 from torpor.core.errors import Exhausted, HostError
 from torpor.core.states import RunState
 from torpor.logstore.sqlite import SqliteStore
+from torpor.testing.fakes.machines import WatchedStore
+from torpor.testing.fakes.world import Nth, World
 
 pytestmark = pytest.mark.anyio
 

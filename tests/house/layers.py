@@ -19,16 +19,27 @@ ROOT = "torpor"
 class MayImport(Contract):
     package = fields.StringField()
     allowed = fields.ListField(subfield=fields.StringField(), required=False)
+    # Parts of the package that have contracts of their own, and that the rest may not import.
+    apart = fields.ListField(subfield=fields.StringField(), required=False)
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         package, named = str(self.package), cast(list[str] | None, self.allowed)
         fine = [package, *(named or [])]
-        inside = {package, *graph.find_descendants(package)}
+        apart = cast(list[str] | None, self.apart) or []
+        inside = {
+            module
+            for module in (package, *graph.find_descendants(package))
+            if not any(_is_in(module, each) for each in apart)
+        }
         refused = sorted(
             (importer, imported)
             for importer in inside
             for imported in graph.find_modules_directly_imported_by(importer)
-            if imported != ROOT and not any(_is_in(imported, each) for each in fine)
+            if imported != ROOT
+            and (
+                not any(_is_in(imported, each) for each in fine)
+                or any(_is_in(imported, each) for each in apart)
+            )
         )
         lines = [
             f"{importer} imports {imported} (line {place['line_number']})"

@@ -14,7 +14,6 @@ import logging
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Protocol
 
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -22,6 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from torpor.core import access
 from torpor.core.access import LOCAL, Grant
 from torpor.core.errors import Forbidden, Unauthorized
+from torpor.service.keys import ApiKeys
+from torpor.service.service import Service
 from torpor.web.problems import refuse
 
 log = logging.getLogger("torpor.api.access")
@@ -114,33 +115,19 @@ ROUTES: dict[tuple[str, str], Need] = {
 }
 
 
-class Keyring(Protocol):
-    async def recognize(self, text: str) -> Grant:
-        """Raises Unauthorized."""
-        ...
-
-
-class Looked(Protocol):
-    """What this needs of the control plane, to know whose a run or a wait is."""
-
-    async def run(self, ref: str) -> dict[str, Any]: ...
-
-    async def wait(self, ref: str) -> dict[str, Any]: ...
-
-
 class Keyed:
     """ASGI middleware of what can be reached by others than the server's user: a request without
     a valid key gets 401, whatever it asks for."""
 
-    def __init__(self, app: ASGIApp, keyring: Keyring) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
         self._app = app
-        self._keyring = keyring
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         try:
-            grant = await self._keyring.recognize(_bearer(scope))
+            grant = await self._keys.recognize(_bearer(scope))
         except Unauthorized as error:
             _refused(scope["method"], scope["path"], _whence(scope), error)
             response = refuse(error, {"www-authenticate": "Bearer"})
@@ -150,11 +137,11 @@ class Keyed:
 
 
 def _bearer(scope: Scope) -> str:
-    told: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
-    if not told:
+    headers: list[bytes] = [value for name, value in scope["headers"] if name == b"authorization"]
+    if not headers:
         raise Unauthorized("this needs a key", hint="Send it: Authorization: Bearer torpor_…")
-    kind, _, key = told[0].decode("latin-1").partition(" ")
-    if len(told) > 1 or kind.lower() != "bearer":
+    kind, _, key = headers[0].decode("latin-1").partition(" ")
+    if len(headers) > 1 or kind.lower() != "bearer":
         raise Unauthorized("this needs exactly one key, as Authorization: Bearer torpor_…")
     return key.strip()
 
@@ -184,17 +171,17 @@ async def admit(request: Request) -> None:
 
 
 async def _require(grant: Grant, on: On, request: Request) -> None:
-    service: Looked = request.app.state.service
+    service: Service = request.app.state.service
     match on:
         case On.RUN:
-            run = await service.run(request.path_params["ref"])
+            run = await service.runs.get(request.path_params["ref"])
             grant.require_run(run["id"], run["agent"])
         case On.WAIT:
-            wait = await service.wait(request.path_params["ref"])
-            run = await service.run(wait["run"])
+            wait = await service.waits.get(request.path_params["ref"])
+            run = await service.runs.get(wait["run"])
             grant.require_wait(wait["id"], run["id"], run["agent"])
         case On.WAITS if request.query_params.get("run"):
-            run = await service.run(request.query_params["run"])
+            run = await service.runs.get(request.query_params["run"])
             grant.require_run(run["id"], run["agent"])
         case On.RUNS:
             grant.require_agent(request.query_params.get("agent"))
@@ -208,10 +195,10 @@ async def _require(grant: Grant, on: On, request: Request) -> None:
 
 def _agent(body: bytes) -> str | None:
     try:
-        told = json.loads(body)
+        request = json.loads(body)
     except ValueError:
         return None
-    agent = told.get("agent") if isinstance(told, dict) else None
+    agent = request.get("agent") if isinstance(request, dict) else None
     return agent if isinstance(agent, str) else None
 
 

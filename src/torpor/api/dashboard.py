@@ -14,30 +14,32 @@ import asyncio
 import socket
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Depends, FastAPI, Request
-from pydantic import BaseModel, Field
+from fastapi import Depends, FastAPI, Request
+from pydantic import Field
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import RedirectResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
+from typing_extensions import TypedDict
 
 from torpor.api import limits
+from torpor.api.routing import Router
 from torpor.api.serving import Uvicorn
 from torpor.api.stopping import Stop
 from torpor.core.errors import Conflict, HostError
 from torpor.core.limits import DRAIN_S
 from torpor.dashboard.app import dashboard
-from torpor.dashboard.needs import Service
 from torpor.dashboard.sessions import Sessions
-from torpor.web.problems import Json
-from torpor.web.shapes import Strict
+from torpor.service.service import Service
+from torpor.service.shapes import closed, reply
+from torpor.web.requests import Strict
 
 HOST = "127.0.0.1"
 PORT = 7717
 
-router = APIRouter(prefix="/v1/dashboard")
+router = Router("/v1/dashboard")
 
 
 class LinkRequest(Strict):
@@ -49,8 +51,9 @@ class LinkRequest(Strict):
     )
 
 
-class Link(BaseModel):
-    url: str = Field(description="logs a browser in; works once, within ten minutes")
+@closed
+class Link(TypedDict):
+    url: Annotated[str, Field(description=("logs a browser in; works once, within ten minutes"))]
     port: int
 
 
@@ -100,7 +103,7 @@ def _bind(port: int | None) -> socket.socket:
             bound.listen(128)
             bound.setblocking(False)
             return bound
-    raise HostError(f"{HOST}:{port}: {trouble}", hint="Choose another: torpor dashboard --port N")
+    raise HostError(f"{HOST}:{port}: {trouble}", hint=("Choose another: torpor dashboard --port N"))
 
 
 def install(app: FastAPI, service: Service, stop: Stop) -> None:
@@ -137,14 +140,13 @@ def _sessions(request: Request) -> Sessions:
     return cast(Sessions, request.app.state.sessions)
 
 
-@router.post("/links", status_code=201, response_model=None, responses={201: {"model": Link}})
+@router.post("/links", status_code=201)
 async def link(
     body: LinkRequest,
     loopback: Annotated[Loopback, Depends(_loopback)],
     sessions: Annotated[Sessions, Depends(_sessions)],
-) -> Json:
+) -> Link:
     """Create a link that opens the dashboard in a browser of this host."""
     port = loopback.open(body.port)
-    return Json(
-        {"url": f"http://{HOST}:{port}/ui/login?token={sessions.link()}", "port": port}, 201
-    )
+    url = f"http://{HOST}:{port}/ui/login?token={sessions.link()}"
+    return reply(Link, url=url, port=port)

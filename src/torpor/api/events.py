@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Protocol
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from pydantic import AfterValidator, Field
 
-from torpor.web.problems import Json
-from torpor.web.shapes import PROBLEMS, SendRequest, Sent
-
-Object = dict[str, Any]
-
-
-class Receiver(Protocol):
-    """What this needs of the control plane."""
-
-    async def send(
-        self, ref: str, name: str, data: Any, by: str | None, event: str | None
-    ) -> Object: ...
+from torpor.api.routing import Router, Uses
+from torpor.service.events import Sent
+from torpor.web.requests import AnyJson, ShortText, Strict, sound
 
 
-def _receiver(request: Request) -> Receiver:
-    service: Receiver = request.app.state.service
-    return service
+class SendRequest(Strict):
+    name: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound)]
+    data: AnyJson = None
+    id: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound)] | None = Field(
+        default=None, description=("your id: sent twice with the same id, it is one event")
+    )
+    by: ShortText | None = None
 
 
-router = APIRouter(prefix="/v1", responses=PROBLEMS)
+router = Router()
 
 
-@router.post("/runs/{ref}/events", status_code=202, responses={202: {"model": Sent}})
-async def send(
-    ref: str, body: SendRequest, service: Annotated[Receiver, Depends(_receiver)]
-) -> Json:
+@router.post("/runs/{ref}/events", status_code=202)
+async def send(ref: str, body: SendRequest, service: Uses) -> Sent:
     """Send the run an event. Its oldest wait for that name takes it; without one, the event is kept
     until there is. 409 if the run has ended, or keeps too many events.
     """
-    return Json(await service.send(ref, body.name, body.data, body.by, body.id), status_code=202)
+    return await service.events.send(ref, body.name, body.data, by=body.by, id=body.id)

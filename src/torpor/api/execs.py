@@ -8,29 +8,24 @@ what it writes is sent as the client takes it. A client that goes away ends its 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 from starlette.types import Receive, Scope, Send
 
 from torpor.api import access
+from torpor.api.routing import Router, Uses
 from torpor.core import execs
 from torpor.core.errors import TorporError
 from torpor.core.execs import COMMAND_CHARS_MAX, DIR_CHARS_MAX, SIDE_MAX, Asked, Size
 from torpor.core.limits import HEARTBEAT_S
+from torpor.service.execs import Ended, Exec
 from torpor.web.problems import problem
-from torpor.web.shapes import PROBLEMS, Strict, Text
-from torpor.worker.commands import Command, Ended
+from torpor.web.requests import Strict, Text
 
 SOON_S = 2.0  # after which a client may want to know why nothing has begun
-
-
-class Executing(Protocol):
-    async def execute(self, ref: str, asked: Asked, who: str) -> Command: ...
-
-    async def command(self, ref: str, id: str) -> Command: ...
 
 
 class Terminal(Strict):
@@ -50,7 +45,7 @@ class ExecRequest(Strict):
     stdin: bool = Field(default=False, description="another request brings its input")
     terminal: Terminal | None = Field(default=None, description="give it a terminal of this size")
 
-    def asked(self) -> Asked:
+    def command_line(self) -> Asked:
         terminal = self.terminal
         size = None if terminal is None else Size(terminal.rows, terminal.cols)
         root = self.user == "root"
@@ -62,32 +57,27 @@ class ExecChange(Strict):
     terminal: Terminal | None = None
 
 
-def _executing(request: Request) -> Executing:
-    executing: Executing = request.app.state.service.executing
-    return executing
-
-
-Uses = Annotated[Executing, Depends(_executing)]
-
-router = APIRouter(prefix="/v1/runs/{ref}/execs", responses=PROBLEMS)
+router = Router("/v1/runs/{ref}/execs")
 
 
 @router.post("", response_class=StreamingResponse)
-async def execute(ref: str, body: ExecRequest, request: Request, uses: Uses) -> StreamingResponse:
+async def execute(
+    ref: str, body: ExecRequest, request: Request, service: Uses
+) -> StreamingResponse:
     """Run a command beside the run's agent, as its user, in its directory, with its environment. A
     sleeping run gets its machine for that. The response is a stream of frames: one byte for the
     kind (0 an event, which is JSON; 1 stdout; 2 stderr), four for the length, and that many bytes.
     Events are `{exec, run}`, `{began: true}`, `{}` from time to time, and last `{code, signal,
     problem}` or `{error}`. The command ends with this request.
     """
-    command = await uses.execute(ref, body.asked(), access.who(request))
+    command = await service.execs.start(ref, body.command_line(), access.who(request))
     return _Frames(command)
 
 
 @router.put("/{exec}/stdin", status_code=204)
-async def stdin(ref: str, exec: str, request: Request, uses: Uses) -> Response:
+async def stdin(ref: str, exec: str, request: Request, service: Uses) -> Response:
     """Stream the command's input: the body, as it comes. The end of the body ends the input."""
-    command = await uses.command(ref, exec)
+    command = await service.execs.get(ref, exec)
     async for chunk in request.stream():
         await command.feed(chunk)
         if command.end is not None:
@@ -97,9 +87,9 @@ async def stdin(ref: str, exec: str, request: Request, uses: Uses) -> Response:
 
 
 @router.patch("/{exec}", status_code=204)
-async def change(ref: str, exec: str, body: ExecChange, uses: Uses) -> Response:
+async def change(ref: str, exec: str, body: ExecChange, service: Uses) -> Response:
     """Send a signal to the command's process group, or resize its terminal."""
-    command = await uses.command(ref, exec)
+    command = await service.execs.get(ref, exec)
     if body.terminal is not None:
         command.resize(Size(body.terminal.rows, body.terminal.cols))
     if body.signal is not None:
@@ -110,7 +100,7 @@ async def change(ref: str, exec: str, body: ExecChange, uses: Uses) -> Response:
 class _Frames(StreamingResponse):
     """Whatever ends it, even before it begins, ends the command."""
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: Exec) -> None:
         super().__init__(_frames(command), media_type=execs.MEDIA_TYPE)
         self._command = command
 
@@ -121,7 +111,7 @@ class _Frames(StreamingResponse):
             self._command.cut_off(TorporError("the client went away"))
 
 
-async def _frames(command: Command) -> AsyncIterator[bytes]:
+async def _frames(command: Exec) -> AsyncIterator[bytes]:
     yield execs.event(exec=command.id, run=command.run)
     began = False
     while True:

@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Protocol
+from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
-from pydantic import AfterValidator, BaseModel, Field
+from fastapi import APIRouter, Query, Request
+from pydantic import AfterValidator, Field
 from starlette.exceptions import HTTPException
 
-from torpor.control.service.hooks import Unsigned
+from torpor.api.routing import Router, Uses
+from torpor.core.webhooks import Unsigned
+from torpor.service.hooks import CreatedHook, Hook, UrlSecret
 from torpor.web.problems import Json
-from torpor.web.shapes import PROBLEMS, ShortText, Strict, sound
-
-Object = dict[str, Any]
+from torpor.web.requests import ShortText, Strict, sound
 
 
 class HookRequest(Strict):
@@ -24,7 +24,7 @@ class HookRequest(Strict):
     event: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(sound)] | None = (
         Field(
             default=None,
-            description="each message is this event for a run; without it, each starts a run",
+            description=("each message is this event for a run; without it, each starts a run"),
         )
     )
     run_at: ShortText | None = Field(
@@ -32,7 +32,7 @@ class HookRequest(Strict):
     )
     into: ShortText | None = Field(
         default=None,
-        description="pass the whole message as this parameter; without it, as the input",
+        description=("pass the whole message as this parameter; without it, as the input"),
     )
 
 
@@ -44,90 +44,42 @@ class UrlRequest(Strict):
     url: Annotated[str, Field(max_length=2000), AfterValidator(sound)]
 
 
-class UrlSecret(BaseModel):
-    url: str
-    secret: str
-
-
-class Hook(BaseModel):
-    id: str
-    agent: str
-    event: str | None
-    run_at: str | None
-    into: str | None
-    created_at: float
-    revoked_at: float | None
-    url: str
-
-
-class CreatedHook(Hook):
-    secret: str = Field(description="shown only this once")
-
-
-class Hooks(Protocol):
-    async def create(
-        self, agent: str, event: str | None, run_at: str | None, into: str | None
-    ) -> Object: ...
-
-    async def list(self, revoked: bool) -> list[Object]: ...
-
-    async def revoke(self, ref: str) -> Object: ...
-
-    async def receive(self, hook: str, headers: Mapping[str, str], body: bytes) -> Object: ...
-
-
-class Service(Protocol):
-    @property
-    def hooks(self) -> Hooks: ...
-
-    async def webhook_secret(self, url: str) -> Object: ...
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-Uses = Annotated[Service, Depends(_service)]
-
-router = APIRouter(prefix="/v1", responses=PROBLEMS)
+router = Router()
 public = APIRouter()
 
 
-@router.post("/hooks", status_code=201, responses={201: {"model": CreatedHook}})
-async def create(body: HookRequest, service: Uses) -> Json:
+@router.post("/hooks", status_code=201)
+async def create(body: HookRequest, service: Uses) -> CreatedHook:
     """Let others start runs of an agent, or send events to them. The secret is shown only this
     once.
     """
-    made = await service.hooks.create(body.agent, body.event, body.run_at, body.into)
-    return Json(made, status_code=201)
+    return await service.hooks.create(body.agent, body.event, body.run_at, body.into)
 
 
-@router.get("/hooks", responses={200: {"model": list[Hook]}})
-async def hooks(query: Annotated[HooksQuery, Query()], service: Uses) -> Json:
+@router.get("/hooks")
+async def hooks(query: Annotated[HooksQuery, Query()], service: Uses) -> Sequence[Hook]:
     """List hooks."""
-    return Json(await service.hooks.list(query.all))
+    return await service.hooks.list(query.all)
 
 
-@router.delete("/hooks/{ref}", responses={200: {"model": Hook}})
-async def revoke(ref: str, service: Uses) -> Json:
+@router.delete("/hooks/{ref}")
+async def revoke(ref: str, service: Uses) -> Hook:
     """Revoke a hook: its messages are refused from now on."""
-    return Json(await service.hooks.revoke(ref))
+    return await service.hooks.revoke(ref)
 
 
-@router.post("/webhook-secrets", responses={200: {"model": UrlSecret}})
-async def secret(body: UrlRequest, service: Uses) -> Json:
+@router.post("/webhook-secrets")
+async def secret(body: UrlRequest, service: Uses) -> UrlSecret:
     """The secret that signs torpor's messages to a URL, by Standard Webhooks."""
-    return Json(await service.webhook_secret(body.url))
+    return await service.hooks.url_secret(body.url)
 
 
 # Not among what a key opens (`torpor.api.access`): a message is let in by its signature.
 @public.post("/hooks/{hook}", status_code=202, include_in_schema=False)
-async def receive(hook: str, request: Request) -> Json:
+async def receive(hook: str, request: Request, service: Uses) -> Json:
     """Receive a message, signed by Standard Webhooks. The same webhook-id again changes nothing."""
-    service = _service(request)
     try:
-        taken = await service.hooks.receive(hook, request.headers, await request.body())
+        sent = await service.hooks.receive(hook, request.headers, await request.body())
     except Unsigned as error:
         raise HTTPException(401, str(error)) from error
-    return Json(taken, status_code=202)
+    return Json(sent, 202)

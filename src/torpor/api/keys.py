@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from torpor.control.service.access import TOKEN_S, TOKEN_S_MAX, Access
+from torpor.api.routing import Router, Uses
 from torpor.core.access import Scope
-from torpor.web.problems import Json
-from torpor.web.shapes import PROBLEMS, ShortText, Strict
+from torpor.service.keys import TOKEN_S, TOKEN_S_MAX, Key, NewKey
+from torpor.web.requests import ShortText, Strict
 
 _AGENTS_MAX = 100
 _YEARS_S = 100 * 365 * 86400.0
@@ -22,7 +22,7 @@ class KeyRequest(Strict):
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))]
     agents: Annotated[list[ShortText], Field(min_length=1, max_length=_AGENTS_MAX)] | None = Field(
         default=None,
-        description="for these agents only; with scopes observe, operate, trigger, exec",
+        description=("for these agents only; with scopes observe, operate, trigger, exec"),
     )
     expires_s: Annotated[float, Field(gt=0, le=_YEARS_S)] | None = None
 
@@ -35,62 +35,32 @@ class TokenRequest(Strict):
     expires_s: float = Field(default=TOKEN_S, gt=0, le=TOKEN_S_MAX)
 
 
-class Key(BaseModel):
-    """A key's record. Only its owner has the key itself."""
-
-    id: str
-    name: str
-    scopes: list[Scope]
-    agents: list[str] | None
-    run: str | None = Field(description="for a token: the one run that it is for")
-    wait: str | None
-    created_at: float
-    expires_at: float | None
-    revoked_at: float | None
+router = Router()
 
 
-class NewKey(Key):
-    key: str = Field(description="shown only this once; send it as `Authorization: Bearer …`")
-
-
-class HasAccess(Protocol):
-    @property
-    def access(self) -> Access: ...
-
-
-def _access(request: Request) -> Access:
-    service: HasAccess = request.app.state.service
-    return service.access
-
-
-Keys = Annotated[Access, Depends(_access)]
-router = APIRouter(prefix="/v1", responses=PROBLEMS)
-
-
-@router.post("/keys", status_code=201, responses={201: {"model": NewKey}})
-async def create(body: KeyRequest, keys: Keys) -> Json:
+@router.post("/keys", status_code=201)
+async def create(body: KeyRequest, service: Uses) -> NewKey:
     """Create a key. It is shown only this once: torpor keeps its hash."""
-    made = await keys.create(body.name, body.scopes, body.agents, body.expires_s)
-    return Json(made, status_code=201)
+    return await service.keys.create(body.name, body.scopes, body.agents, body.expires_s)
 
 
-@router.get("/keys", responses={200: {"model": list[Key]}})
-async def list_keys(keys: Keys) -> Json:
+@router.get("/keys")
+async def list_keys(service: Uses) -> Sequence[Key]:
     """List keys, oldest first, including expired and revoked ones."""
-    return Json(await keys.list())
+    return await service.keys.list()
 
 
-@router.delete("/keys/{ref}", responses={200: {"model": Key}})
-async def revoke(ref: str, keys: Keys) -> Json:
+@router.delete("/keys/{ref}")
+async def revoke(ref: str, service: Uses) -> Key:
     """Revoke a key, which is refused from now on. `ref` is its id, or its name if no other
     has it.
     """
-    return Json(await keys.revoke(ref))
+    return await service.keys.revoke(ref)
 
 
-@router.post("/tokens", status_code=201, responses={201: {"model": NewKey}})
-async def token(body: TokenRequest, keys: Keys) -> Json:
+@router.post("/tokens", status_code=201)
+async def token(body: TokenRequest, service: Uses) -> NewKey:
     """Create a short-lived key to look at one run, or to answer one wait, for a page or a
     person.
     """
-    return Json(await keys.token(body.run, body.wait, body.expires_s), status_code=201)
+    return await service.keys.create_token(body.run, body.wait, body.expires_s)

@@ -9,24 +9,19 @@ what a key opens: the paths in KEYED.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from torpor.api import hooks, limits
-from torpor.api.access import Keyed, Keyring
-from torpor.public.pages import Asked, pages
+from torpor.api.access import Keyed
+from torpor.public.pages import pages
+from torpor.service.service import Service
 from torpor.web import problems
-
-
-class Service(Asked, hooks.Service, Protocol):
-    """What this needs of the control plane."""
 
 
 def install(app: FastAPI, service: Service) -> None:
     """Add the public routes to an app."""
-    app.mount("/w", pages(service))
+    app.mount("/w", pages(service.links))
     app.include_router(hooks.public)
 
 
@@ -46,9 +41,9 @@ KEYED = ("/v1/", "/metrics", "/docs", "/openapi.json")
 class Outside:
     """The ASGI app of the port: what is public, and `api` for who has a key."""
 
-    def __init__(self, service: Service, api: ASGIApp, keyring: Keyring) -> None:
+    def __init__(self, service: Service, api: ASGIApp) -> None:
         self._public = public_app(service)
-        self._keyed = Keyed(api, keyring)
+        self._keyed = Keyed(api, service.keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Protocol
+from collections.abc import Sequence
+from typing import cast
 
-from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from torpor.web.problems import Json
-from torpor.web.shapes import PROBLEMS, Strict
-
-Object = dict[str, Any]
-
-
-class Queueing(Protocol):
-    """What this needs of the control plane (`torpor.control.service.queueing`)."""
-
-    async def queues(self) -> list[Object]: ...
-
-    async def set(self, name: str, changes: Mapping[str, Any]) -> Object: ...
+from torpor.api.routing import Router, Uses
+from torpor.service.queues import Queue, QueueChanges
+from torpor.web.requests import Strict
 
 
 class QueueRequest(Strict):
@@ -31,40 +21,17 @@ class QueueRequest(Strict):
     rate: str | None = Field(default=None, max_length=40, description='"10/1m"')
 
 
-class Queue(BaseModel):
-    """A queue's limits, and its unfinished runs by state. `suspended` runs sleep and take no
-    slot.
-    """
-
-    name: str
-    paused: bool
-    concurrency: int | None
-    per_key: int | None
-    rate: str | None
-    made_at: float
-    delayed: int
-    queued: int
-    running: int
-    suspended: int
+router = Router("/v1/queues")
 
 
-def _queueing(request: Request) -> Queueing:
-    queueing: Queueing = request.app.state.service.queueing
-    return queueing
-
-
-Uses = Annotated[Queueing, Depends(_queueing)]
-
-router = APIRouter(prefix="/v1/queues", responses=PROBLEMS)
-
-
-@router.get("", responses={200: {"model": list[Queue]}})
-async def queues(queueing: Uses) -> Json:
+@router.get("")
+async def queues(service: Uses) -> Sequence[Queue]:
     """List queues."""
-    return Json(await queueing.queues())
+    return await service.queues.list()
 
 
-@router.patch("/{name}", responses={200: {"model": Queue}})
-async def set_queue(name: str, body: QueueRequest, queueing: Uses) -> Json:
+@router.patch("/{name}")
+async def set_queue(name: str, body: QueueRequest, service: Uses) -> Queue:
     """Pause or resume a queue, or change its limits. The queue is created if there is none."""
-    return Json(await queueing.set(name, body.model_dump(exclude_unset=True)))
+    changes = cast(QueueChanges, body.model_dump(exclude_unset=True))
+    return await service.queues.update(name, changes)

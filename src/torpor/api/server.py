@@ -27,8 +27,8 @@ from pathlib import Path
 from starlette.types import ASGIApp
 
 import torpor
-from torpor.api import logs
-from torpor.api.app import Service, create_app
+from torpor.api import serverlog
+from torpor.api.app import create_app
 from torpor.api.listening import Listener, listener
 from torpor.api.public import Outside
 from torpor.api.serving import Uvicorn
@@ -36,6 +36,7 @@ from torpor.api.stopping import Stop
 from torpor.core.errors import Conflict, Invalid, TorporError
 from torpor.core.home import Home
 from torpor.core.memory import keep_small
+from torpor.service.service import Service
 
 _SERVER_DRAIN_S = 10
 _LOCK_TRIES, _LOCK_RETRY_S = 10, 0.05
@@ -49,7 +50,7 @@ def main(home: Home) -> int:
     from torpor.control.service.service import Service as ControlService
 
     try:
-        logs.configure()
+        serverlog.configure()
         keep_small()
         asyncio.run(serve(home, ControlService.open))
     except TorporError as error:
@@ -127,7 +128,7 @@ async def _serve_outside(
 ) -> None:
     if public is not None:
         log.info("public at %s", public.url)
-        await public.serve(Outside(service, api, service.access), stop.closing)
+        await public.serve(Outside(service, api), stop.closing)
 
 
 @contextmanager

@@ -34,14 +34,14 @@ Took = Sequence[Mapping[str, float]]
 def main(turns: int, as_json: bool) -> int:
     """Measure and print: JSON or a table on stdout, progress on stderr. Raises TorporError."""
 
-    async def work(stage: Stage) -> tuple[str, list[Figure]]:
+    async def work(stage: Stage) -> tuple[str | None, list[Figure]]:
         machine, host = await _measure(stage, turns)
         accel = (await stage.service.health())["accel"]
         return accel, figures(machine, host)
 
     accel, found = perform(work)
     python = {"machine": PYTHON_VERSION, "host": platform.python_version()}
-    how = "emulation (no usable KVM)" if accel == EMULATION else accel.upper()
+    how = "emulation (no usable KVM)" if accel == EMULATION else str(accel).upper()
     about = (
         f", machines by {how}; Python {python['machine']} in the machine, {python['host']} on the "
         f"host; p50 of {words.count(turns, 'turn')}."
@@ -52,7 +52,7 @@ def main(turns: int, as_json: bool) -> int:
 
 async def _measure(stage: Stage, turns: int) -> tuple[Took, Took]:
     stage.tell("making a machine")
-    deployed = await stage.service.deploy(read_agent(AGENT), lambda *_: None, qemu.NAME)
+    deployed = await stage.service.agents.deploy(read_agent(AGENT), lambda *_: None, qemu.NAME)
     machine, host = [], []
     for turn in range(turns):
         stage.tell(f"turn {turn + 1} of {turns}")

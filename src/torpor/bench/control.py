@@ -42,6 +42,7 @@ from torpor.egress.models import Model
 from torpor.engine import process
 from torpor.logstore.sqlite import SqliteStore
 from torpor.project.reading import read_agent
+from torpor.service.waits import WaitFilter
 from torpor.snapshot.store import SnapshotStore
 from torpor.worker.commands import Commands
 from torpor.worker.metrics import Metrics
@@ -117,9 +118,8 @@ async def _measure(stage: Stage, sizes: Sizes) -> Measured:
 
 
 async def _deployed(service: Service) -> AgentVersion:
-    return AgentVersion(
-        (await service.deploy(read_agent(AGENT), _unheard, process.NAME))["version"]
-    )
+    deployed = await service.agents.deploy(read_agent(AGENT), _unheard, process.NAME)
+    return AgentVersion(deployed["version"])
 
 
 def _unheard(stage: str, message: str, fraction: float | None) -> None:
@@ -151,22 +151,22 @@ async def _start_ms(stage: Stage, version: AgentVersion) -> list[float]:
     taken = []
     for _ in range(STARTS):
         began = time.perf_counter()
-        run = await stage.service.start(version, "doze", {"times": 0, "duration_s": 0}, None)
+        run = await stage.start(version, "doze", times=0, duration_s=0)
         taken.append((time.perf_counter() - began) * 1000)
-        await _until(stage.store, RunId(run["id"]), lambda row: row.state is RunState.COMPLETED)
+        await _until(stage.store, run, lambda row: row.state is RunState.COMPLETED)
     return taken
 
 
 async def _wake_ms(stage: Stage, version: AgentVersion) -> list[float]:
     """From the answer of a wait, whose run is asleep, until its resume has begun."""
-    started = [await stage.service.start(version, "wake", {"times": 1}, None) for _ in range(WAKES)]
-    asleep, taken = [RunId(run["id"]) for run in started], []
+    asleep = [await stage.start(version, "wake", times=1) for _ in range(WAKES)]
+    taken = []
     for run in asleep:
         await _until(stage.store, run, lambda row: row.state is RunState.SUSPENDED)
     for run in asleep:
-        (wait,) = await stage.service.waits(run, all=False)
+        (wait,) = await stage.service.waits.list(WaitFilter(run))
         began = time.time()
-        await stage.service.complete(wait["id"], None, None, None, "torpor bench")
+        await stage.answer(wait["id"])
         resumed = await _entry(stage.store, run, 0, "run.resumed")
         taken.append((resumed.at - began) * 1000)
         await _until(stage.store, run, lambda row: row.state is RunState.COMPLETED)

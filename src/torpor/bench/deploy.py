@@ -134,7 +134,7 @@ async def _measure(stage: Stage, edits: int) -> dict[str, Took]:
     # another size, which leaves nothing that these are made upon.
     stage.tell("making the host ready")
     ready = replace(AGENTS[0].edited(0), memory_mib=256)
-    await stage.service.deploy(ready, lambda *_: None, qemu.NAME)
+    await stage.service.agents.deploy(ready, lambda *_: None, qemu.NAME)
     return {agent.key: await _edit(stage, agent, edits) for agent in AGENTS}
 
 
@@ -149,7 +149,7 @@ async def _deploy(stage: Stage, agent: Agent, n: int) -> float:
     service = stage.service
     await service.machines.settled()  # what waits for runs is made in the background
     began = time.perf_counter()
-    deployed = await service.deploy(agent.edited(n), lambda *_: None, qemu.NAME)
+    deployed = await service.agents.deploy(agent.edited(n), lambda *_: None, qemu.NAME)
     took_ms = (time.perf_counter() - began) * 1000
     row = await ended(stage, deployed["version"])
     if row.result != n:

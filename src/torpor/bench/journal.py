@@ -128,7 +128,7 @@ class _Bench:
         def tell(name: str, message: str, fraction: float | None) -> None:
             stage.tell(message)
 
-        deployed = await stage.service.deploy(read_agent(AGENT), tell, engine)
+        deployed = await stage.service.agents.deploy(read_agent(AGENT), tell, engine)
         return cls(stage, deployed["version"])
 
     @property
@@ -136,10 +136,10 @@ class _Bench:
         return self._version
 
     async def run(self, agent: str, **given: Any) -> RunId:
-        return RunId((await self.stage.service.start(self._version, agent, given, None))["id"])
+        return await self.stage.start(self._version, agent, **given)
 
     async def cancel(self, run: RunId) -> None:
-        await self.stage.service.cancel(run)
+        await self.stage.service.runs.cancel(run)
 
     async def entries(self, run: RunId, *kinds: str) -> list[EntryRow]:
         return await self.store.read(
@@ -178,7 +178,7 @@ class _Bench:
         return steps / (last.at - first.at)
 
     def pid(self, run: RunId) -> int | None:
-        scheduler = self.stage.service._scheduler
+        scheduler = self.stage.service.scheduler
         assert scheduler is not None
         driver = scheduler.drivers.get(run)
         return driver.live.pid if driver is not None and driver.live is not None else None
@@ -209,7 +209,7 @@ async def _wakes(bench: _Bench) -> list[float]:
             while not (found := await bench.store.read(lambda c: waits.list_waits(c, run))):
                 await subscription.wait()
         answered.append(time.time())
-        await bench.stage.service.complete(found[0].id, None, None, None, "torpor bench")
+        await bench.stage.answer(found[0].id)
     await bench.until(run, lambda row: row.state in FINAL)
     steps = [e for e in await bench.entries(run, BEGIN) if e.data["kind"] == "step"]
     return [(step.at - at) * 1000 for step, at in zip(steps, answered, strict=True)]
@@ -306,7 +306,7 @@ async def _next_result(bench: _Bench, run: RunId) -> bool:
     """Wait until the run's newest epoch has recorded something; False once it has ended."""
 
     def seen(row: Any) -> bool:
-        driver = bench.stage.service._scheduler.drivers.get(run)  # type: ignore[union-attr]
+        driver = bench.stage.service.scheduler.drivers.get(run)  # type: ignore[union-attr]
         return row.state in FINAL or (driver is not None and driver.progressed)
 
     return (await bench.until(run, seen)).state not in FINAL

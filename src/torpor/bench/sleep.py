@@ -76,15 +76,17 @@ def main(memory_mib: int, cycles: int, as_json: bool) -> int:
 async def _measure(stage: Stage, memory_mib: int, cycles: int) -> Report:
     home, service, tell = stage.home, stage.service, stage.tell
     source = replace(read_agent(AGENT), memory_mib=memory_mib)
-    deployed = await service.deploy(
-        source, lambda stage, message, fraction: tell(message), qemu.NAME
-    )
-    run = RunId((await service.start(deployed["version"], None, {}, None))["id"])
+
+    def report(stage: str, message: str, fraction: float | None) -> None:
+        tell(message)
+
+    deployed = await stage.service.agents.deploy(source, report, qemu.NAME)
+    run = await stage.start(deployed["version"])
     sleeper = Sleeper(stage, run)
     ours = await _sleep_and_wake(stage, sleeper, cycles)
 
     template, newest = await stage.store.read(
-        lambda c: _template_and_newest(c, deployed["version"], run)
+        lambda c: _template_and_newest(c, AgentVersion(deployed["version"]), run)
     )
     peer_cycles = min(cycles, PEER_CYCLES_MAX)
     tell("QEMU's own migration of the same machine")
@@ -100,7 +102,7 @@ async def _measure(stage: Stage, memory_mib: int, cycles: int) -> Report:
     theirs_template = await peer.template_bytes(service.machines, template, home.run)
     await _check(sleeper, drafts=cycles + 1)
     shape = service.machines.shape(memory_mib=memory_mib, disk_mib=source.disk_mib, deps="")
-    boot_ms = deployed["boot_ms"]
+    boot_ms, template_bytes = deployed["boot_ms"] or 0.0, deployed["template_bytes"] or 0
     return Report(
         engine=shape.engine,
         engine_version=shape.engine_version,
@@ -108,7 +110,7 @@ async def _measure(stage: Stage, memory_mib: int, cycles: int) -> Report:
         memory_mib=memory_mib,
         cycles=cycles,
         peer_cycles=peer_cycles,
-        ours=Figures.of(ours, boot_ms=boot_ms, template_bytes=deployed["template_bytes"]),
+        ours=Figures.of(ours, boot_ms=boot_ms, template_bytes=template_bytes),
         # The peer's machine was booted by the same boot.
         peer=Figures.of(theirs, boot_ms=boot_ms, template_bytes=theirs_template),
     )

@@ -115,7 +115,7 @@ def main(memory_mib: int, many: int, as_json: bool) -> int:
 async def _measure(stage: Stage, memory_mib: int, many: int) -> Report:
     started = time.perf_counter()
     source = replace(read_agent(AGENT), memory_mib=memory_mib)
-    deployed = await stage.service.deploy(
+    deployed = await stage.service.agents.deploy(
         source, lambda _, message, fraction: stage.tell(message), qemu.NAME
     )
     workers = [
@@ -142,7 +142,7 @@ async def _measure(stage: Stage, memory_mib: int, many: int) -> Report:
     serve = await throughput.serve(machines, newest.manifest, third.key, directory)
 
     growth = await _chain(second, many)
-    template = await stage.store.read(lambda c: _template(c, deployed["version"]))
+    template = await stage.store.read(lambda c: _template(c, AgentVersion(deployed["version"])))
     template_peers = {
         name: await peer.template_bytes(machines, template, directory, way)
         for name, way, _, _ in PEERS
@@ -157,7 +157,7 @@ async def _measure(stage: Stage, memory_mib: int, many: int) -> Report:
     bytes_p50 = int(percentile(small.bytes, 0.5))
     shape = machines.shape(memory_mib=memory_mib, disk_mib=source.disk_mib, deps="")
     measured = Measured(
-        template_bytes=deployed["template_bytes"],
+        template_bytes=deployed["template_bytes"] or 0,
         template_pages=_fresh_pages(template),
         small=small,
         small_pages=int(percentile(await _pages_of_small_steps(first), 0.5)),
@@ -206,7 +206,7 @@ class _Worker:
 
     @classmethod
     async def start(cls, stage: Stage, version: str, *, study: int) -> _Worker:
-        run = RunId((await stage.service.start(version, None, {"study": study}, None))["id"])
+        run = await stage.start(version, study=study)
         sleeper = Sleeper(stage, run)
         await sleeper.fall_asleep()
         key = await Keys(stage.home, stage.store, on=False).find(run)

@@ -37,6 +37,8 @@ from torpor.core.ids import RunId, Seq
 from torpor.core.states import FINAL, RunState
 from torpor.engine import process, registry
 from torpor.logstore.sqlite import SqliteStore
+from torpor.service.runs import RunRequest
+from torpor.service.waits import Answer, WaitFilter
 from torpor.web import words
 
 # What takes longer than this has gone wrong.
@@ -52,6 +54,14 @@ class Stage:
     store: SqliteStore
     service: Service
     tell: Tell
+
+    async def start(self, version: str, agent: str | None = None, **given: Any) -> RunId:
+        """A run of this input."""
+        run = await self.service.runs.start(RunRequest(given, version=version, agent=agent))
+        return RunId(run["id"])
+
+    async def answer(self, wait: str, data: Any = None, *, approved: bool | None = None) -> None:
+        await self.service.waits.complete(wait, Answer(data, approved, by="torpor bench"))
 
 
 def perform(work: Callable[[Stage], Coroutine[Any, Any, _T]]) -> _T:
@@ -128,7 +138,7 @@ async def _until_stopped(work: Coroutine[Any, Any, _T]) -> _T:
 
 async def ended(stage: Stage, version: str) -> runs.RunRow:
     """A run of this version, without input, when it has ended."""
-    run = RunId((await stage.service.start(version, None, {}, None))["id"])
+    run = await stage.start(version)
     return await _ended(stage.store, run)
 
 
@@ -182,7 +192,7 @@ class Sleeper:
                         reported_at = time.time()
                         row = await store.read(lambda c: runs.get_run(c, self.run))
                 # Nothing tells of that: the log is done with the machine by then.
-                while (await service.run(self.run))["machine"] is not None:  # noqa: ASYNC110
+                while (await service.runs.get(self.run))["machine"] is not None:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         except TimeoutError as error:
             raise GuestError(f"the agent was not asleep within {ASLEEP_LIMIT_S:g} s") from error
@@ -199,8 +209,8 @@ class Sleeper:
         )
 
     async def answer(self, data: Any = None, *, approved: bool | None = None) -> None:
-        (wait,) = await self._stage.service.waits(self.run, all=False)
-        await self._stage.service.complete(wait["id"], data, approved, None, "torpor bench")
+        (wait,) = await self._stage.service.waits.list(WaitFilter(self.run))
+        await self._stage.answer(wait["id"], data, approved=approved)
 
     async def end(self, data: Any = None, *, approved: bool | None = None) -> runs.RunRow:
         """Give the answer after which the agent ends."""

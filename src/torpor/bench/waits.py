@@ -18,9 +18,9 @@ from torpor.bench.stats import percentile
 from torpor.cli.screen import show, show_json
 from torpor.contextlog import entries
 from torpor.contextlog.entries import BEGIN, EntryRow
-from torpor.core.ids import RunId
 from torpor.engine import qemu
 from torpor.project.reading import read_agent
+from torpor.service.waits import WaitFilter
 
 AGENT = Path(__file__).with_name("manywaits.py")
 LINES = 25  # of one run
@@ -40,9 +40,11 @@ def main(answers: int, as_json: bool) -> int:
 async def _measure(stage: Stage, answers: int) -> list[Figure]:
     source = read_agent(AGENT)
     tell = stage.tell
-    deployed = await stage.service.deploy(
-        source, lambda stage, text, fraction: tell(text), qemu.NAME
-    )
+
+    def report(stage: str, message: str, fraction: float | None) -> None:
+        tell(message)
+
+    deployed = await stage.service.agents.deploy(source, report, qemu.NAME)
     took_ms: list[float] = []
     late = 0
     draw = random.Random(1)
@@ -76,14 +78,14 @@ async def _answer_all(
 ) -> list[EntryRow]:
     """A run whose lines are answered one by one, each while it is asleep; its log."""
     service, store = stage.service, stage.store
-    run = RunId((await service.start(version, None, {"lines": lines + 1}, None))["id"])
+    run = await stage.start(version, lines=lines + 1)
     sleeper = Sleeper(stage, run)
     await sleeper.fall_asleep()
     for number in range(lines):
         stage.tell(f"answer {done + number + 1}")
         await service.machines.settled()
-        wait = draw.choice(await service.waits(run, all=False))
-        await service.complete(wait["id"], None, None, None, "torpor bench")
+        wait = draw.choice(await service.waits.list(WaitFilter(run)))
+        await stage.answer(wait["id"])
         await sleeper.fall_asleep()
     await sleeper.end()
     return await store.read(lambda c: entries.read_entries(c, run, 0, None, 1_000_000))

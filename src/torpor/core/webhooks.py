@@ -17,6 +17,11 @@ WEBHOOK_NAME_MAX = 64
 URL_MAX = 2000
 
 
+class Unsigned(Exception):
+    """A message is not signed by a holder of the secret, or not recently. It says nothing about
+    the secret."""
+
+
 def check_webhooks(table: Any, what: str) -> dict[str, str]:
     """`table` if it names URLs. `what` begins the message of the Invalid it raises."""
     if not isinstance(table, Mapping) or len(table) > WEBHOOKS_MAX:

@@ -3,7 +3,6 @@
 app          the dashboard put together
 guard        sessions, CSRF, what a browser is told to allow
 sessions     one-time links, and who has used one
-needs        what the dashboard needs of the service
 pages        GET: asks the service, fills a template in
 actions      POST: one call of the service each
 live         a run's timeline as it grows, as server-sent events

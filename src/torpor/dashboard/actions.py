@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from torpor.control.service.forking import Wanted
 from torpor.core.durations import seconds
 from torpor.core.errors import Invalid
+from torpor.core.schedules import Missed, Overlap
 from torpor.dashboard import answering
 from torpor.dashboard.guard import COOKIE
 from torpor.dashboard.pages import service_of
 from torpor.dashboard.sessions import Sessions
+from torpor.service.queues import QueueChanges
+from torpor.service.runs import ForkRequest, RunRequest
+from torpor.service.schedules import ScheduleSettings
+from torpor.service.waits import Answer
 
 BY = "dashboard"
 
@@ -37,20 +41,22 @@ def go(request: Request, to: str) -> Response:
 
 async def complete(request: Request) -> Response:
     service = service_of(request)
-    wait = await service.wait(request.path_params["ref"])
+    wait = await service.waits.get(request.path_params["ref"])
     verdict = one(request, "verdict")
     if wait["approve"] and verdict not in ("approve", "deny"):
         raise Invalid(f"the verdict must be approve or deny, not {verdict!r}")
     data = None if wait["approve"] else answering.read(wait, form_of(request))
     approved = verdict == "approve" if wait["approve"] else None
-    answered = await service.complete(wait["id"], data, approved, one(request, "note") or None, BY)
+    answer = Answer(data, approved, one(request, "note") or None, BY)
+    answered = await service.waits.complete(wait["id"], answer)
     return go(request, back(request, f"/ui/runs/{answered['run']}"))
 
 
 async def send(request: Request) -> Response:
     """An event to the run."""
     name, data = one(request, "name"), answering.value(one(request, "data"))
-    sent = await service_of(request).send(request.path_params["ref"], name, data, BY, None)
+    events = service_of(request).events
+    sent = await events.send(request.path_params["ref"], name, data, by=BY)
     return go(request, back(request, f"/ui/runs/{sent['run']}"))
 
 
@@ -60,17 +66,17 @@ def back(request: Request, default: str) -> str:
 
 
 async def cancel(request: Request) -> Response:
-    run = await service_of(request).cancel(request.path_params["ref"])
+    run = await service_of(request).runs.cancel(request.path_params["ref"])
     return go(request, f"/ui/runs/{run['id']}")
 
 
 async def delete(request: Request) -> Response:
-    await service_of(request).deleting.delete(request.path_params["ref"])
+    await service_of(request).runs.delete(request.path_params["ref"])
     return go(request, "/ui/runs")
 
 
 async def retry(request: Request) -> Response:
-    run = await service_of(request).retry(request.path_params["ref"], None)
+    run = await service_of(request).runs.retry(request.path_params["ref"])
     return go(request, f"/ui/runs/{run['id']}")
 
 
@@ -79,19 +85,20 @@ async def fork(request: Request) -> Response:
     if at and not (at.isascii() and at.isdecimal() and len(at) <= 15):
         raise Invalid(f"a position in a log must be a number, not {at!r}")
     given = _input(request) if "input" in form_of(request) else None
-    wanted = Wanted(at=int(at) if at else None, input=given)
-    run = await service_of(request).fork(request.path_params["ref"], wanted)
+    plan = ForkRequest(at=int(at) if at else None, input=given)
+    run = await service_of(request).runs.fork(request.path_params["ref"], plan)
     return go(request, f"/ui/runs/{run['id']}")
 
 
 async def start(request: Request) -> Response:
     service, version = service_of(request), request.path_params["version"]
-    found = await service.agent(one(request, "agent") or None, version, None)
+    found = await service.agents.get(one(request, "agent") or None, version)
     if "input" in form_of(request):
         given = _input(request)
     else:
         given = answering.read_input(found["agent"], form_of(request))
-    run = await service.start(version, found["agent"]["name"], given, None)
+    wanted = RunRequest(given, version=version, agent=found["agent"]["name"])
+    run = await service.runs.start(wanted)
     return go(request, f"/ui/runs/{run['id']}")
 
 
@@ -104,20 +111,21 @@ def _input(request: Request) -> dict[str, Any]:
 
 async def queue(request: Request) -> Response:
     """Pause it, let it go on, or change its limits: what the form has."""
-    name, changes = request.path_params["name"], dict[str, Any]()
+    changes = QueueChanges()
     if "paused" in form_of(request):
         changes["paused"] = one(request, "paused") == "true"
-    for limit in ("concurrency", "per_key"):
-        if limit in form_of(request):
-            changes[limit] = _limit(limit, one(request, limit))
+    if "concurrency" in form_of(request):
+        changes["concurrency"] = _limit(request, "concurrency")
+    if "per_key" in form_of(request):
+        changes["per_key"] = _limit(request, "per_key")
     if "rate" in form_of(request):
         changes["rate"] = one(request, "rate").strip() or None
-    await service_of(request).queueing.set(name, changes)
+    await service_of(request).queues.update(request.path_params["name"], changes)
     return go(request, "/ui/queues")
 
 
-def _limit(name: str, text: str) -> int | None:
-    text = text.strip()
+def _limit(request: Request, name: str) -> int | None:
+    text = one(request, name).strip()
     if text and not (text.isascii() and text.isdecimal() and 0 < int(text) <= 1_000_000):
         raise Invalid(f"{name} must be a number from 1 to 1,000,000, or empty for no limit")
     return int(text) if text else None
@@ -128,11 +136,13 @@ async def add_schedule(request: Request) -> Response:
         jitter_s = seconds(one(request, "jitter") or 0)
         priority = int(one(request, "priority") or 0)
     except ValueError as error:
-        raise Invalid(
-            f"the jitter must be a duration, and the priority a number: {error}"
-        ) from None
-    settings = {
-        **{name: one(request, name).strip() for name in ("agent", "cron", "overlap", "missed")},
+        words = "the jitter must be a duration, and the priority a number"
+        raise Invalid(f"{words}: {error}") from None
+    settings: ScheduleSettings = {
+        "agent": one(request, "agent").strip(),
+        "cron": one(request, "cron").strip(),
+        "overlap": cast(Overlap, one(request, "overlap").strip()),  # the service checks them
+        "missed": cast(Missed, one(request, "missed").strip()),
         "zone": one(request, "zone").strip() or "UTC",
         "input": _input(request),
         "jitter_s": jitter_s,
@@ -158,7 +168,7 @@ async def schedule(request: Request) -> Response:
 
 
 async def collect(request: Request) -> Response:
-    await service_of(request).gc(False)
+    await service_of(request).storage.collect(False)
     return go(request, "/ui/storage")
 
 

@@ -14,9 +14,9 @@ from starlette.routing import Route
 from torpor.core.errors import Invalid, NotFound, TorporError
 from torpor.dashboard import actions, assets, console, live, pages
 from torpor.dashboard.guard import Guard
-from torpor.dashboard.needs import Service
 from torpor.dashboard.sessions import Sessions
-from torpor.web.problems import problem, told
+from torpor.service.service import Service
+from torpor.web.problems import problem, reported
 
 _ROUTES = [
     Route("/", pages.home),
@@ -83,4 +83,4 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:
-    return pages.problem(request, problem(told(error)))
+    return pages.problem(request, problem(reported(error)))

@@ -21,6 +21,7 @@ from torpor.dashboard.charts import charts, numeric
 from torpor.dashboard.pages import service_of
 from torpor.query.ask import Question
 from torpor.query.views import VIEWS
+from torpor.service.queries import Rows
 from torpor.web.problems import problem
 
 ROWS = 500
@@ -45,12 +46,12 @@ FROM waits WHERE kind = 'wait' AND state = 'completed' GROUP BY prompt ORDER BY 
 
 async def console(request: Request) -> Response:
     service, sql = service_of(request), _sql(request)
-    saved, totals = await asyncio.gather(service.saved_queries(), service.totals())
-    found: dict[str, Any] | None = None
+    saved, totals = await asyncio.gather(service.queries.list(), service.totals())
+    found: Rows | None = None
     trouble: dict[str, Any] | None = None
     if sql:
         try:
-            found = await service.query(Question(sql, rows_max=ROWS))
+            found = await service.queries.ask(Question(sql, rows_max=ROWS))
         except TorporError as error:
             trouble = problem(error)
     return render.page(
@@ -72,7 +73,7 @@ async def console(request: Request) -> Response:
 
 
 async def as_csv(request: Request) -> Response:
-    found = await service_of(request).query(Question(_sql(request), rows_max=CSV_ROWS))
+    found = await service_of(request).queries.ask(Question(_sql(request), rows_max=CSV_ROWS))
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(found["columns"])
@@ -82,12 +83,12 @@ async def as_csv(request: Request) -> Response:
 
 
 async def save(request: Request) -> Response:
-    saved = await service_of(request).save_query(one(request, "name"), one(request, "sql"))
+    saved = await service_of(request).queries.save(one(request, "name"), one(request, "sql"))
     return go(request, render.console_url(saved["sql"], saved["name"]))
 
 
 async def delete(request: Request) -> Response:
-    await service_of(request).delete_query(one(request, "name"))
+    await service_of(request).queries.delete(one(request, "name"))
     return go(request, "/ui/query")
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from torpor.core.states import FINAL, RunState
+from torpor.core.states import FINAL
 from torpor.dashboard import render
-from torpor.dashboard.needs import Object
 from torpor.dashboard.pages import ENTRIES, place, service_of
 from torpor.dashboard.timeline import Item, Timeline
 from torpor.web import stream
@@ -28,7 +28,7 @@ _CHANGES_STATE = ("run.", "op.", "wait.", "snapshot")
 async def live(request: Request) -> Response:
     """Past `after`, or past what the browser saw last; the page's timeline begins at `start`."""
     service = service_of(request)
-    found = await service.run(request.path_params["ref"])
+    found = await service.runs.get(request.path_params["ref"])
     run = found["id"]
     start = place(request, "start", 0)
     seen = stream.seen(request.headers.get("last-event-id"))
@@ -37,13 +37,13 @@ async def live(request: Request) -> Response:
     begin = max(start, after - KNOWN_MAX)
     timeline = Timeline(await service.prices())
     while begin < after:
-        known, _ = await service.entries(run, begin, after - begin, None)
+        known, _ = await service.logs.read(run, begin, after - begin, None)
         for entry in known:
             timeline.take(entry)
         begin = known[-1]["seq"] if known else after
     csrf = request.scope["torpor.session"].csrf
 
-    def tell(page: list[Object]) -> Iterator[str]:
+    def render_page(page: list[dict[str, Any]]) -> Iterator[str]:
         changed: dict[int, Item] = {}
         for entry in page:
             if (item := timeline.take(entry)) is not None:
@@ -55,13 +55,13 @@ async def live(request: Request) -> Response:
             yield stream.event("state", None)
 
     lines = stream.follow(
-        partial(service.entries, run),
-        partial(service.changed, run),
+        partial(service.logs.read, run),
+        partial(service.logs.changed, run),
         after=after,
         kinds=None,
-        ended=found["state"] if RunState(found["state"]) in FINAL else None,
+        ended=found["state"] if found["state"] in FINAL else None,
         closing=request.app.state.closing,
-        tell=tell,
+        render=render_page,
     )
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     return StreamingResponse(lines, headers=headers, media_type="text/event-stream")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -23,12 +23,15 @@ from torpor.core.schedules import MISSED, OVERLAPS
 from torpor.core.states import FINAL, RunState
 from torpor.dashboard import life, render
 from torpor.dashboard.guard import COOKIE
-from torpor.dashboard.needs import Object, Service
 from torpor.dashboard.sessions import SESSION_S, Sessions
 from torpor.dashboard.terminal import Line, interleaved, last_of
 from torpor.dashboard.timeline import Timeline
 from torpor.engine import registry
 from torpor.engine.capabilities import NOT_ISOLATED
+from torpor.service.agents import Agent
+from torpor.service.runs import Run, RunDetail, RunFilter
+from torpor.service.service import Service
+from torpor.service.waits import WaitFilter
 from torpor.web.download import Content, download
 
 RUNS = 50
@@ -79,15 +82,15 @@ async def login(request: Request) -> Response:
     """Where a link leads. The page that comes goes on by itself: a cookie that is kept from other
     sites is not sent by a redirect on the way from one."""
     sessions: Sessions = request.app.state.sessions
-    made = sessions.log_in(request.query_params.get("token", ""))
-    if made is None:
+    session = sessions.log_in(request.query_params.get("token", ""))
+    if session is None:
         return render.page(request, "refused.html", status=401, code=401)
     run = request.query_params.get("run", "")
     page = f"/ui/runs/{run}?follow=1" if render.RUN.fullmatch(run) else "/ui/runs"
     response = render.page(request, "welcome.html", page=page)
     response.set_cookie(
         COOKIE,
-        made.id,
+        session.id,
         max_age=int(SESSION_S),
         path="/ui",
         httponly=True,
@@ -104,9 +107,11 @@ async def runs(request: Request) -> Response:
     if text and len(text) > TEXT_CHARS_MAX:
         raise Invalid(f"the text to search for has more than {TEXT_CHARS_MAX} characters")
     found, totals, agents = await asyncio.gather(
-        service.runs(states or None, RUNS + 1, before or None, agent or None, text or None),
+        service.runs.list(
+            RunFilter(states or None, RUNS + 1, before or None, agent or None, text or None)
+        ),
         service.totals(),
-        service.agents(),
+        service.agents.list(),
     )
     given = {"state": states, "agent": agent or "", "text": text or ""}
     narrowed = {key: value for key, value in given.items() if value}
@@ -130,7 +135,7 @@ async def runs(request: Request) -> Response:
 
 async def run(request: Request) -> Response:
     service, ref = service_of(request), request.path_params["ref"]
-    found = await service.run(ref)
+    found = await service.runs.get(ref)
     if found["id"] != ref:
         return RedirectResponse(f"/ui/runs/{found['id']}", 307)
     newer, follow = await newest(service, found), "follow" in request.query_params
@@ -140,8 +145,8 @@ async def run(request: Request) -> Response:
     after = place(request, "after", max(0, found["last_seq"] - ENTRIES))
     drawn, (entries, _), taken, published, totals, prices = await asyncio.gather(
         _drawn(service, found),
-        service.entries(found["id"], after, ENTRIES, None),
-        service.snapshots(found["id"]),
+        service.logs.read(found["id"], after, ENTRIES, None),
+        service.snapshots.list(found["id"]),
         service.artifacts.list(found["id"]),
         service.totals(),
         service.prices(),
@@ -171,14 +176,14 @@ async def run(request: Request) -> Response:
         earlier=max(0, after - ENTRIES) if after else None,
         later=last if last < found["last_seq"] else None,
         live=f"/ui/runs/{found['id']}/live?start={after}&after={last}",
-        ended=RunState(found["state"]) in FINAL,
+        ended=found["state"] in FINAL,
     )
 
 
 async def head(request: Request) -> Response:
     """The part of a run's page above its timeline, which changes with its state."""
     service = service_of(request)
-    found = await service.run(request.path_params["ref"])
+    found = await service.runs.get(request.path_params["ref"])
     drawn, newer = await _drawn(service, found), await newest(service, found)
     if newer and "follow" in request.query_params:
         to = f"/ui/runs/{newer['id']}?follow=1"
@@ -189,7 +194,7 @@ async def head(request: Request) -> Response:
 async def entry(request: Request) -> Response:
     """One entry of a log, whole."""
     seq = int(request.path_params["seq"])
-    found, _ = await service_of(request).entries(request.path_params["ref"], seq - 1, 1, None)
+    found, _ = await service_of(request).logs.read(request.path_params["ref"], seq - 1, 1, None)
     if not found or found[0]["seq"] != seq:
         raise NotFound(f"there is no entry {seq}")
     return PlainTextResponse(json.dumps(found[0], indent=2))
@@ -200,18 +205,18 @@ async def output(request: Request) -> Response:
     ref, stream = request.path_params["ref"], request.path_params["stream"]
     if stream not in ("stdout", "stderr"):
         raise NotFound(f"there is no output stream {stream!r}")
-    content = await service_of(request).output(ref, stream)
+    content = await service_of(request).logs.output(ref, stream)
     headers = {"content-disposition": f'attachment; filename="{stream}.txt"'}
     return StreamingResponse(content, headers=headers, media_type="text/plain; charset=utf-8")
 
 
 async def artifact(request: Request) -> Response:
     """An artifact as a file: never a page of this site."""
-    known, ref = service_of(request).artifacts, request.path_params["ref"]
+    ref, name = request.path_params["ref"], request.path_params["name"]
     text = request.query_params.get("version", "")
     version = place(request, "version", 0) if text else None
-    found = await known.find(ref, request.path_params["name"], version)
-    return await download(Content.of(found, await known.content(found)), request.headers)
+    found = await service_of(request).artifacts.content(ref, name, version)
+    return await download(Content.of(*found), request.headers)
 
 
 async def given(request: Request) -> Response:
@@ -228,18 +233,18 @@ async def waits(request: Request) -> Response:
         raise Invalid(f"the text to search for has more than {TEXT_CHARS_MAX} characters")
     kind = KINDS.get(given["kind"], KINDS[""])
     found, totals, agents = await asyncio.gather(
-        service.waits(
-            None,
-            False,
-            WAITS + 1,
-            query.get("after") or None,
-            kinds=kind.kinds,
-            approve=kind.approve,
-            agent=given["agent"] or None,
-            text=given["text"] or None,
+        service.waits.list(
+            WaitFilter(
+                limit=WAITS + 1,
+                after=query.get("after") or None,
+                kinds=kind.kinds,
+                approve=kind.approve,
+                agent=given["agent"] or None,
+                text=given["text"] or None,
+            )
         ),
         service.totals(),
-        service.agents(),
+        service.agents.list(),
     )
     narrowed = {name: value for name, value in given.items() if value}
     more = len(found) > WAITS
@@ -259,7 +264,7 @@ async def waits(request: Request) -> Response:
 
 async def agents(request: Request) -> Response:
     service = service_of(request)
-    found, totals = await asyncio.gather(service.agents(), service.totals())
+    found, totals = await asyncio.gather(service.agents.list(), service.totals())
     return render.page(
         request,
         "agents.html",
@@ -271,13 +276,13 @@ async def agents(request: Request) -> Response:
     )
 
 
-def _names(versions: list[Object]) -> list[str]:
+def _names(versions: Sequence[Agent]) -> list[str]:
     return sorted({agent["name"] for version in versions for agent in version["agents"]})
 
 
-def _files(versions: list[Object]) -> list[Object]:
+def _files(versions: Sequence[Agent]) -> list[dict[str, Any]]:
     """What is deployed: {name, origin, versions}, what is current first, isolated before not."""
-    files: dict[str, Object] = {}
+    files: dict[str, dict[str, Any]] = {}
     isolated_first = sorted(versions, key=lambda version: not registry.isolates(version["engine"]))
     for version in isolated_first:
         for one in version["current"]:
@@ -295,14 +300,14 @@ def _files(versions: list[Object]) -> list[Object]:
 
 async def queues(request: Request) -> Response:
     service = service_of(request)
-    found, totals = await asyncio.gather(service.queueing.queues(), service.totals())
+    found, totals = await asyncio.gather(service.queues.list(), service.totals())
     return render.page(request, "queues.html", at="queues", queues=found, totals=totals)
 
 
 async def schedules(request: Request) -> Response:
     service = service_of(request)
     found, agents, totals = await asyncio.gather(
-        service.schedules.list(), service.agents(), service.totals()
+        service.schedules.list(), service.agents.list(), service.totals()
     )
     names = _names(agents)
     return render.page(
@@ -320,7 +325,7 @@ async def schedules(request: Request) -> Response:
 async def storage(request: Request) -> Response:
     service = service_of(request)
     health, totals, found = await asyncio.gather(
-        service.health(), service.totals(), service.agents()
+        service.health(), service.totals(), service.agents.list()
     )
     return render.page(
         request,
@@ -334,45 +339,44 @@ async def storage(request: Request) -> Response:
 
 async def reclaimable(request: Request) -> Response:
     """What a collection would do: it looks at every file, so it is asked for apart."""
-    report = await service_of(request).gc(True)
+    report = await service_of(request).storage.collect(True)
     return render.page(request, "reclaimable.html", report=report)
 
 
-async def _drawn(service: Service, run: Object) -> life.Life | None:
+async def _drawn(service: Service, run: Run) -> life.Life | None:
     shared = run["origin_seq"] or 0
-    moves = await service.entries(run["id"], shared, MOVES_MAX, list(life.KINDS))
+    moves = await service.logs.read(run["id"], shared, MOVES_MAX, list(life.KINDS))
     return life.read(moves.entries, time.time())
 
 
-async def newest(service: Service, run: Object) -> Object | None:
+async def newest(service: Service, run: RunDetail) -> Run | None:
     """The run that has taken the place of this one: a retry, or what `torpor dev` made of it when
     its code was saved, or of that. None if none has."""
     members = {member["id"]: member for member in run["family"]}
-    at = run
+    at: Run = run
     while (after := at["successor"] or await _reloaded(service, at, members)) in members:
         at = members[after]
     return None if at["id"] == run["id"] else at
 
 
-async def _reloaded(service: Service, run: Object, members: Mapping[str, Object]) -> str | None:
+async def _reloaded(service: Service, run: Run, members: Mapping[str, Run]) -> str | None:
     """What `torpor dev` made of a run that had ended: that names no successor."""
     if run["queue"] != DEV:
         return None
     forks = [m["id"] for m in members.values() if m["origin"] == run["id"] and m["queue"] == DEV]
     for fork in reversed(forks):
-        made: str = fork
-        if ((await service.run(made))["forked"] or {}).get("how") == "reload":
-            return made
+        if ((await service.runs.get(fork))["forked"] or {}).get("how") == "reload":
+            return fork
     return None
 
 
 async def _printed(service: Service, run: str) -> tuple[list[tuple[str, Line]], bool]:
     """The end of what the run printed, by lines, and whether there is more before."""
-    place = await service.begin(run, ["output"], PRINTED_ENTRIES, None)
-    page = await service.entries(run, place, PRINTED_ENTRIES, ["output"])
+    place = await service.logs.begin(run, ["output"], PRINTED_ENTRIES, None)
+    page = await service.logs.read(run, place, PRINTED_ENTRIES, ["output"])
     found = page.entries
     while page.more:
-        page = await service.entries(run, page.entries[-1]["seq"], PRINTED_ENTRIES, ["output"])
+        page = await service.logs.read(run, page.entries[-1]["seq"], PRINTED_ENTRIES, ["output"])
         found += page.entries
     chunks = [(str(each["data"].get("stream")), str(each["data"].get("text"))) for each in found]
     kept = last_of(chunks, PRINTED_CHARS)

@@ -18,6 +18,8 @@ import hmac
 import re
 from collections.abc import Mapping
 
+from torpor.core.webhooks import Unsigned
+
 SECRET_PREFIX = "whsec_"
 TOLERANCE_S = 300
 ID_MAX = 200
@@ -37,10 +39,6 @@ def sign(key: bytes, id: str, at: float, body: bytes) -> dict[str, str]:
         "webhook-timestamp": timestamp,
         "webhook-signature": f"v1,{_signature(key, id, timestamp, body)}",
     }
-
-
-class Unsigned(Exception):
-    """A message was not signed with the secret, or not just now. Says nothing of the secret."""
 
 
 def verify(key: bytes, headers: Mapping[str, str], body: bytes, now: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qs
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -30,11 +30,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torpor.core import jsonvalues
 from torpor.core.errors import Conflict, Invalid, NotFound, TorporError
 from torpor.core.limits import POSTED_FIELDS_MAX
+from torpor.service.waits import Answer, Links, PublicWait
 from torpor.web import forms, problems, words
 from torpor.web.problems import Json
-from torpor.web.shapes import PublicAnswer
+from torpor.web.requests import AnyJson, Note, Strict
 
-Object = dict[str, Any]
+BY = "its link"
 
 _FOLDER = Path(__file__).parent
 _STYLE = (_FOLDER / "static" / "public.css").read_bytes()
@@ -50,19 +51,15 @@ _HEADERS = {
 }
 
 
-class Asked(Protocol):
-    """What this needs of the control plane. Raises NotFound for a token that leads nowhere."""
+class PublicAnswer(Strict):
+    """An answer at a public link."""
 
-    async def linked(self, token: str) -> Object:
-        """The wait as who has its link may see it."""
-        ...
-
-    async def answer_linked(
-        self, token: str, data: Any, approved: bool | None, note: str | None
-    ) -> Object: ...
+    data: AnyJson = None
+    approved: bool | None = None
+    note: Note | None = None
 
 
-def pages(service: Asked) -> Starlette:
+def pages(links: Links) -> Starlette:
     app = Starlette(
         routes=[
             Route("/static/public.css", _style),
@@ -76,7 +73,7 @@ def pages(service: Asked) -> Starlette:
             Exception: _on_unexpected,
         },
     )
-    app.state.service = service
+    app.state.links = links
     return app
 
 
@@ -106,7 +103,7 @@ async def _style(request: Request) -> Response:
 
 
 async def _show(request: Request) -> Response:
-    wait = await _service(request).linked(request.path_params["token"])
+    wait = await _links(request).get(request.path_params["token"])
     if not _by_browser(request):
         return Json(wait)
     if wait["state"] != "open":
@@ -115,15 +112,13 @@ async def _show(request: Request) -> Response:
 
 
 async def _answer(request: Request) -> Response:
-    token, service = request.path_params["token"], _service(request)
+    token, links = request.path_params["token"], _links(request)
     if _type(request) == "application/json":
-        given = _given(await request.body())
-        return Json(await service.answer_linked(token, given.data, given.approved, given.note))
-    wait = await service.linked(token)
+        return Json(await links.answer(token, _answer_of(await request.body())))
+    wait = await links.get(token)
     typed = await _typed(request)
     try:
-        data, approved, note = _read(wait, typed)
-        ended = await service.answer_linked(token, data, approved, note)
+        ended = await links.answer(token, _read(wait, typed))
     except Invalid as error:
         if not _by_browser(request):
             raise
@@ -131,35 +126,36 @@ async def _answer(request: Request) -> Response:
     except Conflict:
         if not _by_browser(request):
             raise
-        return _page("ended.html", 409, wait=await service.linked(token), late=True)
+        return _page("ended.html", 409, wait=await links.get(token), late=True)
     if not _by_browser(request):
         return Json(ended)
     # So that a reload asks nothing again.
     return RedirectResponse(request.url.path, 303)
 
 
-def _read(wait: Object, typed: Mapping[str, list[str]]) -> tuple[Any, bool | None, str | None]:
+def _read(wait: PublicWait, typed: Mapping[str, list[str]]) -> Answer:
     """What a form says. Raises Invalid."""
     if wait["approve"]:
         verdict, note = typed.get("verdict", [""])[0], typed.get("note", [""])[0].strip()
         if verdict not in ("approve", "deny"):
             raise Invalid("the verdict must be approve or deny")
-        return None, verdict == "approve", note or None
+        return Answer(approved=verdict == "approve", note=note or None, by=BY)
     data, wrong = forms.answer(forms.form(wait["schema"]), typed, free=wait["schema"] is None)
     if wrong:
         raise Invalid("; ".join(map(str, wrong)), parts=wrong)
-    return data, None, None
+    return Answer(data, by=BY)
 
 
-def _given(body: bytes) -> PublicAnswer:
+def _answer_of(body: bytes) -> Answer:
     try:
-        return PublicAnswer.model_validate(jsonvalues.read(body))
+        given = PublicAnswer.model_validate(jsonvalues.read(body))
     except ValidationError as error:
         raise Invalid(problems.sentence(error.errors())) from error
     except jsonvalues.Refused as error:
         raise Invalid(f"the body {error}") from error
     except ValueError as error:
         raise Invalid(f"the body is not valid JSON: {error}") from error
+    return Answer(given.data, given.approved, given.note, BY)
 
 
 async def _typed(request: Request) -> dict[str, list[str]]:
@@ -179,7 +175,7 @@ async def _typed(request: Request) -> dict[str, list[str]]:
 
 
 def _question(
-    wait: Object, typed: Mapping[str, list[str]], error: Invalid | None = None
+    wait: PublicWait, typed: Mapping[str, list[str]], error: Invalid | None = None
 ) -> HTMLResponse:
     form = None if wait["approve"] else forms.form(wait["schema"])
     at: dict[str, list[str]] = {}
@@ -251,15 +247,15 @@ async def _on_unexpected(request: Request, error: Exception) -> Response:
     return _wrong(request, problems.problem(problems.unexpected()))
 
 
-def _wrong(request: Request, told: Object) -> Response:
+def _wrong(request: Request, problem: Mapping[str, Any]) -> Response:
     if _by_browser(request):
-        return _page("wrong.html", told["status"], problem=told)
-    return Json(told, told["status"], media_type=problems.MEDIA_TYPE)
+        return _page("wrong.html", problem["status"], problem=problem)
+    return Json(problem, problem["status"], media_type=problems.MEDIA_TYPE)
 
 
-def _service(request: Request) -> Asked:
-    service: Asked = request.app.state.service
-    return service
+def _links(request: Request) -> Links:
+    links: Links = request.app.state.links
+    return links
 
 
 def _by_browser(request: Request) -> bool:

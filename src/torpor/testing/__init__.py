@@ -20,6 +20,7 @@ playing   the agent's runtime, as it is here
 log       what the run has done, as far as replays need it
 outcome   what came of it, and its replays
 blobs     a store of blobs in memory
+fakes     fakes of torpor's own parts; loads the control plane, which the others do not
 """
 
 from torpor.testing.apis import ToolCall

@@ -2,7 +2,7 @@
 
 problems   errors as problem details (RFC 9457)
 stream     server-sent events
-shapes     what the API takes and gives
+requests   what requests have in common
 download   content as a download
 words      runs, waits and sizes in words
 forms      a JSON Schema as a form

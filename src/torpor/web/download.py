@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from starlette.responses import Response, StreamingResponse
 
 from torpor.core.runfiles import RunFile
+from torpor.service.files import Artifact
 
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
@@ -26,7 +27,7 @@ class Content(NamedTuple):
     chunks: Iterator[bytes]  # reading blocks
 
     @classmethod
-    def of(cls, artifact: Mapping[str, Any], chunks: Iterator[bytes]) -> Content:
+    def of(cls, artifact: Artifact, chunks: Iterator[bytes]) -> Content:
         name, media_type = artifact["name"], artifact["media_type"]
         return cls(name, media_type, artifact["bytes"], artifact["digest"], chunks)
 

@@ -13,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -33,6 +34,20 @@ from torpor.core.errors import (
 )
 
 MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    hint: str
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": Problem, "description": "problem details (RFC 9457)"}
+}
 
 # The nearest class in an error's ancestry decides.
 _STATUS: dict[type, int] = {
@@ -65,13 +80,13 @@ def problem(error: TorporError, status: int | None = None) -> dict[str, Any]:
     return {**errors.problem(error), "status": status or own}
 
 
-def told(error: Exception) -> TorporError:
-    """`error` as a client is told of it."""
+def reported(error: Exception) -> TorporError:
+    """`error` as a client sees it."""
     return error if isinstance(error, TorporError) else full_disk(error) or unexpected()
 
 
 def unexpected() -> InternalError:
-    """What a client is told of an error nobody foresaw: the details may hold anything (rule 9)."""
+    """What a client sees of an unforeseen error: its details may hold anything (rule 9)."""
     return InternalError(
         "the server failed to handle this request",
         hint="The traceback is in run/server.log of the data directory. Please report it.",
@@ -123,7 +138,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def on_gone(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # nobody is there to be told, and nothing here is wrong
+        return Response(status_code=499)  # nobody is there any more, and nothing here is wrong
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(request: Request, error: RequestValidationError) -> _Problem:
@@ -142,4 +157,4 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_unexpected(request: Request, error: Exception) -> _Problem:
-        return _respond(told(error))
+        return _respond(reported(error))

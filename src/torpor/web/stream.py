@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from typing import Any
 
 from torpor.core.errors import TorporError
 from torpor.core.limits import HEARTBEAT_S
 from torpor.core.paging import Page
 from torpor.core.states import FINAL
-from torpor.web.problems import problem, told
+from torpor.service.agents import Report
+from torpor.web.problems import problem, reported
 
 log = logging.getLogger("torpor.api")
 
@@ -27,14 +28,8 @@ _FINAL_KINDS = tuple(f"run.{state.value}" for state in FINAL)
 
 Entries = Callable[[int, int, list[str] | None], Coroutine[Any, Any, Page]]
 Changed = Callable[[], Awaitable[None]]
-Tell = Callable[[list[dict[str, Any]]], Iterator[str]]
-
-
-class _Progressing(Protocol):
-    def __call__(self, stage: str, message: str, fraction: float | None) -> None: ...
-
-
-Work = Callable[[_Progressing], Coroutine[Any, Any, dict[str, Any]]]
+Render = Callable[[list[dict[str, Any]]], Iterator[str]]
+Work = Callable[[Report], Coroutine[Any, Any, Mapping[str, Any]]]
 
 
 def event(name: str, data: Any, *, id: int | None = None) -> str:
@@ -44,23 +39,23 @@ def event(name: str, data: Any, *, id: int | None = None) -> str:
 
 
 async def progress(work: Work, done: str, closing: asyncio.Event) -> AsyncIterator[str]:
-    """Do `work`, telling its progress, then `done` or `error`.
+    """Do `work`: events of its progress, then `done` or `error`.
 
-    A client that leaves does not stop it: a template is shared, and whoever asks next finds it.
+    A client that leaves does not stop it: a template is shared, and the next request finds it.
     """
     loop = asyncio.get_running_loop()
-    told: asyncio.Queue[str | None] = asyncio.Queue()
+    lines: asyncio.Queue[str | None] = asyncio.Queue()
 
-    def tell(stage: str, message: str, fraction: float | None) -> None:
+    def report(stage: str, message: str, fraction: float | None) -> None:
         line = event("progress", {"stage": stage, "message": message, "fraction": fraction})
-        loop.call_soon_threadsafe(told.put_nowait, line)  # work may report from a thread
+        loop.call_soon_threadsafe(lines.put_nowait, line)  # work may report from a thread
 
-    task = asyncio.ensure_future(work(tell))
+    task = asyncio.ensure_future(work(report))
     # After the work's last report, which came through the loop as well.
-    task.add_done_callback(lambda _: loop.call_soon(told.put_nowait, None))
+    task.add_done_callback(lambda _: loop.call_soon(lines.put_nowait, None))
     _unfinished.add(task)
     task.add_done_callback(_finished)
-    while (line := await _next(told, closing)) is not None:
+    while (line := await _next(lines, closing)) is not None:
         yield line
     if not task.done():
         return
@@ -71,17 +66,17 @@ async def progress(work: Work, done: str, closing: asyncio.Event) -> AsyncIterat
 
 
 # The loop itself keeps only weak references to tasks.
-_unfinished: set[asyncio.Future[dict[str, Any]]] = set()
+_unfinished: set[asyncio.Future[Mapping[str, Any]]] = set()
 
 
-def _finished(task: asyncio.Future[dict[str, Any]]) -> None:
+def _finished(task: asyncio.Future[Mapping[str, Any]]) -> None:
     _unfinished.discard(task)
     if not task.cancelled():
-        task.exception()  # seen: nobody may be left to whom it could be told
+        task.exception()  # seen: nobody may be left to read it
 
 
-async def _next(told: asyncio.Queue[str | None], closing: asyncio.Event) -> str | None:
-    got = asyncio.ensure_future(told.get())
+async def _next(lines: asyncio.Queue[str | None], closing: asyncio.Event) -> str | None:
+    got = asyncio.ensure_future(lines.get())
     stop = asyncio.ensure_future(closing.wait())
     try:
         await asyncio.wait({got, stop}, timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
@@ -94,7 +89,7 @@ async def _next(told: asyncio.Queue[str | None], closing: asyncio.Event) -> str 
 
 
 def seen(last_event_id: str | None) -> int:
-    """How far a client says that it had come: the id of the last event it saw."""
+    """The id of the last event that a client saw, as it says."""
     text = last_event_id or ""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0
 
@@ -111,10 +106,10 @@ async def follow(
     kinds: list[str] | None,
     ended: str | None,
     closing: asyncio.Event,
-    tell: Tell = as_entries,
+    render: Render = as_entries,
 ) -> AsyncIterator[str]:
-    """A run's entries past `after`, as `tell` makes events of them, then, when it has ended, `end`
-    with its state.
+    """A run's entries past `after`, as events that `render` makes of them, then, when it has ended,
+    `end` with its state.
 
     `ended`: the run's final state if it had one before this was called; later ones are learned
     from the log, which holds a final entry exactly if the run has ended.
@@ -131,7 +126,7 @@ async def follow(
                     after = entry["seq"]
                     if entry["kind"] in _FINAL_KINDS:
                         ended = entry["kind"].removeprefix("run.")
-                for line in tell([e for e in page if kinds is None or e["kind"] in kinds]):
+                for line in render([e for e in page if kinds is None or e["kind"] in kinds]):
                     yield line
                 if more:
                     continue
@@ -160,4 +155,4 @@ def _failure(error: Exception) -> str:
     """The event that ends a stream whose status, 200, has been sent long ago."""
     if not isinstance(error, TorporError):
         log.error("a stream failed", exc_info=error)
-    return event("error", problem(told(error)))
+    return event("error", problem(reported(error)))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from torpor.control.engines import Engines
 from torpor.core.home import Home
-
-# `tests` as a package: the in-memory service is shared.
-sys.path.insert(0, str(Path(__file__).parents[3]))
-
-from tests.unit.api.memory_service import close_stores
+from torpor.testing.fakes.service import close_stores
 
 
 @pytest.fixture
@@ -22,3 +18,9 @@ def home() -> Iterator[Home]:
     with tempfile.TemporaryDirectory(prefix="torpor-") as folder:
         yield Home(Path(folder))
         close_stores()
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are created, and nothing carries them."""
+    monkeypatch.setattr(Engines, "ready_soon", lambda self, engine: None)

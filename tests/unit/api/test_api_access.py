@@ -11,16 +11,19 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.routing import Mount, Route
-from tests.unit.api.memory_service import VERSION, MemoryService
 
 from torpor.api.access import ROUTES, On
 from torpor.api.app import create_app
 from torpor.api.public import Outside
-from torpor.control.service.access import Access
+from torpor.control.service.keys import ApiKeys
 from torpor.core.access import RESTRICTABLE, Grant, Scope, digest, parse_key
 from torpor.core.errors import Forbidden, Invalid, NotFound, Unauthorized
 from torpor.core.home import Home
+from torpor.service.keys import NewKey
+from torpor.service.runs import Run, RunRequest
+from torpor.service.waits import Wait, WaitFilter
 from torpor.testing.clock import ManualClock
+from torpor.testing.fakes.service import VERSION, MemoryService
 
 pytestmark = pytest.mark.anyio
 
@@ -48,21 +51,21 @@ def app(service: MemoryService) -> FastAPI:
 @pytest.fixture
 async def outside(app: FastAPI, service: MemoryService) -> AsyncIterator[httpx.AsyncClient]:
     # What the service in memory lacks fails; but whoever may not ask does not come so far.
-    entrance = Outside(service, app, service.access)
+    entrance = Outside(service, app)
     transport = httpx.ASGITransport(entrance, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://torpor") as client:
         yield client
 
 
 async def key(service: MemoryService, *scopes: Scope, **options: Any) -> dict[str, str]:
-    made = await service.access.create("test", scopes, **options)
+    made = await service.keys.create("test", scopes, **options)
     return {"authorization": f"Bearer {made['key']}"}
 
 
-async def asked(service: MemoryService, run: dict[str, Any]) -> dict[str, Any]:
+async def asked(service: MemoryService, run: Run) -> Wait:
     """The run's wait, once it has come to it."""
     for _ in range(100):
-        if waits := await service.waits(run["id"], False):
+        if waits := await service.waits.list(WaitFilter(run["id"])):
             return waits[0]
         await asyncio.sleep(0)
     raise AssertionError("it does not wait")
@@ -145,11 +148,11 @@ async def test_a_key_is_of_no_use_once_it_was_revoked_or_has_expired(
     outside: httpx.AsyncClient, service: MemoryService
 ) -> None:
     clock = ManualClock()
-    access = service.access = Access(service.access._store, clock)
-    transport = httpx.ASGITransport(Outside(service, create_app(service), access))
+    service.keys = ApiKeys(service.keys._store, clock)
+    transport = httpx.ASGITransport(Outside(service, create_app(service)))
     async with httpx.AsyncClient(transport=transport, base_url="http://torpor") as client:
         short = await key(service, Scope.OBSERVE, expires_s=10)
-        made = await access.create("other", [Scope.OBSERVE])
+        made = await service.keys.create("other", [Scope.OBSERVE])
         other = {"authorization": f"bearer {made['key']}"}
         for headers in (short, other):
             assert (await client.get("/v1/runs", headers=headers)).status_code == 200
@@ -157,19 +160,19 @@ async def test_a_key_is_of_no_use_once_it_was_revoked_or_has_expired(
         expired = await client.get("/v1/runs", headers=short)
         assert expired.status_code == 401 and "expired" in expired.json()["detail"]
         assert (await client.delete("/v1/keys/other", headers=other)).status_code == 403
-        await access.revoke("other")
+        await service.keys.revoke("other")
         revoked = await client.get("/v1/runs", headers=other)
         assert revoked.status_code == 401 and "revoked" in revoked.json()["detail"]
     with pytest.raises(NotFound):
-        await access.revoke("nobody")
+        await service.keys.revoke("nobody")
 
 
 async def test_a_key_for_an_agent_is_for_no_other(
     outside: httpx.AsyncClient, service: MemoryService
 ) -> None:
     script = {"script": [["approve", "Go?", None], ["return", 1]]}
-    mine = await service.start(VERSION, "mine", script, None)
-    other = await service.start(VERSION, "other", script, None)
+    mine = await service.runs.start(RunRequest(script, version=VERSION, agent="mine"))
+    other = await service.runs.start(RunRequest(script, version=VERSION, agent="other"))
     scopes = (Scope.OBSERVE, Scope.TRIGGER, Scope.OPERATE)
     headers = await key(service, *scopes, agents=["mine"])
 
@@ -194,7 +197,7 @@ async def test_a_key_for_an_agent_is_for_no_other(
     assert await ask("GET", "/v1/runs/nothing") == 404
     for scope in (Scope.ADMIN, Scope.QUERY, Scope.DEPLOY):
         with pytest.raises(Invalid, match="restricted"):
-            await service.access.create("too much", [scope], agents=["mine"])
+            await service.keys.create("too much", [scope], agents=["mine"])
 
 
 async def test_tokens_for_one_run_and_for_one_wait(
@@ -202,14 +205,14 @@ async def test_tokens_for_one_run_and_for_one_wait(
 ) -> None:
     """The rows are real; whether there is such a run is the service's to know."""
     script = {"script": [["approve", "Go?", None], ["return", 1]]}
-    run = await service.start(VERSION, None, script, None)
-    other = await service.start(VERSION, None, script, None)
+    run = await service.runs.start(RunRequest(script, version=VERSION))
+    other = await service.runs.start(RunRequest(script, version=VERSION))
     wait, another = await asked(service, run), await asked(service, other)
-    keep, observe, operate = service.access._keep, Scope.OBSERVE, Scope.OPERATE
+    keep, observe, operate = service.keys._keep, Scope.OBSERVE, Scope.OPERATE
     of_run = await keep("token", [observe], run=run["id"], expires_s=60)
     of_wait = await keep("token", [observe, operate], wait=wait["id"], expires_s=60)
 
-    async def ask(made: dict[str, Any], method: str, path: str, **options: Any) -> int:
+    async def ask(made: NewKey, method: str, path: str, **options: Any) -> int:
         headers = {"authorization": f"Bearer {made['key']}"}
         return (await outside.request(method, path, headers=headers, **options)).status_code
 
@@ -229,13 +232,13 @@ async def test_tokens_for_one_run_and_for_one_wait(
     assert await ask(of_wait, "POST", f"/v1/waits/{another['id']}/complete", **yes) == 403
     assert await ask(of_wait, "POST", f"/v1/waits/{wait['id']}/complete", **yes) == 200
     with pytest.raises(Invalid):
-        await service.access.token(None, None, 60)
+        await service.keys.create_token(None, None, 60)
     with pytest.raises(NotFound):
-        await service.access.token("run_nothing", None, 60)
+        await service.keys.create_token("run_nothing", None, 60)
 
 
 async def test_only_a_hash_of_a_key_is_kept(service: MemoryService, home: Home) -> None:
-    made = await service.access.create("ci", [Scope.OBSERVE])
+    made = await service.keys.create("ci", [Scope.OBSERVE])
     parsed = parse_key(made["key"])
     assert parsed is not None
     id, secret = parsed
@@ -245,7 +248,7 @@ async def test_only_a_hash_of_a_key_is_kept(service: MemoryService, home: Home) 
     assert not any(secret.encode() in each for each in files)
     for wrong in (made["key"][:-1], made["key"] + "x", f"torpor_{id}_", secret, "", "torpor__"):
         with pytest.raises(Unauthorized):
-            await service.access.recognize(wrong)
+            await service.keys.recognize(wrong)
 
 
 async def test_a_grant_of_nothing_allows_nothing() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.unit.api.memory_service import VERSION, MemoryService
 
 from torpor.api import limits
 from torpor.api.app import create_app
@@ -19,6 +18,8 @@ from torpor.client.events import parse_events
 from torpor.client.problems import _BY_CODE
 from torpor.core.home import Home
 from torpor.core.runfiles import FILE_BYTES_MAX
+from torpor.service.runs import RunRequest
+from torpor.testing.fakes.service import VERSION, MemoryService
 from torpor.web.problems import MEDIA_TYPE, problem
 
 FILES = {"agent.py": base64.b64encode(b"print(1)").decode()}
@@ -313,7 +314,9 @@ def test_half_a_surrogate_pair_from_an_agent_is_no_obstacle(home: Home) -> None:
     async def main() -> None:
         transport = httpx.ASGITransport(create_app(service))
         async with httpx.AsyncClient(transport=transport, base_url="http://torpor/v1") as http:
-            run = await service.start(VERSION, None, {"script": [["return", "\ud800"]]}, None)
+            run = await service.runs.start(
+                RunRequest({"script": [["return", "\ud800"]]}, version=VERSION)
+            )
             told = events(await http.get(f"/runs/{run['id']}/log", params={"follow": "true"}))
             assert told[-1][0] == "end"
             assert (await http.get(f"/runs/{run['id']}")).json()["result"] == "\ud800"

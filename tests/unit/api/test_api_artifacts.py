@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from tests.unit.api.memory_service import VERSION, MemoryService
 
 from torpor.api.app import create_app
 from torpor.core.home import Home
+from torpor.testing.fakes.service import VERSION, MemoryService
 
 NEW = b"a,b\n1,2\n"
 TAG = f'"{NEW.hex()}"'

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 from tests.e2e.stage import wait_gone
-from tests.unit.api.memory_service import VERSION
 
 from torpor.client import Client, ensure_server, stop_server
 from torpor.client.execs import Exec
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.home import Home
+from torpor.testing.fakes.service import VERSION
 
-PROGRAM = Path(__file__).with_name("memory_service.py")
+PROGRAM = [sys.executable, "-m", "torpor.testing.fakes.service"]
 WAITS = {"script": [["wait", "go on?", None], ["return", 1]]}
 
 
@@ -31,7 +31,7 @@ def server() -> Iterator[Client]:
     with tempfile.TemporaryDirectory(prefix="torpor-") as folder:
         home = Home(Path(folder))
         with pytest.MonkeyPatch.context() as patch:
-            command = [sys.executable, str(PROGRAM), folder]
+            command = [*PROGRAM, folder]
             patch.setattr("torpor.client.launch.server_command", lambda home: command)
             ensure_server(home)
             yield Client(home)

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from tests.unit.api.memory_service import VERSION, MemoryService
 
 from torpor.api.app import create_app
 from torpor.client import parse_events
 from torpor.core.home import Home
+from torpor.testing.fakes.service import VERSION, MemoryService
 
 pytestmark = pytest.mark.anyio
 START = {"version": VERSION, "input": {"script": [["print", "a"], ["print", "b"], ["return", 1]]}}

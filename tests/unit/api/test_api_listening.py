@@ -7,12 +7,12 @@ import socket
 
 import httpx
 import pytest
-from tests.unit.api.memory_service import MemoryService
 
 from torpor.api.listening import LISTEN, PUBLIC_URL, listener
 from torpor.api.public import public_app
 from torpor.core.errors import HostError, Invalid
 from torpor.core.home import Home
+from torpor.testing.fakes.service import MemoryService
 
 
 def test_nothing_is_opened_unasked() -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from torpor.api.logs import SETTING, JsonLines, configure
+from torpor.api.serverlog import SETTING, JsonLines, configure
 from torpor.core.errors import Invalid
 
 

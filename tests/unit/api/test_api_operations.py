@@ -1,4 +1,4 @@
-"""Queues, schedules and upgrades over HTTP, with the control plane's own parts behind it."""
+"""Queues, schedules and upgrades over HTTP, with the real service behind it."""
 
 from __future__ import annotations
 
@@ -7,35 +7,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
-from tests.unit.api.memory_service import MemoryService
+import pytest
 
 from torpor.api.app import create_app
 from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.runs import create_run
-from torpor.contextlog.upgrades import upgrade_run
-from torpor.control.scheduler.schedules import Schedules
-from torpor.control.service.queueing import Queueing
+from torpor.control.service.service import Service
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion
-from torpor.core.inputs import check_input
 from torpor.logstore.sqlite import SqliteStore
 
 OLD, NEW = AgentVersion("a" * 32), AgentVersion("b" * 32)
 AGENT: dict[str, Any] = {"name": "a", "doc": None, "params": [], "open": False}
 ADDED = {"agent": "f:a", "cron": "30 8 * * mon-fri", "zone": "Europe/Berlin"}
 
-
-class Service(MemoryService):
-    def __init__(self, home: Home, store: SqliteStore) -> None:
-        super().__init__(home)
-        self.store = store
-        self.queueing = Queueing(store)  # type: ignore[assignment]
-        self.schedules = Schedules(store)  # type: ignore[assignment]
-
-    async def upgrade(self, ref: str, version: str | None) -> dict[str, Any]:
-        return (
-            await self.store.write(lambda c: upgrade_run(c, ref, version, check_input, 9.0))
-        ).to_json()
+pytestmark = pytest.mark.usefixtures("idle")
 
 
 def ask(home: Home, talk: Callable[[httpx.AsyncClient, SqliteStore], Awaitable[None]]) -> None:

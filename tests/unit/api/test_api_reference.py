@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 from fastapi import FastAPI
-from tests.unit.api.memory_service import MemoryService
 
 from torpor.api.app import create_app
 from torpor.api.reference import page
 from torpor.core.home import Home
+from torpor.testing.fakes.service import MemoryService
 
 pytestmark = pytest.mark.anyio
 

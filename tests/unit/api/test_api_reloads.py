@@ -1,4 +1,4 @@
-"""Reloads over HTTP, with the control plane's own parts behind it."""
+"""Reloads over HTTP, with the real service behind it."""
 
 from __future__ import annotations
 
@@ -8,35 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.unit.api.memory_service import MemoryService
 
 from torpor.api.app import create_app
-from torpor.contextlog import agents, forks
+from torpor.contextlog import agents
 from torpor.contextlog.runs import create_run, get_run
-from torpor.control.service.forking import Forking
+from torpor.control.service.service import Service
 from torpor.core.agentfile import AgentSource
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, RunId
 from torpor.logstore.sqlite import SqliteStore
 from torpor.worker.loading import tar_of
-from torpor.worker.sealing import Keys
 
 OLD, NEW = AgentVersion("a" * 32), AgentVersion("b" * 32)
 
 
-class Service(MemoryService):
-    def __init__(self, home: Home, store: SqliteStore) -> None:
-        super().__init__(home)
-        self.store = store
-        self.forking = Forking(store, Keys(home, store, on=False))
-
-    async def reload(self, ref: str, version: str, *, fresh: bool) -> dict[str, Any]:
-        row = await self.forking.reload(ref, version, fresh=fresh)
-        told = await self.store.read(lambda c: forks.forked(c, row))
-        return row.to_json() | {"forked": told}
-
-
-def test_a_run_is_reloaded(tmp_path: Path) -> None:
+def test_a_run_is_reloaded(tmp_path: Path, idle: None) -> None:
     home = Home(tmp_path).create()
 
     async def main() -> None:
@@ -44,8 +30,8 @@ def test_a_run_is_reloaded(tmp_path: Path) -> None:
         source = AgentSource("f.py", {"f.py": b"x = 1\n"})
         spec: dict[str, Any] = {"dependencies": [], "memory_mib": 512, "disk_mib": 64, "keep": ""}
         known: dict[str, Any] = {"name": "f", "entry": "f.py", "source": tar_of(source)}
-        known["engine"] = "process"
         known["spec"] = spec | {"on_divergence": "stop", "image": "process"}
+        known["engine"] = "process"
         known["agents"] = [{"name": "a", "doc": None, "params": [], "open": False}]
         for version in (OLD, NEW):
             new = agents.NewAgent(version=version, **known)

@@ -29,7 +29,6 @@ from schemathesis.core.result import Ok
 from torpor.client import Client, stop_server
 from torpor.core.home import Home
 
-MEMORY = Path(__file__).with_name("memory_service.py")
 LIMIT_S = 30
 # Asked of the service in memory, which deploys, copies and imports nothing.
 IN_MEMORY = {("POST", "/v1/agents"), ("POST", "/v1/backups"), ("POST", "/v1/dashboard/links")}
@@ -71,7 +70,7 @@ def servers() -> Iterator[dict[bool, tuple[str, str]]]:
     """By whether it is in memory."""
     with (
         serving(sys.executable, "-m", "torpor.api", "--home") as real,
-        serving(sys.executable, str(MEMORY)) as memory,
+        serving(sys.executable, "-m", "torpor.testing.fakes.service") as memory,
     ):
         yield {False: real, True: memory}
 

@@ -12,10 +12,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
-from tests.unit.api.memory_service import VERSION
 
 from torpor.client import (
     Appended,
@@ -31,13 +29,14 @@ from torpor.client import (
 )
 from torpor.core.errors import HostError, Invalid, NotFound
 from torpor.core.home import Home
+from torpor.testing.fakes.service import VERSION
 
-PROGRAM = Path(__file__).with_name("memory_service.py")
+PROGRAM = [sys.executable, "-m", "torpor.testing.fakes.service"]
 LIMIT_S = 20
 
 
 def command(home: Home) -> list[str]:
-    return [sys.executable, str(PROGRAM), str(home.root)]
+    return [*PROGRAM, str(home.root)]
 
 
 @pytest.fixture(autouse=True)

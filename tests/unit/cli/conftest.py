@@ -15,7 +15,7 @@ from torpor.client import Client, ensure_server, stop_server
 from torpor.core.home import Home
 
 ROOT = Path(__file__).parents[3]
-SERVER = ROOT / "tests" / "unit" / "api" / "memory_service.py"
+SERVER = [sys.executable, "-m", "torpor.testing.fakes.service"]
 
 Torpor = Callable[..., Result]
 
@@ -28,7 +28,7 @@ def home() -> Iterator[Home]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 "torpor.client.launch.server_command",
-                lambda home: [sys.executable, str(SERVER), str(home.root)],
+                lambda home: [*SERVER, str(home.root)],
             )
             ensure_server(home)
         yield home

@@ -65,9 +65,7 @@ def elsewhere() -> Iterator[tuple[str, Home]]:
         at = f"127.0.0.1:{free.getsockname()[1]}"
     with tempfile.TemporaryDirectory(prefix="torpor-") as folder:
         home = Home(Path(folder)).create()
-        process = subprocess.Popen(
-            [sys.executable, str(SERVER), str(home.root)], env={"TORPOR_LISTEN": at}
-        )
+        process = subprocess.Popen([*SERVER, str(home.root)], env={"TORPOR_LISTEN": at})
         until = time.monotonic() + LIMIT_S
         while not (home.run / "server.json").exists() and time.monotonic() < until:
             assert process.poll() is None

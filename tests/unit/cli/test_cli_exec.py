@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.e2e.stage import wait_gone
-from tests.unit.api.memory_service import VERSION
 from tests.unit.cli.test_cli_terminal import CTRL_C, Terminal
 
 from torpor.client import Client
 from torpor.core.home import Home
+from torpor.testing.fakes.service import VERSION
 
 if TYPE_CHECKING:
     from tests.unit.cli.conftest import Torpor

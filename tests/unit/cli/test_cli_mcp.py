@@ -13,12 +13,12 @@ import pytest
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp.types import TextContent
-from tests.unit.api.memory_service import SCHEMA, VERSION
 
 from torpor.cli.mcp import _content
 from torpor.client import Client
 from torpor.core.agentfile import AgentSource
 from torpor.core.home import Home
+from torpor.testing.fakes.service import SCHEMA, VERSION
 
 pytestmark = pytest.mark.anyio
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.unit.api.memory_service import VERSION
 from tests.unit.cli.conftest import Torpor
 
 from torpor.client import Client
+from torpor.testing.fakes.service import VERSION
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
-from tests.unit.api.memory_service import VERSION
 from tests.unit.cli.conftest import Torpor
 
 from torpor.cli import complete, top
 from torpor.client import Appended, Client
+from torpor.testing.fakes.service import VERSION
 
 Object = dict[str, object]
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.control.plain import CALM, HASTY, Plain
-from tests.unit.control.world import QUICK, World
 
 from torpor.core.home import Home
 from torpor.core.limits import ServerLimits
 from torpor.policy import freeze
+from torpor.testing.fakes.plain import CALM, HASTY, Plain
+from torpor.testing.fakes.world import QUICK, World
 
 
 @pytest.fixture

@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
-from tests.unit.control.plain import Plain
 
 from torpor.contextlog import deletion, forks, runs
 from torpor.contextlog.artifacts import list_artifacts
 from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.values import value_names
-from torpor.control.service.artifacts import Artifacts
+from torpor.control.service.files import Artifacts
 from torpor.core.errors import Invalid, NotFound
 from torpor.core.ids import OpId, RunId, Seq
 from torpor.core.states import RunState
 from torpor.snapshot.values import Incoming
+from torpor.testing.fakes.plain import Plain
 from torpor.worker import values
 
 pytestmark = pytest.mark.anyio
@@ -156,8 +156,8 @@ async def listed(plain: Plain, run: RunId) -> list[tuple[str, int, int, bool]]:
 
 async def content(plain: Plain, run: RunId, name: str, version: int | None = None) -> bytes:
     artifacts = Artifacts(plain.store, plain.scheduler.shared.values)
-    found = await artifacts.find(run, name, version)
-    return b"".join(await artifacts.content(found))
+    _, content = await artifacts.content(run, name, version)
+    return b"".join(content)
 
 
 ALL = [

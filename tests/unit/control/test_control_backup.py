@@ -15,12 +15,13 @@ from tests.unit.snapshot.gc_world import age
 
 from torpor.contextlog import entries, runs, snapshots, waits
 from torpor.contextlog.entries import NewEntry
-from torpor.control.service.forking import Forking, Wanted
+from torpor.control.service.forking import Forking
 from torpor.control.storage import backup
 from torpor.control.storage.backup import back_up, read_facts, restore
 from torpor.core.errors import Conflict, Damaged, HostError, Invalid, Missing
 from torpor.core.home import Home
 from torpor.core.ids import RunId
+from torpor.service.runs import ForkRequest
 
 LONG_S = 3600.0
 
@@ -47,7 +48,7 @@ def test_a_run_goes_on_from_a_backup(tmp_path: Path, with_key: bool) -> None:
     async def main() -> None:
         async with place(tmp_path / "one") as here:
             run = await sealed_run(here)
-            fork = (await Forking(here.log, here.keys).fork(run, Wanted())).id
+            fork = (await Forking(here.log, here.keys).fork(run, ForkRequest())).id
             made = save(here, tmp_path / "kept", with_key=with_key)
             assert (made["runs"], made["unfinished"], made["problems"]) == (2, 2, [])
             assert made["snapshots"] == 4 and made["key"] == with_key

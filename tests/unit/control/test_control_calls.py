@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from tests.unit.control.world import Calls, World
 
-from torpor.control.service.forking import Wanted
 from torpor.control.service.service import Service
 from torpor.core.ids import OpId, RunId
 from torpor.core.states import RunState
 from torpor.egress.client import Answer
+from torpor.service.runs import ForkRequest
+from torpor.testing.fakes.world import Calls, World
 from torpor.worker.calls import BEGUN, DIED
 
 pytestmark = pytest.mark.anyio
@@ -183,9 +183,8 @@ async def test_a_fork_makes_the_call_that_its_origin_is_at_as_its_own(world: Wor
     run, calls = await up_to_the_call(world)
     service = Service(world.home, world.store)
     service._engines.scheduler = world.scheduler
-    service._keys = service._forking._keys = world.scheduler.shared.keys
     log = await world.entries(run, "op.begin")
-    fork = RunId((await service.fork(run, Wanted(at=log[-1].seq)))["id"])
+    fork = RunId((await service.runs.fork(run, ForkRequest(at=log[-1].seq)))["id"])
     await world.up(fork, 2)
     calls.go.set()
     for each in (run, fork):
@@ -209,6 +208,6 @@ async def test_a_call_that_was_adopted_is_not_shown_as_in_doubt(
     monkeypatch.setattr(world.broker, "adopt", seen)
     await world.kill()
     await adopting.wait()
-    assert (await service.run(run))["in_doubt"] == []
+    assert (await service.runs.get(run))["in_doubt"] == []
     calls.go.set()
     assert (await world.ended(run)).state is RunState.COMPLETED

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.unit.control.world import World
 
 from torpor.control.service.service import Service
 from torpor.core.errors import Conflict, HostError
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
+from torpor.testing.fakes.world import World
 from torpor.worker import cancelling
 
 pytestmark = pytest.mark.anyio
@@ -26,18 +26,18 @@ def service(world: World) -> Service:
 async def test_queued(world: World, service: Service) -> None:
     world.carriers.room = 0
     run = await world.run([["step", "a"]])
-    assert (await service.cancel(run))["state"] == "cancelled"
+    assert (await service.runs.cancel(run))["state"] == "cancelled"
     with pytest.raises(Conflict, match="is cancelled already"):
-        await service.cancel(run)
+        await service.runs.cancel(run)
 
 
 async def test_suspended(world: World, service: Service) -> None:
     run = await world.run([["wait", "q"], ["step", "a"]])
     await world.asleep(run)
-    assert (await service.cancel(run))["state"] == "cancelled"
+    assert (await service.runs.cancel(run))["state"] == "cancelled"
     assert not world.effects
     with pytest.raises(Conflict, match="is cancelled already"):
-        await service.cancel(run)
+        await service.runs.cancel(run)
     assert len(await world.entries(run, "run.resumed")) == 0  # it was not woken for that
 
 
@@ -56,7 +56,7 @@ async def test_running(
     world.on("model", hold)
     run = await world.run([["model", "m"]])
     await asked.wait()
-    assert (await service.cancel(run))["state"] == "cancelled"
+    assert (await service.runs.cancel(run))["state"] == "cancelled"
     row = await world.ended(run)
     assert row.error == cancelling.CANCELLED
 
@@ -73,7 +73,7 @@ async def test_waiting_for_the_host(
     world.on("load", fail)
     run = await world.run([["step", "a"]])
     await world.until(run, lambda row: row.state is RunState.RUNNING)
-    cancelling = asyncio.create_task(service.cancel(run))
+    cancelling = asyncio.create_task(service.runs.cancel(run))
     await world.until(run, lambda row: row.cancel_requested)
     cancelled.set()
     assert (await cancelling)["state"] == "cancelled"
@@ -90,7 +90,7 @@ class Cancelling:
 
     async def __call__(self) -> None:
         # It ends only once the run has, which is what stands still here.
-        self.task = asyncio.create_task(self.service.cancel(self.run))
+        self.task = asyncio.create_task(self.service.runs.cancel(self.run))
         await self.world.until(self.run, lambda row: row.cancel_requested or row.state in FINAL)
 
 

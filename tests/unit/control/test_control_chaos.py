@@ -9,13 +9,13 @@ import time
 from typing import Any
 
 import pytest
-from tests.unit.control.puppet import Object
-from tests.unit.control.world import World
 
 from torpor.contextlog import runs, waits
 from torpor.core.errors import Exhausted, NotFound
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
+from torpor.testing.fakes.puppet import Object
+from torpor.testing.fakes.world import World
 
 pytestmark = pytest.mark.anyio
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.control.plain import HASTY, Plain
 
 from torpor.contextlog import runs
 from torpor.contextlog.runs import RunRow
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
+from torpor.testing.fakes.plain import HASTY, Plain
 
 pytestmark = pytest.mark.anyio
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 from tests.e2e.stage import wait_gone
-from tests.unit.control.plain import STUCK_S, Plain
 from tests.unit.control.test_control_projects import SRC_LAYOUT, write
-from tests.unit.control.world import FREEZING, World
 
 from torpor.contextlog import runs
 from torpor.core.errors import (
@@ -27,6 +25,8 @@ from torpor.core.ids import RunId
 from torpor.core.starting import Start
 from torpor.core.states import RunState
 from torpor.project.reading import read_agent
+from torpor.testing.fakes.plain import STUCK_S, Plain
+from torpor.testing.fakes.world import FREEZING, World
 from torpor.worker.commands import HOST_MAX, RUN_MAX, WINDOW_BYTES, Command, Ended
 
 pytestmark = pytest.mark.anyio
@@ -73,7 +73,7 @@ class Seen:
 
 async def begin(plain: Plain, run: RunId, *command: str, **more: Any) -> Seen:
     asked = Asked(command, **more)
-    return Seen(await plain.executing.execute(run, asked, "somebody"))
+    return Seen(await plain.execs.start(run, asked, "somebody"))
 
 
 async def recorded(plain: Plain | World, run: RunId, count: int) -> list[dict[str, Any]]:
@@ -148,7 +148,7 @@ async def test_what_cannot_begin(plain: Plain, hasty: None) -> None:
 
 
 async def test_a_command_keeps_its_run_awake(plain: Plain, hasty: None) -> None:
-    commands = plain.executing._commands
+    commands = plain.execs._commands
     run = await plain.run(await plain.deploy(WAITER))
     # There from its first moment on, so that it is never asleep before.
     early = Command(run, Asked(("sh", "-c", "echo up; read go")), "somebody")
@@ -229,7 +229,7 @@ async def test_it_ends_with_what_it_is_beside(plain: Plain, hasty: None) -> None
     await plain.suspended(run)
     asked = await begin(plain, run, *sleeper)
     await asked.sees(b"up")
-    plain.executing.leave()
+    plain.execs.leave()
     end = await asked.end()
     assert isinstance(end, HostError) and "is stopping" in end.message
     with pytest.raises(HostError, match="is stopping"):
@@ -260,7 +260,7 @@ WAITS = [["step", "before"], ["wait", "a"], ["step", "after"]]
 
 
 async def in_world(world: World, run: RunId, *command: str) -> Seen:
-    return Seen(await world.executing.execute(run, Asked(command), "somebody"))
+    return Seen(await world.execs.start(run, Asked(command), "somebody"))
 
 
 async def answered(world: World, run: RunId) -> None:

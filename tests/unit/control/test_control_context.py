@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.unit.control.plain import Plain
 
 from torpor.contextlog import events
 from torpor.contextlog.conversation import Spoken, spoken
@@ -17,6 +16,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
 from torpor.egress.upstream import Reply, Request
+from torpor.testing.fakes.plain import Plain
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "chat.py"
 

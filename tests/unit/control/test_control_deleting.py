@@ -48,7 +48,7 @@ def test_its_files_go_with_it_and_those_of_others_stay(tmp_path: Path) -> None:
             (here.home.work / run).mkdir()
             (here.home.work / run / "file").write_text("its own")
             assert all(len(files(here)[kind]) > len(before[kind]) for kind in before)
-            assert await deleting.delete(run[:12]) == {"id": run, "deleted": True}
+            assert await deleting.delete(run[:12]) == run
             assert files(here) == before
             assert not (here.home.work / run).exists()
             assert not (await here.storage.verify(other))["problems"]
@@ -71,13 +71,13 @@ def test_retention_by_age_and_by_size(tmp_path: Path) -> None:
                 listed = await here.log.read(lambda c: runs.list_runs(c, None, 100, None))
                 return sorted(row.id for row in listed)
 
-            assert await deleting.retention() == {"age_s": None, "log_bytes": None}
+            assert await deleting.retention() == KEEP_ALL
             assert await deleting.expire() == 0, "by default all are kept"
-            await deleting.keep(Retention(age_s=600.0))
+            await deleting.retain(Retention(age_s=600.0))
             assert await deleting.expire() == 1
             assert await left() == sorted([second, third])
             assert first not in await left()
-            await deleting.keep(Retention(log_bytes=1 << 20))
+            await deleting.retain(Retention(log_bytes=1 << 20))
             assert await deleting.expire() == 0
 
             def grow(c: Connection) -> None:
@@ -92,7 +92,7 @@ def test_retention_by_age_and_by_size(tmp_path: Path) -> None:
             assert 900_000 < size <= 1 << 20
             remaining = await left()
             assert second not in remaining and third not in remaining, "the oldest go first"
-            await deleting.keep(KEEP_ALL)
+            await deleting.retain(KEEP_ALL)
             for wrong in (1.0, float("nan"), float("inf")):
                 with pytest.raises(Invalid):
                     Retention(age_s=wrong)

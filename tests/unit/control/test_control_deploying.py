@@ -1,4 +1,4 @@
-"""Deploying: what is refused before anything is built, installed or booted."""
+"""Agents: what is refused before anything is built, installed or booted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from torpor.control.service.deploying import Deploying
+from torpor.control.service.agents import Agents
 from torpor.core.agentfile import AgentSource
 from torpor.core.errors import Invalid
 from torpor.core.home import Home
@@ -27,7 +27,7 @@ class _Untouched:
 
 
 async def test_a_file_that_has_nothing_to_do_with_torpor() -> None:
-    deploying = Deploying(_Untouched(), _Untouched())  # type: ignore[arg-type]
+    deploying = Agents(_Untouched(), _Untouched())  # type: ignore[arg-type]
     with pytest.raises(Invalid, match=r"hello\.py defines no agent"):
         await deploying.deploy(AgentSource("hello.py", {"hello.py": b"print('hello')"}), print)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.control.world import World
 
 from torpor.blobs.local import LocalBlobs
 from torpor.core.ids import RunId
@@ -21,6 +20,7 @@ from torpor.core.states import RunState
 from torpor.machines import guest
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import CHUNK, Incoming, read
+from torpor.testing.fakes.world import World
 from torpor.worker import freezing
 
 pytestmark = [pytest.mark.anyio, pytest.mark.limits(full_disk_write_retry_s=0.01)]

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from tests.jsonvalues import ODD, VALUES, deep
-from tests.unit.control.plain import Plain
 
 from torpor.contextlog import events, transfer, waits
 from torpor.core.prices import Prices
 from torpor.query.ask import Asking, Question
+from torpor.testing.fakes.plain import Plain
 
 pytestmark = pytest.mark.anyio
 

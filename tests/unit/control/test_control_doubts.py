@@ -6,12 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.unit.control.world import STUCK_S, World
 
 from torpor.control.service.service import Service
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
+from torpor.service.waits import Answer, WaitFilter
+from torpor.testing.fakes.world import STUCK_S, World
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +49,7 @@ async def test_a_step_is_done_again_and_the_log_says_so(world: World, service: S
     assert world.effects == {STEP: 2}
     (again,) = await world.entries(run, "op.again")
     assert (again.op, again.epoch) == (STEP, 2)
-    assert (await service.run(run))["in_doubt"] == []
+    assert (await service.runs.get(run))["in_doubt"] == []
 
 
 ANSWERS = {
@@ -64,20 +65,20 @@ async def test_a_step_is_held_until_somebody_knows(
 ) -> None:
     run = await cut_off(world, "once")
     await world.asleep(run)
-    (listed,) = (await service.run(run))["in_doubt"]
+    (listed,) = (await service.runs.get(run))["in_doubt"]
     assert (listed["op"], listed["epoch"], listed["again"]) == (STEP, 1, 0)
-    (wait,) = await service.waits(run, all=False)
+    (wait,) = await service.waits.list(WaitFilter(run))
     assert (wait["kind"], wait["data"]["step"]) == ("doubt", STEP)
-    assert STEP in wait["prompt"]
+    assert STEP in str(wait["prompt"])
     for bad in (None, True, "perhaps", {"done": 1, "fail": "x"}, {"fail": 3}):
         with pytest.raises(Invalid, match="does not settle a step"):
-            await service.complete(wait["id"], bad, None, None, "ada")
+            await service.waits.complete(wait["id"], Answer(bad, None, None, "ada"))
     with pytest.raises(Invalid, match="not for approval"):
-        await service.complete(wait["id"], "again", True, None, "ada")
+        await service.waits.complete(wait["id"], Answer("again", True, None, "ada"))
     answer, result, times = ANSWERS[choice]
-    await service.complete(wait["id"], answer, None, None, "ada")
+    await service.waits.complete(wait["id"], Answer(answer, None, None, "ada"))
     with pytest.raises(Conflict, match=r"answered already, at .* by ada"):
-        await service.complete(wait["id"], answer, None, None, "bob")
+        await service.waits.complete(wait["id"], Answer(answer, None, None, "bob"))
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED
     if result is not None:
@@ -97,7 +98,7 @@ async def test_it_is_asked_again_after_each_repeat_that_is_cut_off(
         (wait,) = await world.open_waits(run)
         assert wait.op == f"doubt:{STEP}#{number}"
         world.refused["end"] = 2 - number
-        await service.complete(wait.id, "again", None, None, None)
+        await service.waits.complete(wait.id, Answer("again", None, None, None))
         if number == 1:
             await appears(world, run, "op.again", STEP)
             await world.kill()
@@ -113,7 +114,7 @@ async def test_an_answer_that_the_lost_machine_never_heard_counts_once(
     await world.asleep(run)
     (wait,) = await world.open_waits(run)
     world.on("resume", world.kill)
-    await service.complete(wait.id, "again", None, None, None)
+    await service.waits.complete(wait.id, Answer("again", None, None, None))
     assert (await world.ended(run)).state is RunState.COMPLETED
     assert world.effects == {STEP: 2}
     assert len(await world.entries(run, "op.begin")) == 2  # the step and the question

@@ -6,18 +6,19 @@ import time
 from typing import Any
 
 import pytest
-from tests.unit.control.world import World
 from tests.unit.snapshot.gc_world import age
 
 from torpor.contextlog import keys as key_rows
 from torpor.contextlog import runs, snapshots, waits
 from torpor.contextlog.runs import RunRow
-from torpor.control.service.forking import Wanted
 from torpor.control.service.service import Service
 from torpor.control.storage.storage import Storage
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
+from torpor.service.runs import ForkRequest
+from torpor.service.waits import Answer
+from torpor.testing.fakes.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -29,12 +30,18 @@ LIFE = (["print", "one "], ["step", "a"], ["wait", "q"], ["step", "b"], ["print"
 def service(world: World) -> Service:
     service = Service(world.home, world.store)
     service._engines.scheduler = world.scheduler
-    service._keys = service._forking._keys = world.scheduler.shared.keys
     return service
 
 
 async def fork(service: Service, run: RunId, **wanted: Any) -> RunId:
-    return RunId((await service.fork(run, Wanted(**wanted)))["id"])
+    return RunId((await service.runs.fork(run, ForkRequest(**wanted)))["id"])
+
+
+async def forked(service: Service, run: RunId) -> dict[str, Any]:
+    """How it was made."""
+    how = (await service.runs.get(run))["forked"]
+    assert how is not None
+    return how
 
 
 async def answer(world: World, run: RunId, data: str) -> RunRow:
@@ -68,9 +75,10 @@ async def test_a_sleeping_run_and_its_fork_are_answered_each(
     assert mine.result["step:a#1"] == theirs.result["step:a#1"] == "did a"
     assert world.effects == {"step:a#1": 1, "step:b#1": 2}
     assert await world.output(copy) == await world.output(run) == "one two"
-    shown = await service.run(copy)
+    shown = await service.runs.get(copy)
     assert [(r["id"], r["origin"]) for r in shown["family"]] == [(run, None), (copy, run)]
-    assert (shown["forked"]["how"], shown["forked"]["base"]) == ("fork", frozen.id)
+    made = await forked(service, copy)
+    assert (made["how"], made["base"]) == ("fork", frozen.id)
 
 
 async def test_a_fork_from_before_the_first_snapshot_replays(
@@ -81,7 +89,7 @@ async def test_a_fork_from_before_the_first_snapshot_replays(
     (ended,) = await world.entries(run, "op.end")
     copy = await fork(service, run, at=ended.seq)
     await world.asleep(copy)
-    assert (await service.run(copy))["forked"]["base"] is None
+    assert (await forked(service, copy))["base"] is None
     assert world.effects == {"step:a#1": 1}, "what is recorded does not happen again"
     world.recorded.clear()
     early = await fork(service, run, at=2)
@@ -97,21 +105,21 @@ async def test_forks_of_forks_from_snapshots_of_either(world: World, service: Se
     one = await fork(service, run)
     await world.asleep(one)
     (wait,) = await world.open_waits(one)
-    await service.complete(wait.id, "mine", None, None, None)
+    await service.waits.complete(wait.id, Answer("mine", None, None, None))
     await world.until(one, lambda row: row.epoch == 3)
     await world.asleep(one)
     two = await fork(service, one)
     await world.asleep(two)
     (newest, *_) = await world.store.read(lambda c: snapshots.list_snapshots(c, one))
     assert await start_of(world, two) == newest.id
-    base = (await service.run(one))["forked"]["base"]
+    base = (await forked(service, one))["base"]
     three = await fork(service, two, at=base)
     await world.asleep(three)
     assert await start_of(world, three) == base
     row = await answer(world, two, "both")
     assert row.result["wait:q#1"]["data"] == "mine"
     assert row.result["wait:r#1"]["data"] == "both"
-    tree = [(r["id"], r["origin"]) for r in (await service.run(three))["family"]]
+    tree = [(r["id"], r["origin"]) for r in (await service.runs.get(three))["family"]]
     assert tree == [(run, None), (one, run), (two, one), (three, two)]
 
 
@@ -120,7 +128,7 @@ async def test_a_result_that_is_set_is_what_the_fork_gets(world: World, service:
     await world.asleep(run)
     copy = await fork(service, run, set={"step:a#1": "set"})
     await world.asleep(copy)
-    assert (await service.run(copy))["forked"]["base"] is None, "the frozen one has seen the other"
+    assert (await forked(service, copy))["base"] is None, "the frozen one has seen the other"
     row = await answer(world, copy, "yes")
     assert row.result["step:a#1"] == "set"
     assert (await answer(world, run, "yes")).result["step:a#1"] == "did a"
@@ -134,21 +142,21 @@ async def test_a_retry_goes_on_from_the_failure(world: World, service: Service) 
     with pytest.raises(
         Conflict, match="is suspended; only a failed or cancelled run can be retried"
     ):
-        await service.retry(run, None)
+        await service.runs.retry(run, None)
     assert (await answer(world, run, "yes")).state is RunState.FAILED
-    again = RunId((await service.retry(run, None))["id"])
+    again = RunId((await service.runs.retry(run, None))["id"])
     row = await world.ended(again)
     assert row.state is RunState.FAILED, "its own code fails, as before"
     assert world.effects == {"step:a#1": 1, "step:b#1": 1}, "nothing is done twice"
-    assert (await service.run(again))["forked"]["how"] == "retry"
-    assert (await service.run(again))["forked"]["base"] is not None
+    assert (await forked(service, again))["how"] == "retry"
+    assert (await forked(service, again))["base"] is not None
 
 
 async def test_a_cancelled_run_is_retried_from_where_it_was(world: World, service: Service) -> None:
     run = await world.run(LIFE)
     await world.asleep(run)
-    await service.cancel(run)
-    again = RunId((await service.retry(run, None))["id"])
+    await service.runs.cancel(run)
+    again = RunId((await service.runs.retry(run, None))["id"])
     await world.asleep(again)
     assert (await answer(world, again, "yes")).state is RunState.COMPLETED
     assert world.effects == {"step:a#1": 1, "step:b#1": 1}
@@ -180,8 +188,8 @@ async def test_what_a_fork_needs_outlives_its_origin(world: World, service: Serv
     await world.asleep(run)
     world.carriers.room = 0
     copy = await fork(service, run)
-    base = (await service.run(copy))["forked"]["base"]
-    await service.cancel(run)
+    base = (await forked(service, copy))["base"]
+    await service.runs.cancel(run)
     keys = world.scheduler.shared.keys
     storage = Storage(world.store, world.machines.store, keys, world.metrics)
 
@@ -219,7 +227,7 @@ async def test_a_base_that_is_lost_is_replayed_around(world: World, service: Ser
     await world.asleep(run)
     world.carriers.room = 0
     copy = await fork(service, run)
-    base = (await service.run(copy))["forked"]["base"]
+    base = (await forked(service, copy))["base"]
     manifest = (await world.store.read(lambda c: snapshots.get_snapshot(c, base))).manifest
     world.machines.store.delete_manifest(manifest)
     await world.have_room(9)

@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.unit.control.world import POINTS, STUCK_S, Calls, Nth, World
 
 from torpor.contextlog import schema, snapshots
 from torpor.control.service.service import Service
 from torpor.core.ids import RunId
 from torpor.core.position import VERSION
 from torpor.core.states import RunState
+from torpor.testing.fakes.world import POINTS, STUCK_S, Calls, Nth, World
 from torpor.worker.calls import BEGUN
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +42,8 @@ async def test_it_goes_on_in_the_middle_of_a_step(world: World) -> None:
     await world.start()
     await world.up(run, 2)
     # It is under way, not in doubt.
-    assert (await Service(world.home, world.store).run(run))["in_doubt"] == []
+    service = Service(world.home, world.store)
+    assert (await service.runs.get(run))["in_doubt"] == []
     world.let_end("step:w#1")
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED and row.epoch == 2

@@ -9,18 +9,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.unit.control.world import SOURCE, VERSION, World
+from torpor.control.service.deploying import Deploying
 
 from torpor.contextlog import agents, snapshots, waits
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.engines import OnMachines
-from torpor.control.service.deploying import Deploying
-from torpor.control.service.forking import Wanted
 from torpor.control.service.service import Service
 from torpor.control.storage.storage import Storage
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
 from torpor.image.build import Image
+from torpor.service.runs import ForkRequest
+from torpor.testing.fakes.world import SOURCE, VERSION, World
 from torpor.worker.templates import Templates
 
 pytestmark = pytest.mark.anyio
@@ -149,8 +149,7 @@ async def test_a_fork_whose_base_is_of_the_other_version_is_replayed(world: Worl
     await upgrade(world, "2")
     service = Service(world.home, world.store)
     service._engines.scheduler = world.scheduler
-    service._keys = service._forking._keys = world.scheduler.shared.keys
-    copy = RunId((await service.fork(run, Wanted()))["id"])
+    copy = RunId((await service.runs.fork(run, ForkRequest()))["id"])
     await world.asleep(copy)
     (noted,) = await world.entries(copy, "snapshot.unfit")
     assert noted.data == {"snapshots": [frozen.id], "reason": REASON, "seq": 0}

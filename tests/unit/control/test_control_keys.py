@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.unit.control.world import World
 
 from torpor.contextlog import keys as key_rows
 from torpor.contextlog import snapshots
@@ -20,6 +19,7 @@ from torpor.core.ids import RunId
 from torpor.core.states import RunState
 from torpor.logstore.sqlite import SqliteStore
 from torpor.snapshot.seal import Key
+from torpor.testing.fakes.world import World
 from torpor.worker.sealing import Keys, switched_on, unwrap, wrap
 
 pytestmark = pytest.mark.anyio

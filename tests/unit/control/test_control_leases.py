@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import pytest
 from sqlalchemy import Connection, select
-from tests.unit.control.world import QUICK, World
 
 from torpor.contextlog import entries, runs, schema
 from torpor.contextlog.entries import NewEntry
@@ -23,6 +22,7 @@ from torpor.core.states import RunState
 from torpor.core.workers import Holder, Lease, Worker
 from torpor.logstore.sqlite import SqliteStore
 from torpor.testing.clock import ManualClock
+from torpor.testing.fakes.world import QUICK, World
 from torpor.worker.lease import LeaseLost, Leases
 
 T = TypeVar("T")

@@ -9,7 +9,6 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Connection
-from tests.unit.control.world import VERSION, World
 
 from torpor.contextlog import queues, runs
 from torpor.control.engines import OnMachines
@@ -17,6 +16,7 @@ from torpor.control.service.service import Service
 from torpor.core.errors import HostError
 from torpor.core.starting import Start
 from torpor.engine import qemu
+from torpor.testing.fakes.world import VERSION, World
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,7 @@ async def samples(service: Service) -> dict[str, float]:
 
 async def test_what_runs_do_is_counted(world: World) -> None:
     service = Service(world.home, world.store)
-    service._metrics = world.metrics
+    service._status._metrics = world.metrics
     before = await samples(service)
     assert before["torpor_runs running"] == before["torpor_machines runs"] == 0
     assert not any(name.startswith("torpor_pager") for name in before)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, update
-from tests.unit.control.plain import Plain
 
 from torpor.contextlog import schema
 from torpor.contextlog.waits import complete_wait, list_waits
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
 from torpor.machines.channel import OUTPUT_AHEAD_BYTES, Conversation, Output
+from torpor.testing.fakes.plain import Plain
 from torpor.worker import beside
 from torpor.worker.beside import Beside
 

@@ -18,7 +18,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.e2e.stage import wait_gone
-from tests.unit.control.plain import STUCK_S, Plain
 
 from torpor.contextlog import forks, waits
 from torpor.contextlog.runs import RunRow
@@ -31,6 +30,7 @@ from torpor.core.states import FINAL, RunState
 from torpor.egress.upstream import Reply, Request
 from torpor.engine.process import NAME as PROCESS
 from torpor.machines.channel import Output, Skipped
+from torpor.testing.fakes.plain import STUCK_S, Plain
 from torpor.worker.loading import logged
 from torpor.worker.processguest import MarkedOutput
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.unit.control.plain import Plain
 
 from torpor.core.errors import GuestError
 from torpor.project.reading import read_agent
+from torpor.testing.fakes.plain import Plain
 
 pytestmark = pytest.mark.anyio
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.unit.control.plain import Plain
 
 from torpor.contextlog import forks, waits
 from torpor.control.service.forking import Forking
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
+from torpor.testing.fakes.plain import Plain
 from torpor.worker.sealing import Keys
 
 pytestmark = pytest.mark.anyio

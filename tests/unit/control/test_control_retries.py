@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection
-from tests.unit.control.plain import Plain
 
 from torpor.contextlog import agents, deadlines, runs, schema
 from torpor.contextlog.deployments import choose_current
@@ -16,6 +15,7 @@ from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.states import FINAL, RunState
 from torpor.policy.retries import Failure
 from torpor.testing.clock import ManualClock
+from torpor.testing.fakes.plain import Plain
 from torpor.worker import retrying
 from torpor.worker.standing import Result, Standing
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from sqlalchemy import Connection
-from tests.unit.control.plain import Plain
 from tests.unit.control.test_control_storage import IMAGE, Place, place
 
 from torpor.blobs.local import LocalBlobs, LocalDraft
@@ -28,6 +27,7 @@ from torpor.core.runfiles import UNTAKEN_S
 from torpor.core.runfiles import Place as FilePlace
 from torpor.core.states import RunState
 from torpor.snapshot.values import VALUES, Deposit
+from torpor.testing.fakes.plain import Plain
 from torpor.worker.runfiles import RunFiles
 from torpor.worker.sealing import Keys
 

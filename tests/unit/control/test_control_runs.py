@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.unit.control.world import FREEZING, POINTS, Calls, Nth, World
 
 from torpor.contextlog import runs, snapshots
 from torpor.core.errors import Damaged, Exhausted, HostError, NotFound
@@ -18,6 +17,7 @@ from torpor.core.states import RunState
 from torpor.engine.memory import CopyBuffer
 from torpor.machines import capture as taken
 from torpor.machines import thaw as thawing
+from torpor.testing.fakes.world import FREEZING, POINTS, Calls, Nth, World
 from torpor.worker.calls import DIED
 
 pytestmark = pytest.mark.anyio

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.control.plain import Plain
 
 import torpor
 from torpor.core.agentfile import AgentSource
+from torpor.testing.fakes.plain import Plain
 from torpor.worker import onprocesses
 from torpor.worker.spares import OF_SDK
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection
-from tests.unit.control.world import VERSION, World
 
 from torpor.contextlog import agents, bases, snapshots
 from torpor.contextlog.bases import BaseRow
@@ -16,6 +15,7 @@ from torpor.core.ids import AgentVersion
 from torpor.core.imports import Import
 from torpor.core.limits import ServerLimits
 from torpor.snapshot.gather import TEMPLATE_LAYERS, _movable
+from torpor.testing.fakes.world import VERSION, World
 from torpor.worker.bases import booted_key, imported_key
 from torpor.worker.loading import logged
 from torpor.worker.templates import Template, Templates

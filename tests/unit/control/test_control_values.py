@@ -8,14 +8,14 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
-from tests.unit.control.puppet import DIGEST
-from tests.unit.control.world import World
 
 from torpor.contextlog.entries import EntryRow
 from torpor.core.errors import Conflict, HostError, NotFound
 from torpor.core.ids import OpId, RunId
 from torpor.core.states import RunState
 from torpor.snapshot.values import VALUES, Incoming
+from torpor.testing.fakes.puppet import DIGEST
+from torpor.testing.fakes.world import World
 from torpor.worker import values
 
 pytestmark = pytest.mark.anyio

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.control.puppet import DIGEST
-from tests.unit.control.world import VERSION, World
 
 from torpor.contextlog import agents, entries, forks, runs
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
 from torpor.policy.divergence import FORKS_MAX
+from torpor.testing.fakes.puppet import DIGEST
+from torpor.testing.fakes.world import VERSION, World
 
 pytestmark = pytest.mark.anyio
 

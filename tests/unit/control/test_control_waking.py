@@ -6,12 +6,12 @@ import asyncio
 from functools import partial
 
 import pytest
-from tests.unit.control.world import FREEZING, STUCK_S, Nth, World
 
 from torpor.contextlog.runs import RunRow
 from torpor.core.errors import NotFound
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
+from torpor.testing.fakes.world import FREEZING, STUCK_S, Nth, World
 
 pytestmark = pytest.mark.anyio
 

@@ -17,16 +17,22 @@ from torpor.contextlog.entries import read_entries
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.waits import WaitRow
 from torpor.control.service import webhooks
-from torpor.control.service.hooks import Hooks, Unsigned
-from torpor.control.service.waiting import Answer, Waiting
+from torpor.control.service.events import Events
+from torpor.control.service.hooks import Hooks
+from torpor.control.service.tokens import Urls
+from torpor.control.service.waits import AnswerWriter, Waits
 from torpor.control.service.webhooks import Webhooks
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion
 from torpor.core.limits import LIMITS
 from torpor.core.states import RunState
+from torpor.core.webhooks import Unsigned
 from torpor.logstore.sqlite import SqliteStore
 from torpor.policy import signing
+from torpor.service.events import Sent
+from torpor.service.hooks import CreatedHook
+from torpor.service.waits import Answer
 from torpor.testing.clock import ManualClock
 from torpor.worker.pen import Pen
 from torpor.worker.sealing import Keys
@@ -46,9 +52,18 @@ class Town:
         self.store = SqliteStore.open(self.home.database)
         self.keys = Keys(self.home, self.store, on=True)
         self.clock = ManualClock(1_000_000.0)
-        self.waiting = Waiting(self.store, self.keys, lambda: None)
+        self.urls = Urls(self.keys)
+        writer = AnswerWriter(self.store, lambda: None)
+        self.waits = Waits(self.store, self.urls, writer)
         self.started: list[RunRow] = []
-        self.hooks = Hooks(self.store, self.keys, self.waiting, self.started.append, self.clock)
+        self.hooks = Hooks(
+            self.store,
+            self.keys,
+            Events(writer),
+            self.urls,
+            self.started.append,
+            self.clock,
+        )
         self.got: list[httpx.Request] = []
         self.answers: dict[str, int | Exception] = {}
         self.tend()
@@ -61,7 +76,7 @@ class Town:
         """A server starts."""
         transport = httpx.MockTransport(self._answer)
         self.webhooks = Webhooks(
-            self.store, self.keys, self.waiting, clock=self.clock, transport=transport
+            self.store, self.keys, self.waits, clock=self.clock, transport=transport
         )
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
@@ -155,7 +170,7 @@ async def town(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Town]:
 
 async def verified(town: Town, request: httpx.Request) -> dict[str, Any]:
     """The message, as its receiver checks and reads it."""
-    secret = await town.webhooks.secret(str(request.url))
+    secret = (await town.hooks.url_secret(str(request.url)))["secret"]
     key = base64.b64decode(secret.removeprefix("whsec_"))
     body = request.content
     assert signing.verify(key, request.headers, body, town.now) == request.headers["webhook-id"]
@@ -164,7 +179,7 @@ async def verified(town: Town, request: httpx.Request) -> dict[str, Any]:
 
 
 async def test_who_is_named_is_told_at_once_and_the_log_says_so(town: Town) -> None:
-    town.waiting.publish("https://agents.example.com")
+    town.urls.publish("https://agents.example.com")
     run = await town.run()
     wait = await town.ask(run, webhooks=["ops"], tags=["money"])
     assert await town.look() is None
@@ -175,7 +190,7 @@ async def test_who_is_named_is_told_at_once_and_the_log_says_so(town: Town) -> N
     told = message["data"]
     assert (told["id"], told["run"], told["agent"]) == (wait.id, run.id, "shop")
     assert (told["prompt"], told["tags"], told["reminder"]) == ("Go?", ["money"], 0)
-    assert told["url"] == (await town.waiting.wait(wait.id))["url"]
+    assert told["url"] == (await town.waits.get(wait.id))["url"]
     (sent,) = await town.log(run, "webhook.sent")
     assert (sent["wait"], sent["webhook"], sent["attempt"], sent["status"]) == (
         wait.id,
@@ -183,7 +198,7 @@ async def test_who_is_named_is_told_at_once_and_the_log_says_so(town: Town) -> N
         1,
         204,
     )
-    assert await town.webhooks.secret(URLS["ops"]) != await town.webhooks.secret(URLS["boss"])
+    assert await town.hooks.url_secret(URLS["ops"]) != await town.hooks.url_secret(URLS["boss"])
 
 
 async def test_reminders_escalate_until_the_answer(town: Town) -> None:
@@ -201,7 +216,7 @@ async def test_reminders_escalate_until_the_answer(town: Town) -> None:
     assert await town.log(run, "wait.reminded") == [
         {"wait": wait.id, "reminder": n} for n in (1, 2)
     ]
-    await town.waiting.complete(wait.id, Answer("yes"))
+    await town.waits.complete(wait.id, Answer("yes"))
     assert await town.look(1000.0) is None
     assert len(town.got) == 3
 
@@ -261,7 +276,7 @@ async def test_one_that_wants_no_more_is_not_asked_again(town: Town) -> None:
 async def test_nobody_is_told_of_what_has_ended(town: Town) -> None:
     run = await town.run()
     wait = await town.ask(run, webhooks=["ops"])
-    await town.waiting.complete(wait.id, Answer(1))
+    await town.waits.complete(wait.id, Answer(1))
     assert await town.look() is None
     assert town.got == []
     (notice,) = await town.store.read(lambda c: notices.notices_of(c, wait.id))
@@ -274,14 +289,14 @@ async def test_nobody_is_told_of_what_has_ended(town: Town) -> None:
     log = await town.log(run)
     assert await town.look(due_at - town.now) is None
     assert await town.log(run) == log  # what has ended is not added to
-    assert (await town.waiting.wait(other.id))["state"] == "cancelled"
+    assert (await town.waits.get(other.id))["state"] == "cancelled"
 
 
 async def test_an_agent_tells_only_whom_its_file_names(town: Town) -> None:
     run = await town.run()
     wait = await town.ask(run, webhooks=["ops", "https://evil.example.com"])
     assert wait.state == "refused"
-    assert "names no webhook https://evil.example.com" in wait.outcome["error"]["message"]
+    assert "defines no webhook https://evil.example.com" in wait.outcome["error"]["message"]
     assert "has ops, boss" in wait.outcome["error"]["message"]
     assert await town.look() is None
     assert town.got == []
@@ -321,9 +336,7 @@ async def test_the_server_wakes_by_itself(town: Town) -> None:
 # -- in ---------------------------------------------------------------------------------------
 
 
-async def post(
-    town: Town, hook: dict[str, Any], body: Any, id: str = "m1", **changed: str
-) -> dict[str, Any]:
+async def post(town: Town, hook: CreatedHook, body: Any, id: str = "m1", **changed: str) -> Sent:
     key = base64.b64decode(hook["secret"].removeprefix("whsec_"))
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = signing.sign(key, id, town.now, raw) | changed

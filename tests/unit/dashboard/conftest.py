@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +9,7 @@ from pathlib import Path
 import pytest
 
 from torpor.core.home import Home
-
-# `tests` as a package: the in-memory service is shared.
-sys.path.insert(0, str(Path(__file__).parents[3]))
-
-from tests.unit.api.memory_service import close_stores
+from torpor.testing.fakes.service import close_stores
 
 
 @pytest.fixture

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import httpx
 import pytest
-from tests.unit.api.memory_service import PLAYER, VERSION, MemoryService
 
 from torpor.api.app import create_app
 from torpor.core.agentfile import AgentSource
 from torpor.core.home import Home
 from torpor.dashboard import sessions
 from torpor.dashboard.sessions import Sessions
+from torpor.service.runs import RunRequest
+from torpor.service.schedules import ScheduleSettings
+from torpor.service.waits import Wait, WaitFilter
+from torpor.testing.fakes.service import PLAYER, VERSION, MemoryService
 
 ORIGIN = "http://127.0.0.1:7717"
 PAGES = [
@@ -52,17 +55,17 @@ class Browser:
         headers = {} if origin is None else {"origin": origin}
         return await self.http.post(path, data={"csrf": self.csrf} | form, headers=headers)
 
-    async def asked(self, *script: Any) -> dict[str, Any]:
+    async def asked(self, *script: Any) -> Wait:
         """A run that has asked, and its wait."""
-        run = await self.service.start(VERSION, None, {"script": list(script)}, None)
+        run = await self.service.runs.start(RunRequest({"script": list(script)}, version=VERSION))
         return await self.asks(run["id"])
 
-    async def asks(self, run: str) -> dict[str, Any]:
+    async def asks(self, run: str) -> Wait:
         """The wait that the run, which plays in this loop too, comes to."""
-        waits: list[dict[str, Any]] = []
+        waits: Sequence[Wait] = []
         while not waits:
             await asyncio.sleep(0)
-            waits = await self.service.waits(run, False)
+            waits = await self.service.waits.list(WaitFilter(run))
         return waits[0]
 
 
@@ -166,7 +169,7 @@ def test_a_post_from_elsewhere_changes_nothing(
         form = {"verdict": "approve"} | changed
         answer = await browser.post(f"/ui/waits/{wait['id']}", origin, **form)
         assert answer.status_code == 403
-        assert (await browser.service.wait(wait["id"]))["state"] == "open"
+        assert (await browser.service.waits.get(wait["id"]))["state"] == "open"
 
     browse(home, talk)
 
@@ -221,15 +224,16 @@ def test_a_run_is_started_forked_and_cancelled(home: Home) -> None:
         assert page.status_code == 200
         forked = await browser.post(f"/ui/runs/{run}/fork", at="1")
         fork = forked.headers["location"].rpartition("/")[2]
-        assert (await browser.service.run(fork))["forked"]["at"] == 1
+        how = (await browser.service.runs.get(fork))["forked"]
+        assert how is not None and how["at"] == 1
         other = '{"script": [["return", 2]]}'
         forked = await browser.post(f"/ui/runs/{run}/fork", input=other)
         fork = forked.headers["location"].rpartition("/")[2]
-        assert (await browser.service.run(fork))["input"] == json.loads(other)
+        assert (await browser.service.runs.get(fork))["input"] == json.loads(other)
         wrong = await browser.post(f"/ui/runs/{run}/fork", input="[1]")
         assert wrong.status_code == 422 and "JSON object" in wrong.text
         await browser.post(f"/ui/runs/{run}/cancel")
-        assert (await browser.service.run(run))["state"] == "cancelled"
+        assert (await browser.service.runs.get(run))["state"] == "cancelled"
         retried = await browser.post(f"/ui/runs/{run}/retry")
         assert retried.status_code == 303
 
@@ -241,17 +245,18 @@ def test_a_run_is_started_by_the_form_of_its_agents_input(
 ) -> None:
     async def talk(browser: Browser) -> None:
         source = AgentSource(entry="player.py", files={"player.py": b""})
-        await browser.service.deploy(source, lambda *told: None)
+        await browser.service.agents.deploy(source, lambda *told: None)
         page = (await browser.http.get("/ui/agents")).text
         assert 'name="input"' in page  # it takes any other name, too
         monkeypatch.setitem(PLAYER, "open", False)
+        await browser.service.agents.deploy(source, lambda *told: None)
         page = (await browser.http.get("/ui/agents")).text
         assert 'name="input"' not in page
         assert 'name="a/count"' in page and 'value="3"' in page and "how often" in page
         typed = {"a/count": "5", "a/dry_run": "false", "a/name": "5", "a/script": "some text"}
         started = await browser.post(f"/ui/agents/{VERSION}/runs", agent="player", **typed)
         run = started.headers["location"].rpartition("/")[2]
-        assert (await browser.service.run(run))["input"] == {
+        assert (await browser.service.runs.get(run))["input"] == {
             "count": 5,
             "dry_run": False,
             "name": "5",
@@ -266,12 +271,12 @@ def test_a_run_is_started_by_the_form_of_its_agents_input(
 
 def test_a_queue_is_paused_and_limited(home: Home) -> None:
     async def talk(browser: Browser) -> None:
-        queues = browser.service.queueing
-        await queues.set("web/eu", {"concurrency": 3})
+        queues = browser.service.queues
+        await queues.update("web/eu", {"concurrency": 3})
         await browser.post("/ui/queues/web%2Feu", paused="true")
-        assert queues.known["web/eu"]["paused"] is True
+        assert (await queues.list())[0]["paused"] is True
         await browser.post("/ui/queues/web%2Feu", concurrency="", per_key="2", rate=" 10/1m ")
-        known = queues.known["web/eu"]
+        (known,) = await queues.list()
         assert (known["concurrency"], known["per_key"], known["rate"]) == (None, 2, "10/1m")
         page = await browser.http.get("/ui/queues")
         assert "Resume" in page.text and "2 per key, starts 10/1m" in page.text
@@ -320,8 +325,18 @@ def test_a_schedule_is_added(home: Home) -> None:
 def test_a_schedule_is_paused_and_removed(home: Home) -> None:
     async def talk(browser: Browser) -> None:
         schedules = browser.service.schedules
-        told = {"agent": "player", "cron": "30 8 * * *", "zone": "Europe/Berlin", "input": {"n": 1}}
-        await schedules.add("each/day", told, replace=False)
+        settings: ScheduleSettings = {
+            "agent": "player",
+            "cron": "30 8 * * *",
+            "zone": "Europe/Berlin",
+            "input": {"n": 1},
+            "jitter_s": 0.0,
+            "overlap": "skip",
+            "missed": "once",
+            "queue": None,
+            "priority": 0,
+        }
+        await schedules.add("each/day", settings, replace=False)
         await browser.post("/ui/schedules/each%2Fday", do="pause")
         assert schedules.known["each/day"]["paused"] is True
         page = await browser.http.get("/ui/schedules")
@@ -335,8 +350,8 @@ def test_a_schedule_is_paused_and_removed(home: Home) -> None:
 
 def test_a_log_is_followed_from_where_a_browser_was(home: Home) -> None:
     async def talk(browser: Browser) -> None:
-        run = await browser.service.start(
-            VERSION, None, {"script": [["print", "a"], ["log", "b"], ["return", 1]]}, None
+        run = await browser.service.runs.start(
+            RunRequest({"script": [["print", "a"], ["log", "b"], ["return", 1]]}, version=VERSION)
         )
         live = f"/ui/runs/{run['id']}/live?start=0&after=1"
         whole = await browser.http.get(live)

@@ -6,18 +6,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.unit.api.memory_service import VERSION
 from tests.unit.dashboard.test_dashboard_access import Browser, browse
 
 from torpor.core.home import Home
 from torpor.core.runfiles import RunFile
 from torpor.dashboard.render import previewed
+from torpor.service.runs import RunRequest
+from torpor.testing.fakes.service import VERSION
 from torpor.worker.runfiles import RunFiles
 
 
 def test_a_run_lists_its_files_and_gives_them_as_downloads(home: Home) -> None:
     async def talk(browser: Browser) -> None:
-        run = await browser.service.start(VERSION, None, {"script": []}, None)
+        run = await browser.service.runs.start(RunRequest({"script": []}, version=VERSION))
         page = (await browser.http.get(f"/ui/runs/{run['id']}")).text
         there = f"/ui/runs/{run['id']}/artifacts/out/x.html?version=1"
         assert f'href="{there}" download' in page
@@ -42,7 +43,9 @@ def test_a_run_lists_what_it_was_given_and_gives_it_back(
 
     async def talk(browser: Browser) -> None:
         files = {"in/<b>.html": "0" * 64} | {f"x{n:02}": "1" * 64 for n in range(22)}
-        run = await browser.service.start(VERSION, None, {"script": []}, None, files=files)
+        run = await browser.service.runs.start(
+            RunRequest({"script": []}, version=VERSION, files=files)
+        )
         page = (await browser.http.get(f"/ui/runs/{run['id']}")).text
         there = f"/ui/runs/{run['id']}/files/in/%3Cb%3E.html"
         assert f'<a href="{there}" download>in/&lt;b&gt;.html</a>' in page

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.unit.api.memory_service import VERSION
 from tests.unit.dashboard.test_dashboard_access import Browser, browse
 
-from torpor.control.service.forking import Wanted
 from torpor.core.home import Home
 from torpor.dashboard import render
+from torpor.service.runs import ForkRequest, RunRequest
+from torpor.testing.fakes.service import VERSION
 
 
-def _wanted(how: str) -> Wanted:
-    return Wanted(how=how)
+def _wanted(how: str) -> ForkRequest:
+    return ForkRequest(how=how)
 
 
 def text_of(html: str) -> str:
@@ -24,11 +24,11 @@ def text_of(html: str) -> str:
 def test_a_failed_run_says_why_where_and_what_to_do(home: Home) -> None:
     async def talk(browser: Browser) -> None:
         script = {"script": [["approve", "Go?", None], ["fail", "ValueError", "no <card>"]]}
-        run = (await browser.service.start(VERSION, None, script, None))["id"]
+        run = (await browser.service.runs.start(RunRequest(script, version=VERSION)))["id"]
         wait = await browser.asks(run)
         await browser.post(f"/ui/waits/{wait['id']}", verdict="approve")
-        while (await browser.service.run(run))["state"] != "failed":
-            await browser.service.changed(run)
+        while (await browser.service.runs.get(run))["state"] != "failed":
+            await browser.service.logs.changed(run)
         shown = text_of((await browser.http.get(f"/ui/runs/{run}")).text)
         assert "ValueError : no &lt;card&gt;" in shown
         assert f"torpor retry {run} --agent AGENT.py" in shown
@@ -72,14 +72,15 @@ def test_waits_are_narrowed(home: Home, asked: str, found: list[str]) -> None:
 
 def test_what_a_code_change_has_replaced_leads_on(home: Home) -> None:
     async def talk(browser: Browser) -> None:
-        runs, service = browser.service._runs, browser.service
+        runs, service = browser.service.memory.runs, browser.service
         first = (await browser.asked(["approve", "Go?", None]))["run"]
-        second = (await service.fork(first, _wanted("reload")))["id"]
-        third = (await service.fork(second, _wanted("reload")))["id"]
-        by_hand = (await service.fork(third, _wanted("fork")))["id"]
+        second = (await service.runs.fork(first, _wanted("reload")))["id"]
+        third = (await service.runs.fork(second, _wanted("reload")))["id"]
+        by_hand = (await service.runs.fork(third, _wanted("fork")))["id"]
         for run in (first, second, third, by_hand):
             runs[run]["queue"] = "dev"
-        runs[first] |= {"successor": second, "error": {"type": "Reloaded", "message": "changed"}}
+        runs[first]["successor"] = second
+        runs[first]["error"] = {"type": "Reloaded", "message": "changed"}
         page = await browser.http.get(f"/ui/runs/{first}")
         assert f"Replaced by {third} : its code changed." in text_of(page.text)
         follow = await browser.http.get(f"/ui/runs/{first}?follow=1")

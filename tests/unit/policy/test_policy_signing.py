@@ -6,7 +6,8 @@ import base64
 
 import pytest
 
-from torpor.policy.signing import TOLERANCE_S, Unsigned, secret, sign, verify
+from torpor.core.webhooks import Unsigned
+from torpor.policy.signing import TOLERANCE_S, secret, sign, verify
 
 # https://github.com/standard-webhooks/standard-webhooks/blob/main/libraries, the test vector of all
 SECRET = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -74,10 +74,10 @@ class Outside:
         return await self.store.read(lambda c: get_wait(c, wait.id))
 
     async def path(self, wait: WaitRow) -> str:
-        shown = await self.service.wait(wait.id)
+        shown = await self.service.waits.get(wait.id)
         url = shown["url"]
-        assert url.startswith(BASE + "/w/")
-        return str(url.removeprefix(BASE))
+        assert url is not None and url.startswith(BASE + "/w/")
+        return url.removeprefix(BASE)
 
     def http(self, *, all: bool = False) -> httpx.AsyncClient:
         app = create_app(self.service) if all else public_app(self.service)

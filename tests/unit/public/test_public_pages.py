@@ -12,7 +12,7 @@ import pytest
 from tests.unit.public.conftest import BROWSER, Outside, Talk
 
 from torpor.contextlog.keys import put_key
-from torpor.control.service.links import Links
+from torpor.control.service.tokens import Tokens
 from torpor.core.errors import NotFound
 from torpor.core.ids import WaitId
 from torpor.snapshot.seal import Key
@@ -28,11 +28,10 @@ EVIL = '"><script>alert(1)</script>'
 
 
 def test_a_token_is_for_one_wait_and_cannot_be_made_up() -> None:
-    links = Links(b"k" * 32, None)
+    tokens = Tokens(b"k" * 32)
     wait, other = WaitId("wait_0123456789abcdef"), WaitId("wait_0123456789abcdeg")
-    token = links.token(wait)
-    assert (links.wait(token), links.url(wait)) == (wait, None)
-    assert Links(b"k" * 32, "https://x").url(wait) == f"https://x/w/{token}"
+    token = tokens.token(wait)
+    assert tokens.wait(token) == wait
     made_up = [
         "",
         "é" * 60,
@@ -40,11 +39,11 @@ def test_a_token_is_for_one_wait_and_cannot_be_made_up() -> None:
         token + "A",
         token[:-1] + ("A" if token[-1] != "A" else "B"),
         other.removeprefix("wait_") + token[16:],
-        Links(b"l" * 32, None).token(wait),
+        Tokens(b"l" * 32).token(wait),
     ]
     for each in made_up:
         with pytest.raises(NotFound):
-            links.wait(each)
+            tokens.wait(each)
 
 
 def test_a_person_answers_a_form(talk: Talking) -> None:
@@ -81,7 +80,7 @@ def test_a_person_answers_a_form(talk: Talking) -> None:
         late = await http.post(path, data={"a/people": "4"}, headers=BROWSER)
         assert (late.status_code, "was not taken" in late.text) == (409, True)
         assert await outside.state(wait) == ended
-        assert (await outside.service.wait(wait.id))["url"] is None
+        assert (await outside.service.waits.get(wait.id))["url"] is None
 
     talk(about)
 
@@ -240,7 +239,7 @@ def test_without_the_hosts_key_there_are_no_links_but_waits(talk: Talking) -> No
         wait = await outside.ask()
         key = Key.new()
         await outside.store.write(lambda c: put_key(c, outside.run, wrap(key, outside.run, key)))
-        assert (await outside.service.wait(wait.id))["url"] is None
+        assert (await outside.service.waits.get(wait.id))["url"] is None
         assert (await http.get("/w/anything")).status_code == 503
 
     talk(about)
@@ -249,8 +248,8 @@ def test_without_the_hosts_key_there_are_no_links_but_waits(talk: Talking) -> No
 def test_waits_that_no_person_answers_have_no_link(talk: Talking) -> None:
     async def about(outside: Outside, http: httpx.AsyncClient) -> None:
         sleep: Any = await outside.ask(kind="sleep", due_at=2e9)
-        assert (await outside.service.wait(sleep.id))["url"] is None
-        made = await outside.service._waiting.links()
-        assert (await http.get(f"/w/{made.token(sleep.id)}")).status_code == 404
+        assert (await outside.service.waits.get(sleep.id))["url"] is None
+        tokens = await outside.service._urls.tokens()
+        assert (await http.get(f"/w/{tokens.token(sleep.id)}")).status_code == 404
 
     talk(about)

@@ -1,15 +1,25 @@
-"""What people can ask for: runs, waits, agents, queues, hooks, keys.
+"""What people can ask of this deployment: `torpor.service`, implemented. A module a resource.
 
-service     `Service`: what the API calls
-deploying   agents: from a source to a version that can run
-forking     forks, retries and reloads
-executing   commands beside agents
-waiting     waits, answers, events
-links       public links of waits
-webhooks    webhooks out: who is told that a run waits
-hooks       webhooks in: who may send what, and what becomes of it
-queueing    queues, seen and changed
-artifacts   files that runs published
-deleting    ended runs, deleted; retention
-access      API keys and tokens
+service     all of them put together, opened and closed
+status      health, totals, what is measured
+agents      agents: deployed, found, retired
+runs        runs: started, listed, ended, continued as others
+details     everything about one run
+forking     forks, retries, reloads: which place is meant, and whether it makes sense
+deleting    ended runs, deleted
+transfers   runs as files
+logs        what runs recorded and printed
+waits       waits, and their answers
+links       waits by their public links
+tokens      the tokens of public links
+events      events sent to runs
+hooks       webhooks that others send
+webhooks    webhooks that we send
+keys        API keys and tokens
+queues      queues
+schedules   schedules
+storage     snapshots, garbage, backups, retention
+files       files of runs, artifacts
+execs       commands beside an agent
+queries     SQL, and saved queries
 """

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -32,8 +31,6 @@ log = logging.getLogger(__name__)
 
 _SETTING = "retention"
 
-Object = dict[str, Any]
-
 
 class Deleting:
     def __init__(
@@ -50,21 +47,20 @@ class Deleting:
         self._changed = asyncio.Event()
         self._to_give_back = asyncio.Event()
 
-    async def delete(self, ref: str) -> Object:
+    async def delete(self, ref: str) -> RunId:
         """Raises NotFound, Conflict (it has not ended; others need it), HostError."""
         gone = await self._delete(ref)
         await self._store.scrub()
-        return {"id": gone.run, "deleted": True}
+        return gone.run
 
-    async def retention(self) -> Object:
-        return (await self._store.read(_retention)).to_json()
+    async def retention(self) -> Retention:
+        return await self._store.read(_retention)
 
-    async def keep(self, retention: Retention) -> Object:
-        """From now on, so much."""
+    async def retain(self, retention: Retention) -> None:
+        """Keep ended runs so long from now on."""
         text = retention.to_text()
         await self._store.write(lambda c: settings.write(c, _SETTING, text))
         self._changed.set()
-        return retention.to_json()
 
     async def tend(self) -> None:
         """Keep to it, for ever."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection
@@ -26,6 +25,7 @@ from torpor.core.states import RunState
 from torpor.logstore.protocol import Store
 from torpor.policy.edits import Edit
 from torpor.policy.inputs import check_input
+from torpor.service.runs import ForkRequest
 from torpor.worker.loading import source_from
 from torpor.worker.sealing import Keys
 
@@ -33,32 +33,20 @@ SNAPSHOT_PREFIX = "snap_"
 _RETRIABLE = (RunState.FAILED, RunState.CANCELLED)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked for, beside the run. `at`: a place in its log, or a snapshot of it; by default
-    its end, or where the last of the results that are `set` stands."""
-
-    at: int | str | None = None
-    input: Mapping[str, Any] | None = None
-    version: str | None = None  # of the agent, if not the run's
-    set: Mapping[str, Any] = field(default_factory=dict)
-    how: str = "fork"
-
-
 class Forking:
     def __init__(self, store: Store, keys: Keys, clock: Clock = SYSTEM_CLOCK) -> None:
         self._store, self._clock = store, clock
         self._keys = keys
 
-    async def fork(self, ref: str, wanted: Wanted) -> RunRow:
+    async def fork(self, ref: str, request: ForkRequest) -> RunRow:
         """Raises Conflict, Invalid, NotFound, HostError."""
-        return await self._make(ref, lambda c, origin: _wanted(c, origin, wanted))
+        return await self._make(ref, lambda c, origin: _requested(c, origin, request))
 
     async def retry(self, ref: str, version: str | None) -> RunRow:
         """A fork that shares all that the run recorded until it failed or was cancelled, but not
         what it failed for. Raises as `fork`."""
 
-        def wanted(c: Connection, origin: RunRow) -> Fork:
+        def retried(c: Connection, origin: RunRow) -> Fork:
             if origin.state not in _RETRIABLE:
                 raise Conflict(
                     f"{origin.id} is {origin.state.value}; only a failed or "
@@ -66,10 +54,10 @@ class Forking:
                     hint=f"You can fork it at any time: torpor fork {origin.id}",
                 )
             changes = {"how": forks.RETRY, "retried": forks.failures(c, origin)}
-            given = Wanted(version=version)
-            return _of_version(c, origin, given, forks.shared_end(c, origin), changes)
+            request = ForkRequest(version=version)
+            return _of_version(c, origin, request, forks.shared_end(c, origin), changes)
 
-        return await self._make(ref, wanted)
+        return await self._make(ref, retried)
 
     async def reload(self, ref: str, version: str, *, fresh: bool) -> RunRow:
         """The run that goes on in place of this one, or of what has its place already, as another
@@ -85,46 +73,46 @@ class Forking:
             kept = reloads.NOTHING if edit is None else reloads.kept_of(c, origin, edit.touched)
 
             def fork(at: Seq, **changes: Any) -> Fork:
-                return _of_version(c, origin, Wanted(version=version), at, changes)
+                return _of_version(c, origin, ForkRequest(version=version), at, changes)
 
             return reloads.reload_run(c, origin, kept, fork, rewrap, self._clock.now())
 
         return await self._store.write(write)
 
-    async def _make(self, ref: str, wanted: Callable[[Connection, RunRow], Fork]) -> RunRow:
+    async def _make(self, ref: str, plan: Callable[[Connection, RunRow], Fork]) -> RunRow:
         rewrap: Rewrap = await self._keys.rewrapper()
 
         def write(c: Connection) -> RunRow:
             origin = runs.get_run(c, ref)
-            return forks.fork_run(c, origin, wanted(c, origin), rewrap, self._clock.now())
+            return forks.fork_run(c, origin, plan(c, origin), rewrap, self._clock.now())
 
         return await self._store.write(write)
 
 
-def _wanted(c: Connection, origin: RunRow, wanted: Wanted) -> Fork:
-    base = _snapshot(c, wanted.at)
-    ops = {OpId(op): value for op, value in wanted.set.items()}
-    changes = {"how": wanted.how, "set": ops, "base": base and base.id}
-    if wanted.input is not None:
-        return _of_version(c, origin, wanted, _before_all(c, origin, wanted), changes)
+def _requested(c: Connection, origin: RunRow, request: ForkRequest) -> Fork:
+    base = _snapshot(c, request.at)
+    ops = {OpId(op): value for op, value in request.set.items()}
+    changes = {"how": request.how, "set": ops, "base": base and base.id}
+    if request.input is not None:
+        return _of_version(c, origin, request, _before_all(c, origin, request), changes)
     if base is not None:
         at = base.heard_seq
-    elif isinstance(wanted.at, int):
-        at = Seq(wanted.at)
+    elif isinstance(request.at, int):
+        at = Seq(request.at)
     elif ops:
         at = max(_place(c, origin, op) for op in ops)
     else:
         at = forks.shared_end(c, origin)
-    return _of_version(c, origin, wanted, at, changes)
+    return _of_version(c, origin, request, at, changes)
 
 
 def _of_version(
-    c: Connection, origin: RunRow, wanted: Wanted, at: Seq, changes: Mapping[str, Any]
+    c: Connection, origin: RunRow, request: ForkRequest, at: Seq, changes: Mapping[str, Any]
 ) -> Fork:
-    agent = agents.get_agent(c, wanted.version or origin.version)
+    agent = agents.get_agent(c, request.version or origin.version)
     offered = {each["name"]: each for each in agent.agents}
-    given = origin.input if wanted.input is None else wanted.input
-    if agent.version != origin.version or wanted.input is not None:
+    given = origin.input if request.input is None else request.input
+    if agent.version != origin.version or request.input is not None:
         if origin.agent not in offered:
             raise Conflict(f"{agent.entry} has no agent {origin.agent!r}, to which the run belongs")
         check_input(offered[origin.agent], given)
@@ -149,13 +137,13 @@ def _files(c: Connection, agent: AgentRow) -> Mapping[str, bytes]:
     return source_from(agent, agents.agent_source(c, agent.version)).files
 
 
-def _before_all(c: Connection, origin: RunRow, wanted: Wanted) -> Seq:
+def _before_all(c: Connection, origin: RunRow, request: ForkRequest) -> Seq:
     """Where a fork with another input begins: all that was recorded followed from the old one."""
     first = forks.first_operation(c, origin.id)
-    late = isinstance(wanted.at, str) or (
-        wanted.at is not None and first is not None and wanted.at >= first
+    late = isinstance(request.at, str) or (
+        request.at is not None and first is not None and request.at >= first
     )
-    if late or wanted.set:
+    if late or request.set:
         raise Conflict(
             "a run with another input starts at its beginning, because everything "
             f"recorded in {origin.id} followed from its input",

@@ -1,47 +1,44 @@
-"""Public links: whoever has a waitpoint's URL may see its question and answer it, once.
-
-    https://HOST/w/TOKEN        TOKEN = the wait's id, then HMAC-SHA256(key, id) in base64url
-
-The key is derived from the host's (`worker.sealing`), so a token is 256 bits that nobody else can
-make, and it is stored nowhere, not even hashed: a copy of the database tells none. It can be shown
-again, sent again with each reminder, and is of no use once its wait has ended, by whatever answer.
-A token is checked before anything is looked up, in constant time.
-"""
+"""Waits by their public links: shown and answered, without a key."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-
+from torpor.contextlog import runs
+from torpor.contextlog.waits import WaitRow
+from torpor.control.service.tokens import Urls
+from torpor.control.service.waits import Waits
 from torpor.core.errors import NotFound
-from torpor.core.ids import WaitId
+from torpor.core.ids import op_name
+from torpor.logstore.protocol import Store
+from torpor.service.shapes import reply
+from torpor.service.waits import Answer, PublicWait
 
-PATH = "/w/"
-PURPOSE = "torpor public links 1"
-_PREFIX = "wait_"
-_MAC_CHARACTERS = 43
+_SHOWN = ("prompt", "data", "schema", "approve", "created_at", "due_at", "state", "completed_at")
 
 
 class Links:
-    def __init__(self, key: bytes, base: str | None) -> None:
-        """`base`: what the public URLs of this host begin with; None: it has none."""
-        self._key = key
-        self._base = base
+    """See `torpor.service.waits.Links`."""
 
-    def url(self, wait: WaitId) -> str | None:
-        return None if self._base is None else f"{self._base}{PATH}{self.token(wait)}"
+    def __init__(self, store: Store, urls: Urls, waits: Waits) -> None:
+        self._store, self._urls, self._waits = store, urls, waits
 
-    def token(self, wait: WaitId) -> str:
-        return wait.removeprefix(_PREFIX) + self._mac(wait)
+    async def get(self, token: str) -> PublicWait:
+        wait = await self._find(token)
+        agent = (await self._store.read(lambda c: runs.get_run(c, wait.run))).agent
+        return reply(
+            PublicWait,
+            {name: getattr(wait, name) for name in _SHOWN},
+            agent=agent or "An agent",
+            name=op_name(wait.op),
+            approved=wait.value.get("approved") if wait.value else None,
+        )
 
-    def wait(self, token: str) -> WaitId:
-        """The wait that the token is for. Raises NotFound."""
-        wait = WaitId(_PREFIX + token[:-_MAC_CHARACTERS])
-        if not hmac.compare_digest(self._mac(wait).encode(), token[-_MAC_CHARACTERS:].encode()):
-            raise NotFound("this link does not exist", hint="Did you copy all of it?")
+    async def answer(self, token: str, answer: Answer) -> PublicWait:
+        await self._waits.complete((await self._find(token)).id, answer)
+        return await self.get(token)
+
+    async def _find(self, token: str) -> WaitRow:
+        tokens = await self._urls.tokens()
+        wait = await self._waits.find(tokens.wait(token))
+        if wait.kind != "wait":
+            raise NotFound("this link does not exist")
         return wait
-
-    def _mac(self, wait: str) -> str:
-        digest = hmac.digest(self._key, wait.encode(), hashlib.sha256)
-        return base64.urlsafe_b64encode(digest).decode().rstrip("=")

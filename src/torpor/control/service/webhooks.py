@@ -28,7 +28,8 @@ from sqlalchemy import Connection
 from torpor.contextlog import agents, notices, runs, waits
 from torpor.contextlog.news import Due, News
 from torpor.contextlog.notices import NoticeRow
-from torpor.control.service.waiting import Waiting
+from torpor.control.service.hooks import url_key
+from torpor.control.service.waits import Waits
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import HostError
 from torpor.core.limits import LIMITS, ServerLimits
@@ -40,6 +41,8 @@ from torpor.worker.tasks import Tasks
 log = logging.getLogger(__name__)
 
 GONE = 410  # whoever answers so wants no more of it
+# Of a wait, in a message about it.
+_SHOWN = ("id", "run", "prompt", "data", "schema", "approve", "tags", "created_at", "due_at")
 
 
 class Webhooks:
@@ -47,7 +50,7 @@ class Webhooks:
         self,
         store: Store,
         keys: Keys,
-        waiting: Waiting,
+        waits: Waits,
         *,
         clock: Clock = SYSTEM_CLOCK,
         limits: ServerLimits = LIMITS,
@@ -55,17 +58,13 @@ class Webhooks:
     ) -> None:
         self._store = store
         self._keys = keys
-        self._waiting = waiting
+        self._waits = waits
         self._clock, self._limits = clock, limits
         self._transport = transport
         self._http: httpx.AsyncClient | None = None  # made when there is something to send
         self._wake = asyncio.Event()
         self._sending: set[str] = set()
         self._tasks = Tasks(_log_failure)
-
-    async def secret(self, url: str) -> str:
-        """What messages to `url` are signed with, to be given to who gets them."""
-        return signing.secret(await self._key(url))
 
     async def tend(self) -> None:
         """Send what is due, for as long as the server lives."""
@@ -145,7 +144,7 @@ class Webhooks:
 
     async def _post(self, notice: NoticeRow, url: str, body: bytes) -> int | str:
         """The status, or why there is none."""
-        headers = signing.sign(await self._key(url), notice.id, self._clock.now(), body)
+        headers = signing.sign(await url_key(self._keys, url), notice.id, self._clock.now(), body)
         headers |= {"content-type": "application/json", "user-agent": "torpor"}
         try:
             async with (
@@ -178,23 +177,19 @@ class Webhooks:
         return self._clock.now() + pause_s
 
     async def _message(self, notice: NoticeRow, wait: waits.WaitRow) -> dict[str, Any]:
-        (shown,) = await self._waiting.shown([wait])
+        (shown,) = await self._waits.shown([wait])
         agent = await self._store.read(lambda c: runs.get_run(c, wait.run).agent)
-        told = ("id", "run", "prompt", "data", "schema", "approve", "tags", "created_at", "due_at")
         at = datetime.fromtimestamp(notice.created_at, UTC)
         return {
             "type": "wait.reminded" if notice.reminder else "wait.created",
             "timestamp": at.isoformat().replace("+00:00", "Z"),
             "data": {
-                **{key: shown[key] for key in told},
+                **{name: getattr(wait, name) for name in _SHOWN},
                 "agent": agent,
                 "url": shown["url"],
                 "reminder": notice.reminder,
             },
         }
-
-    async def _key(self, url: str) -> bytes:
-        return await self._keys.derived(f"torpor webhook 1 {url}")
 
 
 def _target(c: Connection, notice: NoticeRow) -> tuple[str | None, waits.WaitRow] | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection
 
@@ -13,35 +12,35 @@ from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Invalid
 from torpor.core.rules import check_name, parse_limits
 from torpor.logstore.protocol import Store
+from torpor.service.queues import Queue, QueueChanges
+from torpor.service.shapes import reply
 
-Object = dict[str, Any]
 
+class Queues:
+    """See `torpor.service.queues.Queues`."""
 
-class Queueing:
     def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK) -> None:
         self._store, self._clock = store, clock
 
-    async def queues(self) -> list[Object]:
-        return [_shown(each.row, each.figures) for each in await self.moments()]
+    async def list(self) -> list[Queue]:
+        return [_queue(each.row, each.figures) for each in await self.moments()]
 
-    async def moments(self) -> list[QueueMoment]:
+    async def moments(self) -> Sequence[QueueMoment]:
         return await self._store.read(lambda c: queues.moments(c, self._clock.now()))
 
-    async def set(self, name: str, changes: Mapping[str, Any]) -> Object:
-        """Change what is given of `paused`, `concurrency`, `per_key`, `rate`; None takes a limit
-        away. The queue is made if there is none. Raises Invalid."""
+    async def update(self, name: str, changes: QueueChanges) -> Queue:
         check_name(name, "queue")
         given = {key: value for key, value in changes.items() if key != "paused"}
         parse_limits({k: v for k, v in given.items() if v is not None}, f"queue {name}")
         if "paused" in changes and not isinstance(changes["paused"], bool):
             raise Invalid("paused must be true or false")
 
-        def write(c: Connection) -> Object:
+        def write(c: Connection) -> Queue:
             row = queues.set_queue(c, name, self._clock.now(), **changes)
-            return _shown(row, queues.figures(c).get(name, {}))
+            return _queue(row, queues.figures(c).get(name, {}))
 
         return await self._store.write(write)
 
 
-def _shown(row: QueueRow, figures: Mapping[str, int]) -> Object:
-    return vars(row) | {str(state): figures.get(state, 0) for state in STATES}
+def _queue(row: QueueRow, figures: Mapping[str, int]) -> Queue:
+    return reply(Queue, vars(row), {str(state): figures.get(state, 0) for state in STATES})

@@ -1,9 +1,8 @@
-"""Keys and tokens: made, listed, revoked, and recognized again."""
+"""API keys and tokens: created, listed, revoked, recognized."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -23,12 +22,15 @@ from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Invalid, Unauthorized
 from torpor.core.ids import new_id
 from torpor.logstore.protocol import Store
+from torpor.service.keys import TOKEN_S, Key, NewKey
+from torpor.service.shapes import reply
 
-TOKEN_S, TOKEN_S_MAX = 3600.0, 7 * 86400.0
 _NOT_VALID = "this key is not valid"
 
 
-class Access:
+class ApiKeys:
+    """See `torpor.service.keys.ApiKeys`."""
+
     def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK) -> None:
         self._store = store
         self._clock = clock
@@ -39,16 +41,15 @@ class Access:
         scopes: Sequence[Scope],
         agents: Sequence[str] | None = None,
         expires_s: float | None = None,
-    ) -> dict[str, Any]:
-        """A new key: `key` is told now and never again. Raises Invalid."""
+    ) -> NewKey:
         if not scopes:
             raise Invalid("a key needs at least one scope", hint=f"Scopes: {', '.join(Scope)}.")
         check_restriction(scopes, agents is not None)
         return await self._keep(name, scopes, agents=agents, expires_s=expires_s)
 
-    async def token(self, run: str | None, wait: str | None, expires_s: float) -> dict[str, Any]:
-        """A token that shows one run to whoever has it, or shows one wait and answers it. Raises
-        Invalid, NotFound."""
+    async def create_token(
+        self, run: str | None = None, wait: str | None = None, expires_s: float = TOKEN_S
+    ) -> NewKey:
         if (run is None) == (wait is None):
             raise Invalid("a token must be for a run or for a wait")
 
@@ -69,7 +70,7 @@ class Access:
         run: str | None = None,
         wait: str | None = None,
         expires_s: float | None,
-    ) -> dict[str, Any]:
+    ) -> NewKey:
         now, secret = self._clock.now(), new_secret()
         row = KeyRow(
             id=new_id("key").removeprefix("key_"),
@@ -84,18 +85,17 @@ class Access:
             revoked_at=None,
         )
         kept = await self._store.write(lambda c: access.put_key(c, row))
-        return kept.to_json() | {"key": key_text(row.id, secret)}
+        return reply(NewKey, kept.to_json(), key=key_text(row.id, secret))
 
-    async def list(self) -> list[dict[str, Any]]:
-        return [row.to_json() for row in await self._store.read(access.list_keys)]
+    async def list(self) -> list[Key]:
+        return [reply(Key, row.to_json()) for row in await self._store.read(access.list_keys)]
 
-    async def revoke(self, ref: str) -> dict[str, Any]:
-        """From now on. Raises NotFound."""
+    async def revoke(self, ref: str) -> Key:
         now = self._clock.now()
-        return (await self._store.write(lambda c: access.revoke_key(c, ref, now))).to_json()
+        revoked = await self._store.write(lambda c: access.revoke_key(c, ref, now))
+        return reply(Key, revoked.to_json())
 
     async def recognize(self, text: str) -> Grant:
-        """What whoever has this key may do. Raises Unauthorized."""
         parsed = parse_key(text)
         if parsed is None:
             raise Unauthorized(_NOT_VALID, hint="Keys begin with torpor_.")
@@ -104,5 +104,5 @@ class Access:
         if row is None or not same(row.digest, secret):
             raise Unauthorized(_NOT_VALID, hint="Did you copy all of it?")
         if (why_not := row.why_not(self._clock.now())) is not None:
-            raise Unauthorized(f"this key {why_not}", hint="torpor keys create makes a new one.")
+            raise Unauthorized(f"this key {why_not}", hint=("torpor keys create makes a new one."))
         return row.grant()

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
-from tests.unit.control.brokers import PlayedBroker, PlayedUpstream
-from tests.unit.control.world import ALONE, Drivers
 
 from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import agents, entries, runs, waits
@@ -23,7 +21,7 @@ from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.waits import WaitRow
 from torpor.control.scheduler.scheduler import Scheduler
-from torpor.control.service.executing import Executing
+from torpor.control.service.execs import Execs
 from torpor.core.agentfile import AgentSource
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, OpId, RunId
@@ -35,6 +33,9 @@ from torpor.egress.upstream import Reply, Request
 from torpor.engine.process import NAME as PROCESS
 from torpor.logstore.sqlite import SqliteStore
 from torpor.policy import freeze
+from torpor.testing.fakes.broker import PlayedBroker, PlayedUpstream
+from torpor.testing.fakes.machines import Drivers
+from torpor.testing.fakes.world import ALONE
 from torpor.worker.carrier import Carrier
 from torpor.worker.commands import Commands
 from torpor.worker.loading import logged, tar_of
@@ -90,7 +91,7 @@ class Plain:
         commands = Commands()
         shared = Shared(self.store, model, keys, values, Metrics(), commands, limits=self.limits)
         self.scheduler = Scheduler(shared, ALONE)
-        self.executing = Executing(self.store, PlainEngines(self), commands)
+        self.execs = Execs(self.store, PlainEngines(self), commands)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
         self.carriers = ProcessCarriers(
@@ -100,7 +101,7 @@ class Plain:
         await self.scheduler.serve(PROCESS, self.carriers)
 
     async def stop(self) -> None:
-        await self.executing.stop()
+        await self.execs.stop()
         await self.scheduler.stop()
         await self.store.write(lambda c: None)  # what it had begun to write is done, or not
 
@@ -122,7 +123,7 @@ class Plain:
             lambda c: agents.put_agent(
                 c,
                 agents.NewAgent(
-                    engine="process",
+                    engine=PROCESS,
                     version=version,
                     name="agent",
                     entry=source.entry,
@@ -262,7 +263,7 @@ class Plain:
 
 
 class PlainEngines:
-    """What `torpor.control.service.executing` needs of the engines."""
+    """What `torpor.control.service.execs` needs of the engines."""
 
     def __init__(self, plain: Plain) -> None:
         self._plain = plain

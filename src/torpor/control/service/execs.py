@@ -50,7 +50,9 @@ class Engines(Protocol):
     def ready_soon(self, engine: str) -> None: ...
 
 
-class Executing:
+class Execs:
+    """See `torpor.service.execs.Execs`."""
+
     def __init__(
         self,
         store: Store,
@@ -63,22 +65,19 @@ class Executing:
         self._minding = Tasks(lambda error: log.error("a command was lost", exc_info=error))
         self._leaving = False
 
-    async def execute(self, ref: str, asked: Asked, who: str) -> Command:
-        """A command that begins as soon as it can. Raises NotFound, Invalid, Exhausted, Conflict
-        (the run has not begun, or has ended)."""
-        asked.check()
+    async def start(self, ref: str, command: Asked, who: str) -> Command:
+        command.check()
         row = await self._store.read(lambda c: runs.get_run(c, ref))
-        _refuse(row, asked)
+        _refuse(row, command)
         if self._leaving:
             raise _stopping()
-        command = Command(row.id, asked, who, self._clock)
-        self._commands.add(command)
-        self._minding.spawn(self._mind(command))
+        started = Command(row.id, command, who, self._clock)
+        self._commands.add(started)
+        self._minding.spawn(self._mind(started))
         self._engines.ready_soon(row.engine)
-        return command
+        return started
 
-    async def command(self, ref: str, id: str) -> Command:
-        """Raises NotFound."""
+    async def get(self, ref: str, id: str) -> Command:
         row = await self._store.read(lambda c: runs.get_run(c, ref))
         return self._commands.get(row.id, id)
 
@@ -124,7 +123,7 @@ class Executing:
             command.cut_off(Conflict(f"{row.id} is being cancelled"))
         elif here and command.begun and command.epoch != row.epoch:
             why = "goes on in a new process, and its directory was made anew"
-            command.cut_off(Conflict(f"{row.id} {why}", hint="Start the command again."))
+            command.cut_off(Conflict(f"{row.id} {why}", hint=("Start the command again.")))
         elif here and not command.begun and (asleep or self._carried(row.id)):
             await self._begin_here(command, row)
         elif not here and not command.begun and asleep:
@@ -163,21 +162,20 @@ class Executing:
         await self._store.write(write)
 
 
-def _refuse(row: RunRow, asked: Asked) -> None:
+def _refuse(row: RunRow, command: Asked) -> None:
     """Raises Conflict, Invalid."""
     if row.state in FINAL:
         raise Conflict(
             f"{row.id} has ended ({row.state.value}), so it has no machine",
-            hint="Fork it from a point where it was at work or waiting, and look around "
-            f"in the fork: torpor fork {row.id} --at SEQ. torpor logs {row.id} "
-            "lists the points.",
+            hint="Fork it from a point where it was at work or waiting, and look around in the "
+            f"fork: torpor fork {row.id} --at SEQ. torpor logs {row.id} lists the points.",
         )
     if row.state is RunState.QUEUED:
         raise Conflict(
             f"{row.id} has not started: it waits for its turn",
             hint=f"torpor show {row.id} says what it waits for.",
         )
-    if asked.root and not registry.isolates(row.engine):
+    if command.root and not registry.isolates(row.engine):
         raise Invalid(
             "without a machine, commands can only run as the server's user",
             hint="Leave --user out.",
