@@ -16,7 +16,7 @@ from torpor.service.shapes import closed
 class Hook(TypedDict):
     id: str
     agent: str
-    origin: Annotated[str, Field(description="where its agent is from; empty: anywhere")]
+    origin: Annotated[str, Field(description="where its agent comes from; empty means anywhere")]
     event: str | None
     run_at: str | None
     into: str | None

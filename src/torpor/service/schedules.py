@@ -18,7 +18,7 @@ class Schedule(TypedDict):
 
     name: str
     agent: str
-    origin: Annotated[str, Field(description="where its agent is from; empty: anywhere")]
+    origin: Annotated[str, Field(description="where its agent comes from; empty means anywhere")]
     input: Object
     cron: str
     zone: str
