@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torpor.control.service.deploying import Deploying
 
 from torpor.contextlog import agents, snapshots, waits
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.control.engines import OnMachines
+from torpor.control.service.agents import Agents
 from torpor.control.service.service import Service
 from torpor.control.storage.storage import Storage
 from torpor.core.ids import RunId
@@ -197,7 +197,7 @@ async def test_who_deploys_again_after_an_upgrade_gets_a_template_that_fits(worl
         return made
 
     engines: Any = SimpleNamespace(ready=ready, choice=SimpleNamespace(engine="qemu"))
-    deploying = Deploying(world.store, engines)
+    deploying = Agents(world.store, engines)
 
     async def deploy() -> tuple[bool, str]:
         answer = await deploying.deploy(SOURCE, lambda *_: None)
