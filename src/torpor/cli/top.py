@@ -72,6 +72,8 @@ def frame(found: Object, now: float, *, rows_max: int, remark: str = "") -> Grou
     counts = [f"{number} {name}" for name, number in totals["runs"].items() if number]
     summary = ", ".join(counts) or "no runs"
     kept = f"{totals['snapshots']} snapshots, {words.size(totals['snapshot_bytes'])}"
+    if totals["memory_mib"] is not None:
+        kept += f"; {totals['memory_taken_mib']:,} of {totals['memory_mib']:,} MiB taken"
     title = Text.assemble(
         ("torpor", "bold"),
         f"  {summary}; {words.count(totals['waits_open'], 'wait')} open; {kept}",

@@ -222,6 +222,20 @@ class Engines:
         found.sort(key=lambda each: each[0] != self.choice.engine)
         return [ready.machines for _, ready in found if isinstance(ready, OnMachines)]
 
+    @property
+    def awake(self) -> int:
+        """How many runs are carried now."""
+        drivers = self.scheduler.drivers.values() if self.scheduler else ()
+        return sum(driver.live is not None for driver in drivers)
+
+    def memory(self) -> dict[str, int | None]:
+        """How much of the host's memory runs may take, and take; None before an engine is ready."""
+        room = None if self.scheduler is None else self.scheduler.room()
+        return {
+            "memory_mib": None if room is None else room.capacity.mib,
+            "memory_taken_mib": None if room is None else room.taken_mib,
+        }
+
     def ready_soon(self, engine: str) -> None:
         """Make it ready in the background: runs of it are waiting."""
         if self.scheduler is None or not self.scheduler.serves(engine):

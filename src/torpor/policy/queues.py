@@ -14,6 +14,7 @@ from enum import Enum
 
 from torpor.core.ids import RunId
 from torpor.core.rules import Limits
+from torpor.policy.admission import Room, Share, rank
 
 
 @dataclass(frozen=True)
@@ -27,25 +28,35 @@ class Waiting:
     key: str | None = None
     priority: int = 0
     starts: bool = True
+    mib: int = 0  # what it takes of the host's memory
+
+    @property
+    def share(self) -> Share:
+        return Share(rank(self.priority, self.run), self.mib)
 
 
 @dataclass
 class Use:
-    """How much of each limit is taken: runs that are running, by queue and by (queue, key); starts
-    within the queue's time; and how many more each engine can carry."""
+    """How much is taken: of the host's room, and of queues' limits, runs that are running, by queue
+    and by (queue, key), and starts within the queue's time."""
 
+    room: Room
     running: Counter[str] = field(default_factory=Counter)
     by_key: Counter[tuple[str, str]] = field(default_factory=Counter)
     started: Counter[str] = field(default_factory=Counter)
-    room: Counter[str] = field(default_factory=Counter)
 
     def copy(self) -> Use:
-        return Use(self.running.copy(), self.by_key.copy(), self.started.copy(), self.room.copy())
+        return Use(self.room.copy(), self.running.copy(), self.by_key.copy(), self.started.copy())
 
     def take(self, one: Waiting) -> None:
+        """It goes now."""
+        self.room.take(one.share)
+        self.count(one)
+
+    def count(self, one: Waiting) -> None:
+        """It has room already."""
         self.running[one.queue] += 1
         self.started[one.queue] += one.starts
-        self.room[one.engine] -= 1
         if one.key is not None:
             self.by_key[one.queue, one.key] += 1
 
@@ -67,17 +78,21 @@ def obstacle(one: Waiting, limits: Limits, use: Use) -> Obstacle | None:
         return Obstacle.PER_KEY
     if one.starts and limits.rate is not None and use.started[one.queue] >= limits.rate.count:
         return Obstacle.RATE
-    return Obstacle.ROOM if use.room[one.engine] <= 0 else None
+    return None if use.room.fits(one.engine, one.share) else Obstacle.ROOM
 
 
 def choose(waiting: Sequence[Waiting], limits: Mapping[str, Limits], use: Use) -> list[Waiting]:
     """Those that go now, in their order: the highest priority first, then the oldest. A queue that
-    is full holds up no other. What they take is added to `use`."""
+    is full holds up no other. What they take is added to `use`, and what those need that are held
+    up by nothing but room is reserved there."""
     chosen = []
-    for one in sorted(waiting, key=lambda each: (-each.priority, each.run)):
-        if obstacle(one, limits[one.queue], use) is None:
-            use.take(one)
-            chosen.append(one)
+    for one in sorted(waiting, key=lambda each: each.share.rank):
+        match obstacle(one, limits[one.queue], use):
+            case None:
+                use.take(one)
+                chosen.append(one)
+            case Obstacle.ROOM:
+                use.room.reserve(one.engine, one.share)
     return chosen
 
 

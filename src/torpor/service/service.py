@@ -47,6 +47,13 @@ class Totals(TypedDict):
     waits_asking: Annotated[int, Field(description=("those of them that a person may answer"))]
     snapshots: int
     snapshot_bytes: int
+    memory_mib: Annotated[
+        int | None,
+        Field(description="of the host, for runs; null before the first of them needs any"),
+    ]
+    memory_taken_mib: Annotated[
+        int | None, Field(description="what runs take of it now, or may any moment")
+    ]
 
 
 class Service(Protocol):

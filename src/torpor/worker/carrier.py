@@ -40,7 +40,9 @@ class Carriers(Protocol):
     """An engine, for scheduler and drivers."""
 
     terms: Terms  # when a wait is worth suspending its run
-    room: int  # how many there may be at once on this host
+
+    def need_mib(self, memory_mib: int) -> int:
+        """What a run takes of the host's memory whose agent's file asks for so much."""
 
     async def origins(self, row: RunRow) -> list[SnapshotRow | None]:
         """What one for this run may be made from, the best first."""
@@ -81,6 +83,10 @@ class Carrier(Protocol):
 
     @property
     def freezer(self) -> Freezer | None: ...
+
+    @property
+    def taken_mib(self) -> int:
+        """What it takes of the host's memory now, or may any moment."""
 
     def cpu_s(self) -> float:
         """CPU time it has used, in seconds."""

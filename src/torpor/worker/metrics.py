@@ -46,6 +46,7 @@ class Moment:
     pooled: int
     pager: Mapping[str, float]  # its totals; empty when it does not answer
     queues: Sequence[QueueMoment]
+    memory: Mapping[str, int | None]  # of the host, for runs (`control.engines.Engines.memory`)
 
 
 class Metrics:
@@ -175,7 +176,15 @@ def _families(moment: Moment) -> Iterable[Metric]:
     )
     machines.add_metric(["runs"], moment.machines)
     machines.add_metric(["pool"], moment.pooled)
-    yield from (runs, machines)
+    memory = GaugeMetricFamily(
+        "torpor_memory_mib",
+        "Memory that runs may take of the host, and that they take",
+        labels=["of"],
+    )
+    for of, key in (("host", "memory_mib"), ("runs", "memory_taken_mib")):
+        if (mib := moment.memory[key]) is not None:
+            memory.add_metric([of], mib)
+    yield from (runs, machines, memory)
     for name, what, value in (
         ("torpor_waits_open", "Waits that are open", moment.log.waits_open),
         ("torpor_snapshots", "Snapshots and templates that are kept", moment.log.snapshots),

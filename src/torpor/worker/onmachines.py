@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import AbstractAsyncContextManager
@@ -29,16 +28,16 @@ from torpor.machines.thaw import say_journal, thaw
 from torpor.machines.warm import Base
 from torpor.pager.launch import ensure_pager
 from torpor.policy import freeze
-from torpor.policy.admission import machines_max
 from torpor.wire.link import LinkState
 from torpor.worker.carrier import Journal, Origin
-from torpor.worker.loading import host_memory_mib, logged, source_from
+from torpor.worker.loading import logged, source_from
 from torpor.worker.runfiles import RunFiles
 from torpor.worker.templates import Templates, keep_template
 
 log = logging.getLogger(__name__)
 
-TYPICAL_MIB = 512
+# What QEMU needs beside the guest's memory.
+OVERHEAD_MIB = 96
 
 
 class MachineCarriers:
@@ -60,9 +59,11 @@ class MachineCarriers:
         self._templates = templates
         self._store = store
         self._files = files
-        self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
         self._alive: set[MachineCarrier] = set()
         self._renewing: defaultdict[AgentVersion, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def need_mib(self, memory_mib: int) -> int:
+        return memory_mib + OVERHEAD_MIB
 
     async def origins(self, row: RunRow) -> list[SnapshotRow | None]:
         def read(c: Connection) -> list[SnapshotRow | None]:
@@ -170,6 +171,10 @@ class MachineCarrier:
     @property
     def memory_mib(self) -> int:
         return self.live.shape.memory_mib
+
+    @property
+    def taken_mib(self) -> int:
+        return self.memory_mib + OVERHEAD_MIB
 
     @property
     def warm(self) -> bool:

@@ -38,18 +38,17 @@ from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.runfiles import RunFile
 from torpor.engine.process.agent import Interpreter, Program, surroundings
 from torpor.engine.process.workdir import clear
+from torpor.engine.resident import resident_mib
 from torpor.image.deps import HOST_PYTHON, check_python, ensure_modules
 from torpor.image.publish import Workspace, build_once
 from torpor.logstore.protocol import Store
 from torpor.policy import freeze
-from torpor.policy.admission import machines_max
 from torpor.worker.carrier import Journal, Origin
 from torpor.worker.loading import (
     Importing,
     Loaded,
     Progress,
     hear_loaded,
-    host_memory_mib,
     loaded,
     logged,
     source_from,
@@ -57,7 +56,8 @@ from torpor.worker.loading import (
 from torpor.worker.runfiles import RunFiles, write_below
 from torpor.worker.spares import WORK, Copies, Processes, Waiting, ahead_of, write_files
 
-TYPICAL_MIB = 64
+# What a process is counted for at least: nothing limits it, and it has only begun.
+PROCESS_MIB = 64
 # One line of the control socket holds no more records than take about this much.
 JOURNAL_PART_RECORDS = 10_000
 
@@ -87,7 +87,6 @@ class ProcessCarriers:
         self._home = home
         self._store = store
         self.files = files
-        self.room = machines_max(os.cpu_count() or 1, host_memory_mib(), TYPICAL_MIB)
         self._programs: dict[AgentVersion, Program] = {}
         self._processes = Processes(home, clock, limits)
         self._copies = Copies(self._processes)
@@ -119,6 +118,9 @@ class ProcessCarriers:
             self._throw_away(directory)
         self._processes.refill(program.interpreter, 2)  # and then the next version
         return defined
+
+    def need_mib(self, memory_mib: int) -> int:
+        return PROCESS_MIB
 
     async def origins(self, row: RunRow) -> list[SnapshotRow | None]:
         return [None]
@@ -235,6 +237,10 @@ class ProcessCarrier:
     @property
     def pid(self) -> int:
         return self.guest.agent.pid
+
+    @property
+    def taken_mib(self) -> int:
+        return max(PROCESS_MIB, resident_mib(self.pid))
 
     def cpu_s(self) -> float:
         return self.guest.agent.cpu_s()

@@ -34,6 +34,7 @@ def test_what_is_going_on(torpor: Torpor, waiting: str) -> None:
     assert shown.exit_code == 0
     assert waiting in shown.stdout and "approval: Paint: the house?" in shown.stdout
     assert "suspended" in shown.stdout and "open" in shown.stdout.splitlines()[0]
+    assert "608 of 4,096 MiB taken" in shown.stdout
     found = json.loads(torpor("top", "--json").stdout)
     assert waiting in [run["id"] for run in found["runs"]]
 
@@ -51,6 +52,7 @@ def run(id: str, state: str, since: float) -> Object:
 
 def test_what_does_not_fit_is_cut() -> None:
     totals = {"runs": {"running": 9}, "waits_open": 0, "snapshots": 0, "snapshot_bytes": 0}
+    totals |= {"memory_mib": None, "memory_taken_mib": None}
     runs = [run(f"run_{n}", "running", 10.0) for n in range(9)]
     console = Console(width=100)
     with console.capture() as capture:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event
 from torpor.contextlog import deadlines, queues, runs
 from torpor.contextlog.agents import NewAgent, deployed_again, put_agent
 from torpor.contextlog.runs import RunRow
-from torpor.control.scheduler.claims import next_runs, reasons
+from torpor.control.scheduler.claims import LARGE_MAX, Needs, next_runs, reasons
 from torpor.core.errors import Invalid, NotFound, StaleEpoch
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.starting import Start
@@ -20,6 +20,7 @@ from torpor.core.states import FINAL, RunState
 from torpor.engine.qemu import NAME as QEMU
 from torpor.logstore.migrate import prepare
 from torpor.logstore.sqlite import make_engine
+from torpor.policy.admission import Capacity, Room, Share, rank
 
 VERSION = AgentVersion("a" * 32)
 ROOM = 5
@@ -28,6 +29,14 @@ LIMITS: dict[str, dict[str, Any]] = {
     "b": {"rate": "3/10s", "per_key": 2},
     "c": {},
 }
+
+
+NEEDS = Needs({QEMU: lambda mib: mib})
+
+
+def space(left: int) -> Room:
+    """For so many runs, whatever memory they take."""
+    return Room(Capacity(1 << 20, left), frozenset({QEMU}))
 
 
 class Log:
@@ -49,10 +58,21 @@ class Log:
         self.c.close()
         self.engine.dispose()
 
-    def make(self, queue: str | None = None, **start: Any) -> RunId:
-        how = Start(queue=queue, **start)
+    def make(self, queue: str | None = None, mib: int = 0, **start: Any) -> RunId:
+        """Of an agent that asks for so much memory."""
+        how, version = Start(queue=queue, **start), AgentVersion(f"{mib:032}") if mib else VERSION
+        if mib:
+            sized = NewAgent(
+                engine="qemu",
+                version=version,
+                name="f",
+                entry="f.py",
+                source=b"",
+                spec={"memory_mib": mib},
+            )
+            put_agent(self.c, sized, 1.0)
         made = runs.create_run(
-            self.c, version=VERSION, agent="a", input={}, start=how, now=self.now
+            self.c, version=version, agent="a", input={}, start=how, now=self.now
         )
         return made.id
 
@@ -61,12 +81,12 @@ class Log:
 
     def next(self, room: int = ROOM, held: tuple[RunId, ...] = ()) -> list[RunId]:
         taken = sum(row.state is RunState.RUNNING for row in self.all())
-        found = next_runs(self.c, {QEMU: room - taken}, held, self.now)
+        found = next_runs(self.c, space(room - taken), NEEDS, held, self.now)
         return [row.id for row in found.rows]
 
-    def why(self, run: RunId, room: dict[str, int] | None = None) -> str | None:
-        rooms = {QEMU: 9} if room is None else room
-        return reasons(self.c, [runs.get_run(self.c, run)], rooms, (), self.now).get(run)
+    def why(self, run: RunId, room: Room | None = None) -> str | None:
+        row = runs.get_run(self.c, run)
+        return reasons(self.c, [row], room or space(9), NEEDS, (), self.now).get(run)
 
     def claim(self, run: RunId) -> None:
         runs.claim(self.c, run, self.now)
@@ -118,7 +138,7 @@ def test_a_rate_counts_starts_and_says_when_to_look_again(log: Log) -> None:
     for run in chosen:
         log.claim(run)
     log.end(chosen[0], RunState.SUSPENDED)
-    found = next_runs(log.c, {QEMU: 9}, (), log.now)
+    found = next_runs(log.c, space(9), NEEDS, (), log.now)
     assert found.rows == [] and found.again_at == log.now + 10
     log.now += 10.1
     assert len(log.next()) == 2
@@ -216,8 +236,8 @@ def test_nothing_that_sleeps_is_read(log: Log) -> None:
 def test_a_run_that_waits_for_a_machine_says_why(log: Log) -> None:
     first, second, third, fourth = (log.make("a", key=key) for key in "xxyz")
     assert log.why(first) == "it is its turn"
-    assert log.why(first, {QEMU: 0}) == "the host runs as many agents as it can"
-    assert log.why(first, {}) == "the engine qemu is not ready yet"
+    assert log.why(first, space(0)) == "the host runs as many agents as it can"
+    assert log.why(first, Room(Capacity(1, 1))) == "the engine qemu is not ready yet"
     log.claim(first)
     assert log.why(first) is None
     assert log.why(second) == "queue a is full for key x: 1 of it run"
@@ -240,3 +260,47 @@ def test_who_sleeps_wants_no_machine(log: Log) -> None:
     log.claim(run)
     log.end(run, RunState.SUSPENDED)
     assert log.why(run) is None
+
+
+def test_large_and_small_agents_share_the_hosts_memory(log: Log) -> None:
+    sizes = (600, 700, 200, 100, 100)
+    made = [log.make("c", mib=mib, priority=-n) for n, mib in enumerate(sizes)]
+    older, large, *small = made
+    at = Room(Capacity(1000, 9), frozenset({QEMU}))
+
+    def room_of(held: dict[RunId, int]) -> Room:
+        room = at.copy()
+        for run, mib in held.items():
+            room.take(Share(rank(-made.index(run), run), mib))
+        return room
+
+    def next_of(held: dict[RunId, int]) -> list[RunId]:
+        room = room_of(held)
+        return [row.id for row in next_runs(log.c, room, NEEDS, list(held), log.now).rows]
+
+    assert next_of({}) == [older, small[0], small[1]]
+    held = {older: 600, small[0]: 200, small[1]: 100}
+    assert next_of(held) == []  # small[2] would take what is kept for the large one
+    room = room_of(held)
+
+    def why(run: RunId) -> str | None:
+        row = runs.get_run(log.c, run)
+        return reasons(log.c, [row], room, NEEDS, list(held), log.now).get(run)
+
+    assert why(large) == "it takes 700 MiB, and the host has 100 MiB left"
+    assert why(small[2]) == "it takes 100 MiB, which are kept for a larger run that goes first"
+    log.claim(older)
+    log.end(older, RunState.COMPLETED)
+    del held[older]
+    assert next_of(held) == [large]
+
+
+def test_no_more_large_runs_are_looked_past_than_so_many(log: Log) -> None:
+    for _ in range(LARGE_MAX + 20):
+        log.make("c", mib=900)
+    log.make("c", mib=1)
+    room = Room(Capacity(1000, 9), frozenset({QEMU}), [Share(rank(9, "run"), 500)])
+    read: list[str] = []
+    event.listen(log.engine, "before_cursor_execute", lambda *args: read.append(args[2]))
+    assert next_runs(log.c, room, NEEDS, (), log.now).rows == []
+    assert len(read) < 20

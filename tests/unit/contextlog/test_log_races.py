@@ -45,6 +45,7 @@ from tests.unit.contextlog.programs import (
     program_of,
 )
 from tests.unit.contextlog.slots import LIMITS, Slots
+from tests.unit.contextlog.test_log_queues import NEEDS, space
 
 from torpor.contextlog import deadlines, queues, schema
 from torpor.contextlog.agents import NewAgent, put_agent
@@ -71,7 +72,6 @@ from torpor.core.errors import Conflict, StaleEpoch
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.core.starting import Start
 from torpor.core.states import FINAL, RunState
-from torpor.engine.qemu import NAME as QEMU
 from torpor.logstore.migrate import prepare
 from torpor.logstore.sqlite import make_engine
 from torpor.policy import recovery
@@ -207,7 +207,7 @@ class Races(RuleBasedStateMachine):
     def considered(self, at_once: int = ROOM) -> None:
         """The scheduler looks whom to claim. So many are claimed before anything else happens."""
         room, chosen = self.slots.room - len(self.held), list[RunId]()
-        for row in next_runs(self.c, {QEMU: room}, self.held, self.now).rows:
+        for row in next_runs(self.c, space(room), NEEDS, self.held, self.now).rows:
             if self.decide(row, room=room > len(chosen)) is Act.CLAIM:
                 chosen.append(row.id)
         self.claiming += chosen

@@ -24,7 +24,7 @@ def service(world: World) -> Service:
 
 
 async def test_queued(world: World, service: Service) -> None:
-    world.carriers.room = 0
+    world.slots = 0
     run = await world.run([["step", "a"]])
     assert (await service.runs.cancel(run))["state"] == "cancelled"
     with pytest.raises(Conflict, match="is cancelled already"):
@@ -100,7 +100,7 @@ class Cancelling:
 async def test_at_any_point(world: World, service: Service, point: str) -> None:
     for n in range(1, 100):
         cancelling = Cancelling(world, service)
-        room, world.carriers.room = world.carriers.room, 0
+        room, world.slots = world.slots, 0
         run = await world.run([["step", "a"], ["checkpoint", "c"], ["model", "m"], ["wait", "q"]])
         cancelling.run = run
         world.acts.clear()

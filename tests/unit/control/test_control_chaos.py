@@ -94,7 +94,7 @@ async def test_each_run_ends_as_if_nothing_had_happened(
 ) -> None:
     draw = random.Random(seed)
     threads = agent(draw)
-    world.carriers.room = 0
+    world.slots = 0
     run = await world.run(*threads)
     chaos = world.anywhere = Chaos(world, run, draw)
     await world.have_room(1)

@@ -25,7 +25,7 @@ from torpor.core.ids import RunId
 from torpor.core.starting import Start
 from torpor.core.states import RunState
 from torpor.project.reading import read_agent
-from torpor.testing.fakes.plain import STUCK_S, Plain
+from torpor.testing.fakes.plain import PROCESS_STUCK_S, Plain
 from torpor.testing.fakes.world import FREEZING, World
 from torpor.worker.commands import HOST_MAX, RUN_MAX, WINDOW_BYTES, Command, Ended
 
@@ -51,8 +51,8 @@ class Seen:
         self.command, self.out, self.err = command, b"", b""
 
     async def more(self) -> None:
-        async with asyncio.timeout(STUCK_S):
-            for each in await self.command.changes(STUCK_S):
+        async with asyncio.timeout(PROCESS_STUCK_S):
+            for each in await self.command.changes(PROCESS_STUCK_S):
                 if each.stream == 1:
                     self.out += each.data
                 else:
@@ -79,7 +79,7 @@ async def begin(plain: Plain, run: RunId, *command: str, **more: Any) -> Seen:
 async def recorded(plain: Plain | World, run: RunId, count: int) -> list[dict[str, Any]]:
     """What the log has of commands, once it has so much; the order of keys says nothing."""
     with plain.store.subscribe(run) as subscription:
-        async with asyncio.timeout(STUCK_S):
+        async with asyncio.timeout(PROCESS_STUCK_S):
             while True:
                 log = [e for e in await plain.entries(run) if e.kind.startswith("exec.")]
                 if len(log) >= count:
@@ -169,7 +169,7 @@ async def test_no_more_is_kept_than_a_window(plain: Plain, hasty: None) -> None:
     await plain.suspended(run)
     seen = await begin(plain, run, "sh", "-c", "yes & echo $! >&2; wait")
     while seen.command._unread < WINDOW_BYTES:
-        await asyncio.wait_for(seen.command._news.wait(), STUCK_S)
+        await asyncio.wait_for(seen.command._news.wait(), PROCESS_STUCK_S)
         seen.command._news.clear()
     # Another command is a round trip to the same host: nothing more has come meanwhile.
     assert await (await begin(plain, run, "true")).end() == Ended(code=0)
@@ -184,7 +184,7 @@ async def test_no_more_is_kept_than_a_window(plain: Plain, hasty: None) -> None:
         await deaf.command.changes(0.001)
     deaf.command.signal("TERM")
     assert await deaf.end() == Ended(signal=15)
-    await asyncio.wait_for(feeding, STUCK_S)
+    await asyncio.wait_for(feeding, PROCESS_STUCK_S)
     assert deaf.command._fed <= WINDOW_BYTES + 32 * 1024
     both = await begin(plain, run, "cat", stdin=True)
     data = os.urandom(3_000_000)
@@ -306,7 +306,7 @@ async def test_one_that_is_asked_for_while_its_run_falls_asleep(world: World, po
         asked.put_nowait(await in_world(world, run, "echo", "hello"))
 
     world.on(point, ask)
-    seen = await asyncio.wait_for(asked.get(), STUCK_S)
+    seen = await asyncio.wait_for(asked.get(), PROCESS_STUCK_S)
     assert await seen.end() == Ended(code=0) and seen.out == b"hello"
     await world.asleep(run)
     await answered(world, run)

@@ -22,7 +22,9 @@ from torpor.web import words
 from torpor.worker.metrics import Metrics, Moment
 
 PRICES = Prices({"gpt": {"input": 2.0, "cached": 1.0, "output": 10.0}})
-NOTHING = Moment(Totals({}, 0, 0, 0, 0), 0, 0, 0, {}, [])
+NOTHING = Moment(
+    Totals({}, 0, 0, 0, 0), 0, 0, 0, {}, [], dict.fromkeys(("memory_mib", "memory_taken_mib"))
+)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:

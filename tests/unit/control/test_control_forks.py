@@ -186,7 +186,7 @@ async def test_what_a_fork_needs_outlives_its_origin(world: World, service: Serv
     """Rule 12, and the key: the origin ends and is reclaimed while the fork is still to begin."""
     run = await world.run(LIFE)
     await world.asleep(run)
-    world.carriers.room = 0
+    world.slots = 0
     copy = await fork(service, run)
     base = (await forked(service, copy))["base"]
     await service.runs.cancel(run)
@@ -225,7 +225,7 @@ async def test_what_a_fork_needs_outlives_its_origin(world: World, service: Serv
 async def test_a_base_that_is_lost_is_replayed_around(world: World, service: Service) -> None:
     run = await world.run(LIFE)
     await world.asleep(run)
-    world.carriers.room = 0
+    world.slots = 0
     copy = await fork(service, run)
     base = (await forked(service, copy))["base"]
     manifest = (await world.store.read(lambda c: snapshots.get_snapshot(c, base))).manifest

@@ -134,7 +134,7 @@ async def test_an_older_snapshot_is_not_even_needed_once_one_fits(world: World) 
 async def test_a_run_that_had_not_begun_says_that_only_its_template_did_not_fit(
     world: World,
 ) -> None:
-    world.carriers.room = 0
+    world.slots = 0
     run = await world.run(LIFE)
     await upgrade(world, "2")
     await world.asleep(run)

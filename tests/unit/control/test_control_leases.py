@@ -87,7 +87,7 @@ class Workers:
 
 @pytest.fixture
 async def workers(world: World) -> Workers:
-    world.carriers.room = 0  # its own server claims nothing
+    world.slots = 0  # its own server claims nothing
     return Workers(world)
 
 

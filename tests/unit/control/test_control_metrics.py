@@ -36,6 +36,7 @@ async def test_what_runs_do_is_counted(world: World) -> None:
     service._status._metrics = world.metrics
     before = await samples(service)
     assert before["torpor_runs running"] == before["torpor_machines runs"] == 0
+    assert "torpor_memory_mib host" not in before
     assert not any(name.startswith("torpor_pager") for name in before)
     service._engines.scheduler = world.scheduler
     ready = OnMachines(world.machines, cast("Any", None), cast("Any", None))
@@ -45,6 +46,7 @@ async def test_what_runs_do_is_counted(world: World) -> None:
     await world.asleep(run)
     asleep = await samples(service)
     assert asleep["torpor_runs suspended"] == asleep["torpor_waits_open"] == 1
+    assert asleep["torpor_memory_mib host"] == 1 << 20 and asleep["torpor_memory_mib runs"] == 0
     assert asleep["torpor_machines runs"] == 0 and asleep["torpor_machines pool"] == 1
     assert asleep["torpor_resume_ms_count"] == asleep["torpor_freeze_ms_count"] == 1
     assert asleep["torpor_model_calls_total 200"] == 1
@@ -64,7 +66,7 @@ async def test_what_runs_do_is_counted(world: World) -> None:
 
 async def test_what_waits_in_queues(world: World) -> None:
     service = Service(world.home, world.store)
-    world.carriers.room = 0
+    world.slots = 0
     now = time.time()
 
     def write(c: Connection) -> None:

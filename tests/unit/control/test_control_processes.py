@@ -30,7 +30,7 @@ from torpor.core.states import FINAL, RunState
 from torpor.egress.upstream import Reply, Request
 from torpor.engine.process import NAME as PROCESS
 from torpor.machines.channel import Output, Skipped
-from torpor.testing.fakes.plain import STUCK_S, Plain
+from torpor.testing.fakes.plain import PROCESS_STUCK_S, Plain
 from torpor.worker.loading import logged
 from torpor.worker.processguest import MarkedOutput
 
@@ -793,7 +793,7 @@ async def test_what_is_imported_is_told_while_it_takes_long(plain: Plain, tmp_pa
             slow.set()
 
     loading = asyncio.create_task(plain.carriers.load(source, source.version(PROCESS), tell))
-    await asyncio.wait_for(slow.wait(), STUCK_S)
+    await asyncio.wait_for(slow.wait(), PROCESS_STUCK_S)
     gate.write_text("at last")
     assert [each["name"] for each in (await loading).agents] == ["main"]
     assert told[0] == "importing agent.py"

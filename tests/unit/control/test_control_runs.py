@@ -533,7 +533,7 @@ async def test_a_server_that_is_started_again(world: World) -> None:
 
 
 async def test_no_more_machines_than_there_is_room_for(world: World) -> None:
-    world.carriers.room = 1
+    world.slots = 1
     calls = Calls(world)
     first = await world.run([["model", "m"]])
     await calls.asked.wait()

@@ -88,7 +88,7 @@ async def test_what_a_machine_calls_superseded_need_be_no_operation(world: World
 
 async def test_a_fork_takes_over(world: World) -> None:
     await policy(world, "fork")
-    world.carriers.room = 1
+    world.slots = 1
     run = await world.run([*STEPS, END])
     row = await world.ended(run)
     assert row.state is RunState.FAILED and row.error is not None

@@ -1,38 +1,99 @@
-"""How many machines a host may run."""
+"""How much of a host its runs may take, and that no size starves."""
 
 from __future__ import annotations
+
+import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from torpor.policy.admission import (
-    MACHINES_PER_CORE,
     MEMORY_RESERVE_MIB,
-    OVERHEAD_MIB,
-    machines_max,
+    RUNS_PER_CORE,
+    Capacity,
+    Rank,
+    Room,
+    Share,
+    capacity,
+    rank,
 )
 
-CORES, HOST_MIB, MACHINE_MIB = st.integers(1, 256), st.integers(0, 1 << 22), st.integers(192, 16384)
+ENGINE = "e"
+SIZES = st.integers(1, 40)
+SHARES = st.builds(Share, st.builds(rank, st.integers(-2, 2), st.uuids().map(str)), SIZES)
 
 
-@given(CORES, HOST_MIB, MACHINE_MIB)
-def test_as_many_as_fit_and_one_more_does_not(cores: int, host: int, machine: int) -> None:
-    count = machines_max(cores, host, machine)
-
-    def fits(machines: int) -> bool:
-        memory = machines * (machine + OVERHEAD_MIB) + MEMORY_RESERVE_MIB
-        return machines <= cores * MACHINES_PER_CORE and memory <= host
-
-    assert count >= 1
-    assert fits(count) or count == 1
-    assert not fits(count + 1)
+def room(mib: int, runs: int = 100) -> Room:
+    return Room(Capacity(mib, runs), frozenset({ENGINE}))
 
 
-@given(CORES, HOST_MIB, MACHINE_MIB, st.integers(0, 1000))
-def test_more_of_anything_never_makes_it_fewer(
-    cores: int, host: int, machine: int, more: int
+def put(at: Room, share: Share) -> bool:
+    """As `torpor.policy.queues.choose` does with one that nothing else holds up."""
+    if at.fits(ENGINE, share):
+        at.take(share)
+        return True
+    at.reserve(ENGINE, share)
+    return False
+
+
+def test_a_hosts_capacity() -> None:
+    assert capacity(2, MEMORY_RESERVE_MIB + 512) == Capacity(512, 2 * RUNS_PER_CORE)
+    assert capacity(1, 100) == Capacity(0, RUNS_PER_CORE)
+
+
+@given(st.integers(1, 100), st.integers(1, 10), st.lists(SHARES, unique_by=lambda each: each.rank))
+def test_no_more_is_taken_than_there_is_but_by_one_that_is_alone(
+    mib: int, runs: int, shares: list[Share]
 ) -> None:
-    count = machines_max(cores, host, machine)
-    assert machines_max(cores + more, host, machine) >= count
-    assert machines_max(cores, host + more, machine) >= count
-    assert machines_max(cores, host, machine + more) <= count
+    at = room(mib, runs)
+    for share in sorted(shares, key=lambda each: each.rank):
+        put(at, share)
+    assert len(at.taken) <= runs
+    assert at.taken_mib <= mib or len(at.taken) == 1
+    if shares:
+        assert at.taken  # be the host ever so small
+
+
+@given(SHARES)
+def test_an_engine_that_is_not_ready_carries_nothing_and_holds_up_nobody(share: Share) -> None:
+    at = room(100)
+    assert not at.fits("other", share)
+    at.reserve("other", share)
+    assert not at.reserved and at.fits(ENGINE, share)
+
+
+def test_smaller_ones_go_past_a_large_one_as_long_as_it_could_go_beside_them() -> None:
+    at = room(10)
+    at.take(Share(rank(0, "a"), 6))  # has been running
+    assert not put(at, Share(rank(0, "b"), 7))
+    assert put(at, Share(rank(0, "c"), 2))
+    assert put(at, Share(rank(0, "d"), 1))
+    assert not put(at, Share(rank(0, "e"), 1))  # there is room, which is kept
+    assert put(at, Share(rank(1, "f"), 1))  # it goes before the large one
+    at.taken = [each for each in at.taken if each.rank not in {rank(0, "a"), rank(1, "f")}]
+    at.reserved.clear()
+    assert put(at, Share(rank(0, "b"), 7))
+
+
+@given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 2**32), st.booleans())
+def test_a_large_one_goes_soon_however_many_small_ones_come(
+    mib: int, steps_max: int, seed: int, before: bool
+) -> None:
+    """Each run runs for at most so many steps, and new ones never stop coming: one of any size goes
+    when those have ended that ran when it came, and those that it let go before itself."""
+    draw = random.Random(seed)
+    large = Share(rank(0, "m"), draw.randint(1, 2 * mib))
+    running: dict[Rank, tuple[Share, int]] = {}
+    names = iter(f"n{number:09}" for number in range(10**9))
+    for step in range(3 * steps_max + 2):
+        running = {key: one for key, one in running.items() if one[1] > step}
+        waiting = [Share(rank(0, next(names)), draw.randint(1, mib)) for _ in range(5)]
+        arrived = step >= steps_max or before
+        at = room(mib, 8)
+        at.taken = [share for share, _ in running.values()]
+        for share in sorted([*waiting, *([large] if arrived else [])], key=lambda each: each.rank):
+            if put(at, share):
+                running[share.rank] = share, step + draw.randint(1, steps_max)
+        if large.rank in running:
+            return
+    raise AssertionError(f"{large} never went")

@@ -17,7 +17,9 @@ from torpor.engine.host import Boot
 from torpor.engine.registry import Entry
 from torpor.image.build import Image, image_damage, open_image
 from torpor.image.deps import layer_damage
+from torpor.policy.admission import capacity
 from torpor.setup.checks import debian_packages, subordinate_ids
+from torpor.worker.loading import host_memory_mib
 
 FREE_DISK_MIN = 2 << 30
 
@@ -32,7 +34,7 @@ def checks(home: Home) -> list[Check]:
         *(check for entry in registry.ENGINES.values() for check in entry.on_host().remarks()),
         _disk(home),
         *_host_key(home),
-        Check("cores and memory", None, f"{os.cpu_count()} cores, {_memory_gib():.1f} GiB"),
+        Check("cores and memory", None, _room()),
     ]
 
 
@@ -126,5 +128,8 @@ def _age(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def _memory_gib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+def _room() -> str:
+    cores, memory_mib = os.cpu_count() or 1, host_memory_mib()
+    room = capacity(cores, memory_mib)
+    what = f"{cores} cores, {memory_mib:,} MiB"
+    return f"{what}; {room.mib:,} MiB for runs, at most {room.runs} of them awake"

@@ -7,22 +7,24 @@ nothing: whoever claims must be told again of what it has not claimed yet (`held
 from __future__ import annotations
 
 import shlex
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import queues, runs
+from torpor.contextlog import agents, queues, runs
 from torpor.contextlog.queues import QueueRow
 from torpor.contextlog.runs import RunRow
-from torpor.core.ids import RunId
+from torpor.core.ids import AgentVersion, RunId
 from torpor.core.rules import Limits
 from torpor.core.states import RunState
+from torpor.policy.admission import Room
 from torpor.policy.queues import Obstacle, Use, Waiting, choose, full, obstacle
 
 CANCELLED_MAX = 100  # at once
+# So many of a queue that wait for memory are looked past, at those that go after them.
+LARGE_MAX = 16
 _AT_REST = (RunState.QUEUED, RunState.SUSPENDED)
 
 
@@ -34,23 +36,42 @@ class Claims:
     again_at: float | None = None
 
 
+class Needs:
+    """How much memory runs take, by the version of their agent: read once each. `mib_of` are the
+    engines that carry them: what one takes whose agent's file asks for so many MiB."""
+
+    def __init__(self, mib_of: Mapping[str, Callable[[int], int]]) -> None:
+        self._mib_of = mib_of
+        self._known: dict[AgentVersion, int] = {}
+
+    def read(self, c: Connection, engine: str, version: AgentVersion) -> int:
+        if engine not in self._mib_of:
+            return 0  # it does not go anyway
+        if version not in self._known:
+            asked_mib = agents.get_agent(c, version).spec.get("memory_mib", 0)
+            self._known[version] = self._mib_of[engine](asked_mib)
+        return self._known[version]
+
+    def known(self, version: AgentVersion) -> int:
+        """Of a run that was read."""
+        return self._known.get(version, 0)
+
+
 def next_runs(
-    c: Connection, room: Mapping[str, int], held: Collection[RunId], now: float
+    c: Connection, room: Room, needs: Needs, held: Collection[RunId], now: float
 ) -> Claims:
     """Runs to claim, in their order, and before them those that are to be cancelled without that.
-    `room` is how many more each engine can carry; `held` are the runs that have a driver."""
+    `room` is what the host has, without what is waiting; `held` are the runs that have a driver."""
     unwanted = [run for run in queues.cancelled_at_rest(c, CANCELLED_MAX) if run not in held]
     rows = runs.get_runs(c, unwanted) if unwanted else []
-    if all(left <= 0 for left in room.values()):
+    if room.runs_left <= 0:
         return Claims(rows)
     wanting = queues.wanting(c)
     if not wanting:
         return Claims(rows)
     limits = {queue.name: queue.limits for queue in wanting}
-    use, again_at = _use(c, limits, held, now)
-    use.room = Counter({engine: max(0, left) for engine, left in room.items()})
-    but = {*held, *unwanted}
-    found = [one for queue in wanting for one in _first(c, queue, limits, use, but)]
+    use, again_at = _use(c, limits, room, held, now)
+    found = _candidates(c, wanting, limits, use, needs, {*held, *unwanted})
     chosen = [one.run for one in choose(found, limits, use)]
     return Claims([*rows, *runs.get_runs(c, chosen)], again_at)
 
@@ -58,27 +79,33 @@ def next_runs(
 def reasons(
     c: Connection,
     rows: Iterable[RunRow],
-    room: Mapping[str, int],
+    room: Room,
+    needs: Needs,
     held: Collection[RunId],
     now: float,
 ) -> dict[RunId, str]:
     """Of those that want a machine, or are to start later, why they have none: in words. `room` is
-    as in `next_runs`; an engine that is not in it is not ready."""
+    as in `next_runs`."""
     waiting = [row for row in rows if row.state in _AT_REST and row.id not in held]
     waiting = [row for row in waiting if row.ready or row.state is RunState.QUEUED]
     if not waiting:
         return {}
-    names = {row.queue for row in waiting}
-    known = {each.name: each for each in queues.list_queues(c) if each.name in names}
-    use, again_at = _use(c, {name: each.limits for name, each in known.items()}, held, now)
-    use.room = Counter({engine: max(0, left) for engine, left in room.items()})
-    return {row.id: _reason(row, known[row.queue], room, use, again_at, now) for row in waiting}
+    known = {each.name: each for each in queues.list_queues(c)}
+    limits = {name: each.limits for name, each in known.items()}
+    use, again_at = _use(c, limits, room, held, now)
+    trial = use.copy()
+    choose(_candidates(c, queues.wanting(c), limits, trial, needs, held), limits, trial)
+    use.room.reserved = trial.room.reserved
+    return {
+        row.id: _reason(_waiting(c, row, needs), row, known[row.queue], use, again_at, now)
+        for row in waiting
+    }
 
 
 def _reason(
+    one: Waiting,
     row: RunRow,
     queue: QueueRow,
-    room: Mapping[str, int],
     use: Use,
     again_at: float | None,
     now: float,
@@ -90,9 +117,9 @@ def _reason(
         return "its delay is not over"
     if queue.paused:
         return f"{name} is paused (torpor queues resume {shlex.quote(queue.name)})"
-    if row.engine not in room:
+    if row.engine not in use.room.engines:
         return f"the engine {row.engine} is not ready yet"
-    match obstacle(_waiting(row), limits, use):
+    match obstacle(one, limits, use):
         case Obstacle.CONCURRENCY:
             return f"{name} is full: {use.running[queue.name]} of {limits.concurrency} run"
         case Obstacle.PER_KEY:
@@ -102,43 +129,66 @@ def _reason(
             soon = "" if again_at is None else f": the next in {max(0.0, again_at - now):.0f} s"
             return f"{name} starts {limits.rate.text}{soon}"
         case Obstacle.ROOM:
-            return "the host runs as many agents as it can"
+            return _lacking(one, use.room)
     return "it is its turn"
 
 
+def _lacking(one: Waiting, room: Room) -> str:
+    if room.runs_left <= 0:
+        return "the host runs as many agents as it can"
+    if one.mib > room.left_mib:
+        return f"it takes {one.mib:,} MiB, and the host has {max(0, room.left_mib):,} MiB left"
+    return f"it takes {one.mib:,} MiB, which are kept for a larger run that goes first"
+
+
 def _use(
-    c: Connection, limits: Mapping[str, Limits], held: Collection[RunId], now: float
+    c: Connection, limits: Mapping[str, Limits], room: Room, held: Collection[RunId], now: float
 ) -> tuple[Use, float | None]:
     """What is taken, by those that are running and those that are about to be claimed."""
-    use, again = Use(), []
+    use, again = Use(room.copy()), []
     for run, queue, key in queues.running(c, list(limits)):
-        use.take(Waiting(run, queue, "", key, starts=False))
+        use.count(Waiting(run, queue, "", key, starts=False))
     for row in runs.get_runs(c, list(held)) if held else []:
         if row.state in _AT_REST:
-            use.take(_waiting(row))
+            starts = row.state is RunState.QUEUED
+            use.count(Waiting(row.id, row.queue, row.engine, row.queue_key, starts=starts))
     for name, each in limits.items():
         if each.rate is not None:
-            starts = queues.starts_since(c, name, now - each.rate.per_s, each.rate.count)
-            use.started[name] += len(starts)
-            if len(starts) >= each.rate.count:
-                again.append(starts[-1] + each.rate.per_s)
+            recent = queues.starts_since(c, name, now - each.rate.per_s, each.rate.count)
+            use.started[name] += len(recent)
+            if len(recent) >= each.rate.count:
+                again.append(recent[-1] + each.rate.per_s)
     return use, min(again, default=None)
+
+
+def _candidates(
+    c: Connection,
+    wanting: Iterable[QueueRow],
+    limits: Mapping[str, Limits],
+    use: Use,
+    needs: Needs,
+    but: Collection[RunId],
+) -> list[Waiting]:
+    """Of each queue those that would go if it were the only one, and those that only lack room: no
+    more of it need be read."""
+    found: list[Waiting] = []
+    for queue in wanting:
+        found += _first(c, queue.name, limits, use.copy(), needs, but)
+    return found
 
 
 def _first(
     c: Connection,
-    queue: QueueRow,
+    name: str,
     limits: Mapping[str, Limits],
     use: Use,
+    needs: Needs,
     but: Collection[RunId],
 ) -> list[Waiting]:
-    """Those of a queue that would go if it were the only one: no more of it need be read."""
-    name, limit = queue.name, limits[queue.name]
-    use = use.copy()
+    limit, engines = limits[name], sorted(use.room.engines)
     found: list[Waiting] = []
     while True:
-        engines = [engine for engine, left in use.room.items() if left > 0]
-        most = sum(use.room[engine] for engine in engines)
+        most = use.room.runs_left
         if limit.concurrency is not None:
             most = min(most, limit.concurrency - use.running[name])
         if most <= 0:
@@ -153,17 +203,22 @@ def _first(
             keys=[key for key, n in by_key if full(limit.per_key, n)],
             starts=limit.rate is None or use.started[name] < limit.rate.count,
         )
-        chosen = choose([_read(row) for row in next_ones], limits, use)
-        if not chosen:
+        some = [_read(c, row, needs) for row in next_ones]
+        before = len(use.room.reserved)
+        chosen = choose(some, limits, use)
+        large = {share.rank for share in use.room.reserved[before:]}
+        seen = [one for one in some if one in chosen or one.share.rank in large]
+        found += seen
+        if not seen or len(use.room.reserved) >= LARGE_MAX:
             return found
-        found += chosen
 
 
-def _read(row: Any) -> Waiting:
-    run, queue, engine, key, priority, state = row
-    return Waiting(RunId(run), queue, engine, key, priority, starts=state == RunState.QUEUED)
+def _read(c: Connection, row: Any, needs: Needs) -> Waiting:
+    run, queue, engine, key, priority, state, version = row
+    starts, mib = state == RunState.QUEUED, needs.read(c, engine, version)
+    return Waiting(RunId(run), queue, engine, key, priority, starts, mib)
 
 
-def _waiting(row: RunRow) -> Waiting:
-    starts = row.state is RunState.QUEUED
-    return Waiting(row.id, row.queue, row.engine, row.queue_key, row.priority, starts)
+def _waiting(c: Connection, row: RunRow, needs: Needs) -> Waiting:
+    starts, mib = row.state is RunState.QUEUED, needs.read(c, row.engine, row.version)
+    return Waiting(row.id, row.queue, row.engine, row.queue_key, row.priority, starts, mib)

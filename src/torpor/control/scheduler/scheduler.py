@@ -36,7 +36,7 @@ from torpor.contextlog.news import (
 )
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
-from torpor.control.scheduler.claims import Claims, next_runs, reasons
+from torpor.control.scheduler.claims import Claims, Needs, next_runs, reasons
 from torpor.control.scheduler.schedules import fire_due
 from torpor.core.errors import (
     Conflict,
@@ -52,7 +52,8 @@ from torpor.core.errors import (
 from torpor.core.ids import Epoch, RunId, Seq, SnapshotId
 from torpor.core.states import RunState
 from torpor.core.workers import Holder, Worker
-from torpor.policy import recovery
+from torpor.policy import admission, recovery
+from torpor.policy.admission import Capacity, Room, Share, rank
 from torpor.policy.recovery import Act, Facts, Origins
 from torpor.policy.recovery import Driver as By
 from torpor.policy.retries import Failure
@@ -61,6 +62,7 @@ from torpor.worker.cancelling import CANCELLED
 from torpor.worker.carrier import Carriers
 from torpor.worker.driver import Driver, Outcome
 from torpor.worker.lease import LeaseLost, Leases
+from torpor.worker.loading import host_memory_mib
 from torpor.worker.parts import Shared
 from torpor.worker.tasks import Tasks
 
@@ -82,10 +84,15 @@ class Tried:
 
 class Scheduler:
     def __init__(
-        self, shared: Shared, worker: Worker, on_end: Callable[[], None] = lambda: None
+        self,
+        shared: Shared,
+        worker: Worker,
+        on_end: Callable[[], None] = lambda: None,
+        capacity: Capacity | None = None,
     ) -> None:
         """`shared` is for its drivers, which claim runs for `worker`; `on_end` is called when a run
-        was suspended or has ended."""
+        was suspended or has ended. `capacity` is for tests: else it is what the host has."""
+        self.capacity = capacity or admission.capacity(os.cpu_count() or 1, host_memory_mib())
         # For tests: each operation ends its machine, and the run goes on in another.
         self.always_suspend = os.environ.get("TORPOR_TEST_SUSPEND") == "always"
         self.drivers: dict[RunId, Driver] = {}
@@ -102,6 +109,8 @@ class Scheduler:
         self._driving: dict[RunId, asyncio.Task[None]] = {}
         self._handing_over = False
         self._engines: dict[str, Carriers] = {}
+        self._mib_of: dict[str, Callable[[int], int]] = {}
+        self._needs = Needs(self._mib_of)
         self._held: dict[RunId, Driver] = {}  # those that have claimed their runs
         self._leases = Leases(self._store, worker, self._held, self._clock, self._limits)
         # When to look again at what other workers carry.
@@ -115,8 +124,12 @@ class Scheduler:
     async def serve(self, engine: str, carriers: Carriers) -> None:
         """From now on the runs of this engine get its carriers. What was running when the last
         server ended is recovered."""
-        lost = await self._store.read(lambda c: runs.runs_in(c, [RunState.RUNNING]))
-        self._engines[engine] = carriers
+
+        def read(c: Connection) -> list[RunRow]:
+            return self._measured(c, runs.runs_in(c, [RunState.RUNNING]))
+
+        self._engines[engine], self._mib_of[engine] = carriers, carriers.need_mib
+        lost = await self._store.read(read)
         for row in lost:
             if row.engine == engine:
                 self._consider(row)
@@ -203,9 +216,11 @@ class Scheduler:
         now, worker = self._clock.now(), self._leases.worker
         if now < self._others_at:
             return
-        rows = await self._when_possible(
-            lambda: self._store.read(lambda c: leases.of_others(c, worker))
-        )
+
+        def read(c: Connection) -> list[RunRow]:
+            return self._measured(c, leases.of_others(c, worker))
+
+        rows = await self._when_possible(lambda: self._store.read(read))
         for row in rows:
             if row.engine in self._engines:
                 self._consider(row)
@@ -213,19 +228,31 @@ class Scheduler:
         self._others_at = min([now + self._limits.safety_net_s, *filter(None, later)])
 
     def _next_runs(self, c: Connection) -> Claims:
-        return next_runs(c, self._rooms(), list(self.drivers), self._clock.now())
+        return next_runs(c, self.room(), self._needs, list(self.drivers), self._clock.now())
 
     def reasons(self, c: Connection, rows: Iterable[RunRow], now: float) -> dict[RunId, str]:
         """Why those of the runs that want a machine have none."""
-        return reasons(c, rows, self._rooms(), list(self.drivers), now)
+        return reasons(c, rows, self.room(), self._needs, list(self.drivers), now)
 
-    def _rooms(self) -> dict[str, int]:
-        return {engine: self._room(engine) for engine in list(self._engines)}
+    def room(self) -> Room:
+        """What the host has for runs, and what those take of it that have a driver."""
+        shares = [self._share(driver) for driver in list(self.drivers.values())]
+        return Room(self.capacity, frozenset(self._engines), shares)
 
-    def _room(self, engine: str) -> int:
-        carriers = self._engines.get(engine)
-        taken = sum(driver.row.engine == engine for driver in list(self.drivers.values()))
-        return 0 if carriers is None else carriers.room - taken
+    def _measured(self, c: Connection, rows: list[RunRow]) -> list[RunRow]:
+        """The same; from now on it is known how much memory they take."""
+        for row in rows:
+            self._needs.read(c, row.engine, row.version)
+        return rows
+
+    def _share(self, driver: Driver) -> Share:
+        row, live = driver.row, driver.live
+        mib = self._needs.known(row.version) if live is None else live.taken_mib
+        return Share(rank(row.priority, row.id), mib)
+
+    def _fits(self, row: RunRow) -> bool:
+        share = Share(rank(row.priority, row.id), self._needs.known(row.version))
+        return self.room().fits(row.engine, share)
 
     def _consider(self, row: RunRow) -> None:
         at_it = By.CLAIMS if row.id in self.drivers else By.NONE
@@ -240,7 +267,7 @@ class Scheduler:
     def _decide(self, row: RunRow, by: By, **known: Any) -> Act:
         holder = self._leases.worker.holder(row.worker_id, row.lease_until, self._clock.now())
         known = {"cancel": row.cancel_requested, "holder": holder, **known}
-        room, handing_over = self._room(row.engine) > 0, self._handing_over
+        room, handing_over = by is By.NONE and self._fits(row), self._handing_over
         facts = Facts(row.state, by, row.ready, room, handing_over, **known)
         return recovery.decide(facts)
 

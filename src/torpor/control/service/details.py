@@ -16,7 +16,7 @@ from torpor.contextlog.files import files_of
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.waits import WaitRow
 from torpor.control.engines import Engines
-from torpor.control.scheduler.claims import reasons
+from torpor.control.scheduler.claims import Needs, reasons
 from torpor.control.service.waits import Waits
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import TorporError
@@ -25,6 +25,7 @@ from torpor.core.ids import RunId
 from torpor.core.prices import Prices
 from torpor.core.states import FINAL, RunState
 from torpor.logstore.protocol import Store
+from torpor.policy.admission import Capacity, Room
 from torpor.service.runs import Run, RunDetail
 from torpor.service.shapes import reply
 from torpor.worker.beside import Beside
@@ -81,7 +82,7 @@ class Details:
         """Why those of the runs that want a machine have none."""
         if (scheduler := self._engines.scheduler) is not None:
             return scheduler.reasons(c, [*rows], now)
-        return reasons(c, [*rows], {}, (), now)
+        return reasons(c, [*rows], Room(Capacity(0, 0)), Needs({}), (), now)
 
     def _read(self, c: Connection, ref: str, now: float) -> _Read:
         row = runs.get_run(c, ref)

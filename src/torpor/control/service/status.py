@@ -42,19 +42,18 @@ class Status:
         )
 
     async def totals(self) -> Totals:
-        return reply(Totals, asdict(await self._store.read(totals)))
+        return reply(Totals, asdict(await self._store.read(totals)) | self._engines.memory())
 
     async def metrics(self) -> Collector:
         log = await self._store.read(totals)
-        scheduler, machines = self._engines.scheduler, 0
         pager: dict[str, Any] = {}
-        if scheduler is not None:
-            machines = sum(driver.live is not None for driver in scheduler.drivers.values())
         hosts = self._engines.all_machines
         pooled = sum(each.waiting for each in hosts)
         if hosts:
             with contextlib.suppress(TorporError):  # it is just being started again
                 pager = await hosts[0].pager.stats()
         queues = [*await self._queues.moments()]
-        moment = Moment(log, self._store.appended, machines, pooled, pager, queues)
+        memory = self._engines.memory()
+        machines = (self._engines.awake, pooled)
+        moment = Moment(log, self._store.appended, *machines, pager, queues, memory)
         return self._metrics.at(moment, await prices_of(self._home))

@@ -46,7 +46,7 @@ from torpor.worker.runfiles import RunFiles
 from torpor.worker.sealing import Keys
 from torpor.worker.values import Values
 
-STUCK_S = 30.0
+PROCESS_STUCK_S = 30.0
 
 
 # A run that waits is suspended at once.
@@ -168,7 +168,7 @@ class Plain:
         """Fails, showing the log, when the run is stuck."""
         with self.store.subscribe(run) as subscription:
             try:
-                async with asyncio.timeout(STUCK_S):
+                async with asyncio.timeout(PROCESS_STUCK_S):
                     while not seen(row := await self.row(run)):
                         await subscription.wait()
                     return row
@@ -200,14 +200,14 @@ class Plain:
         """Its driver."""
         drivers = self.scheduler.drivers
         assert isinstance(drivers, Drivers)
-        async with asyncio.timeout(STUCK_S):
+        async with asyncio.timeout(PROCESS_STUCK_S):
             while run in drivers:
                 drivers.went.clear()
                 await drivers.went.wait()
 
     async def open_wait(self, run: RunId) -> WaitRow:
         with self.store.subscribe(run) as subscription:
-            async with asyncio.timeout(STUCK_S):
+            async with asyncio.timeout(PROCESS_STUCK_S):
                 while not (found := await self.store.read(lambda c: waits.list_waits(c, run))):
                     await subscription.wait()
         return found[0]
@@ -215,7 +215,7 @@ class Plain:
     async def until_asked(self, run: RunId, op: str) -> None:
         """It waits for this and nothing else."""
         with self.store.subscribe(run) as subscription:
-            async with asyncio.timeout(STUCK_S):
+            async with asyncio.timeout(PROCESS_STUCK_S):
                 while [
                     wait.op for wait in await self.store.read(lambda c: waits.list_waits(c, run))
                 ] != [op]:
@@ -224,7 +224,7 @@ class Plain:
     async def until_recorded(self, run: RunId, op: str) -> None:
         """The operation has a result."""
         with self.store.subscribe(run) as subscription:
-            async with asyncio.timeout(STUCK_S):
+            async with asyncio.timeout(PROCESS_STUCK_S):
                 while op not in await self.ops(run, "op.end"):
                     await subscription.wait()
 

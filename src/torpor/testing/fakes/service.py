@@ -109,6 +109,8 @@ class MemoryService:
             waits_asking=waits,
             snapshots=0,
             snapshot_bytes=0,
+            memory_mib=4096,
+            memory_taken_mib=608,
         )
 
     async def metrics(self) -> Collector:

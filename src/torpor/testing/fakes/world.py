@@ -40,6 +40,7 @@ from torpor.engine.qemu import NAME as QEMU
 from torpor.image.build import Image
 from torpor.machines.sparse import whole
 from torpor.policy import freeze
+from torpor.policy.admission import Capacity
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.store import SnapshotStore
 from torpor.testing.fakes.broker import PlayedBroker, PlayedUpstream
@@ -116,6 +117,7 @@ class World:
     ) -> None:
         self.home = home.create()
         self.limits, self.clock, self.worker = limits, clock, worker
+        self._slots = 16
         self.terms = replace(freeze.MACHINE, grace_s=0.0, worth_s=0.0)
         self.effects: Counter[str] = Counter()  # bodies of steps that ran
         self.recorded: set[str] = set()  # steps whose agent was told that their end is in the log
@@ -175,7 +177,7 @@ class World:
         commands = Commands()
         time = (self.clock, self.limits)
         shared = Shared(self.store, self.model, keys, values, self.metrics, commands, *time)
-        self.scheduler = Scheduler(shared, self.worker)
+        self.scheduler = Scheduler(shared, self.worker, capacity=Capacity(1 << 20, self._slots))
         self.execs = Execs(self.store, WorldEngines(self), commands)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
@@ -253,9 +255,19 @@ class World:
         )
         return made.id
 
+    @property
+    def slots(self) -> int:
+        """How many machines there may be at once. Memory there is enough."""
+        return self._slots
+
+    @slots.setter
+    def slots(self, slots: int) -> None:
+        self._slots = slots
+        self.scheduler.capacity = Capacity(1 << 20, slots)
+
     async def have_room(self, room: int) -> None:
         """For so many machines, which the scheduler is told as news."""
-        self.carriers.room = room
+        self.slots = room
         await self.store.write_unseen(lambda c: report(c, Claimable()))
 
     async def answer(self, op: str, data: Any = "yes") -> None:
