@@ -64,7 +64,7 @@ def test_a_fork_goes_on_instead(stage: Stage, start: Start, policy: Callable[[st
     watch = diverge(stage, start, "fork")
     ended = watch.ended()
     assert (ended["state"], ended["error"]["type"]) == ("failed", "Divergence"), watch
-    fork = Watch(stage.client, ended["error"]["took_over"])
+    fork = Watch(stage.client, ended["successor"])
     went_on = fork.ended()
     assert went_on["state"] == "completed", fork
     assert went_on["result"][::2] == [2, fork.run]
