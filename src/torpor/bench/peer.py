@@ -37,7 +37,8 @@ from torpor.engine.protocol import Files, Machine
 from torpor.engine.qemu.machine import QemuMachine
 from torpor.image.tools import require
 from torpor.machines.guest import Guest
-from torpor.machines.host import Live, Machines
+from torpor.machines.host import Frozen, Machines
+from torpor.machines.live import History, Live
 from torpor.machines.thaw import thaw
 from torpor.policy.freeze import MACHINE
 from torpor.snapshot.seal import Key
@@ -81,7 +82,8 @@ async def template_bytes(
     machines: Machines, template: SnapshotRow, directory: Path, way: Way = ZSTD
 ) -> int:
     """Size of QEMU's file of a template's machine."""
-    live = await machines.restore(template.manifest, LinkState.from_json(template.link or {}))
+    link = LinkState.from_json(template.link or {})
+    live = await machines.restore(Frozen(template.manifest, link))
     try:
         return (await _save(live, directory / "template.peer", way)).bytes
     finally:
@@ -103,7 +105,7 @@ async def measure(
     samples = Samples()
     epochs = itertools.count(newest.epoch + 1)
     link = LinkState.from_json(newest.link or {})
-    on_slot = await machines.restore(newest.manifest, link, key=key)
+    on_slot = await machines.restore(Frozen(newest.manifest, link, key))
     try:
         await thaw(on_slot.guest, run, Epoch(next(epochs)), started=True, journal=[])
         # Once for nothing: its memory is the pager's file, which a peer would not have.
@@ -137,7 +139,7 @@ async def _resumed(
         async with _source(saved.file, way) as source:
             await machine.load_from(source.fileno(), MIGRATE_LIMIT_S)
             guest = Guest(machine, Link.from_state(saved.link))
-            live = replace(on_slot, machine=machine, guest=guest, snapshot=None)
+            live = replace(on_slot, machine=machine, guest=guest, history=History())
             await thaw(live.guest, run, epoch, started=True, journal=[])
             resume_ms = (time.perf_counter() - started) * 1000
         try:

@@ -45,7 +45,8 @@ from torpor.core.errors import InternalError
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.limits import PREPARE_LIMIT_S
 from torpor.engine import qemu
-from torpor.machines.host import Live
+from torpor.machines.host import Frozen
+from torpor.machines.live import Live
 from torpor.machines.thaw import resume, thaw
 from torpor.machines.warm import Base
 from torpor.policy.freeze import MACHINE
@@ -257,9 +258,8 @@ class _Worker:
             await make_cold(self.stage.service)
         started = time.perf_counter()
         version = None if lazily else self.version
-        live = await machines.restore(
-            snapshot.manifest, link, key=self.key, version=version, push=push
-        )
+        frozen = Frozen(snapshot.manifest, link, self.key)
+        live = await machines.restore(frozen, version=version, push=push)
         try:
             restored = time.perf_counter()
             epoch = Epoch(snapshot.epoch + 1)

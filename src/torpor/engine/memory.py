@@ -5,7 +5,7 @@ the process, one that was not is the file's page cache. `/proc/PID/pagemap` tell
 (linux/Documentation/admin-guide/mm/pagemap.rst): bit 63 present, bit 62 swapped, bit 61 page of
 a file or shared. Needs no privilege over one's own children; 512 MiB take 3 to 8 ms.
 
-Bytes are read with process_vm_readv, up to 1,024 runs of pages a call, into memory that is
+Bytes are read with process_vm_readv, up to 1,024 page ranges a call, into memory that is
 already mapped: reading 100 MB into fresh memory takes ten times as long. process_vm_writev is the
 same the other way round, and what it writes becomes anonymous like what the guest writes.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torpor.core.errors import HostError, InternalError
-from torpor.snapshot.pages import runs_of
+from torpor.snapshot.pages import page_ranges
 
 PageNumbers = npt.NDArray[np.int64]  # ascending
 Pages = npt.NDArray[np.uint8]  # shape (n, 4096)
@@ -105,18 +105,18 @@ class CopyBuffer:
 
 def read_pages(pid: int, address: int, numbers: PageNumbers, into: Pages) -> None:
     """Copy pages `numbers` of the mapping at `address` of process `pid` into `into`, in order."""
-    _copy_runs("process_vm_readv", pid, address, numbers, into)
+    _copy_ranges("process_vm_readv", pid, address, numbers, into)
 
 
 def write_pages(pid: int, address: int, numbers: PageNumbers, pages: Pages) -> None:
     """Copy `pages` to the pages `numbers` of the mapping at `address` of process `pid`."""
-    _copy_runs("process_vm_writev", pid, address, numbers, pages)
+    _copy_ranges("process_vm_writev", pid, address, numbers, pages)
 
 
-def _copy_runs(call: str, pid: int, address: int, numbers: PageNumbers, ours: Pages) -> None:
+def _copy_ranges(call: str, pid: int, address: int, numbers: PageNumbers, ours: Pages) -> None:
     at = ours.ctypes.data
     for begin in range(0, len(numbers), _CALL_PAGES_MAX):
-        firsts, counts = runs_of(numbers[begin : begin + _CALL_PAGES_MAX])
+        firsts, counts = page_ranges(numbers[begin : begin + _CALL_PAGES_MAX])
         remote: npt.NDArray[np.uint64] = np.empty((len(firsts), 2), dtype=np.uint64)
         remote[:, 0] = address + firsts * PAGE
         remote[:, 1] = counts * PAGE

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torpor.core.errors import Unfit
+from torpor.engine.capabilities import Capabilities
 from torpor.engine.memory import PageNumbers, Pages
 
 
@@ -87,6 +88,16 @@ class Files:
     # Only for a boot; a restored machine has kernel and initramfs in its memory.
     kernel: Path | None = None
     initramfs: Path | None = None
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What a machine consists of, by the names that its snapshots have for it. In a manifest they
+    stand in this order: the first is the one that hot pages are of."""
+
+    memory: str  # pages that `Machine.changed_memory` and `read_memory` are about
+    disk: str  # a file that the machine writes to: `Files.disk`
+    state: str  # what `Machine.device_state` gives, whole
 
 
 class Machine(Protocol):
@@ -158,6 +169,12 @@ class Engine(Protocol):
     @property
     def why(self) -> str:
         """Why it runs in this way here, for people."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def regions(self) -> Regions: ...
 
     @property
     def learns(self) -> bool:

@@ -3,6 +3,7 @@
 recipe      what is in the root file system: constants, and the script that makes it
 build       recipe → root → image (`ensure_image`)
 kernel      which kernel modules, in which order
+pageindex   the index of an image's pages, which snapshots are compared with
 kernelmem   the kernel as it lies in a machine's memory
 initramfs   the archive that the kernel unpacks first, and the init that mounts everything
 bytecode    Python files of the guest, compiled beforehand

@@ -22,7 +22,7 @@ import numpy as np
 from torpor.core.memory import FLATS_MAX
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.manifest import Manifest
-from torpor.snapshot.pages import InFile, PageSource, runs_of
+from torpor.snapshot.pages import InFile, PageSource, page_ranges
 from torpor.snapshot.reader import FrameCache, PageReader
 from torpor.snapshot.store import SnapshotStore
 
@@ -40,8 +40,9 @@ class Flat:
 class Flats:
     """The templates used last. Thread-safe."""
 
-    def __init__(self, directory: Path, store: SnapshotStore) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, store: SnapshotStore, region: str) -> None:
+        """`region` is the memory's."""
+        self.directory, self._region = directory, region
         self._store = store
         self._flats: OrderedDict[str, Flat] = OrderedDict()
         self._lock = threading.Lock()
@@ -69,14 +70,14 @@ class Flats:
     def _make(self, digest: str, manifest: Manifest) -> Flat:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.directory / digest
-        memory = manifest.regions["memory"]
+        memory = manifest.regions[self._region]
         # A cache of its own: whole layers pass through it, once.
         reader = self._store.reader(manifest, FrameCache(_PAGES_AT_ONCE * PAGE))
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 os.ftruncate(fd, memory.length)
-                _fill(fd, np.flatnonzero(memory.refs).astype(np.int64), reader)
+                _fill(fd, np.flatnonzero(memory.refs).astype(np.int64), reader, self._region)
             finally:
                 os.close(fd)
         except BaseException:
@@ -97,10 +98,12 @@ def _file_system(path: Path) -> str:
     return ""
 
 
-def _fill(fd: int, numbers: np.ndarray[tuple[int], np.dtype[np.int64]], reader: PageReader) -> None:
+def _fill(
+    fd: int, numbers: np.ndarray[tuple[int], np.dtype[np.int64]], reader: PageReader, region: str
+) -> None:
     for begin in range(0, len(numbers), _PAGES_AT_ONCE):
         some = numbers[begin : begin + _PAGES_AT_ONCE]
-        pages, at = reader.pages("memory", some), 0
-        for first, count in zip(*runs_of(some), strict=True):
+        pages, at = reader.pages(region, some), 0
+        for first, count in zip(*page_ranges(some), strict=True):
             os.pwrite(fd, pages[at : at + count].data, int(first) * PAGE)
             at += int(count)

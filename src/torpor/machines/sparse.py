@@ -22,8 +22,9 @@ def whole(data: bytes) -> Changed:
     return Changed(len(data), np.arange(pages, dtype=np.int64), InMemory(padded))
 
 
-def pages_of(runs: list[list[int]]) -> PageNumbers:
-    parts = [np.arange(start, start + count, dtype=np.int64) for start, count in runs]
+def pages_in(ranges: list[list[int]]) -> PageNumbers:
+    """The pages of `[start, count]` pairs, as the pager gives them."""
+    parts = [np.arange(start, start + count, dtype=np.int64) for start, count in ranges]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 

@@ -13,7 +13,7 @@ One process per data directory. It mounts `run/mnt` and answers requests on `run
     create ──► empty ──bind──► bound ──drop──► gone (its files serve whoever holds them open)
                  └────────────drop─────────────┘
 
-runs       page ranges: `[start, count]` pairs
+ranges     page ranges: `[start, count]` pairs
 overlay    the written pages of a disk
 content    a snapshot opened for reading
 slots      the slots and their life

@@ -17,7 +17,7 @@ import trio
 from torpor.blobs.local import LocalBlobs
 from torpor.core.home import Home
 from torpor.core.memory import PAGER_SNAPSHOTS_MAX
-from torpor.pager.runs import Numbers, bridged
+from torpor.pager.ranges import Numbers, bridged
 from torpor.snapshot.layer import Pages
 from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.reader import FrameCache, PageReader, Tally
@@ -25,7 +25,7 @@ from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
 
 # One push of a run costs more than the pages of a small gap: between two hot pages at most this
-# many others are pushed along (measured, 2,034 pages: 570 runs instead of 1,100).
+# many others are pushed along (measured, 2,034 pages: 570 ranges instead of 1,100).
 HOT_GAP_PAGES = 2
 COLD_READS_MAX = 4
 
@@ -74,7 +74,9 @@ class Content:
     def hot_pages(self) -> HotPages:
         """The memory that a restore is known to need, and small gaps in it. Blocking."""
         numbers = bridged(self._manifest.hot.astype(np.int64), gap=HOT_GAP_PAGES)
-        return HotPages(numbers, self._reader.pages("memory", numbers))
+        memory = self._manifest.memory
+        assert memory is not None
+        return HotPages(numbers, self._reader.pages(memory.name, numbers))
 
 
 class Contents:

@@ -138,7 +138,7 @@ class Control:
                 return await self._bind(**{k: v for k, v in request.items() if k != "op"})
             case "dirty":
                 overlay = self._slots.get(request["slot"]).overlay
-                return {"pages": overlay.runs(), "overlay": str(overlay.path)}
+                return {"pages": overlay.ranges(), "overlay": str(overlay.path)}
             case "stats":
                 return self._stats(request.get("slot"))
             case "drop":

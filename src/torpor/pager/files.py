@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
 
-from torpor.pager import runs
+from torpor.pager import ranges
 from torpor.pager.content import HotPages
 from torpor.pager.slots import Node, Slot, Slots
 from torpor.snapshot.layer import PAGE
@@ -175,7 +175,7 @@ class Files(pyfuse3.Operations):
         try:
             # Has the kernel look the inode up: it takes no pages for one it does not know.
             (self._mount / slot.name / "memory").stat()
-            for index, page, count in runs.chunks(hot.numbers, limit=PUSH_PAGES):
+            for index, page, count in ranges.chunks(hot.numbers, limit=PUSH_PAGES):
                 data = hot.pages[index : index + count]
                 # Any buffer will do, whatever its stub says: no copy is made.
                 pyfuse3.notify_store(inode, page * PAGE, data)  # type: ignore[arg-type]

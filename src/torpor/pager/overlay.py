@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from torpor.pager import runs
+from torpor.pager import ranges
 from torpor.snapshot.layer import PAGE
 
 
@@ -30,8 +30,8 @@ class Overlay:
         """Were all of these pages written?"""
         return bool(self._written[page : page + count].all())
 
-    def runs(self) -> list[list[int]]:
-        return runs.of_mask(self._written)
+    def ranges(self) -> list[list[int]]:
+        return ranges.of_mask(self._written)
 
     def read(self, offset: int, length: int) -> bytes:
         return os.pread(self._fd, length, offset)
@@ -42,7 +42,7 @@ class Overlay:
         if not written.any():
             return base
         merged = bytearray(base)
-        for start, count in runs.of_mask(written):
+        for start, count in ranges.of_mask(written):
             low, high = start * PAGE, (start + count) * PAGE
             merged[low:high] = self.read(page * PAGE + low, high - low)
         return bytes(merged)

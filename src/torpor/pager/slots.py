@@ -27,7 +27,7 @@ import numpy as np
 import trio
 
 from torpor.core.errors import Conflict, Exhausted, Invalid, NotFound, TorporError
-from torpor.pager import runs
+from torpor.pager import ranges
 from torpor.pager.content import Content, HotPages, stats_of
 from torpor.pager.overlay import Overlay
 from torpor.snapshot.layer import PAGE
@@ -184,7 +184,7 @@ class Slot:
             "bytes": self._bytes,
             "pushed": self._pushed,
             "push_ms": round(self._push_ms, 3),
-            "faults": runs.of_mask(self._faults),
+            "faults": ranges.of_mask(self._faults),
             "damage": self._damage,
         }
 

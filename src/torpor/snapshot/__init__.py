@@ -9,6 +9,7 @@ build      parent + pages that may have changed → new manifest and layer; pure
 gather     which stored pages to store again, so that old layers can go
 seen       which pages have really changed since the last snapshot
 upon       pages of a snapshot beside those of another that are at hand
+baselines  what all machines have in common, and what a restore gets ahead
 hot        a snapshot with other hot pages
 reader     pages of a snapshot, by region and number, through a shared cache of frames
 values     values too large for a log, each a file by its content

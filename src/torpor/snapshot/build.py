@@ -32,26 +32,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from torpor.blobs.protocol import Draft
-from torpor.core.errors import InternalError, Invalid
+from torpor.core.errors import InternalError
+from torpor.snapshot.baselines import ImageIndex
 from torpor.snapshot.gather import to_move
 from torpor.snapshot.layer import PAGE, EncodedLayer, LayerWriter, Pages
 from torpor.snapshot.manifest import LayerRef, Manifest, Region, page_count
 from torpor.snapshot.pages import (
     Hashes,
-    InFile,
     InMemory,
     PageSource,
     Rows,
     Some,
     chunks,
     hashes_of,
+    not_zero,
     source_hashes,
 )
 from torpor.snapshot.reader import PageReader
@@ -76,8 +76,6 @@ _XORS_KEPT = 2048
 # How many pages are compared with the parent's at a time: 4 MiB, to stay in the processor's cache
 # and to bound what a large difference takes.
 _COMPARE_PAGES = 1024
-
-_TABLE = np.dtype([("hash", "<u8"), ("page", "<u4")])
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,46 +148,6 @@ class Built:
     stats: Stats = field(default_factory=Stats)
 
 
-class ImageIndex:
-    """Finds pages in an image's root file system. `pages` are the file's; `table` is what
-    `build_index` made of them."""
-
-    def __init__(self, digest: str, pages: PageSource, table: npt.NDArray[np.void]) -> None:
-        self.digest = digest
-        self.pages = pages
-        self._hashes: Hashes = np.ascontiguousarray(table["hash"])
-        self._numbers = table["page"].astype(np.int64)
-        if table.dtype != _TABLE or (self._numbers >= len(pages)).any():
-            raise Invalid(f"the page index of image {digest} does not belong to it")
-
-    @classmethod
-    def open(cls, digest: str, image: Path, table: Path) -> ImageIndex:
-        """Of the file system at `image` and its index, saved with numpy at `table`."""
-        return cls(digest, _file_pages(image), np.load(table, allow_pickle=False))
-
-    def find(self, hashes: Hashes) -> npt.NDArray[np.int64]:
-        """For each hash the number of a page that has it, -1 where there is none."""
-        if not len(self._hashes):
-            return np.full(len(hashes), -1, np.int64)
-        at = self._hashes.searchsorted(hashes).clip(max=len(self._hashes) - 1)
-        return np.where(self._hashes[at] == hashes, self._numbers[at], -1)
-
-
-def build_index(image: Path) -> npt.NDArray[np.void]:
-    """The table of an `ImageIndex`: hash and number of each page that is not zero, by hash."""
-    source = _file_pages(image)
-    numbers, hashes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
-    for rows in chunks(len(source)):
-        pages = source.read(rows)
-        some = np.flatnonzero(_not_zero(pages))
-        numbers.append(rows[some])
-        hashes.append(hashes_of(pages[some]))
-    known, first = np.unique(np.concatenate(hashes), return_index=True)
-    table = np.empty(len(known), _TABLE)
-    table["hash"], table["page"] = known, np.concatenate(numbers)[first]
-    return table
-
-
 def build(
     parent: Manifest | None,
     parent_pages: PageReader | None,
@@ -214,7 +172,8 @@ def build(
         name: _compare(name, change, regions.get(name), parent_pages)
         for name, change in changed.items()
     }
-    fresh = _Fresh.gather(differences, hot, parent_pages)
+    hot_region = next(iter({**regions, **differences}), None)
+    fresh = _Fresh.gather(differences, hot, hot_region, parent_pages)
     first = _first_equal(fresh)
     own = first == np.arange(len(first))  # the others are dups of one of these
 
@@ -351,14 +310,14 @@ class _Some:
 def _compare_some(
     pages: Pages, old_refs: Refs, old_bases: Refs, parent: PageReader | None
 ) -> _Some:
-    not_zero = _not_zero(pages)
-    refs = np.where(not_zero, old_refs, np.uint64(0))
-    bases = np.where(not_zero, old_bases, np.uint64(0))
+    filled = not_zero(pages)
+    refs = np.where(filled, old_refs, np.uint64(0))
+    bases = np.where(filled, old_bases, np.uint64(0))
     same = np.zeros(len(pages), bool)
     similar = np.zeros(len(pages), np.uint64)
     xor_rows, xors = [np.empty(0, np.int64)], list[Pages]()
     roots = np.where(old_bases != 0, old_bases, old_refs)
-    comparable = np.flatnonzero(not_zero & (old_refs != 0))
+    comparable = np.flatnonzero(filled & (old_refs != 0))
     comparable = comparable[roots[comparable].argsort(kind="stable")]  # each frame once
     for start in range(0, len(comparable), _COMPARE_PAGES):
         some = comparable[start : start + _COMPARE_PAGES]
@@ -380,9 +339,9 @@ def _compare_some(
         similar[some[little]] = roots[some[little]]
         xor_rows.append(some[little])
         xors += list(xor[little].view(np.uint8))
-    fresh = np.flatnonzero(not_zero & ~same)
+    fresh = np.flatnonzero(filled & ~same)
     refs[fresh] = bases[fresh] = 0
-    zero = len(pages) - int(not_zero.sum())
+    zero = len(pages) - int(filled.sum())
     return _Some(refs, bases, fresh, similar, np.concatenate(xor_rows), xors, zero)
 
 
@@ -403,12 +362,13 @@ class _Fresh:
         cls,
         differences: Mapping[str, _Difference],
         hot: npt.NDArray[np.integer[Any]],
+        hot_region: str | None,
         parent: PageReader | None,
     ) -> _Fresh:
         is_hot, xors, start = [np.zeros(0, bool)], dict[int, Pages](), 0
         for name, difference in differences.items():
             numbers = difference.change.numbers[difference.fresh]
-            is_hot.append(np.isin(numbers, hot if name == "memory" else ()))
+            is_hot.append(np.isin(numbers, hot if name == hot_region else ()))
             at = start + difference.fresh.searchsorted(list(difference.xors))
             xors |= zip(at.tolist(), difference.xors.values(), strict=True)
             start += len(difference.fresh)
@@ -502,7 +462,8 @@ class _Moved:
         columns = [column for r in regions.values() for column in (r.refs, r.bases)]
         refs = refs[np.isin(refs, np.concatenate([*(c[c != 0] for c in columns), bases]))]
         xors = [region.refs[region.bases != 0] for region in regions.values()]
-        hot_refs = [regions["memory"].refs[hot], regions["memory"].bases[hot]] if len(hot) else []
+        first = next(iter(regions.values()), None)
+        hot_refs = [first.refs[hot], first.bases[hot]] if first is not None and len(hot) else []
         return cls(
             refs,
             np.isin(refs, np.concatenate(xors)),
@@ -578,15 +539,3 @@ def _resized(refs: Refs | None, length: int) -> Refs:
         kept = min(len(refs), len(new))
         new[:kept] = refs[:kept]
     return new
-
-
-def _not_zero(pages: Pages) -> npt.NDArray[np.bool_]:
-    any_bit: npt.NDArray[np.uint64] = np.bitwise_or.reduce(pages.view(np.uint64), axis=1)
-    return any_bit.astype(np.bool_)
-
-
-def _file_pages(path: Path) -> InFile:
-    size = path.stat().st_size
-    if not size or size % PAGE:
-        raise Invalid(f"{path}: its {size} bytes are not whole pages of {PAGE}")
-    return InFile(path)

@@ -1,12 +1,13 @@
-"""A region's pages as runs, and runs as bytes.
+"""A region's pages as ranges, and ranges as bytes.
 
-A run is a number of neighbouring pages that lie side by side in a layer. Runs are stored as columns
-of numbers, one a run, and what makes columns small is that they are predictable:
+A page range is a number of neighbouring pages that lie side by side in a layer. Ranges are stored
+as columns of numbers, one a range, and what makes columns small is that they are predictable:
 
-- Gaps between runs and lengths of runs are small numbers.
-- Within each layer, runs lie about in the order of the region's pages: a position is stored as the
-  difference to where the run before *of the same layer* ended, and positions of one layer stand
-  together. (The first version took the run before, of whichever layer: twice as many bytes.)
+- Gaps between ranges and lengths of ranges are small numbers.
+- Within each layer, ranges lie about in the order of the region's pages: a position is stored as
+  the difference to where the range before *of the same layer* ended, and positions of one layer
+  stand together. (The first version took the range before, of whichever layer: twice as many
+  bytes.)
 - Most numbers are small, so their high bytes are zero: columns are stored as four planes, first all
   the low bytes, then those above them, and so on.
 
@@ -32,7 +33,7 @@ _MODULUS = 1 << 32
 
 
 @dataclass(frozen=True, eq=False)
-class Runs:
+class PageRanges:
     """The pages of a region that are not zero, each field with an element for each run: zero pages
     before it, pages in it, layer number and position of its first page; the same of what that is
     an XOR with, 0 where it is none."""
@@ -45,7 +46,7 @@ class Runs:
     base_places: Numbers
 
     @classmethod
-    def of(cls, all_refs: Refs, all_bases: Refs) -> Runs:
+    def of(cls, all_refs: Refs, all_bases: Refs) -> PageRanges:
         # Zeros are most of a region, so all but one look at it goes to the rest of it.
         at = np.flatnonzero(all_refs)
         refs, bases = all_refs[at], all_bases[at]
@@ -63,7 +64,7 @@ class Runs:
         )
 
     def expand(self, pages: int) -> tuple[Refs, Refs]:
-        """Refs and bases of a region of so many pages, which the runs must not leave."""
+        """Refs and bases of a region of so many pages, which the ranges must not leave."""
         refs, bases = np.zeros(pages, np.uint64), np.zeros(pages, np.uint64)
         lengths = self.lengths
         within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
@@ -77,38 +78,40 @@ class Runs:
         return refs, bases
 
 
-def encode(runs: Runs) -> bytes:
+def encode(ranges: PageRanges) -> bytes:
     """As version 2 has it."""
-    based = runs.base_layers != 0
+    based = ranges.base_layers != 0
     return b"".join(
         to_planes(column)
         for column in (
-            runs.gaps,
-            runs.lengths,
-            runs.layers,
-            runs.base_layers,
-            _to_grouped(runs.layers, runs.places, runs.lengths),
-            _to_grouped(runs.base_layers[based], runs.base_places[based], runs.lengths[based]),
+            ranges.gaps,
+            ranges.lengths,
+            ranges.layers,
+            ranges.base_layers,
+            _to_grouped(ranges.layers, ranges.places, ranges.lengths),
+            _to_grouped(
+                ranges.base_layers[based], ranges.base_places[based], ranges.lengths[based]
+            ),
         )
     )
 
 
-def decode(count: int, take: Take) -> Runs:
-    """`count` runs of version 2. Nothing about them is checked but that they are there."""
+def decode(count: int, take: Take) -> PageRanges:
+    """`count` page ranges of version 2. Nothing about them is checked but that they are there."""
     gaps, lengths, layers, base_layers, grouped = (from_planes(count, take) for _ in range(5))
     based = base_layers != 0
     base_places = np.zeros(count, np.int64)
     base_grouped = from_planes(int(based.sum()), take)
     base_places[based] = _from_grouped(base_layers[based], base_grouped, lengths[based])
     places = _from_grouped(layers, grouped, lengths)
-    return Runs(gaps, lengths, layers, places, base_layers, base_places)
+    return PageRanges(gaps, lengths, layers, places, base_layers, base_places)
 
 
-def decode_1(count: int, take: Take) -> Runs:
-    """`count` runs of version 1."""
+def decode_1(count: int, take: Take) -> PageRanges:
+    """`count` page ranges of version 1."""
     column = np.frombuffer(take(count * 24), "<u4").reshape(6, count).astype(np.int64)
     gaps, lengths, layers, places, base_layers, base_places = column
-    return Runs(
+    return PageRanges(
         gaps,
         lengths,
         layers,

@@ -44,7 +44,7 @@ def to_move(parent: Manifest, hot: npt.NDArray[np.integer[Any]]) -> Refs:
 
 
 def _scattered(parent: Manifest, hot: npt.NDArray[np.integer[Any]]) -> Refs:
-    memory = parent.regions.get("memory")
+    memory = parent.memory
     if memory is None:
         return np.empty(0, np.uint64)
     pages: npt.NDArray[np.int64] = np.unique(hot).astype(np.int64)

@@ -1,12 +1,12 @@
 """Manifests: one flat map per snapshot, from every page to where its bytes are.
 
-A snapshot has *regions* ("memory", "disk", "device"), each an array of pages. A page's *ref*
-(`torpor.snapshot.refs`) names a page of one of the manifest's layers. A page that differs little
-from an older one is stored as the XOR of both: its *base* is then the ref of the older page. A
-base is itself plain, never an XOR, so any page is at most two reads away, however many ancestors
-its snapshot has.
+A snapshot has *regions*, which its engine names ("memory", "disk", "device"), each an array of
+pages. A page's *ref* (`torpor.snapshot.refs`) names a page of one of the manifest's layers. A page
+that differs little from an older one is stored as the XOR of both: its *base* is then the ref of
+the older page. A base is itself plain, never an XOR, so any page is at most two reads away, however
+many ancestors its snapshot has.
 
-In memory there is one ref and one base per page, in numpy arrays; in a file, runs of pages that
+In memory there is one ref and one base per page, in numpy arrays; in a file, ranges of pages that
 lie side by side in a layer (`torpor.snapshot.columns`). docs/formats/manifest.md has it byte by
 byte. Version 2 is written, both are read. `encode` and `decode` are inverse; a manifest's name is
 the BLAKE3 of the encoded bytes.
@@ -33,7 +33,7 @@ from cryptography.exceptions import InvalidTag
 
 from torpor.core.errors import Damaged, InternalError
 from torpor.snapshot import columns
-from torpor.snapshot.columns import Runs
+from torpor.snapshot.columns import PageRanges
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.refs import POSITIONS, Refs
 from torpor.snapshot.seal import SALT_BYTES, Key, new_salt
@@ -42,7 +42,7 @@ Kind = Literal["zstd", "sealed", "raw"]
 
 MAGIC_1, MAGIC = b"TORPORM1", b"TORPORM2"
 SEALED_MAGIC = b"TORPORS1"
-# No machine needs more: 64 GiB of memory or disk in runs of one page come to half of it.
+# No machine needs more: 64 GiB of memory or disk in ranges of one page come to half of it.
 BODY_BYTES_MAX = 1 << 30
 _HEADER = struct.Struct("<8sQQ")  # magic, length and XXH64 of the body
 _JSON_LENGTH = struct.Struct("<I")
@@ -77,10 +77,10 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """A snapshot's content. `hot`: numbers of the memory pages to have ready when the machine
-    starts, sorted. `facts`: what the engine needs to know to restore it (JSON). `parent`: the
-    digest of the manifest it was built on. `digest`: the name of the bytes it was decoded from,
-    None if it was not."""
+    """A snapshot's content. `hot`: numbers of the pages of the first region, which is the memory,
+    to have ready when the machine starts, sorted. `facts`: what the engine needs to know to restore
+    it (JSON). `parent`: the digest of the manifest it was built on. `digest`: the name of the bytes
+    it was decoded from, None if it was not."""
 
     layers: tuple[LayerRef, ...]
     regions: Mapping[str, Region]
@@ -93,15 +93,20 @@ class Manifest:
         if not _are_hot(self.hot, self.regions):
             raise InternalError("hot pages are not sorted, or not pages of the memory")
 
+    @property
+    def memory(self) -> Region | None:
+        """The region that the hot pages are of."""
+        return next(iter(self.regions.values()), None)
+
     def encode(self, key: Key | None = None) -> bytes:
         """The bytes of its file; sealed if there is a key."""
-        runs = {name: Runs.of(r.refs, r.bases) for name, r in self.regions.items()}
+        ranges = {name: PageRanges.of(r.refs, r.bases) for name, r in self.regions.items()}
         layers = [[layer.kind, layer.digest, layer.pages] for layer in self.layers]
         head = json.dumps(
             {
                 "layers": layers,
                 "regions": [
-                    [name, region.length, len(runs[name].gaps)]
+                    [name, region.length, len(ranges[name].gaps)]
                     for name, region in self.regions.items()
                 ],
                 "hot": len(self.hot),
@@ -114,7 +119,7 @@ class Manifest:
             (
                 _JSON_LENGTH.pack(len(head)),
                 head,
-                *map(columns.encode, runs.values()),
+                *map(columns.encode, ranges.values()),
                 columns.to_planes(np.diff(self.hot, prepend=np.uint32(0))),
             )
         )
@@ -151,7 +156,8 @@ def page_count(length: int) -> int:
 
 
 def _are_hot(hot: npt.NDArray[np.integer[Any]], regions: Mapping[str, Region]) -> bool:
-    pages = len(regions["memory"].refs) if "memory" in regions else 0
+    first = next(iter(regions.values()), None)
+    pages = 0 if first is None else len(first.refs)
     return not len(hot) or bool(hot[-1] < pages and (hot[1:] > hot[:-1]).all())
 
 
@@ -277,20 +283,20 @@ class _Decoder:
             case _:
                 self._refuse(f"region {entry!r} is malformed")
         read = columns.decode_1 if self._is_1 else columns.decode
-        runs = read(count, self._take)
+        ranges = read(count, self._take)
         pages = page_count(length)
-        if (runs.lengths < 1).any() or runs.gaps.sum() + runs.lengths.sum() > pages:
-            self._refuse(f"the runs of region {name} leave it")
-        if (runs.layers < 1).any():
+        if (ranges.lengths < 1).any() or ranges.gaps.sum() + ranges.lengths.sum() > pages:
+            self._refuse(f"the page ranges of region {name} leave it")
+        if (ranges.layers < 1).any():
             self._refuse(f"a run of region {name} has no layer")
         sizes = np.array([POSITIONS, *(one.pages for one in layers)])
         for numbers, places in (
-            (runs.layers, runs.places),
-            (runs.base_layers, runs.base_places),
+            (ranges.layers, ranges.places),
+            (ranges.base_layers, ranges.base_places),
         ):
-            if (numbers > len(layers)).any() or (places + runs.lengths > sizes[numbers]).any():
+            if (numbers > len(layers)).any() or (places + ranges.lengths > sizes[numbers]).any():
                 self._refuse(f"a run of region {name} leaves its layer")
-        return Region(name, length, *runs.expand(pages))
+        return Region(name, length, *ranges.expand(pages))
 
     def _list(self, head: dict[str, Any], key: str) -> list[Any]:
         value = head.get(key)

@@ -84,8 +84,14 @@ def source_hashes(source: PageSource) -> Hashes:
     return hashes
 
 
-def runs_of(numbers: Rows) -> tuple[Rows, Rows]:
-    """Numbers as runs of consecutive ones: (first numbers, lengths)."""
+def not_zero(pages: Pages) -> npt.NDArray[np.bool_]:
+    """For each page whether any bit of it is set."""
+    any_bit: npt.NDArray[np.uint64] = np.bitwise_or.reduce(pages.view(np.uint64), axis=1)
+    return any_bit.astype(np.bool_)
+
+
+def page_ranges(numbers: Rows) -> tuple[Rows, Rows]:
+    """Ascending page numbers as ranges: (first numbers, lengths)."""
     if not len(numbers):
         return numbers, numbers
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
@@ -116,7 +122,7 @@ class InFile:
         at = 0
         flat = pages.reshape(-1).data
         numbers = rows if self._numbers is None else self._numbers[rows]
-        for first, count in zip(*runs_of(numbers), strict=True):
+        for first, count in zip(*page_ranges(numbers), strict=True):
             end = at + int(count) * PAGE
             self._read(flat[at:end], int(first) * PAGE)
             at = end

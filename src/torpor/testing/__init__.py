@@ -19,7 +19,6 @@ clock     the time, which stands still and skips
 playing   the agent's runtime, as it is here
 log       what the run has done, as far as replays need it
 outcome   what came of it, and its replays
-blobs     a store of blobs in memory
 fakes     fakes of torpor's own parts; loads the control plane, which the others do not
 """
 

@@ -31,7 +31,9 @@ from torpor.core.imports import Import, imports_relatively
 from torpor.core.layout import OURS
 from torpor.engine.protocol import Shape
 from torpor.logstore.protocol import Store
-from torpor.machines.host import Captured, Live, Machines
+from torpor.machines.capture import Captured
+from torpor.machines.host import Frozen, Machines
+from torpor.machines.live import Live
 from torpor.machines.thaw import thaw
 from torpor.wire.link import LinkState
 
@@ -99,7 +101,7 @@ class Bases:
 
     async def _go_on(self, base: BaseRow) -> Live:
         link = LinkState.from_json(base.link)
-        live = await self._machines.restore(base.manifest, link)
+        live = await self._machines.restore(Frozen(base.manifest, link))
         try:
             await thaw(live.guest, _NOBODY, _NO_EPOCH, started=False, journal=[])
         except BaseException:

@@ -18,9 +18,8 @@ from typing import Any, Protocol
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.ids import AgentVersion, Epoch, RunId, SnapshotId
-from torpor.machines.capture import Taken
+from torpor.machines.capture import Captured, Taken
 from torpor.machines.channel import Conversation
-from torpor.machines.host import Captured
 from torpor.policy.freeze import Terms
 from torpor.snapshot.seal import Key
 

@@ -17,9 +17,8 @@ from torpor.contextlog.entries import END, NewEntry
 from torpor.contextlog.runs import Suspension
 from torpor.core.errors import GuestError, StaleEpoch, TorporError
 from torpor.core.ids import OpId, Seq
-from torpor.machines.capture import GivenUp
+from torpor.machines.capture import Captured, GivenUp
 from torpor.machines.channel import Said
-from torpor.machines.host import Captured
 from torpor.machines.thaw import resume
 from torpor.wire import names
 from torpor.worker.carrier import Freezer

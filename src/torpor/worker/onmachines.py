@@ -21,9 +21,10 @@ from torpor.core.ids import AgentVersion, Epoch, RunId, SnapshotId
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.runfiles import RunFile
 from torpor.logstore.protocol import Store
-from torpor.machines.capture import Taken
+from torpor.machines.capture import Captured, Taken
 from torpor.machines.channel import Conversation
-from torpor.machines.host import Captured, Live, Machines
+from torpor.machines.host import Frozen, Machines
+from torpor.machines.live import Live
 from torpor.machines.thaw import say_journal, thaw
 from torpor.machines.warm import Base
 from torpor.pager.launch import ensure_pager
@@ -90,9 +91,8 @@ class MachineCarriers:
         assert snapshot is not None
         link = LinkState.from_json(snapshot.link or {})
         version = origin.row.version
-        live = await self._machines.restore(
-            snapshot.manifest, link, heard, origin.key, version=version
-        )
+        frozen = Frozen(snapshot.manifest, link, origin.key, heard)
+        live = await self._machines.restore(frozen, version=version)
         carrier = MachineCarrier(
             self._machines,
             live,
@@ -178,7 +178,7 @@ class MachineCarrier:
 
     @property
     def warm(self) -> bool:
-        return self.live.flat
+        return self.live.warm
 
     @property
     def freezer(self) -> MachineCarrier:
@@ -205,7 +205,7 @@ class MachineCarrier:
 
     async def woken(self) -> None:
         try:
-            await self._machines.learn_faults(self.live)
+            await self._machines.learn(self.live)
             await self._get_ready()
         except (TorporError, OSError) as error:  # the next resume is slower, that is all
             log.info("run %s: %s", self._run, error)

@@ -20,7 +20,7 @@ from torpor.core.clock import Clock
 from torpor.core.ids import OpId, SnapshotId
 from torpor.core.position import Position
 from torpor.logstore.protocol import Store
-from torpor.machines.host import Captured
+from torpor.machines.capture import Captured
 from torpor.worker.output import Streams
 from torpor.worker.pen import Pen, Write
 from torpor.worker.sealing import RunKey

@@ -34,7 +34,9 @@ from torpor.engine.protocol import Shape
 from torpor.image import recipe
 from torpor.image.deps import check_python, ensure_deps, may_import_torpor
 from torpor.logstore.protocol import Store
-from torpor.machines.host import Captured, Live, Machines
+from torpor.machines.capture import Captured
+from torpor.machines.host import Frozen, Machines
+from torpor.machines.live import Live
 from torpor.machines.thaw import resume, thaw
 from torpor.machines.warm import Base
 from torpor.snapshot.hot import as_template
@@ -219,7 +221,7 @@ class Templates:
             if first:
                 hot = await self._rehearse(captured, push=False)
                 # Once more from nothing: now the pages that a restore pushes lie side by side.
-                live.snapshot = None
+                live.history.begin_anew()
                 await asyncio.to_thread(self._machines.delete_alone, captured)
                 captured = await self._machines.keep(live, taken, hot)
         await self._bases.keep(key, captured)
@@ -250,20 +252,18 @@ class Templates:
     async def _rehearse(self, captured: Captured, *, push: bool) -> PageNumbers:
         """Restore it once; the pages that this touched."""
         machines = self._machines
-        if push:
-            live = await machines.restore(captured.manifest, captured.link)
-        else:
-            live = await machines.rehearse(captured.manifest, captured.link)
+        frozen = Frozen(captured.manifest, captured.link)
+        live = await (machines.restore(frozen) if push else machines.rehearse(frozen))
         try:
             await thaw(live.guest, _REHEARSAL, Epoch(1), started=False, journal=[])
-            await machines.learn_faults(live)
+            await machines.learn(live)
         finally:
             await machines.discard(live)
-        assert live.faults is not None and live.touched is not None
+        learned, newest = live.learned, live.history.newest
+        assert learned.faults is not None and learned.touched is not None and newest is not None
         if not push:
-            return live.faults
-        assert live.manifest is not None
-        return np.union1d(np.intersect1d(live.manifest.hot, live.touched), live.faults)
+            return learned.faults
+        return np.union1d(np.intersect1d(newest.hot, learned.touched), learned.faults)
 
 
 def keep_template(c: Connection, version: AgentVersion, template: Template, now: float) -> AgentRow:

@@ -10,7 +10,7 @@ from tests.unit.blobs.contract import BlobsContract
 
 from torpor.blobs.local import LocalBlobs
 from torpor.blobs.protocol import Blobs
-from torpor.testing.blobs import MemoryBlobs, Shelf
+from torpor.testing.fakes.blobs import MemoryBlobs, Shelf
 
 
 class TestLocalBlobs(BlobsContract):

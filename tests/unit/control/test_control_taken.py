@@ -47,8 +47,10 @@ class Stand:
         self.taken = Taken(
             Link().state(),
             b"device",
-            changed(numbers["memory"], InMachine(machine, numbers["memory"])),  # type: ignore[arg-type]
-            changed(numbers["disk"], InFile(self.disk, numbers["disk"])),
+            {
+                "memory": changed(numbers["memory"], InMachine(machine, numbers["memory"])),  # type: ignore[arg-type]
+                "disk": changed(numbers["disk"], InFile(self.disk, numbers["disk"])),
+            },
             0.0,
         )
 
@@ -58,7 +60,7 @@ class Stand:
         self.disk.write_bytes(bytes(PAGES * PAGE))
 
     def intact(self) -> bool:
-        regions = {"memory": self.taken.memory, "disk": self.taken.disk}
+        regions = self.taken.regions
         return all((whole(region) == self.held[name]).all() for name, region in regions.items())
 
 
@@ -124,7 +126,7 @@ def test_only_a_snapshot_of_many_pages_is_given_up(
     monkeypatch.setattr(module, "CHUNK_PAGES", 39 if many else 40)
     goes_on = False
     stand.taken.give_up_if(lambda: goes_on)
-    memory = stand.taken.memory
+    memory = stand.taken.regions["memory"]
     for rows in chunks(20):
         memory.pages.read(rows)
     goes_on = True

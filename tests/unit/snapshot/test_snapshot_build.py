@@ -16,7 +16,8 @@ from torpor.core.errors import InternalError, Invalid
 from torpor.snapshot import build as building
 from torpor.snapshot import gather
 from torpor.snapshot import pages as sources
-from torpor.snapshot.build import Built, Changed, ImageIndex, build, build_index
+from torpor.snapshot.baselines import ImageIndex, build_index
+from torpor.snapshot.build import Built, Changed, build
 from torpor.snapshot.layer import FRAME_PAGES, PAGE, Pages, write_layer
 from torpor.snapshot.manifest import Manifest, page_count
 from torpor.snapshot.pages import InMemory, Rows

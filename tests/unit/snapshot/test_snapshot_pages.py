@@ -12,14 +12,22 @@ from hypothesis import strategies as st
 
 from torpor.snapshot import pages as module
 from torpor.snapshot.layer import PAGE
-from torpor.snapshot.pages import InFile, InMemory, Some, chunks, hashes_of, runs_of, source_hashes
+from torpor.snapshot.pages import (
+    InFile,
+    InMemory,
+    Some,
+    chunks,
+    hashes_of,
+    page_ranges,
+    source_hashes,
+)
 
 CONTENT = np.random.default_rng(7).integers(0, 256, (40, PAGE)).astype(np.uint8)
 
 
 @given(st.sets(st.integers(0, 200)))
 def test_runs(numbers: set[int]) -> None:
-    firsts, counts = runs_of(np.array(sorted(numbers), dtype=np.int64))
+    firsts, counts = page_ranges(np.array(sorted(numbers), dtype=np.int64))
     parts = [range(first, first + count) for first, count in zip(firsts, counts, strict=True)]
     assert [n for part in parts for n in part] == sorted(numbers)
     assert all(a.stop < b.start for a, b in itertools.pairwise(parts))

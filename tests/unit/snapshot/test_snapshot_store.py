@@ -10,7 +10,8 @@ import pytest
 
 from torpor.blobs.local import LocalBlobs
 from torpor.core.errors import Damaged, NotFound
-from torpor.snapshot.build import Built, Changed, ImageIndex, build, build_index
+from torpor.snapshot.baselines import ImageIndex, build_index
+from torpor.snapshot.build import Built, Changed, build
 from torpor.snapshot.layer import PAGE
 from torpor.snapshot.pages import InMemory
 from torpor.snapshot.reader import FrameCache

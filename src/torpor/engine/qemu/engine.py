@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from torpor.engine.capabilities import EMULATION
-from torpor.engine.protocol import Files, Shape
+from torpor.engine import registry
+from torpor.engine.capabilities import EMULATION, Capabilities
+from torpor.engine.protocol import Files, Regions, Shape
 from torpor.engine.qemu import NAME
 from torpor.engine.qemu.command import CPU, MACHINE, command
 from torpor.engine.qemu.machine import QemuMachine
@@ -34,6 +35,14 @@ class QemuEngine:
     @property
     def why(self) -> str:
         return self.probe.why
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return registry.get(NAME).capabilities
+
+    @property
+    def regions(self) -> Regions:
+        return Regions(memory="memory", disk="disk", state="device")
 
     @property
     def learns(self) -> bool:

@@ -36,7 +36,7 @@ from torpor.engine.memory import (
     write_pages,
 )
 from torpor.engine.qemu import reload
-from torpor.snapshot.pages import runs_of
+from torpor.snapshot.pages import page_ranges
 
 ArgvFor = Callable[[int, int, int], list[str]]
 
@@ -163,7 +163,7 @@ class QemuMachine:
     async def forget(self, numbers: PageNumbers) -> None:
         if not self._loaded:
             return  # nothing was translated yet
-        firsts, counts = runs_of(numbers)
+        firsts, counts = page_ranges(numbers)
         asked = "".join(
             f"memset {first * PAGE:#x} {count * PAGE:#x} 0x0\n"
             for first, count in zip(firsts.tolist(), counts.tolist(), strict=True)

@@ -11,4 +11,5 @@ machines    those machines, their engine and their pager
 puppet      the inside of such a machine
 plain       scheduler and drivers over a real log, with real processes
 broker      a broker without its process
+blobs       a store of blobs in memory
 """

@@ -19,11 +19,14 @@ from sqlalchemy import Connection
 from torpor.core.errors import HostError, InternalError
 from torpor.core.home import Home
 from torpor.core.ids import RunId
+from torpor.engine import registry
 from torpor.engine.memory import PageNumbers, Pages
-from torpor.engine.protocol import Files, Shape
+from torpor.engine.protocol import Files, Regions, Shape
+from torpor.engine.qemu import NAME as QEMU
 from torpor.logstore.sqlite import SqliteStore
-from torpor.machines.capture import Taken
-from torpor.machines.host import Captured, Live, Machines
+from torpor.machines.capture import Captured, Taken
+from torpor.machines.host import Machines
+from torpor.machines.live import Live
 from torpor.snapshot.seal import Key
 from torpor.testing.fakes.puppet import Object, Puppet, State
 
@@ -217,7 +220,11 @@ class PlayedMachine:
 class PlayedEngine:
     """See `torpor.engine.protocol.Engine`. Machines are warmed up."""
 
+    name = QEMU
+    accel = why = "played"
     learns = True
+    capabilities = registry.get(QEMU).capabilities
+    regions = Regions("memory", "disk", "device")
 
     def __init__(self, world: Surroundings) -> None:
         self._world = world

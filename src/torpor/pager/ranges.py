@@ -1,4 +1,4 @@
-"""Page numbers as runs: `[start, count]` pairs, ascending."""
+"""Page numbers as ranges: `[start, count]` pairs, ascending."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Numbers = npt.NDArray[np.int64]
 
 
 def of_mask(mask: Mask) -> list[list[int]]:
-    """The runs of true elements, as lists because they travel as JSON."""
+    """The ranges of true elements, as lists because they travel as JSON."""
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
     return np.stack((edges[::2], edges[1::2] - edges[::2]), axis=1).tolist()  # type: ignore[no-any-return]
 
