@@ -9,5 +9,6 @@ sparse    files as pages: a machine's disk, and what it holds
 guest     the channel to one machine's supervisor
 thaw      a restored machine gets entropy, time, identity and journal, and confirms (rule 8)
 channel   the channel between a driver and what carries its agent: messages, nothing decided
-capture   what one pause took of a machine (rule 7)
+capture   snapshots of machines: what one pause takes (rule 7), and its way into the store
+live      what is known of a machine that exists: booted, lazy or warmed
 """
