@@ -175,4 +175,4 @@ def test_setup_says_what_machines_need(installed: Installed) -> None:
     assert "pip install 'torpor[machines]'" in checks["binding of FUSE"]["hint"]
     assert checks["guest image"]["ok"] is False
     if (lacking := checks["packages"])["ok"] is False:  # a compiler for that binding, at least
-        assert lacking["hint"].startswith("sudo apt-get install ")
+        assert "apt-get install " in lacking["hint"]

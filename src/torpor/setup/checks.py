@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,9 +48,9 @@ def absent_packages() -> list[packages.Package]:
 def subordinate_ids() -> Iterator[Check]:
     """An image is built as root of a user namespace, for which an ordinary user needs a range of
     ids; Debian gives one to each user that adduser makes."""
-    user = os.environ.get("USER") or str(os.geteuid())
-    names = {user, str(os.geteuid())}
-    if os.geteuid() == 0 or all(_has_range(path, names) for path in SUBORDINATE):
+    uid = os.geteuid()
+    user = _user(uid)
+    if uid == 0 or all(_has_range(path, {user, str(uid)}) for path in SUBORDINATE):
         return
     detail = f"{user} has no range of ids in /etc/subuid and /etc/subgid: it builds no image"
     ranges = "--add-subuids 100000-165535 --add-subgids 100000-165535"
@@ -74,6 +75,13 @@ def image(home: Home) -> Check:
 def _device() -> str:
     require_device()
     return f"{FUSE_DEVICE} opens"
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container may run as a number
+        return str(uid)
 
 
 def _has_range(path: Path, names: set[str]) -> bool:

@@ -67,4 +67,5 @@ def absent(packages: Iterable[Package]) -> list[Package]:
 
 def apt_line(packages: Iterable[Package]) -> str:
     """What a person types to have them."""
-    return f"sudo apt-get install {' '.join(each.name for each in packages)}"
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    return f"{sudo}apt-get install {' '.join(each.name for each in packages)}"

@@ -13,7 +13,7 @@ from uv import find_uv_bin
 
 from torpor.core.errors import Missing
 from torpor.core.home import Home
-from torpor.image.build import Progress, ensure_image
+from torpor.image.build import Progress, ensure_image, find_image
 from torpor.image.tools import ProgramFailed, run
 from torpor.pager.launch import BINDING
 from torpor.setup import apt, packages
@@ -35,9 +35,10 @@ def make_ready(home: Home, progress: Progress) -> None:
     if importlib.util.find_spec(BINDING) is None:
         progress("binding", f"compiling {BINDING}, the binding of FUSE (half a minute)", None)
         _install_binding()
-    for check in subordinate_ids():
-        raise Missing(check.detail, hint=f"{check.hint}\nThen, again: torpor setup")
-    ensure_image(home.create(), progress)
+    if find_image(home) is None:
+        for check in subordinate_ids():
+            raise Missing(check.detail, hint=f"{check.hint}\nThen, again: torpor setup")
+        ensure_image(home.create(), progress)
 
 
 def _install_binding() -> None:

@@ -102,17 +102,22 @@ def test_root_is_brought_what_is_absent_then_the_image(
     update, install = host.asked
     assert update.endswith("update")
     assert install.endswith("install -y --no-install-recommends tea-tools cake")
-    assert [done for message, done in shown] == [None, 0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [done for _, done in shown] == [None, 0.0, 0.25, 0.5, 0.75, 1.0]
     assert shown[-1][0] == "setting up cake"
     assert image == [home]
 
 
-def test_what_is_here_is_left_alone(host: Host, image: list[Home], tmp_path: Path) -> None:
+def test_what_is_here_is_left_alone(
+    host: Host, image: list[Home], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host.has_apt()
     for each in (TEA, CAKE):
         host.program(each.brings, "#!/bin/sh\n")
     ready.make_ready(Home(tmp_path / "home"), lambda *_: pytest.fail("nothing is to be done"))
     assert host.asked == [] and len(image) == 1
+    monkeypatch.setattr(ready, "find_image", lambda home: Image("0" * 32, home.root))
+    ready.make_ready(Home(tmp_path / "home"), lambda *_: pytest.fail("nothing is to be done"))
+    assert len(image) == 1
 
 
 def test_others_are_told_what_root_types(
@@ -162,8 +167,9 @@ def test_an_ordinary_user_needs_a_range_of_ids(
 ) -> None:
     files = (tmp_path / "subuid", tmp_path / "subgid")
     monkeypatch.setattr(checks, "SUBORDINATE", files)
-    monkeypatch.setenv("USER", "rosa")
-    assert os.geteuid() != 0 or not list(checks.subordinate_ids())
+    monkeypatch.setattr(checks, "_user", lambda uid: "rosa")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert not list(checks.subordinate_ids())
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     (check,) = checks.subordinate_ids()
     assert check.ok is False and check.hint.endswith("rosa")
