@@ -118,7 +118,7 @@ class Memory:
         self._tasks[run["id"]].cancel()
         for wait in self.waits.values():
             if wait["run"] == run["id"] and wait["state"] == "open":
-                wait.update({"state": "cancelled", "completed_at": time.time()})
+                wait.update({"state": "cancelled", "completed_at": time.time(), "url": None})
         self._end(run, RunState.CANCELLED)
 
     def family(self, run: Run) -> list[Run]:
@@ -158,8 +158,8 @@ class Memory:
     def complete(self, wait: Wait, answer: Answer) -> None:
         value = {"data": answer.data, "approved": answer.approved, "note": answer.note}
         value |= {"status": "completed", "by": answer.by}
-        now = time.time()
-        wait.update({"state": "completed", "value": value, "completed_at": now, "by": answer.by})
+        wait.update({"state": "completed", "value": value, "by": answer.by})
+        wait.update({"completed_at": time.time(), "url": None})
         answered = {"wait": wait["id"], "approved": answer.approved}
         answered |= {"note": answer.note, "by": answer.by}
         run = self.runs[wait["run"]]
@@ -228,9 +228,10 @@ class Memory:
         data: Any,
         schema: Object | None,
     ) -> Wait:
+        id = new_id("wait")
         wait = reply(
             Wait,
-            id=new_id("wait"),
+            id=id,
             run=run["id"],
             agent=run["agent"],
             op=op,
@@ -252,7 +253,7 @@ class Memory:
             completed_at=None,
             by=None,
             child=None,
-            url=f"{self.base}/w/{op}" if self.base else None,
+            url=f"{self.base}/w/{id}" if self.base else None,
         )
         self.waits[wait["id"]] = wait
         begun: Object = {"name": verb, "digest": "", "kind": kind, "prompt": prompt, "data": data}

