@@ -108,7 +108,8 @@ class Runs:
         memory = self._memory
         if request.version is None and request.agent is None:
             raise Invalid("name an agent or a version")
-        if request.version != VERSION and (request.version or memory.deployed is None):
+        by_name = memory.deployed is not None and request.agent in ("player", "player:player")
+        if request.version != VERSION and (request.version is not None or not by_name):
             named = request.version or request.agent
             raise NotFound(f"no agent of version {named}", hint="Deploy it first.")
         if request.id_key is not None and request.id_key in memory.id_keys:
@@ -118,7 +119,7 @@ class Runs:
             Run,
             id=new_id("run"),
             version=VERSION,
-            agent=request.agent or "player",
+            agent=(request.agent or "player").rpartition(":")[2],
             engine="qemu",
             state=RunState.QUEUED,
             input=dict(request.input),
@@ -209,7 +210,7 @@ class Runs:
         """Plays from the beginning, whatever was requested: what that was is in its log."""
         origin = self._memory.run(ref)
         if isinstance(request.at, int) and request.at > origin["last_seq"]:
-            raise Conflict(f"{origin['id']} has no place {request.at}", hint="See its log.")
+            raise Conflict(f"{origin['id']} cannot be forked at {request.at}", hint="See its log.")
         given = origin["input"] if request.input is None else request.input
         run = await self.start(RunRequest(given, version=VERSION, agent=origin["agent"]))
         run["origin"], run["origin_seq"] = origin["id"], 1
