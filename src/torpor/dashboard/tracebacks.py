@@ -16,7 +16,8 @@ _MARKS = re.compile(r"[\s~^]+$")
 _OWN = re.compile(r".*/run_[0-9a-z]+/work/|/home/agent/work/")
 _INSTALLED = re.compile(
     r".*/(?:site|dist)-packages/|.*/lib/python3[^/]*/"
-    r"|/opt/deps/|.*/run_[0-9a-z]+/deps/|(?:.*/src)?/(?=torpor/)|/torpor/(?=torpor/)"
+    r"|/opt/deps/|.*/run_[0-9a-z]+/deps/|/torpor/(?=torpor/)"
+    r"|(?:.*/src)?/(?=torpor/(?:sdk|guest|replay|wire|core)/)"
 )
 _HEADS = (
     "Traceback (most recent call last):",

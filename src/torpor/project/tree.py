@@ -107,6 +107,8 @@ class Tree:
     def include(self, taken: Taken, pattern: str, where: str) -> None:
         """Take along what the glob `pattern` names, though it be ignored. Raises Invalid."""
         try:
+            if any("**" in part and part != "**" for part in pattern.split("/")):
+                raise ValueError("'**' must be an entire path component")  # as Python 3.11 has it
             matched = sorted(self.root.glob(pattern))
         except (ValueError, NotImplementedError) as error:
             raise Invalid(

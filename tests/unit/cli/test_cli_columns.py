@@ -50,7 +50,8 @@ def test_the_last_column_may_go_on_below() -> None:
     assert len(drawn.draw(None, styled=False).splitlines()) == 2
 
 
-def test_among_what_rich_draws_it_is_the_same() -> None:
+def test_among_what_rich_draws_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # of a dumb terminal it does not believe the width
     out = io.StringIO()
     Console(file=out, width=30, force_terminal=True, no_color=True).print(Group("above", DRAWN))
     plain = "".join(each for each in out.getvalue().replace("\x1b[1m", "").replace("\x1b[0m", ""))

@@ -125,7 +125,7 @@ NONSENSE = (
     "SELECT '\0'",
     "SELECT json_extract('{', '$.a')",
     "SELECT abs(-9223372036854775808)",
-    "select " + "(" * 5000 + "1" + ")" * 5000,
+    "select " + "(" * 5000 + "1" + ")" * 4999,
     "SELECT " + "+".join("1" * 3000),
     "SELECT " + " UNION ALL SELECT ".join("1" * 500),
     "SELECT " + ",".join("1" * 500),
