@@ -24,7 +24,7 @@ from sqlalchemy import Connection
 from torpor.bench.stage import processor
 from torpor.bench.stats import Spread, spread
 from torpor.cli.screen import err, show, show_json, table
-from torpor.contextlog import calls
+from torpor.contextlog import codecs
 from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.runs import claim, create_run
@@ -215,7 +215,7 @@ def _append_us(path: Path) -> tuple[Spread, Spread]:
                 append(c, run, epoch, [NewEntry("op.end", op, ended)], 1.0)
                 took.append(1e6 * (time.perf_counter() - began))
 
-        with mock.patch.object(calls, "record", record):
+        with mock.patch.object(codecs, "record", record):
             await store.write(write)
         return spread(took)
 
@@ -231,7 +231,7 @@ def _append_us(path: Path) -> tuple[Spread, Spread]:
                     1.0,
                 )
             )
-            return await measure(store, lambda *_: None), await measure(store, calls.record)
+            return await measure(store, lambda *_: None), await measure(store, codecs.record)
         finally:
             store.close()
 

@@ -8,6 +8,7 @@ schema         the tables, as the newest version has them
 prepared       statements of the hot path, compiled once
 runs           runs: created, listed, claimed, moved from state to state
 leases         which worker carries a run, and until when
+codecs         what an entry's data may be; how it is stored and read again
 entries        entries of a run's log: appended and read; the journal of a replay
 lineage        whose entries make up a run's log: a fork shares the beginning of its origin's
 reading        where to begin reading a log of which not all is wanted
@@ -58,3 +59,8 @@ The state of a run and its log never disagree, because they change together: `cr
 `claim`, `transition`, `record_snapshot`, `create_wait` and `complete_wait` append the entries
 that tell of what they did. Callers append only what happens inside the machine.
 """
+
+from torpor.contextlog import calls, codecs
+
+codecs.register("op.begin", "model", calls.REQUEST)
+codecs.register("op.end", "model", calls.REPLY)

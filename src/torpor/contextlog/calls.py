@@ -1,7 +1,9 @@
-"""Model calls as narrow rows, so that questions about many need not read what was said in each.
+"""Model calls in the log: how their entries are stored (`REQUEST`, `REPLY`), and what is known of
+many of them without reading each.
 
-Written with the entries that they are taken from, in the same transaction; they hold nothing that
-these do not, and like these never change:
+A request is stored by its content (`torpor.contextlog.messages`). Beside the entries there are
+narrow rows, written in the same transaction; they hold nothing that the entries do not, and like
+these never change:
 
     said       at op.begin: each message that the run's log had not yet sent in this place of a
                conversation; a conversation that grows costs a row a new message
@@ -20,25 +22,18 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, bindparam, case, func, insert, literal_column, select
 
 from torpor.contextlog import messages, schema
+from torpor.contextlog.codecs import Codec, Data, Place, check_object
 from torpor.contextlog.prepared import Prepared
+from torpor.core.errors import Invalid
 from torpor.core.ids import OpId, RunId
 from torpor.core.replies import HTTP_ERROR, read_reply
+
+BODY_CHARS_MAX = 16 * 1024 * 1024
 
 _KEY = re.compile(r'"(messages|input)"\s*:\s*\[\s*$')
 
 _said, _usage, _tools, _lineage = schema.said, schema.usage, schema.tool_uses, schema.lineage
 _conversations, _ops = schema.conversations, schema.log_ops
-
-
-def record(
-    c: Connection, run: RunId, seq: int, kind: str, op: str | None, data: Mapping[str, Any]
-) -> None:
-    """Take what is to be known of an entry just written, if it is a model call's. `data` is as it
-    is stored."""
-    if kind == "op.begin" and data.get("kind") == "model":
-        _asked(c, run, seq, data.get("data"))
-    elif kind == "op.end" and op is not None and op.startswith("model:"):
-        _answered(c, run, seq, op, data)
 
 
 class Used(NamedTuple):
@@ -105,16 +100,43 @@ def begun_with(c: Connection, run: RunId, op: OpId) -> Begun:
     return Begun(RunId(source), broker)
 
 
-def _asked(c: Connection, run: RunId, seq: int, asked: Any) -> None:
-    if not isinstance(asked, Mapping):
+def _check_request(data: object, what: str) -> str | None:
+    """What is sent to a model is text, and may be longer than an entry: it is stored apart."""
+    request = data.get("data") if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping) or not isinstance(request, Mapping):
+        return check_object(data, what)
+    if "parts" in request:  # what a body is stored as
+        raise Invalid(f"{what} has 'parts', which is no part of a request")
+    body = request.get("body")
+    if isinstance(body, str):
+        if len(body) > BODY_CHARS_MAX:
+            raise Invalid(f"{what} sends {len(body):,} characters; the limit is {BODY_CHARS_MAX:,}")
+        request = {key: value for key, value in request.items() if key != "body"}
+    check_object({**data, "data": request}, what)
+    return None
+
+
+def _fold(c: Connection, data: Data) -> Data:
+    request = data.get("data")
+    return {**data, "data": messages.fold(c, request)} if isinstance(request, Mapping) else data
+
+
+def _unfold(c: Connection, data: Data) -> Data:
+    request = data.get("data")
+    return {**data, "data": messages.unfold(c, request)} if isinstance(request, Mapping) else data
+
+
+def _record_request(c: Connection, place: Place, data: Data) -> None:
+    run, request = place.run, data.get("data")
+    if data.get("kind") != "model" or not isinstance(request, Mapping):
         return
-    for last in messages.conversations(c, asked, _KEY):
+    for last in messages.conversations(c, request, _KEY):
         # From its end back to what the run's log knows, and where in the conversation that is.
         walked = _BACK.rows(c, in_run=run, last=last)
         new = [node for node, known in walked if known is None]
         start = next((known for _, known in walked if known is not None), 0)
         rows = [
-            {"run": run, "seq": seq, "n": start + i, "node": node}
+            {"run": run, "seq": place.seq, "n": start + i, "node": node}
             for i, node in enumerate(reversed(new), start=1)
         ]
         if rows:
@@ -152,12 +174,11 @@ _BACK, _INSERT_SAID = Prepared(_back()), Prepared(insert(_said))
 _INSERT_USAGE, _INSERT_TOOLS = Prepared(insert(_usage)), Prepared(insert(_tools))
 
 
-def _answered(c: Connection, run: RunId, seq: int, op: str, data: Mapping[str, Any]) -> None:
+def _record_reply(c: Connection, place: Place, data: Data) -> None:
     reply = read_reply(data.get("value"))
+    at = {"run": place.run, "seq": place.seq}
     row = {
-        "run": run,
-        "seq": seq,
-        "op": op,
+        "op": place.op,
         "model": reply.model,
         "status": reply.status,
         "input_tokens": reply.input_tokens,
@@ -165,12 +186,16 @@ def _answered(c: Connection, run: RunId, seq: int, op: str, data: Mapping[str, A
         "output_tokens": reply.output_tokens,
         "finish": reply.finish,
     }
-    _INSERT_USAGE.run_many(c, [row])
+    _INSERT_USAGE.run_many(c, [at | row])
     if reply.tools:
         _INSERT_TOOLS.run_many(
             c,
             [
-                {"run": run, "seq": seq, "n": n, "id": tool.id, "name": tool.name}
+                at | {"n": n, "id": tool.id, "name": tool.name}
                 for n, tool in enumerate(reply.tools, start=1)
             ],
         )
+
+
+REQUEST = Codec(_check_request, _fold, _unfold, _record_request)
+REPLY = Codec(record=_record_reply)

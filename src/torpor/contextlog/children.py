@@ -22,7 +22,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select
 
-from torpor.contextlog import entries, schema
+from torpor.contextlog import codecs, schema
 from torpor.contextlog.agents import get_agent
 from torpor.contextlog.deployments import Chosen, Preference, choose_current
 from torpor.contextlog.entries import BEGIN, IDENTITY, NewEntry, append
@@ -71,7 +71,7 @@ def spawn(
                     raise Conflict(f"runs are nested {DEPTH_MAX} deep here; that is the limit")
                 chosen = choose(data["own"], data["agent"])
                 check_input(chosen.agent, data["input"])
-                entries.check_input(data["input"])
+                codecs.check_input(data["input"])
                 start = Start(**data.get("start", {})).check()
             except CallerError as error:
                 said = {"type": type(error).__name__, "message": error.message}

@@ -7,7 +7,6 @@ up first (rule 2), after the fence. What is read is the whole log, a fork's shar
 
 Data of operation entries:
     op.begin   {kind, name, digest, at?, side?, hint?, …}: see `replay.journal.Recorded`
-               A model call's `data` is stored folded (`contextlog.messages`), and given whole
     op.again   {reason?}: it was in doubt (rule 3) and is done again
     log.superseded   {ops}: a run went on without these, which its agent did not ask for any more
     op.end     {ok: true, value} | {ok: true, blob} (`contextlog.values`) | {ok: false, error}; a
@@ -41,24 +40,19 @@ from sqlalchemy import (
     update,
 )
 
-from torpor.contextlog import calls, messages, schema
+from torpor.contextlog import codecs, schema
+from torpor.contextlog.codecs import check_object, unfold
 from torpor.contextlog.news import changed, count_appended
 from torpor.contextlog.prepared import Prepared, json_each, json_of
-from torpor.core import jsonvalues
 from torpor.core.errors import CallerError, Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.core.ids import Epoch, OpId, RunId, Seq
-from torpor.core.jsonvalues import ENTRY_BYTES_MAX
 from torpor.core.paging import PAGE_BYTES_MAX, Page
 from torpor.core.states import FINAL
-
-BODY_CHARS_MAX = 16 * 1024 * 1024
 
 BEGIN, END, AGAIN = "op.begin", "op.end", "op.again"
 SUPERSEDED = "log.superseded"
 IDENTITY = ("kind", "name", "digest", "at", "side", "hint")
 _NO_SPACES = (",", ":")
-_HINT = "Keep large data in a file and record its name."
-_INPUT_HINT = "Give what is large as a file of the run: torpor run --file, or a parameter Path."
 _OUTCOME = ("ok", "value", "error", "blob")
 # In doubt they may happen again. Begun again they do, but for model calls (`worker.calls`).
 DONE_AGAIN = ("step", "model", "read", "context", "artifact")
@@ -90,63 +84,6 @@ class EntryRow:
         return dict(vars(self))
 
 
-def check_input(data: object) -> str:
-    """A run's input, as `check_object`."""
-    return check_object(data, "the input", _INPUT_HINT)
-
-
-def check_object(data: object, what: str, hint: str = _HINT) -> str:
-    """`data` as JSON. Raises Invalid unless it is an object that fits into one entry (rule 13);
-    `hint` says what to do with one that is too large."""
-    if not isinstance(data, Mapping):
-        raise Invalid(f"{what} must be a JSON object, not {type(data).__name__}")
-    try:
-        text = jsonvalues.write(data, jsonvalues.ENTRY_DEPTH_MAX)
-    except ValueError as error:
-        raise Invalid(f"{what} {error}") from error
-    if len(text) > ENTRY_BYTES_MAX:
-        raise Invalid(
-            f"{what} has {len(text):,} bytes as JSON; the limit is {ENTRY_BYTES_MAX:,}",
-            hint=hint,
-        )
-    return text
-
-
-def check_entry(kind: str, op: str | None, data: object) -> str | None:
-    """`data` as JSON, as it is stored; None for what is stored otherwise. Raises Invalid unless it
-    can be that of such an entry (rule 13). What is sent to a model is text, and may be longer than
-    an entry: it is stored apart (`folded`)."""
-    what = f"the data of {kind} entry {op or ''}".rstrip()
-    if isinstance(data, Mapping) and _is_call(kind, data):
-        asked = dict(data["data"])
-        body = asked.pop("body", None)
-        if isinstance(body, str) and len(body) > BODY_CHARS_MAX:
-            raise Invalid(f"{what} sends {len(body):,} characters; the limit is {BODY_CHARS_MAX:,}")
-        check_object({**data, "data": asked if isinstance(body, str) else data["data"]}, what)
-        return None
-    return check_object(data, what)
-
-
-def folded(c: Connection, kind: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """An entry's data as it is stored."""
-    return {**data, "data": messages.fold(c, data["data"])} if _is_call(kind, data) else data
-
-
-def unfolded(c: Connection, kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """An entry's data as it was before it was stored."""
-    return {**data, "data": messages.unfold(c, data["data"])} if _is_call(kind, data) else data
-
-
-def is_call(kind: str, op: str | None) -> bool:
-    """Whether an entry is the beginning or the result of a model call."""
-    return op is not None and op.startswith("model:") and kind in (BEGIN, END)
-
-
-def _is_call(kind: str, data: Mapping[str, Any]) -> bool:
-    is_model = kind == BEGIN and data.get("kind") == "model"
-    return is_model and isinstance(data.get("data"), Mapping)
-
-
 def append(
     c: Connection, run: RunId, epoch: Epoch | None, entries: Sequence[NewEntry], now: float
 ) -> list[Seq]:
@@ -163,7 +100,7 @@ def append(
     second result; another digest under the same name), Invalid (rule 13; a result of what never
     began). Nothing is appended then.
     """
-    texts = [check_entry(entry.kind, entry.op, entry.data) for entry in entries]
+    texts = [codecs.check(entry.kind, entry.op, entry.data) for entry in entries]
     ops = {entry.op for entry in entries if entry.kind in (BEGIN, END)}
     if ops:
         try:
@@ -198,8 +135,7 @@ def append(
             ],
         )
         for i, (entry, _) in enumerate(fresh):
-            if is_call(entry.kind, entry.op):
-                calls.record(c, run, first + i, entry.kind, entry.op, entry.data)
+            codecs.record(c, run, first + i, entry.kind, entry.op, entry.data)
         changed(c, run)
         count_appended(c, len(fresh))
     unused = iter(range(first, last + 1))
@@ -232,7 +168,7 @@ def _ready(c: Connection, entry: NewEntry, text: str | None) -> tuple[NewEntry, 
         return entry, check_object(entry.data, f"the data of {AGAIN} entry {entry.op}")
     if text is not None:
         return entry, text
-    stored = replace(entry, data=folded(c, entry.kind, entry.data))
+    stored = replace(entry, data=codecs.fold(c, entry.kind, entry.op, entry.data))
     return stored, json.dumps(stored.data, separators=_NO_SPACES)
 
 
@@ -246,7 +182,7 @@ def read_entries(
     """The run's entries with seq > `after`, in order, at most `limit`, of `kinds` if given."""
     rows = c.execute(_reading(run, after, kinds, limit))
     found = [EntryRow(**row._mapping) for row in rows]
-    return [replace(row, data=unfolded(c, row.kind, row.data)) for row in found]
+    return [replace(row, data=unfold(c, row.kind, row.op, row.data)) for row in found]
 
 
 def read_page(
@@ -262,7 +198,7 @@ def read_page(
     with c.execute(query.execution_options(yield_per=1)) as rows:
         for *columns, size in rows:
             row = EntryRow(*columns)
-            whole = unfolded(c, row.kind, row.data)
+            whole = unfold(c, row.kind, row.op, row.data)
             if whole is not row.data:
                 size = len(json.dumps(whole, separators=_NO_SPACES))
             if len(page) == limit or (page and size > left):
@@ -358,7 +294,7 @@ def read_op(c: Connection, run: RunId, op: OpId) -> dict[str, Any]:
     data: dict[str, Any] | None = c.scalars(select(_ops.c.data).where(began)).first()
     if data is None:
         raise NotFound(f"no operation {op} has begun in run {run}")
-    return unfolded(c, BEGIN, data)
+    return unfold(c, BEGIN, op, data)
 
 
 class Ended(NamedTuple):

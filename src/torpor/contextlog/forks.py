@@ -27,17 +27,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select, update
 
-from torpor.contextlog import calls, events, lineage, schema
+from torpor.contextlog import codecs, events, lineage, schema
 from torpor.contextlog.agents import find_agent
-from torpor.contextlog.entries import (
-    BEGIN,
-    END,
-    NewEntry,
-    append,
-    check_object,
-    read_result,
-    superseded,
-)
+from torpor.contextlog.codecs import check_object
+from torpor.contextlog.entries import BEGIN, END, NewEntry, append, read_result, superseded
 from torpor.contextlog.files import share
 from torpor.contextlog.keys import find_key, put_key
 from torpor.contextlog.lineage import Part
@@ -148,7 +141,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
     for seq, entry in replaced.items():
         row = {"seq": seq, "kind": entry.kind, "op": entry.op, "data": entry.data}
         c.execute(insert(schema.entries), [{"run": run, "at": now, "epoch": None, **row}])
-        calls.record(c, run, seq, entry.kind, entry.op, entry.data)
+        codecs.record(c, run, seq, entry.kind, entry.op, entry.data)
     _inherit_waits(c, run, fork, rewrap, now)
     events.read_events(c, run, now)
     told = {

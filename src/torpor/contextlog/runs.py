@@ -30,15 +30,8 @@ from sqlalchemy import (
 
 from torpor.contextlog import lineage, schema
 from torpor.contextlog.agents import AgentRow, find_agent
-from torpor.contextlog.entries import (
-    NewEntry,
-    append,
-    begin_logs,
-    check_input,
-    check_object,
-    journal_holds,
-    refusal,
-)
+from torpor.contextlog.codecs import check_input, check_object
+from torpor.contextlog.entries import NewEntry, append, begin_logs, journal_holds, refusal
 from torpor.contextlog.files import files_of, take
 from torpor.contextlog.news import CancelRequested, Claimable, Due, changed, report
 from torpor.contextlog.queues import ensure_queues

@@ -17,14 +17,8 @@ from typing import Any
 from sqlalchemy import JSON, Boolean, Connection, Double, Integer, String, Table, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from torpor.contextlog import calls, lineage, schema
-from torpor.contextlog.entries import (
-    check_entry,
-    check_object,
-    folded,
-    is_call,
-    unfolded,
-)
+from torpor.contextlog import codecs, lineage, schema
+from torpor.contextlog.codecs import check_object, unfold
 from torpor.contextlog.events import read_events
 from torpor.contextlog.news import Claimable, Due, changed, report
 from torpor.contextlog.queues import ensure_queues
@@ -95,7 +89,7 @@ def stream_entries(c: Connection, run: RunId) -> Iterator[Row]:
     columns = [at[column.name] for column in schema.entries.c]
     query = select(*columns).where(at.run == run).order_by(at.part, at.seq)
     for row in c.execute(query.execution_options(yield_per=500)):
-        yield {**row._mapping, "data": unfolded(c, row.kind, row.data)}
+        yield {**row._mapping, "data": unfold(c, row.kind, row.op, row.data)}
 
 
 def write_run(
@@ -125,11 +119,15 @@ def write_run(
                 for row in ready:
                     Position.of_json(row["detail"])
             if table is schema.entries:
-                ready = [row | {"data": folded(c, row["kind"], row["data"])} for row in ready]
+                ready = [
+                    row | {"data": codecs.fold(c, row["kind"], row["op"], row["data"])}
+                    for row in ready
+                ]
             if ready:
                 c.execute(insert(table), ready)
             if table is schema.entries:
-                _record_calls(c, run["id"], ready)
+                for row in ready:
+                    codecs.record(c, run["id"], row["seq"], row["kind"], row["op"], row["data"])
     except IntegrityError as error:
         raise Invalid(f"the run's rows do not fit together: {error.orig}") from error
     read_events(c, RunId(run["id"]), time.time())
@@ -138,10 +136,8 @@ def write_run(
     report(c, Due())
 
 
-def _record_calls(c: Connection, run: RunId, ready: Iterable[Row]) -> None:
-    for row in ready:
-        if is_call(row["kind"], row["op"]):
-            calls.record(c, run, row["seq"], row["kind"], row["op"], row["data"])
+def _folded(c: Connection, entry: Row) -> Row:
+    return entry | {"data": codecs.fold(c, entry["kind"], entry["op"], entry["data"])}
 
 
 def refuse_known(c: Connection, run: Mapping[str, Any]) -> None:
@@ -199,7 +195,8 @@ def _check_run(run: Row, entries: Sequence[Row]) -> None:
     check_object(run["input"], "the run's input")
     check_env(run["env"], "the run's env")
     for entry in entries:
-        check_entry(str(entry.get("kind")), None, entry.get("data"))
+        op = entry.get("op")
+        codecs.check(str(entry.get("kind")), op if isinstance(op, str) else None, entry.get("data"))
 
 
 def _of(run: Row, row: Row) -> Row:

@@ -34,7 +34,8 @@ from sqlalchemy import (
 )
 
 from torpor.contextlog import schema
-from torpor.contextlog.entries import BEGIN, END, NewEntry, append, check_object, read_op
+from torpor.contextlog.codecs import check_object
+from torpor.contextlog.entries import BEGIN, END, NewEntry, append, read_op
 from torpor.contextlog.news import Answered, Due, report
 from torpor.contextlog.notices import queue_notice
 from torpor.contextlog.refs import resolve

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torpor.contextlog.codecs import check_object
 from torpor.contextlog.entries import (
     NewEntry,
     append,
-    check_object,
     in_doubt,
     journal,
     read_entries,

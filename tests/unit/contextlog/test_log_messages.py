@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, func, select, text
 
 from torpor.contextlog import schema
-from torpor.contextlog.entries import BODY_CHARS_MAX, NewEntry, append, read_entries, read_op
+from torpor.contextlog.calls import BODY_CHARS_MAX
+from torpor.contextlog.entries import NewEntry, append, read_entries, read_op
 from torpor.contextlog.forks import fork_of, fork_run, shared_end
 from torpor.contextlog.messages import BODY_CHARS_MIN, cut, fold, unfold
 from torpor.contextlog.runs import get_run
@@ -209,6 +210,18 @@ def test_half_a_surrogate_pair_is_kept_in_the_entry(commit: Any) -> None:
     talk = Conversation(commit)
     talk.call([{"role": "user", "content": "\ud800" + "x" * 3000}])
     assert talk.read() == talk.bodies
+
+
+def test_how_a_request_is_stored_is_not_the_agents_to_say(commit: Any) -> None:
+    """What stands for a body's parts is read from what others have sent."""
+    talk = Conversation(commit)
+    several: list[Any] = [["text"], [["0" * 32]], [[]], 7]
+    for parts in several:
+        begin = {"kind": "model", "name": "m", "digest": "d", "data": {"parts": parts}}
+        entry = NewEntry("op.begin", OpId("model:m#1"), begin)
+        with pytest.raises(Invalid, match="'parts', which is no part of a request"):
+            commit(lambda c, entry=entry: append(c, talk.run, talk.epoch, [entry], 1.0))
+    assert commit(lambda c: read_entries(c, talk.run, 0, ["op.begin"])) == []
 
 
 def test_a_request_may_be_longer_than_an_entry_but_not_without_end(commit: Any) -> None:
