@@ -11,6 +11,7 @@ import pytest
 
 import torpor
 from torpor.image.initramfs import guest_sources
+from torpor.wire.messages import MESSAGES, TO_AGENT
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -46,6 +47,26 @@ def test_a_function_of_many_parameters_takes_a_dataclass(path: Path) -> None:
             taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             named = [each.arg for each in taken if each.arg not in ("self", "cls")]
             assert len(named) <= PARAMETERS_MAX, f"{node.name}, line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if "/cli/" not in str(p)], ids=name)
+def test_messages_are_called_by_their_names(path: Path) -> None:
+    """`torpor.wire.names` has them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            if node.func.attr not in ("say", "_say", "_tell", "hear", "encode", "encode_own"):
+                continue
+            written = {each.value for each in node.args if isinstance(each, ast.Constant)}
+        elif isinstance(node, ast.Dict):
+            written = {
+                value.value
+                for key, value in zip(node.keys, node.values, strict=True)
+                if isinstance(key, ast.Constant) and key.value == "t"
+                if isinstance(value, ast.Constant)
+            }
+        else:
+            continue
+        assert not written & {*MESSAGES, *TO_AGENT}, f"line {node.lineno}"
 
 
 @pytest.mark.parametrize("path", OURS, ids=name)

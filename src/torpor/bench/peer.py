@@ -42,6 +42,7 @@ from torpor.machines.live import History, Live
 from torpor.machines.thaw import thaw
 from torpor.policy.freeze import MACHINE
 from torpor.snapshot.seal import Key
+from torpor.wire import names
 from torpor.wire.link import Link, LinkState
 
 MIGRATE_LIMIT_S = 600.0
@@ -164,9 +165,9 @@ def _qemu(machine: Machine) -> QemuMachine:
 async def _freeze(live: Live, directory: Path, way: Way) -> Saved:
     """Once the agent has been asleep for a moment, as when torpor freezes it."""
     await asyncio.sleep(MACHINE.grace_s)
-    live.guest.say("prepare")
-    answer = await live.guest.hear("prepared", "unprepared", within_s=PREPARE_LIMIT_S)
-    if answer["t"] != "prepared":
+    live.guest.say(names.PREPARE)
+    answer = await live.guest.hear(names.PREPARED, names.UNPREPARED, within_s=PREPARE_LIMIT_S)
+    if answer["t"] != names.PREPARED:
         raise GuestError(f"the machine could not prepare to be frozen: {answer['reason']}")
     return await _save(live, directory / "guest.peer", way)
 

@@ -58,6 +58,7 @@ from torpor.snapshot.reader import FrameCache
 from torpor.snapshot.refs import layer_numbers
 from torpor.snapshot.seal import Key
 from torpor.web import words
+from torpor.wire import names
 from torpor.wire.link import LinkState
 from torpor.worker.sealing import Keys
 
@@ -342,8 +343,8 @@ async def _least_of_a_freeze(worker: _Worker) -> tuple[float, float]:
         for _ in range(PREPARES):
             await asyncio.sleep(MACHINE.grace_s)
             started = time.perf_counter()
-            live.guest.say("prepare")
-            await live.guest.hear("prepared", within_s=PREPARE_LIMIT_S)
+            live.guest.say(names.PREPARE)
+            await live.guest.hear(names.PREPARED, within_s=PREPARE_LIMIT_S)
             prepared.append((time.perf_counter() - started) * 1000)
             resume(live.guest)
         for _ in range(PROBES):

@@ -33,7 +33,7 @@ from torpor.guest.agent import Program, surroundings
 from torpor.guest.cgroup import Cgroup
 from torpor.guest.pumping import READ_BYTES, STDERR, STDOUT, Ends, Pump, open_terminal
 from torpor.guest.settings import Settings
-from torpor.wire import messages
+from torpor.wire import messages, names
 from torpor.wire.messages import TEXT_MAX
 
 _OOM_FIRST = "1000"
@@ -49,12 +49,12 @@ class Commands:
         self._settings, self._selector, self._send = settings, selector, send
         self._running: dict[str, Pump] = {}
         self.handlers: dict[str, Callable[[dict[str, Any]], None]] = {
-            "exec": self._begin,
-            "exec.stdin": self._of(lambda command, m: command.feed(_bytes(m), last=m["last"])),
-            "exec.window": self._of(lambda command, m: command.window(m["bytes"])),
-            "exec.size": self._of(lambda command, m: command.resize(m["rows"], m["cols"])),
-            "exec.signal": self._of(lambda command, m: command.signal(m["signal"])),
-            "exec.kill": self._kill,
+            names.EXEC: self._begin,
+            names.EXEC_STDIN: self._of(lambda command, m: command.feed(_bytes(m), last=m["last"])),
+            names.EXEC_WINDOW: self._of(lambda command, m: command.window(m["bytes"])),
+            names.EXEC_SIZE: self._of(lambda command, m: command.resize(m["rows"], m["cols"])),
+            names.EXEC_SIGNAL: self._of(lambda command, m: command.signal(m["signal"])),
+            names.EXEC_KILL: self._kill,
         }
 
     def reaped(self, pid: int, status: int) -> None:
@@ -91,7 +91,7 @@ class Commands:
         try:
             ends = _start(message, environment, self._settings, self.cgroup)
         except _NotStarted as error:
-            self._say("exec.exited", exec, code=error.code, problem=str(error)[:TEXT_MAX])
+            self._say(names.EXEC_EXITED, exec, code=error.code, problem=str(error)[:TEXT_MAX])
         else:
             side = _Side(partial(self._say, exec=exec), lambda: self._running.pop(exec, None))
             self._running[exec] = Pump(ends, self._selector, side, message["window"])
@@ -114,14 +114,14 @@ class _Side:
 
     def wrote(self, stream: int, data: bytes) -> None:
         text = b2a_base64(data, newline=False).decode()
-        self._say("exec.output", stream=stream, data=text)
+        self._say(names.EXEC_OUTPUT, stream=stream, data=text)
 
     def taken(self, size: int) -> None:
-        self._say("exec.taken", bytes=size)
+        self._say(names.EXEC_TAKEN, bytes=size)
 
     def ended(self, code: int) -> None:
         self._gone()
-        self._say("exec.exited", **({"code": code} if code >= 0 else {"signal": -code}))
+        self._say(names.EXEC_EXITED, **({"code": code} if code >= 0 else {"signal": -code}))
 
 
 def _bytes(message: Mapping[str, Any]) -> bytes:

@@ -28,7 +28,7 @@ from torpor.core.errors import TorporError
 from torpor.guest.http1 import Request, error_response, response
 from torpor.guest.unasked import Unasked
 from torpor.replay.journal import Intent, Journal, Recorded
-from torpor.wire import messages
+from torpor.wire import messages, names
 
 _NO_RUN = (
     f"{refusals.NOT_YET}. The agent's file calls a model while it is imported, or in a warm hook: "
@@ -158,7 +158,7 @@ class Models:
         intent = call.intent
         named = {"kind": intent.kind, "name": intent.name, "digest": intent.digest}
         try:
-            self._send(messages.encode("begin", op=op, **named, data=data, at="", side=True))
+            self._send(messages.encode(names.BEGIN, op=op, **named, data=data, at="", side=True))
         except TorporError as error:  # too large once it is JSON, or the host is far behind
             words = f"{error.message}. {error.hint}"
             call.client.respond(_refused(call.request, 413, "too_large", words))

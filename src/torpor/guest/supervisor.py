@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import json
 import os
 import select
 import selectors
@@ -46,7 +45,7 @@ from torpor.guest.port import Port
 from torpor.guest.runfiles import Arriving
 from torpor.guest.settings import Settings
 from torpor.guest.unpack import unpack
-from torpor.wire import messages
+from torpor.wire import messages, names
 from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Received
 
 PREPARE_S_MAX = 2.0
@@ -89,19 +88,19 @@ class Supervisor:
         self._status: dict[str, Any] = {"waiting": 0, "busy": 0}  # as sent
         self._agent_status = self._status
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
-            "import": self._load,
-            "load": self._load,
-            "file": self._files.announce,
-            "start": self._start,
-            "journal": self._take_journal,
-            "thaw": self._thaw,
-            "clock": self._clock,
-            "prepare": self._prepare,
-            "resume": self._resume,
-            "result": self._result,
-            "recorded": self._to_agent,
-            "piece": self._to_agent,
-            "cancel": self._to_agent,
+            names.IMPORT: self._load,
+            names.LOAD: self._load,
+            names.FILE: self._files.announce,
+            names.START: self._start,
+            names.JOURNAL: self._take_journal,
+            names.THAW: self._thaw,
+            names.CLOCK: self._clock,
+            names.PREPARE: self._prepare,
+            names.RESUME: self._resume,
+            names.RESULT: self._result,
+            names.RECORDED: self._to_agent,
+            names.PIECE: self._to_agent,
+            names.CANCEL: self._to_agent,
             **self._commands.handlers,
         }
         self._watch_children()
@@ -111,7 +110,7 @@ class Supervisor:
     def run(self) -> None:
         """Serve until the host is gone; as a machine's first process, for ever."""
         self._say(
-            "hello",
+            names.HELLO,
             protocol=messages.PROTOCOL,
             python=".".join(map(str, sys.version_info[:3])),
             kernel=os.uname().release,
@@ -203,9 +202,9 @@ class Supervisor:
         try:
             message = messages.decode(received.message, messages.FROM_HOST)
             if self._phase in (Phase.RUNNING, Phase.PREPARING) or message["t"] in (
-                "journal",
-                "thaw",
-                "resume",
+                names.JOURNAL,
+                names.THAW,
+                names.RESUME,
             ):
                 self._handlers[message["t"]](message)
             else:
@@ -229,7 +228,7 @@ class Supervisor:
                 program = Program(message["deps"], message.get("env", {}))
                 self._watch_agent(AgentProcess(settings, program, self._gateway.port))
         except (Invalid, OSError) as error:
-            self._say("load_failed", error=str(error), traceback="")
+            self._say(names.LOAD_FAILED, error=str(error), traceback="")
             return
         self._to_agent(message)
 
@@ -269,11 +268,10 @@ class Supervisor:
         if problem := self._files.problem:
             self._ended = True
             error = messages.error("OSError", problem)
-            self._say("failed", **error, traceback=None, cancelled=False)
+            self._say(names.FAILED, **error, traceback=None, cancelled=False)
             return
         if self._agent is not None:
-            # Not as a message: it was checked in parts, and may be longer than one.
-            self._agent.say_line(json.dumps(message).encode())
+            self._agent.say_line(messages.encode_own(**message))
 
     def _result(self, message: dict[str, Any]) -> None:
         if not self._models.result(message):
@@ -315,21 +313,21 @@ class Supervisor:
             self._carry_rest()
         if t in messages.FINAL:
             self._ended = True
-        if t == "status":
+        if t == names.STATUS:
             self._agent_status = message
-        elif t == "unprepared":
+        elif t == names.UNPREPARED:
             self._give_up_preparing(**message)
-        elif t == "prepared":
+        elif t == names.PREPARED:
             self._rest = message  # it is about to be held
-        elif t == "loaded" and self._agent is not None:
+        elif t == names.LOADED and self._agent is not None:
             self._loaded = line
             self._importing = False
-            self._agent.say_line(b'{"t":"rehearse"}')
+            self._agent.say_line(messages.encode_own(names.REHEARSE))
         else:
             self._send(line)
-            if t == "replayed" and self._agent is not None:
+            if t == names.REPLAYED and self._agent is not None:
                 # The agent has waited: what it writes from now on comes after.
-                self._agent.say("recorded", op=message["op"])
+                self._agent.say(names.RECORDED, op=message["op"])
 
     def _carry(self, fd: int, channel: int) -> bool:
         """Pass on one read of the agent's output; False when there is none."""
@@ -377,7 +375,7 @@ class Supervisor:
         status["busy"] += self._models.busy
         if status != self._status and (status["waiting"] or self._status["waiting"]):
             self._status = status
-            self._say("status", **status)
+            self._say(names.STATUS, **status)
 
     # ---- children ----
 
@@ -414,9 +412,9 @@ class Supervisor:
             self._ended = True
             exited = describe_exit(status, agent.cgroup)
             if self._importing:
-                self._say("load_failed", error=exit_text(exited), traceback="")
+                self._say(names.LOAD_FAILED, error=exit_text(exited), traceback="")
             else:
-                self._say("exited", **exited)
+                self._say(names.EXITED, **exited)
         if self._phase is Phase.PREPARING:
             self._give_up_preparing("the agent's process has ended")
         elif self._phase is Phase.THAWING:
@@ -425,7 +423,7 @@ class Supervisor:
     def say_crashed(self, trace: str) -> None:
         """The last word, as far as it still goes; a machine without a supervisor is gone."""
         with contextlib.suppress(Exception):
-            self._say("crashed", traceback=trace)
+            self._say(names.CRASHED, traceback=trace)
             self._port.write()
 
     def end_agent(self) -> None:
@@ -491,20 +489,20 @@ class Supervisor:
         self._prepare_until = None
         self._phase = Phase.PREPARED
         self._update_status()
-        self._say("prepared", **self._rest)
+        self._say(names.PREPARED, **self._rest)
         self._port.write()
 
     def _give_up_preparing(self, reason: str, **again: float) -> None:
         if self._phase is Phase.PREPARING:
             self._prepare_until = None
             self._phase = Phase.RUNNING
-            self._say("unprepared", reason=reason, **again)
+            self._say(names.UNPREPARED, reason=reason, **again)
 
     def _resume(self, message: dict[str, Any]) -> None:
         """It was not frozen after all, or goes on beside its snapshot. A pause was lost to the
         clock: nobody may read it before it is right again."""
         self._clock(message)
-        self._say("resumed", at=time.time())
+        self._say(names.RESUMED, at=time.time())
         if self._phase is Phase.PREPARING:
             # The agent may be held in a moment; it is then released as late as it is.
             self._prepare_until = None
@@ -532,7 +530,7 @@ class Supervisor:
             self._thawed()
             return
         if rest:
-            self._agent.say_line(json.dumps({"t": "journal", "records": rest}).encode())
+            self._agent.say_line(messages.encode_own(names.JOURNAL, records=rest))
         self._release(
             {
                 "run": message["run"],
@@ -557,7 +555,7 @@ class Supervisor:
             agent.cgroup.thaw()
 
     def _thawed(self) -> None:
-        self._say("thawed", epoch=self._thaw_epoch, at=time.time())
+        self._say(names.THAWED, epoch=self._thaw_epoch, at=time.time())
         self._go_on()
 
     def _go_on(self) -> None:

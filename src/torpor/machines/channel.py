@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torpor.core.errors import GuestError
+from torpor.wire import names
 
 PARTS_AHEAD_MAX = 16
 OUTPUT_AHEAD_BYTES = 4 << 20
@@ -73,7 +74,7 @@ class Conversation:
         read."""
         last = self.inbox[-1] if len(self.inbox) > PARTS_AHEAD_MAX else None
         if isinstance(last, Said):
-            return last.t == "part"
+            return last.t == names.PART
         printed = (len(item.data) for item in self.inbox if isinstance(item, Output))
         return last is not None and sum(printed) > OUTPUT_AHEAD_BYTES
 
@@ -116,7 +117,7 @@ class Conversation:
         are one write then."""
         if len(self.inbox) != 1 or not isinstance(said := self.inbox[0], Said):
             return
-        if said.t == "begin" and said.message["kind"] == "step":
+        if said.t == names.BEGIN and said.message["kind"] == "step":
             self.heard.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_S):

@@ -17,7 +17,7 @@ from typing import Any
 from torpor.core.errors import GuestError, HostError, Invalid
 from torpor.engine.protocol import Machine
 from torpor.machines.channel import Conversation, Output, Said
-from torpor.wire import messages
+from torpor.wire import messages, names
 from torpor.wire.link import Link, LinkError, Received
 
 CONTROL, STDOUT, STDERR, FILES = 0, 1, 2, 3
@@ -148,7 +148,7 @@ class Guest(Conversation):
     def _understand(self, received: Received) -> None:
         if received.channel == CONTROL:
             said = Said(messages.decode(received.message, messages.FROM_GUEST))
-            if said.t == "crashed":
+            if said.t == names.CRASHED:
                 trace = said.message["traceback"]
                 self._break(GuestError(f"the machine's supervisor failed:\n{trace}".rstrip()))
             else:

@@ -17,6 +17,7 @@ from torpor.core.errors import GuestError
 from torpor.core.ids import Epoch, RunId
 from torpor.machines.channel import Conversation
 from torpor.machines.guest import Guest
+from torpor.wire import names
 
 THAW_LIMIT_S = 30.0
 # An emulated machine takes this long at worst to take in a record of the journal: one of 1 MiB.
@@ -36,7 +37,7 @@ def say_journal(guest: Guest, journal: Sequence[dict[str, Any]]) -> list[dict[st
         record = {key: value for key, value in each.items() if key != "printed"}
         record_size = len(json.dumps(record))
         if part and size + record_size > JOURNAL_PART_BYTES:
-            guest.say("journal", records=part)
+            guest.say(names.JOURNAL, records=part)
             part, size = [], 0
         part.append(record)
         size += record_size
@@ -54,7 +55,7 @@ async def thaw(
     guest.synchronise()
     rest = say_journal(guest, journal)
     guest.say(
-        "thaw",
+        names.THAW,
         epoch=epoch,
         run=run,
         time=time.time(),
@@ -64,7 +65,7 @@ async def thaw(
     )
     await guest.machine.resume()
     limit_s = THAW_LIMIT_S + len(journal) * THAW_RECORD_S
-    answer = await guest.hear("thawed", within_s=limit_s)
+    answer = await guest.hear(names.THAWED, within_s=limit_s)
     correct_clock(guest, answer["at"])
     if answer["epoch"] != epoch:
         raise GuestError(f"the machine thawed as epoch {answer['epoch']}, not {epoch}")
@@ -73,10 +74,10 @@ async def thaw(
 def resume(guest: Conversation) -> None:
     """An agent that was held goes on, in a machine that may have been paused: its clock has lost
     that. It says `resumed`."""
-    guest.say("resume", time=time.time())
+    guest.say(names.RESUME, time=time.time())
 
 
 def correct_clock(guest: Conversation, at: float) -> None:
     """Its clock was set, and it says that it is `at` now."""
     if abs(at - time.time()) > CLOCK_ERROR_MAX_S:
-        guest.say("clock", time=time.time())
+        guest.say(names.CLOCK, time=time.time())

@@ -40,6 +40,7 @@ from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.pages import PageSource
 from torpor.snapshot.store import SnapshotStore
 from torpor.snapshot.upon import Upon
+from torpor.wire import names
 from torpor.wire.link import Link, LinkState
 
 # Pages to overwrite, 16 MiB: beyond that reading and writing them ahead takes longer than to push
@@ -114,8 +115,8 @@ async def _there_and_back(machine: Machine, link: LinkState) -> PageNumbers:
     guest = Guest(machine, Link.from_state(link))
     try:
         await thaw(guest, _NOBODY, _NO_EPOCH, started=False, journal=[])
-        guest.say("prepare")
-        await guest.hear("prepared", within_s=PREPARE_LIMIT_S)
+        guest.say(names.PREPARE)
+        await guest.hear(names.PREPARED, within_s=PREPARE_LIMIT_S)
         # What it leaves unread would be read by the machine that it becomes.
         await guest.settle(SETTLE_LIMIT_S)
     finally:

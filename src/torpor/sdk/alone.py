@@ -35,6 +35,7 @@ from torpor.sdk.operations import Operation
 from torpor.sdk.rest import Rest
 from torpor.sdk.runtime import Runtime
 from torpor.sdk.stepfiles import StepFiles
+from torpor.wire import names
 
 _PR_SET_PDEATHSIG = 1
 _STREAMS = {"stdout": 1, "stderr": 2}
@@ -68,14 +69,14 @@ class AloneRuntime(Runtime):
         self.lines.own.add(self._endpoint.thread)
         self._records: list[Recorded] = []  # parts of a journal, of which `start` brings the last
         self._deferred: list[dict[str, Any]] = []  # came while it stood still
-        self._handlers["journal"] = self._take_journal
+        self._handlers[names.JOURNAL] = self._take_journal
 
     def move(self, message: dict[str, Any]) -> tuple[str, str]:
         """See `torpor.sdk.process.Move`."""
         # Taken out: nobody is to remember them.
         app, home = message.pop("app"), message.pop("home")
         os.chdir(app)
-        if message["t"] == "import":
+        if message["t"] == names.IMPORT:
             os.environ["HOME"] = home
             return app, os.path.basename(home)  # noqa: PTH119
         os.environ["HOME"] = home
@@ -104,7 +105,7 @@ class AloneRuntime(Runtime):
         except OSError as error:
             text = f"what {operation.op} wrote to files will not be there after a replay: {error}"
             data = {"message": text, "level": "warning", "data": {}}
-            self.say("note", kind="log", data=data, op=operation.op)
+            self.say(names.NOTE, kind="log", data=data, op=operation.op)
 
     def abandon(self, operation: Operation) -> None:
         self._files.forget(operation.op)
@@ -136,10 +137,10 @@ class AloneRuntime(Runtime):
 
     def _stand_still(self, found: Rest) -> list[Operation]:
         """Until the server says to go on, or ends this process: its run is suspended then."""
-        self._tell("prepared", **found.report())
+        self._tell(names.PREPARED, **found.report())
         while line := self._reader.readline():
             message = json.loads(line)
-            if message["t"] == "resume":
+            if message["t"] == names.RESUME:
                 break
             self._deferred.append(message)
         else:

@@ -20,6 +20,7 @@ from torpor.sdk import arguments, files
 from torpor.sdk.artifacts import File, State, given, published, send, state_of
 from torpor.sdk.operations import Operation
 from torpor.sdk.runtime import Runtime
+from torpor.wire import names
 
 # So many are sent before the first of them is waited for.
 _AHEAD = 16
@@ -75,7 +76,7 @@ class Leftovers:
             left += self._keep(runtime, kept[at : at + _AHEAD])
         if left:
             data: dict[str, Any] = {"message": _words(left), "level": "warning", "data": {}}
-            runtime.say("note", kind="log", data=data)
+            runtime.say(names.NOTE, kind="log", data=data)
 
     def _keep(self, runtime: Runtime, some: list[_Written]) -> list[_Written]:
         """Those that could not be."""

@@ -14,7 +14,7 @@ from torpor.sdk import values
 from torpor.sdk.current import current, outside
 from torpor.sdk.errors import refused, text_of, traceback_of
 from torpor.sdk.operations import inside
-from torpor.wire import messages
+from torpor.wire import messages, names
 
 LEVELS = ("debug", "info", "warning", "error")
 _logger = logging.getLogger("torpor")
@@ -61,7 +61,7 @@ def _note(kind: str, data: Any) -> None:
         if runtime is None:
             _outside(kind, json.loads(text))
         else:
-            runtime.say("note", kind=kind, data=json.loads(text), **within)
+            runtime.say(names.NOTE, kind=kind, data=json.loads(text), **within)
     except values.NotJson as error:
         raise TypeError(f"torpor.{kind}: {error}") from None
     except Invalid as error:

@@ -32,6 +32,11 @@ class Outcome(NamedTuple):
     blob: Mapping[str, Any] | None = None  # and as the log names it
 
     @property
+    def fields(self) -> dict[str, Any]:
+        """Of the message that ends it, where it has no content."""
+        return {"ok": self.ok} | ({"value": self.value} if self.ok else {"error": self.error})
+
+    @property
     def whole(self) -> bytes | bytearray:
         """The content, where it does not come in pieces."""
         assert isinstance(self.content, (bytes, bytearray))

@@ -55,7 +55,7 @@ from torpor.sdk.generators import generators
 from torpor.sdk.leftovers import Leftovers
 from torpor.sdk.rest import move_loops_with_sleep
 from torpor.sdk.runtime import Runtime
-from torpor.wire import messages
+from torpor.wire import messages, names
 
 _TOO_LARGE = (
     "the agent's result has {:,} characters of JSON; at most "
@@ -107,7 +107,7 @@ def live(runtime: Runtime, deps: list[str], move: Move, *, watched: Iterable[str
         gc.collect()
         spare_heap()
         found = [each.describe() for each in agents.registered().values()]
-        runtime.say("loaded", agents=found, default=agents.default())
+        runtime.say(names.LOADED, agents=found, default=agents.default())
     except BaseException as error:
         trace = "" if isinstance(error, NotImported) else notes.trace(error)
         try:
@@ -115,7 +115,7 @@ def live(runtime: Runtime, deps: list[str], move: Move, *, watched: Iterable[str
         except Exception:  # what it says of itself is the agent's own code
             problem = f"{type(error).__name__}: {text_of(error)}"
         described = messages.error(type(error).__name__, problem, trace)
-        runtime.say("load_failed", error=described["message"], traceback=described["traceback"])
+        runtime.say(names.LOAD_FAILED, error=described["message"], traceback=described["traceback"])
         return 1
     start = runtime.starts.get()
     _set_environment(start.get("env", {}))
@@ -133,7 +133,7 @@ def _entry_given(runtime: Runtime, deps: list[str], move: Move) -> tuple[str, st
     """What is to be loaded, in which directory, and where its modules are; until then, what
     is to be imported ahead is."""
     roots: Sequence[Path] | None = None
-    while (message := runtime.starts.get())["t"] != "load":
+    while (message := runtime.starts.get())["t"] != names.LOAD:
         app, passing = move(message)
         if message["entry"] is not None:
             roots = find_modules(Path(app), message["entry"], deps)
@@ -142,7 +142,7 @@ def _entry_given(runtime: Runtime, deps: list[str], move: Move) -> tuple[str, st
         with _importing(runtime), _copies_end():
             known = message.get("known", False)
             imported = ahead.run(message["modules"], app, passing, known=known)
-        runtime.say("imported", **imported)
+        runtime.say(names.IMPORTED, **imported)
     importlib.invalidate_caches()  # files have come since
     app, _ = move(message)
     runtime.app = os.path.join(app, "")  # noqa: PTH118
@@ -154,7 +154,7 @@ def _importing(runtime: Runtime) -> contextlib.AbstractContextManager[None]:
     """While it lasts, the host hears how far it is."""
 
     def say(what: str) -> None:
-        runtime.say("importing", what=what[:NAME_MAX])
+        runtime.say(names.IMPORTING, what=what[:NAME_MAX])
 
     return importing.watched(say, runtime.app)
 
@@ -207,7 +207,7 @@ def _load_problem(runtime: Runtime, error: BaseException) -> str:
 def _run(runtime: Runtime, name: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """Run the agent; the message that says how it ended."""
     try:
-        return {"t": "done", "value": perform(runtime, agents.choose(name), given)}
+        return {"t": names.DONE, "value": perform(runtime, agents.choose(name), given)}
     except BaseException as error:
         return failure(runtime, error)
 
@@ -237,7 +237,7 @@ def perform(runtime: Runtime, agent: agents.Agent, given: Mapping[str, Any]) -> 
     if len(text) > messages.ENTRY_CHARS_MAX:
         raise Unrecordable("ValueError", _TOO_LARGE.format(len(text)))
     packed = json.loads(text)
-    messages.encode("done", value=packed)
+    messages.encode(names.DONE, value=packed)
     return packed
 
 
@@ -324,7 +324,7 @@ def _failed(
     type: str, message: str, traceback: str | None, *, cancelled: bool = False
 ) -> dict[str, Any]:
     described = messages.error(type, message, traceback)
-    return {"t": "failed", "traceback": None, **described, "cancelled": cancelled}
+    return {"t": names.FAILED, "traceback": None, **described, "cancelled": cancelled}
 
 
 if __name__ == "__main__":

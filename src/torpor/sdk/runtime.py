@@ -42,7 +42,7 @@ from torpor.sdk.lines import Lines
 from torpor.sdk.operations import Operation, Outcome, outcome_of, pieces, settle
 from torpor.sdk.places import caller, place
 from torpor.sdk.stillness import prepare
-from torpor.wire import messages
+from torpor.wire import messages, names
 
 _SENDING_MAX = 16  # large contents at once; fewer than the host takes
 AT_WORK = ("step", "read", "context", *artifacts.KINDS)
@@ -90,14 +90,14 @@ class Runtime:
         self.lines = Lines(self._thread)
         self._watch = rest.Watch(self.lines.own, self._critical.entering)
         self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
-            **dict.fromkeys(("import", "load"), self.starts.put),
-            "start": self._start,
-            "result": self._result,
-            "recorded": self._recorded,
-            "piece": self._piece,
-            "cancel": self._cancel,
-            "prepare": self._prepare,
-            "rehearse": self._rehearse,
+            **dict.fromkeys((names.IMPORT, names.LOAD), self.starts.put),
+            names.START: self._start,
+            names.RESULT: self._result,
+            names.RECORDED: self._recorded,
+            names.PIECE: self._piece,
+            names.CANCEL: self._cancel,
+            names.PREPARE: self._prepare,
+            names.REHEARSE: self._rehearse,
         }
 
     def listen(self) -> None:
@@ -196,7 +196,7 @@ class Runtime:
         begins = [{key: each[key] for key in each if key != "t"} for each in fields]
         with self._critical:
             if begins:
-                self._send(messages.encode("batch", begins=begins))
+                self._send(messages.encode(names.BATCH, begins=begins))
             self._update_status()
         return begun
 
@@ -220,7 +220,7 @@ class Runtime:
         line: dict[str, Any] = {"side": True} if intent.side else {}
         if intent.hint:
             line["hint"] = intent.hint
-        operation.message = messages.encode("begin", **named, data=data, at=intent.at, **line)
+        operation.message = messages.encode(names.BEGIN, **named, data=data, at=intent.at, **line)
         self._journal.take(intent, match)
         if once and record is not None:
             operation.doubt = record.get("again", 0) + 1
@@ -240,7 +240,7 @@ class Runtime:
         data = {"message": error.message, "superseded": unused}
         operation = Operation(op, "verdict", error.recorded["op"], digest)
         operation.message = messages.encode(
-            "begin", op=op, kind="verdict", name=operation.name, digest=digest, data=data
+            names.BEGIN, op=op, kind="verdict", name=operation.name, digest=digest, data=data
         )
         self._verdict = _Verdict(error, operation)
         record = self._journal.questions.pop(op, None)
@@ -272,7 +272,7 @@ class Runtime:
         intent = Operation(op, "doubt", operation.op, operation.digest)
         intent.cancelled = self._cancelling.noted
         intent.message = messages.encode(
-            "begin", op=op, kind="doubt", name=operation.op, digest=operation.digest, data={}
+            names.BEGIN, op=op, kind="doubt", name=operation.op, digest=operation.digest, data={}
         )
         with self._critical:
             if self.cancel_reason is not None:
@@ -304,8 +304,8 @@ class Runtime:
             with self._sending:
                 self._end_large(operation, outcome)
             return
-        fields = {"value": outcome.value} if outcome.ok else {"error": outcome.error}
-        message = messages.encode("end", op=operation.op, ok=outcome.ok, **fields, **operation.also)
+        fields = outcome.fields | operation.also
+        message = messages.encode(names.END, op=operation.op, **fields)
         with self._critical:
             if operation.op in self._pending:
                 operation.own = outcome
@@ -321,13 +321,13 @@ class Runtime:
             for piece in pieces(outcome.content, messages.PART_BYTES):
                 size += len(piece)
                 data = base64.b64encode(piece).decode()
-                part = messages.encode("part", op=operation.op, data=data)
+                part = messages.encode(names.PART, op=operation.op, data=data)
                 with self._critical:
                     if operation.op not in self._pending:
                         return
                     self._send(part)
             blob = {"bytes": size, "form": outcome.form}
-            end = messages.encode("end", op=operation.op, ok=True, blob=blob, **operation.also)
+            end = messages.encode(names.END, op=operation.op, ok=True, blob=blob, **operation.also)
             with self._critical:
                 operation.own = outcome
                 self._send(end)
@@ -421,7 +421,7 @@ class Runtime:
                 operation.fetched = bytearray()
                 self._transfers += 1
                 self._pend(operation)
-                self._send(messages.encode("fetch", op=operation.op))
+                self._send(messages.encode(names.FETCH, op=operation.op))
             self._replay_step(operation, record)
         else:
             operation.order = self._next_order(record.get("seq", 0))
@@ -436,7 +436,7 @@ class Runtime:
         """Its body printed, and will not again: the host must know where in the agent's output it
         was left out. Settled once what was printed so far is taken."""
         self._pend(operation)
-        self._send(messages.encode("replayed", op=operation.op))
+        self._send(messages.encode(names.REPLAYED, op=operation.op))
 
     def _send(self, message: bytes) -> None:
         self._watch.stir()
@@ -454,7 +454,7 @@ class Runtime:
         if status != self._status:
             self._status = status
             state = {"waiting": len(waits), "busy": busy}
-            self._tell("status", **state, **({"all": True} if patient else {}))
+            self._tell(names.STATUS, **state, **({"all": True} if patient else {}))
 
     def _extend_journal(self, records: Iterable[Recorded]) -> list[Operation]:
         """Put what the log got while this machine slept behind what is still unused; the pending
@@ -592,7 +592,7 @@ class Runtime:
 
     def _stand_still(self, found: rest.Rest) -> list[Operation]:
         """Held until the machine goes on, frozen or not; the operations that were answered."""
-        self._tell("prepared", **found.report())
+        self._tell(names.PREPARED, **found.report())
         freezing.hold(self._hold_fd, self.identity)
         rest.nudge_loops()
         if self.identity.pop("journal", False):

@@ -31,7 +31,7 @@ from torpor.testing.log import Log
 from torpor.testing.models import Replies, refusal
 from torpor.testing.playing import Channel, Pause, PlayedRuntime
 from torpor.testing.script import Script, Wait
-from torpor.wire import messages
+from torpor.wire import messages, names
 
 if TYPE_CHECKING:
     from torpor.testing.outcome import Outcome
@@ -87,7 +87,7 @@ class Host:
     def lines(self) -> Iterator[bytes]:
         """All that the host says, until the run has ended."""
         started = {"run": self.run, "epoch": 1, "agent": self.agent, "input": dict(self.given)}
-        yield messages.encode("start", **started, journal=[])
+        yield messages.encode(names.START, **started, journal=[])
         wait_s = 0.0
         while True:
             received: bytes | Pause | None = b""
@@ -110,7 +110,7 @@ class Host:
     def _give_up(self, error: BaseException) -> None:
         self.error = self.error or error
         self._pending.clear()
-        self._say("cancel", reason=f"the test gives the run up: {type(error).__name__}")
+        self._say(names.CANCEL, reason=f"the test gives the run up: {type(error).__name__}")
 
     # ---- what the agent says ----
 
@@ -145,23 +145,23 @@ class Host:
         outcome = {key: message[key] for key in ("ok", "value", "error") if key in message}
         if "blob" not in message:
             self.log.end(op, outcome, self.clock.now())
-            self._say("recorded", op=op)
+            self._say(names.RECORDED, op=op)
             return
         content = bytes(self._parts.pop(op, b""))
         blob = {"digest": hashlib.sha256(content).hexdigest(), **message["blob"]}
         self.log.contents[op] = content
         self.log.end(op, {"ok": True, "blob": blob}, self.clock.now())
         if self.log.begun[op].what["kind"] in artifacts.KINDS:
-            self._say("result", op=op, ok=True, blob=blob)
+            self._say(names.RESULT, op=op, ok=True, blob=blob)
         else:
-            self._say("recorded", op=op)
+            self._say(names.RECORDED, op=op)
 
     def _fetch(self, message: Mapping[str, Any]) -> None:
         content = self.log.contents[message["op"]]
         places = range(0, max(1, len(content)), messages.PART_BYTES)
         for at in places:
             data = base64.b64encode(content[at : at + messages.PART_BYTES]).decode()
-            self._say("piece", op=message["op"], data=data, last=at == places[-1])
+            self._say(names.PIECE, op=message["op"], data=data, last=at == places[-1])
 
     def _note(self, message: Mapping[str, Any]) -> None:
         self.notes.append((message["kind"], message["data"]))
@@ -173,11 +173,11 @@ class Host:
         self._give(message["op"], value)
 
     def _verdict(self, message: Mapping[str, Any], at: float) -> None:
-        self._say("result", op=message["op"], ok=True, value={"go_on": False})
+        self._say(names.RESULT, op=message["op"], ok=True, value={"go_on": False})
 
     def _doubt(self, message: Mapping[str, Any], at: float) -> None:
         answer = scripts.value("completed", {"do": "again"}, by="test")
-        self._say("result", op=message["op"], ok=True, value=answer)
+        self._say(names.RESULT, op=message["op"], ok=True, value=answer)
 
     def _model(self, message: Mapping[str, Any], at: float) -> None:
         try:
@@ -185,7 +185,7 @@ class Host:
             self._give(message["op"], response)
         except BaseException as error:
             self._give_up(error)
-            self._say("result", op=message["op"], ok=True, value=refusal(error))
+            self._say(names.RESULT, op=message["op"], ok=True, value=refusal(error))
 
     def _sleep(self, message: Mapping[str, Any], at: float) -> None:
         data = message["data"]
@@ -201,7 +201,7 @@ class Host:
         except Invalid as error:
             described = messages.error("Invalid", error.message)
             self.log.end(message["op"], {"ok": False, "error": described}, self.clock.now())
-            self._say("result", op=message["op"], ok=False, error=described)
+            self._say(names.RESULT, op=message["op"], ok=False, error=described)
             return
         data, answer = message["data"], self.script.find(self.run, message["op"], wait)
         begins = at + data.get("start", {}).get("delay_s", 0)
@@ -226,7 +226,7 @@ class Host:
 
     def _give(self, op: str, value: Any) -> None:
         self.log.end(op, {"ok": True, "value": value}, self.clock.now())
-        self._say("result", op=op, ok=True, value=value)
+        self._say(names.RESULT, op=op, ok=True, value=value)
 
     # ---- what comes from outside ----
 
@@ -276,12 +276,12 @@ class Host:
 
 
 _HEARS: dict[str, Callable[[Host, Mapping[str, Any]], None]] = {
-    "begin": Host._begin,
-    "batch": Host._batch,
-    "part": Host._part,
-    "end": Host._end,
-    "fetch": Host._fetch,
-    "note": Host._note,
+    names.BEGIN: Host._begin,
+    names.BATCH: Host._batch,
+    names.PART: Host._part,
+    names.END: Host._end,
+    names.FETCH: Host._fetch,
+    names.NOTE: Host._note,
 }
 # By the kind of operation; what has a body is ended by the agent.
 _BEGINS: dict[str, Callable[[Host, Mapping[str, Any], float], None]] = {

@@ -1,6 +1,7 @@
 """The messages on the link's CONTROL channel: JSON objects whose key "t" names their type.
 
-`FROM_GUEST` and `FROM_HOST` are the whole vocabulary: for each type its fields, and for each
+`FROM_GUEST` and `FROM_HOST` are the whole vocabulary of a machine and its host, `FROM_AGENT`,
+`TO_AGENT` and `TO_PROCESS` that of the agent's process: for each type its fields, and for each
 field the check (`torpor.wire.checks`) that its value must pass. Nothing gets past `decode` that the
 tables do not allow (rule 13): an unknown type or key, a missing key, a wrong type, a string or
 number out of range, too much nesting, NaN or infinity, text that is no valid Unicode. Everything
@@ -99,23 +100,20 @@ _FORM = _one_of("json", "bytes")
 _BLOB = _record({"digest": _hex(64), "bytes": _integer(0), "form": _FORM})
 _PART = _text(PART_BYTES * 4 // 3 + 4)
 _PLACE = {"at?": _text(PLACE_MAX), "side?": _flag, "hint?": _hex(16)}
-_RECORDED = _record(
-    {
-        "op": _OP,
-        "kind": _one_of(*OP_KINDS),
-        "name": _OP_NAME,
-        "digest": _DIGEST,
-        **_PLACE,
-        "ok?": _flag,
-        "value?": _any,
-        "error?": _ERROR,
-        "blob?": _BLOB,
-        "seq?": _integer(1),
-        "again?": _integer(0),
-    },
-    _perhaps_outcome,
-)
-_JOURNAL = _list(_RECORDED, 1_000_000)
+_RECORD = {
+    "op": _OP,
+    "kind": _one_of(*OP_KINDS),
+    "name": _OP_NAME,
+    "digest": _DIGEST,
+    **_PLACE,
+    "ok?": _flag,
+    "value?": _any,
+    "error?": _ERROR,
+    "blob?": _BLOB,
+    "seq?": _integer(1),
+    "again?": _integer(0),
+}
+_JOURNAL = _list(_record(_RECORD, _perhaps_outcome), 1_000_000)
 
 
 def _one_body(value: Mapping[str, Any]) -> str:
@@ -335,6 +333,10 @@ FROM_GUEST: dict[str, Check] = {
         _one_end,
     ),
 }
+_PATH = _text(4096, 1)
+_MODULES = _list(_record({"module": _PATH, "names": _list(_PATH, 4096)}), 1000)
+_START_FIELDS = {"run": _ID, "epoch": _EPOCH, "agent": _or_null(_NAME), "input": _OBJECT}
+_START_FIELDS |= {"env?": _ENV, "journal": _JOURNAL}
 FROM_HOST: dict[str, Check] = {
     # A file of the run, whose bytes follow on the link's channel for files.
     names.FILE: _record({"path": _text(PATH_CHARS_MAX, 1), "bytes": _integer(0, FILE_BYTES_MAX)}),
@@ -344,22 +346,11 @@ FROM_HOST: dict[str, Check] = {
             "entry": _or_null(_text(4096, 1)),
             "deps": _flag,
             "env?": _ENV,
-            "modules": _list(
-                _record({"module": _text(4096, 1), "names": _list(_text(4096, 1), 4096)}), 1000
-            ),
+            "modules": _MODULES,
         }
     ),
     names.LOAD: _record({"entry": _text(4096, 1), "deps": _flag, "version": _ID, "env?": _ENV}),
-    names.START: _record(
-        {
-            "run": _ID,
-            "epoch": _EPOCH,
-            "agent": _or_null(_NAME),
-            "input": _OBJECT,
-            "env?": _ENV,
-            "journal": _JOURNAL,
-        }
-    ),
+    names.START: _record(_START_FIELDS),
     names.THAW: _record(
         {
             "epoch": _EPOCH,
@@ -402,6 +393,34 @@ FROM_HOST: dict[str, Check] = {
     names.EXEC_KILL: _record({"exec": _ID}),
 }
 MESSAGES: dict[str, Check] = {**FROM_GUEST, **FROM_HOST}
+# What a machine's supervisor sends to the agent's process: the host's messages, and its own.
+TO_AGENT: dict[str, Check] = {
+    t: FROM_HOST[t]
+    for t in (
+        *(names.IMPORT, names.LOAD, names.START, names.JOURNAL, names.PREPARE),
+        *(names.RESULT, names.RECORDED, names.PIECE, names.CANCEL),
+    )
+} | {names.REHEARSE: _record({})}
+# What an agent without a machine gets, straight from the host. Its files are in directories of
+# that: `app`, below its run's `home`; what steps did to files is `kept` beside it.
+_WHERE = {"home": _PATH, "app": _PATH}
+_PRINTED = _dict(_integer(0), 2)
+_PLAIN_JOURNAL = _list(_record({**_RECORD, "printed?": _PRINTED}, _perhaps_outcome), 1_000_000)
+TO_PROCESS: dict[str, Check] = {
+    **{
+        t: FROM_HOST[t]
+        for t in (
+            *(names.RESULT, names.RECORDED, names.PIECE, names.CANCEL),
+            *(names.PREPARE, names.RESUME),
+        )
+    },
+    # `known`: that nothing of it leaves anything behind has been seen.
+    names.IMPORT: _record({"entry": _PATH, "modules": _MODULES, "known": _flag, **_WHERE}),
+    names.LOAD: _record({"entry": _PATH, "kept": _PATH, "compiled": _PATH, **_WHERE}),
+    names.JOURNAL: _record({"records": _PLAIN_JOURNAL}),
+    # `reloaded`: it goes on from what another version recorded.
+    names.START: _record({**_START_FIELDS, "journal": _PLAIN_JOURNAL, "reloaded": _flag}),
+}
 # Of FROM_GUEST, what the agent's process says, and not what is around it.
 FROM_AGENT: dict[str, Check] = {
     t: FROM_GUEST[t]
@@ -437,6 +456,12 @@ def encode(t: str, **fields: Any) -> bytes:
             hint="Keep large data in a file and pass its path.",
         )
     return data
+
+
+def encode_own(t: str, **fields: Any) -> bytes:
+    """As `encode`, of what was checked when it was recorded, and may be longer than one message: a
+    journal. For a process of this host, or of this machine."""
+    return _ENCODER.encode({"t": t, **fields}).encode()
 
 
 def decode(data: bytes, allowed: Mapping[str, Check] = MESSAGES) -> dict[str, Any]:

@@ -22,13 +22,14 @@ from torpor.core.errors import GuestError
 from torpor.core.sizes import MEMORY_MIB_MAX
 from torpor.machines.channel import Conversation, Output, Silence
 from torpor.policy import inputs
+from torpor.wire import names
 
 log = logging.getLogger(__name__)
 
 # stage, message, fraction done or None
 Progress = Callable[[str, str, float | None], None]
 
-_LOADING = ("importing", "load_failed", "exited")
+_LOADING = (names.IMPORTING, names.LOAD_FAILED, names.EXITED)
 _PRINTED_CHARS = 2000
 
 
@@ -76,7 +77,7 @@ class Importing:
                     hint="Do the slow part after a run has begun, or allow more time: "
                     f'[tool.torpor] max_import = "{math.ceil(self._limit_s / 30)}m".',
                 ) from silence
-            if answer["t"] != "importing":
+            if answer["t"] != names.IMPORTING:
                 return answer
             what = answer["what"]
             shown = what if what.startswith(f"{self.entry}:") else f"{self.entry}: {what}"
@@ -92,10 +93,10 @@ async def hear_loaded(guest: Conversation, importing: Importing) -> Loaded:
 
 async def loaded(guest: Conversation, importing: Importing) -> dict[str, Any]:
     """Wait until all is imported. Raises GuestError if it is not, saying why."""
-    answer, entry = await importing.hear(guest, "loaded"), importing.entry
-    if answer["t"] == "loaded":
+    answer, entry = await importing.hear(guest, names.LOADED), importing.entry
+    if answer["t"] == names.LOADED:
         return answer
-    if answer["t"] == "load_failed":
+    if answer["t"] == names.LOAD_FAILED:
         why, said = answer["error"], answer["traceback"]
     else:
         why, said = f"its process ended: {exit_words(answer)}", ""

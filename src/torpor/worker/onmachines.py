@@ -29,6 +29,7 @@ from torpor.machines.thaw import say_journal, thaw
 from torpor.machines.warm import Base
 from torpor.pager.launch import ensure_pager
 from torpor.policy import freeze
+from torpor.wire import names
 from torpor.wire.link import LinkState
 from torpor.worker.carrier import Journal, Origin
 from torpor.worker.loading import logged, source_from
@@ -195,11 +196,11 @@ class MachineCarrier:
         await self._files.lay(row.id, self._put)
         last = say_journal(guest, journal)
         told = {"run": row.id, "epoch": epoch, "agent": row.agent, "input": row.input}
-        guest.say("start", **told, env=row.env, journal=last)
+        guest.say(names.START, **told, env=row.env, journal=last)
 
     async def _put(self, file: RunFile, content: Iterator[bytes]) -> None:
         guest = self.live.guest
-        guest.say("file", path=file.path, bytes=file.bytes)
+        guest.say(names.FILE, path=file.path, bytes=file.bytes)
         while (piece := await asyncio.to_thread(next, content, None)) is not None:
             await guest.send_file(piece)
 

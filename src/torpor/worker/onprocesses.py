@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Collection, Coroutine, Iterator
@@ -43,6 +42,7 @@ from torpor.image.deps import HOST_PYTHON, check_python, ensure_modules
 from torpor.image.publish import Workspace, build_once
 from torpor.logstore.protocol import Store
 from torpor.policy import freeze
+from torpor.wire import messages, names
 from torpor.worker.carrier import Journal, Origin
 from torpor.worker.loading import (
     Importing,
@@ -260,12 +260,10 @@ class ProcessCarrier:
         rest = list(journal)
         while len(rest) > JOURNAL_PART_RECORDS:
             part, rest = rest[:JOURNAL_PART_RECORDS], rest[JOURNAL_PART_RECORDS:]
-            self.guest.say_line(_encoded({"t": "journal", "records": part}))
-        start = {"t": "start", "run": row.id, "epoch": epoch, "agent": row.agent}
-        home, kept = map(str, self._files)
-        start |= {"input": row.input, "env": row.env, "home": home, "kept": kept, "journal": rest}
-        start["reloaded"] = self._reloaded
-        self.guest.say_line(_encoded(start))
+            self.guest.say_line(messages.encode_own(names.JOURNAL, records=part))
+        start = {"run": row.id, "epoch": epoch, "agent": row.agent, "input": row.input}
+        start |= {"env": row.env, "journal": rest, "reloaded": self._reloaded}
+        self.guest.say_line(messages.encode_own(names.START, **start))
 
     async def woken(self) -> None:
         self._carriers.refill(self._program)
@@ -293,15 +291,10 @@ class ProcessCarrier:
         await self._process.discard()
 
 
-def _encoded(message: dict[str, Any]) -> bytes:
-    # From our own log, checked when it was written.
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 def _load(program: Program, files: tuple[Path, Path], compiled: Path) -> bytes:
     home, kept = map(str, files)
     where = {"home": home, "app": str(files[0] / WORK), "kept": kept, "compiled": str(compiled)}
-    return _encoded({"t": "load", "entry": program.entry, **where})
+    return messages.encode_own(names.LOAD, entry=program.entry, **where)
 
 
 def _sweep_compiled(directory: Path, before: float) -> None:

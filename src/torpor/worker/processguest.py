@@ -20,7 +20,7 @@ from torpor.core.errors import GuestError, Invalid
 from torpor.core.limits import PIPE_BYTES_MAX
 from torpor.engine.process.agent import Agent
 from torpor.machines.channel import Conversation, Output, Said, Skipped
-from torpor.wire import messages
+from torpor.wire import messages, names
 from torpor.wire.link import STDERR, STDOUT
 
 _READ_BYTES = 64 * 1024
@@ -28,7 +28,7 @@ _READ_BYTES = 64 * 1024
 INBOX_MAX = 4096
 _LOOK_AGAIN_S = 0.01
 # Whether a step was replayed shows in its output here (`MarkedOutput`).
-_FROM_AGENT = {t: check for t, check in messages.FROM_AGENT.items() if t != "replayed"}
+_FROM_AGENT = {t: check for t, check in messages.FROM_AGENT.items() if t != names.REPLAYED}
 # Sent by people and hosts to end a process, not by a fault of its own.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 
@@ -85,7 +85,7 @@ class ProcessGuest(Conversation):
 
     def say(self, t: str, **fields: Any) -> None:
         self.say_line(messages.encode(t, **fields))
-        if t == "prepare":
+        if t == names.PREPARE:
             self._preparing = True
             if self._end.done():
                 self._answer_for_it()
@@ -158,8 +158,8 @@ class ProcessGuest(Conversation):
         if said.t in messages.AFTER_OUTPUT:
             self._read_outputs()
         self._final = self._final or said.t in messages.FINAL
-        self._loaded = self._loaded or said.t == "loaded"
-        if said.t in ("prepared", "unprepared"):
+        self._loaded = self._loaded or said.t == names.LOADED
+        if said.t in (names.PREPARED, names.UNPREPARED):
             self._preparing = False
         self.inbox.append(said)
 
@@ -200,7 +200,7 @@ class ProcessGuest(Conversation):
             else:
                 how = (code, None) if code >= 0 else (None, -code)
                 exited = dict(zip(("code", "signal"), how, strict=True))
-                self.inbox.append(Said({"t": "exited", "oom": False, **exited}))
+                self.inbox.append(Said({"t": names.EXITED, "oom": False, **exited}))
         self._answer_for_it()
         self.heard.set()
 
@@ -209,7 +209,9 @@ class ProcessGuest(Conversation):
         that is to hear its end, which is in `inbox`."""
         if self._preparing:
             self._preparing = False
-            self.inbox.append(Said({"t": "unprepared", "reason": "it has ended", "again_s": 0.0}))
+            self.inbox.append(
+                Said({"t": names.UNPREPARED, "reason": "it has ended", "again_s": 0.0})
+            )
             self.heard.set()
 
     # ---- out ----

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import os
 import secrets
@@ -29,6 +28,7 @@ from torpor.core.limits import ServerLimits
 from torpor.engine.process.agent import Agent, Ahead, Interpreter
 from torpor.engine.process.workdir import clear, lay_out
 from torpor.machines.pool import Spares
+from torpor.wire import messages, names
 from torpor.worker.bases import outline
 from torpor.worker.loading import Importing
 from torpor.worker.processguest import ProcessGuest
@@ -173,12 +173,12 @@ class Processes:
         await asyncio.to_thread(write_files, app, ahead.files)
         modules = [{"module": each.module, "names": list(each.names)} for each in ahead.modules]
         where = {"home": str(directory), "app": str(app)}
-        told = {"t": "import", "entry": ahead.entry, "modules": modules, "known": known}
-        guest.say_line(json.dumps(told | where).encode())
+        request = {"entry": ahead.entry, "modules": modules, "known": known}
+        guest.say_line(messages.encode_own(names.IMPORT, **request, **where))
         importing = Importing(ahead.entry, self._limits.ahead_s, lambda *_: None, self._clock)
-        answer = await importing.hear(guest, "imported")
-        if answer["t"] != "imported" or len(answer) > 1:
-            raise GuestError(" ".join(map(str, answer.values())))
+        reply = await importing.hear(guest, names.IMPORTED)
+        if reply["t"] != names.IMPORTED or len(reply) > 1:
+            raise GuestError(" ".join(map(str, reply.values())))
         if guest.inbox:  # the first that the agent prints
             raise GuestError("it prints")
 

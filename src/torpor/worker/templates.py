@@ -40,6 +40,7 @@ from torpor.machines.live import Live
 from torpor.machines.thaw import resume, thaw
 from torpor.machines.warm import Base
 from torpor.snapshot.hot import as_template
+from torpor.wire import names
 from torpor.worker.bases import Bases, booted_key, imported_key, outline
 from torpor.worker.loading import Importing, Loaded, Progress, hear_loaded, tar_of
 
@@ -148,7 +149,7 @@ class Templates:
             ready = await self._ready(asked, stack)
             guest = ready.live.guest
             await guest.send_files(tar_of(source))
-            guest.say("load", entry=source.entry, version=asked.version, **asked.process)
+            guest.say(names.LOAD, entry=source.entry, version=asked.version, **asked.process)
             loaded = await hear_loaded(guest, ready.importing)
             captured = await self._freeze(ready.live, asked.progress)
         size = await asyncio.to_thread(machines.store.size, captured.manifest)
@@ -176,7 +177,7 @@ class Templates:
                 started = self._clock.monotonic()
                 asked.progress("boot", "booting a machine", None)
                 live = discarded(await self._machines.boot(asked.shape))
-                await live.guest.hear("hello", within_s=self._limits.boot_s)
+                await live.guest.hear(names.HELLO, within_s=self._limits.boot_s)
                 boot_ms = (self._clock.monotonic() - started) * 1000
                 await self._start_process(live, asked)
                 await self._keep_base(booted, live, asked, first=True)
@@ -189,10 +190,12 @@ class Templates:
     async def _start_process(self, live: Live, asked: _Asked) -> None:
         """Have the agent's process wait for what it is to load."""
         # It booted in 1970, and what is done while something is imported must not be of then.
-        live.guest.say("clock", time=self._clock.now())
-        live.guest.say("import", entry=None, modules=[], **asked.process)
-        answer = await live.guest.hear("imported", "load_failed", within_s=self._limits.boot_s)
-        if answer["t"] != "imported":
+        live.guest.say(names.CLOCK, time=self._clock.now())
+        live.guest.say(names.IMPORT, entry=None, modules=[], **asked.process)
+        answer = await live.guest.hear(
+            names.IMPORTED, names.LOAD_FAILED, within_s=self._limits.boot_s
+        )
+        if answer["t"] != names.IMPORTED:
             raise GuestError(f"the agent's process does not start: {answer['error']}")
 
     async def _import_ahead(self, live: Live, asked: _Asked, importing: Importing) -> bool:
@@ -201,9 +204,9 @@ class Templates:
         source, guest = asked.source, live.guest
         await guest.send_files(tar_of(outline(source)))
         modules = [{"module": each.module, "names": list(each.names)} for each in asked.ahead]
-        guest.say("import", entry=source.entry, modules=modules, **asked.process)
-        answer = await importing.hear(guest, "imported")
-        if answer["t"] != "imported" or "failed" in answer:
+        guest.say(names.IMPORT, entry=source.entry, modules=modules, **asked.process)
+        answer = await importing.hear(guest, names.IMPORTED)
+        if answer["t"] != names.IMPORTED or "failed" in answer:
             raise _Again
         # What it printed is not to be lost: it is the first that the agent prints.
         printed = bool(guest.inbox)
@@ -227,7 +230,7 @@ class Templates:
         await self._bases.keep(key, captured)
         await self._machines.carry_on(live)
         resume(live.guest)
-        await live.guest.hear("resumed", within_s=self._limits.prepare_s)
+        await live.guest.hear(names.RESUMED, within_s=self._limits.prepare_s)
 
     async def _freeze(self, live: Live, progress: Progress) -> Captured:
         progress("freeze", "freezing it as a template", None)
@@ -243,10 +246,10 @@ class Templates:
         return replace(draft, manifest=stored.manifest_digest, bytes=size)
 
     async def _prepare(self, live: Live) -> None:
-        live.guest.say("prepare")
+        live.guest.say(names.PREPARE)
         limit_s = self._limits.prepare_s
-        answer = await live.guest.hear("prepared", "unprepared", within_s=limit_s)
-        if answer["t"] != "prepared":
+        answer = await live.guest.hear(names.PREPARED, names.UNPREPARED, within_s=limit_s)
+        if answer["t"] != names.PREPARED:
             raise GuestError(f"the machine could not prepare to be frozen: {answer['reason']}")
 
     async def _rehearse(self, captured: Captured, *, push: bool) -> PageNumbers:

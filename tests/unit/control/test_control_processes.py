@@ -31,8 +31,10 @@ from torpor.egress.upstream import Reply, Request
 from torpor.engine.process import NAME as PROCESS
 from torpor.machines.channel import Output, Skipped
 from torpor.testing.fakes.plain import PROCESS_STUCK_S, Plain
+from torpor.wire import names
+from torpor.wire.messages import TO_PROCESS, decode
 from torpor.worker.loading import logged
-from torpor.worker.processguest import MarkedOutput
+from torpor.worker.processguest import MarkedOutput, ProcessGuest
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -109,6 +111,31 @@ async def test_a_run_from_beginning_to_end(plain: Plain, tmp_path: Path) -> None
     assert (await plain.row(run)).engine == "process"
     (created,) = await plain.entries(run, "run.created")
     assert created.data["engine"] == "process"
+
+
+async def test_what_its_host_sends_is_of_the_vocabulary(
+    plain: Plain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[bytes] = []
+    send = ProcessGuest.say_line
+
+    def sent(self: ProcessGuest, line: bytes) -> None:
+        lines.append(line)
+        send(self, line)
+
+    monkeypatch.setattr(ProcessGuest, "say_line", sent)
+    run = await plain.run(
+        await plain.deploy("import random\n" + LEDGER), "story", ledger=str(tmp_path / "ledger")
+    )
+    await plain.open_wait(run)
+    live = plain.scheduler.drivers[run].live
+    assert live is not None
+    await live.kill()
+    await plain.answer(run, approved=True)
+    assert await plain.result(run) == STORY
+    await plain.stop()
+    types = {decode(line, TO_PROCESS)["t"] for line in lines}
+    assert {names.LOAD, names.START, names.RECORDED, names.RESULT} <= types
 
 
 async def test_killed_after_every_entry_of_its_log(plain: Plain, tmp_path: Path) -> None:
