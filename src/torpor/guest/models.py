@@ -177,7 +177,7 @@ class Models:
         elif _serves(message):
             self._unheard.append((message["op"], call.intent))
         if (warning := self._unasked.ended(message["op"])) is not None:
-            self._send(messages.encode("note", kind="log", data=warning))
+            self._send(messages.encode(names.NOTE, kind="log", data=warning))
         return True
 
 
