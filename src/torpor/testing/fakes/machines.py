@@ -29,6 +29,7 @@ from torpor.machines.host import Machines
 from torpor.machines.live import Live
 from torpor.snapshot.seal import Key
 from torpor.testing.fakes.puppet import Object, Puppet, State
+from torpor.wire import names
 
 T = TypeVar("T")
 
@@ -79,7 +80,7 @@ class PlayedMachine:
 
     def boot(self) -> None:
         self.puppet = self._played(State(prepared=False))
-        self.puppet.say("hello", protocol=1, python="3", kernel="6")
+        self.puppet.say(names.HELLO, protocol=1, python="3", kernel="6")
         self._run()
 
     async def load(self, device_state: bytes) -> None:

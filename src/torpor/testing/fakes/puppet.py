@@ -35,12 +35,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torpor.core.ids import op_kind
-from torpor.wire import messages
+from torpor.wire import messages, names
 from torpor.wire.link import CONTROL, FILES, STDOUT, Link, LinkState
 
 Object = dict[str, Any]
 _WAITS = ("wait", "sleep", "doubt")
-_KINDS = {**dict.fromkeys(("value", "work", "once", "large", "file"), "step"), "nap": "sleep"}
+_KINDS = {**dict.fromkeys(("value", "work", "once", "large", names.FILE), "step"), "nap": "sleep"}
 DIGEST = "0" * 32
 
 
@@ -115,7 +115,7 @@ class Puppet:
                 self.state.file = _content(received.message, "agent.py")
                 continue
             message = messages.decode(received.message, messages.FROM_HOST)
-            if self.state.prepared and message["t"] not in ("thaw", "resume"):
+            if self.state.prepared and message["t"] not in (names.THAW, names.RESUME):
                 self.state.deferred.append(message)
             else:
                 self._hear(message)
@@ -133,7 +133,7 @@ class Puppet:
                     return
                 self.clock_right = True
                 self._learn(message["journal"])
-                self.say("thawed", epoch=message["epoch"], at=time.time())
+                self.say(names.THAWED, epoch=message["epoch"], at=time.time())
                 self._go_on()
             case "import":
                 self._import([each["module"] for each in message["modules"]])
@@ -145,7 +145,7 @@ class Puppet:
                     "params": [],
                     "open": True,
                 }
-                self.say("loaded", agents=[offered], default=None)
+                self.say(names.LOADED, agents=[offered], default=None)
             case "start":
                 state.started = True
                 state.threads = [Thread(lines) for lines in message["input"]["threads"]]
@@ -153,19 +153,19 @@ class Puppet:
                 self._go()
             case "prepare":
                 if self._refuses("prepare"):
-                    self.say("unprepared", reason="refused")
+                    self.say(names.UNPREPARED, reason="refused")
                     return
                 runs = "rest_s" in message and self._runs
                 if runs and not message.get("anyhow"):
                     self._told("refused", "prepare")
-                    self.say("unprepared", reason="a thread runs", again_s=0.001)
+                    self.say(names.UNPREPARED, reason="a thread runs", again_s=0.001)
                     return
                 state.prepared = True
                 woken = {"wake_in": self._timers.pop()} if self._timers else {}
-                self.say("prepared", **woken, **({"at_work": True} if runs else {}))
+                self.say(names.PREPARED, **woken, **({"at_work": True} if runs else {}))
             case "resume":
                 self.clock_right = True
-                self.say("resumed", at=message["time"])
+                self.say(names.RESUMED, at=message["time"])
                 if state.prepared:
                     self._go_on()
             case "result":
@@ -178,10 +178,10 @@ class Puppet:
             case "exec" if message["command"][0] == "echo":
                 words = " ".join(message["command"][1:]).encode()
                 data = b64encode(words).decode()
-                self.say("exec.output", exec=message["exec"], stream=1, data=data)
-                self.say("exec.exited", exec=message["exec"], code=0)
+                self.say(names.EXEC_OUTPUT, exec=message["exec"], stream=1, data=data)
+                self.say(names.EXEC_EXITED, exec=message["exec"], code=0)
             case "exec.signal":
-                self.say("exec.exited", exec=message["exec"], signal=15)
+                self.say(names.EXEC_EXITED, exec=message["exec"], signal=15)
             case "cancel":
                 if not self._refuses("cancel"):
                     self._end(
@@ -192,14 +192,14 @@ class Puppet:
         for module in modules:
             self._told("imported", module)
             if module == "ends":
-                self.say("load_failed", error="its process ended", traceback="")
+                self.say(names.LOAD_FAILED, error="its process ended", traceback="")
                 return
             if module == "prints":
                 self.link.send(STDOUT, b"printed")
         self.state.imported += modules
         failed = {"failed": "it fails"} if "fails" in modules else {}
         unfit = {"unfit": "it lingers"} if "lingers" in modules else {}
-        self.say("imported", **failed, **unfit)
+        self.say(names.IMPORTED, **failed, **unfit)
 
     def _learn(self, records: list[Object]) -> None:
         for record in records:
@@ -255,7 +255,7 @@ class Puppet:
         for op, each in state.pending.items():
             if each.get("works") and self._lets(op):
                 each["works"] = False
-                self.say("end", op=op, ok=True, value=each["own"])
+                self.say(names.END, op=op, ok=True, value=each["own"])
         for thread in state.threads:
             while thread.op is None and thread.at < len(thread.lines) and not state.over:
                 verb, argument = thread.lines[thread.at]
@@ -274,7 +274,7 @@ class Puppet:
             case "compute":
                 thread.op = None if self._lets(f"compute:{argument}#1") else f"compute:{argument}#1"
             case "emit":
-                self.say("note", kind="emit", data=_text(argument))
+                self.say(names.NOTE, kind="emit", data=_text(argument))
             case "raw" if argument is None:
                 self.link.send(CONTROL, b"nonsense")
             case "raw":
@@ -294,7 +294,7 @@ class Puppet:
             record = state.journal[op]
             state.results[op] = record.get("value", record.get("error"))
             if kind == "step":
-                self.say("replayed", op=op)
+                self.say(names.REPLAYED, op=op)
             return
         thread.op = op
         if verb == "once" and op in state.doubts:
@@ -304,10 +304,12 @@ class Puppet:
             if record is not None:
                 self._settle(asked, record["value"])
             else:
-                self.say("begin", op=asked, kind="doubt", name=op, digest=DIGEST, data={})
+                self.say(names.BEGIN, op=asked, kind="doubt", name=op, digest=DIGEST, data={})
             return
         state.pending[op] = {"kind": kind}
-        self.say("begin", op=op, kind=kind, name=name, digest=DIGEST, data=_data(verb, argument))
+        self.say(
+            names.BEGIN, op=op, kind=kind, name=name, digest=DIGEST, data=_data(verb, argument)
+        )
         if kind == "step":
             self._told("ran", op)
             value = _text(f"did {name}" if isinstance(argument, str) else argument)
@@ -320,14 +322,14 @@ class Puppet:
                 content = bytes(argument)
                 for at in range(0, argument, messages.PART_BYTES):
                     part = content[at : at + messages.PART_BYTES]
-                    self.say("part", op=op, data=b64encode(part).decode())
+                    self.say(names.PART, op=op, data=b64encode(part).decode())
                 if not self._refuses("end"):
                     blob = {"bytes": argument, "form": "bytes"}
-                    self.say("end", op=op, ok=True, blob=blob)
+                    self.say(names.END, op=op, ok=True, blob=blob)
             elif not works and not self._refuses("end"):
                 wrote = {"files": True} if verb == "file" else {}
                 state.files += [name] if wrote else []
-                self.say("end", op=op, ok=True, value=value, **wrote)
+                self.say(names.END, op=op, ok=True, value=value, **wrote)
 
     def _settle_doubt(self, op: str, number: int, said: Object) -> None:
         thread = next(thread for thread in self.state.threads if thread.op == op)
@@ -338,10 +340,10 @@ class Puppet:
             return
         self.state.pending[op] = {"kind": "step", "own": said.get("result")}
         if said["do"] == "done":
-            self.say("end", op=op, ok=True, value=said["result"])
+            self.say(names.END, op=op, ok=True, value=said["result"])
         else:
             error = {"type": "E", "message": said["message"]}
-            self.say("end", op=op, ok=False, error=error)
+            self.say(names.END, op=op, ok=False, error=error)
 
     def _tell_status(self) -> None:
         pending = self.state.pending.values()
@@ -350,7 +352,7 @@ class Puppet:
         status = [len(waits), busy]
         if status != self.state.status and (status[0] or self.state.status[0]):
             self.state.status = status
-            self.say("status", waiting=status[0], busy=status[1])
+            self.say(names.STATUS, waiting=status[0], busy=status[1])
 
     def _end(self, t: str, **fields: Any) -> None:
         self.state.over = True
