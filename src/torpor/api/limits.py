@@ -1,4 +1,4 @@
-"""How large a body may be, counted while it arrives: a client need not tell its length."""
+"""How large a body may be, counted while it arrives: a client need not state its length."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class BodyLimit:
         most = _MOST.get(scope["path"], BODY_BYTES_MAX)
         if _STDIN.fullmatch(scope["path"]):
             most = math.inf
-        told = dict(scope["headers"]).get(b"content-length", b"0")
-        length = int(told) if told.isdigit() else 0
+        stated = dict(scope["headers"]).get(b"content-length", b"0")
+        length = int(stated) if stated.isdigit() else 0
         taken = 0
 
         def refused() -> HTTPException:
@@ -66,7 +66,7 @@ class BodyLimit:
 
         async def counted() -> Message:
             nonlocal taken
-            # The told length refuses a large body before its first byte is read.
+            # The stated length refuses a large body before its first byte is read.
             if length > most:
                 raise refused()
             message = await receive()

@@ -55,16 +55,16 @@ def page(api: Schema) -> str:
     )
 
 
-def _operation(api: Schema, path: str, verb: str, told: Schema) -> str:
+def _operation(api: Schema, path: str, verb: str, operation: Schema) -> str:
     parameters = (
         (each["name"], each["in"], each["schema"], each.get("required", False))
-        for each in told.get("parameters", ())
+        for each in operation.get("parameters", ())
     )
-    bodies = [("Takes", told.get("requestBody", {}))]
-    bodies += [("Gives", answer) for code, answer in told["responses"].items() if code < "300"]
+    bodies = [("Takes", operation.get("requestBody", {}))]
+    bodies += [("Gives", answer) for code, answer in operation["responses"].items() if code < "300"]
     return (
         f"<section><h2><code>{verb.upper()} {escape(path)}</code></h2>"
-        f"<p>{escape(told.get('description') or told.get('summary', ''))}</p>"
+        f"<p>{escape(operation.get('description') or operation.get('summary', ''))}</p>"
         + _table("Parameters", parameters)
         + "".join(_body(api, what, _content(body)) for what, body in bodies)
         + "</section>"
@@ -94,8 +94,9 @@ def _table(title: str, rows: Iterable[tuple[str, str, Schema, bool]]) -> str:
 
 def _rows(rows: Iterable[tuple[str, str, Schema, bool]]) -> Iterator[str]:
     for name, where, schema, required in rows:
-        told = [_type(schema), where, "required" if required else "", schema.get("description", "")]
-        words = escape(", ".join(filter(None, told)))
+        needed, about = "required" if required else "", schema.get("description", "")
+        parts = [_type(schema), where, needed, about]
+        words = escape(", ".join(filter(None, parts)))
         yield f'<tr><th scope="row"><code>{escape(name)}</code></th><td>{words}</td></tr>'
 
 

@@ -1,4 +1,4 @@
-"""Every answer says which torpor it is from."""
+"""Every response names the release it comes from."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Released:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def told(message: Message) -> None:
+        async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", ()), _HEADER]}
             await send(message)
 
-        await self._app(scope, receive, told)
+        await self._app(scope, receive, stamped)

@@ -88,7 +88,7 @@ async def _listen(home: Home, service: Service, public: Listener | None) -> None
     def signalled() -> None:
         if asking:
             stop.closing.set()
-        asking.append(asyncio.create_task(stop.ask()))
+        asking.append(asyncio.create_task(stop.request()))
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -22,15 +22,15 @@ _PLAIN = "%(asctime)s %(levelname)s %(name)s %(message)s"
 class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC)
-        told = {
+        line = {
             "at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told)
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 def configure(environment: Mapping[str, str] = os.environ) -> None:

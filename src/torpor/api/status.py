@@ -37,7 +37,7 @@ async def shutdown(stop: Annotated[Stop, Depends(stop_of)]) -> StreamingResponse
     """
 
     async def work(report: Callable[[str, str, float | None], None]) -> dict[str, Any]:
-        await stop.ask(lambda words: report("stop", words, None))
+        await stop.request(lambda words: report("stop", words, None))
         return {}
 
     return events(stream.progress(work, "stopped", stop.closing), 202)

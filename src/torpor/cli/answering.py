@@ -80,5 +80,5 @@ def find_wait(client: Client, ref: str) -> str:
                 f"{ref} does not wait for an answer", hint="See: torpor waits --all " + ref
             )
         case several:
-            lines = "\n".join(f"  {w['id']}  {words.asked(w)}" for w in several)
+            lines = "\n".join(f"  {w['id']}  {words.question(w)}" for w in several)
             raise Conflict(f"{ref} has {len(several)} open waits", hint=f"Name one:\n{lines}")

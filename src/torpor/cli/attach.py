@@ -348,7 +348,7 @@ class Follower:
             for wait in open_waits:
                 if wait["id"] not in self._announced:
                     self._announced.add(wait["id"])
-                    self._remark(f"waiting: {words.asked(wait)}\n  {how_to_answer(wait)}")
+                    self._remark(f"waiting: {words.question(wait)}\n  {how_to_answer(wait)}")
             return
         now = self._question
         if now is not None and now.wait["id"] not in [wait["id"] for wait in open_waits]:
@@ -405,7 +405,7 @@ class Follower:
             self._live.update(question, refresh=True)
 
     def _say_outcome(self, wait: Object) -> None:
-        self._remark(f"{words.asked(wait)}: {outcome_words(wait)}")
+        self._remark(f"{words.question(wait)}: {outcome_words(wait)}")
 
     def _start_live(self) -> None:
         self._live = Live(

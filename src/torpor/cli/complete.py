@@ -45,7 +45,7 @@ def _waits(client: Client) -> Iterator[tuple[str, str]]:
 
     for wait in client.waits():
         if answerable(wait):
-            yield wait["id"], words.asked(wait, _ABOUT_MAX)
+            yield wait["id"], words.question(wait, _ABOUT_MAX)
 
 
 def _offers(incomplete: str, find: Callable[[Client], Iterator[tuple[str, str]]]) -> Offers:

@@ -20,7 +20,8 @@ from torpor.cli.filling import Filling
 from torpor.core import jsonvalues, schemas
 from torpor.core.errors import Invalid
 from torpor.web import forms
-from torpor.web.words import asked, line, plain, shown
+from torpor.web.words import line, plain, shown
+from torpor.web.words import question as question_of
 
 _ENTER, _ERASE = "\r\n", "\x7f\x08"
 _CLEAR_LINE, _END, _ESCAPE = "\x15", "\x04", "\x1b"
@@ -117,11 +118,8 @@ class Question:
             self._mode = _Mode.CHOOSE
 
     def __rich__(self) -> RenderableType:
-        parts: list[RenderableType] = [
-            Text.assemble(
-                ("? ", "bold yellow"), (plain(self.wait["prompt"] or asked(self.wait)), "bold")
-            )
-        ]
+        prompt = plain(self.wait["prompt"] or question_of(self.wait))
+        parts: list[RenderableType] = [Text.assemble(("? ", "bold yellow"), (prompt, "bold"))]
         if self.wait["data"] is not None:
             lines = plain(shown(self.wait["data"])).splitlines()
             if more := lines[_DATA_LINES:]:

@@ -70,7 +70,7 @@ def _row(wait: dict[str, Any], now: float) -> tuple[str, ...]:
         words.ago(wait["created_at"], now),
         ends if is_open else words.ago(wait["completed_at"] or now, now),
         "open" if is_open else outcome_words(wait),
-        words.asked(wait),
+        words.question(wait),
     )
 
 
@@ -98,4 +98,4 @@ def _answer(ref: str, data: str | None, *, as_json: bool, **answer: Any) -> None
     if as_json:
         show_json(ended)
     else:
-        say(f"{words.asked(ended)}: {outcome_words(ended)}")
+        say(f"{words.question(ended)}: {outcome_words(ended)}")

@@ -70,6 +70,6 @@ def value(text: str) -> Any:
 
 
 def _within(field: Field, wait: str) -> Field:
-    told = {each.name: getattr(field, each.name) for each in fields(field)}
-    told["fields"] = tuple(_within(each, wait) for each in field.fields)
-    return Within(**told, wait=wait)
+    values = {each.name: getattr(field, each.name) for each in fields(field)}
+    values["fields"] = tuple(_within(each, wait) for each in field.fields)
+    return Within(**values, wait=wait)

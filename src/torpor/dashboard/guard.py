@@ -1,4 +1,4 @@
-"""Who may come in, and what browsers are told to allow.
+"""Who may come in, and what browsers are to allow.
 
 Every request but those for the log-in page and its looks needs a session (`sessions`). What changes
 anything is a POST, and must say that it comes from a page of ours: its Origin is the host that it
@@ -90,9 +90,9 @@ def _foreign(request: Request, form: Mapping[str, list[str]], session: Session) 
         return "it is from another origin"
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
         return "its browser says that it is from another site"
-    told = request.headers.get("x-csrf-token") or form.get(CSRF, [""])[0]
-    if not hmac.compare_digest(told.encode(errors="replace"), session.csrf.encode()):
-        return "it has not its session's token"
+    token = request.headers.get("x-csrf-token") or form.get(CSRF, [""])[0]
+    if not hmac.compare_digest(token.encode(errors="replace"), session.csrf.encode()):
+        return "it does not have the token of its session"
     return ""
 
 

@@ -171,7 +171,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(asset=assets.url, asked=words.asked, is_today=is_today)
+    environment.globals.update(asset=assets.url, question=words.question, is_today=is_today)
     environment.globals.update(console_url=console_url)
     environment.globals.update(form=answering.form, typed_first=answering.typed_first)
     environment.filters.update(

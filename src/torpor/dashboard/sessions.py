@@ -53,12 +53,12 @@ class Sessions:
         until = self._links.pop(_digest(token), None)
         if until is None or until < self._now():
             return None
-        made = LoggedIn(
+        entered = LoggedIn(
             secrets.token_urlsafe(32),
             Session(secrets.token_urlsafe(32), self._now() + SESSION_S),
         )
-        _keep(self._sessions, _digest(made.id), made.session)
-        return made
+        _keep(self._sessions, _digest(entered.id), entered.session)
+        return entered
 
     def find(self, id: str) -> Session | None:
         found = self._sessions.get(_digest(id))

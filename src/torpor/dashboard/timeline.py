@@ -191,12 +191,12 @@ class Timeline:
         level = str(data.get("level") or "info")
         tone = {"warning": WARN, "error": BAD}.get(level, "")
         blocks = (block("data", data["data"]),) if data.get("data") else ()
-        said = words.line(words.note(data), BRIEF_CHARS)
-        return self._put(_item(entry, "note", level, brief=said, tone=tone, blocks=blocks))
+        text = words.line(words.note(data), BRIEF_CHARS)
+        return self._put(_item(entry, "note", level, brief=text, tone=tone, blocks=blocks))
 
     def _unfit(self, entry: Object) -> Item:
-        said = words.line(words.unfit(entry["data"]), BRIEF_CHARS)
-        return self._put(_item(entry, "note", "replayed", brief=said, tone=WARN))
+        text = words.line(words.unfit(entry["data"]), BRIEF_CHARS)
+        return self._put(_item(entry, "note", "replayed", brief=text, tone=WARN))
 
     def _emitted(self, entry: Object) -> Item:
         data = entry["data"]
@@ -217,8 +217,8 @@ def _last_line(text: str) -> str:
     """The last one that has anything in it. Only that is read: what is printed comes in pieces."""
     for line in reversed(text.split("\n")):
         (shown,) = terminal.lines(line[-_LINE_CHARS:])
-        if (said := terminal.bare(shown)).strip():
-            return said
+        if (text := terminal.bare(shown)).strip():
+            return text
     return ""
 
 
@@ -260,22 +260,22 @@ def _step(entry: Object) -> Item:
 def _turn(entry: Object) -> Item:
     sent = entry["data"].get("data") or {}
     body = sent.get("body") if isinstance(sent, Mapping) else None
-    asked = turns.asked(body)
-    if asked is None:
+    prompt = turns.read_prompt(body)
+    if prompt is None:
         return _item(entry, "turn", _name(entry["data"]), blocks=(block("request", sent),))
-    blocks = [block(said.role, said.text) for said in asked.new]
-    if asked.earlier:
-        count = words.count(asked.earlier, "message")
+    blocks = [block(message.role, message.text) for message in prompt.new]
+    if prompt.earlier:
+        count = words.count(prompt.earlier, "message")
         blocks.insert(0, Block("", f"{count} from before, sent again"))
-    brief = words.line(asked.new[-1].text, BRIEF_CHARS) if asked.new else ""
-    return _item(entry, "turn", asked.model or "model", brief=brief, blocks=tuple(blocks))
+    brief = words.line(prompt.new[-1].text, BRIEF_CHARS) if prompt.new else ""
+    return _item(entry, "turn", prompt.model or "model", brief=brief, blocks=tuple(blocks))
 
 
 def _file(entry: Object) -> Item:
     """One that was published, or kept at the end."""
-    told = entry["data"].get("data") or {}
-    name, kept = str(told.get("name")), bool(told.get("kept"))
-    brief = words.line(str(told.get("media_type")), BRIEF_CHARS)
+    details = entry["data"].get("data") or {}
+    name, kept = str(details.get("name")), bool(details.get("kept"))
+    brief = words.line(str(details.get("media_type")), BRIEF_CHARS)
     figures = ("kept at the end",) if kept else ()
     return _item(entry, "file", name, brief=brief, figures=figures)
 
@@ -283,27 +283,27 @@ def _file(entry: Object) -> Item:
 def _said(entry: Object) -> Item:
     """What was done with the conversation: a message, a window of it for a model, a compaction."""
     data = entry["data"]
-    told = data.get("data") or {}
+    details = data.get("data") or {}
     match data.get("name"):
-        case "append" if isinstance(told.get("message"), Mapping):
-            message = told["message"]
+        case "append" if isinstance(details.get("message"), Mapping):
+            message = details["message"]
             more = {key: v for key, v in message.items() if key not in ("role", "content")}
             content = message.get("content") or more
             blocks = (block("", content), *((block("with it", more),) if more else ()))
-            pinned = ("pinned",) if told.get("pinned") else ()
+            pinned = ("pinned",) if details.get("pinned") else ()
             brief = words.compact(content, BRIEF_CHARS)
-            figures = (f"{told.get('tokens')} tokens", *pinned)
+            figures = (f"{details.get('tokens')} tokens", *pinned)
             title = str(message.get("role"))
             return _item(entry, "message", title, brief=brief, blocks=blocks, figures=figures)
         case "window":
-            sent, whole = told.get("sent"), told.get("whole")
-            brief = f"{told.get('messages')} of {told.get('of')} messages"
+            sent, whole = details.get("sent"), details.get("whole")
+            brief = f"{details.get('messages')} of {details.get('of')} messages"
             figures = (f"{sent} of {whole} tokens",)
             return _item(entry, "window", "for a model", brief=brief, figures=figures)
         case "compact":
-            figures = (f"{told.get('before')} → {told.get('after')} tokens",)
-            blocks = (block("summary", told.get("summary")),)
-            brief = words.compact(told.get("summary"), BRIEF_CHARS)
+            figures = (f"{details.get('before')} → {details.get('after')} tokens",)
+            blocks = (block("summary", details.get("summary")),)
+            brief = words.compact(details.get("summary"), BRIEF_CHARS)
             return _item(entry, "message", "summary", brief=brief, blocks=blocks, figures=figures)
     return _operation(entry)
 
@@ -332,9 +332,9 @@ def _conclude(item: Item, data: Object, prices: Prices | None) -> Item:
     figures = (*item.figures, "set by hand") if "set" in data else item.figures
     if isinstance(data.get("error"), Mapping):
         error = data["error"]
-        said = f"{error.get('type')}: {error.get('message')}"
-        blocks = (*item.blocks, block("error", str(error.get("traceback") or said)))
-        brief = words.line(said, BRIEF_CHARS)
+        text = f"{error.get('type')}: {error.get('message')}"
+        blocks = (*item.blocks, block("error", str(error.get("traceback") or text)))
+        brief = words.line(text, BRIEF_CHARS)
         return replace(item, tone=BAD, brief=brief, blocks=blocks, figures=figures)
     if isinstance(data.get("blob"), Mapping):
         apart = "" if item.kind == "file" else ", kept apart"
@@ -355,7 +355,7 @@ def _conclude(item: Item, data: Object, prices: Prices | None) -> Item:
 
 
 def _decided(item: Item, value: Object) -> Item:
-    """A wait's end: who said what."""
+    """A wait's end: who answered, and what."""
     status = str(value.get("status") or "completed")
     approved = value.get("approved")
     if isinstance(approved, bool):
@@ -371,8 +371,8 @@ def _decided(item: Item, value: Object) -> Item:
     if data is not None:
         blocks.append(block("answer" if item.kind == "wait" else "result", data))
     if item.kind == "child":
-        said = words.error_line(data) if status == "failed" and isinstance(data, Mapping) else data
-        brief = words.compact(said, BRIEF_CHARS)
+        text = words.error_line(data) if status == "failed" and isinstance(data, Mapping) else data
+        brief = words.compact(text, BRIEF_CHARS)
     shown = (*item.figures, *figures)
     return replace(item, tone=tone, brief=brief, figures=shown, blocks=tuple(blocks))
 
@@ -394,12 +394,12 @@ def _answered(item: Item, value: object, prices: Prices | None) -> Item:
         figures.append(reply.finish)
     if reply.failed:
         figures.append(f"HTTP {reply.status}")
-    said = [reply.text] if reply.text else []
-    said += [f"→ {tool.name}({tool.arguments})" for tool in reply.tools]
-    blocks = [*item.blocks, *(block("assistant", text) for text in said)]
-    if not said:
+    parts = [reply.text] if reply.text else []
+    parts += [f"→ {tool.name}({tool.arguments})" for tool in reply.tools]
+    blocks = [*item.blocks, *(block("assistant", part) for part in parts)]
+    if not parts:
         blocks.append(block("answer", value))
-    brief = words.line(said[-1], BRIEF_CHARS) if said else item.brief
+    brief = words.line(parts[-1], BRIEF_CHARS) if parts else item.brief
     tone = BAD if reply.failed else GOOD
     return replace(item, tone=tone, brief=brief, figures=tuple(figures), blocks=tuple(blocks))
 
@@ -408,10 +408,10 @@ def _ended(entry: Object) -> Item:
     state, data = entry["kind"].removeprefix("run."), entry["data"]
     error = data.get("error")
     if isinstance(error, Mapping):
-        said = f"{error.get('type')}: {error.get('message')}"
-        blocks = (block("error", str(error.get("traceback") or said)),)
+        text = f"{error.get('type')}: {error.get('message')}"
+        blocks = (block("error", str(error.get("traceback") or text)),)
         tone = BAD if state == "failed" else WARN
-        brief = words.line(said, BRIEF_CHARS)
+        brief = words.line(text, BRIEF_CHARS)
         return _item(entry, "run", state, brief=brief, tone=tone, blocks=blocks)
     result = data.get("result")
     brief = words.compact(result, BRIEF_CHARS)

@@ -68,8 +68,8 @@ def read(text: str) -> Traceback:
     for _, same in groupby(_read(text.splitlines()), key=_kind):
         together = list(same)
         frames = tuple(each for each in together if isinstance(each, Frame))
-        said = "\n".join(each for each in together if isinstance(each, str)).strip("\n")
-        parts += [Part(frames, said)] if frames or said else []
+        text = "\n".join(each for each in together if isinstance(each, str)).strip("\n")
+        parts += [Part(frames, text)] if frames or text else []
     return Traceback(tuple(parts))
 
 

@@ -1,4 +1,4 @@
-"""What a model was asked, as a turn of a conversation: what was new in it, what was sent again.
+"""A prompt for a model, as a turn of a conversation: what was new in it, what was sent again.
 
 Known are OpenAI's chat completions and responses, whose shape most servers speak, and Anthropic's
 messages. What is not known is shown as it is. Pure; takes whatever an agent or a server wrote.
@@ -15,22 +15,22 @@ Object = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Said:
+class Message:
     role: str
     text: str
 
 
 @dataclass(frozen=True)
-class Asked:
+class Prompt:
     """`new`: the messages since the model last spoke; `earlier`: how many more were sent."""
 
     model: str = ""
-    new: list[Said] = field(default_factory=list)
+    new: list[Message] = field(default_factory=list)
     earlier: int = 0
 
 
-def asked(body: object) -> Asked | None:
-    """What a request's body asks; None if it is no conversation."""
+def read_prompt(body: object) -> Prompt | None:
+    """The prompt in a request's body; None if that is no conversation."""
     data = _object(body)
     sent = _first(data, "messages", "input", "prompt")
     if isinstance(sent, str):
@@ -38,30 +38,30 @@ def asked(body: object) -> Asked | None:
     if not isinstance(sent, list):
         return None
     before = _text(_first(data, "system", "instructions"))
-    messages = [Said("system", before)] if before else []
-    messages += [said for each in sent for said in _said(each)]
-    spoke = [at for at, said in enumerate(messages) if said.role == "assistant"]
+    messages = [Message("system", before)] if before else []
+    messages += [message for each in sent for message in _messages(each)]
+    spoke = [at for at, message in enumerate(messages) if message.role == "assistant"]
     since = spoke[-1] + 1 if spoke else 0
-    return Asked(str(data.get("model") or ""), messages[since:], since)
+    return Prompt(str(data.get("model") or ""), messages[since:], since)
 
 
-def _said(message: object, role: str = "user") -> Iterator[Said]:
+def _messages(message: object, role: str = "user") -> Iterator[Message]:
     """A message, and the tools that it calls."""
     if not isinstance(message, Mapping):
         return
     role = str(message.get("role") or role)
     text = _text(message.get("content"))
     if text:
-        yield Said(role, text)
+        yield Message(role, text)
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, Mapping) else None
         if isinstance(function, Mapping):
-            yield Said(role, _call(function))
+            yield Message(role, _call(function))
     if message.get("type") == "function_call":
-        yield Said(role, _call(message))
+        yield Message(role, _call(message))
     if message.get("type") == "function_call_output":
-        yield Said("tool", _text(message.get("output")))
+        yield Message("tool", _text(message.get("output")))
 
 
 def _call(function: Object) -> str:

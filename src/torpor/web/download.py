@@ -37,7 +37,7 @@ class Content(NamedTuple):
         return cls(file.path, "application/octet-stream", file.bytes, file.digest, chunks)
 
 
-async def download(content: Content, asked: Mapping[str, str]) -> Response:
+async def download(content: Content, requested: Mapping[str, str]) -> Response:
     """The response to a request with these headers: whole, the range that it asks for, or that
     the client has it already. Raises what the first chunk does."""
     tag = f'"{content.digest}"'
@@ -50,11 +50,11 @@ async def download(content: Content, asked: Mapping[str, str]) -> Response:
         "cache-control": "private, no-cache",
     }
     if tag in [
-        each.strip().removeprefix("W/") for each in asked.get("if-none-match", "").split(",")
+        each.strip().removeprefix("W/") for each in requested.get("if-none-match", "").split(",")
     ]:
         return Response(status_code=304, headers=headers)
     begin, end, status = 0, content.size, 200
-    if asked.get("if-range", tag) == tag and (text := asked.get("range")) is not None:
+    if requested.get("if-range", tag) == tag and (text := requested.get("range")) is not None:
         found = _range(text, content.size)
         if found is not None:
             begin, end = found

@@ -67,8 +67,8 @@ def form(schema: Json | None) -> Field:
     """The field, mostly a group, that `schema` asks for; None: anything."""
     if schema is None:
         return Field((), "json", "Answer")
-    made = _field(schema, schema, (), "Answer", True)
-    return made if sum(1 for _ in leaves(made)) <= FIELDS_MAX else _json((), schema, "Answer", True)
+    form = _field(schema, schema, (), "Answer", True)
+    return form if sum(1 for _ in leaves(form)) <= FIELDS_MAX else _json((), schema, "Answer", True)
 
 
 def leaves(of: Field) -> Iterator[Field]:
@@ -143,8 +143,8 @@ def _list(schema: Json, root: Json, about: dict[str, Any]) -> Field | None:
 
 
 def _json(path: tuple[str, ...], schema: Json, label: str, required: bool) -> Field:
-    title, said = str(schema.get("title") or label), str(schema.get("description") or "")
-    return Field(path, "json", title, said, required, initial=schema.get("default"))
+    title, description = str(schema.get("title") or label), str(schema.get("description") or "")
+    return Field(path, "json", title, description, required, initial=schema.get("default"))
 
 
 def _plain(schema: Any, root: Json) -> tuple[Any, bool]:

@@ -167,20 +167,20 @@ def files(given: list[dict[str, Any]], most: int = 10) -> list[tuple[str, str]]:
     return rows
 
 
-def used(told: Mapping[str, Any]) -> str:
+def used(usage: Mapping[str, Any]) -> str:
     """`gpt-4.1: 12 calls, 3,400 tokens in, 500 out, $0.01, and 2 calls that did not tell`"""
-    parts = [f"{told['model'] or 'unknown'}: {count(told['calls'], 'call')}", *figures(told)]
-    if told["repeats"]:
-        parts.append(f"in doubt and repeated {count(told['repeats'], 'time')}")
+    parts = [f"{usage['model'] or 'unknown'}: {count(usage['calls'], 'call')}", *figures(usage)]
+    if usage["repeats"]:
+        parts.append(f"in doubt and repeated {count(usage['repeats'], 'time')}")
     return ", ".join(parts)
 
 
-def figures(told: Mapping[str, Any]) -> list[str]:
-    """What calls took, of which some may not have told."""
-    parts = [tokens(told["input_tokens"], told["output_tokens"])]
-    if told["cost_usd"] is not None:
-        parts.append(dollars(told["cost_usd"]))
-    unmeasured = told["unmeasured"]
+def figures(usage: Mapping[str, Any]) -> list[str]:
+    """What calls used; some replies may not have reported it."""
+    parts = [tokens(usage["input_tokens"], usage["output_tokens"])]
+    if usage["cost_usd"] is not None:
+        parts.append(dollars(usage["cost_usd"]))
+    unmeasured = usage["unmeasured"]
     if parts[0] and unmeasured:
         parts.append(f"and {count(unmeasured, 'call')} without token counts")
     elif unmeasured:
@@ -194,20 +194,20 @@ def tokens(input: int | None, output: int | None) -> str:
     return ", ".join(known).replace(" ", " tokens ", 1)
 
 
-def conversation(told: Mapping[str, Any]) -> str:
+def conversation(counted: Mapping[str, Any]) -> str:
     """`17 messages, 1,260 tokens; 2,480 tokens sent of 6,200 (40 %), 8 turns, 2 compactions`"""
-    text = f"{count(told['messages'], 'message')}, {told['tokens']:,} tokens"
-    if told["turns"]:
-        sent, whole = told["tokens_sent"], told["tokens_whole"]
+    text = f"{count(counted['messages'], 'message')}, {counted['tokens']:,} tokens"
+    if counted["turns"]:
+        sent, whole = counted["tokens_sent"], counted["tokens_whole"]
         text += f"; {sent:,} tokens sent of {whole:,}"
         text += f" ({100 * sent // whole} %)" if whole else ""
-        text += f", {count(told['turns'], 'turn')}"
-    if told["compactions"]:
-        text += f", {count(told['compactions'], 'compaction')}"
+        text += f", {count(counted['turns'], 'turn')}"
+    if counted["compactions"]:
+        text += f", {count(counted['compactions'], 'compaction')}"
     return text
 
 
-def asked(wait: Mapping[str, Any], most: int = 200) -> str:
+def question(wait: Mapping[str, Any], most: int = 200) -> str:
     """What a wait is about: its prompt, else the name that the agent gave it."""
     name = str(wait["op"]).partition(":")[2].removesuffix("#1")
     return line(wait["prompt"] or name or wait["op"], most)
@@ -223,8 +223,8 @@ def waiting_for(waits: list[dict[str, Any]], now: float) -> str:
             f"{clock(first['due_at'], now).rsplit('.', 1)[0]} ({duration(first['due_at'] - now)})"
         )
     elif first["kind"] == "child":
-        what = f"a run of {asked(first, 60)}"
+        what = f"a run of {question(first, 60)}"
     else:
         kind = "approval" if first["approve"] else _AWAITED.get(first["kind"], "an answer")
-        what = f"{kind}: {asked(first, 60)}"
+        what = f"{kind}: {question(first, 60)}"
     return f"{what} and {more} more" if more else what

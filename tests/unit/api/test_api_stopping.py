@@ -30,10 +30,10 @@ async def test_it_is_done_once_and_told_to_all_who_ask() -> None:
     stop = Stop(hand_over)
     first: list[str] = []
     second: list[str] = []
-    asking = [asyncio.create_task(stop.ask(first.append))]
+    asking = [asyncio.create_task(stop.request(first.append))]
     await began.wait()
-    asking.append(asyncio.create_task(stop.ask(second.append)))
-    leaves = asyncio.create_task(stop.ask())
+    asking.append(asyncio.create_task(stop.request(second.append)))
+    leaves = asyncio.create_task(stop.request())
     await asyncio.sleep(0)
     leaves.cancel()  # who leaves does not end it
     assert not stop.closing.is_set()
@@ -49,6 +49,6 @@ async def test_what_fails_does_not_keep_the_server(caplog: pytest.LogCaptureFixt
         raise RuntimeError("ours to mend")
 
     stop = Stop(hand_over)
-    await stop.ask()
+    await stop.request()
     assert stop.closing.is_set()
     assert "ours to mend" in caplog.text

@@ -202,7 +202,7 @@ def test_what_is_asked_about_reads_as_text(value: Any, text: str) -> None:
     [("Send?", "wait:a#1", "Send?"), (None, "wait:a#1", "a"), (None, "wait:a b#2", "a b#2")],
 )
 def test_a_wait_is_called_by_its_prompt_or_name(prompt: str | None, op: str, text: str) -> None:
-    assert words.asked({"prompt": prompt, "op": op}) == text
+    assert words.question({"prompt": prompt, "op": op}) == text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torpor.core.prices import Prices
 from torpor.dashboard import life, turns
 from torpor.dashboard.timeline import BAD, BUSY, GOOD, Item, Timeline
-from torpor.dashboard.turns import Asked, Said
+from torpor.dashboard.turns import Message, Prompt
 
 KEYS = st.sampled_from(
     ["messages", "input", "choices", "message", "content", "usage", "tool_calls", "function"]
@@ -32,8 +32,8 @@ def test_a_chat_completion_is_a_turn() -> None:
         {"role": "tool", "content": [{"type": "text", "text": "42"}]},
         {"role": "user", "content": "And?"},
     ]
-    asked = turns.asked(json.dumps({"model": "m", "messages": messages}))
-    assert asked == Asked("m", [Said("tool", "42"), Said("user", "And?")], earlier=3)
+    asked = turns.read_prompt(json.dumps({"model": "m", "messages": messages}))
+    assert asked == Prompt("m", [Message("tool", "42"), Message("user", "And?")], earlier=3)
 
 
 def test_a_turn_shows_what_it_took_and_cost() -> None:
@@ -58,7 +58,7 @@ def test_a_turn_shows_what_it_took_and_cost() -> None:
 @settings(max_examples=60, deadline=None)
 @given(SHAPED, SHAPED)
 def test_whatever_an_agent_or_a_server_wrote_is_read(asked: Any, answered: Any) -> None:
-    turns.asked(json.dumps(asked))
+    turns.read_prompt(json.dumps(asked))
     log = Log()
     log.add("op.begin", "model:/x#1", kind="model", name="/x", data=asked)
     log.add("op.end", "model:/x#1", ok=True, value={"status": 200, "body": json.dumps(answered)})

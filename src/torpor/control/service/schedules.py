@@ -84,8 +84,8 @@ def _reply(row: ScheduleRow) -> Schedule:
 
 
 def _checked(settings: ScheduleSettings) -> Object:
-    asked: Mapping[str, Any] = settings
-    checked = {key: asked[key] for key in SETTINGS if key != "env"}
+    given: Mapping[str, Any] = settings
+    checked = {key: given[key] for key in SETTINGS if key != "env"}
     if "env" in settings:
         checked["env"] = check_env(settings["env"], "env")
     times_of(checked).check()

@@ -28,13 +28,13 @@ class Transfers:
     async def export(self, ref: str, snapshot: str | None = None) -> Iterator[bytes]:
         spool = await asyncio.to_thread(tempfile.TemporaryFile, dir=self._home.run)
         try:
-            told = await self._store.read(
+            rows = await self._store.read(
                 lambda c: transfer.read_told(c, ref, snapshot, cast(BinaryIO, spool))
             )
-            key = await self._keys.find(told.run)
-            opening = await transfer.keys_of(told, self._values, self._keys)
+            key = await self._keys.find(rows.run)
+            opening = await transfer.keys_of(rows, self._values, self._keys)
             return await asyncio.to_thread(
-                transfer.export, self._home, self._blobs, told, key, opening, self._clock.now()
+                transfer.export, self._home, self._blobs, rows, key, opening, self._clock.now()
             )
         except BaseException:
             spool.close()
