@@ -34,7 +34,7 @@ def test_a_key_is_made_listed_and_revoked(torpor: Torpor) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (("create", "x", "-s", "admin", "--agent", "a"), "restricted cannot have scope admin"),
+        (("create", "x", "-s", "admin", "--agent", "a"), "restricted key cannot have scope admin"),
         (("revoke", "nobody"), "there is no key 'nobody'"),
         (("token", "--run", "run_nothing"), "run_nothing"),
     ],

@@ -66,9 +66,9 @@ def main():
         "beside": (HERE / "prompts" / "a.txt").read_text(),
         "below": open("data/x.csv").read(),
         "root": Path.cwd() == HERE.parent.parent,
-        "module": said(sys.executable, "-m", "hr"),
-        "program": said("hr"),
-        "executable": said(str(HERE / "tool.sh")),
+        "module": text_of(sys.executable, "-m", "hr"),
+        "program": text_of("hr"),
+        "executable": text_of(str(HERE / "tool.sh")),
     }
 """,
 }

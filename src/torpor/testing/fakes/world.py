@@ -87,7 +87,7 @@ SPEC: Object = {
 }
 # No page of the kernel's file is known in memory.
 IMAGE_FACTS = {"kernel_memory": {"first_page": 0, "pages": 0, "at": 0}}
-STUCK_S = 30.0
+STUCK_S = 10.0
 FREEZING = ("pause", "paused", "device", "keep", "kept", "kill", "dropped")
 POINTS = ("load", "forget", "become", "resume", "model", *FREEZING, "write", "written")
 
