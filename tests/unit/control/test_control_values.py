@@ -103,7 +103,10 @@ END = {"t": "end", "op": STEP, "ok": True, "blob": {"bytes": 1000, "form": "byte
 BEGIN = {"t": "begin", "op": STEP, "kind": "step", "name": str(N), "digest": DIGEST, "data": {}}
 WRONG: dict[str, tuple[list[dict[str, Any]], str]] = {
     "nothing came": ([BEGIN, END], "never came"),
-    "too little came": ([BEGIN, PART, END | {"blob": {"bytes": 1001, "form": "bytes"}}], "1,000 of"),
+    "too little came": (
+        [BEGIN, PART, END | {"blob": {"bytes": 1001, "form": "bytes"}}],
+        "1,000 of",
+    ),
     "more than is taken": ([BEGIN, *[PART] * 4], "more than 3,000 bytes"),
     "not base64": ([BEGIN, PART | {"data": "?"}], "not base64"),
 }
