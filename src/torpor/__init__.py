@@ -8,6 +8,7 @@ same name offers what agents import (`torpor.agent`, `torpor.step`, ...): those 
 sdk          what agents import
 testing      agents in tests, and fakes of torpor's own parts
 cli          the command line
+terminal     what the command line and the benches print
 client       how programs speak to the server
 project      an agent's files where its author has them
 api          HTTP: requests become calls of the service; the server's process

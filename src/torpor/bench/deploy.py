@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from torpor.bench.bars import Figure
 from torpor.bench.stage import Stage, ended, figure_table, perform
 from torpor.bench.stats import percentile
-from torpor.cli.screen import show, show_json
 from torpor.core.agentfile import AgentSource
 from torpor.core.errors import InternalError
 from torpor.engine import qemu
+from torpor.terminal.screen import show, show_json
 
 CHANGED_MS = 5000.0
 DEPENDENCIES = ("httpx", "openai", "pydantic")

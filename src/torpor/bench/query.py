@@ -23,7 +23,6 @@ from sqlalchemy import Connection
 
 from torpor.bench.stage import processor
 from torpor.bench.stats import Spread, spread
-from torpor.cli.screen import err, show, show_json, table
 from torpor.contextlog import codecs
 from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import NewEntry, append
@@ -33,6 +32,7 @@ from torpor.core.prices import DEFAULT, Prices
 from torpor.core.replies import read_reply
 from torpor.logstore.sqlite import SqliteStore, make_engine
 from torpor.query.ask import Asking, Question
+from torpor.terminal.screen import err, show, show_json, table
 from torpor.web import words
 
 PER_RUN = 100

@@ -20,9 +20,9 @@ from typing import IO
 from torpor.bench.bars import Figure
 from torpor.bench.stage import report, served
 from torpor.bench.stats import percentile
-from torpor.cli.screen import err
 from torpor.core.errors import GuestError
 from torpor.core.home import Home
+from torpor.terminal.screen import err
 
 BAR_MS = 1000
 STEPS = 20

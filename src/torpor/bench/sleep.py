@@ -22,13 +22,13 @@ from sqlalchemy import Connection
 from torpor.bench import peer
 from torpor.bench.stage import Sleeper, Stage, make_cold, perform, processor
 from torpor.bench.stats import Figures, Samples, ratios
-from torpor.cli.screen import show, show_json, table
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.errors import InternalError
 from torpor.core.ids import AgentVersion, RunId
 from torpor.engine import qemu
 from torpor.project.reading import read_agent
+from torpor.terminal.screen import show, show_json, table
 from torpor.web import words
 from torpor.worker.sealing import Keys
 

@@ -38,7 +38,6 @@ from torpor.bench.stage import (
     processor,
 )
 from torpor.bench.stats import Samples, percentile
-from torpor.cli.screen import show, show_json
 from torpor.contextlog import agents, snapshots
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.errors import InternalError
@@ -57,6 +56,7 @@ from torpor.snapshot.manifest import Manifest
 from torpor.snapshot.reader import FrameCache
 from torpor.snapshot.refs import layer_numbers
 from torpor.snapshot.seal import Key
+from torpor.terminal.screen import show, show_json
 from torpor.web import words
 from torpor.wire import names
 from torpor.wire.link import LinkState

@@ -25,8 +25,6 @@ from rich.status import Status
 
 from torpor.bench import cold
 from torpor.bench.bars import Figure
-from torpor.cli.columns import Columns
-from torpor.cli.screen import err, say, show, show_json, table
 from torpor.client import ensure_server, stop_server
 from torpor.contextlog import entries, runs
 from torpor.contextlog.entries import EntryRow
@@ -39,6 +37,8 @@ from torpor.engine import process, registry
 from torpor.logstore.sqlite import SqliteStore
 from torpor.service.runs import RunRequest
 from torpor.service.waits import Answer, WaitFilter
+from torpor.terminal.columns import Columns
+from torpor.terminal.screen import err, say, show, show_json, table
 from torpor.web import words
 
 # What takes longer than this has gone wrong.

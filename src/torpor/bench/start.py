@@ -21,13 +21,13 @@ from sqlalchemy import Connection
 from torpor.bench.bars import Figure
 from torpor.bench.stage import report, served
 from torpor.bench.stats import percentile
-from torpor.cli.screen import err
 from torpor.contextlog import runs
 from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Seq
 from torpor.core.states import RunState
 from torpor.logstore.sqlite import SqliteStore
+from torpor.terminal.screen import err
 
 RUNS = 200
 _PASS = "python -c pass"

@@ -15,12 +15,12 @@ from pathlib import Path
 from torpor.bench.bars import Figure
 from torpor.bench.stage import Sleeper, Stage, figure_table, perform
 from torpor.bench.stats import percentile
-from torpor.cli.screen import show, show_json
 from torpor.contextlog import entries
 from torpor.contextlog.entries import BEGIN, EntryRow
 from torpor.engine import qemu
 from torpor.project.reading import read_agent
 from torpor.service.waits import WaitFilter
+from torpor.terminal.screen import show, show_json
 
 AGENT = Path(__file__).with_name("manywaits.py")
 LINES = 25  # of one run

@@ -46,7 +46,5 @@ files         the files of a run, as `show` lists them
 timeline      a run's log as a timeline
 saving        files that commands write: whole or not at all
 complete      what a shell offers for a word that is being typed
-screen        where things are shown: data, remarks, JSON, progress
-columns       columns of text
 terminal      this terminal, key by key
 """

@@ -18,7 +18,6 @@ from torpor.cli.given import Files, usage
 from torpor.cli.host import connect
 from torpor.cli.inputs import InputGiven
 from torpor.cli.options import ENGINE, Json
-from torpor.cli.screen import progress, say, show, show_json, table
 from torpor.client import Client
 from torpor.core.agentfile import AgentSource
 from torpor.core.durations import seconds
@@ -27,6 +26,7 @@ from torpor.engine import registry
 from torpor.engine.capabilities import EMULATED, EMULATION, NOT_ISOLATED
 from torpor.project.missing import missing_file, missing_module
 from torpor.project.reading import read_agent
+from torpor.terminal.screen import progress, say, show, show_json, table
 from torpor.web import words
 
 EngineOpt = Annotated[

@@ -33,11 +33,11 @@ from torpor.cli.answering import answerable, how_to_answer, user
 from torpor.cli.exits import Exit, of_run
 from torpor.cli.options import Json, RunArg
 from torpor.cli.question import Answer, Detach, Question, outcome_words
-from torpor.cli.screen import err, say, show_json
 from torpor.client import Appended, Back, Client, Ended, Followed, Lost, Unreachable
 from torpor.core.errors import CallerError
 from torpor.core.home import Home
 from torpor.core.states import FINAL
+from torpor.terminal.screen import err, say, show_json
 from torpor.web import words
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like

@@ -10,11 +10,11 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from torpor.cli import fetching, saving
-from torpor.cli.screen import say
 from torpor.client import Client
 from torpor.core.errors import Invalid, NotFound
 from torpor.core.home import Home
 from torpor.core.states import FINAL, RunState
+from torpor.terminal.screen import say
 from torpor.web import words
 
 Object = dict[str, Any]

@@ -10,8 +10,8 @@ import typer
 
 from torpor.cli.host import connect
 from torpor.cli.options import Json
-from torpor.cli.screen import say, show_json
 from torpor.client import refuse_remote
+from torpor.terminal.screen import say, show_json
 
 
 def dashboard(

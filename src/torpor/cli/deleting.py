@@ -9,13 +9,13 @@ import typer
 from torpor.cli import complete
 from torpor.cli.host import connect
 from torpor.cli.options import Json
-from torpor.cli.screen import facts, say, show, show_json
 from torpor.client import Client
 from torpor.core.durations import seconds
 from torpor.core.errors import Conflict
 from torpor.core.home import Home
 from torpor.core.sizes import size_mib
 from torpor.core.states import FINAL
+from torpor.terminal.screen import facts, say, show, show_json
 from torpor.web import words
 
 _FOR_EVER = "ever"

@@ -29,7 +29,6 @@ from torpor.cli.exits import Exit
 from torpor.cli.given import Files, usage
 from torpor.cli.host import connect
 from torpor.cli.inputs import InputGiven
-from torpor.cli.screen import say
 from torpor.client import Client
 from torpor.core.agentfile import AgentSource
 from torpor.core.errors import NotFound, TorporError
@@ -38,6 +37,7 @@ from torpor.core.layout import OURS
 from torpor.core.states import RELOADED
 from torpor.engine import registry
 from torpor.project.missing import missing_file
+from torpor.terminal.screen import say
 from torpor.web import words
 
 # Runs of `torpor dev` wait here, not where others do.

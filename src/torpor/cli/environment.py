@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from torpor.cli.screen import say
 from torpor.core import environment
 from torpor.core.errors import Invalid
+from torpor.terminal.screen import say
 
 EnvOpt = Annotated[
     list[str] | None,

@@ -8,9 +8,9 @@ import typer
 
 from torpor.cli.answering import Data, given, user
 from torpor.cli.options import Json, RunArg
-from torpor.cli.screen import say, show_json
 from torpor.client import Client
 from torpor.core.home import Home
+from torpor.terminal.screen import say, show_json
 
 
 def send(

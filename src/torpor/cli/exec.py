@@ -20,12 +20,12 @@ import typer
 
 from torpor.cli.environment import EnvFileOpt, read_env
 from torpor.cli.options import RunArg
-from torpor.cli.screen import complain, say
 from torpor.cli.terminal import HERE, raw
 from torpor.client import Client
 from torpor.client.execs import Exec
 from torpor.core.errors import Invalid, TorporError
 from torpor.core.home import Home
+from torpor.terminal.screen import complain, say
 
 NOT_DONE = 125
 _SIGNALLED = 128

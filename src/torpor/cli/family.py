@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from torpor.cli.screen import state
+from torpor.terminal.screen import state
 from torpor.web import words
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from torpor.cli.screen import table
+from torpor.terminal.screen import table
 from torpor.web import words
 
 Object = dict[str, Any]

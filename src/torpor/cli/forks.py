@@ -14,9 +14,9 @@ from torpor.cli.attach import attach
 from torpor.cli.host import connect
 from torpor.cli.inputs import InputGiven, file_text, value_given
 from torpor.cli.options import Json, RunArg
-from torpor.cli.screen import say, show_json
 from torpor.client import Client
 from torpor.project.reading import read_agent
+from torpor.terminal.screen import say, show_json
 
 _SET = re.compile(r"(.+?:.+?#[0-9]+)=(.*)", re.DOTALL)
 

@@ -10,7 +10,7 @@ import typer
 
 from torpor.cli.host import connect
 from torpor.cli.options import Json
-from torpor.cli.screen import facts, say, show, show_json, table
+from torpor.terminal.screen import facts, say, show, show_json, table
 from torpor.web import words
 
 hooks = typer.Typer(

@@ -12,7 +12,6 @@ import typer
 
 from torpor.cli.exits import Exit
 from torpor.cli.options import ENGINE, Json
-from torpor.cli.screen import err, facts, progress, say, show, show_json, table
 from torpor.client import (
     URL,
     Client,
@@ -30,6 +29,7 @@ from torpor.core.home import Home
 from torpor.core.release import difference
 from torpor.engine import registry
 from torpor.engine.capabilities import NOT_ISOLATED
+from torpor.terminal.screen import err, facts, progress, say, show, show_json, table
 from torpor.web import words
 
 if TYPE_CHECKING:

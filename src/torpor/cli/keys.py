@@ -10,8 +10,8 @@ import typer
 from torpor.cli.agents import duration_s
 from torpor.cli.host import connect
 from torpor.cli.options import Json
-from torpor.cli.screen import say, show, show_json, table
 from torpor.core.access import Scope
+from torpor.terminal.screen import say, show, show_json, table
 from torpor.web import words
 
 Object = dict[str, Any]

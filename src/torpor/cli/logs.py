@@ -19,12 +19,12 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from torpor.cli.options import Json, RunArg
-from torpor.cli.screen import say, show_json
 from torpor.client import Appended, Back, Client, Lost
 from torpor.core import artifacts
 from torpor.core.durations import seconds
 from torpor.core.home import Home
 from torpor.core.ids import op_kind
+from torpor.terminal.screen import say, show_json
 from torpor.web import words
 
 _IN_OP = ("kind", "name", "digest", "hint")  # its id says the first two; the rest is not for people

@@ -87,7 +87,7 @@ def show_error(error: TorporError, *, as_json: bool) -> None:
 
         sys.stderr.write(json.dumps({"error": problem(error)}) + "\n")
     else:
-        from torpor.cli.screen import complain
+        from torpor.terminal.screen import complain
 
         complain(error.message, error.hint)
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import family
-from torpor.cli.columns import Cell
 from torpor.cli.options import Json
-from torpor.cli.screen import say, show, show_json, state, table
 from torpor.client import Client
 from torpor.core.home import Home
 from torpor.core.states import FINAL, RELOADED, UNFINISHED, RunState
+from torpor.terminal.columns import Cell
+from torpor.terminal.screen import say, show, show_json, state, table
 from torpor.web import words
 
 _DAY_S = 86400

@@ -13,8 +13,8 @@ import typer
 from torpor.cli.host import connect
 from torpor.cli.inputs import value_given
 from torpor.cli.options import Json
-from torpor.cli.screen import say, show, show_json, table
 from torpor.core.errors import Invalid
+from torpor.terminal.screen import say, show, show_json, table
 from torpor.web import words
 
 Object = dict[str, Any]

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli.options import Json
-from torpor.cli.screen import say, show, show_json, table
 from torpor.client import Client
 from torpor.core.home import Home
 from torpor.core.rules import parse_rate
+from torpor.terminal.screen import say, show, show_json, table
 
 Object = dict[str, Any]
 Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=False)]

@@ -17,13 +17,13 @@ from torpor.cli import family, files, timeline
 from torpor.cli.answering import how_to_answer
 from torpor.cli.options import Json, RunArg
 from torpor.cli.ps import row
-from torpor.cli.screen import facts, say, show, show_json, state, table
 from torpor.cli.storage import snapshot_table
 from torpor.client import Client
 from torpor.core.home import Home
 from torpor.core.states import RunState
 from torpor.engine import registry
 from torpor.engine.capabilities import NOT_ISOLATED
+from torpor.terminal.screen import facts, say, show, show_json, state, table
 from torpor.web import words
 
 _OUTPUT_LINES = 10

@@ -14,9 +14,9 @@ from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
 from torpor.cli.host import connect
 from torpor.cli.inputs import InputGiven
 from torpor.cli.options import Json
-from torpor.cli.screen import say, show, show_json, table
 from torpor.client import Client
 from torpor.core.home import Home
+from torpor.terminal.screen import say, show, show_json, table
 from torpor.web import words
 
 Object = dict[str, Any]

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from torpor.cli import saving
-from torpor.cli.columns import Columns
 from torpor.cli.exits import Exit
 from torpor.cli.host import connect
 from torpor.cli.options import Json, RunArg
-from torpor.cli.screen import err, facts, say, show, show_json, table
 from torpor.client import Client, refuse_remote, require_linux
 from torpor.core.home import Home
+from torpor.terminal.columns import Columns
+from torpor.terminal.screen import err, facts, say, show, show_json, table
 from torpor.web import words
 
 _CHUNK = 1 << 20

@@ -12,12 +12,12 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from torpor.cli.columns import Cell
 from torpor.cli.host import connect
 from torpor.cli.options import Json
-from torpor.cli.screen import show, show_json, state, table
 from torpor.client import Client, Unreachable
 from torpor.core.states import UNFINISHED, RunState
+from torpor.terminal.columns import Cell
+from torpor.terminal.screen import show, show_json, state, table
 from torpor.web import words
 
 Object = dict[str, Any]

@@ -10,10 +10,10 @@ import typer
 from rich.text import Text
 
 from torpor.cli.options import Json, RunArg
-from torpor.cli.screen import facts, say, show, show_json, table
 from torpor.client import Client
 from torpor.core import inputs, schemas
 from torpor.core.home import Home
+from torpor.terminal.screen import facts, say, show, show_json, table
 from torpor.web import words
 
 Object = dict[str, Any]

@@ -13,9 +13,9 @@ from torpor.cli.answering import Data, find_wait, given, user
 from torpor.cli.filling import expected
 from torpor.cli.options import Json
 from torpor.cli.question import outcome_words
-from torpor.cli.screen import facts, say, show, show_json, table
 from torpor.client import Client
 from torpor.core.home import Home
+from torpor.terminal.screen import facts, say, show, show_json, table
 from torpor.web import words
 
 WaitArg = Annotated[

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console, Group
 
-from torpor.cli.columns import Cell, Columns
-from torpor.cli.screen import facts, show
+from torpor.terminal.columns import Cell, Columns
+from torpor.terminal.screen import facts, show
 
 ROWS: list[tuple[Cell, ...]] = [
     ("run_1", ("failed", "red"), "a long reason " * 30),

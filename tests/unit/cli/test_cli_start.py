@@ -24,7 +24,7 @@ LISTED = [each for commands in COMMANDS.values() for each in commands]
 
 # None takes less than 50 ms, and pydantic 170: typer reads with it what somebody typed.
 HEAVY = {"pydantic", "httpx", "sqlalchemy", "fastapi", "numpy", "asyncio", "jinja2", "jsonschema"}
-ALSO_RICH = HEAVY | {"rich", "http.client", "ssl", "torpor.client", "torpor.cli.screen"}
+ALSO_RICH = HEAVY | {"rich", "http.client", "ssl", "torpor.client", "torpor.terminal.screen"}
 
 # The program as its console script starts it; which modules are loaded at its end.
 PROGRAM = """

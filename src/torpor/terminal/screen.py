@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from torpor.cli.columns import Cell, Columns
+from torpor.terminal.columns import Cell, Columns
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
