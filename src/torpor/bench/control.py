@@ -47,7 +47,7 @@ from torpor.snapshot.store import SnapshotStore
 from torpor.worker.commands import Commands
 from torpor.worker.metrics import Metrics
 from torpor.worker.parts import Shared
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 from torpor.worker.values import Values
 
 AGENT = Path(__file__).with_name("working.py")
@@ -290,7 +290,7 @@ async def _timers_late_ms(home: Home) -> float:
 
 def _without_engines(home: Home, store: SqliteStore) -> Scheduler:
     """Timers and claims as in a server, and no engine that has room."""
-    keys = Keys(home, store, on=False)
+    keys = SealingKeys(home, store, on=False)
     blobs = SnapshotStore(LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs")
     values = Values(blobs.blobs, home.run, store, keys)
     model = Model(home, BrokerClient(home.socket("broker")), "none")

@@ -30,7 +30,7 @@ from torpor.engine import qemu
 from torpor.project.reading import read_agent
 from torpor.terminal.screen import show, show_json, table
 from torpor.web import words
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 AGENT = Path(__file__).with_name("asleep.py")
 PEER_CYCLES_MAX = 10
@@ -94,7 +94,7 @@ async def _measure(stage: Stage, memory_mib: int, cycles: int) -> Report:
         service.machines,
         run,
         newest,
-        await Keys(home, stage.store, on=False).find(run),
+        await SealingKeys(home, stage.store, on=False).find(run),
         peer_cycles,
         home.run,
         lambda cycle: tell(f"QEMU's own migration, {cycle + 1} of {peer_cycles}"),

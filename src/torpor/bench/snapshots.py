@@ -60,7 +60,7 @@ from torpor.terminal.screen import show, show_json
 from torpor.web import words
 from torpor.wire import names
 from torpor.wire.link import LinkState
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 AGENT = Path(__file__).with_name("chores.py")
 CYCLES = 30
@@ -211,7 +211,7 @@ class _Worker:
         run = await stage.start(version, study=study)
         sleeper = Sleeper(stage, run)
         await sleeper.fall_asleep()
-        key = await Keys(stage.home, stage.store, on=False).find(run)
+        key = await SealingKeys(stage.home, stage.store, on=False).find(run)
         return cls(stage, AgentVersion(version), run, key, sleeper)
 
     async def do(self, chore: str, count: int, *, cold: bool = False) -> Slept:

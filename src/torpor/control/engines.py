@@ -43,7 +43,7 @@ from torpor.worker.metrics import Metrics
 from torpor.worker.onmachines import MachineCarriers
 from torpor.worker.onprocesses import ProcessCarriers
 from torpor.worker.runfiles import RunFiles
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 from torpor.worker.templates import Template, Templates
 from torpor.worker.values import Values
 
@@ -162,7 +162,7 @@ class Shared:
     home: Home
     store: Store
     blobs: SnapshotStore
-    keys: Keys
+    keys: SealingKeys
     values: Values
     files: RunFiles
     metrics: Metrics

@@ -26,7 +26,7 @@ from torpor.worker.obstacles import Obstacles
 from torpor.worker.output import Streams
 from torpor.worker.pen import Pen
 from torpor.worker.recording import Recording
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 from torpor.worker.standing import Result, Standing
 from torpor.worker.stillness import Stillness
 from torpor.worker.tasks import Tasks
@@ -39,7 +39,7 @@ class Shared:
 
     store: Store
     model: Model
-    keys: Keys
+    keys: SealingKeys
     values: Values
     metrics: Metrics
     commands: Commands

@@ -29,7 +29,7 @@ from torpor.worker import retrying, verdicts
 from torpor.worker.beside import Beside
 from torpor.worker.interpreting import Ending
 from torpor.worker.printed import Printed
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ class Pen:
 
         return write
 
-    async def end(self, keys: Keys, ending: Ending) -> None:
+    async def end(self, keys: SealingKeys, ending: Ending) -> None:
         """The run ends so. A failure may have a successor, which is made in the same write."""
         failure = ending.failure
         rewrap = None

@@ -22,12 +22,12 @@ from torpor.engine import registry
 from torpor.logstore.protocol import Store
 from torpor.policy.retries import Failure, decide
 from torpor.worker.loading import source_from
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 _chance = random.SystemRandom()
 
 
-async def rewrapper(store: Store, keys: Keys, run: RunId, failure: Failure) -> Rewrap | None:
+async def rewrapper(store: Store, keys: SealingKeys, run: RunId, failure: Failure) -> Rewrap | None:
     """What a fork that may take the run's place needs, if it fails so; None if none may: a run can
     fail without the host's key."""
 

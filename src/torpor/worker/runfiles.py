@@ -31,7 +31,7 @@ from torpor.engine import registry
 from torpor.logstore.protocol import Store
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Deposit, Kept, read
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class RunFiles:
         self,
         blobs: Blobs,
         store: Store,
-        keys: Keys,
+        keys: SealingKeys,
         clock: Clock = SYSTEM_CLOCK,
         limits: ServerLimits = LIMITS,
     ) -> None:

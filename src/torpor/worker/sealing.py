@@ -85,7 +85,7 @@ def of_file(digest: str) -> str:
     return f"file {digest}"
 
 
-class Keys:
+class SealingKeys:
     def __init__(self, home: Home, store: Store, *, on: bool) -> None:
         """`on`: runs that have no key yet get one."""
         self.path = home.host_key

@@ -36,7 +36,7 @@ from torpor.wire import names
 from torpor.wire.messages import PART_BYTES, VALUE_BYTES_MAX
 from torpor.worker.interpreting import End
 from torpor.worker.pen import Pen, Write
-from torpor.worker.sealing import Keys, RunKey
+from torpor.worker.sealing import RunKey, SealingKeys
 
 # So many at once, of one run.
 INCOMING_MAX = 64
@@ -47,7 +47,7 @@ AHEAD_BYTES = 4 << 20
 class Values:
     """All runs' values. `scratch` is where they are spooled."""
 
-    def __init__(self, blobs: Blobs, scratch: Path, store: Store, keys: Keys) -> None:
+    def __init__(self, blobs: Blobs, scratch: Path, store: Store, keys: SealingKeys) -> None:
         self.blobs, self.scratch = blobs, scratch
         self._store, self._keys = store, keys
 

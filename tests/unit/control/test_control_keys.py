@@ -20,7 +20,7 @@ from torpor.core.states import RunState
 from torpor.logstore.sqlite import SqliteStore
 from torpor.snapshot.seal import Key
 from torpor.testing.fakes.world import World
-from torpor.worker.sealing import Keys, switched_on, unwrap, wrap
+from torpor.worker.sealing import SealingKeys, switched_on, unwrap, wrap
 
 pytestmark = pytest.mark.anyio
 
@@ -69,17 +69,17 @@ async def test_the_host_key_is_made_once_for_its_user_only(
     tmp_path: Path, store: SqliteStore
 ) -> None:
     home = Home(tmp_path)
-    await asyncio.gather(*(Keys(home, store, on=True).check() for _ in range(8)))
+    await asyncio.gather(*(SealingKeys(home, store, on=True).check() for _ in range(8)))
     first = home.host_key.read_bytes()
     assert len(first) == 32
     assert home.host_key.stat().st_mode & 0o777 == 0o600
-    await Keys(home, store, on=True).check()
+    await SealingKeys(home, store, on=True).check()
     assert home.host_key.read_bytes() == first
     assert [path.name for path in tmp_path.glob("*host.key*")] == ["host.key"]
 
 
 async def test_nothing_is_made_where_nothing_is_sealed(tmp_path: Path, store: SqliteStore) -> None:
-    keys = Keys(Home(tmp_path), store, on=False)
+    keys = SealingKeys(Home(tmp_path), store, on=False)
     await keys.check()
     assert await keys.of(RUN) is None and await keys.find(RUN) is None
     assert not Home(tmp_path).host_key.exists()
@@ -104,7 +104,7 @@ async def test_a_host_key_that_is_not_what_it_was(
     if found is not None:
         path.write_bytes(found)
     for on in (True, False):
-        keys = Keys(world.home, world.store, on=on)
+        keys = SealingKeys(world.home, world.store, on=on)
         with pytest.raises(error, match=told) as refused:
             await keys.check()
         assert str(path) in refused.value.message and refused.value.hint
@@ -112,7 +112,7 @@ async def test_a_host_key_that_is_not_what_it_was(
             await keys.find(run)
     assert path.exists() is (found is not None)  # no new one is made in its place
     path.write_bytes(kept)
-    assert await Keys(world.home, world.store, on=True).find(run) is not None
+    assert await SealingKeys(world.home, world.store, on=True).find(run) is not None
 
 
 # -- runs ----------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ async def test_a_run_lives_sealed_and_is_unreadable_once_its_key_is_destroyed(
     await world.start()  # a server that has to unwrap what another has wrapped
     await world.answer("wait:q#1")
     await world.asleep(run)
-    keys = Keys(world.home, world.store, on=True)
+    keys = SealingKeys(world.home, world.store, on=True)
     key = await keys.find(run)
     assert key is not None
     rows = await world.store.read(lambda c: snapshots.list_snapshots(c, run))
@@ -169,7 +169,7 @@ async def test_two_runs_have_two_keys_and_share_their_template(world: World) -> 
     first, second = await world.run([["wait", "q"]]), await world.run([["wait", "q"]])
     await world.asleep(first)
     await world.asleep(second)
-    keys = Keys(world.home, world.store, on=True)
+    keys = SealingKeys(world.home, world.store, on=True)
     one, two = await keys.find(first), await keys.find(second)
     assert one is not None and two is not None and one != two
     (row,) = await world.store.read(lambda c: snapshots.list_snapshots(c, first))

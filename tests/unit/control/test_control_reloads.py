@@ -14,7 +14,7 @@ from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
 from torpor.testing.fakes.plain import Plain
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +73,7 @@ class Reloaded(NamedTuple):
 
 async def reload(plain: Plain, run: RunId, text: str, *, fresh: bool = False) -> Reloaded:
     version = await plain.deploy(text)
-    forking = Forking(plain.store, Keys(plain.home, plain.store, on=False))
+    forking = Forking(plain.store, SealingKeys(plain.home, plain.store, on=False))
     row = await forking.reload(run, version, fresh=fresh)
     told = await plain.store.read(lambda c: forks.forked(c, row))
     assert told is not None
@@ -308,7 +308,7 @@ async def test_code_that_the_run_does_not_fit_changes_nothing(plain: Plain, tmp_
     with pytest.raises(Invalid, match="more"):
         await reload(plain, run, AGENT.replace("def asks(ledger)", "def asks(ledger, more)"))
     with pytest.raises(NotFound):
-        await Forking(plain.store, Keys(plain.home, plain.store, on=False)).reload(
+        await Forking(plain.store, SealingKeys(plain.home, plain.store, on=False)).reload(
             run, "0" * 32, fresh=False
         )
     assert (await plain.row(run)).state in (RunState.RUNNING, RunState.SUSPENDED)

@@ -29,7 +29,7 @@ from torpor.core.states import RunState
 from torpor.snapshot.values import VALUES, Deposit
 from torpor.testing.fakes.plain import Plain
 from torpor.worker.runfiles import RunFiles
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 pytestmark = pytest.mark.anyio
 
@@ -404,22 +404,22 @@ async def test_an_export_that_names_other_files_is_refused(
 
 async def test_their_keys_need_the_hosts(here: Place) -> None:
     run = await started(here, {"a": await put(of(here), LARGE)})
-    keys = Keys(here.home, here.log, on=True)
+    keys = SealingKeys(here.home, here.log, on=True)
     again = RunFiles(here.blobs.blobs, here.log, keys)
     assert await whole(again, run, "a") == LARGE
     key = here.home.host_key.read_bytes()
     here.home.host_key.write_bytes(bytes(32))
     with pytest.raises(HostError, match="is not the key"):
-        await Keys(here.home, here.log, on=False).check()
+        await SealingKeys(here.home, here.log, on=False).check()
     here.home.host_key.unlink()
     with pytest.raises(HostError, match="is gone"):
-        await Keys(here.home, here.log, on=True).check()
+        await SealingKeys(here.home, here.log, on=True).check()
     here.home.host_key.write_bytes(key)
-    await Keys(here.home, here.log, on=True).check()
+    await SealingKeys(here.home, here.log, on=True).check()
 
 
 async def test_in_the_clear_they_are_read_as_well(here: Place) -> None:
-    known = RunFiles(here.blobs.blobs, here.log, Keys(here.home, here.log, on=False))
+    known = RunFiles(here.blobs.blobs, here.log, SealingKeys(here.home, here.log, on=False))
     run = await started(here, {"a": await put(known, LARGE), "e": await put(known, b"")})
     assert await whole(known, run, "a") == LARGE
     assert await whole(known, run, "e") == b""

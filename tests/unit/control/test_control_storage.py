@@ -44,7 +44,7 @@ from torpor.wire.link import LinkState
 from torpor.worker.loading import tar_of
 from torpor.worker.metrics import Metrics
 from torpor.worker.runfiles import RunFiles
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 from torpor.worker.values import Values
 
 IMAGE = "e" * 32
@@ -61,7 +61,7 @@ class Place:
     home: Home
     log: SqliteStore
     blobs: SnapshotStore
-    keys: Keys
+    keys: SealingKeys
     storage: Storage
     values: Values
 
@@ -202,7 +202,7 @@ async def place(root: Path, *, sealed: bool = True) -> AsyncIterator[Place]:
     home = Home(root).create()
     log = SqliteStore.open(home.database)
     blobs = SnapshotStore(LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs")
-    held = Keys(home, log, on=sealed)
+    held = SealingKeys(home, log, on=sealed)
     try:
         storage = Storage(log, blobs, held, Metrics())
         values = Values(blobs.blobs, home.run, log, held)

@@ -35,7 +35,7 @@ from torpor.service.hooks import CreatedHook
 from torpor.service.waits import Answer
 from torpor.testing.clock import ManualClock
 from torpor.worker.pen import Pen
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 pytestmark = pytest.mark.anyio
 
@@ -50,7 +50,7 @@ class Town:
     def __init__(self, directory: Path) -> None:
         self.home = Home(directory).create()
         self.store = SqliteStore.open(self.home.database)
-        self.keys = Keys(self.home, self.store, on=True)
+        self.keys = SealingKeys(self.home, self.store, on=True)
         self.clock = ManualClock(1_000_000.0)
         self.urls = Urls(self.keys)
         writer = AnswerWriter(self.store, lambda: None)

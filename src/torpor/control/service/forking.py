@@ -27,14 +27,14 @@ from torpor.policy.edits import Edit
 from torpor.policy.inputs import check_input
 from torpor.service.runs import ForkRequest
 from torpor.worker.loading import source_from
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 SNAPSHOT_PREFIX = "snap_"
 _RETRIABLE = (RunState.FAILED, RunState.CANCELLED)
 
 
 class Forking:
-    def __init__(self, store: Store, keys: Keys, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, store: Store, keys: SealingKeys, clock: Clock = SYSTEM_CLOCK) -> None:
         self._store, self._clock = store, clock
         self._keys = keys
 

@@ -31,7 +31,7 @@ from torpor.policy.inputs import check_input
 from torpor.service.events import Sent
 from torpor.service.hooks import CreatedHook, Hook, UrlSecret
 from torpor.service.shapes import reply
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Hooks:
     def __init__(
         self,
         store: Store,
-        keys: Keys,
+        keys: SealingKeys,
         events: Events,
         urls: Urls,
         created: Callable[[RunRow], object],
@@ -143,7 +143,7 @@ def _parsed(body: bytes) -> Any:
         raise Invalid(f"the message is not valid JSON: {error}") from error
 
 
-async def url_key(keys: Keys, url: str) -> bytes:
+async def url_key(keys: SealingKeys, url: str) -> bytes:
     """What messages to `url` are signed with. Raises Missing, HostError."""
     return await keys.derived(f"torpor webhook 1 {url}")
 

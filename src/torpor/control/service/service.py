@@ -53,7 +53,7 @@ from torpor.worker.beside import Beside
 from torpor.worker.commands import Commands
 from torpor.worker.metrics import Metrics
 from torpor.worker.runfiles import RunFiles
-from torpor.worker.sealing import Keys, switched_on
+from torpor.worker.sealing import SealingKeys, switched_on
 from torpor.worker.values import Values
 
 
@@ -69,7 +69,7 @@ class Service:
         blobs = SnapshotStore(
             LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs"
         )
-        keys = Keys(home, store, on=switched_on())
+        keys = SealingKeys(home, store, on=switched_on())
         metrics, commands = Metrics(), Commands()
         self._keeper = storage.Storage(store, blobs, keys, metrics, clock, limits)
         shared = Shared(

@@ -19,7 +19,7 @@ from torpor.contextlog import waits
 from torpor.contextlog.waits import WaitRow
 from torpor.core.errors import HostError, NotFound
 from torpor.core.ids import WaitId
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 PATH = "/w/"
 PURPOSE = "torpor public links 1"
@@ -49,7 +49,7 @@ class Tokens:
 class Urls:
     """The public URLs of this host's waits: none before there is a `base` that they begin with."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: SealingKeys) -> None:
         self._keys = keys
         self._tokens: Tokens | None = None
         self.base: str | None = None

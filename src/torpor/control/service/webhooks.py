@@ -35,7 +35,7 @@ from torpor.core.errors import HostError
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.logstore.protocol import Store
 from torpor.policy import signing
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 from torpor.worker.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Webhooks:
     def __init__(
         self,
         store: Store,
-        keys: Keys,
+        keys: SealingKeys,
         waits: Waits,
         *,
         clock: Clock = SYSTEM_CLOCK,

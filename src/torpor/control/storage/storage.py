@@ -43,7 +43,7 @@ from torpor.snapshot.store import SnapshotStore
 from torpor.snapshot.values import VALUES
 from torpor.snapshot.values import collect as collect_values
 from torpor.worker.metrics import Metrics
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Storage:
         self,
         store: Store,
         blobs: SnapshotStore,
-        keys: Keys,
+        keys: SealingKeys,
         metrics: Metrics,
         clock: Clock = SYSTEM_CLOCK,
         limits: ServerLimits = LIMITS,

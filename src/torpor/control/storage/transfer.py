@@ -62,7 +62,7 @@ from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
 from torpor.snapshot.values import VALUES, Deposit, Incoming, Kept, name_of, read
 from torpor.wire.link import LinkState
 from torpor.worker.loading import source_from
-from torpor.worker.sealing import Keys, of_file
+from torpor.worker.sealing import SealingKeys, of_file
 from torpor.worker.values import Values
 
 SOURCE, ENTRIES, WAITS = "source.tar", "entries.jsonl", "waits.jsonl"
@@ -121,7 +121,7 @@ def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) ->
     )
 
 
-async def keys_of(told: _Told, values: Values, keys: Keys) -> dict[str, Key | None]:
+async def keys_of(told: _Told, values: Values, keys: SealingKeys) -> dict[str, Key | None]:
     """What opens the values and files of an export, by their owners. Raises HostError, Damaged."""
     found: dict[str, Key | None] = {}
     for row in told.values:

@@ -43,7 +43,7 @@ from torpor.worker.metrics import Metrics
 from torpor.worker.onprocesses import ProcessCarriers
 from torpor.worker.parts import Shared
 from torpor.worker.runfiles import RunFiles
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 from torpor.worker.values import Values
 
 PROCESS_STUCK_S = 30.0
@@ -84,7 +84,7 @@ class Plain:
     async def start(self) -> None:
         """A server starts."""
         model = Model(self.home, self.broker, "played")  # type: ignore[arg-type]
-        keys = Keys(self.home, self.store, on=False)
+        keys = SealingKeys(self.home, self.store, on=False)
         blobs = LocalBlobs(self.home.blobs)
         values = Values(blobs, self.home.run, self.store, keys)
         self.files = RunFiles(blobs, self.store, keys, limits=self.limits)

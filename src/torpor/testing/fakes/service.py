@@ -39,7 +39,7 @@ from torpor.service.waits import OPEN_WAITS
 from torpor.testing.fakes import canned, resources
 from torpor.testing.fakes.memory import PLAYER, SCHEMA, VERSION, Memory
 from torpor.worker.runfiles import RunFiles
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 
 __all__ = ["PLAYER", "SCHEMA", "VERSION", "MemoryService", "close_stores"]
 
@@ -75,7 +75,9 @@ class MemoryService:
         self.execs = canned.Execs(self.memory, home)
         self.queries = canned.Queries(self.memory)
         self.keys = ApiKeys(store)
-        self.files = Files(RunFiles(LocalBlobs(home.blobs), store, Keys(home, store, on=True)))
+        self.files = Files(
+            RunFiles(LocalBlobs(home.blobs), store, SealingKeys(home, store, on=True))
+        )
         self.queues = Queues(store)
 
     @classmethod

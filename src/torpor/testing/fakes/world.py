@@ -62,7 +62,7 @@ from torpor.worker.onmachines import MachineCarriers
 from torpor.worker.onprocesses import ProcessCarriers
 from torpor.worker.parts import Shared
 from torpor.worker.runfiles import RunFiles
-from torpor.worker.sealing import Keys
+from torpor.worker.sealing import SealingKeys
 from torpor.worker.templates import Templates
 from torpor.worker.values import Values
 
@@ -172,7 +172,7 @@ class World:
     async def start(self) -> None:
         """A server starts."""
         self.machines.pool.empties._closed = self.machines.warm._closed = False
-        keys = Keys(self.home, self.store, on=self.sealing)
+        keys = SealingKeys(self.home, self.store, on=self.sealing)
         values = Values(self.machines.store.blobs, self.home.run, self.store, keys)
         commands = Commands()
         time = (self.clock, self.limits)
