@@ -51,8 +51,8 @@ def booted_key(shape: Shape, source: AgentSource) -> str:
 
 def imported_key(shape: Shape, source: AgentSource, modules: Sequence[Import]) -> str:
     files = {path: hashlib.sha256(body).hexdigest() for path, body in outline(source).files.items()}
-    told = (source.entry, sorted(source.executable), files)
-    return _digest("imported", shape, source, *told, list(modules))
+    known = (source.entry, sorted(source.executable), files)
+    return _digest("imported", shape, source, *known, list(modules))
 
 
 def outline(source: AgentSource) -> AgentSource:

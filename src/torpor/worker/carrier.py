@@ -46,10 +46,9 @@ class Carriers(Protocol):
     async def origins(self, row: RunRow) -> list[SnapshotRow | None]:
         """What one for this run may be made from, the best first."""
 
-    async def restore(self, origin: Origin, heard: asyncio.Event) -> Carrier:
-        """One whose agent is held, or has not begun. `heard` is set when there is something to
-        hear. Raises Unfit, Damaged, NotFound (another origin may serve), HostError, GuestError.
-        """
+    async def restore(self, origin: Origin, changed: asyncio.Event) -> Carrier:
+        """One whose agent is held, or has not begun. `changed` is set when something came from it.
+        Raises Unfit, Damaged, NotFound (another origin may serve), HostError, GuestError."""
 
     async def renew(self, version: AgentVersion, useless: Collection[SnapshotId]) -> None:
         """None of the origins serves on this host: make one of the agent's source, unless another

@@ -9,7 +9,7 @@ once; those of another, once its lease has run out.
 What keeps two workers from carrying one run (rule 4):
 
 *The log* is kept by the epoch alone. Whoever takes a run over counts it up, in the write that
-finds the lease run out; from then on the former worker is refused whatever it writes, and so told.
+finds the lease run out; from then on the former worker is refused whatever it writes.
 No clock has to be right for that.
 
 *The world* outside is kept as well as clocks allow. A worker counts its leases from before the

@@ -42,8 +42,7 @@ class Loaded:
 
 
 class Importing:
-    """An import of `entry` that has begun: how long it may take, in all its parts, and who is told
-    of it."""
+    """An import of `entry` that has begun: how long it may take in all, and who watches."""
 
     def __init__(self, entry: str, limit_s: float, progress: Progress, clock: Clock) -> None:
         self.entry = entry
@@ -97,13 +96,13 @@ async def loaded(guest: Conversation, importing: Importing) -> dict[str, Any]:
     if answer["t"] == names.LOADED:
         return answer
     if answer["t"] == names.LOAD_FAILED:
-        why, said = answer["error"], answer["traceback"]
+        why, detail = answer["error"], answer["traceback"]
     else:
-        why, said = f"its process ended: {exit_words(answer)}", ""
-    if not said:  # what it printed may tell
+        why, detail = f"its process ended: {exit_words(answer)}", ""
+    if not detail:  # what it printed may tell
         printed = b"".join(item.data for item in guest.inbox if isinstance(item, Output))
-        said = printed.decode(errors="replace")[-_PRINTED_CHARS:]
-    raise GuestError(f"{entry} does not load: {why}\n{said}".rstrip())
+        detail = printed.decode(errors="replace")[-_PRINTED_CHARS:]
+    raise GuestError(f"{entry} does not load: {why}\n{detail}".rstrip())
 
 
 def exit_words(exited: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """What the server counts and measures, for Prometheus: all definitions are here.
 
-What happens is observed as it happens, since this server's start. What is so at a moment is asked
-of the log, the machines and the pager when somebody looks (`Moment`). The pager's counters begin
+What happens is observed as it happens, since this server's start. What is so at a moment is read
+from the log, the machines and the pager when somebody looks (`Moment`). The pager's counters begin
 with the pager, which may be older than the server, or younger.
 """
 
@@ -103,11 +103,11 @@ class Metrics:
 
     def at(self, moment: Moment, prices: Prices) -> Collector:
         """All there is to tell now."""
-        asked = (_families(moment), _of_queues(moment.queues), _of_models(self._tokens, prices))
-        return _Told([*self._registry.collect(), *chain(*asked)])
+        families = (_families(moment), _of_queues(moment.queues), _of_models(self._tokens, prices))
+        return _Collected([*self._registry.collect(), *chain(*families)])
 
 
-class _Told(Collector):
+class _Collected(Collector):
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
 

@@ -87,12 +87,12 @@ class MachineCarriers:
             template = await self._templates.make(source_from(agent, tar), version, logged)
             await self._store.write(lambda c: keep_template(c, version, template, self.clock.now()))
 
-    async def restore(self, origin: Origin, heard: asyncio.Event) -> MachineCarrier:
+    async def restore(self, origin: Origin, changed: asyncio.Event) -> MachineCarrier:
         snapshot = origin.snapshot
         assert snapshot is not None
         link = LinkState.from_json(snapshot.link or {})
         version = origin.row.version
-        frozen = Frozen(snapshot.manifest, link, origin.key, heard)
+        frozen = Frozen(snapshot.manifest, link, origin.key, changed)
         live = await self._machines.restore(frozen, version=version)
         carrier = MachineCarrier(
             self._machines,
@@ -195,8 +195,8 @@ class MachineCarrier:
         guest = self.live.guest
         await self._files.lay(row.id, self._put)
         last = say_journal(guest, journal)
-        told = {"run": row.id, "epoch": epoch, "agent": row.agent, "input": row.input}
-        guest.say(names.START, **told, env=row.env, journal=last)
+        facts = {"run": row.id, "epoch": epoch, "agent": row.agent, "input": row.input}
+        guest.say(names.START, **facts, env=row.env, journal=last)
 
     async def _put(self, file: RunFile, content: Iterator[bytes]) -> None:
         guest = self.live.guest

@@ -125,7 +125,7 @@ class ProcessCarriers:
     async def origins(self, row: RunRow) -> list[SnapshotRow | None]:
         return [None]
 
-    async def restore(self, origin: Origin, heard: asyncio.Event) -> ProcessCarrier:
+    async def restore(self, origin: Origin, changed: asyncio.Event) -> ProcessCarrier:
         version, row = origin.row.version, origin.row
         reloaded = bool(row.origin) and await self._store.read(lambda c: reloads.is_reload(c, row))
         program = self._programs.get(version) or await self._program(version)
@@ -141,7 +141,7 @@ class ProcessCarriers:
             await waiting.discard()
             raise
         guest = waiting.guest
-        guest.heard = heard
+        guest.heard = changed
         guest.say_line(_load(program, files, self._home.compiled))
         limit_s = agent.rules.max_import_s
         importing = loaded(guest, Importing(program.entry, limit_s, lambda *_: None, self.clock))

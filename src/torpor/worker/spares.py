@@ -52,7 +52,7 @@ OF_SDK = frozenset(
 
 @dataclass(frozen=True)
 class Waiting:
-    """A process that has not been told yet what to load."""
+    """A process that does not know yet what to load."""
 
     guest: ProcessGuest
     directory: Path | None = None  # of what it has imported ahead
@@ -197,13 +197,13 @@ def write_files(
     directory: Path, files: Iterable[tuple[str, bytes]], executable: Container[str] = ()
 ) -> None:
     """There may be thousands."""
-    made: set[str] = set()
+    present: set[str] = set()
     for name, body in files:
         path = os.path.join(directory, name)  # noqa: PTH118
         parent = os.path.dirname(path)  # noqa: PTH120
-        if parent not in made:
+        if parent not in present:
             os.makedirs(parent, exist_ok=True)  # noqa: PTH103
-            made.add(parent)
+            present.add(parent)
         with open(path, "wb", buffering=0) as file:  # noqa: PTH123
             left = memoryview(body)
             while left:

@@ -1,4 +1,4 @@
-"""Tasks of one owner: none is forgotten, and what ends one badly is told."""
+"""Tasks of one owner: none is forgotten, and its owner learns what ended one badly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 class Tasks:
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
-        """`failed` is told of each error that ends a task."""
+        """`failed` is called with each error that ends a task."""
         self._failed = failed
         self._tasks: set[asyncio.Task[None]] = set()
 

@@ -60,7 +60,7 @@ class _Again(Exception):
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Wanted:
     """A template that is to be made."""
 
     source: AgentSource
@@ -133,7 +133,7 @@ class Templates:
         ahead = leading_imports(source.files, source.entry)
         if imported_key(shape, source, ahead) in self._unsuited:
             ahead = []
-        wanted = _Asked(source, version, shape, ahead, progress, self._clock)
+        wanted = _Wanted(source, version, shape, ahead, progress, self._clock)
         try:
             template = await self._make(wanted)
         except _Again:
@@ -143,19 +143,19 @@ class Templates:
         machines.warm_up(version, Base(captured.manifest, captured.link))
         return template
 
-    async def _make(self, asked: _Asked) -> Template:
-        machines, source = self._machines, asked.source
+    async def _make(self, wanted: _Wanted) -> Template:
+        machines, source = self._machines, wanted.source
         async with contextlib.AsyncExitStack() as stack:
-            ready = await self._ready(asked, stack)
+            ready = await self._ready(wanted, stack)
             guest = ready.live.guest
             await guest.send_files(tar_of(source))
-            guest.say(names.LOAD, entry=source.entry, version=asked.version, **asked.process)
+            guest.say(names.LOAD, entry=source.entry, version=wanted.version, **wanted.process)
             loaded = await hear_loaded(guest, ready.importing)
-            captured = await self._freeze(ready.live, asked.progress)
+            captured = await self._freeze(ready.live, wanted.progress)
         size = await asyncio.to_thread(machines.store.size, captured.manifest)
         return Template(captured, loaded, ready.boot_ms, size)
 
-    async def _ready(self, asked: _Asked, stack: contextlib.AsyncExitStack) -> _Ready:
+    async def _ready(self, wanted: _Wanted, stack: contextlib.AsyncExitStack) -> _Ready:
         """A machine from the base that comes nearest, which has imported ahead what it may; on
         leaving the stack it is gone."""
 
@@ -163,48 +163,48 @@ class Templates:
             stack.push_async_callback(self._machines.discard, live)
             return live
 
-        key = imported_key(asked.shape, asked.source, asked.ahead)
-        booted = booted_key(asked.shape, asked.source)
-        if asked.ahead and (live := await self._bases.restore(key)) is not None:
-            return _Ready(discarded(live), asked.importing(), None)
+        key = imported_key(wanted.shape, wanted.source, wanted.ahead)
+        booted = booted_key(wanted.shape, wanted.source)
+        if wanted.ahead and (live := await self._bases.restore(key)) is not None:
+            return _Ready(discarded(live), wanted.importing(), None)
         boot_ms = None
-        asked.progress("boot", "looking for a booted machine", None)
+        wanted.progress("boot", "looking for a booted machine", None)
         async with self._bases.making(booted):
             live = await self._bases.restore(booted)
             if live is not None:
                 discarded(live)
             else:
                 started = self._clock.monotonic()
-                asked.progress("boot", "booting a machine", None)
-                live = discarded(await self._machines.boot(asked.shape))
+                wanted.progress("boot", "booting a machine", None)
+                live = discarded(await self._machines.boot(wanted.shape))
                 await live.guest.hear(names.HELLO, within_s=self._limits.boot_s)
                 boot_ms = (self._clock.monotonic() - started) * 1000
-                await self._start_process(live, asked)
-                await self._keep_base(booted, live, asked, first=True)
-        importing = asked.importing()
-        if asked.ahead and await self._import_ahead(live, asked, importing):
+                await self._start_process(live, wanted)
+                await self._keep_base(booted, live, wanted, first=True)
+        importing = wanted.importing()
+        if wanted.ahead and await self._import_ahead(live, wanted, importing):
             with importing.paused():
-                await self._keep_base(key, live, asked, first=False)
+                await self._keep_base(key, live, wanted, first=False)
         return _Ready(live, importing, boot_ms)
 
-    async def _start_process(self, live: Live, asked: _Asked) -> None:
+    async def _start_process(self, live: Live, wanted: _Wanted) -> None:
         """Have the agent's process wait for what it is to load."""
         # It booted in 1970, and what is done while something is imported must not be of then.
         live.guest.say(names.CLOCK, time=self._clock.now())
-        live.guest.say(names.IMPORT, entry=None, modules=[], **asked.process)
+        live.guest.say(names.IMPORT, entry=None, modules=[], **wanted.process)
         answer = await live.guest.hear(
             names.IMPORTED, names.LOAD_FAILED, within_s=self._limits.boot_s
         )
         if answer["t"] != names.IMPORTED:
             raise GuestError(f"the agent's process does not start: {answer['error']}")
 
-    async def _import_ahead(self, live: Live, asked: _Asked, importing: Importing) -> bool:
+    async def _import_ahead(self, live: Live, wanted: _Wanted, importing: Importing) -> bool:
         """Import what the agent would first; whether the machine is worth to be kept like that.
         Raises _Again, GuestError (it takes too long)."""
-        source, guest = asked.source, live.guest
+        source, guest = wanted.source, live.guest
         await guest.send_files(tar_of(outline(source)))
-        modules = [{"module": each.module, "names": list(each.names)} for each in asked.ahead]
-        guest.say(names.IMPORT, entry=source.entry, modules=modules, **asked.process)
+        modules = [{"module": each.module, "names": list(each.names)} for each in wanted.ahead]
+        guest.say(names.IMPORT, entry=source.entry, modules=modules, **wanted.process)
         answer = await importing.hear(guest, names.IMPORTED)
         if answer["t"] != names.IMPORTED or "failed" in answer:
             raise _Again
@@ -214,10 +214,10 @@ class Templates:
             importing.took_s >= self._limits.base_worth_s and "unfit" not in answer and not printed
         )
 
-    async def _keep_base(self, key: str, live: Live, asked: _Asked, *, first: bool) -> None:
+    async def _keep_base(self, key: str, live: Live, wanted: _Wanted, *, first: bool) -> None:
         """Keep the machine, which then goes on, as the base of this key. The first one is as all
         others begin: its pages are laid out as a restore needs them."""
-        asked.progress("base", "freezing it as a base for templates", None)
+        wanted.progress("base", "freezing it as a base for templates", None)
         await self._prepare(live)
         async with self._machines.capturing(live) as taken:
             captured = await self._machines.keep(live, taken)

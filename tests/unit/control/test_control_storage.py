@@ -166,7 +166,7 @@ class Place:
 
     async def export(self, run: RunId, snapshot: str | None = None) -> bytes:
         spool: Any = io.BytesIO()
-        told = await self.log.read(lambda c: transfer.read_told(c, run, snapshot, spool))
+        told = await self.log.read(lambda c: transfer.read_contents(c, run, snapshot, spool))
         key = await self.keys.find(run)
         opening = await transfer.keys_of(told, self.values, self.keys)
         return b"".join(transfer.export(self.home, self.blobs, told, key, opening, now=1.0))

@@ -34,15 +34,15 @@ _NAMES = {"wait": "wait", "sleep": "sleep", "step": "step", "checkpoint": "check
 
 @dataclass(frozen=True)
 class Span:
-    """Times are unix seconds; from `told` on it is to be sent. `error` says why it is one; `links`
-    are spans of the same trace."""
+    """Times are unix seconds; from `known_at` on it is to be sent. `error` says why it is one;
+    `links` are spans of the same trace."""
 
     id: int
     parent: int | None
     name: str
     began: float
     ended: float
-    told: float = 0.0
+    known_at: float = 0.0
     attributes: Mapping[str, Value] = field(default_factory=dict)
     links: tuple[int, ...] = ()
     client: bool = False
@@ -77,8 +77,8 @@ class _Reading:
         self._turn: _Turn | None = None
         self._at_work = False  # the turn has not ended
         self._open: dict[str, tuple[Mapping[str, Any], int]] = {}  # op → its beginning, the turn
-        self._done: list[Span] = []  # not told yet
-        self._told: list[Span] = []
+        self._done: list[Span] = []  # whose turn has not ended
+        self._finished: list[Span] = []
 
     def read(self, entries: Iterable[Mapping[str, Any]]) -> list[Span]:
         for entry in entries:
@@ -99,10 +99,10 @@ class _Reading:
             elif kind in _ENDINGS:
                 self._end_run(at, entry["data"], _ENDINGS[kind])
                 self._tell(at)
-        return self._told
+        return self._finished
 
     def _tell(self, at: float) -> None:
-        self._told += [replace(span, told=at) for span in self._done]
+        self._finished += [replace(span, known_at=at) for span in self._done]
         self._done.clear()
 
     def _end_turn(self, at: float, error: str | None = None) -> None:
@@ -137,9 +137,9 @@ class _Reading:
             attributes["error.type"] = str(failed.get("type"))
         title = f"{_NAMES.get(kind, kind)} {name}"
         if kind == "model":
-            title, told = _model_call(begun, data)
-            attributes |= told
-            status = told.get("http.response.status_code")
+            title, described = _model_call(begun, data)
+            attributes |= described
+            status = described.get("http.response.status_code")
             if isinstance(status, int) and status >= HTTP_ERROR:
                 error = f"the model's server answered {status}"
                 attributes["error.type"] = str(status)
@@ -198,31 +198,31 @@ _OPERATIONS = {
 def _model_call(
     begun: Mapping[str, Any], data: Mapping[str, Any] | None
 ) -> tuple[str, dict[str, Value]]:
-    asked = begun.get("data") or {}
-    path = str(asked.get("path", "")).partition("?")[0]
+    request = begun.get("data") or {}
+    path = str(request.get("path", "")).partition("?")[0]
     reply = read_reply((data or {}).get("value"))
     operation = _OPERATIONS.get(path, path)
     known: dict[str, Value | None] = {
         "gen_ai.operation.name": operation,
         # The protocol is: who speaks it is known to the broker alone.
         "gen_ai.provider.name": "openai",
-        "gen_ai.request.model": _asked_for(asked) or reply.model,
+        "gen_ai.request.model": _model_of(request) or reply.model,
         "gen_ai.response.model": reply.model,
         "gen_ai.usage.input_tokens": reply.input_tokens,
         "gen_ai.usage.cache_read.input_tokens": reply.cached_tokens,
         "gen_ai.usage.output_tokens": reply.output_tokens,
         "gen_ai.response.finish_reasons": [reply.finish] if reply.finish else None,
-        "http.request.method": str(asked.get("method", "")),
+        "http.request.method": str(request.get("method", "")),
         "url.path": path,
         "http.response.status_code": reply.status,
     }
-    told = {key: value for key, value in known.items() if value is not None}
-    return f"{operation} {told.get('gen_ai.request.model', '')}".strip(), told
+    described = {key: value for key, value in known.items() if value is not None}
+    return f"{operation} {described.get('gen_ai.request.model', '')}".strip(), described
 
 
-def _asked_for(asked: Mapping[str, Any]) -> str | None:
+def _model_of(request: Mapping[str, Any]) -> str | None:
     try:
-        model = json.loads(asked["body"])["model"]
+        model = json.loads(request["body"])["model"]
     except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return model if isinstance(model, str) else None

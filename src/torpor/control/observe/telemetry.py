@@ -68,14 +68,14 @@ class Telemetry:
     async def look(self) -> int:
         """Send what has ended since the last time, or from now on; how many spans that were."""
         until = self._clock.now() - self._limits.traces_late_s
-        told = await self._store.read(lambda c: settings.read(c, _MARK))
-        if told is None:
+        mark = await self._store.read(lambda c: settings.read(c, _MARK))
+        if mark is None:
             await self._store.write(lambda c: settings.write(c, _MARK, str(until)))
             return 0
-        since, sent = float(told), 0
+        since, sent = float(mark), 0
         for run in await self._store.read(lambda c: runs.changed_since(c, since)):
             every = await self._store.read(partial(_spans, run=run))
-            ended = [span for span in every if since < span.told <= until]
+            ended = [span for span in every if since < span.known_at <= until]
             if ended and not await asyncio.to_thread(self._sender.send, run, ended):
                 log.warning("traces could not be sent; they are tried again")
                 return sent
@@ -113,10 +113,10 @@ class Otlp:
     def send(self, run: str, ended: Sequence[Span]) -> bool:
         from opentelemetry.sdk.trace.export import SpanExportResult
 
-        told = [self._told(trace_id(run), span) for span in ended]
-        return self._exporter.export(told) is SpanExportResult.SUCCESS
+        readable = [self._readable(trace_id(run), span) for span in ended]
+        return self._exporter.export(readable) is SpanExportResult.SUCCESS
 
-    def _told(self, trace: int, span: Span) -> Any:
+    def _readable(self, trace: int, span: Span) -> Any:
         from opentelemetry.sdk.trace import ReadableSpan
         from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 

@@ -1,7 +1,7 @@
 """Which runs are to be claimed now: what the log says, put to `torpor.policy.queues`.
 
 Reads no more of a queue than may go, so a long queue costs what a short one does. Reading changes
-nothing: whoever claims must be told again of what it has not claimed yet (`held`).
+nothing: a run is found again until it is claimed, or `held` by a driver that is about to.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class Scheduler:
         self._damaged: set[SnapshotId] = set()
         self._claimable = asyncio.Event()
         self._timers = asyncio.Event()
-        self._in_doubt = False  # a wait may have ended that no driver was told of
+        self._in_doubt = False  # a wait may have ended without a driver knowing
         self._tasks = Tasks(_log_failure)
         self._driving: dict[RunId, asyncio.Task[None]] = {}
         self._handing_over = False
@@ -169,7 +169,7 @@ class Scheduler:
 
     def answered_perhaps(self) -> None:
         """The log failed while a wait was being ended, and may have done it all the same: whoever
-        waits is told what the log says."""
+        waits gets what the log says."""
         self._in_doubt = True
         self._timers.set()
         self._claimable.set()
@@ -442,7 +442,7 @@ class Scheduler:
         def write(c: Any) -> None:
             entries.append(c, driver.run, driver.epoch, [entry], self._clock.now())
 
-        with contextlib.suppress(StaleEpoch):  # it has ended, or is another's: told for nothing
+        with contextlib.suppress(StaleEpoch):  # it has ended, or is another's
             await self._when_possible(lambda: self._store.write(write))
 
     # Timers.
@@ -470,13 +470,13 @@ class Scheduler:
     async def _find_answers(self) -> None:
         """Tell the drivers what the log has for their waits; they pass on what is new."""
         self._in_doubt = False
-        asked = [(by, op) for by in self.drivers.values() for op in by.standing.of(*waits.WAITS)]
+        watched = [(by, op) for by in self.drivers.values() for op in by.standing.of(*waits.WAITS)]
 
         def read(c: Connection) -> list[dict[str, Any] | None]:
-            return [entries.read_end(c, by.run, op) for by, op in asked]
+            return [entries.read_end(c, by.run, op) for by, op in watched]
 
         ends = await self._when_possible(lambda: self._store.read(read))
-        for (by, op), end in zip(asked, ends, strict=True):
+        for (by, op), end in zip(watched, ends, strict=True):
             if end is not None:
                 by.deliver(op, end)
 

@@ -29,7 +29,7 @@ class Transfers:
         spool = await asyncio.to_thread(tempfile.TemporaryFile, dir=self._home.run)
         try:
             rows = await self._store.read(
-                lambda c: transfer.read_told(c, ref, snapshot, cast(BinaryIO, spool))
+                lambda c: transfer.read_contents(c, ref, snapshot, cast(BinaryIO, spool))
             )
             key = await self._keys.find(rows.run)
             opening = await transfer.keys_of(rows, self._values, self._keys)

@@ -122,15 +122,15 @@ def read_facts(directory: Path) -> Object:
     try:
         facts = json.loads((directory / FACTS).read_bytes())
         listed = [(str(path), int(size), str(digest)) for path, size, digest in facts["files"]]
-        told = facts["format"], facts["version"]
+        found = facts["format"], facts["version"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Invalid(
             f"{directory} is not a backup of torpor: {FACTS} cannot be read ({error})",
             hint="Give a directory that torpor backup made.",
         ) from error
-    if told != (FORMAT, VERSION):
+    if found != (FORMAT, VERSION):
         raise Invalid(
-            f"{directory} is a backup of format {told}; this torpor reads {(FORMAT, VERSION)}",
+            f"{directory} is a backup of format {found}; this torpor reads {(FORMAT, VERSION)}",
             hint="Restore it with the version of torpor that made it.",
         )
     for path, _, _ in listed:

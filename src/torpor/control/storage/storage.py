@@ -196,13 +196,15 @@ class Storage:
                 {
                     "id": row.id,
                     "template": row.run is None,
-                    "problems": sorted({said for said, where in problems if row.manifest in where}),
+                    "problems": sorted(
+                        {problem for problem, where in problems if row.manifest in where}
+                    ),
                 }
                 for row in rows
             ],
             "problems": [
-                {"problem": said, "runs": sorted({r for m in where for r in users.get(m, ())})}
-                for said, where in problems
+                {"problem": problem, "runs": sorted({r for m in where for r in users.get(m, ())})}
+                for problem, where in problems
             ],
         }
 
@@ -217,8 +219,10 @@ class Storage:
                     layers[layer].add(manifest)
             except TorporError as error:
                 found.append((error.message, {manifest}))
-        bad = {layer: said for layer in layers if (said := self._blobs.verify_layer(layer, key))}
-        return found + [(said, self._naming(layer)) for layer, said in bad.items()]
+        bad = {
+            layer: problem for layer in layers if (problem := self._blobs.verify_layer(layer, key))
+        }
+        return found + [(problem, self._naming(layer)) for layer, problem in bad.items()]
 
     def _naming(self, layer: LayerRef) -> set[str]:
         """All manifests there are that name the layer."""

@@ -76,7 +76,7 @@ _AGENT_KEYS = ("version", "name", "entry", "spec", "agents", "boot_ms", "templat
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Contents:
     """What the log says of the run, at one moment."""
 
     run: RunId
@@ -90,7 +90,7 @@ class _Told:
     files: Mapping[str, FileRow]  # of the run, by path
 
 
-def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) -> _Told:
+def read_contents(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) -> _Contents:
     """All that the log has for an export; the entries go to `spool`. Raises NotFound, Conflict."""
     row = runs.get_run(c, ref)
     if row.state is RunState.RUNNING:
@@ -108,7 +108,7 @@ def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) ->
         digests |= _values_in(entry)
         spool.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
         count += 1
-    return _Told(
+    return _Contents(
         run=row.id,
         rows=transfer.read_run(c, row.id),
         agent=agent,
@@ -121,12 +121,12 @@ def read_told(c: Connection, ref: str, snapshot: str | None, spool: BinaryIO) ->
     )
 
 
-async def keys_of(told: _Told, values: Values, keys: SealingKeys) -> dict[str, Key | None]:
+async def keys_of(contents: _Contents, values: Values, keys: SealingKeys) -> dict[str, Key | None]:
     """What opens the values and files of an export, by their owners. Raises HostError, Damaged."""
     found: dict[str, Key | None] = {}
-    for row in told.values:
+    for row in contents.values:
         found[row.run] = await values.key_of(row)
-    for file in told.files.values():
+    for file in contents.files.values():
         found[of_file(file.digest)] = await keys.of_known_file(file)
     return found
 
@@ -155,7 +155,7 @@ def _chosen(c: Connection, row: runs.RunRow, snapshot: str | None) -> SnapshotId
 def export(
     home: Home,
     blobs: SnapshotStore,
-    told: _Told,
+    contents: _Contents,
     key: Key | None,
     keys: Mapping[str, Key | None],
     now: float,
@@ -163,10 +163,12 @@ def export(
     """The export's bytes. `key` is the run's; `keys` are as `keys_of`. This and the iterator block.
     Raises NotFound, Damaged; the iterator raises Damaged if a file is not what was stored."""
     with ExitStack() as holds:
-        holds.callback(told.entries.close)
-        for row in told.snapshots:
+        holds.callback(contents.entries.close)
+        for row in contents.snapshots:
             holds.enter_context(blobs.held(row["manifest"]))
-        manifests = {row["manifest"]: blobs.load(row["manifest"], key) for row in told.snapshots}
+        manifests = {
+            row["manifest"]: blobs.load(row["manifest"], key) for row in contents.snapshots
+        }
         needs = next((each.facts["shape"] for each in manifests.values()), None)
         # A template that was made after an upgrade of this host is of another machine.
         manifests = {n: each for n, each in manifests.items() if each.facts["shape"] == needs}
@@ -176,16 +178,16 @@ def export(
         deps = {each.facts["shape"]["deps"] for each in manifests.values()} - {""}
         sources = [_from_file(name, path, path.name) for name, path in paths]
         sources += [
-            _from_bytes(SOURCE, told.source),
-            _from_bytes(WAITS, b"".join(_line(wait) for wait in told.rows.waits)),
-            _from_open(ENTRIES, told.entries),
+            _from_bytes(SOURCE, contents.source),
+            _from_bytes(WAITS, b"".join(_line(wait) for wait in contents.rows.waits)),
+            _from_open(ENTRIES, contents.entries),
         ]
         for digest in deps:
             for name in DEPS:
                 path = home.deps / digest / Path(name).name
                 sources.append(_from_file(name, path, _digest(path)))
-        sources += [_from_value(VALUES, blobs, row, keys[row.run]) for row in told.values]
-        for file in {each.digest: each for each in told.files.values()}.values():
+        sources += [_from_value(VALUES, blobs, row, keys[row.run]) for row in contents.values]
+        for file in {each.digest: each for each in contents.files.values()}.values():
             sources.append(_from_value(FILES, blobs, file, keys[of_file(file.digest)]))
         layers = {layer for each in manifests.values() for layer in each.layers}
         for layer in sorted(layers, key=lambda each: each.digest):
@@ -195,14 +197,14 @@ def export(
         facts = {
             "torpor": torpor.__version__,
             "exported_at": now,
-            "run": told.rows.run,
+            "run": contents.rows.run,
             # In the clear: an export is opened elsewhere, so nothing but its file protects it.
-            "key": key.secret.hex() if key is not None and (manifests or told.values) else None,
-            "agent": {key: getattr(told.agent, key) for key in _AGENT_KEYS},
-            "snapshots": [row for row in told.snapshots if row["manifest"] in manifests],
-            "files": {path: each.digest for path, each in told.files.items()},
+            "key": key.secret.hex() if key is not None and (manifests or contents.values) else None,
+            "agent": {key: getattr(contents.agent, key) for key in _AGENT_KEYS},
+            "snapshots": [row for row in contents.snapshots if row["manifest"] in manifests],
+            "files": {path: each.digest for path, each in contents.files.items()},
             "needs": needs,
-            "entries": told.entries_count,
+            "entries": contents.entries_count,
         }
         return _holding(holds.pop_all(), pack(facts, sources))
 
@@ -458,22 +460,22 @@ class Import:
     def _keep_deps(self, scratch: Path) -> None:
         """The dependency layer, under its name. It is named by the requirements, which may have
         resolved to something else here: a snapshot needs the very bytes it was taken with."""
-        made = [scratch / Path(name).name for name in DEPS]
+        installed = [scratch / Path(name).name for name in DEPS]
         if self.needs is None or not self.needs.deps:
             return
         digest = layer_digest(self._head["agent"]["spec"]["dependencies"])
-        if not all(path.exists() for path in made):
+        if not all(path.exists() for path in installed):
             raise Invalid("the export lacks the dependency layer")
 
         def publish(workspace: Workspace) -> Path:
             layer = workspace.directory / "layer"
             layer.mkdir()
-            for path in made:
+            for path in installed:
                 (layer / path.name).write_bytes(path.read_bytes())
             return layer
 
         here = build_once(self.home.deps / digest, publish)
-        if _digest(here / "deps.erofs") != _digest(made[0]):
+        if _digest(here / "deps.erofs") != _digest(installed[0]):
             raise Conflict(
                 f"the dependency layer {digest} here was resolved to other packages",
                 hint=f"Compare {here / 'deps.json'} on both hosts. If no run needs the "
@@ -544,7 +546,7 @@ def _agent(given: Any, source: bytes, version: str, engine: str) -> AgentRow:
         registry.checked(parse_rules(row.spec.get("rules", {}), what), what)
         check_env(row.spec.get("env", {}), "the agent's env")
         base = registry.get(row.engine).base_of(row.spec["image"])
-        made = source_from(row, source).version(base)
+        actual = source_from(row, source).version(base)
         parse_keep(row.spec["keep"], "keep")
         check_on_divergence(row.spec["on_divergence"], "on_divergence")
         sound = all(
@@ -557,9 +559,9 @@ def _agent(given: Any, source: bytes, version: str, engine: str) -> AgentRow:
         ) and all(isinstance(n, int | float | None) for n in (row.boot_ms, row.template_bytes))
     except (KeyError, TypeError, AttributeError, ValueError, tarfile.TarError) as error:
         raise Invalid(f"the agent in the export is malformed: {error!r}") from error
-    if not sound or made != version or row.version != version:
+    if not sound or actual != version or row.version != version:
         raise Invalid(
-            f"the agent in the export is not version {version}, but {made}",
+            f"the agent in the export is not version {version}, but {actual}",
             hint="Its source or its sizes were changed after it was exported.",
         )
     return row
