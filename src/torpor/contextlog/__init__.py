@@ -1,7 +1,7 @@
 """Runs and their append-only context logs: what is true, durably.
 
 The database is the one place where a run's state lives; whatever else knows of it (drivers,
-machines, pages in a browser) is a reader or asks here. Which database it is, `torpor.logstore`
+machines, pages in a browser) reads it or asks here. Which database it is only `torpor.logstore`
 knows.
 
 schema         the tables, as the newest version has them
@@ -52,12 +52,12 @@ Rules held here (numbers as in ARCHITECTURE.md):
  1. An entry is durable before a write is acknowledged; triggers refuse UPDATE and DELETE of it
  2. An operation has at most one beginning and one result (two unique indexes)
  4. A machine's writes name its epoch, and any but the newest, or one of an ended run, is refused
-11. A wait ends once: whoever's UPDATE finds it open ends it, all others are told
+11. A wait ends once: the UPDATE that finds it open ends it, every other one learns how it ended
 13. Entries are JSON objects of at most 1 MiB
 
 The state of a run and its log never disagree, because they change together: `create_run`,
 `claim`, `transition`, `record_snapshot`, `create_wait` and `complete_wait` append the entries
-that tell of what they did. Callers append only what happens inside the machine.
+that report what they did. Callers append only what happens inside the machine.
 """
 
 from torpor.contextlog import calls, codecs

@@ -61,7 +61,7 @@ class AgentRow:
 @dataclass(frozen=True)
 class NewAgent:
     """An agent's version, which is current from now on if it is `deployed`. `source` is a tar of
-    its files, `spec` what else its version is made of, `agents` what its entry file defines as the
+    its files, `spec` what else makes up its version, `agents` what its entry file defines as the
     guest reported it, `origin` where it was deployed from."""
 
     version: AgentVersion
@@ -136,8 +136,8 @@ def _record_deployment(
     c.execute(update(_deployments).where(same, at.engine == engine).values(current=False))
     known = (same, at.version == version, at.name == name)
     c.execute(delete(_deployments).where(*known))
-    made = {"version": version, "origin": origin, "name": name, "engine": engine}
-    c.execute(insert(_deployments), [made | {"deployed_at": now, "current": True}])
+    row = {"version": version, "origin": origin, "name": name, "engine": engine}
+    c.execute(insert(_deployments), [row | {"deployed_at": now, "current": True}])
 
 
 def set_template(

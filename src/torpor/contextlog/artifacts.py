@@ -45,11 +45,11 @@ def list_artifacts(c: Connection, run: RunId) -> list[ArtifactRow]:
     found: list[ArtifactRow] = []
     versions: dict[str, int] = {}
     for row in c.execute(_published(run)):
-        asked, ended = row.begin["data"], row.end
-        kept = bool(asked.get("kept"))
+        request, ended = row.begin["data"], row.end
+        kept = bool(request.get("kept"))
         if "blob" not in ended or (kept and row.source != run):
             continue
-        name, blob = asked["name"], ended["blob"]
+        name, blob = request["name"], ended["blob"]
         version = versions[name] = versions.get(name, 0) + 1
         found.append(
             ArtifactRow(
@@ -58,10 +58,10 @@ def list_artifacts(c: Connection, run: RunId) -> list[ArtifactRow]:
                 version=version,
                 bytes=blob["bytes"],
                 digest=blob["digest"],
-                media_type=asked["media_type"],
+                media_type=request["media_type"],
                 at=row.at,
                 seq=row.seq,
-                step=asked.get("step"),
+                step=request.get("step"),
                 kept=kept,
             )
         )

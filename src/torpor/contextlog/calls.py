@@ -37,8 +37,8 @@ _conversations, _ops = schema.conversations, schema.log_ops
 
 
 class Used(NamedTuple):
-    """By one model, in one run. Tokens are those that answers told, None where none did;
-    `unmeasured` calls were answered and did not tell. `repeats`: how often one was in doubt and
+    """By one model, in one run. Tokens are those that the answers report, None where none does;
+    `unmeasured` calls have an answer that reports none. `repeats`: how often one was in doubt and
     made again, so that it may have been paid twice."""
 
     model: str | None
@@ -76,8 +76,8 @@ def used(c: Connection, run: RunId) -> list[Used]:
 
 
 class Begun(NamedTuple):
-    """`run` is the one that began it: a fork's origin, if the fork shares it. `broker` is whom its
-    machine found when it came up."""
+    """`run` is the one that began it: a fork's origin, if the fork shares it. `broker` is the one
+    that its machine found when it came up."""
 
     run: RunId
     broker: str | None

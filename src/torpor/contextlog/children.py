@@ -11,7 +11,7 @@ is spawned at once is one write, too.
 A fork of the parent waits for the same child; what it spawns after its place are its own. A retry
 of the parent retries the children that failed it. A child of its parent's own file has its parent's
 version, whatever was deployed since. A child that cannot be made (no such agent, an input that does
-not fit) has failed, and the parent is told why.
+not fit) has failed, and the parent gets the reason.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ def spawn(
     c: Connection,
     parent: RunId,
     epoch: Epoch,
-    asked: Sequence[Mapping[str, Any]],
+    requests: Sequence[Mapping[str, Any]],
     check_input: Check,
     now: float,
 ) -> list[WaitRow]:
     """Begin what `asked`, begin messages of kind `child`, ask for; the waits for them, in order.
     What began before is as it was. Raises as `entries.append` does."""
-    ops = [each["op"] for each in asked]
+    ops = [each["op"] for each in requests]
     known = waits_for(c, parent, ops)
-    fresh = [each for each in asked if each["op"] not in known]
+    fresh = [each for each in requests if each["op"] not in known]
     ids = sorted(new_id("run") for _ in fresh)  # they start in the order in which they were asked
     runs = {each["op"]: RunId(run) for each, run in zip(fresh, ids, strict=True)}
-    append(c, parent, epoch, [_begin(each, runs.get(each["op"])) for each in asked], now)
+    append(c, parent, epoch, [_begin(each, runs.get(each["op"])) for each in requests], now)
     if fresh:
         row = get_run(c, parent)
         choose, too_deep = _chooser(c, row), _depth(c, row) >= DEPTH_MAX
@@ -63,7 +63,7 @@ def spawn(
         ]
         c.execute(insert(schema.waits), made_waits)
         known |= waits_for(c, parent, list(runs))
-        made = []
+        new_runs = []
         for each in fresh:
             op, data = each["op"], each["data"]
             try:
@@ -74,14 +74,14 @@ def spawn(
                 codecs.check_input(data["input"])
                 start = Start(**data.get("start", {})).check()
             except CallerError as error:
-                said = {"type": type(error).__name__, "message": error.message}
-                failed = {"status": FAILED, "data": said}
+                problem = {"type": type(error).__name__, "message": error.message}
+                failed = {"status": FAILED, "data": problem}
                 complete_wait(c, known[op].id, value=failed, now=now)
                 known |= waits_for(c, parent, [op])
             else:
                 given = (chosen.row, chosen.agent["name"], data["input"])
-                made.append(NewRun(runs[op], *given, parent=parent, start=start))
-        insert_runs(c, made, now)
+                new_runs.append(NewRun(runs[op], *given, parent=parent, start=start))
+        insert_runs(c, new_runs, now)
     return [known[op] for op in ops]
 
 
@@ -99,18 +99,18 @@ def _chooser(c: Connection, parent: RunRow) -> Callable[[bool, str], Chosen]:
     return choose
 
 
-def _begin(asked: Mapping[str, Any], child: RunId | None) -> NewEntry:
-    named = {key: asked[key] for key in IDENTITY if key in asked}
-    made = _shown(asked) | {"due_at": None, "child": child}
-    if "start" in asked["data"]:
-        start = asked["data"]["start"]
+def _begin(request: Mapping[str, Any], child: RunId | None) -> NewEntry:
+    named = {key: request[key] for key in IDENTITY if key in request}
+    data = _shown(request) | {"due_at": None, "child": child}
+    if "start" in request["data"]:
+        start = request["data"]["start"]
         names = {"env": sorted(start["env"])} if "env" in start else {}  # as in the child's log
-        made["start"] = start | names
-    return NewEntry(BEGIN, asked["op"], named | made)
+        data["start"] = start | names
+    return NewEntry(BEGIN, request["op"], named | data)
 
 
-def _shown(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {"prompt": asked["data"]["agent"], "data": None, "schema": None, "approve": False}
+def _shown(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {"prompt": request["data"]["agent"], "data": None, "schema": None, "approve": False}
 
 
 def _depth(c: Connection, run: RunRow) -> int:

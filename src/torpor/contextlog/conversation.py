@@ -1,4 +1,4 @@
-"""What was said in a run, counted: what its models were sent, against all of the conversation."""
+"""A run's conversation, counted: what its models were sent, against all of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Spoken:
 
 
 def spoken(c: Connection, run: RunId) -> Spoken | None:
-    """None where nothing was said."""
+    """None where there is no conversation."""
     data = _ops.c.data["data"]
     begun = (
         _ops.c.run == run,

@@ -84,7 +84,8 @@ def overrun(c: Connection, run: RunId, now: float) -> str | None:
 
 
 def _overrun(c: Connection, row: RunRow, now: float) -> None:
-    """Where it has a machine, its driver ends it. Should none hear of it, it is told again."""
+    """Where it has a machine, its driver ends it. If no driver gets the news, they are reported
+    again."""
     if row.state is RunState.RUNNING:
         _set(c, row.id, due_at=now + AGAIN_S)
         report(c, Overran(row.id))

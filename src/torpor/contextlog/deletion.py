@@ -195,7 +195,7 @@ def ended_before(c: Connection, among: Collection[RunId], when: float) -> list[R
 def _sweep(c: Connection, unused: Unused) -> None:
     if not unused.nodes:
         return
-    # What came since it was marked may have been said before.
+    # A message that came since it was marked may be one that was there before.
     entries, said = schema.entries.c, schema.said.c
     new = _rowid(schema.entries) > unused.entries
     there = select(said.node).join_from(
@@ -212,8 +212,8 @@ def _heads(c: Connection, of: Any) -> Iterator[str]:
     at = schema.entries.c
     calls = and_(at.kind == "op.begin", at.op >= "model:", at.op < "model;")
     for data in c.scalars(select(at.data).where(calls, of)):
-        asked = data.get("data")
-        for part in asked.get("parts", ()) if isinstance(asked, dict) else ():
+        request = data.get("data")
+        for part in request.get("parts", ()) if isinstance(request, dict) else ():
             if isinstance(part, list):
                 yield part[0]
 

@@ -7,7 +7,7 @@ A version is its content, and may be deployed from several places. Its *origin* 
 two files `agent.py` are two agents. Of each identity and engine, what was deployed last is current
 (`agents.put_agent`). A name that several identities have is refused, never guessed.
 
-Which engine a run by name gets: the one that is asked for; else the one that the agent's file
+Which engine a run by name gets: the one requested; else the one that the agent's file
 names; else the server's. Only a version that was deployed for that engine will do: trying an agent
 without isolation does not take it from those who run it by name.
 """
@@ -116,7 +116,7 @@ def retire(c: Connection, ref: str) -> Deployment:
 
 def current_of(c: Connection, row: AgentRow) -> AgentRow:
     """The current version of the agent that this is a version of, for the same engine; itself if
-    there is none. Raises Conflict where that cannot be told."""
+    there is none. Raises Conflict where that is ambiguous."""
     current = [each for each in list_current(c) if each.engine == row.engine]
     origins = origins_of(c, row.version)
     same = [

@@ -106,7 +106,7 @@ def append(
         try:
             entries, places = _placed(entries, _known(c, run, ops))
         except CallerError:
-            advance(c, run, epoch, 0, wakes=False)  # a lost epoch is told that it is lost
+            advance(c, run, epoch, 0, wakes=False)  # raises StaleEpoch first, if it is lost
             raise
     else:
         places = [None] * len(entries)

@@ -72,9 +72,9 @@ def send_event(
             f"{name!r} was refused",
             hint="Send it again after the run has taken some.",
         )
-    told = {"name": name, "data": data, "event": event, "by": by}
-    (seq,) = append(c, run, None, [NewEntry(RECEIVED, None, told)], now)
-    _keep(c, run, seq, told, taken=False)
+    received = {"name": name, "data": data, "event": event, "by": by}
+    (seq,) = append(c, run, None, [NewEntry(RECEIVED, None, received)], now)
+    _keep(c, run, seq, received, taken=False)
     taken = deliver(c, run, now, name)
     return Sent(run, seq, taken[0] if taken else None)
 
@@ -130,8 +130,8 @@ def read_events(c: Connection, run: RunId, now: float) -> None:
             received[seq] = data
         else:
             taken.add((data.get("value") or {}).get("event"))
-    for seq, told in received.items():
-        _keep(c, run, seq, told, taken=seq in taken)
+    for seq, sent in received.items():
+        _keep(c, run, seq, sent, taken=seq in taken)
     deliver(c, run, now)
 
 
@@ -162,8 +162,8 @@ def _kept(c: Connection, run: RunId) -> int:
     return c.scalar(select(func.count()).select_from(_events).where(*kept)) or 0
 
 
-def _keep(c: Connection, run: RunId, seq: int, told: Mapping[str, Any], *, taken: bool) -> None:
-    row = {"run": run, "seq": seq, "name": told["name"], "event": told["event"], "taken": taken}
+def _keep(c: Connection, run: RunId, seq: int, sent: Mapping[str, Any], *, taken: bool) -> None:
+    row = {"run": run, "seq": seq, "name": sent["name"], "event": sent["event"], "taken": taken}
     c.execute(insert(_events), [row])
 
 

@@ -117,8 +117,8 @@ def files_of(c: Connection, run: RunId) -> list[RunFile]:
 
 
 def drop_unneeded(c: Connection, now: float, among: Collection[str] | None = None) -> list[FileRow]:
-    """Forget contents that no run has and that are not spared (any more), of these if told: after
-    this commits nobody can open those that are sealed."""
+    """Forget contents that no run has and that are not spared (any more), only `among` these if
+    given: after this commits nobody can open those that are sealed."""
     gone: list[FileRow] = []
     groups: Sequence[Sequence[str] | None] = [None]
     if among is not None:

@@ -15,8 +15,8 @@ Shared results may be replaced: *set* to another value, or taken back (*retried*
 operation happens again. The entry that says so stands in the fork's log where the result stood in
 its origin's, and its `run.forked` entry lists them.
 
-A retry is a fork, too. What failed stays failed: who was told so is not contradicted, and that a
-step's failure is recorded once (rules 1, 2) holds as it stands.
+A retry is a fork, too. What failed stays failed: others may have acted upon it, and a step's
+failure is its one result (rules 1, 2).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Fork:
     parent: RunId | None = None  # whose child it is in its origin's place
     attempt: int = 1
     not_before: float | None = None
-    told: Mapping[str, Any] = field(default_factory=dict)  # what else its beginning says of it
+    details: Mapping[str, Any] = field(default_factory=dict)  # what else its first entry has
 
 
 def fork_of(origin: RunRow, at: Seq, **changes: Any) -> Fork:
@@ -144,7 +144,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
         codecs.record(c, run, seq, entry.kind, entry.op, entry.data)
     _inherit_waits(c, run, fork, rewrap, now)
     events.read_events(c, run, now)
-    told = {
+    forked = {
         "origin": origin.id,
         "seq": fork.at,
         "how": fork.how,
@@ -154,9 +154,9 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
         "input": fork.input,
         "set": sorted(fork.set),
         "retried": sorted(fork.retried),
-        **fork.told,
+        **fork.details,
     }
-    append(c, run, None, [NewEntry(FORKED, None, told)], now)
+    append(c, run, None, [NewEntry(FORKED, None, forked)], now)
     changed(c, run)
     report(c, Claimable())
     report(c, Due())
@@ -192,7 +192,7 @@ def failures(c: Connection, run: RunRow) -> frozenset[OpId]:
     A failure that the agent has dealt with is history like any other: were it tried again, what
     came after would not follow from it. So these are: the failed step whose error became the
     run's, the last if several had the same; failures after which nothing was begun; and what the
-    model refused to any of these steps, which would only be told so again.
+    model refused to any of these steps, which would only be refused again.
     """
     end = shared_end(c, run)
     failed = [each for each in _outcomes(c, run.id, end) if each.failed]
@@ -216,7 +216,7 @@ def forked(c: Connection, run: RunRow) -> dict[str, Any] | None:
 
 
 def forks_of(c: Connection, run: RunId) -> list[RunRow]:
-    """Those made of this very run, oldest first."""
+    """The forks of this very run, oldest first."""
     query = select(_runs.c.id).where(_runs.c.origin == run).order_by(_runs.c.id)
     return [get_run(c, fork) for fork in c.scalars(query)]
 
@@ -414,7 +414,8 @@ def _inherit_child(
     now: float,
 ) -> None:
     """A fork waits for the child that its origin has spawned, a retry for a retry of it if it has
-    not completed. One that could not even be made is spawned again when it is asked for."""
+    not completed. One that could not even be created is spawned again when the agent
+    waits for it."""
     child = newest(c, begun["child"])
     if child is None:
         return

@@ -69,7 +69,7 @@ def create_hook(
     if len(list_hooks(c)) >= HOOKS_MAX:
         raise Conflict(f"there are {HOOKS_MAX} hooks already", hint="Revoke some of them first.")
     hook = new_id("hook")
-    made = {
+    row = {
         "id": hook,
         "agent": f"{chosen.row.name}:{chosen.agent['name']}",
         "origin": chosen.origin,
@@ -78,7 +78,7 @@ def create_hook(
         "into": into,
         "created_at": now,
     }
-    c.execute(insert(_hooks), [made])
+    c.execute(insert(_hooks), [row])
     return get_hook(c, hook)
 
 

@@ -77,10 +77,10 @@ def same_upto(one: Iterable[Part], other: Iterable[Part], seq: int) -> bool:
     return _joined(one, seq) == _joined(other, seq)
 
 
-def _joined(made: Iterable[Part], seq: int) -> list[Part]:
+def _joined(parts: Iterable[Part], seq: int) -> list[Part]:
     """The parts up to `seq`, neighbours of the same source as one."""
     joined: list[Part] = []
-    for part in made:
+    for part in parts:
         if part.after >= seq:
             continue
         if joined and joined[-1].source == part.source:
@@ -90,9 +90,9 @@ def _joined(made: Iterable[Part], seq: int) -> list[Part]:
     return joined
 
 
-def write(c: Connection, run: RunId, made: Sequence[Part]) -> None:
+def write(c: Connection, run: RunId, parts: Sequence[Part]) -> None:
     """`run`, which was just made, has a log of these parts."""
     c.execute(
         insert(_lineage),
-        [{"run": run, "after_seq": p.after, "upto_seq": p.upto, "source": p.source} for p in made],
+        [{"run": run, "after_seq": p.after, "upto_seq": p.upto, "source": p.source} for p in parts],
     )

@@ -42,11 +42,11 @@ _scan = json.JSONDecoder().raw_decode
 Part = str | list[str]  # text; or the items of an array, as they are written
 
 
-def fold(c: Connection, asked: Mapping[str, Any]) -> dict[str, Any]:
+def fold(c: Connection, request: Mapping[str, Any]) -> dict[str, Any]:
     """The data of a model call with `parts` for its body: what `unfold` turns back."""
-    body = asked.get("body")
+    body = request.get("body")
     if not isinstance(body, str) or len(body) < BODY_CHARS_MIN or _surrogates(body):
-        return dict(asked)
+        return dict(request)
     parts: list[Any] = []
     for part in cut(body):
         if isinstance(part, list):
@@ -55,7 +55,7 @@ def fold(c: Connection, asked: Mapping[str, Any]) -> dict[str, Any]:
             parts.append(part)
         else:
             parts.append([_keep(c, [part])])
-    return {**{key: value for key, value in asked.items() if key != "body"}, "parts": parts}
+    return {**{key: value for key, value in request.items() if key != "body"}, "parts": parts}
 
 
 def unfold(c: Connection, kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,8 +164,8 @@ def _unknown(c: Connection, table: Table, digests: Iterable[str]) -> list[str]:
     wanted = list(dict.fromkeys(digests))
     known: set[str] = set()
     for start in range(0, len(wanted), _ASKED_MAX):
-        asked = table.c.digest.in_(wanted[start : start + _ASKED_MAX])
-        known.update(c.scalars(select(table.c.digest).where(asked)))
+        among = table.c.digest.in_(wanted[start : start + _ASKED_MAX])
+        known.update(c.scalars(select(table.c.digest).where(among)))
     return [digest for digest in wanted if digest not in known]
 
 

@@ -7,8 +7,8 @@ and none is for nothing. `torpor.control.service.webhooks` sends it. How each at
 entry of the run's log (`webhook.sent`, `webhook.failed`), as a reminder is (`wait.reminded`);
 nothing is logged for a run that has ended.
 
-Of several webhooks the first is told at once, the next with each reminder, the last of them with
-all further ones.
+Of several webhooks the first is notified at once, the next with each reminder, the last of them
+with all further ones.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class NoticeRow:
 def queue_notice(
     c: Connection, run: RunId, wait: WaitId, webhooks: Sequence[str], reminder: int, now: float
 ) -> None:
-    """Have the one of `webhooks` told whose turn it is."""
+    """Queue a notice for the one of `webhooks` whose turn it is."""
     webhook = webhooks[min(reminder, len(webhooks) - 1)]
-    made = {"id": new_id("msg"), "run": run, "wait": wait, "webhook": webhook}
+    row = {"id": new_id("msg"), "run": run, "wait": wait, "webhook": webhook}
     begun = {"reminder": reminder, "created_at": now, "next_at": now}
-    c.execute(insert(_notices), [made | begun | {"state": QUEUED, "attempts": 0}])
+    c.execute(insert(_notices), [row | begun | {"state": QUEUED, "attempts": 0}])
     report(c, Due())
 
 
@@ -69,8 +69,8 @@ def remind_due(c: Connection, now: float) -> list[WaitId]:
         remind_at = row.created_at + left[0] if left else None
         changed = {"reminded": n, "remind_at": remind_at}
         c.execute(update(_waits).where(_waits.c.id == row.id).values(**changed))
-        told = {"wait": row.id, "reminder": n}
-        append(c, row.run, None, [NewEntry("wait.reminded", OpId(row.op), told)], now)
+        details = {"wait": row.id, "reminder": n}
+        append(c, row.run, None, [NewEntry("wait.reminded", OpId(row.op), details)], now)
         if row.webhooks:
             queue_notice(c, row.run, row.id, row.webhooks, n, now)
         reminded.append(row.id)
@@ -113,19 +113,19 @@ def not_delivered(
     """An attempt has failed; the next is `again_at`, or there is none."""
     attempts, state = notice.attempts + 1, FAILED if again_at is None else QUEUED
     _change(c, notice.id, state=state, attempts=attempts, next_at=again_at, why=why)
-    told = {"attempt": attempts, "why": why, "again_at": again_at}
-    _log(c, notice, "webhook.failed", told, now)
+    details = {"attempt": attempts, "why": why, "again_at": again_at}
+    _log(c, notice, "webhook.failed", details, now)
 
 
 def _change(c: Connection, notice: str, **values: Any) -> None:
     c.execute(update(_notices).where(_notices.c.id == notice).values(**values))
 
 
-def _log(c: Connection, notice: NoticeRow, kind: str, told: dict[str, Any], now: float) -> None:
+def _log(c: Connection, notice: NoticeRow, kind: str, details: dict[str, Any], now: float) -> None:
     state = c.scalar(select(_runs.c.state).where(_runs.c.id == notice.run))
     if state not in {each.value for each in FINAL}:
         of = {"wait": notice.wait, "webhook": notice.webhook, "message": notice.id}
-        append(c, notice.run, None, [NewEntry(kind, None, of | told)], now)
+        append(c, notice.run, None, [NewEntry(kind, None, of | details)], now)
 
 
 def _row(row: Any) -> NoticeRow:

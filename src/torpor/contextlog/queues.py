@@ -52,8 +52,8 @@ class QueueRow:
     @property
     def limits(self) -> Limits:
         given = {key: getattr(self, key) for key in SETTINGS}
-        told = {key: value for key, value in given.items() if value is not None}
-        return parse_limits(told, f"queue {self.name}")
+        limits = {key: value for key, value in given.items() if value is not None}
+        return parse_limits(limits, f"queue {self.name}")
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def ensure_queues(c: Connection, names: Iterable[str], now: float) -> None:
     wanted = set(names)
     there = set(c.scalars(select(_queues.c.name).where(_queues.c.name.in_(wanted))))
     if missing := sorted(wanted - there):
-        made = [{"name": name, "paused": False, "made_at": now} for name in missing]
-        c.execute(insert(_queues), made)
+        rows = [{"name": name, "paused": False, "made_at": now} for name in missing]
+        c.execute(insert(_queues), rows)
 
 
 def set_queue(c: Connection, name: str, now: float, **changes: Any) -> QueueRow:
@@ -194,8 +194,8 @@ def starts_since(c: Connection, queue: str, since: float, most: int) -> list[flo
 
 def cancelled_at_rest(c: Connection, most: int) -> list[RunId]:
     """Runs that are to be cancelled and have no machine."""
-    asked = (_runs.c.cancel_requested, _at_rest())
-    return [RunId(run) for run in c.scalars(select(_runs.c.id).where(*asked).limit(most))]
+    wanted = (_runs.c.cancel_requested, _at_rest())
+    return [RunId(run) for run in c.scalars(select(_runs.c.id).where(*wanted).limit(most))]
 
 
 def _in_order(query: Select[Any]) -> Select[Any]:

@@ -56,18 +56,18 @@ def reload_run(
 ) -> RunRow:
     """The run that takes the place of `origin`; `fork` makes what it is to be, given the place and
     the rest of it. Raises as `forks.fork_run`."""
-    told = {"kept": kept.operations, "again": kept.again}
+    details = {"kept": kept.operations, "again": kept.again}
     ended = origin.state in FINAL
     parent = None if ended else origin.parent
-    wanted = fork(kept.at, how=HOW, retried=kept.retried, parent=parent, told=told)
-    made = fork_run(c, origin, wanted, rewrap, now)
+    wanted = fork(kept.at, how=HOW, retried=kept.retried, parent=parent, details=details)
+    successor = fork_run(c, origin, wanted, rewrap, now)
     if not ended:
-        words = f"its code changed; {made.id} goes on as the new version"
+        words = f"its code changed; {successor.id} goes on as the new version"
         error = {"type": RELOADED, "message": words, "traceback": None}
         # Heard first: its agent is not to go on with the waits that end with it.
         report(c, Replaced(origin.id))
-        transition(c, origin.id, None, RunState.CANCELLED, now, error=error, successor=made.id)
-    return made
+        transition(c, origin.id, None, RunState.CANCELLED, now, error=error, successor=successor.id)
+    return successor
 
 
 def kept_of(c: Connection, origin: RunRow, touched: Touched) -> Kept:
@@ -90,8 +90,8 @@ def kept_of(c: Connection, origin: RunRow, touched: Touched) -> Kept:
 
 def is_reload(c: Connection, run: RunRow) -> bool:
     """Whether the run goes on from what another version of its agent recorded."""
-    made = forked(c, run)
-    return made is not None and made["how"] == HOW
+    beginning = forked(c, run)
+    return beginning is not None and beginning["how"] == HOW
 
 
 def _again(record: dict[str, Any], named: Collection[str], failed: Collection[OpId]) -> bool:

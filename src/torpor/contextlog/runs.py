@@ -172,12 +172,12 @@ def create_run(
     if id_key is not None:
         if not 1 <= len(id_key) <= ID_KEY_MAX:
             raise Invalid(f"an id key must have 1 to {ID_KEY_MAX} characters, not {len(id_key)}")
-        made = made_with(c, id_key)
-        if made is not None and (made.id_key_until is None or now < made.id_key_until):
-            had = {each.path: each.digest for each in files_of(c, made.id)}
-            return _same(made, version, agent, input, start.env, had == (files or {}))
-        if made is not None:
-            c.execute(update(_runs).where(_runs.c.id == made.id).values(id_key=None))
+        earlier = made_with(c, id_key)
+        if earlier is not None and (earlier.id_key_until is None or now < earlier.id_key_until):
+            had = {each.path: each.digest for each in files_of(c, earlier.id)}
+            return _same(earlier, version, agent, input, start.env, had == (files or {}))
+        if earlier is not None:
+            c.execute(update(_runs).where(_runs.c.id == earlier.id).values(id_key=None))
     known = find_agent(c, version)
     if known is None:
         raise NotFound(f"there is no agent version {version!r}", hint="Deploy the agent first.")
@@ -267,13 +267,13 @@ def insert_runs(c: Connection, several: Sequence[NewRun], now: float) -> None:
 
 
 def _created(run: NewRun) -> dict[str, Any]:
-    told = {"version": run.version.version, "agent": run.agent, "engine": run.version.engine}
+    created = {"version": run.version.version, "agent": run.agent, "engine": run.version.engine}
     names = sorted(run.start.env) or None
     schedule = None if run.scheduled is None else run.scheduled.schedule
     also: dict[str, Any] = {"parent": run.parent, "schedule": schedule, "env": names}
     also["files"] = dict(run.files) or None
     known = {key: value for key, value in also.items() if value is not None}
-    return {**told, "input": run.input, **known}
+    return {**created, "input": run.input, **known}
 
 
 def get_run(c: Connection, ref: str) -> RunRow:
@@ -312,12 +312,12 @@ def list_runs(
 
 
 def _mentions(text: str) -> ColumnElement[bool]:
-    said = [_runs.c.id.icontains(text, autoescape=True)]
-    said.append(_runs.c.agent.icontains(text, autoescape=True))
+    mentions = [_runs.c.id.icontains(text, autoescape=True)]
+    mentions.append(_runs.c.agent.icontains(text, autoescape=True))
     written = json.dumps(text)[1:-1]  # as JSON says it
     for column in (_runs.c.input, _runs.c.result, _runs.c.error):
-        said.append(cast(column, Text).icontains(written, autoescape=True))
-    return or_(*said)
+        mentions.append(cast(column, Text).icontains(written, autoescape=True))
+    return or_(*mentions)
 
 
 def runs_in(c: Connection, states: Collection[RunState]) -> list[RunRow]:
@@ -552,7 +552,7 @@ def _moved(row: RunRow, to: RunState, now: float, lease: Lease | None = None) ->
 
 
 def _same(
-    made: RunRow,
+    known: RunRow,
     version: AgentVersion,
     agent: str | None,
     input: Mapping[str, Any],
@@ -562,19 +562,19 @@ def _same(
     other = [
         what
         for what, same in (
-            ("of another agent", (made.version, made.agent) == (version, agent)),
-            ("with another input", made.input == input),
-            ("with other environment variables", made.env == env),
+            ("of another agent", (known.version, known.agent) == (version, agent)),
+            ("with another input", known.input == input),
+            ("with other environment variables", known.env == env),
             ("with other files", same_files),
         )
         if not same
     ]
     if other:
         raise Conflict(
-            f"the id key {made.id_key!r} has made run {made.id}, {other[0]}",
+            f"the id key {known.id_key!r} has made run {known.id}, {other[0]}",
             hint="Use a new key for a new run.",
         )
-    return made
+    return known
 
 
 def _row(row: Any) -> RunRow:

@@ -72,8 +72,8 @@ def add_schedule(
     that says otherwise."""
     known = find_schedule(c, name)
     if known is None:
-        made = {"name": name, "paused": False, "made_at": now, **settings}
-        c.execute(insert(_schedules), [made | {"next_time": next_time, "next_at": next_at}])
+        row = {"name": name, "paused": False, "made_at": now, **settings}
+        c.execute(insert(_schedules), [row | {"next_time": next_time, "next_at": next_at}])
     elif {key: getattr(known, key) for key in settings} != dict(settings):
         if not replace:
             raise Conflict(

@@ -9,8 +9,8 @@ SQLite does by default and PostgreSQL under collation "C".
 DELETE, also for people who open the file with another tool. Only a whole run can go (`deleting`).
 
 A fork shares the beginning of its origin's log, so a run's log is not the entries with its id: it
-is what the view `log` gives, by way of `lineage` (`torpor.contextlog.lineage`). Whoever reads
-reads `log`; only who appends names `entries`.
+is what the view `log` gives, by way of `lineage` (`torpor.contextlog.lineage`). Readers use
+`log`; only what appends names `entries`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def _declared(kind: _Text, compiler: Any, **more: Any) -> str:
 
 
 def _json(*, none_as_null: bool) -> JSON:
-    made = JSON(none_as_null=none_as_null)
-    return made.with_variant(_Text(none_as_null=none_as_null), "sqlite")
+    kind = JSON(none_as_null=none_as_null)
+    return kind.with_variant(_Text(none_as_null=none_as_null), "sqlite")
 
 
 _Json = _json(none_as_null=True)
@@ -163,7 +163,7 @@ runs = Table(
     Column("wake_at", Double),
     # It starts when that one has ended.
     Column("after", _Id),
-    # The run that took its place when it failed: a retry, or a fork; and the how manieth try it is.
+    # The run that took its place when it failed: a retry, or a fork; and which attempt it is.
     Column("successor", _Id),
     Column("attempt", Integer, nullable=False, default=1, server_default="1"),
     Column("schedule", String),  # that started it
@@ -338,7 +338,7 @@ conversations = Table(
     Column("message", _Id, nullable=False),  # of `messages`
 )
 
-# Of model calls, what is asked about often: see `torpor.contextlog.calls`. `said`, `usage` and
+# Of model calls, what questions are often about: see `torpor.contextlog.calls`. `said`, `usage` and
 # `tool_uses` belong to the entry at (run, seq).
 said = Table(
     "said",

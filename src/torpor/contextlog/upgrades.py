@@ -41,8 +41,8 @@ def upgrade_run(
             hint="Its file can allow it: [tool.torpor] upgradable = true",
         )
     check_input(agent.offered(row.agent), row.input)
-    told = {"from": row.version, "to": agent.version}
-    append(c, row.id, None, [NewEntry(UPGRADED, None, told)], now)
+    versions = {"from": row.version, "to": agent.version}
+    append(c, row.id, None, [NewEntry(UPGRADED, None, versions)], now)
     values = {"version": agent.version, "engine": agent.engine}
     c.execute(update(schema.runs).where(schema.runs.c.id == row.id).values(**values))
     return get_run(c, row.id)

@@ -5,7 +5,7 @@
 
 A wait is an operation: making it appends its op.begin, ending it appends `wait.<state>` and the
 op.end whose value tells the agent. Whoever's UPDATE finds the wait open ends it (rule 11); a
-person who comes too late is told so (Conflict), a timer that comes too late changes nothing.
+person who comes too late gets a Conflict, a timer that comes too late changes nothing.
 
 Waits of one agent with the same idempotency key are one question (`answer_wait`): the answer to any
 of them is the answer to all that are open, and one that is made after it has it at once. Each
@@ -63,8 +63,8 @@ _DUE = {
 }
 WAITS = tuple(_DUE)  # the kinds of operations that are waits
 _ANSWER = ("data", "approved", "note")
-# How a wait was asked for, where that is not said: left out of its op.begin.
-_UNASKED: dict[str, Any] = {"tags": [], "id_key": None, "webhooks": [], "remind_after": []}
+# The defaults of a wait's request: left out of its op.begin.
+_DEFAULTS: dict[str, Any] = {"tags": [], "id_key": None, "webhooks": [], "remind_after": []}
 
 ASKING = ("wait", "doubt")  # a person
 
@@ -148,7 +148,7 @@ def create_wait(c: Connection, run: RunId, epoch: Epoch, new: NewWait, now: floa
     place = (("at", new.at), ("side", new.side))
     begin |= {key: value for key, value in place if value is not None}
     begin |= {"due_at": new.due_at} | shown
-    begin |= {key: value for key, value in also.items() if value != _UNASKED[key]}
+    begin |= {key: value for key, value in also.items() if value != _DEFAULTS[key]}
     append(c, run, epoch, [NewEntry(BEGIN, new.op, begin)], now)
     there = c.execute(select(_waits).filter_by(run=run, op=new.op)).first()
     if there is not None:
@@ -175,10 +175,10 @@ def inherit_wait(
 ) -> None:
     """Give a fork a wait of its own for `op`, which the log it shares says was `begun`: open, or
     ended with `value`, which its log has."""
-    asked = {key: begun[key] for key in ("prompt", "data", "schema", "approve")}
-    also = {key: begun.get(key, unasked) for key, unasked in _UNASKED.items()}
+    request = {key: begun[key] for key in ("prompt", "data", "schema", "approve")}
+    also = {key: begun.get(key, unasked) for key, unasked in _DEFAULTS.items()}
     also["child"] = begun.get("child")
-    wait = _insert(c, run, op, begun["kind"], asked | also, now, due_at)
+    wait = _insert(c, run, op, begun["kind"], request | also, now, due_at)
     if value is not None:
         _end(c, wait.id, value, now)
 
@@ -188,32 +188,32 @@ def _insert(
     run: RunId,
     op: OpId,
     kind: str,
-    asked: Mapping[str, Any],
+    request: Mapping[str, Any],
     now: float,
     due_at: float | None,
 ) -> WaitRow:
-    made = new_wait(run, op, kind, asked, now, due_at)
-    c.execute(insert(_waits), [made])
-    if asked["webhooks"]:
-        queue_notice(c, run, made["id"], asked["webhooks"], 0, now)
-    if made["due_at"] is not None or made["remind_at"] is not None:
+    row = new_wait(run, op, kind, request, now, due_at)
+    c.execute(insert(_waits), [row])
+    if request["webhooks"]:
+        queue_notice(c, run, row["id"], request["webhooks"], 0, now)
+    if row["due_at"] is not None or row["remind_at"] is not None:
         report(c, Due())
-    return get_wait(c, made["id"])
+    return get_wait(c, row["id"])
 
 
 def new_wait(
     run: RunId,
     op: OpId,
     kind: str,
-    asked: Mapping[str, Any],
+    request: Mapping[str, Any],
     now: float,
     due_at: float | None = None,
 ) -> dict[str, Any]:
     """The row of a wait that is open."""
-    asked = {**_UNASKED, **asked}
-    made = {"id": WaitId(new_id("wait")), "run": run, "op": op, "kind": kind, "created_at": now}
-    reminded = {"reminded": 0, "remind_at": _reminder(now, asked["remind_after"], 0)}
-    return {**made, "due_at": due_at, "state": OPEN, **reminded, **asked}
+    request = {**_DEFAULTS, **request}
+    row = {"id": WaitId(new_id("wait")), "run": run, "op": op, "kind": kind, "created_at": now}
+    reminded = {"reminded": 0, "remind_at": _reminder(now, request["remind_after"], 0)}
+    return {**row, "due_at": due_at, "state": OPEN, **reminded, **request}
 
 
 def _reminder(since: float, after: Sequence[float], n: int) -> float | None:
@@ -280,12 +280,12 @@ def list_waits(
 
 
 def _mentions(text: str) -> ColumnElement[bool]:
-    said = [
+    mentions = [
         column.icontains(text, autoescape=True)
         for column in (_waits.c.prompt, _waits.c.op, _waits.c.run, _waits.c.id)
     ]
     written = json.dumps(text)[1:-1]  # as JSON says it
-    return or_(*said, cast(_waits.c.data, String).icontains(written, autoescape=True))
+    return or_(*mentions, cast(_waits.c.data, String).icontains(written, autoescape=True))
 
 
 def agents_of(c: Connection, found: Sequence[WaitRow]) -> dict[RunId, str | None]:
@@ -320,13 +320,13 @@ def complete_wait(
     ended = _end(c, wait, outcome, now)
     if ended is None:
         return _came_late(c, wait, status)
-    told = {"wait": wait, **{key: outcome[key] for key in ("approved", "note", "by")}}
+    ending = {"wait": wait, **{key: outcome[key] for key in ("approved", "note", "by")}}
     result = _identified(c, ended.run, ended.op) | result
     append(
         c,
         ended.run,
         None,
-        [NewEntry(f"wait.{status}", ended.op, told), NewEntry(END, ended.op, result)],
+        [NewEntry(f"wait.{status}", ended.op, ending), NewEntry(END, ended.op, result)],
         now,
     )
     report(c, Answered(ended.run, ended.op, outcome))
@@ -370,9 +370,9 @@ def _alike(c: Connection, wait: WaitRow, state: str) -> list[WaitRow]:
 def _refuse(c: Connection, wait: WaitRow, error: Mapping[str, Any], now: float) -> None:
     refused = update(_waits).where(_waits.c.id == wait.id)
     c.execute(refused.values(state=REFUSED, value=error, completed_at=now, remind_at=None))
-    told = {"wait": wait.id, "why": error["message"]}
+    refusal = {"wait": wait.id, "why": error["message"]}
     result = _identified(c, wait.run, wait.op) | {"ok": False, "error": dict(error)}
-    entries = [NewEntry("wait.refused", wait.op, told), NewEntry(END, wait.op, result)]
+    entries = [NewEntry("wait.refused", wait.op, refusal), NewEntry(END, wait.op, result)]
     append(c, wait.run, None, entries, now)
 
 
@@ -382,7 +382,7 @@ def _identified(c: Connection, run: RunId, op: OpId) -> dict[str, Any]:
 
 
 def end_child_waits(c: Connection, child: RunId, state: RunState, outcome: Any, now: float) -> None:
-    """A run has ended so: who waits for it is told, in the same write. `outcome` is its result, or
+    """A run has ended so: end the waits for it, in the same write. `outcome` is its result, or
     its error."""
     waiting = select(_waits).where(_waits.c.child == child, _waits.c.state == OPEN)
     for wait in [_row(row) for row in c.execute(waiting)]:

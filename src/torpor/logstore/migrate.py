@@ -4,7 +4,7 @@ The version is in the database's table `meta`, where every torpor there ever was
 Alembic's own table says the same, and both change in one transaction. A database that is up to date
 is opened without importing Alembic, which takes longer than all the rest.
 
-How to change the tables is said in `torpor.logstore.migrations`.
+`torpor.logstore.migrations` says how to change the tables.
 """
 
 from __future__ import annotations
