@@ -59,7 +59,7 @@ class BodyLimit:
         taken = 0
 
         def refused() -> HTTPException:
-            words = f"the body is larger than {most:,.0f} bytes, which is the most"
+            words = f"the body is larger than {most:,.0f} bytes; that is the limit"
             error = HTTPException(413, words)
             error.__cause__ = Invalid(words, hint=_HINTS.get(scope["path"], _HINT))
             return error

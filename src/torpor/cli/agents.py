@@ -102,7 +102,8 @@ def run(
     ] = None,
     priority: Annotated[int, typer.Option(metavar="N", help="Higher goes first.")] = 0,
     delay: Annotated[
-        str | None, typer.Option(metavar="DURATION", help='Start no earlier than in "90s", "2h".')
+        str | None,
+        typer.Option(metavar="DURATION", help='Wait this long before starting it: "90s", "2h".'),
     ] = None,
     expires: Annotated[
         str | None,

@@ -29,7 +29,7 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
             "agents:deploy",
             "Make an agent's template now, so that its runs can start at once.",
         ),
-        Listed("agents", "versions:app", "Deployed agents."),
+        Listed("agents", "versions:app", "List, show and retire deployed agents."),
     ),
     "Runs": (
         Listed("ps", "ps:ps", "List runs: unfinished ones, and those that ended in the last day."),
@@ -104,8 +104,12 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
             "storage:import_run",
             "Take in a run that another torpor exported. It goes on here.",
         ),
-        Listed("schedules", "schedules:app", "Schedules: agents started at set times."),
-        Listed("queues", "queues:app", "Queues: where runs wait for a machine, and their limits."),
+        Listed("schedules", "schedules:app", "Manage schedules, which start agents at set times."),
+        Listed(
+            "queues",
+            "queues:app",
+            "Manage queues, where runs wait for a machine, and their limits.",
+        ),
     ),
     "Waits": (
         Listed("waits", "waits:waits", "List what runs wait for."),
@@ -113,7 +117,11 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         Listed("deny", "waits:deny", "Answer an agent's question with no."),
         Listed("complete", "waits:complete", "Answer a wait with data."),
         Listed("send", "events:send", "Send an event to a run that waits for it, or will."),
-        Listed("hooks", "hooks:hooks", "Webhooks: messages from other systems, and torpor's own."),
+        Listed(
+            "hooks",
+            "hooks:hooks",
+            "Manage webhooks: messages from other systems, and torpor's own.",
+        ),
     ),
     "This host": (
         Listed(
@@ -158,7 +166,7 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
             "Copy everything to a new directory, while it is in use.",
         ),
         Listed("restore", "storage:restore", "Make a data directory (TORPOR_HOME) from a backup."),
-        Listed("keys", "keys:keys", "API keys, for access over TCP."),
+        Listed("keys", "keys:keys", "Manage API keys, for access over TCP."),
         Listed("bench", "bench:bench", "Measure torpor on this host."),
     ),
 }

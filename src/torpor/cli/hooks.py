@@ -14,7 +14,7 @@ from torpor.terminal.screen import facts, say, show, show_json, table
 from torpor.web import words
 
 hooks = typer.Typer(
-    help="Webhooks: messages from other systems, and torpor's own.", no_args_is_help=True
+    help="Manage webhooks: messages from other systems, and torpor's own.", no_args_is_help=True
 )
 
 HookArg = Annotated[

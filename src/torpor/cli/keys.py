@@ -16,7 +16,7 @@ from torpor.web import words
 
 Object = dict[str, Any]
 
-keys = typer.Typer(help="API keys, for access over TCP.", no_args_is_help=True)
+keys = typer.Typer(help="Manage API keys, for access over TCP.", no_args_is_help=True)
 
 Expires = Annotated[
     str | None, typer.Option("--expires", metavar="TIME", help="When it expires: 90d, 12h.")

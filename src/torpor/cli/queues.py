@@ -15,7 +15,7 @@ from torpor.terminal.screen import say, show, show_json, table
 Object = dict[str, Any]
 Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=False)]
 
-app = typer.Typer(help="Queues: where runs wait for a machine, and their limits.")
+app = typer.Typer(help="Manage queues, where runs wait for a machine, and their limits.")
 
 
 @app.callback(invoke_without_command=True)

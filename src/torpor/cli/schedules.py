@@ -22,7 +22,7 @@ from torpor.web import words
 Object = dict[str, Any]
 Name = Annotated[str, typer.Argument(metavar="SCHEDULE", show_default=False)]
 
-app = typer.Typer(help="Schedules: agents started at set times.")
+app = typer.Typer(help="Manage schedules, which start agents at set times.")
 
 
 @app.callback(invoke_without_command=True)

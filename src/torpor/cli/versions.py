@@ -28,7 +28,7 @@ AgentArg = Annotated[
     ),
 ]
 
-app = typer.Typer(help="Deployed agents.")
+app = typer.Typer(help="List, show and retire deployed agents.")
 
 
 @app.callback(invoke_without_command=True)

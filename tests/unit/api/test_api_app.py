@@ -285,7 +285,7 @@ def test_bodies_beyond_the_limit(home: Home) -> None:
         text = b'"' + b"x" * limits.BODY_BYTES_MAX + b'"'
         told = await http.post("/runs", content=text)
         assert (told.status_code, told.json()["code"]) == (413, "invalid")
-        assert told.json()["detail"] == "the body is larger than 2,097,152 bytes, which is the most"
+        assert told.json()["detail"] == "the body is larger than 2,097,152 bytes; that is the limit"
         assert "torpor run --file" in told.json()["hint"]
         answer = await http.post("/waits/wait_1/complete", content=text)
         assert "send its address" in answer.json()["hint"]
