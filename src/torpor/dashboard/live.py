@@ -7,9 +7,8 @@ the timeline has changed; `end`, that nothing more comes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -18,6 +17,7 @@ from torpor.core.states import FINAL
 from torpor.dashboard import render
 from torpor.dashboard.pages import ENTRIES, place, service_of
 from torpor.dashboard.timeline import Item, Timeline
+from torpor.service.logs import Entry
 from torpor.web import stream
 
 # So far back may begin what new entries change.
@@ -43,7 +43,7 @@ async def live(request: Request) -> Response:
         begin = known[-1]["seq"] if known else after
     csrf = request.scope["torpor.session"].csrf
 
-    def render_page(page: list[dict[str, Any]]) -> Iterator[str]:
+    def render_page(page: Sequence[Entry]) -> Iterator[str]:
         changed: dict[int, Item] = {}
         for entry in page:
             if (item := timeline.take(entry)) is not None:

@@ -374,7 +374,7 @@ async def _printed(service: Service, run: str) -> tuple[list[tuple[str, Line]], 
     """The end of what the run printed, by lines, and whether there is more before."""
     place = await service.logs.begin(run, ["output"], PRINTED_ENTRIES, None)
     page = await service.logs.read(run, place, PRINTED_ENTRIES, ["output"])
-    found = page.entries
+    found = [*page.entries]
     while page.more:
         page = await service.logs.read(run, page.entries[-1]["seq"], PRINTED_ENTRIES, ["output"])
         found += page.entries

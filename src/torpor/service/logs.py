@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from typing_extensions import TypedDict
 
-from torpor.core.paging import Page
 from torpor.service.shapes import Object, closed
 
 
@@ -22,12 +21,19 @@ class Entry(TypedDict):
     data: Object
 
 
+class LogPage(NamedTuple):
+    """A part of a log. With `more`, others follow the last entry, however few there are."""
+
+    entries: Sequence[Entry]
+    more: bool
+
+
 class Logs(Protocol):
     """`ref` is a run's id, or a unique prefix of one; NotFound where there is no such run."""
 
     async def read(
         self, ref: str, after: int, limit: int, kinds: Sequence[str] | None = None
-    ) -> Page:
+    ) -> LogPage:
         """Entries that follow `after`."""
         ...
 

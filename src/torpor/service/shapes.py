@@ -7,7 +7,7 @@ not have as well as what it lacks, so that a field nobody documented is a failin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -34,12 +34,9 @@ def reply(shape: type[T], *parts: Mapping[str, Any], **fields: Any) -> T:
     whole: Object = {}
     for part in parts:
         whole.update(part)
-    return cast(T, _adapter(shape).validate_python(whole | fields))
+    return cast(T, _adapter(cast(Any, shape)).validate_python(whole | fields))
 
 
 @cache
-def _adapter_of(shape: Any) -> TypeAdapter[Any]:
+def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)
-
-
-_adapter: Callable[[Any], TypeAdapter[Any]] = _adapter_of

@@ -10,14 +10,22 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any
 
 from torpor.core.errors import TorporError
 from torpor.core.limits import HEARTBEAT_S
-from torpor.core.paging import Page
 from torpor.core.states import FINAL
 from torpor.service.agents import Report
+from torpor.service.logs import Entry, LogPage
 from torpor.web.problems import problem, reported
 
 log = logging.getLogger("torpor.api")
@@ -26,9 +34,9 @@ _HEARTBEAT = ": heartbeat\n\n"
 _PAGE = 500
 _FINAL_KINDS = tuple(f"run.{state.value}" for state in FINAL)
 
-Entries = Callable[[int, int, list[str] | None], Coroutine[Any, Any, Page]]
+Entries = Callable[[int, int, list[str] | None], Coroutine[Any, Any, LogPage]]
 Changed = Callable[[], Awaitable[None]]
-Render = Callable[[list[dict[str, Any]]], Iterator[str]]
+Render = Callable[[Sequence[Entry]], Iterator[str]]
 Work = Callable[[Report], Coroutine[Any, Any, Mapping[str, Any]]]
 
 
@@ -94,7 +102,7 @@ def seen(last_event_id: str | None) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0
 
 
-def as_entries(page: list[dict[str, Any]]) -> Iterator[str]:
+def as_entries(page: Sequence[Entry]) -> Iterator[str]:
     return (event("entry", entry, id=entry["seq"]) for entry in page)
 
 

@@ -22,6 +22,7 @@ from torpor.core.home import Home
 from torpor.core.retention import KEEP_ALL, Retention
 from torpor.core.states import FINAL, RunState
 from torpor.query.ask import Question
+from torpor.service.logs import Entry
 from torpor.service.runs import ForkRequest, RunDetail, RunFilter, RunRequest
 from torpor.service.schedules import ScheduleSettings
 from torpor.service.service import Service
@@ -128,7 +129,8 @@ async def test_a_run_is_played_to_its_result(place: Place) -> None:
     assert (found["agent"], found["version"]) == ("player", place.version)
     assert found["machine"] is None and found["waits"] == []
     assert [member["id"] for member in found["family"]] == [run]
-    entries, after = [], 0
+    entries: list[Entry] = []
+    after = 0
     while True:
         page = await place.service.logs.read(run, after, 100)
         entries += page.entries

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from torpor.contextlog import entries, reading, runs
 from torpor.core.ids import RunId
-from torpor.core.paging import Page
 from torpor.logstore.protocol import Store
+from torpor.service.logs import Entry, LogPage
+from torpor.service.shapes import reply
 from torpor.worker.beside import Beside
 
 
@@ -19,10 +20,11 @@ class Logs:
 
     async def read(
         self, ref: str, after: int, limit: int, kinds: Sequence[str] | None = None
-    ) -> Page:
-        return await self._store.read(
+    ) -> LogPage:
+        page = await self._store.read(
             lambda c: entries.read_page(c, runs.get_run(c, ref).id, after, kinds, limit)
         )
+        return LogPage([reply(Entry, each) for each in page.entries], page.more)
 
     async def begin(
         self,

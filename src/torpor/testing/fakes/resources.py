@@ -11,10 +11,10 @@ from typing import Any
 from torpor.core.agentfile import AgentSource
 from torpor.core.errors import Conflict, GuestError, Invalid, NotFound
 from torpor.core.ids import new_id
-from torpor.core.paging import Page
 from torpor.core.states import FINAL, RunState
 from torpor.service.agents import Agent, Deployed, Deployment, DescribedAgent, Report
 from torpor.service.events import Sent
+from torpor.service.logs import LogPage
 from torpor.service.runs import (
     ALL_RUNS,
     Deleted,
@@ -283,11 +283,11 @@ class Logs:
 
     async def read(
         self, ref: str, after: int, limit: int, kinds: Sequence[str] | None = None
-    ) -> Page:
+    ) -> LogPage:
         log = self._memory.log(ref)
-        found = [dict(e) for e in log[after:] if kinds is None or e["kind"] in kinds]
+        found = [e for e in log[after:] if kinds is None or e["kind"] in kinds]
         given = min(limit, PAGE_ENTRIES)
-        return Page(found[:given], len(found) > given)
+        return LogPage(found[:given], len(found) > given)
 
     async def begin(
         self,
