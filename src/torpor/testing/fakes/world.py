@@ -105,6 +105,7 @@ QUICK = ServerLimits(
 
 # A server in the test's data directory, whose store is there.
 ALONE = Worker("test", alone=True)
+AMPLE = Capacity(mib=1 << 20, runs=16)
 
 
 class World:
@@ -117,7 +118,6 @@ class World:
     ) -> None:
         self.home = home.create()
         self.limits, self.clock, self.worker = limits, clock, worker
-        self._slots = 16
         self.terms = replace(freeze.MACHINE, grace_s=0.0, worth_s=0.0)
         self.effects: Counter[str] = Counter()  # bodies of steps that ran
         self.recorded: set[str] = set()  # steps whose agent was told that their end is in the log
@@ -177,7 +177,7 @@ class World:
         commands = Commands()
         time = (self.clock, self.limits)
         shared = Shared(self.store, self.model, keys, values, self.metrics, commands, *time)
-        self.scheduler = Scheduler(shared, self.worker, capacity=Capacity(1 << 20, self._slots))
+        self.scheduler = Scheduler(shared, self.worker, capacity=AMPLE)
         self.execs = Execs(self.store, WorldEngines(self), commands)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
@@ -257,13 +257,12 @@ class World:
 
     @property
     def slots(self) -> int:
-        """How many machines there may be at once. Memory there is enough."""
-        return self._slots
+        """How many machines this server may have at once. Memory there is enough."""
+        return self.scheduler.capacity.runs
 
     @slots.setter
     def slots(self, slots: int) -> None:
-        self._slots = slots
-        self.scheduler.capacity = Capacity(1 << 20, slots)
+        self.scheduler.capacity = replace(AMPLE, runs=slots)
 
     async def have_room(self, room: int) -> None:
         """For so many machines, which the scheduler is told as news."""
