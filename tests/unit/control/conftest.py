@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from torpor.core.home import Home
 from torpor.core.limits import ServerLimits
 from torpor.policy import freeze
+from torpor.testing.clock import ManualClock
 from torpor.testing.fakes.plain import CALM, HASTY, Plain
 from torpor.testing.fakes.world import QUICK, World
 
@@ -31,6 +33,14 @@ async def world(
 ) -> AsyncIterator[World]:
     async with World(Home(tmp_path), _limits(request, QUICK)) as world:
         yield world
+
+
+@pytest.fixture
+async def timed(tmp_path: Path, anyio_backend: str) -> AsyncIterator[tuple[World, ManualClock]]:
+    """A world in which time passes when the test says so."""
+    clock = ManualClock(time.time())
+    async with World(Home(tmp_path), QUICK, clock) as world:
+        yield world, clock
 
 
 @pytest.fixture

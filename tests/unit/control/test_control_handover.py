@@ -12,6 +12,7 @@ from torpor.control.service.service import Service
 from torpor.core.ids import RunId
 from torpor.core.position import VERSION
 from torpor.core.states import RunState
+from torpor.testing.clock import ManualClock
 from torpor.testing.fakes.world import POINTS, STUCK_S, Calls, Nth, World
 from torpor.worker.calls import BEGUN
 
@@ -151,14 +152,17 @@ async def test_the_model_is_waited_for_and_paid_once(world: World) -> None:
     assert world.asked == ["m"]
 
 
-@pytest.mark.limits(hand_over_s=0.3)
 async def test_a_model_that_takes_too_long_is_in_doubt_and_asked_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    timed: tuple[World, ManualClock],
 ) -> None:
+    world, clock = timed
     calls = Calls(world)
     run = await up_to_work(world, [["model", "m"]])
     await calls.asked.wait()
-    assert "cut off" in (await world.hand_over())[-1]
+    handing_over = asyncio.create_task(world.hand_over())
+    await world.until(run, lambda row: row.state is RunState.SUSPENDED)
+    clock.skip(world.limits.hand_over_s)
+    assert "cut off" in (await handing_over)[-1]
     await world.broker.die()  # with its server
     assert (await world.row(run)).state is RunState.SUSPENDED
     await world.start()
@@ -170,13 +174,18 @@ async def test_a_model_that_takes_too_long_is_in_doubt_and_asked_again(
     assert (again.op, again.data) == ("model:m#1", {"reason": BEGUN})
 
 
-@pytest.mark.limits(hand_over_s=0.1, hand_over_retry_s=0.01)
 async def test_what_cannot_be_frozen_in_time_is_recovered(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    timed: tuple[World, ManualClock],
 ) -> None:
+    world, clock = timed
     run = await up_to_work(world)
     world.refused["prepare"] = 10**6
-    told = await world.hand_over()
+    handing_over = asyncio.create_task(world.hand_over())
+    with world.store.subscribe(run) as subscription:
+        while not await world.entries(run, "freeze.failed"):
+            await subscription.wait()
+    clock.skip(world.limits.hand_over_s)
+    told = await handing_over
     assert told[0] == f"{run}: cannot be frozen yet: refused"
     assert told[-1].endswith("cut off; it goes on from the log")
     assert (await world.row(run)).state is RunState.RUNNING
