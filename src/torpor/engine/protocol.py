@@ -9,7 +9,7 @@ A `Machine` is one microVM of one epoch. Its life:
         │ └─────────── kill() at any time, idempotent ─────────────┘
         └─── forget(pages), become(another snapshot) ──► paused         at most once
 
-Memory and disk come from files that somebody else serves (`Backing`); the engine tells which
+Memory and disk come from files that somebody else serves (`Backing`); the engine knows which
 pages of memory changed against that file. Nothing here assumes how an engine finds that out.
 """
 
@@ -119,7 +119,7 @@ class Machine(Protocol):
         them goes. What is in them until then has no meaning."""
 
     async def become(self, numbers: PageNumbers, pages: Pages, device_state: bytes) -> None:
-        """Turn a paused machine, or an empty one, into another: these pages, which it was told to
+        """Turn a paused machine, or an empty one, into another: these pages, which it was made to
         forget, and this state of its devices. All other pages are the same in both. Raises
         Damaged (the state does not allow it), HostError; the machine is to be killed then."""
 
@@ -152,7 +152,7 @@ class Machine(Protocol):
     async def kill(self) -> None: ...
 
     async def ended(self) -> str:
-        """Wait until the machine is gone; the end of what it said on the way, for an error."""
+        """Wait until the machine is gone; the end of what it printed on the way, for an error."""
 
 
 class Engine(Protocol):

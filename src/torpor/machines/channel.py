@@ -1,7 +1,8 @@
-"""What is said between a driver and what carries its agent. Nothing is decided here.
+"""The channel between a driver and what carries its agent: messages both ways, and output. Nothing
+is decided here.
 
-What was heard is in `inbox`, in order, messages and output alike: what an agent printed before it
-said something stands before it.
+What has come is in `inbox`, in order, messages and output alike: what an agent printed before it
+sent a message stands before that.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ LINGER_S = 0.001
 
 
 class Silence(GuestError):
-    """Nothing of what was waited for was said in time."""
+    """None of the messages that were waited for came in time."""
 
 
 @dataclass(frozen=True)
-class Said:
+class Message:
     """A message, checked."""
 
-    message: dict[str, Any]
+    fields: dict[str, Any]
 
     @property
     def t(self) -> str:
-        return str(self.message["t"])
+        return str(self.fields["t"])
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,14 @@ class Skipped:
     offset: int
 
 
-class Conversation:
-    """The driver's side. How bytes come and go is its subclasses' business."""
+class Channel:
+    """The driver's side. How bytes come and go is up to its subclasses."""
 
-    def __init__(self, heard: asyncio.Event | None = None) -> None:
-        """`heard` is set when `inbox` or `broken` changed."""
-        self.inbox: deque[Said | Output | Skipped] = deque()
-        self.heard = heard or asyncio.Event()
-        self.broken: GuestError | None = None  # the conversation is over, and why
+    def __init__(self, arrived: asyncio.Event | None = None) -> None:
+        """`arrived` is set when `inbox` or `broken` changed."""
+        self.inbox: deque[Message | Output | Skipped] = deque()
+        self.arrived = arrived or asyncio.Event()
+        self.broken: GuestError | None = None  # the channel is closed, and why
         # Why the agent stands still, where that is the host's doing: it goes on by itself.
         self.stall: str | None = None
 
@@ -73,38 +74,38 @@ class Conversation:
         """So much of a large result, or of output, came and was not taken that no more should be
         read."""
         last = self.inbox[-1] if len(self.inbox) > PARTS_AHEAD_MAX else None
-        if isinstance(last, Said):
+        if isinstance(last, Message):
             return last.t == names.PART
         printed = (len(item.data) for item in self.inbox if isinstance(item, Output))
         return last is not None and sum(printed) > OUTPUT_AHEAD_BYTES
 
     async def room(self, ahead_bytes: int) -> None:
-        """Return once less than this was said and not taken in, or it is over."""
+        """Return once less than this was sent and not taken in, or the channel is closed."""
 
     async def hear(self, *types: str, within_s: float) -> dict[str, Any]:
         """The next message, which must be one of `types`; output on the way stays in `inbox`.
 
-        For the moments when nothing else may be said. An agent that stands still has all the time
+        For the moments when nothing else may come. An agent that stands still has all the time
         it needs. Raises GuestError.
         """
         deadline = time.monotonic() + within_s
-        kept: list[Said | Output | Skipped] = []
+        kept: list[Message | Output | Skipped] = []
         try:
             while True:
                 while self.inbox:
                     item = self.inbox.popleft()
-                    if isinstance(item, Said) and item.t in types:
-                        return item.message
+                    if isinstance(item, Message) and item.t in types:
+                        return item.fields
                     kept.append(item)
                 if self.broken is not None:
                     raise self.broken
-                self.heard.clear()
+                self.arrived.clear()
                 if self.stall is not None:
-                    await self.heard.wait()
+                    await self.arrived.wait()
                     deadline = time.monotonic() + within_s
                 else:
                     async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                        await self.heard.wait()
+                        await self.arrived.wait()
         except TimeoutError as error:
             raise Silence(
                 f"the machine did not say {' or '.join(types)} within {within_s:g} s"
@@ -113,16 +114,16 @@ class Conversation:
             self.inbox.extendleft(reversed(kept))
 
     async def linger(self) -> None:
-        """When a step has begun and nothing else was heard, its end may be here in a moment: both
+        """When a step has begun and nothing else has come, its end may be here in a moment: both
         are one write then."""
-        if len(self.inbox) != 1 or not isinstance(said := self.inbox[0], Said):
+        if len(self.inbox) != 1 or not isinstance(message := self.inbox[0], Message):
             return
-        if said.t == names.BEGIN and said.message["kind"] == "step":
-            self.heard.clear()
+        if message.t == names.BEGIN and message.fields["kind"] == "step":
+            self.arrived.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_S):
-                    await self.heard.wait()
+                    await self.arrived.wait()
 
     def _break(self, error: GuestError) -> None:
         self.broken = self.broken or error
-        self.heard.set()
+        self.arrived.set()

@@ -1,4 +1,4 @@
-"""The conversation with one machine's supervisor: a link pumped over the machine's socket.
+"""The channel to one machine's supervisor: a link pumped over the machine's socket.
 
 Bytes in become messages in `inbox`; messages out are queued and written as the guest takes
 them. Nothing is decided here.
@@ -16,7 +16,7 @@ from typing import Any
 
 from torpor.core.errors import GuestError, HostError, Invalid
 from torpor.engine.protocol import Machine
-from torpor.machines.channel import Conversation, Output, Said
+from torpor.machines.channel import Channel, Message, Output
 from torpor.wire import messages, names
 from torpor.wire.link import Link, LinkError, Received
 
@@ -32,13 +32,13 @@ FILE_AHEAD_BYTES = 4 << 20
 _INT = struct.Struct("i")
 
 
-class Guest(Conversation):
+class Guest(Channel):
     """Owns the machine's link socket. One task reads it, one writes it, one minds that the machine
     does not stand still unseen."""
 
-    def __init__(self, machine: Machine, link: Link, heard: asyncio.Event | None = None) -> None:
+    def __init__(self, machine: Machine, link: Link, arrived: asyncio.Event | None = None) -> None:
         """`link` is fresh, or the one of the snapshot that `machine` was restored from."""
-        super().__init__(heard)
+        super().__init__(arrived)
         self.machine = machine
         self.link = link
         self._to_write = asyncio.Event()
@@ -98,7 +98,7 @@ class Guest(Conversation):
         self._to_write.set()
 
     def drain(self) -> None:
-        """Take in all that a paused machine had written: it is part of what was said before the
+        """Take in all that a paused machine had written: it is part of what it sent before the
         pause, and the socket goes away with the process."""
         with contextlib.suppress(OSError):
             while self.broken is None and (data := self.machine.link.recv(_READ_BYTES)):
@@ -112,8 +112,8 @@ class Guest(Conversation):
         return self._sending or _INT.unpack(answer) != (0,)
 
     async def settle(self, within_s: float) -> None:
-        """Until all that is to be said was said and read. Nothing tells of that: the channel is
-        asked. Raises GuestError."""
+        """Wait until all that is queued was sent and read. Nothing notifies of that: the socket is
+        polled. Raises GuestError."""
         deadline = time.monotonic() + within_s
         while self._to_write.is_set() or self.unread:
             if time.monotonic() > deadline:
@@ -143,16 +143,16 @@ class Guest(Conversation):
         self._to_write.set()  # acknowledgements
         self._taken.set()
         if self.inbox:
-            self.heard.set()
+            self.arrived.set()
 
     def _understand(self, received: Received) -> None:
         if received.channel == CONTROL:
-            said = Said(messages.decode(received.message, messages.FROM_GUEST))
-            if said.t == names.CRASHED:
-                trace = said.message["traceback"]
+            message = Message(messages.decode(received.message, messages.FROM_GUEST))
+            if message.t == names.CRASHED:
+                trace = message.fields["traceback"]
                 self._break(GuestError(f"the machine's supervisor failed:\n{trace}".rstrip()))
             else:
-                self.inbox.append(said)
+                self.inbox.append(message)
         elif received.channel in (STDOUT, STDERR):
             self.inbox.append(Output(received.channel, received.message))
         else:
@@ -164,7 +164,7 @@ class Guest(Conversation):
 
     async def _mind(self) -> None:
         """Have a machine that stands still, since the host's disk is full, try again until it goes
-        on. Nobody tells when there is room: trying is how that is found out."""
+        on. Nothing notifies of room on a disk: trying is how that is found out."""
         try:
             while True:
                 if self.stall is None:
@@ -182,7 +182,7 @@ class Guest(Conversation):
 
     def _stand(self, why: str | None) -> None:
         self.stall = why
-        self.heard.set()
+        self.arrived.set()
 
     async def _write(self) -> None:
         loop = asyncio.get_running_loop()

@@ -115,7 +115,7 @@ class _OnSlot(_Standing):
 
     async def damage(self, pager: PagerClient) -> str | None:
         """What of its snapshot it tried to read and could not, in words."""
-        with contextlib.suppress(TorporError):  # without a pager there is nobody to say
+        with contextlib.suppress(TorporError):  # without a pager nobody knows
             damage: str | None = (await pager.stats(self.name))["damage"]
             return damage
         return None

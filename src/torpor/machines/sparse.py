@@ -57,6 +57,6 @@ async def copy_sparse(source: Path, target: Path) -> None:
         *("cp", "--sparse=always", "--reflink=auto", str(source), str(target)),
         stderr=asyncio.subprocess.PIPE,
     )
-    _, said = await process.communicate()
+    _, printed = await process.communicate()
     if process.returncode:
-        raise HostError(f"cannot create a disk: {said.decode(errors='replace').strip()}")
+        raise HostError(f"cannot create a disk: {printed.decode(errors='replace').strip()}")

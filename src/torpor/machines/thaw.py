@@ -15,7 +15,7 @@ from typing import Any
 
 from torpor.core.errors import GuestError
 from torpor.core.ids import Epoch, RunId
-from torpor.machines.channel import Conversation
+from torpor.machines.channel import Channel
 from torpor.machines.guest import Guest
 from torpor.wire import names
 
@@ -71,13 +71,13 @@ async def thaw(
         raise GuestError(f"the machine thawed as epoch {answer['epoch']}, not {epoch}")
 
 
-def resume(guest: Conversation) -> None:
+def resume(guest: Channel) -> None:
     """An agent that was held goes on, in a machine that may have been paused: its clock has lost
     that. It says `resumed`."""
     guest.say(names.RESUME, time=time.time())
 
 
-def correct_clock(guest: Conversation, at: float) -> None:
+def correct_clock(guest: Channel, at: float) -> None:
     """Its clock was set, and it says that it is `at` now."""
     if abs(at - time.time()) > CLOCK_ERROR_MAX_S:
         guest.say(names.CLOCK, time=time.time())

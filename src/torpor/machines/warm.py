@@ -3,7 +3,7 @@
 An emulated processor translates the guest's code before it runs it, and forgets the translation
 with its process: a third of a second of a plain resume is spent on translating, again and again,
 the same way back from the same freeze. A warm machine has been that way. It stands on the
-version's template (`torpor.machines.flat`), was thawed, told to prepare, and stopped: no agent
+version's template (`torpor.machines.flat`), was thawed, prepared, and stopped: no agent
 has started in it, no run is known to it.
 
     start on the flat file ─► load the template's devices ─► thaw ─► prepare ─► pause    waits

@@ -4,7 +4,7 @@ where that does not end within a grace."""
 from __future__ import annotations
 
 from torpor.core.clock import Clock
-from torpor.machines.channel import Conversation
+from torpor.machines.channel import Channel
 from torpor.wire import names
 
 REASON = "cancelled on request"
@@ -17,7 +17,7 @@ class Cancelling:
         self._clock, self._grace_s = clock, grace_s
         self._until: float | None = None  # monotonic; once the agent knows
 
-    def begin(self, guest: Conversation) -> None:
+    def begin(self, guest: Channel) -> None:
         """Let the agent clean up and end, once."""
         if self.wanted and self._until is None:
             self._until = self._clock.monotonic() + self._grace_s

@@ -19,7 +19,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.ids import AgentVersion, Epoch, RunId, SnapshotId
 from torpor.machines.capture import Captured, Taken
-from torpor.machines.channel import Conversation
+from torpor.machines.channel import Channel
 from torpor.policy.freeze import Terms
 from torpor.snapshot.seal import Key
 
@@ -66,7 +66,7 @@ class Carrier(Protocol):
     """Made for one epoch of one run."""
 
     @property
-    def guest(self) -> Conversation: ...
+    def guest(self) -> Channel: ...
 
     @property
     def pid(self) -> int: ...

@@ -25,7 +25,7 @@ from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Exhausted, GuestError, NotFound, TorporError
 from torpor.core.execs import Asked, Size
 from torpor.core.ids import RunId, new_id
-from torpor.machines.channel import Conversation
+from torpor.machines.channel import Channel
 from torpor.machines.guest import Guest
 from torpor.wire import names
 from torpor.worker.pen import Pen
@@ -259,7 +259,7 @@ class OfRun:
         """Whether the run's machine has to stay for one."""
         return bool(self._all.of(self._run))
 
-    async def begin(self, guest: Conversation, pen: Pen) -> None:
+    async def begin(self, guest: Channel, pen: Pen) -> None:
         """Those that wait for the machine begin in it. Only of machines: others do not need it."""
         for command in self._all.of(self._run):
             if command.begun or not isinstance(guest, Guest):
@@ -299,7 +299,7 @@ class OfRun:
 class OnMachine:
     """See `Hand`: a guest's `torpor.guest.commands`."""
 
-    def __init__(self, guest: Conversation, exec: str) -> None:
+    def __init__(self, guest: Channel, exec: str) -> None:
         self._guest, self._exec = guest, exec
 
     def ask(self, asked: Asked) -> None:

@@ -18,7 +18,7 @@ from torpor.contextlog.runs import Suspension
 from torpor.core.errors import GuestError, StaleEpoch, TorporError
 from torpor.core.ids import OpId, Seq
 from torpor.machines.capture import Captured, GivenUp
-from torpor.machines.channel import Said
+from torpor.machines.channel import Message
 from torpor.machines.thaw import resume
 from torpor.wire import names
 from torpor.worker.carrier import Freezer
@@ -141,9 +141,9 @@ class Freezing:
         last things that came may be the run's end."""
         # A step's end that is recorded only now: that it was is not in the machine that was taken.
         acknowledged = [
-            OpId(item.message["op"])
+            OpId(item.fields["op"])
             for item in self._parts.live.guest.inbox
-            if isinstance(item, Said) and item.t == names.END
+            if isinstance(item, Message) and item.t == names.END
         ]
         with recorded_or_lost():
             await self._receiver.take()

@@ -20,7 +20,7 @@ from torpor.core.agentfile import AgentSource
 from torpor.core.clock import Clock
 from torpor.core.errors import GuestError
 from torpor.core.sizes import MEMORY_MIB_MAX
-from torpor.machines.channel import Conversation, Output, Silence
+from torpor.machines.channel import Channel, Output, Silence
 from torpor.policy import inputs
 from torpor.wire import names
 
@@ -61,7 +61,7 @@ class Importing:
         yield
         self._began += self._clock.monotonic() - since
 
-    async def hear(self, guest: Conversation, *types: str) -> dict[str, Any]:
+    async def hear(self, guest: Channel, *types: str) -> dict[str, Any]:
         """The first message of one of `types`, or that it failed. Raises GuestError if it takes too
         long, saying where it is."""
         what = self.entry
@@ -83,14 +83,14 @@ class Importing:
             self._progress("load", f"importing {shown}, {self.took_s:.0f} s", None)
 
 
-async def hear_loaded(guest: Conversation, importing: Importing) -> Loaded:
+async def hear_loaded(guest: Channel, importing: Importing) -> Loaded:
     """As `loaded`, and what the agent's file defines."""
     answer = await loaded(guest, importing)
     agents = [await asyncio.to_thread(inputs.usable, each) for each in answer["agents"]]
     return Loaded(agents, answer["default"])
 
 
-async def loaded(guest: Conversation, importing: Importing) -> dict[str, Any]:
+async def loaded(guest: Channel, importing: Importing) -> dict[str, Any]:
     """Wait until all is imported. Raises GuestError if it is not, saying why."""
     answer, entry = await importing.hear(guest, names.LOADED), importing.entry
     if answer["t"] == names.LOADED:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 
 from torpor.core.clock import Clock
-from torpor.machines.channel import Conversation
+from torpor.machines.channel import Channel
 from torpor.policy.freeze import Stay
 from torpor.worker.pen import Pen
 
@@ -24,7 +24,7 @@ class Obstacles:
         self._freeze_failed_for: str | None = None
         self._not_before = 0.0  # monotonic: no freeze is tried before
 
-    def words(self, guest: Conversation | None) -> str | None:
+    def words(self, guest: Channel | None) -> str | None:
         """What there is just now, for people."""
         if guest is not None and guest.stall is not None:
             return f"stands still: {guest.stall}. It goes on once there is room"
@@ -32,7 +32,7 @@ class Obstacles:
             return self._pen.waits_for
         return f"running, since it cannot be frozen: {self._freeze_failed_for}"
 
-    def stay(self, guest: Conversation, *, waiting: int) -> Stay | None:
+    def stay(self, guest: Channel, *, waiting: int) -> Stay | None:
         """Why no freeze should be tried now."""
         if guest.stall is not None:
             return Stay("it stands still", None)
@@ -40,7 +40,7 @@ class Obstacles:
             return Stay("it could not be frozen just now", left_s)
         return None
 
-    async def look(self, guest: Conversation) -> None:
+    async def look(self, guest: Channel) -> None:
         """Note when the agent's machine begins to stand still, and when it goes on."""
         if guest.stall is not None and self._stood_since is None:
             self._stood_since = self._clock.monotonic()

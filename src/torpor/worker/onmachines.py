@@ -22,7 +22,7 @@ from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.runfiles import RunFile
 from torpor.logstore.protocol import Store
 from torpor.machines.capture import Captured, Taken
-from torpor.machines.channel import Conversation
+from torpor.machines.channel import Channel
 from torpor.machines.host import Frozen, Machines
 from torpor.machines.live import Live
 from torpor.machines.thaw import say_journal, thaw
@@ -162,7 +162,7 @@ class MachineCarrier:
         self.live = live
 
     @property
-    def guest(self) -> Conversation:
+    def guest(self) -> Channel:
         return self.live.guest
 
     @property

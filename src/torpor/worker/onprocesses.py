@@ -141,7 +141,7 @@ class ProcessCarriers:
             await waiting.discard()
             raise
         guest = waiting.guest
-        guest.heard = changed
+        guest.arrived = changed
         guest.say_line(_load(program, files, self._home.compiled))
         limit_s = agent.rules.max_import_s
         importing = loaded(guest, Importing(program.entry, limit_s, lambda *_: None, self.clock))

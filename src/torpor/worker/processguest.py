@@ -19,7 +19,7 @@ from typing import Any
 from torpor.core.errors import GuestError, Invalid
 from torpor.core.limits import PIPE_BYTES_MAX
 from torpor.engine.process.agent import Agent
-from torpor.machines.channel import Conversation, Output, Said, Skipped
+from torpor.machines.channel import Channel, Message, Output, Skipped
 from torpor.wire import messages, names
 from torpor.wire.link import STDERR, STDOUT
 
@@ -65,9 +65,9 @@ class MarkedOutput:
             yield Output(self._channel, self._held)
 
 
-class ProcessGuest(Conversation):
-    def __init__(self, agent: Agent, heard: asyncio.Event | None = None) -> None:
-        super().__init__(heard)
+class ProcessGuest(Channel):
+    def __init__(self, agent: Agent, arrived: asyncio.Event | None = None) -> None:
+        super().__init__(arrived)
         self.agent = agent
         self._loop = asyncio.get_running_loop()
         self._incoming = bytearray()
@@ -120,7 +120,7 @@ class ProcessGuest(Conversation):
     def _ready(self, fd: int) -> None:
         if len(self.inbox) < INBOX_MAX and not self.far_ahead:
             self._watched[fd]()
-            self.heard.set()
+            self.arrived.set()
         else:
             self._loop.remove_reader(fd)
             self._loop.call_later(_LOOK_AGAIN_S, self._look_again, fd)
@@ -154,14 +154,14 @@ class ProcessGuest(Conversation):
         return True
 
     def _hear_line(self, line: bytes) -> None:
-        said = Said(messages.decode(line, _FROM_AGENT))
-        if said.t in messages.AFTER_OUTPUT:
+        message = Message(messages.decode(line, _FROM_AGENT))
+        if message.t in messages.AFTER_OUTPUT:
             self._read_outputs()
-        self._final = self._final or said.t in messages.FINAL
-        self._loaded = self._loaded or said.t == names.LOADED
-        if said.t in (names.PREPARED, names.UNPREPARED):
+        self._final = self._final or message.t in messages.FINAL
+        self._loaded = self._loaded or message.t == names.LOADED
+        if message.t in (names.PREPARED, names.UNPREPARED):
             self._preparing = False
-        self.inbox.append(said)
+        self.inbox.append(message)
 
     def _distrust(self, why: str) -> None:
         # Its own code wrote to a descriptor that is not its own: it cannot be trusted on.
@@ -200,9 +200,9 @@ class ProcessGuest(Conversation):
             else:
                 how = (code, None) if code >= 0 else (None, -code)
                 exited = dict(zip(("code", "signal"), how, strict=True))
-                self.inbox.append(Said({"t": names.EXITED, "oom": False, **exited}))
+                self.inbox.append(Message({"t": names.EXITED, "oom": False, **exited}))
         self._answer_for_it()
-        self.heard.set()
+        self.arrived.set()
 
     def _answer_for_it(self) -> None:
         """An agent that ended while it was to stand still answers no more, and whoever waits for
@@ -210,9 +210,9 @@ class ProcessGuest(Conversation):
         if self._preparing:
             self._preparing = False
             self.inbox.append(
-                Said({"t": names.UNPREPARED, "reason": "it has ended", "again_s": 0.0})
+                Message({"t": names.UNPREPARED, "reason": "it has ended", "again_s": 0.0})
             )
-            self.heard.set()
+            self.arrived.set()
 
     # ---- out ----
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.waits import OPEN
-from torpor.machines.channel import Said
+from torpor.machines.channel import Message
 from torpor.machines.thaw import correct_clock
 from torpor.wire import names
 from torpor.worker import interpreting as effects
@@ -47,11 +47,11 @@ class Receiver:
         types: set[str] = set()
         while inbox and len(writes) < WRITES_MAX and not parts.results.stuck:
             item = inbox.popleft()
-            if not isinstance(item, Said):
+            if not isinstance(item, Message):
                 writes += await parts.streams.take(item, parts.pen)
                 continue
             types.add(item.t)
-            meant: Effects = interpret(item.message, self._state())
+            meant: Effects = interpret(item.fields, self._state())
             for now in meant.now:
                 self._do(now)
             for write in meant.writes:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torpor.core.clock import Clock
-from torpor.machines.channel import Conversation
+from torpor.machines.channel import Channel
 from torpor.wire import names
 from torpor.worker.obstacles import Obstacles
 
@@ -34,7 +34,7 @@ class Stillness:
         self.wake_at: float | None = None  # something of its agent's own is due then
 
     async def prepare(
-        self, guest: Conversation, rest_s: float | None = None, *, anyhow: bool = False
+        self, guest: Channel, rest_s: float | None = None, *, anyhow: bool = False
     ) -> bool:
         """Whether the agent is held now. `rest_s`: only if it rests, and nothing of its own, like
         a timeout, is due within so long; or `anyhow`, and `rests` says whether it does."""

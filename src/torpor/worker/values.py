@@ -29,7 +29,7 @@ from torpor.core import artifacts
 from torpor.core.errors import Conflict, GuestError, TorporError, full_disk
 from torpor.core.ids import OpId, RunId, op_kind
 from torpor.logstore.protocol import Store
-from torpor.machines.channel import Conversation
+from torpor.machines.channel import Channel
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Incoming, Kept, read
 from torpor.wire import names
@@ -210,7 +210,7 @@ class Results:
             put_key(c, self._run, self.key.wrapped)
         return {"ok": True, "blob": {"digest": kept.digest, "bytes": kept.bytes, "form": form}}
 
-    def confirm(self, op: OpId, guest: Conversation) -> None:
+    def confirm(self, op: OpId, guest: Channel) -> None:
         """Let the guest know that the end of `op` is recorded: as the log has it, where the agent
         cannot know that."""
         outcome = self._recorded.pop(op, None)
@@ -219,7 +219,7 @@ class Results:
         else:
             guest.say(names.RESULT, op=op, **outcome)
 
-    async def fetch(self, op: OpId, guest: Conversation) -> None:
+    async def fetch(self, op: OpId, guest: Channel) -> None:
         """Send the recorded result of `op`, in pieces."""
         try:
             ended = await self._store.read(lambda c: entries.read_end(c, self._run, op))

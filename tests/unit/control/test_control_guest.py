@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from torpor.core.errors import GuestError
-from torpor.machines.channel import Output, Said, Skipped
+from torpor.machines.channel import Message, Output, Skipped
 from torpor.machines.guest import Guest
 from torpor.wire import messages
 from torpor.wire.link import CONTROL, STDERR, STDOUT, Link, Received
@@ -108,19 +108,19 @@ async def inside(machine: Machine, guest: Guest) -> Inside:
     return inside
 
 
-async def heard(guest: Guest, count: int) -> list[Said | Output | Skipped]:
+async def heard(guest: Guest, count: int) -> list[Message | Output | Skipped]:
     async with asyncio.timeout(10):
         while len(guest.inbox) < count and guest.broken is None:
-            guest.heard.clear()
-            await guest.heard.wait()
+            guest.arrived.clear()
+            await guest.arrived.wait()
     return list(guest.inbox)
 
 
 async def broken(guest: Guest) -> GuestError:
     async with asyncio.timeout(10):
         while guest.broken is None:
-            guest.heard.clear()
-            await guest.heard.wait()
+            guest.arrived.clear()
+            await guest.arrived.wait()
     return guest.broken
 
 
@@ -133,7 +133,7 @@ async def test_both_ways(guest: Guest, inside: Inside) -> None:
     inside.say("prepared")
     assert await heard(guest, 3) == [
         *(Output(STDOUT, b"out"), Output(STDERR, b"err")),
-        Said({"t": "prepared"}),
+        Message({"t": "prepared"}),
     ]
 
 
@@ -153,9 +153,9 @@ async def test_hearing_leaves_the_rest_in_order(guest: Guest, inside: Inside) ->
     await heard(guest, 5)
     assert await guest.hear("prepared", "unprepared", within_s=10) == {"t": "prepared"}
     first, before, after, second = guest.inbox
-    assert isinstance(first, Said) and first.message["waiting"] == 1
+    assert isinstance(first, Message) and first.fields["waiting"] == 1
     assert (before, after) == (Output(STDOUT, b"before"), Output(STDOUT, b"after"))
-    assert isinstance(second, Said) and second.message["waiting"] == 2
+    assert isinstance(second, Message) and second.fields["waiting"] == 2
 
 
 async def test_hearing_has_a_limit(guest: Guest, inside: Inside) -> None:
@@ -178,7 +178,7 @@ async def test_its_last_words_are_heard(guest: Guest, inside: Inside) -> None:
     inside.say("done", value=1)
     inside.machine.die()
     await broken(guest)
-    assert list(guest.inbox) == [Said({"t": "done", "value": 1})]
+    assert list(guest.inbox) == [Message({"t": "done", "value": 1})]
 
 
 async def test_a_machine_that_ends_with_bytes_unread(guest: Guest, inside: Inside) -> None:
@@ -235,7 +235,7 @@ async def test_noise_is_passed_over(guest: Guest, inside: Inside) -> None:
         while not guest.inbox:
             await inside.read()  # it asks for a greeting
             inside.write()
-    assert list(guest.inbox) == [Said({"t": "prepared"})]
+    assert list(guest.inbox) == [Message({"t": "prepared"})]
 
 
 async def test_draining_takes_all_that_was_written(guest: Guest, inside: Inside) -> None:

@@ -12,7 +12,7 @@ from torpor.contextlog import schema
 from torpor.contextlog.waits import complete_wait, list_waits
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
-from torpor.machines.channel import OUTPUT_AHEAD_BYTES, Conversation, Output
+from torpor.machines.channel import OUTPUT_AHEAD_BYTES, Channel, Output
 from torpor.testing.fakes.plain import Plain
 from torpor.worker import beside
 from torpor.worker.beside import Beside
@@ -102,7 +102,7 @@ def test_what_came_without_its_file_goes_on_without_a_hole(tmp_path: Path) -> No
 
 
 async def test_output_that_nobody_takes_is_not_read_on() -> None:
-    conversation, chunks = Conversation(), 0
+    conversation, chunks = Channel(), 0
     while not conversation.far_ahead:
         conversation.inbox.append(Output(1, b"x" * 65536))
         chunks += 1

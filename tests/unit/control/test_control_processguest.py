@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from torpor.engine.process.agent import Agent
-from torpor.machines.channel import Said
+from torpor.machines.channel import Message
 from torpor.worker.processguest import ProcessGuest
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +61,7 @@ async def test_one_that_ends_while_it_is_to_stand_still_keeps_nobody_waiting(
         guest.hear("prepared", "unprepared", within_s=3600.0), timeout=60
     )
     assert answer == {"t": "unprepared", "reason": "it has ended", "again_s": 0.0}
-    assert list(guest.inbox) == [Said({"t": "done", "value": 1})]
+    assert list(guest.inbox) == [Message({"t": "done", "value": 1})]
 
 
 async def test_one_that_has_ended_does_not_stand_still(guest: ProcessGuest) -> None:

@@ -69,7 +69,7 @@ class QemuMachine:
         self._directory = directory
         self._memory_bytes = memory_bytes
         self._address = mapping_of(process.pid, str(memory), memory_bytes)
-        self._running = False  # it was told to
+        self._running = False  # it was asked to run
         self._stopped = asyncio.Event()  # it has stopped all the same, perhaps
         self._io_error = ""
         # Its filter takes all it hears, and keeps nothing.
@@ -164,7 +164,7 @@ class QemuMachine:
         if not self._loaded:
             return  # nothing was translated yet
         firsts, counts = page_ranges(numbers)
-        asked = "".join(
+        commands = "".join(
             f"memset {first * PAGE:#x} {count * PAGE:#x} 0x0\n"
             for first, count in zip(firsts.tolist(), counts.tolist(), strict=True)
         )
@@ -172,7 +172,7 @@ class QemuMachine:
         try:
             async with asyncio.timeout(_MONITOR_TIMEOUT_S):
                 await asyncio.gather(
-                    loop.sock_sendall(self._writing, asked.encode()), self._agreed(len(firsts))
+                    loop.sock_sendall(self._writing, commands.encode()), self._agreed(len(firsts))
                 )
         except (OSError, EOFError, TimeoutError) as error:
             why = str(error) or type(error).__name__
@@ -182,13 +182,13 @@ class QemuMachine:
 
     async def _agreed(self, count: int) -> None:
         """Hear so many times that a write was done."""
-        loop, heard = asyncio.get_running_loop(), b""
-        while heard.count(b"\n") < count:
+        loop, replies = asyncio.get_running_loop(), b""
+        while replies.count(b"\n") < count:
             more = await loop.sock_recv(self._writing, 1 << 16)
             if not more:
                 raise EOFError("it is gone")
-            heard += more
-        if heard != b"OK\n" * count:
+            replies += more
+        if replies != b"OK\n" * count:
             raise HostError(f"QEMU (pid {self.pid}) refused to write its guest's memory")
 
     async def become(self, numbers: PageNumbers, pages: Pages, device_state: bytes) -> None:
@@ -230,7 +230,7 @@ class QemuMachine:
     async def save_to(self, fd: int, limit_s: float) -> None:
         """Write a paused machine, all its memory too, as QEMU itself migrates: what snapshots are
         measured against. It can only be killed then."""
-        # QEMU minds a network's bandwidth unless told otherwise.
+        # QEMU minds a network's bandwidth unless it is set.
         await self._execute("migrate-set-parameters", **{"max-bandwidth": _UNLIMITED})
         await self._migrate("migrate", fd, limit_s)
 
@@ -349,8 +349,8 @@ def _tail(log: Path) -> str:
     except OSError as error:
         raise InternalError(f"no log of QEMU at {log}") from error
     # It warns of CPU features that emulation leaves out, at every start.
-    said = [line for line in lines if ": warning: " not in line]
-    return "\n".join(said[-5:]) or "it printed nothing"
+    printed = [line for line in lines if ": warning: " not in line]
+    return "\n".join(printed[-5:]) or "it printed nothing"
 
 
 def _exit_words(code: int) -> str:

@@ -49,13 +49,13 @@ def find_qemu() -> tuple[str, str]:
         )
     try:
         printed = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20)
-        said = (printed.stdout + printed.stderr).strip()
+        output = (printed.stdout + printed.stderr).strip()
     except (OSError, subprocess.TimeoutExpired) as error:
-        said = str(error)
-    found = re.search(r"version (\d+(?:\.\d+)+)", said)
+        output = str(error)
+    found = re.search(r"version (\d+(?:\.\d+)+)", output)
     if found is None:
         raise Missing(
-            f"{binary} --version said {said[:200]!r}",
+            f"{binary} --version said {output[:200]!r}",
             hint="apt-get install --reinstall qemu-system-x86",
         )
     return binary, found.group(1)
@@ -120,10 +120,10 @@ def _boots_under_kvm(binary: str, kernel: Path, initramfs: Path) -> str | None:
                         return None
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.05)
-                    said = (process.stderr.read() if process.stderr else b"").decode(
+                    output = (process.stderr.read() if process.stderr else b"").decode(
                         errors="replace"
                     )
-                    first = said.strip().partition("\n")[0]
+                    first = output.strip().partition("\n")[0]
                     return f"QEMU ended with code {process.returncode}: {first[:200]}"
             return f"no kernel had booted under it after {KVM_BOOT_LIMIT_S:.0f} s"
         finally:
