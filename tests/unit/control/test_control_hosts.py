@@ -137,6 +137,7 @@ async def test_a_run_that_had_not_begun_says_that_only_its_template_did_not_fit(
     world.slots = 0
     run = await world.run(LIFE)
     await upgrade(world, "2")
+    await world.have_room(16)
     await world.asleep(run)
     (noted,) = await world.entries(run, "snapshot.unfit")
     assert noted.data == {"snapshots": [], "reason": REASON, "seq": 0}
@@ -176,7 +177,8 @@ async def test_a_snapshot_of_an_image_that_is_gone_is_replayed_on_the_one_there_
     old = world.machines.image
     new = Image("j" * 32, world.home.images / ("j" * 32))
     shutil.copytree(old.directory, new.directory)
-    world.machines.image = world.machines.fit.image = new
+    machines = world.machines
+    machines.image = machines.fit.image = machines._capture._image = new
     await world.answer("wait:q#1")
     await world.asleep(run)
     assert await world.entries(run, "snapshot.unfit") == [], "both images are here"
