@@ -80,8 +80,9 @@ def foreign(response: Response, remote: Remote | None) -> TorporError:
     )
 
 
+# A class without a code of its own is one that only the server tells from its base.
 _BY_CODE: dict[str, type[TorporError]] = {
     cls.code: cls
     for cls in vars(errors).values()
-    if isinstance(cls, type) and issubclass(cls, TorporError)
+    if isinstance(cls, type) and issubclass(cls, TorporError) and "code" in vars(cls)
 }

@@ -10,6 +10,7 @@ from tests.unit.client.test_client_transport import Server
 
 import torpor
 from torpor.client import Client, Unreachable
+from torpor.client.problems import from_problem
 from torpor.client.remote import KEY, URL, Remote
 from torpor.core.errors import Invalid, NotFound, TorporError, Unauthorized, problem
 from torpor.core.home import Home
@@ -82,3 +83,9 @@ def test_a_key_is_not_shown_with_where_it_is_for() -> None:
 def test_an_address_may_be_given_with_a_path_and_the_apis_own() -> None:
     for given in ("https://example.com/t", "https://example.com/t/", "https://example.com/t/v1"):
         assert Remote.of(given).url == "https://example.com/t"
+
+
+def test_an_error_is_the_one_that_its_code_is_of() -> None:
+    """`Unfit` has the code of `Invalid`: a client sees an invalid request, nothing else."""
+    details = {"code": "invalid", "detail": "no"}
+    assert type(from_problem(details)) is Invalid
