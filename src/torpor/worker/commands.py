@@ -1,9 +1,9 @@
-"""Commands beside an agent, on this side: from being asked for to their end.
+"""Commands beside an agent, on this side: from their request to their end.
 
-A `Command` is between two: who asked for it, a client of the API, and whatever has the process, its
+A `Command` is between two: its requester, a client of the API, and whatever has the process, its
 `Hand`: a machine's guest (`OnMachine`) or this host (`engine.process.command`). It keeps no more
 than a window of what either is slow to take. Whatever happens to either, a command ends, once, and
-who asked for it hears how.
+its requester learns how.
 
 `Commands` knows all that there are. Of those of a run, its driver begins those that wait for its
 machine, and does not freeze it as long as there are any (`OfRun`).
@@ -69,14 +69,14 @@ class Hand(Protocol):
     def signal(self, name: str) -> None: ...
 
     def kill(self) -> None:
-        """At once, with all that it has started. Nothing of it needs to be told any more."""
+        """At once, with all that it has started. Nothing of it needs to be reported any more."""
 
 
 class Command:
-    def __init__(self, run: RunId, asked: Asked, who: str, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, run: RunId, request: Asked, who: str, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self.id = new_id("exec")
-        self.run, self.asked, self.who = run, asked, who
+        self.run, self.request, self.who = run, request, who
         self.epoch: int | None = None  # the run's when it began
         self.end: Ended | TorporError | None = None
         self.hand: Hand | None = None
@@ -87,7 +87,7 @@ class Command:
         self._news, self._room = asyncio.Event(), asyncio.Event()
         self.over = asyncio.Event()
 
-    # For who asked.
+    # For its requester.
 
     async def changes(self, within_s: float) -> list[Data]:
         """What it wrote since, at most a window. Nothing, if there was nothing for so long, or for
@@ -101,7 +101,7 @@ class Command:
         return written
 
     def took(self, size: int) -> None:
-        """Who asked has so many bytes of it: as many more may come."""
+        """The requester has so many bytes of it: as many more may come."""
         self._granted += size
         if self.hand is not None and self.end is None and self._granted >= _PIECE_BYTES:
             self.hand.window(self._granted)
@@ -169,24 +169,24 @@ class Command:
     # For the log: what it was, not what it wrote.
 
     def beginning(self) -> NewEntry:
-        asked = self.asked
-        shown = [_clipped(text) for text in asked.command[:SHOWN_MAX]]
-        told: dict[str, Any] = {"exec": self.id, "command": shown, "by": self.who}
-        told |= {"dir": asked.dir} if asked.dir is not None else {}
-        told |= {"env": sorted(asked.env)} if asked.env else {}
-        told |= {"root": True} if asked.root else {}
-        told |= {"terminal": True} if asked.size is not None else {}
-        return NewEntry(BEGIN, None, told)
+        request = self.request
+        shown = [_clipped(text) for text in request.command[:SHOWN_MAX]]
+        data: dict[str, Any] = {"exec": self.id, "command": shown, "by": self.who}
+        data |= {"dir": request.dir} if request.dir is not None else {}
+        data |= {"env": sorted(request.env)} if request.env else {}
+        data |= {"root": True} if request.root else {}
+        data |= {"terminal": True} if request.size is not None else {}
+        return NewEntry(BEGIN, None, data)
 
     def ending(self) -> NewEntry:
-        told: dict[str, Any] = {"exec": self.id}
+        data: dict[str, Any] = {"exec": self.id}
         match self.end:
             case Ended(code, signal, problem):
                 known = {"code": code, "signal": signal, "problem": problem or None}
-                told |= {key: value for key, value in known.items() if value is not None}
+                data |= {key: value for key, value in known.items() if value is not None}
             case TorporError() as error:
-                told["problem"] = error.message
-        return NewEntry(END, None, told)
+                data["problem"] = error.message
+        return NewEntry(END, None, data)
 
 
 def _clipped(text: str) -> str:
@@ -267,7 +267,7 @@ class OfRun:
             await pen.write(command.beginning())
             if command.end is None:  # it may have been given up meanwhile
                 hand = OnMachine(guest, command.id)
-                hand.ask(command.asked)
+                hand.start(command.request)
                 command.begin(hand, pen.epoch)
 
     def receive(self, message: Mapping[str, Any]) -> None:
@@ -302,16 +302,16 @@ class OnMachine:
     def __init__(self, guest: Channel, exec: str) -> None:
         self._guest, self._exec = guest, exec
 
-    def ask(self, asked: Asked) -> None:
-        more: dict[str, Any] = {} if asked.dir is None else {"dir": asked.dir}
-        if asked.size is not None:
-            more["size"] = asked.size._asdict()
+    def start(self, request: Asked) -> None:
+        more: dict[str, Any] = {} if request.dir is None else {"dir": request.dir}
+        if request.size is not None:
+            more["size"] = request.size._asdict()
         self._say(
             names.EXEC,
-            command=list(asked.command),
-            env=dict(asked.env),
-            root=asked.root,
-            stdin=asked.stdin,
+            command=list(request.command),
+            env=dict(request.env),
+            root=request.root,
+            stdin=request.stdin,
             window=WINDOW_BYTES,
             **more,
         )

@@ -203,7 +203,7 @@ class Effects:
 
 
 def interpret(message: Message, state: State) -> Effects:
-    """Raises GuestError if it may not be said, or not now (rule 13)."""
+    """Raises GuestError if the guest may not send it, or not now (rule 13)."""
     meaning = MEANINGS.get(message["t"])
     if meaning is None:
         raise GuestError(f"the machine sent {message['t']!r}, which nobody awaits")

@@ -66,7 +66,7 @@ def recorded_or_lost() -> Iterator[None]:
     try:
         yield
     except (HostError, OSError) as error:
-        raise Unrecorded(f"what it said could not be recorded: {error}") from error
+        raise Unrecorded(f"its messages could not be recorded: {error}") from error
 
 
 def _check_named(c: Connection, run: RunId, webhooks: Sequence[str]) -> None:

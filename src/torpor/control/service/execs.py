@@ -135,14 +135,14 @@ class Execs:
 
     async def _begin_here(self, command: Command, row: RunRow) -> None:
         where = await (await self._engines.processes(row.engine)).beside(row)
-        environment = {**where.environment, **command.asked.env}
+        environment = {**where.environment, **command.request.env}
         await self._record(row.id, command.beginning())
-        if command.asked.size is not None:
+        if command.request.size is not None:
             environment.setdefault("TERM", "xterm-256color")
         side = Here(command)
         try:
             hand = await LocalCommand.start(
-                command.asked, environment, where.directory, side, WINDOW_BYTES
+                command.request, environment, where.directory, side, WINDOW_BYTES
             )
         except NotStarted as error:
             command.begin(_Nothing(), row.epoch)
