@@ -47,7 +47,7 @@ class Model:
     `refuse X` is refused until the test lets it."""
 
     def __init__(self) -> None:
-        self.asked: Counter[str] = Counter()
+        self.requests: Counter[str] = Counter()
         self.keys: defaultdict[str, list[str]] = defaultdict(list)  # Idempotency-Keys by question
         self._changed = threading.Condition()
         self._let: set[str] = set()
@@ -68,9 +68,9 @@ class Model:
 
     def _answer(self, handler: BaseHTTPRequestHandler, question: str) -> None:
         with self._changed:
-            self.asked[question] += 1
+            self.requests[question] += 1
             self.keys[question].append(handler.headers["idempotency-key"])
-            number = self.asked[question]
+            number = self.requests[question]
             self._changed.notify_all()
             if question.startswith("hold "):
                 self._changed.wait_for(lambda: question in self._let, DEADLINE_S)
@@ -88,8 +88,8 @@ class Model:
 
     def wait_asked(self, question: str, times: int = 1) -> None:
         with self._changed:
-            in_time = self._changed.wait_for(lambda: self.asked[question] >= times, DEADLINE_S)
-        assert in_time, f"{question!r} was asked {self.asked[question]} times, not {times}"
+            in_time = self._changed.wait_for(lambda: self.requests[question] >= times, DEADLINE_S)
+        assert in_time, f"{question!r} was asked {self.requests[question]} times, not {times}"
 
     def let(self, question: str) -> None:
         with self._changed:

@@ -77,7 +77,7 @@ def test_a_run_survives_the_loss_of_its_machine(stage: Stage, start: Start, blow
     assert sorted(set(watch.ops("op.again"))) == sorted(
         op for op in watch.ops("op.begin") if "asked" in op
     )
-    assert [stage.model.asked[f"hold {name} {n}"] for n in (1, 2)] == [1, 1]
+    assert [stage.model.requests[f"hold {name} {n}"] for n in (1, 2)] == [1, 1]
     # Both lives after the wait began at the same snapshot, but did not draw the same numbers.
     first, second, again = (e["data"]["drawn"] for e in watch.entries if e["kind"] == "note.emit")
     assert second == again and not set(first) & set(second)
@@ -98,7 +98,7 @@ def test_a_call_that_dies_with_its_broker_is_in_doubt_and_repeated_once(
     assert ended["result"][2] == "answer 2 to hold broker", watch
     # The agent noticed nothing, and its client repeated nothing.
     assert watch.count("run.recovered") == 0 and watch.ops("op.again") == [again["op"]]
-    assert [stage.model.asked[f"{verb} broker"] for verb in ("say", "hold")] == [2, 2]
+    assert [stage.model.requests[f"{verb} broker"] for verb in ("say", "hold")] == [2, 2]
     keys = stage.model.keys["hold broker"]
     assert keys == [f"{watch.run}:{again['op']}"] * 2
 
@@ -120,7 +120,7 @@ def test_a_conversation_loses_no_turn(stage: Stage, start: Start) -> None:
     assert [e["data"]["value"] for e in watch.entries if e["kind"] == "note.emit"] == replies
     begun = [op for op in watch.ops("op.begin") if op.startswith("context:append")]
     assert begun == [f"context:append#{n}" for n in range(1, 6)]
-    assert stage.model.asked["hello"] == stage.model.asked["hold chat"] == 1
+    assert stage.model.requests["hello"] == stage.model.requests["hold chat"] == 1
 
 
 def test_a_server_finds_its_suspended_runs_again(stage: Stage, start: Start) -> None:
@@ -268,7 +268,7 @@ def test_a_recorded_model_call_is_made_once(stage: Stage, start: Start) -> None:
         "answer 2 to say once",
         "answer 1 to hold once",
     ]
-    assert (stage.model.asked["say once"], stage.model.asked["hold once"]) == (2, 1)
+    assert (stage.model.requests["say once"], stage.model.requests["hold once"]) == (2, 1)
     assert "sk-e2e-1" not in json.dumps(watch.entries)
 
 

@@ -92,7 +92,7 @@ def test_a_retry_tries_again_what_failed_and_nothing_else(stage: Stage, start: S
     failed = watch.ended()
     assert (failed["state"], failed["error"]["type"]) == ("failed", "urllib.error.HTTPError")
     question = "refuse once"
-    assert stage.model.asked[question] == 1
+    assert stage.model.requests[question] == 1
     stage.model.let(question)
     again = Watch(stage.client, stage.client.retry(watch.run)["id"])
     ended = again.ended()

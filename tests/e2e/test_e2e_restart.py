@@ -34,7 +34,7 @@ def test_a_run_goes_on_in_the_middle_of_its_work(stage: Stage, start: Start) -> 
     assert ended["result"]["answers"] == ["answer 1 to hold restart"]
     # The body of the step ran once, and so did the model.
     assert watch.output() == "before\nbody\nafter\n"
-    assert stage.model.asked["hold restart"] == 1
+    assert stage.model.requests["hold restart"] == 1
     assert watch.count("run.recovered") == 0 and watch.count("run.resumed") == 1
     # One of the hand-over; and one with the step's end, since its body wrote a file.
     snapshots = stage.client.snapshots(watch.run)

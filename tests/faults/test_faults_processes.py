@@ -283,7 +283,7 @@ async def live(
 ) -> None:
     foretold = Foretold(lines)
     with tempfile.NamedTemporaryFile() as ledger:
-        plain.upstream.asked.clear()
+        plain.upstream.requests.clear()
         run = await plain.run(version, lines=lines, where=ledger.name)
         ordeal = Ordeal(plain, run, foretold.answers, list(plan))
         plain.upstream.answers = ordeal.answer
@@ -304,7 +304,7 @@ async def live(
             assert spent.keys() == foretold.happens
             most = times_at_most(log)
             assert all(times <= most[op] for op, times in spent.items()), spent
-            paid = Counter(plain.asked)
+            paid = Counter(plain.requests)
             calls = payments_at_most(log)
             assert len(paid) == len(calls)
             assert paid.total() <= sum(calls.values()) <= len(calls) * (1 + ordeal.deaths)

@@ -315,7 +315,7 @@ async def tell(trial: Trial, threads: list[list[list[Any]]], fork_at: float) -> 
     world = trial.world
     trial.threads = [[f"{verb}:{name}#1" for verb, name in thread] for thread in threads]
     lines = {f"{verb}:{name}#1": verb for thread in threads for verb, name in thread}
-    world.upstream.asked.clear()
+    world.upstream.requests.clear()
     run = await world.run(*threads)
     await trial.see_through(run)
     await check(trial, run, lines, shared=set())
@@ -326,7 +326,7 @@ async def tell(trial: Trial, threads: list[list[list[Any]]], fork_at: float) -> 
     given = {op: data for op, data in trial.answers.items() if op in shared}
     world.effects.clear()
     world.recorded.clear()
-    world.upstream.asked.clear()
+    world.upstream.requests.clear()
     service = trial.service
     service._engines.scheduler = world.scheduler  # there may be another since
     fork = RunId((await service.runs.fork(run, ForkRequest(at=at)))["id"])
@@ -347,7 +347,7 @@ async def check(trial: Trial, run: RunId, lines: dict[str, str], shared: set[str
     }
     log = await world.entries(run)
     most = times_at_most(log) | payments_at_most(log)
-    happened = world.effects + Counter(f"model:{name}#1" for name in world.asked)
+    happened = world.effects + Counter(f"model:{name}#1" for name in world.requests)
     own = {op for op, verb in lines.items() if verb in ("step", "model")} - shared
     assert set(happened) == own, "0 lost, and nothing that was recorded"
     for op, times in happened.items():

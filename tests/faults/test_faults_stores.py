@@ -55,7 +55,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> None:
 async def live(world: World) -> None:
     """A run of one of everything, checked."""
     _looking.set(True)
-    world.upstream.asked.clear()
+    world.upstream.requests.clear()
     nap = time.time() + 0.02
     first: list[list[Any]] = [
         *(["print", "one "], ["step", "a"], ["checkpoint", "c"], ["model", "m"], ["wait", "q"]),
@@ -75,7 +75,7 @@ async def live(world: World) -> None:
     most = times_at_most(await world.entries(run))
     for op, times in world.effects.items():
         assert times <= most[op], f"{op} again, not in doubt"
-    assert world.asked == ["m"]
+    assert world.requests == ["m"]
 
 
 @pytest.mark.parametrize(

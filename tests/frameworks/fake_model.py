@@ -53,7 +53,7 @@ class Hold:
 
 class FakeModel:
     def __init__(self) -> None:
-        self.asked: Counter[tuple[str, int]] = Counter()  # (script, turn): how often, paid each
+        self.requests: Counter[tuple[str, int]] = Counter()  # (script, turn): how often, paid each
         self.refused: list[str] = []  # requests that the real API would not take
         self._changed = threading.Condition()
         self._holds: set[Hold] = set()
@@ -112,7 +112,7 @@ class FakeModel:
     def payments(self, script: str) -> dict[int, int]:
         """How often each turn of the script was asked for."""
         with self._changed:
-            return {turn: n for (id, turn), n in sorted(self.asked.items()) if id == script}
+            return {turn: n for (id, turn), n in sorted(self.requests.items()) if id == script}
 
     def _stop_at(self, hold: Hold) -> None:
         with self._changed:
@@ -159,8 +159,8 @@ class FakeModel:
                 error = {"message": f"try again ({status})", "type": "server_error", "code": None}
                 _send_json(handler, status, {"error": error}, {"retry-after-ms": "1"})
                 return
-            self.asked[key] += 1
-            ask = Ask(script, number, self.asked[key])
+            self.requests[key] += 1
+            ask = Ask(script, number, self.requests[key])
             self._changed.notify_all()
         turn = _turn(raw_turn, said)
         tokens = max(1, len(raw) // 4)

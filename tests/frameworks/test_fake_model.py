@@ -142,12 +142,12 @@ def test_what_the_api_refuses_is_refused(
 ) -> None:
     refused = chat(http, *messages, **more)
     assert refused.status_code == 400 and why in refused.json()["error"]["message"]
-    assert len(model.refused) == 1 and not model.asked
+    assert len(model.refused) == 1 and not model.requests
 
 
 def test_who_has_no_key_is_refused(http: httpx.Client, model: FakeModel) -> None:
     http.headers["authorization"] = "Bearer none"
-    assert chat(http, USER).status_code == 401 and not model.asked
+    assert chat(http, USER).status_code == 401 and not model.requests
 
 
 def test_failures_are_not_paid(http: httpx.Client, model: FakeModel) -> None:

@@ -19,7 +19,7 @@ from torpor.api import access
 from torpor.api.routing import Router, Uses
 from torpor.core import execs
 from torpor.core.errors import TorporError
-from torpor.core.execs import COMMAND_CHARS_MAX, DIR_CHARS_MAX, SIDE_MAX, Asked, Size
+from torpor.core.execs import COMMAND_CHARS_MAX, DIR_CHARS_MAX, SIDE_MAX, CommandRequest, Size
 from torpor.core.limits import HEARTBEAT_S
 from torpor.service.execs import Ended, Exec
 from torpor.web.problems import problem
@@ -45,11 +45,11 @@ class ExecRequest(Strict):
     stdin: bool = Field(default=False, description="another request brings its input")
     terminal: Terminal | None = Field(default=None, description="give it a terminal of this size")
 
-    def command_line(self) -> Asked:
+    def command_line(self) -> CommandRequest:
         terminal = self.terminal
         size = None if terminal is None else Size(terminal.rows, terminal.cols)
         root = self.user == "root"
-        return Asked(tuple(self.command), self.dir, self.env, root, self.stdin, size)
+        return CommandRequest(tuple(self.command), self.dir, self.env, root, self.stdin, size)
 
 
 class ExecChange(Strict):

@@ -24,7 +24,7 @@ from torpor.terminal.screen import show, show_json
 
 AGENT = Path(__file__).with_name("manywaits.py")
 LINES = 25  # of one run
-HEARD_MS = 500.0  # under emulation
+RECEIVED_MS = 500.0  # under emulation
 
 
 def main(answers: int, as_json: bool) -> int:
@@ -66,7 +66,7 @@ async def _measure(stage: Stage, answers: int) -> list[Figure]:
                 percentile(took_ms, share),
                 "a resume, and the guest's first steps",
                 len(took_ms),
-                bar=HEARD_MS if share == 0.99 else None,
+                bar=RECEIVED_MS if share == 0.99 else None,
             )
             for share in (0.5, 0.99, 1)
         ),

@@ -32,7 +32,7 @@ BODY_CHARS_MAX = 16 * 1024 * 1024
 
 _KEY = re.compile(r'"(messages|input)"\s*:\s*\[\s*$')
 
-_said, _usage, _tools, _lineage = schema.said, schema.usage, schema.tool_uses, schema.lineage
+_spoken, _usage, _tools, _lineage = schema.spoken, schema.usage, schema.tool_uses, schema.lineage
 _conversations, _ops = schema.conversations, schema.log_ops
 
 
@@ -140,7 +140,7 @@ def _record_request(c: Connection, place: Place, data: Data) -> None:
             for i, node in enumerate(reversed(new), start=1)
         ]
         if rows:
-            _INSERT_SAID.run_many(c, rows)
+            _INSERT_SPOKEN.run_many(c, rows)
 
 
 def _back() -> Any:
@@ -149,14 +149,14 @@ def _back() -> Any:
     at = _conversations.c
     of_log = (
         _lineage.c.run == bindparam("in_run"),
-        _said.c.run == _lineage.c.source,
-        _said.c.seq > _lineage.c.after_seq,
-        _said.c.seq <= _lineage.c.upto_seq,
+        _spoken.c.run == _lineage.c.source,
+        _spoken.c.seq > _lineage.c.after_seq,
+        _spoken.c.seq <= _lineage.c.upto_seq,
     )
 
     def known(node: Any) -> Any:
-        found = select(_said.c.n).select_from(_lineage).join(_said, and_(*of_log[1:]))
-        return found.where(of_log[0], _said.c.node == node).limit(1).scalar_subquery()
+        found = select(_spoken.c.n).select_from(_lineage).join(_spoken, and_(*of_log[1:]))
+        return found.where(of_log[0], _spoken.c.node == node).limit(1).scalar_subquery()
 
     last = select(at.digest, at.previous, known(at.digest).label("known"))
     back = last.where(at.digest == bindparam("last")).cte("back", recursive=True)
@@ -170,7 +170,7 @@ def _back() -> Any:
 
 
 # Built once: building costs more than running them.
-_BACK, _INSERT_SAID = Prepared(_back()), Prepared(insert(_said))
+_BACK, _INSERT_SPOKEN = Prepared(_back()), Prepared(insert(_spoken))
 _INSERT_USAGE, _INSERT_TOOLS = Prepared(insert(_usage)), Prepared(insert(_tools))
 
 

@@ -56,12 +56,12 @@ def spawn(
     if fresh:
         row = get_run(c, parent)
         choose, too_deep = _chooser(c, row), _depth(c, row) >= DEPTH_MAX
-        made_waits = [
+        created_waits = [
             new_wait(parent, op, "child", _shown(each) | {"child": runs[op]}, now)
             for each in fresh
             for op in [each["op"]]
         ]
-        c.execute(insert(schema.waits), made_waits)
+        c.execute(insert(schema.waits), created_waits)
         known |= waits_for(c, parent, list(runs))
         new_runs = []
         for each in fresh:

@@ -50,7 +50,7 @@ _OF_RUN: tuple[tuple[Table, str], ...] = (
     (schema.notices, "run"),
     (schema.waits, "run"),
     (schema.events, "run"),
-    (schema.said, "run"),
+    (schema.spoken, "run"),
     (schema.usage, "run"),
     (schema.tool_uses, "run"),
     (schema.snapshots, "run"),
@@ -130,7 +130,7 @@ def mark(c: Connection, run: RunId) -> Unused:
         conversations=_last(c, schema.conversations),
     )
     at = schema.conversations.c
-    ahead = {*_heads(c, schema.entries.c.run == run), *_said(c, schema.said.c.run == run)}
+    ahead = {*_heads(c, schema.entries.c.run == run), *_nodes_sent(c, schema.spoken.c.run == run)}
     while ahead:
         known = select(at.digest, at.previous, at.message).where(at.digest.in_(_some(ahead)))
         for digest, previous, message in c.execute(known):
@@ -140,7 +140,7 @@ def mark(c: Connection, run: RunId) -> Unused:
                 ahead.add(previous)
     if unused.nodes:
         heads = _heads(c, schema.entries.c.run != run)
-        unused.spare(heads, _said(c, schema.said.c.run != run), nodes=c.execute(_nodes()))
+        unused.spare(heads, _nodes_sent(c, schema.spoken.c.run != run), nodes=c.execute(_nodes()))
     return unused
 
 
@@ -196,10 +196,10 @@ def _sweep(c: Connection, unused: Unused) -> None:
     if not unused.nodes:
         return
     # A message that came since it was marked may be one that was there before.
-    entries, said = schema.entries.c, schema.said.c
+    entries, sent = schema.entries.c, schema.spoken.c
     new = _rowid(schema.entries) > unused.entries
-    there = select(said.node).join_from(
-        schema.entries, schema.said, and_(said.run == entries.run, said.seq == entries.seq)
+    there = select(sent.node).join_from(
+        schema.entries, schema.spoken, and_(sent.run == entries.run, sent.seq == entries.seq)
     )
     grown = c.execute(_nodes().where(_rowid(schema.conversations) > unused.conversations))
     unused.spare(_heads(c, new), c.scalars(there.where(new)), nodes=grown)
@@ -232,8 +232,8 @@ def _rowid(table: Table) -> Any:
     return literal_column(f"{table.name}.rowid")
 
 
-def _said(c: Connection, of: Any) -> Iterable[str]:
-    return c.scalars(select(schema.said.c.node).where(of))
+def _nodes_sent(c: Connection, of: Any) -> Iterable[str]:
+    return c.scalars(select(schema.spoken.c.node).where(of))
 
 
 def _some(ahead: set[str]) -> list[str]:

@@ -319,10 +319,10 @@ def read_end(c: Connection, run: RunId, op: OpId) -> dict[str, Any] | None:
 
 class Place(NamedTuple):
     """Where a machine stands in its run's log: `seq` is the last entry that it is known to have
-    seen all before; `heard` is how much log there was, all that it did among that."""
+    seen all before; `seen_upto` is how much log there was, all that it did among that."""
 
     seq: Seq
-    heard: Seq
+    seen_upto: Seq
 
 
 def seen_before(c: Connection, run: RunId, unseen: Collection[str]) -> Place:

@@ -33,7 +33,7 @@ from torpor.contextlog import schema
 # A shorter body is kept in its entry, and so is a shorter text between conversations.
 BODY_CHARS_MIN = 1024
 TEXT_CHARS_MIN = 200
-_ASKED_MAX = 500  # digests in one query
+_REQUEST_CHARS_MAX = 500  # digests in one query
 _SPACE = " \t\n\r"
 
 _messages, _conversations = schema.messages, schema.conversations
@@ -163,8 +163,8 @@ def _keep(c: Connection, items: Sequence[str]) -> str:
 def _unknown(c: Connection, table: Table, digests: Iterable[str]) -> list[str]:
     wanted = list(dict.fromkeys(digests))
     known: set[str] = set()
-    for start in range(0, len(wanted), _ASKED_MAX):
-        among = table.c.digest.in_(wanted[start : start + _ASKED_MAX])
+    for start in range(0, len(wanted), _REQUEST_CHARS_MAX):
+        among = table.c.digest.in_(wanted[start : start + _REQUEST_CHARS_MAX])
         known.update(c.scalars(select(table.c.digest).where(among)))
     return [digest for digest in wanted if digest not in known]
 

@@ -32,7 +32,7 @@ from torpor.core.states import FINAL, RELOADED, RunState
 HOW = "reload"
 _CHILD = "child"
 # No replay asks for these.
-_NOT_ASKED_FOR = ("verdict", "doubt", FILE)
+_NO_REQUEST = ("verdict", "doubt", FILE)
 
 # Of steps and agents, by their names, those that the change touches.
 Touched = Callable[[Iterable[str]], Collection[str]]
@@ -81,7 +81,7 @@ def kept_of(c: Connection, origin: RunRow, touched: Touched) -> Kept:
     ends = {
         OpId(each["op"]): each["seq"]
         for each in records
-        if "ok" in each and each["kind"] not in _NOT_ASKED_FOR
+        if "ok" in each and each["kind"] not in _NO_REQUEST
     }
     retried = frozenset(op for op in failed if ends.get(op, end + 1) <= at)
     operations = sum(seq <= at and op not in retried for op, seq in ends.items())

@@ -340,7 +340,7 @@ conversations = Table(
 
 # Of model calls, what questions are often about: see `torpor.contextlog.calls`. `said`, `usage` and
 # `tool_uses` belong to the entry at (run, seq).
-said = Table(
+spoken = Table(
     "said",
     metadata,
     Column("run", _Id, primary_key=True),

@@ -63,8 +63,8 @@ class SnapshotRow:
 
 @dataclass(frozen=True)
 class NewSnapshot:
-    """A snapshot of `run` by its machine of `epoch`; without a run it is a template. `heard` is how
-    long the log was when it was taken, by default no longer than `seq`."""
+    """A snapshot of `run` by its machine of `epoch`; without a run it is a template. `seen_upto` is
+    how long the log was when it was taken, by default no longer than `seq`."""
 
     version: AgentVersion
     manifest: str
@@ -75,7 +75,7 @@ class NewSnapshot:
     run: RunId | None = None
     epoch: Epoch = _NO_EPOCH
     seq: Seq = _NO_SEQ
-    heard: Seq | None = None
+    seen_upto: Seq | None = None
     parent: SnapshotId | None = None
     link: Mapping[str, Any] | None = None
     position: Position = NOT_BEGUN
@@ -88,10 +88,12 @@ def record_snapshot(c: Connection, new: NewSnapshot) -> SnapshotRow:
         shown = ("seq", "manifest", "bytes", "pause_ms", "freeze_ms")
         data = {"snapshot": snapshot, **{key: getattr(new, key) for key in shown}}
         append(c, new.run, new.epoch, [NewEntry("snapshot", None, data)], new.created_at)
-    values = {key: value for key, value in vars(new).items() if key not in ("heard", "position")}
+    values = {
+        key: value for key, value in vars(new).items() if key not in ("seen_upto", "position")
+    }
     values |= {
         "id": snapshot,
-        "heard_seq": new.seq if new.heard is None else new.heard,
+        "heard_seq": new.seq if new.seen_upto is None else new.seen_upto,
         "detail": new.position.to_json(),
     }
     c.execute(insert(_snapshots), [values])

@@ -148,8 +148,8 @@ def refuse_known(c: Connection, run: Mapping[str, Any]) -> None:
             f"run {run['id']} is here already",
             hint="Import it into another data directory, or delete the run here first.",
         )
-    made = select(at.id).where(at.id_key == run["id_key"])
-    if run["id_key"] is not None and (other := c.scalar(made)) is not None:
+    created = select(at.id).where(at.id_key == run["id_key"])
+    if run["id_key"] is not None and (other := c.scalar(created)) is not None:
         raise Conflict(f"the run's id key {run['id_key']!r} has made run {other} here")
 
 

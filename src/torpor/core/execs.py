@@ -41,7 +41,7 @@ class Size(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Asked:
+class CommandRequest:
     """`dir` is below the agent's working directory, or absolute; `env` is over the agent's. With
     `stdin` there is more to come for it. With a `size` it has a terminal of its own. Not as `root`
     it is as its agent's user."""
@@ -53,7 +53,7 @@ class Asked:
     stdin: bool = False
     size: Size | None = None
 
-    def check(self) -> Asked:
+    def check(self) -> CommandRequest:
         """Raises Invalid."""
         if not self.command or not self.command[0]:
             raise Invalid("no command was given", hint="Give a program and its arguments.")

@@ -280,7 +280,7 @@ def _file(entry: Object) -> Item:
     return _item(entry, "file", name, brief=brief, figures=figures)
 
 
-def _said(entry: Object) -> Item:
+def _messages(entry: Object) -> Item:
     """What was done with the conversation: a message, a window of it for a model, a compaction."""
     data = entry["data"]
     details = data.get("data") or {}
@@ -445,7 +445,7 @@ _BEGINS: dict[str, Callable[[Object], Item]] = {
     "event": _wait,
     "child": _child,
     "sleep": _sleep,
-    "context": _said,
+    "context": _messages,
     "artifact": _file,
     "file": _file,
 }

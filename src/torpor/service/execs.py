@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from torpor.core.errors import TorporError
-from torpor.core.execs import Asked, Size
+from torpor.core.execs import CommandRequest, Size
 
 
 class Data(Protocol):
@@ -67,7 +67,7 @@ class Exec(Protocol):
 
 
 class Execs(Protocol):
-    async def start(self, ref: str, command: Asked, who: str) -> Exec:
+    async def start(self, ref: str, command: CommandRequest, who: str) -> Exec:
         """A command that begins as soon as it can; `who` is for the log. Raises NotFound, Invalid,
         Exhausted, Conflict (the run has not begun, or has ended)."""
         ...

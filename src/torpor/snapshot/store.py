@@ -157,7 +157,7 @@ class SnapshotStore:
                     digest = hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
                 if digest != layer.digest:
                     bad = [] if sealed and key is None else _bad_frames(reader)
-                    return f"layer {layer.digest} is damaged: {_told(reader, bad, digest)}"
+                    return f"layer {layer.digest} is damaged: {_damage(reader, bad, digest)}"
         except TorporError as error:
             return error.message
         except OSError as error:
@@ -177,7 +177,7 @@ def _bad_frames(reader: LayerReader | SealedReader) -> list[int]:
     return bad
 
 
-def _told(reader: LayerReader | SealedReader, bad: list[int], digest: str) -> str:
+def _damage(reader: LayerReader | SealedReader, bad: list[int], digest: str) -> str:
     """What is wrong with a layer whose bytes have this other digest."""
     if not bad:  # a byte that no frame's content depends on, or nobody can tell
         return f"its bytes have digest {digest}"

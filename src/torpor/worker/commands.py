@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from torpor.contextlog.entries import NewEntry
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Exhausted, GuestError, NotFound, TorporError
-from torpor.core.execs import Asked, Size
+from torpor.core.execs import CommandRequest, Size
 from torpor.core.ids import RunId, new_id
 from torpor.machines.channel import Channel
 from torpor.machines.guest import Guest
@@ -73,7 +73,13 @@ class Hand(Protocol):
 
 
 class Command:
+<<<<<<< HEAD
     def __init__(self, run: RunId, request: Asked, who: str, clock: Clock = SYSTEM_CLOCK) -> None:
+=======
+    def __init__(
+        self, run: RunId, request: CommandRequest, who: str, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+>>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
         self._clock = clock
         self.id = new_id("exec")
         self.run, self.request, self.who = run, request, who
@@ -171,6 +177,7 @@ class Command:
     def beginning(self) -> NewEntry:
         request = self.request
         shown = [_clipped(text) for text in request.command[:SHOWN_MAX]]
+<<<<<<< HEAD
         data: dict[str, Any] = {"exec": self.id, "command": shown, "by": self.who}
         data |= {"dir": request.dir} if request.dir is not None else {}
         data |= {"env": sorted(request.env)} if request.env else {}
@@ -187,6 +194,24 @@ class Command:
             case TorporError() as error:
                 data["problem"] = error.message
         return NewEntry(END, None, data)
+=======
+        report: dict[str, Any] = {"exec": self.id, "command": shown, "by": self.who}
+        report |= {"dir": request.dir} if request.dir is not None else {}
+        report |= {"env": sorted(request.env)} if request.env else {}
+        report |= {"root": True} if request.root else {}
+        report |= {"terminal": True} if request.size is not None else {}
+        return NewEntry(BEGIN, None, report)
+
+    def ending(self) -> NewEntry:
+        report: dict[str, Any] = {"exec": self.id}
+        match self.end:
+            case Ended(code, signal, problem):
+                known = {"code": code, "signal": signal, "problem": problem or None}
+                report |= {key: value for key, value in known.items() if value is not None}
+            case TorporError() as error:
+                report["problem"] = error.message
+        return NewEntry(END, None, report)
+>>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
 
 
 def _clipped(text: str) -> str:
@@ -267,7 +292,11 @@ class OfRun:
             await pen.write(command.beginning())
             if command.end is None:  # it may have been given up meanwhile
                 hand = OnMachine(guest, command.id)
+<<<<<<< HEAD
                 hand.start(command.request)
+=======
+                hand.ask(command.request)
+>>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
                 command.begin(hand, pen.epoch)
 
     def receive(self, message: Mapping[str, Any]) -> None:
@@ -302,7 +331,11 @@ class OnMachine:
     def __init__(self, guest: Channel, exec: str) -> None:
         self._guest, self._exec = guest, exec
 
+<<<<<<< HEAD
     def start(self, request: Asked) -> None:
+=======
+    def ask(self, request: CommandRequest) -> None:
+>>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
         more: dict[str, Any] = {} if request.dir is None else {"dir": request.dir}
         if request.size is not None:
             more["size"] = request.size._asdict()

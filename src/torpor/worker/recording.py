@@ -91,7 +91,7 @@ class Recording:
                 version=self._version,
                 epoch=self._pen.epoch,
                 seq=stand.place.seq,
-                heard=stand.place.heard,
+                seen_upto=stand.place.seen_upto,
                 parent=self.newest,
                 manifest=captured.manifest,
                 bytes=captured.bytes,

@@ -102,9 +102,11 @@ class Story:
     def end(self, state: RunState, **outcome: Any) -> None:
         self.commit(lambda c: transition(c, self.run, self.epoch, state, self.now, **outcome))
 
-    def snapshot(self, seq: int, heard: int | None = None, run: RunId | None = None) -> SnapshotRow:
+    def snapshot(
+        self, seq: int, seen_upto: int | None = None, run: RunId | None = None
+    ) -> SnapshotRow:
         of: dict[str, Any] = {"run": run or self.run, "epoch": self.row(run).epoch}
-        place: dict[str, Any] = {"seq": Seq(seq), "heard": heard}
+        place: dict[str, Any] = {"seq": Seq(seq), "seen_upto": seen_upto}
         return self.commit(  # type: ignore[no-any-return]
             lambda c: record_snapshot(
                 c,
@@ -425,7 +427,7 @@ def test_a_fork_begins_from_the_newest_snapshot_that_did_nothing_else(story: Sto
     story.did("step:b#1")  # 7
     # It had seen b's end on its way only, and begun c.
     story.write(begin("step:c#1"))  # 8
-    second = story.snapshot(6, heard=8)
+    second = story.snapshot(6, seen_upto=8)
     story.commit(lambda c: put_key(c, story.run, b"key"))
 
     def base(at: int | None, **changes: Any) -> str | None:

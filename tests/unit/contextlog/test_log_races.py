@@ -392,7 +392,7 @@ class Races(RuleBasedStateMachine):
                     version=VERSION,
                     epoch=taken.epoch,
                     seq=taken.place.seq,
-                    heard=taken.place.heard,
+                    seen_upto=taken.place.seen_upto,
                     created_at=self.now,
                     **figures,
                 ),

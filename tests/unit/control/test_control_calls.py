@@ -25,7 +25,7 @@ async def up_to_the_call(world: World, *after: list[str]) -> tuple[RunId, Calls]
     world.answers = BODY.encode()
     calls = Calls(world)
     run = await world.run([["model", "m"], *after])
-    await calls.asked.wait()
+    await calls.requests.wait()
     return run, calls
 
 
@@ -83,7 +83,7 @@ async def test_what_cannot_be_recorded_is_kept(world: World) -> None:
 async def paid_once(world: World, run: RunId) -> None:
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED and row.result[OP]["body"] == BODY
-    assert world.asked == ["m"]
+    assert world.requests == ["m"]
     assert not await world.entries(run, "op.again")
 
 
@@ -94,7 +94,7 @@ async def test_again_and_again(world: World) -> None:
         await world.up(run, epoch)
     calls.go.set()
     assert (await world.ended(run)).state is RunState.COMPLETED
-    assert world.asked == ["m"]
+    assert world.requests == ["m"]
 
 
 async def test_what_dies_with_the_broker_is_in_doubt_and_repeated_once(world: World) -> None:
@@ -105,7 +105,7 @@ async def test_what_dies_with_the_broker_is_in_doubt_and_repeated_once(world: Wo
     assert row.epoch == 1  # the agent noticed nothing
     (again,) = await world.entries(run, "op.again")
     assert (again.op, again.data) == (OP, {"reason": DIED})
-    assert world.asked == ["m", "m"]
+    assert world.requests == ["m", "m"]
 
 
 async def test_what_dies_with_broker_and_server_is_in_doubt(world: World) -> None:
@@ -117,7 +117,7 @@ async def test_what_dies_with_broker_and_server_is_in_doubt(world: World) -> Non
     assert row.result[OP]["body"] == BODY
     (again,) = await world.entries(run, "op.again")
     assert (again.op, again.data) == (OP, {"reason": BEGUN})
-    assert world.asked == ["m", "m"]
+    assert world.requests == ["m", "m"]
 
 
 async def test_an_answer_is_kept_until_it_is_recorded_and_no_longer(world: World) -> None:
@@ -140,13 +140,13 @@ async def test_a_run_that_is_cancelled_gives_its_call_up(
     await world.gone(run)
     assert not await known(world, run)
     assert [request.path for request in world.upstream.given_up] == ["m"]
-    assert world.asked == ["m"]
+    assert world.requests == ["m"]
 
 
 async def test_two_runs_that_ask_the_same_pay_each(world: World) -> None:
     for _ in range(2):
         assert (await world.ended(await world.run([["model", "m"]]))).state is RunState.COMPLETED
-    assert world.asked == ["m", "m"]
+    assert world.requests == ["m", "m"]
 
 
 async def known(world: World, run: RunId) -> bool:
@@ -175,7 +175,7 @@ async def test_a_call_that_came_no_further_than_the_log_is_not_in_doubt(
         await world.stop()
     await world.start()
     assert (await world.ended(run)).state is RunState.COMPLETED
-    assert world.asked == ["m"]
+    assert world.requests == ["m"]
     assert not await world.entries(run, "op.again")
 
 
@@ -190,7 +190,7 @@ async def test_a_fork_makes_the_call_that_its_origin_is_at_as_its_own(world: Wor
     for each in (run, fork):
         assert (await world.ended(each)).state is RunState.COMPLETED
         assert not await world.entries(each, "op.again")
-    assert world.asked == ["m", "m"]
+    assert world.requests == ["m", "m"]
 
 
 async def test_a_call_that_was_adopted_is_not_shown_as_in_doubt(

@@ -20,7 +20,7 @@ from torpor.core.errors import (
     Invalid,
     TorporError,
 )
-from torpor.core.execs import Asked, Size
+from torpor.core.execs import CommandRequest, Size
 from torpor.core.ids import RunId
 from torpor.core.starting import Start
 from torpor.core.states import RunState
@@ -72,7 +72,7 @@ class Seen:
 
 
 async def begin(plain: Plain, run: RunId, *command: str, **more: Any) -> Seen:
-    asked = Asked(command, **more)
+    asked = CommandRequest(command, **more)
     return Seen(await plain.execs.start(run, asked, "somebody"))
 
 
@@ -151,7 +151,7 @@ async def test_a_command_keeps_its_run_awake(plain: Plain, hasty: None) -> None:
     commands = plain.execs._commands
     run = await plain.run(await plain.deploy(WAITER))
     # There from its first moment on, so that it is never asleep before.
-    early = Command(run, Asked(("sh", "-c", "echo up; read go")), "somebody")
+    early = Command(run, CommandRequest(("sh", "-c", "echo up; read go")), "somebody")
     commands.add(early)
     await plain.open_wait(run)
     seen = await begin(plain, run, "sh", "-c", "echo up; read go", stdin=True)
@@ -260,7 +260,7 @@ WAITS = [["step", "before"], ["wait", "a"], ["step", "after"]]
 
 
 async def in_world(world: World, run: RunId, *command: str) -> Seen:
-    return Seen(await world.execs.start(run, Asked(command), "somebody"))
+    return Seen(await world.execs.start(run, CommandRequest(command), "somebody"))
 
 
 async def answered(world: World, run: RunId) -> None:

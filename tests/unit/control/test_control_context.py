@@ -74,7 +74,7 @@ async def test_killed_after_every_entry_of_its_log_no_turn_is_lost_or_taken_twic
     version = await plain.deploy(CHAT)
     killed = 0
     for k in range(2, 80, 2):
-        plain.upstream.asked.clear()
+        plain.upstream.requests.clear()
         run = await plain.run(version)
         for text in [*SAID, "bye"]:  # all at once: what is sent early is kept
             await say(plain, run, text)
@@ -88,7 +88,7 @@ async def test_killed_after_every_entry_of_its_log_no_turn_is_lost_or_taken_twic
         assert [turn for turn in told if turn[0] == "user"] == [("user", text) for text in SAID], k
         assert [role for role, _ in told] == ROLES, k
         assert await messages(plain, run) == told, k
-        asked = [json.loads(body)["messages"][-1]["content"] for body in plain.asked]
+        asked = [json.loads(body)["messages"][-1]["content"] for body in plain.requests]
         assert asked == SAID, k
     assert killed > 15
 
@@ -107,7 +107,7 @@ async def test_older_turns_are_summarised_by_the_model_once(plain: Plain) -> Non
     compactions = [entry.data["data"] for entry in log if is_of(entry, "compact")]
     assert compactions
     assert all(each["after"] < each["before"] for each in compactions)
-    assert len(plain.asked) == len(texts) + len(compactions)
+    assert len(plain.requests) == len(texts) + len(compactions)
     told = await plain.store.read(lambda c: spoken(c, run))
     assert isinstance(told, Spoken)
     assert (told.messages, told.turns, told.compactions) == (17, 8, len(compactions))
@@ -116,7 +116,9 @@ async def test_older_turns_are_summarised_by_the_model_once(plain: Plain) -> Non
 
 async def test_the_example_keeps_to_its_budget_and_says_what_it_answers(plain: Plain) -> None:
     async def in_many_words(request: Request) -> Reply:
-        said = {"choices": [{"message": {"content": f"No. {len(plain.asked)}. " + "word " * 30}}]}
+        said = {
+            "choices": [{"message": {"content": f"No. {len(plain.requests)}. " + "word " * 30}}]
+        }
         return Reply(200, {"content-type": "application/json"}, json.dumps(said).encode())
 
     plain.upstream.answers = in_many_words

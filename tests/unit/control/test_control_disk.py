@@ -46,7 +46,7 @@ def held_up(world: World, run: RunId) -> str:
 
 async def stand_still(world: World) -> None:
     world.disk_full = True
-    for machine in world.machines_made:
+    for machine in world.machines_started:
         if machine.running and machine.carries:
             machine.stall()
 

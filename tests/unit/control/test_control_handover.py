@@ -101,7 +101,7 @@ async def test_at_any_point(world: World, point: str) -> None:
         Nth(world, point, n, hand_over)
         reached.clear()
         world.let = {"step:w#1"}
-        world.upstream.asked.clear()
+        world.upstream.requests.clear()
         run = await world.run(LIFE)
         ends = [asyncio.create_task(end) for end in (reached.wait(), world.asleep(run))]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -116,7 +116,7 @@ async def test_at_any_point(world: World, point: str) -> None:
         row = await world.ended(run)
         assert row.state is RunState.COMPLETED, row.error
         assert world.effects == {"step:a#1": 1, "step:w#1": 1}
-        assert world.asked == ["m"]
+        assert world.requests == ["m"]
         assert await world.output(run) == "w"
         if not reached.is_set():
             return
@@ -126,7 +126,7 @@ async def test_at_any_point(world: World, point: str) -> None:
 async def test_the_model_is_waited_for_and_paid_once(world: World) -> None:
     calls = Calls(world)
     run = await up_to_work(world, [["model", "m"]])
-    await calls.asked.wait()
+    await calls.requests.wait()
     told: list[str] = []
     waits_for_it = asyncio.Event()
 
@@ -149,7 +149,7 @@ async def test_the_model_is_waited_for_and_paid_once(world: World) -> None:
     world.let_end("step:w#1")
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED and row.result["model:m#1"]["body"] == "{}"
-    assert world.asked == ["m"]
+    assert world.requests == ["m"]
 
 
 async def test_a_model_that_takes_too_long_is_in_doubt_and_asked_again(
@@ -158,18 +158,23 @@ async def test_a_model_that_takes_too_long_is_in_doubt_and_asked_again(
     world, clock = timed
     calls = Calls(world)
     run = await up_to_work(world, [["model", "m"]])
+<<<<<<< HEAD
     await calls.asked.wait()
     handing_over = asyncio.create_task(world.hand_over())
     await world.until(run, lambda row: row.state is RunState.SUSPENDED)
     clock.skip(world.limits.hand_over_s)
     assert "cut off" in (await handing_over)[-1]
+=======
+    await calls.requests.wait()
+    assert "cut off" in (await world.hand_over())[-1]
+>>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
     await world.broker.die()  # with its server
     assert (await world.row(run)).state is RunState.SUSPENDED
     await world.start()
     await world.up(run, 2)
     world.let_end("step:w#1")
     assert (await world.ended(run)).state is RunState.COMPLETED
-    assert world.asked == ["m", "m"]
+    assert world.requests == ["m", "m"]
     (again,) = await world.entries(run, "op.again")
     assert (again.op, again.data) == ("model:m#1", {"reason": BEGUN})
 
@@ -278,7 +283,7 @@ async def test_a_machine_for_each_operation(world: World) -> None:
     world.scheduler.always_suspend = True
     life = [["print", "one "], ["step", "a"], ["model", "m"], ["checkpoint", "c"], ["wait", "q"]]
     for _ in range(2):  # lazily, then warm
-        world.upstream.asked.clear()
+        world.upstream.requests.clear()
         run = await world.run([*life, ["print", "two"], ["step", "b"]])
         await world.open_waits(run)
         await world.answer("wait:q#1")
@@ -287,7 +292,7 @@ async def test_a_machine_for_each_operation(world: World) -> None:
         assert row.result["wait:q#1"]["data"] == "yes"
         assert world.effects == {"step:a#1": 1, "step:b#1": 1}
         assert await world.output(run) == "one two"
-        assert world.asked == ["m"]
+        assert world.requests == ["m"]
         log = [entry.kind for entry in await world.entries(run)]
         assert log.count("machine.up") > 3  # what is heard together is handed over together
         assert "run.recovered" not in log

@@ -289,7 +289,7 @@ async def test_what_is_taken_from_a_server_it_lets_go_without_a_word(theirs: Wor
     row = await theirs.row(run)
     assert (row.state, row.worker_id, row.epoch) == (RunState.RUNNING, A.id, epoch)
     assert await theirs.entries(run) == before
-    assert not any(machine.carries for machine in theirs.machines_made)
+    assert not any(machine.carries for machine in theirs.machines_started)
 
 
 async def test_a_machine_that_was_ended_for_its_lease_is_not_counted_as_lost(

@@ -145,7 +145,7 @@ async def test_killed_after_every_entry_of_its_log(plain: Plain, tmp_path: Path)
     killed = 0
     for k in range(1, 40):
         ledger = tmp_path / f"ledger-{k}"
-        plain.upstream.asked.clear()
+        plain.upstream.requests.clear()
         run = await plain.run(version, "story", ledger=str(ledger))
         answering = asyncio.create_task(plain.answer(run, approved=True))
         row = await plain.until(run, partial(reached, k))
@@ -163,7 +163,7 @@ async def test_killed_after_every_entry_of_its_log(plain: Plain, tmp_path: Path)
         for what, step in (("a", 1), ("b", 2), ("c", 3)):
             marked = again[f"step:spend#{step}"]
             assert 1 <= spent[what] <= 1 + marked, (k, spent, again)
-        assert len(plain.asked) == 1, k
+        assert len(plain.requests) == 1, k
         assert not [op for op in again if op.startswith("model:")], k
     assert killed > 10
 
@@ -197,7 +197,7 @@ async def test_a_client_that_gives_up_and_asks_again_joins_its_call(plain: Plain
     let = asyncio.Event()
 
     async def held(request: Request) -> Reply:
-        number = len(plain.asked)
+        number = len(plain.requests)
         await let.wait()
         return Reply(200, {}, b"answer %d" % number)
 
@@ -208,7 +208,7 @@ async def test_a_client_that_gives_up_and_asks_again_joins_its_call(plain: Plain
             await subscription.wait()
     let.set()
     assert await plain.result(run) == ["answer 1", "answer 2"]
-    assert len(plain.asked) == 2
+    assert len(plain.requests) == 2
 
 
 ASKING = """
@@ -237,7 +237,7 @@ async def test_a_model_call_is_progress(plain: Plain) -> None:
         await plain.until(run, partial(reached, 1 + 4 * number))
         await plain.kill(run)
     assert await plain.result(run) == [f"answer {number}" for number in range(1, times + 1)]
-    assert len(await plain.entries(run, "run.recovered")) == len(plain.asked) == times
+    assert len(await plain.entries(run, "run.recovered")) == len(plain.requests) == times
 
 
 async def test_concurrent_steps_killed_again_and_again(plain: Plain, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ async def test_a_wait_that_is_long_takes_no_process(
     assert await plain.result(run) == STORY
     assert await streams(plain, run) == PRINTED
     assert (tmp_path / "ledger").read_text() == "a\nb\nc\n"
-    assert len(plain.asked) == 1
+    assert len(plain.requests) == 1
     resumed = await plain.entries(run, "run.resumed")
     assert len(resumed) == len(await plain.entries(run, "run.suspended")) >= 1
     assert not await plain.entries(run, "op.again")

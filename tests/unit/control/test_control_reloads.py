@@ -217,7 +217,7 @@ async def test_a_question_that_changes_again_and_again(plain: Plain, tmp_path: P
     await plain.open_wait(run)
     for number in range(2, 5):
         run, told = await reload(plain, run, edited(("Go on?", f"Go on, {number}?")))
-        await plain.until_asked(run, f"wait:approve#{number}")
+        await plain.until_requested(run, f"wait:approve#{number}")
         assert (told["kept"], told["again"]) == (1, None)
     (wait,) = await plain.store.read(lambda c: waits.list_waits(c, run))
     assert (wait.prompt, wait.op) == ("Go on, 4?", "wait:approve#4")

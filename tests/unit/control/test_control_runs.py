@@ -66,7 +66,7 @@ async def test_a_run_to_its_end(world: World) -> None:
         *("op.begin", "op.end", "note.emit", "op.begin", "op.end", "run.completed"),
     ]
     assert not world.machines.pool.empties._closed
-    assert sum(machine.alive for machine in world.machines_made) <= 1  # the pool's next
+    assert sum(machine.alive for machine in world.machines_started) <= 1  # the pool's next
 
 
 async def test_a_step_is_recorded_before_its_agent_is_told(world: World) -> None:
@@ -85,7 +85,7 @@ async def test_a_step_is_recorded_before_its_agent_is_told(world: World) -> None
 async def test_a_wait_is_slept_through(world: World) -> None:
     run = await world.run([["step", "a"], ["wait", "q"], ["print", "after"], ["step", "b"]])
     await world.asleep(run)
-    assert not any(machine.carries for machine in world.machines_made)
+    assert not any(machine.carries for machine in world.machines_started)
     await world.answer("wait:q#1")
     row = await world.ended(run)
     assert row.result["wait:q#1"]["data"] == "yes"
@@ -445,26 +445,26 @@ async def test_a_model_call_that_was_recorded_is_not_made_again(world: World) ->
     world.anywhere = lambda point: kill_when_recorded()
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED and row.epoch == 2
-    assert world.asked == ["m"]
+    assert world.requests == ["m"]
 
 
 async def test_a_model_call_keeps_its_machine_awake(world: World) -> None:
     calls = Calls(world)
     run = await world.run([["wait", "q"]], [["model", "m"]])
     await world.open_waits(run)
-    await calls.asked.wait()
+    await calls.requests.wait()
     assert (await world.row(run)).state is RunState.RUNNING
     calls.go.set()
     await world.asleep(run)
     await world.answer("wait:q#1")
     assert (await world.ended(run)).state is RunState.COMPLETED
-    assert world.asked == ["m"]
+    assert world.requests == ["m"]
 
 
 async def test_a_model_call_under_way_at_a_checkpoint_is_adopted(world: World) -> None:
     calls = Calls(world)
     run = await world.run([["model", "m"]], [["checkpoint", "c"]])
-    await calls.asked.wait()
+    await calls.requests.wait()
     while not await world.entries(run, "snapshot"):
         await world.until(run, lambda row: row.last_seq > 5)
     await world.kill()
@@ -472,7 +472,7 @@ async def test_a_model_call_under_way_at_a_checkpoint_is_adopted(world: World) -
     calls.go.set()
     row = await world.ended(run)
     assert row.state is RunState.COMPLETED
-    assert world.asked == ["m"]
+    assert world.requests == ["m"]
     assert not await world.entries(run, "op.again")
 
 
@@ -493,7 +493,7 @@ async def test_a_model_that_is_not_there(world: World) -> None:
     answer = row.result["model:m#1"]
     assert (answer["status"], answer["headers"]["x-should-retry"]) == (503, "false")
     assert "the broker died" in answer["body"]
-    assert world.asked == ["m", "m"]
+    assert world.requests == ["m", "m"]
     (again,) = await world.entries(run, "op.again")
     assert (again.op, again.data) == ("model:m#1", {"reason": DIED})
 
@@ -517,15 +517,15 @@ async def test_a_server_that_is_started_again(world: World) -> None:
     await world.asleep(asleep)
     calls = Calls(world)
     awake = await world.run([["print", "one "], ["step", "a"], ["model", "m"], ["print", "two"]])
-    await calls.asked.wait()
+    await calls.requests.wait()
     await world.stop()
-    assert not any(machine.alive for machine in world.machines_made)
+    assert not any(machine.alive for machine in world.machines_started)
     assert (await world.row(awake)).state is RunState.RUNNING
     await world.start()
     await world.up(awake, 2)
     calls.go.set()
     assert (await world.ended(awake)).state is RunState.COMPLETED
-    assert world.asked == ["m"]  # the broker was at it all the time
+    assert world.requests == ["m"]  # the broker was at it all the time
     assert await world.output(awake) == "one two"
     world.recorded.clear()
     await world.answer("wait:q#1")
@@ -536,7 +536,7 @@ async def test_no_more_machines_than_there_is_room_for(world: World) -> None:
     world.slots = 1
     calls = Calls(world)
     first = await world.run([["model", "m"]])
-    await calls.asked.wait()
+    await calls.requests.wait()
     second = await world.run([["step", "a"]])
     assert len(world.scheduler.drivers) == 1
     calls.go.set()

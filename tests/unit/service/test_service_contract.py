@@ -17,7 +17,7 @@ from torpor.control.service.service import Service as RealService
 from torpor.core.access import Scope
 from torpor.core.agentfile import AgentSource
 from torpor.core.errors import Conflict, Invalid, NotFound, TorporError, Unauthorized
-from torpor.core.execs import Asked
+from torpor.core.execs import CommandRequest
 from torpor.core.home import Home
 from torpor.core.retention import KEEP_ALL, Retention
 from torpor.core.states import FINAL, RunState
@@ -285,7 +285,7 @@ NOWHERE: dict[str, Callable[[Service], Coroutine[Any, Any, object]]] = {
     "artifacts": lambda service: service.artifacts.list(NOTHING),
     "artifact": lambda service: service.artifacts.content(NOTHING, "a.csv"),
     "file": lambda service: service.files.get("0" * 64),
-    "exec": lambda service: service.execs.start(NOTHING, Asked(("true",)), "me"),
+    "exec": lambda service: service.execs.start(NOTHING, CommandRequest(("true",)), "me"),
     "agent": lambda service: service.agents.get("nobody"),
     "retired": lambda service: service.agents.retire("nobody"),
     "schedule": lambda service: service.schedules.pause("nothing", True),
@@ -411,7 +411,7 @@ async def test_a_command_runs_beside_an_agent(place: Place) -> None:
     run = await place.start(["wait", "?", None])
     await place.waiting(run)
     await place.until(run, RunState.SUSPENDED)
-    command = await place.service.execs.start(run, Asked(("printf", "hello")), "me")
+    command = await place.service.execs.start(run, CommandRequest(("printf", "hello")), "me")
     assert (await place.service.execs.get(run, command.id)).id == command.id
     written = b""
     async with asyncio.timeout(LIMIT_S):
@@ -424,9 +424,11 @@ async def test_a_command_runs_beside_an_agent(place: Place) -> None:
     assert not isinstance(command.end, TorporError) and command.end.code == 0
     await place.service.runs.cancel(run)
     with pytest.raises(Conflict):
-        await place.service.execs.start(run, Asked(("true",)), "me")
+        await place.service.execs.start(run, CommandRequest(("true",)), "me")
     with pytest.raises(Invalid):
-        await place.service.execs.start(await place.start(["wait", "?", None]), Asked(()), "me")
+        await place.service.execs.start(
+            await place.start(["wait", "?", None]), CommandRequest(()), "me"
+        )
 
 
 async def test_what_is_kept_is_counted(place: Place, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from torpor.contextlog.runs import RunRow
 from torpor.control.scheduler.scheduler import Scheduler
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Conflict, HostError, InternalError, Invalid, TorporError
-from torpor.core.execs import Asked
+from torpor.core.execs import CommandRequest
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
 from torpor.engine import registry
@@ -65,7 +65,7 @@ class Execs:
         self._minding = Tasks(lambda error: log.error("a command was lost", exc_info=error))
         self._leaving = False
 
-    async def start(self, ref: str, command: Asked, who: str) -> Command:
+    async def start(self, ref: str, command: CommandRequest, who: str) -> Command:
         command.check()
         row = await self._store.read(lambda c: runs.get_run(c, ref))
         _refuse(row, command)
@@ -162,7 +162,7 @@ class Execs:
         await self._store.write(write)
 
 
-def _refuse(row: RunRow, command: Asked) -> None:
+def _refuse(row: RunRow, command: CommandRequest) -> None:
     """Raises Conflict, Invalid."""
     if row.state in FINAL:
         raise Conflict(

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torpor.core.execs import CANNOT_EXECUTE, NOT_FOUND, Asked
+from torpor.core.execs import CANNOT_EXECUTE, NOT_FOUND, CommandRequest
 from torpor.guest.pumping import STDERR, STDOUT, Ends, Pump, Side, open_terminal
 
 _BECOME = f"""
@@ -60,22 +60,22 @@ class LocalCommand:
     @classmethod
     async def start(
         cls,
-        asked: Asked,
+        request: CommandRequest,
         environment: Mapping[str, str],
         directory: Path,
         side: Side,
         window: int,
     ) -> LocalCommand:
         """Begin it below `directory`, with so much of what it writes allowed. Raises NotStarted."""
-        where = directory / (asked.dir or ".")
+        where = directory / (request.dir or ".")
         if not where.is_dir():
             raise NotStarted(CANNOT_EXECUTE, f"{where}: there is no such directory")
         ours: list[int] = []
         theirs: list[int] = []
         try:
-            told, tell = _pair(ours, theirs)
-            if asked.size is not None:
-                master, terminal = open_terminal(*asked.size)
+            report, reporting = _pair(ours, theirs)
+            if request.size is not None:
+                master, terminal = open_terminal(*request.size)
                 ours.append(master)
                 theirs.append(terminal)
                 # Another descriptor, so that each way is closed for itself.
@@ -89,11 +89,11 @@ class LocalCommand:
             ours.append(stdin)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", "-c", _BECOME),
-                *(str(tell), str(int(asked.size is not None)), *asked.command),
+                *(str(reporting), str(int(request.size is not None)), *request.command),
                 stdin=standard[0],
                 stdout=standard[1],
                 stderr=standard[2],
-                pass_fds=(tell,),
+                pass_fds=(reporting,),
                 start_new_session=True,
                 cwd=where,
                 env=dict(environment),
@@ -105,19 +105,21 @@ class LocalCommand:
         finally:
             for fd in theirs:
                 os.close(fd)
-        problem = await asyncio.to_thread(os.read, told, _TELLS_BYTES_MAX)
+        problem = await asyncio.to_thread(os.read, report, _TELLS_BYTES_MAX)
         if problem:
             for fd in ours:
                 os.close(fd)
             await process.wait()
             code, _, why = problem.decode(errors="replace").partition(" ")
             raise NotStarted(int(code), why)
-        os.close(told)
-        if not asked.stdin:
+        os.close(report)
+        if not request.stdin:
             os.close(stdin)
-        for fd in (*outputs, *([stdin] if asked.stdin else [])):
+        for fd in (*outputs, *([stdin] if request.stdin else [])):
             os.set_blocking(fd, False)
-        ends = Ends(process.pid, stdin if asked.stdin else None, outputs, asked.size is not None)
+        ends = Ends(
+            process.pid, stdin if request.stdin else None, outputs, request.size is not None
+        )
         return cls(process, ends, side, window)
 
     def feed(self, data: bytes, *, last: bool) -> None:

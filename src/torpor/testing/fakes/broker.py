@@ -21,12 +21,12 @@ class PlayedUpstream:
     description = "played"
 
     def __init__(self, answers: Callable[[Request], Awaitable[Reply]]) -> None:
-        self.asked: list[Request] = []
+        self.requests: list[Request] = []
         self.given_up: list[Request] = []
         self.answers = answers
 
     async def send(self, request: Request) -> Reply:
-        self.asked.append(request)
+        self.requests.append(request)
         try:
             return await self.answers(request)
         except asyncio.CancelledError:
@@ -63,11 +63,11 @@ class PlayedBroker:
         reply = await self._unless_it_dies(self.calls.make((run, op), request))
         if reply is None:
             raise HostError("the call was given up")
-        return _told(reply)
+        return _answer_of(reply)
 
     async def adopt(self, run: RunId, op: OpId) -> Answer | None:
         reply = await self._unless_it_dies(self.calls.adopt((run, op)))
-        return None if reply is None else _told(reply)
+        return None if reply is None else _answer_of(reply)
 
     async def acknowledge(self, run: RunId, op: OpId) -> None:
         self.calls.acknowledge((run, op))
@@ -88,5 +88,5 @@ class PlayedBroker:
             task.cancel()
 
 
-def _told(reply: Reply) -> Answer:
+def _answer_of(reply: Reply) -> Answer:
     return reply.status, dict(reply.headers), reply.body

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torpor.control.service.execs import Here
 from torpor.core.errors import Conflict, Invalid, NotFound
-from torpor.core.execs import Asked
+from torpor.core.execs import CommandRequest
 from torpor.core.home import Home
 from torpor.core.ids import RunId, new_id
 from torpor.core.retention import Retention
@@ -255,7 +255,7 @@ class Execs:
     def __init__(self, memory: Memory, home: Home) -> None:
         self._memory, self._home, self._commands = memory, home, Commands()
 
-    async def start(self, ref: str, command: Asked, who: str) -> Command:
+    async def start(self, ref: str, command: CommandRequest, who: str) -> Command:
         run = self._memory.run(ref)
         if run["state"] in FINAL:
             raise Conflict(f"{run['id']} has ended", hint="Fork it.")

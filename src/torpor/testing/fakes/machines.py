@@ -39,7 +39,7 @@ MEMORY_PAGES = 256
 class Surroundings(Protocol):
     """What machines need of the `World` they are in."""
 
-    machines_made: list[PlayedMachine]
+    machines_started: list[PlayedMachine]
     let: set[str]
     lagging: bool
     timers: list[float]
@@ -48,7 +48,7 @@ class Surroundings(Protocol):
 
     async def at(self, point: str) -> None: ...
 
-    def told(self, what: str, op: str) -> None: ...
+    def report(self, what: str, op: str) -> None: ...
 
     def refuses(self, t: str) -> bool: ...
 
@@ -95,7 +95,7 @@ class PlayedMachine:
         world = self.world
         return Puppet(
             state,
-            world.told,
+            world.report,
             world.refuses,
             world.let.__contains__,
             lambda: world.lagging,
@@ -246,7 +246,7 @@ class PlayedEngine:
     async def start(self, shape: Shape, files: Files, directory: Path) -> PlayedMachine:
         machine = PlayedMachine(self._world)
         machine.spare = files.memory.parent.name == "flat"
-        self._world.machines_made.append(machine)
+        self._world.machines_started.append(machine)
         if files.kernel is not None:
             machine.boot()
         return machine

@@ -74,12 +74,12 @@ class Plain:
         self.files: RunFiles
 
     @property
-    def asked(self) -> list[bytes]:
+    def requests(self) -> list[bytes]:
         """What the model was asked."""
-        return [request.body for request in self.upstream.asked]
+        return [request.body for request in self.upstream.requests]
 
     async def _answer(self, request: Request) -> Reply:
-        return Reply(200, {"content-type": "text/plain"}, b"answer %d" % len(self.asked))
+        return Reply(200, {"content-type": "text/plain"}, b"answer %d" % len(self.requests))
 
     async def start(self) -> None:
         """A server starts."""
@@ -212,7 +212,7 @@ class Plain:
                     await subscription.wait()
         return found[0]
 
-    async def until_asked(self, run: RunId, op: str) -> None:
+    async def until_requested(self, run: RunId, op: str) -> None:
         """It waits for this and nothing else."""
         with self.store.subscribe(run) as subscription:
             async with asyncio.timeout(PROCESS_STUCK_S):

@@ -91,7 +91,7 @@ class Puppet:
     def __init__(
         self,
         state: State,
-        told: Callable[[str, str], None],
+        report: Callable[[str, str], None],
         refuses: Callable[[str], bool],
         lets: Callable[[str], bool],
         lags: Callable[[], bool] = lambda: False,
@@ -99,7 +99,7 @@ class Puppet:
     ) -> None:
         self.state = state
         self.link = Link.from_state(LinkState.from_json(state.link))
-        self._told, self._refuses, self._lets, self._lags = told, refuses, lets, lags
+        self._report, self._refuses, self._lets, self._lags = report, refuses, lets, lags
         self._timers = (
             [] if timers is None else timers
         )  # of its own, each until one of them is due as it falls asleep
@@ -138,7 +138,7 @@ class Puppet:
             case "import":
                 self._import([each["module"] for each in message["modules"]])
             case "load":
-                self._told("loaded", state.file or "")
+                self._report("loaded", state.file or "")
                 offered: Object = {
                     "name": state.file or "a",
                     "doc": None,
@@ -157,7 +157,7 @@ class Puppet:
                     return
                 runs = "rest_s" in message and self._runs
                 if runs and not message.get("anyhow"):
-                    self._told("refused", "prepare")
+                    self._report("refused", "prepare")
                     self.say(names.UNPREPARED, reason="a thread runs", again_s=0.001)
                     return
                 state.prepared = True
@@ -172,7 +172,7 @@ class Puppet:
                 self._settle(message["op"], message.get("value", message.get("error")))
                 self._go()
             case "recorded":
-                self._told("recorded", message["op"])
+                self._report("recorded", message["op"])
                 self._settle(message["op"], state.pending.get(message["op"], {}).get("own"))
                 self._go()
             case "exec" if message["command"][0] == "echo":
@@ -190,7 +190,7 @@ class Puppet:
 
     def _import(self, modules: list[str]) -> None:
         for module in modules:
-            self._told("imported", module)
+            self._report("imported", module)
             if module == "ends":
                 self.say(names.LOAD_FAILED, error="its process ended", traceback="")
                 return
@@ -298,20 +298,20 @@ class Puppet:
             return
         thread.op = op
         if verb == "once" and op in state.doubts:
-            asked = f"doubt:{op}#{state.doubts[op] + 1}"
-            record = state.journal.get(asked)
-            state.pending[asked] = {"kind": "doubt"}
+            question = f"doubt:{op}#{state.doubts[op] + 1}"
+            record = state.journal.get(question)
+            state.pending[question] = {"kind": "doubt"}
             if record is not None:
-                self._settle(asked, record["value"])
+                self._settle(question, record["value"])
             else:
-                self.say(names.BEGIN, op=asked, kind="doubt", name=op, digest=DIGEST, data={})
+                self.say(names.BEGIN, op=question, kind="doubt", name=op, digest=DIGEST, data={})
             return
         state.pending[op] = {"kind": kind}
         self.say(
             names.BEGIN, op=op, kind=kind, name=name, digest=DIGEST, data=_data(verb, argument)
         )
         if kind == "step":
-            self._told("ran", op)
+            self._report("ran", op)
             value = _text(f"did {name}" if isinstance(argument, str) else argument)
             value = argument if verb == "large" else value
             if verb == "work":
@@ -331,18 +331,18 @@ class Puppet:
                 state.files += [name] if wrote else []
                 self.say(names.END, op=op, ok=True, value=value, **wrote)
 
-    def _settle_doubt(self, op: str, number: int, said: Object) -> None:
+    def _settle_doubt(self, op: str, number: int, ruling: Object) -> None:
         thread = next(thread for thread in self.state.threads if thread.op == op)
-        if said["do"] == "again":
+        if ruling["do"] == "again":
             if self.state.doubts[op] < number:  # else a repeat was cut off
                 del self.state.doubts[op]
             self._operate(thread, "once", op[5:].rpartition("#")[0])
             return
-        self.state.pending[op] = {"kind": "step", "own": said.get("result")}
-        if said["do"] == "done":
-            self.say(names.END, op=op, ok=True, value=said["result"])
+        self.state.pending[op] = {"kind": "step", "own": ruling.get("result")}
+        if ruling["do"] == "done":
+            self.say(names.END, op=op, ok=True, value=ruling["result"])
         else:
-            error = {"type": "E", "message": said["message"]}
+            error = {"type": "E", "message": ruling["message"]}
             self.say(names.END, op=op, ok=False, error=error)
 
     def _tell_status(self) -> None:
@@ -370,8 +370,8 @@ def _data(verb: str, argument: Any) -> Object:
         case "sleep":
             return {"until": argument}
         case "wait":
-            asked = {"prompt": argument, "data": None, "timeout_s": None}
-            return asked | {"tags": [], "approve": False}
+            question = {"prompt": argument, "data": None, "timeout_s": None}
+            return question | {"tags": [], "approve": False}
         case "model":
             return {"method": "POST", "path": argument, "headers": {}, "body": "{}"}
     return {}

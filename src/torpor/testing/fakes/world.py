@@ -126,7 +126,7 @@ class World:
         self.timers: list[float] = []  # agents' own, until they are due, one for each freeze
         self.lagging = False  # guests are slow: who was answered does not go on yet
         self.patience: asyncio.Queue[None] = asyncio.Queue()  # a freeze was refused for that
-        self.machines_made: list[PlayedMachine] = []
+        self.machines_started: list[PlayedMachine] = []
         self.acts: dict[str, deque[Act | None]] = {}
         self.passed: Counter[str] = Counter()
         self.anywhere: Callable[[str], Awaitable[None]] | None = None
@@ -196,18 +196,18 @@ class World:
         await self.store.write_unseen(lambda c: None)
 
     async def hand_over(self) -> list[str]:
-        """A server stops as it is told to; what was told of that."""
-        told: list[str] = []
+        """A server stops as it is progress to; what was progress of that."""
+        progress: list[str] = []
         self.execs.leave()
-        await self.scheduler.hand_over(told.append)
+        await self.scheduler.hand_over(progress.append)
         await self.stop()
-        assert not any(machine.alive for machine in self.machines_made)
-        return told
+        assert not any(machine.alive for machine in self.machines_started)
+        return progress
 
     @property
-    def asked(self) -> list[str]:
+    def requests(self) -> list[str]:
         """What the model was asked."""
-        return [request.path for request in self.upstream.asked]
+        return [request.path for request in self.upstream.requests]
 
     async def _answer(self, request: Request) -> Reply:
         await self.at("model")
@@ -227,7 +227,7 @@ class World:
         """Do these, one a time, when `point` is passed from now on; None does nothing."""
         self.acts.setdefault(point, deque()).extend(acts)
 
-    def told(self, what: str, op: str) -> None:
+    def report(self, what: str, op: str) -> None:
         if what == "refused":
             self.patience.put_nowait(None)
         elif what == "recorded":
@@ -248,12 +248,12 @@ class World:
         await self.machines.settled()
         self.effects.clear()
         self.recorded.clear()
-        made = await self.store.write(
+        created = await self.store.write(
             lambda c: runs.create_run(
                 c, version=VERSION, agent=None, input={"threads": threads}, now=self.clock.now()
             )
         )
-        return made.id
+        return created.id
 
     @property
     def slots(self) -> int:
@@ -283,17 +283,17 @@ class World:
     def let_end(self, op: str) -> None:
         """The body of a step that is at work ends."""
         self.let.add(op)
-        for machine in self.machines_made:
+        for machine in self.machines_started:
             machine.play()
 
     def catch_up(self) -> None:
         self.lagging = False
-        for machine in self.machines_made:
+        for machine in self.machines_started:
             machine.play()
 
     async def kill(self) -> None:
         """The newest machine that runs, or is being captured, is gone."""
-        for machine in reversed(self.machines_made):
+        for machine in reversed(self.machines_started):
             if machine.carries:
                 machine.die()
                 return
@@ -477,10 +477,10 @@ class Calls:
     """Model calls that are held until they are let go."""
 
     def __init__(self, world: World) -> None:
-        self.asked, self.go = asyncio.Event(), asyncio.Event()
+        self.requests, self.go = asyncio.Event(), asyncio.Event()
 
         async def hold() -> None:
-            self.asked.set()
+            self.requests.set()
             await self.go.wait()
 
         world.on("model", hold)
