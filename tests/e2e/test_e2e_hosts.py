@@ -60,5 +60,5 @@ def test_a_run_that_slept_through_an_upgrade_of_qemu_is_replayed(
     assert ended["result"]["held"] == [f"answer 1 to hold upgraded {n}" for n in (1, 2)]
     # Nothing is done, asked or printed twice.
     assert watch.output() == WHOLE.format("upgraded")
-    assert {stage.model.asked[f"hold upgraded {number}"] for number in (1, 2)} == {1}
+    assert {stage.model.requests[f"hold upgraded {number}"] for number in (1, 2)} == {1}
     assert watch.count("machine.failed") == watch.count("run.recovered") == 0

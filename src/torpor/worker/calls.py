@@ -120,7 +120,7 @@ class Calls:
                 adopted = await self._model.adopt(self._run, op)
                 if adopted is not None:
                     return adopted
-                if doubt is not BEGUN or not await self._was_never_made(op):
+                if doubt is not BEGUN or not await self._was_not_sent(op):
                     await self._pen.write(NewEntry(AGAIN, op, {"reason": doubt}))
             try:
                 return await self._model.make(self._run, op, request)
@@ -130,7 +130,7 @@ class Calls:
         # Perhaps because of it: a client that repeats it by itself may pay again and again.
         return no_answer(request["path"], 503, lost, retry=False)
 
-    async def _was_never_made(self, op: OpId) -> bool:
+    async def _was_not_sent(self, op: OpId) -> bool:
         """Of one that the broker does not know of: it came no further than the log."""
         broker = self._model.broker
         begun = await self._store.read(lambda c: calls.begun_with(c, self._run, op))

@@ -73,13 +73,9 @@ class Hand(Protocol):
 
 
 class Command:
-<<<<<<< HEAD
-    def __init__(self, run: RunId, request: Asked, who: str, clock: Clock = SYSTEM_CLOCK) -> None:
-=======
     def __init__(
         self, run: RunId, request: CommandRequest, who: str, clock: Clock = SYSTEM_CLOCK
     ) -> None:
->>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
         self._clock = clock
         self.id = new_id("exec")
         self.run, self.request, self.who = run, request, who
@@ -177,7 +173,6 @@ class Command:
     def beginning(self) -> NewEntry:
         request = self.request
         shown = [_clipped(text) for text in request.command[:SHOWN_MAX]]
-<<<<<<< HEAD
         data: dict[str, Any] = {"exec": self.id, "command": shown, "by": self.who}
         data |= {"dir": request.dir} if request.dir is not None else {}
         data |= {"env": sorted(request.env)} if request.env else {}
@@ -194,24 +189,6 @@ class Command:
             case TorporError() as error:
                 data["problem"] = error.message
         return NewEntry(END, None, data)
-=======
-        report: dict[str, Any] = {"exec": self.id, "command": shown, "by": self.who}
-        report |= {"dir": request.dir} if request.dir is not None else {}
-        report |= {"env": sorted(request.env)} if request.env else {}
-        report |= {"root": True} if request.root else {}
-        report |= {"terminal": True} if request.size is not None else {}
-        return NewEntry(BEGIN, None, report)
-
-    def ending(self) -> NewEntry:
-        report: dict[str, Any] = {"exec": self.id}
-        match self.end:
-            case Ended(code, signal, problem):
-                known = {"code": code, "signal": signal, "problem": problem or None}
-                report |= {key: value for key, value in known.items() if value is not None}
-            case TorporError() as error:
-                report["problem"] = error.message
-        return NewEntry(END, None, report)
->>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
 
 
 def _clipped(text: str) -> str:
@@ -292,11 +269,7 @@ class OfRun:
             await pen.write(command.beginning())
             if command.end is None:  # it may have been given up meanwhile
                 hand = OnMachine(guest, command.id)
-<<<<<<< HEAD
                 hand.start(command.request)
-=======
-                hand.ask(command.request)
->>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
                 command.begin(hand, pen.epoch)
 
     def receive(self, message: Mapping[str, Any]) -> None:
@@ -331,11 +304,7 @@ class OnMachine:
     def __init__(self, guest: Channel, exec: str) -> None:
         self._guest, self._exec = guest, exec
 
-<<<<<<< HEAD
-    def start(self, request: Asked) -> None:
-=======
-    def ask(self, request: CommandRequest) -> None:
->>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
+    def start(self, request: CommandRequest) -> None:
         more: dict[str, Any] = {} if request.dir is None else {"dir": request.dir}
         if request.size is not None:
             more["size"] = request.size._asdict()

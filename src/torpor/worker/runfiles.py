@@ -60,11 +60,11 @@ class RunFiles:
     # In.
 
     async def receive(
-        self, chunks: AsyncIterator[bytes], digest: str | None, told_bytes: int | None
+        self, chunks: AsyncIterator[bytes], digest: str | None, size_given: int | None
     ) -> Object:
         """Store a content; it waits for a run. `digest` and `told_bytes` are what the client says
         of it. Raises Invalid, Exhausted, HostError; nothing is left then."""
-        await asyncio.to_thread(self._require_room, told_bytes or 0)
+        await asyncio.to_thread(self._require_room, size_given or 0)
         key = await self._keys.of_new_file()
         with self._blobs.draft() as draft:
             deposit = await asyncio.to_thread(Deposit, draft, key)

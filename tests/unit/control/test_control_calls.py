@@ -25,7 +25,7 @@ async def up_to_the_call(world: World, *after: list[str]) -> tuple[RunId, Calls]
     world.answers = BODY.encode()
     calls = Calls(world)
     run = await world.run([["model", "m"], *after])
-    await calls.requests.wait()
+    await calls.begun.wait()
     return run, calls
 
 

@@ -126,7 +126,7 @@ async def test_at_any_point(world: World, point: str) -> None:
 async def test_the_model_is_waited_for_and_paid_once(world: World) -> None:
     calls = Calls(world)
     run = await up_to_work(world, [["model", "m"]])
-    await calls.requests.wait()
+    await calls.begun.wait()
     told: list[str] = []
     waits_for_it = asyncio.Event()
 
@@ -158,16 +158,11 @@ async def test_a_model_that_takes_too_long_is_in_doubt_and_asked_again(
     world, clock = timed
     calls = Calls(world)
     run = await up_to_work(world, [["model", "m"]])
-<<<<<<< HEAD
-    await calls.asked.wait()
+    await calls.begun.wait()
     handing_over = asyncio.create_task(world.hand_over())
     await world.until(run, lambda row: row.state is RunState.SUSPENDED)
     clock.skip(world.limits.hand_over_s)
     assert "cut off" in (await handing_over)[-1]
-=======
-    await calls.requests.wait()
-    assert "cut off" in (await world.hand_over())[-1]
->>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
     await world.broker.die()  # with its server
     assert (await world.row(run)).state is RunState.SUSPENDED
     await world.start()

@@ -452,7 +452,7 @@ async def test_a_model_call_keeps_its_machine_awake(world: World) -> None:
     calls = Calls(world)
     run = await world.run([["wait", "q"]], [["model", "m"]])
     await world.open_waits(run)
-    await calls.requests.wait()
+    await calls.begun.wait()
     assert (await world.row(run)).state is RunState.RUNNING
     calls.go.set()
     await world.asleep(run)
@@ -464,7 +464,7 @@ async def test_a_model_call_keeps_its_machine_awake(world: World) -> None:
 async def test_a_model_call_under_way_at_a_checkpoint_is_adopted(world: World) -> None:
     calls = Calls(world)
     run = await world.run([["model", "m"]], [["checkpoint", "c"]])
-    await calls.requests.wait()
+    await calls.begun.wait()
     while not await world.entries(run, "snapshot"):
         await world.until(run, lambda row: row.last_seq > 5)
     await world.kill()
@@ -517,7 +517,7 @@ async def test_a_server_that_is_started_again(world: World) -> None:
     await world.asleep(asleep)
     calls = Calls(world)
     awake = await world.run([["print", "one "], ["step", "a"], ["model", "m"], ["print", "two"]])
-    await calls.requests.wait()
+    await calls.begun.wait()
     await world.stop()
     assert not any(machine.alive for machine in world.machines_started)
     assert (await world.row(awake)).state is RunState.RUNNING
@@ -536,7 +536,7 @@ async def test_no_more_machines_than_there_is_room_for(world: World) -> None:
     world.slots = 1
     calls = Calls(world)
     first = await world.run([["model", "m"]])
-    await calls.requests.wait()
+    await calls.begun.wait()
     second = await world.run([["step", "a"]])
     assert len(world.scheduler.drivers) == 1
     calls.go.set()

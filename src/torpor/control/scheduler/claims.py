@@ -48,8 +48,8 @@ class Needs:
         if engine not in self._mib_of:
             return 0  # it does not go anyway
         if version not in self._known:
-            asked_mib = agents.get_agent(c, version).spec.get("memory_mib", 0)
-            self._known[version] = self._mib_of[engine](asked_mib)
+            wanted_mib = agents.get_agent(c, version).spec.get("memory_mib", 0)
+            self._known[version] = self._mib_of[engine](wanted_mib)
         return self._known[version]
 
     def known(self, version: AgentVersion) -> int:

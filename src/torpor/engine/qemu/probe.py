@@ -49,7 +49,6 @@ def find_qemu() -> tuple[str, str]:
         )
     try:
         printed = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20)
-<<<<<<< HEAD
         output = (printed.stdout + printed.stderr).strip()
     except (OSError, subprocess.TimeoutExpired) as error:
         output = str(error)
@@ -57,15 +56,6 @@ def find_qemu() -> tuple[str, str]:
     if found is None:
         raise Missing(
             f"{binary} --version said {output[:200]!r}",
-=======
-        printed_text = (printed.stdout + printed.stderr).strip()
-    except (OSError, subprocess.TimeoutExpired) as error:
-        printed_text = str(error)
-    found = re.search(r"version (\d+(?:\.\d+)+)", printed_text)
-    if found is None:
-        raise Missing(
-            f"{binary} --version said {printed_text[:200]!r}",
->>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
             hint="apt-get install --reinstall qemu-system-x86",
         )
     return binary, found.group(1)
@@ -130,17 +120,10 @@ def _boots_under_kvm(binary: str, kernel: Path, initramfs: Path) -> str | None:
                         return None
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=0.05)
-<<<<<<< HEAD
                     output = (process.stderr.read() if process.stderr else b"").decode(
                         errors="replace"
                     )
                     first = output.strip().partition("\n")[0]
-=======
-                    printed_text = (process.stderr.read() if process.stderr else b"").decode(
-                        errors="replace"
-                    )
-                    first = printed_text.strip().partition("\n")[0]
->>>>>>> 5028025 (Words: engine, execs, snapshots and the fakes say what things are)
                     return f"QEMU ended with code {process.returncode}: {first[:200]}"
             return f"no kernel had booted under it after {KVM_BOOT_LIMIT_S:.0f} s"
         finally:

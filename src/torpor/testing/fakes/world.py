@@ -477,10 +477,10 @@ class Calls:
     """Model calls that are held until they are let go."""
 
     def __init__(self, world: World) -> None:
-        self.requests, self.go = asyncio.Event(), asyncio.Event()
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
 
         async def hold() -> None:
-            self.requests.set()
+            self.begun.set()
             await self.go.wait()
 
         world.on("model", hold)
