@@ -127,8 +127,9 @@ def test_a_shell_in_a_terminal(program: list[str], home: Home, run: str) -> None
         shown.type("stty size; echo at-$((40 + 2))\r")
         shown.expect("40 160", "at-42", prompt)
         assert not shown.is_as_before()
-        shown.type("sleep 1000\r")
-        shown.expect("sleep 1000")
+        # Not before it runs: until then a Ctrl-C is the shell's, and nothing ends the sleep.
+        shown.type("sh -c 'echo at-$((41 + 2)); sleep 1000'\r")
+        shown.expect("at-43")
         shown.type(CTRL_C)
         shown.expect("^C", prompt)
         shown.type("exit 6\r")
