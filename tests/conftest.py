@@ -8,6 +8,10 @@ import os
 
 from hypothesis import settings
 
+from torpor.service import shapes
+
+# Here, and in the servers that tests start.
+os.environ[shapes.STRICT] = "1"
 settings.register_profile(
     "torpor", deadline=None, derandomize="TORPOR_TEST_EXAMPLES" not in os.environ
 )

@@ -210,8 +210,10 @@ def forked(c: Connection, run: RunRow) -> dict[str, Any] | None:
     """What its `run.forked` entry says of a fork."""
     if run.origin_seq is None:
         return None
-    mine = (_log.c.run == run.id, _log.c.seq == run.origin_seq + 1)
-    data: dict[str, Any] = c.scalars(select(_log.c.data).where(*mine)).one()
+    # Not always the first entry: what ended the waits that it shares may stand before.
+    own = (_log.c.run == run.id, _log.c.seq > run.origin_seq, _log.c.kind == FORKED)
+    first = select(_log.c.data).where(*own).order_by(_log.c.seq).limit(1)
+    data: dict[str, Any] = c.scalars(first).one()
     return data
 
 

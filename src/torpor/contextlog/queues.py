@@ -164,10 +164,11 @@ def first_wanting(
     starts: bool = True,
 ) -> list[Any]:
     """The first runs of the queue that want a machine (id, queue, engine, queue_key, priority,
-    state, version), in their order, of these engines; `but` for some runs, or those of some keys;
-    not those that never had one unless `starts`."""
+    state, version, parent), in their order, of these engines; not `but`, nor those of some
+    keys, nor those that never had one unless `starts`."""
     at = _runs.c
-    query = select(at.id, at.queue, at.engine, at.queue_key, at.priority, at.state, at.version)
+    columns = (at.id, at.queue, at.engine, at.queue_key, at.priority, at.state, at.version)
+    query = select(*columns, at.parent)
     query = query.where(at.queue == queue, _wants(), at.engine.in_(engines))
     if but:
         query = query.where(at.id.not_in(but))

@@ -10,11 +10,22 @@ A fork leaves whole: what it shares with others goes with it as if it were its o
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, Connection, Double, Integer, String, Table, insert, select
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Double,
+    Integer,
+    String,
+    Table,
+    insert,
+    select,
+)
 from sqlalchemy.exc import IntegrityError
 
 from torpor.contextlog import codecs, lineage, schema
@@ -92,6 +103,31 @@ def stream_entries(c: Connection, run: RunId) -> Iterator[Row]:
         yield {**row._mapping, "data": unfold(c, row.kind, row.op, row.data)}
 
 
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(each) in (int, float) for each in value)
+
+
+# Columns of JSON that what reads them takes to be of one kind. The others may be anything.
+_JSON: Mapping[str, Callable[[Any], bool]] = {
+    "runs.error": _object,
+    "waits.tags": _texts,
+    "waits.webhooks": _texts,
+    "waits.remind_after": _numbers,
+}
+
+
 def write_run(
     c: Connection, rows: RunRows, entries: Sequence[Row], snapshots: Iterable[Row]
 ) -> None:
@@ -165,14 +201,16 @@ def checked(table: Table, row: Any, what: str) -> Row:
         value = row[column.name]
         if value is None and column.nullable:
             continue
-        if not _fits(column.type, value):
+        if not _fits(column, value):
             raise Invalid(f"{what} is malformed: {column.name} is {str(value)[:80]!r}")
     return row
 
 
-def _fits(kind: Any, value: Any) -> bool:
+def _fits(column: Column[Any], value: Any) -> bool:
+    kind = column.type
     if isinstance(kind, JSON):
-        return jsonvalues.fault(value, jsonvalues.ENTRY_DEPTH_MAX) is None
+        fits = _JSON.get(f"{column.table.name}.{column.name}", _anything)
+        return fits(value) and jsonvalues.fault(value, jsonvalues.ENTRY_DEPTH_MAX) is None
     allowed = next(types for base, types in _VALUES if isinstance(kind, base))
     if type(value) not in allowed:
         return False

@@ -73,7 +73,7 @@ def needs_of(entry: Entry) -> tuple[Need, ...]:
 def choose() -> Choice:
     """The engine of agents for which none is named. Raises Invalid (the setting is wrong)."""
     if (named := registry.from_environment()) is not None:
-        return Choice(named, f"{registry.SETTING} says so")
+        return Choice(named, f"--engine or {registry.SETTING} says so")
     lacking: list[Check] = []
     for entry in registry.ENGINES.values():
         needs = needs_of(entry)
@@ -277,7 +277,7 @@ class Engines:
         pager, _ = await asyncio.gather(ensure_pager(home), self._ready_scheduler())
         async with self._readying["tidy"]:
             if not self._tidied:
-                await tidy(home, shared.blobs, pager)
+                await tidy(home, pager)
                 self._tidied = True
         machines = Machines(home, shared.blobs, engine, image, pager)
         time = (shared.clock, shared.limits)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# A machine's supervisor takes this long at most to hold its agent still, before a freeze; the
-# agent's own hooks included.
+# A template's machine has this long to hold its agent still, before it is frozen.
 PREPARE_LIMIT_S = 30.0
 # A name in a run's log: of an operation, an event, an artifact.
 NAME_MAX = 256
@@ -47,7 +46,8 @@ class ServerLimits:
     renew_s: float = 5.0
 
     # Freezing. After one that failed, the run goes on awake for a while before the next try.
-    prepare_s: float = PREPARE_LIMIT_S
+    prepare_s: float = 15.0
+    template_prepare_s: float = PREPARE_LIMIT_S
     freeze_retry_s: float = 15.0
     # A server that stops gives its machines and their model calls this long.
     hand_over_s: float = 30.0

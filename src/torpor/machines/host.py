@@ -73,14 +73,13 @@ class _Plan:
         return Guest(empty.machine, Link.from_state(self.frozen.link), self.frozen.arrived)
 
 
-async def tidy(home: Home, store: SnapshotStore, pager: PagerClient) -> None:
+async def tidy(home: Home, pager: PagerClient) -> None:
     """Remove what an earlier server left: its machines died with it, but the pager lives on. To be
     called before the first machine is started."""
     for slot in (await pager.ping())["slots"]:
         await pager.drop(slot)
     for left in (home.machines, home.flats):
         await asyncio.to_thread(shutil.rmtree, left, ignore_errors=True)
-    await asyncio.to_thread(store.blobs.sweep)
 
 
 class Machines:

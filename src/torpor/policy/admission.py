@@ -7,6 +7,10 @@ Runs of all sizes share it. One that is too large for what is left waits, and wh
 the order (a lower priority, or younger) may still go, but never so much of it that the large one
 could not go beside it: those after it take at most what the host has beyond its need. So it goes at
 the latest when all that was running when it came has ended or sleeps, however many come after it.
+
+Memory never keeps a run for ever. One that is larger than the host goes beside others, one such at
+a time: a host too small is better slow than useless. So does one whose parent is running, which may
+be waiting for it, and would keep its memory until then.
 """
 
 from __future__ import annotations
@@ -71,11 +75,14 @@ class Room:
     def runs_left(self) -> int:
         return self.capacity.runs - len(self.taken)
 
-    def fits(self, engine: str, share: Share) -> bool:
-        """Whether it may go now. One that is larger than the host goes alone: a host too small is
-        better slow than useless."""
+    def fits(self, engine: str, share: Share, parent: str | None = None) -> bool:
+        """Whether it may go now; `parent` is the run that has spawned it."""
         if engine not in self.engines or self.runs_left <= 0:
             return False
+        if parent is not None and any(each.rank[1] == parent for each in self.taken):
+            return True
+        if self._oversize(share):
+            return not any(map(self._oversize, self.taken))
         if self.taken and share.mib > self.left_mib:
             return False
         return all(self._beside(share, large) for large in self.reserved)
@@ -84,9 +91,12 @@ class Room:
         self.taken.append(share)
 
     def reserve(self, engine: str, share: Share) -> None:
-        """For one that did not fit, if memory is what it waits for."""
-        if engine in self.engines and self.runs_left > 0:
+        """For one that did not fit, if memory is what it waits for, and there can be enough."""
+        if engine in self.engines and self.runs_left > 0 and not self._oversize(share):
             self.reserved.append(share)
+
+    def _oversize(self, share: Share) -> bool:
+        return share.mib > self.capacity.mib
 
     def _beside(self, share: Share, large: Share) -> bool:
         """Whether the large one, which waits, could still go beside this one and all else that goes

@@ -29,6 +29,7 @@ class Waiting:
     priority: int = 0
     starts: bool = True
     mib: int = 0  # what it takes of the host's memory
+    parent: RunId | None = None
 
     @property
     def share(self) -> Share:
@@ -78,7 +79,7 @@ def obstacle(one: Waiting, limits: Limits, use: Use) -> Obstacle | None:
         return Obstacle.PER_KEY
     if one.starts and limits.rate is not None and use.started[one.queue] >= limits.rate.count:
         return Obstacle.RATE
-    return None if use.room.fits(one.engine, one.share) else Obstacle.ROOM
+    return None if use.room.fits(one.engine, one.share, one.parent) else Obstacle.ROOM
 
 
 def choose(waiting: Sequence[Waiting], limits: Mapping[str, Limits], use: Use) -> list[Waiting]:

@@ -21,6 +21,7 @@ under way are waited for: the next machine finds their answers in the log (`torp
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -182,15 +183,20 @@ class Driver:
             log.info("run %s lost its machine: %s", self.run, error)
             parts.hand_over.report(f"lost its machine, goes on from the log: {error}")
         finally:
-            if outcome is not Outcome.SUSPENDED:
-                await parts.calls.leave(ended=outcome is Outcome.ENDED)
-            await parts.learning.cut_off()
-            parts.results.close()
-            parts.commands.leave(self.loss)
-            parts.carrier = None
-            self.damage = await live.damage()
-            await live.discard()
-            await self._finish_calls()
+            try:
+                if outcome is not Outcome.SUSPENDED:
+                    await parts.calls.leave(ended=outcome is Outcome.ENDED)
+                await parts.learning.cut_off()
+                parts.results.close()
+                parts.commands.leave(self.loss)
+                parts.carrier = None
+                self.damage = await live.damage()
+                await live.discard()
+                await self._finish_calls()
+            except asyncio.CancelledError:
+                # A call that outlived its driver would be made again when the broker goes.
+                await parts.calls.under_way.cut_off()
+                raise
         return outcome
 
     async def _wake(self, live: Carrier, snapshot: SnapshotRow | None, position: Position) -> None:

@@ -230,7 +230,7 @@ class Templates:
         await self._bases.keep(key, captured)
         await self._machines.carry_on(live)
         resume(live.guest)
-        await live.guest.hear(names.RESUMED, within_s=self._limits.prepare_s)
+        await live.guest.hear(names.RESUMED, within_s=self._limits.template_prepare_s)
 
     async def _freeze(self, live: Live, progress: Progress) -> Captured:
         progress("freeze", "freezing it as a template", None)
@@ -247,7 +247,7 @@ class Templates:
 
     async def _prepare(self, live: Live) -> None:
         live.guest.say(names.PREPARE)
-        limit_s = self._limits.prepare_s
+        limit_s = self._limits.template_prepare_s
         answer = await live.guest.hear(names.PREPARED, names.UNPREPARED, within_s=limit_s)
         if answer["t"] != names.PREPARED:
             raise GuestError(f"the machine could not prepare to be frozen: {answer['reason']}")

@@ -10,7 +10,7 @@ from torpor.contextlog import children, deadlines, runs, schema, transfer, waits
 from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.deployments import choose_current
 from torpor.contextlog.entries import read_entries
-from torpor.contextlog.forks import fork_of, fork_run, retry_of
+from torpor.contextlog.forks import fork_of, fork_run, forked, retry_of
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.waits import WaitRow
 from torpor.core.errors import Conflict, Invalid, NotFound, StaleEpoch
@@ -171,6 +171,8 @@ def test_a_fork_waits_for_the_same_child(family: Family) -> None:
 
     made = family.commit(fork)
     assert family.wait(made.id, ended.op).value == family.wait(family.parent, ended.op).value
+    described = family.commit(lambda c: forked(c, made))  # what ended stands before it
+    assert described is not None and described["how"] == "fork"
     family.end(open_one.child, RunState.COMPLETED, result=1)
     for run in (made.id, family.parent):
         value = family.wait(run, open_one.op).value

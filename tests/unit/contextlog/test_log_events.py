@@ -12,7 +12,7 @@ from torpor.contextlog.entries import read_entries
 from torpor.contextlog.events import Sent, send_event, wait_for_event
 from torpor.contextlog.forks import fork_of, fork_run
 from torpor.contextlog.runs import claim, get_run, transition
-from torpor.contextlog.transfer import read_run, stream_entries, write_run
+from torpor.contextlog.transfer import RunRows, read_run, stream_entries, write_run
 from torpor.contextlog.waits import WaitRow, end_due, list_waits
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.ids import OpId, RunId, Seq
@@ -141,6 +141,11 @@ def test_an_imported_run_has_them_too(commit: Any, tmp_path: Any) -> None:
     rows, log = commit(lambda c: (read_run(c, run), list(stream_entries(c, run))))
     there = Commit(tmp_path / "there.db")
     try:
+        odd = [{**wait, "tags": [1]} for wait in rows.waits]
+        with pytest.raises(Invalid, match="malformed: tags"):
+            there(lambda c: write_run(c, RunRows(rows.run, odd), log, []))
+        with pytest.raises(Invalid, match="malformed: error"):
+            there(lambda c: write_run(c, RunRows({**rows.run, "error": "x"}, rows.waits), log, []))
         there(lambda c: write_run(c, rows, log, []))
         there(lambda c: claim(c, run, 30.0))
         assert send(there, run, "first", event="e1").again

@@ -37,6 +37,28 @@ def test_a_failed_run_says_why_where_and_what_to_do(home: Home) -> None:
     browse(home, talk)
 
 
+def test_children_that_have_all_ended_are_shown(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def talk(browser: Browser) -> None:
+        runs = browser.service.runs
+        run = (await runs.start(RunRequest({"script": [["print", "x"]]}, version=VERSION)))["id"]
+        while (detail := await runs.get(run))["state"] != "completed":
+            await browser.service.logs.changed(run)
+        parent = {**detail, "children": [{**detail, "id": "run_child"}]}
+
+        async def get(ref: str) -> object:
+            return parent
+
+        monkeypatch.setattr(runs, "get", get)
+        page = await browser.http.get(f"/ui/runs/{run}")
+        assert page.status_code == 200
+        children = page.text.partition('<div id="children"')[2].partition("</div>")[0]
+        assert "run_child" in children and "hx-trigger" not in children  # nothing of them changes
+
+    browse(home, talk)
+
+
 def test_a_run_shows_its_output_by_lines(home: Home) -> None:
     async def talk(browser: Browser) -> None:
         said = ["print", "\x1b[31mred\x1b[0m\n10 %\r99 %\n"]

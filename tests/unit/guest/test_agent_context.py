@@ -113,7 +113,7 @@ return shown(talk.window(40))
         ("talk.window(0)", "tokens=0 leaves no room"),
         ("talk.window(last=-1)", "last=-1 leaves no room"),
         ("talk.window(5)", "13 tokens are needed"),
-        ("talk.window(40, summarise=lambda older: 3)", "gave a int"),
+        ("talk.window(40, summarise=lambda older: 3)", "returned a int"),
         ("talk.compact('x', keep=-1)", "keep=-1"),
         ("talk.append('user', object())", "is not JSON"),
         ("torpor.step(lambda: talk.append('user', 'x'), name='s')()", "inside the step"),

@@ -42,14 +42,16 @@ def test_a_hosts_capacity() -> None:
 
 
 @given(st.integers(1, 100), st.integers(1, 10), st.lists(SHARES, unique_by=lambda each: each.rank))
-def test_no_more_is_taken_than_there_is_but_by_one_that_is_alone(
+def test_no_more_is_taken_than_there_is_but_by_one_that_is_larger_than_the_host(
     mib: int, runs: int, shares: list[Share]
 ) -> None:
     at = room(mib, runs)
     for share in sorted(shares, key=lambda each: each.rank):
         put(at, share)
     assert len(at.taken) <= runs
-    assert at.taken_mib <= mib or len(at.taken) == 1
+    larger = [share for share in at.taken if share.mib > mib]
+    assert len(larger) <= 1
+    assert at.taken_mib <= mib + sum(share.mib for share in larger)
     if shares:
         assert at.taken  # be the host ever so small
 
@@ -73,6 +75,28 @@ def test_smaller_ones_go_past_a_large_one_as_long_as_it_could_go_beside_them() -
     at.taken = [each for each in at.taken if each.rank not in {rank(0, "a"), rank(1, "f")}]
     at.reserved.clear()
     assert put(at, Share(rank(0, "b"), 7))
+
+
+def test_one_that_is_larger_than_the_host_holds_up_nobody_and_waits_for_nobody() -> None:
+    at = room(10)
+    at.take(Share(rank(0, "a"), 1))
+    larger = Share(rank(0, "b"), 11)
+    at.reserve(ENGINE, larger)
+    assert not at.reserved and at.fits(ENGINE, Share(rank(0, "c"), 9))
+    assert put(at, larger)
+    assert not at.fits(ENGINE, Share(rank(0, "d"), 12))  # one at a time
+
+
+def test_a_child_goes_whatever_its_parent_takes() -> None:
+    """The parent may be waiting for it, and gives nothing back until it ends."""
+    at = room(10)
+    at.take(Share(rank(0, "parent"), 8))
+    child = Share(rank(0, "run"), 8)
+    assert not at.fits(ENGINE, child)
+    assert not at.fits(ENGINE, child, "another")
+    assert at.fits(ENGINE, child, "parent")
+    at.capacity = Capacity(10, 1)
+    assert not at.fits(ENGINE, child, "parent")
 
 
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 2**32), st.booleans())

@@ -214,11 +214,13 @@ def _first(
 
 
 def _read(c: Connection, row: Any, needs: Needs) -> Waiting:
-    run, queue, engine, key, priority, state, version = row
+    run, queue, engine, key, priority, state, version, parent = row
     starts, mib = state == RunState.QUEUED, needs.read(c, engine, version)
-    return Waiting(RunId(run), queue, engine, key, priority, starts, mib)
+    return Waiting(RunId(run), queue, engine, key, priority, starts, mib, parent)
 
 
 def _waiting(c: Connection, row: RunRow, needs: Needs) -> Waiting:
     starts, mib = row.state is RunState.QUEUED, needs.read(c, row.engine, row.version)
-    return Waiting(row.id, row.queue, row.engine, row.queue_key, row.priority, starts, mib)
+    return Waiting(
+        row.id, row.queue, row.engine, row.queue_key, row.priority, starts, mib, row.parent
+    )

@@ -66,9 +66,8 @@ class Service:
         limits: ServerLimits = LIMITS,
     ) -> None:
         self._home, self._store, self._clock = home, store, clock
-        blobs = SnapshotStore(
-            LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs"
-        )
+        self._blobs = LocalBlobs(home.blobs)
+        blobs = SnapshotStore(self._blobs, lambda image: home.images / image / "root.erofs")
         keys = SealingKeys(home, store, on=switched_on())
         metrics, commands = Metrics(), Commands()
         self._keeper = storage.Storage(store, blobs, keys, metrics, clock, limits)
@@ -123,6 +122,8 @@ class Service:
         """Open the log. Where runs are unfinished, their engines are made ready for them now."""
         home.create()
         service = cls(home, await asyncio.to_thread(SqliteStore.open, home.database))
+        # Before anything can write there: it removes what an earlier server was writing.
+        await asyncio.to_thread(service._blobs.sweep)
         engine = service._engines.choice.engine
         await service._store.write(lambda c: deployments.set_default_engine(c, engine))
         needed = await service._store.read(lambda c: runs.engines_of(c, UNFINISHED))
@@ -177,6 +178,7 @@ class Service:
         await self.execs.stop()
         await self._engines.stop()
         await stop_processes(self._home)
+        await asyncio.to_thread(self._blobs.close)
         await asyncio.to_thread(self._store.close)
 
     def _tend(self, work: Coroutine[Any, Any, None]) -> None:

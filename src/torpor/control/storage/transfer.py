@@ -556,7 +556,9 @@ def _agent(given: Any, source: bytes, version: str, engine: str) -> AgentRow:
             and all(isinstance(p["name"], str) and isinstance(p["required"], bool) for p in params)
             for each in row.agents
             for params in [each["params"]]
-        ) and all(isinstance(n, int | float | None) for n in (row.boot_ms, row.template_bytes))
+        )
+        sound &= isinstance(row.boot_ms, int | float | None)
+        sound &= isinstance(row.template_bytes, int | None)
     except (KeyError, TypeError, AttributeError, ValueError, tarfile.TarError) as error:
         raise Invalid(f"the agent in the export is malformed: {error!r}") from error
     if not sound or actual != version or row.version != version:

@@ -196,7 +196,7 @@ class World:
         await self.store.write_unseen(lambda c: None)
 
     async def hand_over(self) -> list[str]:
-        """A server stops as it is progress to; what was progress of that."""
+        """A server stops as it is asked to; how that went, in its words."""
         progress: list[str] = []
         self.execs.leave()
         await self.scheduler.hand_over(progress.append)
