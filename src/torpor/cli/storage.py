@@ -174,7 +174,7 @@ def export(
     if as_json:
         show_json({"file": str(file), "bytes": size})
     else:
-        say(f"{file}: {words.size(size)}. It contains the run's log, and its machine's memory if any")
+        say(f"{file}: {words.size(size)}. It has the run's log, and its machine's memory if any")
 
 
 def import_run(
