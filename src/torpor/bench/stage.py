@@ -37,6 +37,7 @@ from torpor.engine import process, registry
 from torpor.logstore.sqlite import SqliteStore
 from torpor.service.runs import RunRequest
 from torpor.service.waits import Answer, WaitFilter
+from torpor.snapshot.store import LAYERS, MANIFESTS
 from torpor.terminal.columns import Columns
 from torpor.terminal.screen import err, say, show, show_json, table
 from torpor.web import words
@@ -223,7 +224,9 @@ async def make_cold(service: Service) -> None:
     and of this process."""
     machines = service.machines
     await machines.drop_caches()
-    files = cold.files_below(machines.home.blobs, machines.image.directory)
+    # Not the records of who holds what: they come and go.
+    kinds = [machines.home.blobs / kind for kind in (LAYERS, MANIFESTS)]
+    files = cold.files_below(*kinds, machines.image.directory)
     await asyncio.to_thread(cold.forget, files)
 
 
