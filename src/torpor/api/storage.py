@@ -25,7 +25,7 @@ class BackupRequest(Strict):
     directory: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
         description="an absolute path on the server's host that does not exist yet"
     )
-    key: bool = Field(default=False, description=("include host.key, which opens everything else"))
+    key: bool = Field(default=False, description=("include host.key, which opens the snapshots"))
 
 
 class RetentionRequest(Strict):
@@ -70,7 +70,7 @@ async def gc(body: GcRequest, service: Uses) -> Collected:
 
 @router.post("/backups", status_code=201)
 async def backup(body: BackupRequest, service: Uses) -> Backup:
-    """Copy everything to a new directory on the server's host, while it is in use."""
+    """Copy runs, logs and snapshots to a new directory on the server's host."""
     return await service.storage.back_up(body.directory, body.key)
 
 

@@ -50,12 +50,14 @@ FilesOpt = Annotated[
         help="A file or directory that the agent finds in its working directory.",
     ),
 ]
-AgentArg = Annotated[str, typer.Argument(metavar="AGENT.py[:NAME]", show_default=False)]
 TargetArg = Annotated[str, typer.Argument(metavar="AGENT", show_default=False)]
 
 
-def deploy(target: AgentArg, engine: EngineOpt = None, as_json: Json = False) -> None:
-    """Make an agent's template now, so that its runs can start at once."""
+def deploy(target: TargetArg, engine: EngineOpt = None, as_json: Json = False) -> None:
+    """Make an agent's template now, so that its runs can start at once.
+
+    AGENT is a file or a project's directory. All of its agents are deployed.
+    """
     path, _ = split_target(target)
     source = read_agent(path)
     deployed = deploy_now(connect(), source, engine)

@@ -90,7 +90,7 @@ def journal(
     ] = 200,
     as_json: Json = False,
 ) -> None:
-    """What durable steps, recovery and waking cost, beside raw SQLite and dbos, and whether 200
+    """What durable steps, recovery and waking cost, beside raw SQLite and dbos, and whether
     kills lose or repeat anything."""
     from torpor.bench.journal import Sizes, main  # loads the engines: only here
 

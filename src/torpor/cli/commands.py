@@ -163,7 +163,7 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         Listed(
             "backup",
             "storage:backup",
-            "Copy everything to a new directory, while it is in use.",
+            "Copy runs, logs and snapshots to a new directory, while they are in use.",
         ),
         Listed("restore", "storage:restore", "Make a data directory (TORPOR_HOME) from a backup."),
         Listed("keys", "keys:keys", "Manage API keys, for access over TCP."),

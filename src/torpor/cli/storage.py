@@ -195,11 +195,15 @@ def backup(
     directory: Annotated[Path, typer.Argument(metavar="DIR", show_default=False)],
     with_key: Annotated[
         bool,
-        typer.Option("--with-key", help="Include host.key, which opens everything else."),
+        typer.Option("--with-key", help="Include host.key, which opens the snapshots."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Copy everything to a new directory, while it is in use."""
+    """Copy runs, logs and snapshots to a new directory, while they are in use.
+
+    Not in it: host.key (but see --with-key), directories of plain processes,
+    output beyond the logs, prices.toml.
+    """
     refuse_remote("torpor backup")
     with err.status("copying"):
         copied = connect().backup(str(directory.absolute()), key=with_key)

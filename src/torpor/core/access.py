@@ -3,10 +3,11 @@
     observe    read runs, logs, waits, agents, metrics
     query      SQL over all of these
     trigger    start runs, send events
-    operate    answer waits, cancel, fork, retry, keep and collect snapshots, tokens for others
-    deploy     make agents
+    operate    answer waits, cancel, fork, retry, upgrade, snapshots, queues, schedules, tokens
+    deploy     make and retire agents
     exec       run commands beside an agent, where they can do all that it can
-    admin      all of it: keys, exports, backups, the server's end
+    admin      all of it: deletion, retention, exports, imports, backups, keys, hooks, the
+               dashboard, the server's end
 
 A grant may be for some agents only, or for one run or one wait: then only for what concerns these.
 What concerns all agents at once (SQL, deployments, the host itself) is not among them.

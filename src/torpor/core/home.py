@@ -7,6 +7,7 @@
     images/  deps/        guest images and dependency layers, by content
     apps/  modules/       agents' files and dependencies, as plain processes use them
     work/                 the directories of runs that are plain processes
+    output/               what agents printed beyond what their logs take
     run/                  sockets, locks, mounts, machines: nothing here outlives the processes
     cache/                answers worth keeping (engine probe), what images are made of
     prices.toml           what models cost, where that differs from the built-in table

@@ -112,8 +112,8 @@ class Storage(Protocol):
         ...
 
     async def back_up(self, directory: str, with_key: bool) -> Backup:
-        """Copy everything to a new directory on the server's host. Raises Conflict, Invalid,
-        HostError, Damaged."""
+        """Copy runs, logs and snapshots to a new directory on the server's host. Raises
+        Conflict, Invalid, HostError, Damaged."""
         ...
 
     async def retention(self) -> Kept:
