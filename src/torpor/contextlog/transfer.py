@@ -103,31 +103,6 @@ def stream_entries(c: Connection, run: RunId) -> Iterator[Row]:
         yield {**row._mapping, "data": unfold(c, row.kind, row.op, row.data)}
 
 
-def _anything(value: Any) -> bool:
-    return True
-
-
-def _object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(type(each) in (int, float) for each in value)
-
-
-# Columns of JSON that what reads them takes to be of one kind. The others may be anything.
-_JSON: Mapping[str, Callable[[Any], bool]] = {
-    "runs.error": _object,
-    "waits.tags": _texts,
-    "waits.webhooks": _texts,
-    "waits.remind_after": _numbers,
-}
-
-
 def write_run(
     c: Connection, rows: RunRows, entries: Sequence[Row], snapshots: Iterable[Row]
 ) -> None:
@@ -145,25 +120,20 @@ def write_run(
         ensure_queues(c, [run["queue"]], time.time())
         c.execute(insert(schema.runs), [run])
         lineage.start(c, run["id"])
+        waits = [_row(run, schema.waits, row) for row in rows.waits]
+        logged = [_folded(c, _row(run, schema.entries, row)) for row in entries]
+        kept = [_row(run, schema.snapshots, row) for row in snapshots]
+        for row in kept:
+            Position.of_json(row["detail"])
         for table, several in (
-            (schema.waits, rows.waits),
-            (schema.entries, entries),
-            (schema.snapshots, list(snapshots)),
+            (schema.waits, waits),
+            (schema.entries, logged),
+            (schema.snapshots, kept),
         ):
-            ready = [_of(run, checked(table, row, f"a row of {table.name}")) for row in several]
-            if table is schema.snapshots:
-                for row in ready:
-                    Position.of_json(row["detail"])
-            if table is schema.entries:
-                ready = [
-                    row | {"data": codecs.fold(c, row["kind"], row["op"], row["data"])}
-                    for row in ready
-                ]
-            if ready:
-                c.execute(insert(table), ready)
-            if table is schema.entries:
-                for row in ready:
-                    codecs.record(c, run["id"], row["seq"], row["kind"], row["op"], row["data"])
+            if several:
+                c.execute(insert(table), several)
+        for row in logged:
+            codecs.record(c, run["id"], row["seq"], row["kind"], row["op"], row["data"])
     except IntegrityError as error:
         raise Invalid(f"the run's rows do not fit together: {error.orig}") from error
     read_events(c, RunId(run["id"]), time.time())
@@ -206,6 +176,31 @@ def checked(table: Table, row: Any, what: str) -> Row:
     return row
 
 
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(each) in (int, float) for each in value)
+
+
+# Columns of JSON that what reads them takes to be of one kind. The others may be anything.
+_JSON: Mapping[str, Callable[[Any], bool]] = {
+    "runs.error": _object,
+    "waits.tags": _texts,
+    "waits.webhooks": _texts,
+    "waits.remind_after": _numbers,
+}
+
+
 def _fits(column: Column[Any], value: Any) -> bool:
     kind = column.type
     if isinstance(kind, JSON):
@@ -237,7 +232,9 @@ def _check_run(run: Row, entries: Sequence[Row]) -> None:
         codecs.check(str(entry.get("kind")), op if isinstance(op, str) else None, entry.get("data"))
 
 
-def _of(run: Row, row: Row) -> Row:
+def _row(run: Row, table: Table, given: Any) -> Row:
+    """What was given as a row of the run. Raises Invalid."""
+    row = checked(table, given, f"a row of {table.name}")
     if row["run"] != run["id"]:
         raise Invalid(f"a row of run {row['run']} is in the export of run {run['id']}")
     return row
