@@ -62,7 +62,7 @@ async def stop_broker(home: Home) -> None:
 
 
 def _launching(home: Home) -> contextlib.AbstractAsyncContextManager[None]:
-    return _locked(home.run / "egress.launch.lock")
+    return _locked(home.run / "broker.launch.lock")
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ from torpor.contextlog import runs
 from torpor.contextlog.runs import RunRow
 from torpor.core.ids import RunId
 from torpor.core.states import RunState
+from torpor.policy.admission import Capacity
 from torpor.testing.fakes.plain import HASTY, Plain
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +125,16 @@ async def test_a_parent_that_was_killed_has_the_same_children(plain: Plain) -> N
     both = await children(plain, run, 2)
     assert both[0].id == child.id
     assert await plain.entries(run, "run.recovered")
+
+
+async def test_a_child_has_room_beside_the_parent_that_waits_for_it(plain: Plain) -> None:
+    version = await plain.deploy(AGENTS)
+    plain.scheduler.capacity = Capacity(mib=1, runs=16)
+    run = await plain.run(version, "asker")
+    (child,) = await children(plain, run, 1)
+    await plain.answer(child.id, 7)
+    assert await plain.result(run) == [7, 4]
+    assert not await plain.entries(run, "run.resumed")  # it has never made room
 
 
 async def test_a_parent_sleeps_until_all_of_a_batch_have_ended(

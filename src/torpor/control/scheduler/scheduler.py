@@ -252,7 +252,7 @@ class Scheduler:
 
     def _fits(self, row: RunRow) -> bool:
         share = Share(rank(row.priority, row.id), self._needs.known(row.version))
-        return self.room().fits(row.engine, share)
+        return self.room().fits(row.engine, share, row.parent)
 
     def _consider(self, row: RunRow) -> None:
         at_it = By.CLAIMS if row.id in self.drivers else By.NONE
