@@ -174,14 +174,14 @@ async def _require(grant: Grant, on: On, request: Request) -> None:
     service: Service = request.app.state.service
     match on:
         case On.RUN:
-            run = await service.runs.get(request.path_params["ref"])
+            run = await service.runs.find(request.path_params["ref"])
             grant.require_run(run["id"], run["agent"])
         case On.WAIT:
             wait = await service.waits.get(request.path_params["ref"])
-            run = await service.runs.get(wait["run"])
+            run = await service.runs.find(wait["run"])
             grant.require_wait(wait["id"], run["id"], run["agent"])
         case On.WAITS if request.query_params.get("run"):
-            run = await service.runs.get(request.query_params["run"])
+            run = await service.runs.find(request.query_params["run"])
             grant.require_run(run["id"], run["agent"])
         case On.RUNS:
             grant.require_agent(request.query_params.get("agent"))

@@ -62,7 +62,7 @@ async def log(
         page = await logs.read(ref, after, query.limit, kinds)
         headers = next_page(request, page.more, page.entries, "after", "seq")
         return Json(page.entries, headers=headers)
-    run = await service.runs.get(ref)
+    run = await service.runs.find(ref)
     lines = streams.follow(
         partial(logs.read, run["id"]),
         partial(logs.changed, run["id"]),

@@ -202,6 +202,10 @@ class Runs(Protocol):
         """Newest first."""
         ...
 
+    async def find(self, ref: str) -> Run:
+        """The run itself: much less work than all that `get` gathers of it."""
+        ...
+
     async def get(self, ref: str) -> RunDetail: ...
 
     async def cancel(self, ref: str) -> Run:

@@ -235,6 +235,8 @@ async def test_a_run_is_cancelled_and_then_deleted(place: Place) -> None:
     assert await place.service.waits.list(WaitFilter(run)) == []
     with pytest.raises(Conflict):
         await runs.cancel(run)
+    found = await runs.find(run[:-1])
+    assert found.items() <= (await runs.get(run)).items() and found["id"] == run
     assert await runs.delete(run) == {"id": run, "deleted": True}
     with pytest.raises(NotFound):
         await runs.get(run)
@@ -263,6 +265,7 @@ async def test_a_failed_run_is_retried_and_any_is_forked(place: Place) -> None:
 
 NOWHERE: dict[str, Callable[[Service], Coroutine[Any, Any, object]]] = {
     "run": lambda service: service.runs.get(NOTHING),
+    "run, itself": lambda service: service.runs.find(NOTHING),
     "cancel": lambda service: service.runs.cancel(NOTHING),
     "fork": lambda service: service.runs.fork(NOTHING, ForkRequest()),
     "retry": lambda service: service.runs.retry(NOTHING),

@@ -26,7 +26,7 @@ from torpor.core.prices import Prices
 from torpor.core.states import FINAL, RunState
 from torpor.logstore.protocol import Store
 from torpor.policy.admission import Capacity, Room
-from torpor.service.runs import Run, RunDetail
+from torpor.service.runs import RunDetail
 from torpor.service.shapes import reply
 from torpor.worker.beside import Beside
 
@@ -101,8 +101,8 @@ class Details:
             "output": Beside(self._home.output).shares(c, row.id),
             "forked": forks.forked(c, row),
             "conversation": conversation and conversation.to_json(),
-            "family": [reply(Run, each.to_json(now)) for each in forks.family(c, row)],
-            "children": [reply(Run, each.to_json(now)) for each in runs.children(c, row.id)],
+            "family": [each.to_json(now) for each in forks.family(c, row)],
+            "children": [each.to_json(now) for each in runs.children(c, row.id)],
         }
         return _Read(
             row,

@@ -95,6 +95,10 @@ class Runs:
 
         return await self._store.read(read)
 
+    async def find(self, ref: str) -> Run:
+        row = await self._store.read(lambda c: runs.get_run(c, ref))
+        return reply(Run, row.to_json(self._clock.now()))
+
     async def get(self, ref: str) -> RunDetail:
         return await self._details.get(ref)
 

@@ -170,6 +170,9 @@ class Runs:
         ]
         return found[: filter.limit]
 
+    async def find(self, ref: str) -> Run:
+        return self._memory.run(ref)
+
     async def get(self, ref: str) -> RunDetail:
         memory = self._memory
         run = memory.run(ref)
