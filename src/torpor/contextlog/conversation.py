@@ -12,7 +12,7 @@ from torpor.contextlog.entries import BEGIN
 from torpor.core.ids import RunId
 
 _ops = schema.log_ops
-_PREFIX, _PAST = "context:", "context;"  # all operations of a conversation, and only they, between
+_PREFIX = "context:"  # of all operations of a conversation, and only of them
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ def spoken(c: Connection, run: RunId) -> Spoken | None:
     begun = (
         _ops.c.run == run,
         _ops.c.kind == BEGIN,
-        _ops.c.op >= _PREFIX,
-        _ops.c.op < _PAST,
+        schema.begins_with(_ops.c.op, _PREFIX),
     )
 
     def named(name: str) -> ColumnElement[bool]:

@@ -210,7 +210,7 @@ def _sweep(c: Connection, unused: Unused) -> None:
 def _heads(c: Connection, of: Any) -> Iterator[str]:
     """The conversations that model calls have sent."""
     at = schema.entries.c
-    calls = and_(at.kind == "op.begin", at.op >= "model:", at.op < "model;")
+    calls = and_(at.kind == "op.begin", schema.begins_with(at.op, "model:"))
     for data in c.scalars(select(at.data).where(calls, of)):
         request = data.get("data")
         for part in request.get("parts", ()) if isinstance(request, dict) else ():

@@ -161,7 +161,7 @@ def refuse_known(c: Connection, run: Mapping[str, Any]) -> None:
 
 def checked(table: Table, row: Any, what: str) -> Row:
     """`row` if it is an object with just the table's columns, each of its type. Raises Invalid."""
-    names = {column.name for column in table.c} - ({*_OF_HERE} if table is schema.runs else set())
+    names = {column.name for column in table.c} - {*_OF_HERE}
     if not isinstance(row, dict) or set(row) != names:
         odd = sorted(names ^ set(row)) if isinstance(row, dict) else [type(row).__name__]
         raise Invalid(
@@ -174,10 +174,6 @@ def checked(table: Table, row: Any, what: str) -> Row:
         if not _fits(column, value):
             raise Invalid(f"{what} is malformed: {column.name} is {str(value)[:80]!r}")
     return row
-
-
-def _anything(value: Any) -> bool:
-    return True
 
 
 def _object(value: Any) -> bool:
@@ -204,8 +200,10 @@ _JSON: Mapping[str, Callable[[Any], bool]] = {
 def _fits(column: Column[Any], value: Any) -> bool:
     kind = column.type
     if isinstance(kind, JSON):
-        fits = _JSON.get(f"{column.table.name}.{column.name}", _anything)
-        return fits(value) and jsonvalues.fault(value, jsonvalues.ENTRY_DEPTH_MAX) is None
+        fits = _JSON.get(f"{column.table.name}.{column.name}")
+        if fits is not None and not fits(value):
+            return False
+        return jsonvalues.fault(value, jsonvalues.ENTRY_DEPTH_MAX) is None
     allowed = next(types for base, types in _VALUES if isinstance(kind, base))
     if type(value) not in allowed:
         return False

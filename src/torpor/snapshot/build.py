@@ -42,7 +42,7 @@ from torpor.core.errors import InternalError
 from torpor.snapshot.baselines import ImageIndex
 from torpor.snapshot.gather import to_move
 from torpor.snapshot.layer import PAGE, EncodedLayer, LayerWriter, Pages
-from torpor.snapshot.manifest import LayerRef, Manifest, Region, page_count
+from torpor.snapshot.manifest import LayerRef, Manifest, Region, memory_of, page_count
 from torpor.snapshot.pages import (
     Hashes,
     InMemory,
@@ -462,8 +462,8 @@ class _Moved:
         columns = [column for r in regions.values() for column in (r.refs, r.bases)]
         refs = refs[np.isin(refs, np.concatenate([*(c[c != 0] for c in columns), bases]))]
         xors = [region.refs[region.bases != 0] for region in regions.values()]
-        first = next(iter(regions.values()), None)
-        hot_refs = [first.refs[hot], first.bases[hot]] if first is not None and len(hot) else []
+        memory = memory_of(regions)
+        hot_refs = [memory.refs[hot], memory.bases[hot]] if memory is not None and len(hot) else []
         return cls(
             refs,
             np.isin(refs, np.concatenate(xors)),

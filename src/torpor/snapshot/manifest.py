@@ -96,7 +96,7 @@ class Manifest:
     @property
     def memory(self) -> Region | None:
         """The region that the hot pages are of."""
-        return next(iter(self.regions.values()), None)
+        return memory_of(self.regions)
 
     def encode(self, key: Key | None = None) -> bytes:
         """The bytes of its file; sealed if there is a key."""
@@ -155,9 +155,14 @@ def page_count(length: int) -> int:
     return -(-length // PAGE)
 
 
+def memory_of(regions: Mapping[str, Region]) -> Region | None:
+    """The first is the one that hot pages are of."""
+    return next(iter(regions.values()), None)
+
+
 def _are_hot(hot: npt.NDArray[np.integer[Any]], regions: Mapping[str, Region]) -> bool:
-    first = next(iter(regions.values()), None)
-    pages = 0 if first is None else len(first.refs)
+    memory = memory_of(regions)
+    pages = 0 if memory is None else len(memory.refs)
     return not len(hot) or bool(hot[-1] < pages and (hot[1:] > hot[:-1]).all())
 
 

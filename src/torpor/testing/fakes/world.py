@@ -178,7 +178,7 @@ class World:
         time = (self.clock, self.limits)
         shared = Shared(self.store, self.model, keys, values, self.metrics, commands, *time)
         self.scheduler = Scheduler(shared, self.worker, capacity=AMPLE)
-        self.execs = Execs(self.store, WorldEngines(self), commands)
+        self.execs = Execs(self.store, WorldEngines(self), commands, self.clock)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
         files = RunFiles(self.machines.store.blobs, self.store, keys, self.clock, self.limits)
