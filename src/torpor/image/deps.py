@@ -153,13 +153,14 @@ def _check(requirement: str) -> None:
         ) from error
 
 
-def _uv() -> list[str]:
+def uv() -> list[str]:
+    """What runs uv, wherever it is called. Raises Missing."""
     if find_spec("uv") is not None:
-        return [sys.executable, "-m", "uv"]
+        return [sys.executable, "-P", "-m", "uv"]  # not the uv.py of a current directory
     if (found := shutil.which("uv")) is not None:
         return [found]
     raise Missing(
-        "the agent has dependencies, and uv, which installs them, is not on this host",
+        "Python packages are wanted, and uv, which installs them, is not on this host",
         hint="Install it: pip install uv, or see https://docs.astral.sh/uv/",
     )
 
@@ -220,7 +221,7 @@ def install(
     """Resolve and unpack them in the empty `directory`, in these `versions` where it says so.
 
     Raises Invalid, Missing, Exhausted."""
-    command = [*_uv(), "pip", "install", "--no-progress", "--color", "never"]
+    command = [*uv(), "pip", "install", "--no-progress", "--color", "never"]
     command += ["--target", str(directory), "--python", sys.executable, "--link-mode", "copy"]
     command += ["--python-version", target.python]
     command += [] if target.platform is None else ["--python-platform", target.platform]

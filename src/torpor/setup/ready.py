@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator
 
 from packaging.requirements import Requirement
-from uv import find_uv_bin
 
 from torpor.core.errors import Missing
 from torpor.core.home import Home
 from torpor.image.build import Progress, ensure_image, find_image
+from torpor.image.deps import uv
 from torpor.image.tools import ProgramFailed, run
 from torpor.pager.launch import BINDING
 from torpor.setup import apt, packages
@@ -43,7 +43,7 @@ def make_ready(home: Home, progress: Progress) -> None:
 
 def _install_binding() -> None:
     """Into the environment that torpor itself is in."""
-    command = [find_uv_bin(), "pip", "install", "--color", "never", "--no-progress"]
+    command = [*uv(), "pip", "install", "--color", "never", "--no-progress"]
     try:
         run([*command, "--python", sys.executable, *_requirements("machines")])
     except ProgramFailed as error:
