@@ -14,8 +14,8 @@ from torpor.core.errors import Exhausted, HostError, Missing
 _LINES_KEPT = 1000
 _LINES_SHOWN = 12
 
-# Debian keeps mkfs.* out of an ordinary user's PATH.
-_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+# Where programs are looked for: Debian keeps some, as mkfs.*, out of an ordinary user's PATH.
+PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 
 class ProgramFailed(HostError):
@@ -29,7 +29,7 @@ class ProgramFailed(HostError):
 
 def require(*programs: str) -> None:
     """Raise Missing unless all are here: asked before the work starts, not in its middle."""
-    absent = [p for p in programs if shutil.which(p, path=_PATH) is None]
+    absent = [p for p in programs if shutil.which(p, path=PATH) is None]
     if absent:
         raise Missing(
             f"not installed on this host: {', '.join(absent)}",
@@ -59,7 +59,7 @@ def run(
         text=True,
         errors="replace",
         cwd=cwd,
-        env={**os.environ, "PATH": _PATH, "LC_ALL": "C.UTF-8", **(environment or {})},
+        env={**os.environ, "PATH": PATH, "LC_ALL": "C.UTF-8", **(environment or {})},
         pass_fds=() if lock_fd is None else (lock_fd,),
     ) as process:
         assert process.stdout is not None

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torpor.image.recipe import KEYRING
-
-# Debian keeps some programs where an ordinary user's PATH does not look.
-_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+from torpor.image.tools import PATH
 
 
 class Package(NamedTuple):
@@ -25,7 +23,7 @@ class Package(NamedTuple):
     def is_here(self) -> bool:
         if self.brings.startswith("/"):
             return Path(self.brings).exists()
-        return shutil.which(self.brings, path=_PATH) is not None
+        return shutil.which(self.brings, path=PATH) is not None
 
 
 # Without these no machine runs, and no image is built.

@@ -66,7 +66,7 @@ def test_an_empty_disk_is_sparse_valid_and_always_the_same(tmp_path: Path) -> No
 
 
 def test_an_absent_program_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tools, "_PATH", "/nonexistent")
+    monkeypatch.setattr(tools, "PATH", "/nonexistent")
     with pytest.raises(Missing, match=r"mkfs\.erofs, mmdebstrap") as raised:
         tools.require("mkfs.erofs", "mmdebstrap")
     assert "torpor setup" in raised.value.hint
