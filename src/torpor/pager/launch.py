@@ -61,6 +61,11 @@ async def ensure_pager(home: Home) -> PagerClient:
         raise
 
 
+def has_binding() -> bool:
+    """Whether the Python package that speaks to FUSE is here."""
+    return importlib.util.find_spec(BINDING) is not None
+
+
 def require_device() -> None:
     """Raises Missing unless /dev/fuse can be opened."""
     if not os.access(FUSE_DEVICE, os.R_OK | os.W_OK):
@@ -81,7 +86,7 @@ def require_fuse() -> None:
             "the program fusermount3 is absent: machines' memory cannot be served",
             hint="torpor setup installs it.",
         )
-    if importlib.util.find_spec(BINDING) is None:
+    if not has_binding():
         raise Missing(
             f"the Python package {BINDING} is absent: machines' memory cannot be served",
             hint="torpor setup installs it, or pip install 'torpor[machines]'.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pwd
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from torpor.core.checks import Check, attempt
 from torpor.core.home import Home
 from torpor.image.build import find_image
-from torpor.pager.launch import BINDING, FUSE_DEVICE, require_device
+from torpor.pager.launch import BINDING, FUSE_DEVICE, has_binding, require_device
 from torpor.setup import apt, packages
 from torpor.setup.system import system
 
@@ -42,7 +41,7 @@ def debian_packages() -> Check:
 
 
 def absent_packages() -> list[packages.Package]:
-    return packages.absent(packages.needed(compiler=importlib.util.find_spec(BINDING) is None))
+    return packages.absent(packages.needed(compiler=not has_binding()))
 
 
 def subordinate_ids() -> Iterator[Check]:
@@ -58,7 +57,7 @@ def subordinate_ids() -> Iterator[Check]:
 
 
 def binding() -> Check:
-    if importlib.util.find_spec(BINDING) is None:
+    if not has_binding():
         detail = f"the Python package {BINDING} is absent"
         hint = "torpor setup compiles it, as does pip install 'torpor[machines]'."
         return Check("binding of FUSE", False, detail, hint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import sys
 from collections.abc import Iterator
 
@@ -15,7 +14,7 @@ from torpor.core.home import Home
 from torpor.image.build import Progress, ensure_image, find_image
 from torpor.image.deps import uv
 from torpor.image.tools import ProgramFailed, run
-from torpor.pager.launch import BINDING
+from torpor.pager.launch import BINDING, has_binding
 from torpor.setup import apt, packages
 from torpor.setup.checks import absent_packages, debian_packages, subordinate_ids
 
@@ -32,7 +31,7 @@ def make_ready(home: Home, progress: Progress) -> None:
         apt.install(lacking, progress)
         if left := packages.absent(lacking):
             raise Missing(f"not here, though apt-get installed it: {left[0].brings}")
-    if importlib.util.find_spec(BINDING) is None:
+    if not has_binding():
         progress("binding", f"compiling {BINDING}, the binding of FUSE (half a minute)", None)
         _install_binding()
     if find_image(home) is None:
