@@ -74,13 +74,13 @@ def setup(
         raise typer.Exit(Exit.UNAVAILABLE)
     from torpor.setup.checks import checks  # loads what only Linux has
 
-    home = Home.find()
+    home, image = Home.find(), None
     if not check:
         from torpor.setup.ready import make_ready
 
         with progress("looking at this host") as tell:
-            make_ready(home, tell)
-    found = checks(home)
+            image = make_ready(home, tell)
+    found = checks(home, image)
     _report(found, as_json=as_json)
     if any(each.ok is False for each in found):
         raise typer.Exit(Exit.UNAVAILABLE)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torpor.core.checks import Check, attempt
 from torpor.core.home import Home
-from torpor.image.build import find_image
+from torpor.image.build import Image, find_image
 from torpor.pager.launch import BINDING, FUSE_DEVICE, has_binding, require_device
 from torpor.setup import apt, packages
 from torpor.setup.system import system
@@ -17,15 +17,16 @@ from torpor.setup.system import system
 SUBORDINATE = (Path("/etc/subuid"), Path("/etc/subgid"))
 
 
-def checks(home: Home) -> list[Check]:
-    """All of them, in the order in which a person would mend them. On Linux only."""
+def checks(home: Home, known: Image | None = None) -> list[Check]:
+    """All of them, in the order in which a person would mend them. On Linux only. `known` is the
+    image, if it was just found or built: to look at it takes reading all of it."""
     return [
         system(),
         debian_packages(),
         *subordinate_ids(),
         attempt("FUSE", _device),
         binding(),
-        image(home),
+        image(home, known),
     ]
 
 
@@ -64,8 +65,8 @@ def binding() -> Check:
     return Check("binding of FUSE", True, f"the Python package {BINDING} is here")
 
 
-def image(home: Home) -> Check:
-    if (found := find_image(home)) is None:
+def image(home: Home, known: Image | None = None) -> Check:
+    if (found := known or find_image(home)) is None:
         later = "torpor setup builds it (a minute, a network, 1 GiB for a while)."
         return Check("guest image", False, f"none for this version in {home.images}", later)
     return Check("guest image", True, f"{found.digest} in {found.directory}")

@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 
 from torpor.core.errors import Missing
 from torpor.core.home import Home
-from torpor.image.build import Progress, ensure_image, find_image
+from torpor.image.build import Image, Progress, ensure_image, find_image
 from torpor.image.deps import uv
 from torpor.image.tools import ProgramFailed, run
 from torpor.pager.launch import BINDING, has_binding
@@ -19,8 +19,9 @@ from torpor.setup import apt, packages
 from torpor.setup.checks import absent_packages, debian_packages, subordinate_ids
 
 
-def make_ready(home: Home, progress: Progress) -> None:
+def make_ready(home: Home, progress: Progress) -> Image:
     """Bring packages, the binding of FUSE, the guest image: whatever of these is absent.
+    The image is returned.
 
     For a host that `system` allows. What cannot be installed, a device, is left to `checks` to say.
     Raises HostError."""
@@ -34,10 +35,11 @@ def make_ready(home: Home, progress: Progress) -> None:
     if not has_binding():
         progress("binding", f"compiling {BINDING}, the binding of FUSE (half a minute)", None)
         _install_binding()
-    if find_image(home) is None:
-        for check in subordinate_ids():
-            raise Missing(check.detail, hint=f"{check.hint}\nThen, again: torpor setup")
-        ensure_image(home.create(), progress)
+    if (found := find_image(home)) is not None:
+        return found
+    for check in subordinate_ids():
+        raise Missing(check.detail, hint=f"{check.hint}\nThen, again: torpor setup")
+    return ensure_image(home.create(), progress)
 
 
 def _install_binding() -> None:

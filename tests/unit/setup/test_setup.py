@@ -115,9 +115,11 @@ def test_what_is_here_is_left_alone(
         host.program(each.brings, "#!/bin/sh\n")
     ready.make_ready(Home(tmp_path / "home"), lambda *_: pytest.fail("nothing is to be done"))
     assert host.asked == [] and len(image) == 1
-    monkeypatch.setattr(ready, "find_image", lambda home: Image("0" * 32, home.root))
-    ready.make_ready(Home(tmp_path / "home"), lambda *_: pytest.fail("nothing is to be done"))
-    assert len(image) == 1
+    here = Image("0" * 32, tmp_path)
+    monkeypatch.setattr(ready, "find_image", lambda home: here)
+    home = Home(tmp_path / "home")
+    done = ready.make_ready(home, lambda *_: pytest.fail("nothing is to be done"))
+    assert done == here and len(image) == 1
 
 
 def test_others_are_told_what_root_types(
@@ -202,6 +204,14 @@ def test_all_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert found["binding of FUSE"].ok is False
     assert "torpor[machines]" in found["binding of FUSE"].hint
     assert found["guest image"].ok is False and "torpor setup" in found["guest image"].hint
+
+
+def test_an_image_that_was_just_looked_at_is_not_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "find_image", lambda home: pytest.fail("it reads the whole image"))
+    check = checks.image(Home(tmp_path / "home"), Image("0" * 32, tmp_path))
+    assert check.ok and str(tmp_path) in check.detail
 
 
 def test_the_binding_is_what_the_extra_asks_for() -> None:
