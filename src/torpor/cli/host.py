@@ -47,11 +47,11 @@ def doctor(as_json: Json = False) -> None:
         _reach(remote, as_json=as_json)
         return
     require_linux()
-    from torpor.control.observe.doctor import can_run, checks  # loads the engines: only here
+    from torpor.control.observe.doctor import examine  # loads the engines: only here
 
-    found = checks(Home.find())
-    _report(found, as_json=as_json)
-    if not can_run(found):
+    found = examine(Home.find())
+    _report(found.checks, as_json=as_json)
+    if not found.can_run:
         raise typer.Exit(Exit.UNAVAILABLE)
 
 

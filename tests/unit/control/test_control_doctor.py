@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from torpor.control.observe.doctor import can_run, checks
+from torpor.control.observe.doctor import examine
 from torpor.core.checks import Check
 from torpor.core.home import Home
 from torpor.engine.qemu import host
@@ -30,7 +30,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Home:
 
 
 def hints(home: Home) -> str:
-    return " ".join(check.hint for check in checks(home) if check.ok is False)
+    return " ".join(check.hint for check in examine(home).checks if check.ok is False)
 
 
 def test_a_bare_host_is_told_of_every_package_that_machines_need(
@@ -46,12 +46,12 @@ def test_a_bare_host_is_told_of_every_package_that_machines_need(
 
 
 def test_a_host_without_machines_can_run_processes(bare: Home) -> None:
-    assert can_run(checks(bare))
+    assert examine(bare).can_run
 
 
 def test_what_emulation_costs_is_said(bare: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     def told() -> Check:
-        return next(check for check in checks(bare) if check.name == "acceleration")
+        return next(check for check in examine(bare).checks if check.name == "acceleration")
 
     monkeypatch.setattr(host, "KVM_DEVICE", Path(os.devnull))
     assert "probed once there is an image" in told().detail

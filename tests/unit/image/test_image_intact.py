@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.unit.image.test_image_deps import needs_tools, wheel_of
 
-from torpor.control.observe.doctor import checks
+from torpor.control.observe.doctor import examine
 from torpor.core.home import Home
 from torpor.image import build
 from torpor.image.build import Image, ensure_image, image_damage
@@ -56,7 +56,7 @@ def test_an_image_that_is_damaged_is_seen_and_made_anew(
     good = _files(image)
     harm(image.directory / name)
     assert image_damage(image.directory).startswith(name)
-    said = {check.detail: check.ok for check in checks(home) if check.name == "guest image"}
+    said = {check.detail: check.ok for check in examine(home).checks if check.name == "guest image"}
     assert list(said.values()) == [False], said
     assert name in next(iter(said))
 
@@ -104,7 +104,7 @@ def test_a_damaged_layer_gets_the_versions_that_it_had(
     for harm in (_unlink, _damage):
         harm(layer)
         assert layer_damage(layer.parent).startswith("deps.erofs")
-        (said,) = (check for check in checks(home) if check.name == "dependencies")
+        (said,) = (check for check in examine(home).checks if check.name == "dependencies")
         assert said.ok is False
         assert "deps.erofs" in said.detail
         assert ensure_deps(home, ("tiny",)) == layer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from torpor.control.engines import choose, needs_of
@@ -24,10 +25,28 @@ from torpor.worker.loading import host_memory_mib
 FREE_DISK_MIN = 2 << 30
 
 
-def checks(home: Home) -> list[Check]:
-    """All checks, in the order in which a person would mend them."""
-    return [
-        *_engines(),
+@dataclass(frozen=True)
+class Findings:
+    """`checks`: in the order in which a person would mend them. `engine`: that would be used; None:
+    the setting that names it is wrong."""
+
+    checks: list[Check]
+    engine: str | None
+
+    @property
+    def can_run(self) -> bool:
+        """Whether the engine that would be used is usable: what decides the exit code."""
+        if self.engine is None:
+            return False
+        needed = {"engine", *(need.name for need in needs_of(registry.get(self.engine)))}
+        return all(check.ok is not False for check in self.checks if check.name in needed)
+
+
+def examine(home: Home) -> Findings:
+    engine, choice = _choice()
+    checks = [
+        choice,
+        *_needs(),
         debian_packages(),
         *subordinate_ids(),
         *_images(home),
@@ -36,30 +55,23 @@ def checks(home: Home) -> list[Check]:
         *_host_key(home),
         Check("cores and memory", None, _room()),
     ]
+    return Findings(checks, engine)
 
 
-def can_run(found: list[Check]) -> bool:
-    """Whether the engine that would be used is usable: what decides the exit code."""
-    try:
-        used = registry.get(choose().engine)
-    except TorporError:
-        return False
-    needed = {"engine", *(need.name for need in needs_of(used))}
-    return all(check.ok is not False for check in found if check.name in needed)
-
-
-def _engines() -> Iterator[Check]:
-    """Which engine would be used, and what each of them needs."""
+def _choice() -> tuple[str | None, Check]:
+    """Which engine would be used."""
     try:
         choice = choose()
     except TorporError as error:
-        yield Check("engine", False, error.message, error.hint)
-    else:
-        detail = f"{choice.engine}: {choice.why}"
-        if registry.isolates(choice.engine):
-            yield Check("engine", True, detail)
-        else:
-            yield Check("engine", None, f"{detail}; {NOT_ISOLATED}")
+        return None, Check("engine", False, error.message, error.hint)
+    detail = f"{choice.engine}: {choice.why}"
+    if registry.isolates(choice.engine):
+        return choice.engine, Check("engine", True, detail)
+    return choice.engine, Check("engine", None, f"{detail}; {NOT_ISOLATED}")
+
+
+def _needs() -> Iterator[Check]:
+    """What each of the engines needs."""
     needs = [need for entry in registry.ENGINES.values() for need in needs_of(entry)]
     for need in dict.fromkeys(needs):
         yield need.check()
