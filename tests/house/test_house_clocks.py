@@ -6,11 +6,9 @@ import ast
 from pathlib import Path
 
 import pytest
+from tests.house.sources import SOURCES, TORPOR, tree
 
-SOURCES = Path(__file__).parents[2] / "src" / "torpor"
-MODULES = [
-    path for package in ("worker", "control") for path in sorted((SOURCES / package).rglob("*.py"))
-]
+MODULES = [path for path in SOURCES if path.relative_to(TORPOR).parts[0] in ("worker", "control")]
 # Whoever needs these asks a `torpor.core.clock.Clock`.
 READS = {"now", "utcnow", "today"}  # of datetime and date, unless they are the clock's
 WAITS = {"sleep", "timeout", "timeout_at", "wait_for"}  # of asyncio
@@ -35,8 +33,7 @@ def wrong(node: ast.AST) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCES)))
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(TORPOR)))
 def test_no_clock_is_read_and_nothing_waits_but_by_the_clock_that_was_given(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    found = [(node, said) for node in ast.walk(tree) if (said := wrong(node)) is not None]
+    found = [(node, said) for node in ast.walk(tree(path)) if (said := wrong(node)) is not None]
     assert not [f"line {getattr(node, 'lineno', 0)}: {said}" for node, said in found]

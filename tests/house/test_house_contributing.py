@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
+from tests.house.sources import ROOT, packages
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 LINES_MAX = 80
 COMMITS = sorted(set(re.findall(r"`([0-9a-f]{7,})`", PAGE)))
-PACKAGES = {path.parent.name for path in (ROOT / "src" / "torpor").glob("*/__init__.py")}
 
 
 def test_it_is_one_page() -> None:
@@ -28,7 +26,7 @@ def test_every_suite_is_named() -> None:
 
 def test_the_modules_it_names_are_there() -> None:
     dotted = re.findall(r"`((\w+)(?:\.\w+)+)`", PAGE)
-    named = [name for name, package in dotted if package in PACKAGES]
+    named = [name for name, package in dotted if package in packages()]
     assert named
     for name in named:
         module = f"torpor.{name}"

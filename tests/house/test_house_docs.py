@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.house.sources import ROOT, SOURCES, packages
 from tests.unit.guest.conftest import Driver
 
 from torpor import sdk
 from torpor.cli.commands import COMMANDS
 from torpor.project.reading import read_agent
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = [
     *ROOT.glob("*.md"),
     *(ROOT / "docs").rglob("*.md"),
@@ -157,11 +157,10 @@ def test_the_page_of_commands_has_them_all_and_no_other() -> None:
 
 def symbols() -> list[str]:
     """`package.module.Symbol` in ARCHITECTURE.md and the pages that go deeper."""
-    packages = {path.name for path in (ROOT / "src" / "torpor").iterdir() if path.is_dir()}
-    packages |= {path.stem for path in (ROOT / "src" / "torpor").glob("*.py")}
+    known = packages()
     text = "".join(path.read_text() for path in INSIDE)
     named = {each for each in IN_TEXT.findall(text) if re.fullmatch(r"[\w.]+", each)}
-    return sorted(each for each in named if "." in each and each.partition(".")[0] in packages)
+    return sorted(each for each in named if "." in each and each.partition(".")[0] in known)
 
 
 @pytest.mark.parametrize("symbol", symbols())
@@ -180,6 +179,6 @@ def test_rules_are_cited_by_numbers_that_exist() -> None:
     numbers = {int(number) for number in re.findall(r"^(\d+)\. \*", rules, re.MULTILINE)}
     assert numbers == set(range(1, 14))
     cited = re.compile(r"\b[Rr]ules? (\d+(?:(?:, | and | to )\d+)*)")
-    for path in (ROOT / "src").rglob("*.py"):
+    for path in SOURCES:
         for citation in cited.findall(path.read_text()):
             assert {int(number) for number in re.findall(r"\d+", citation)} <= numbers, path

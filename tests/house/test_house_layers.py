@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
 from grimp import ImportGraph
 from tests.house.layers import MayImport
+from tests.house.sources import ROOT, packages
 
-ROOT = Path(__file__).parents[2]
 ROW = re.compile(r"^\| `([a-z.]+)` \|[^|]+\|([^|]*)\|$", re.MULTILINE)
 
 
@@ -31,17 +30,12 @@ def contracts() -> dict[str, set[str]]:
     }
 
 
-def packages() -> set[str]:
-    inside = (ROOT / "src" / "torpor").iterdir()
-    return {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
-
-
 def test_the_table_and_the_contracts_say_the_same() -> None:
     assert contracts() == table()
 
 
 def test_every_package_has_a_row() -> None:
-    assert {name for name in table() if "." not in name} == packages() - {"__init__"}
+    assert {name for name in table() if "." not in name} == packages()
 
 
 def checked(

@@ -8,12 +8,11 @@ import importlib
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from tests.house.sources import ROOT, SOURCES, TORPOR, tree
 
-SOURCES = Path(__file__).parents[2] / "src" / "torpor"
-PAGE = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+PAGE = (ROOT / "docs" / "limits.md").read_text()
 ROW = re.compile(r"^\| .+ \| (.+) \| `([\w.]+)` \|$", re.MULTILINE)
 ROWS = [(said, where) for said, where in ROW.findall(PAGE)]
 YEAR_S = 366 * 86400
@@ -65,9 +64,10 @@ def test_a_limit_is_its_constant(said: str, where: str) -> None:
 def test_none_is_there_twice_or_left_out() -> None:
     named = [where for _, where in ROWS]
     assert len(named) == len(set(named)) == PAGE.count(" | `")
+    assigned = list(constants())
     for module in WHOLE:
         file = f"{module.replace('.', '/')}.py"
-        own = [name for of, name, _ in constants() if of == file and name.endswith("_MAX")]
+        own = [name for of, name, _ in assigned if of == file and name.endswith("_MAX")]
         known = {f"{module}.{name}" for name in own}
         assert known <= {*named, *INNER}
 
@@ -75,9 +75,9 @@ def test_none_is_there_twice_or_left_out() -> None:
 def constants() -> Iterator[tuple[str, str, str]]:
     """Module, name without its underscore, and value as it is written, of whatever is assigned in
     a module to a name in capitals."""
-    for path in sorted(SOURCES.rglob("*.py")):
-        module = str(path.relative_to(SOURCES))
-        for node in ast.parse(path.read_text()).body:
+    for path in SOURCES:
+        module = str(path.relative_to(TORPOR))
+        for node in tree(path).body:
             if not isinstance(node, ast.Assign):
                 continue
             for target in node.targets:

@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.house.sources import ROOT, SOURCES, tree
 
 import torpor
 from torpor.image.initramfs import guest_sources
 from torpor.wire.messages import MESSAGES, TO_AGENT
 
-ROOT = Path(__file__).parents[2]
-SOURCES = sorted((ROOT / "src").rglob("*.py"))
 OURS = sorted(
     path
     for folder in ("src", "tests", "scripts", "examples", "docs")
@@ -35,14 +34,13 @@ def name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_a_module_opens_with_what_it_is_for_and_stays_small(path: Path) -> None:
-    text = path.read_text()
-    assert ast.get_docstring(ast.parse(text)), "its first lines say what it owns"
-    assert text.count("\n") <= LINES_MAX
+    assert ast.get_docstring(tree(path)), "its first lines say what it owns"
+    assert path.read_text().count("\n") <= LINES_MAX
 
 
 @pytest.mark.parametrize("path", [p for p in SOURCES if "/cli/" not in str(p)], ids=name)
 def test_a_function_of_many_parameters_takes_a_dataclass(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             taken = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
             named = [each.arg for each in taken if each.arg not in ("self", "cls")]
@@ -52,7 +50,7 @@ def test_a_function_of_many_parameters_takes_a_dataclass(path: Path) -> None:
 @pytest.mark.parametrize("path", [p for p in SOURCES if "/cli/" not in str(p)], ids=name)
 def test_messages_are_called_by_their_names(path: Path) -> None:
     """`torpor.wire.names` has them."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             if node.func.attr not in ("say", "_say", "_tell", "hear", "encode", "encode_own"):
                 continue

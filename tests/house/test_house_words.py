@@ -12,18 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.house.sources import ROOT, SOURCES, tree
 
-ROOT = Path(__file__).parents[2]
-SOURCES = sorted((ROOT / "src").rglob("*.py"))
 NOT_NAMES = {"told", "asked", "made", "said", "heard"}
 # Columns, and fields of replies: what is stored or public keeps its name.
 DATA = {"made_at", "made_with", "heard_seq"}
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
-def names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+def names(module: ast.AST) -> Iterator[tuple[str, int]]:
     """Every identifier that is given a meaning here, and its line."""
-    for node in ast.walk(tree):
+    for node in ast.walk(module):
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name):
                 yield name, node.lineno
@@ -41,7 +40,7 @@ def names(tree: ast.AST) -> Iterator[tuple[str, int]]:
 def test_names_are_nouns_for_things_and_verbs_for_acts(path: Path) -> None:
     found = [
         f"{name} (line {line})"
-        for name, line in names(ast.parse(path.read_text()))
+        for name, line in names(tree(path))
         if name not in DATA and NOT_NAMES & {word.lower() for word in WORD.findall(name)}
     ]
     assert not found

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from tests.house.test_house_docs import CODE, ROOT
+from tests.house.sources import ROOT
+from tests.house.test_house_docs import CODE
 
 from torpor.client import Client, RunFailed, Unreachable, ensure_server, stop_server
 from torpor.core.errors import NotFound
