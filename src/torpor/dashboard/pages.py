@@ -104,8 +104,7 @@ async def runs(request: Request) -> Response:
     service, query = service_of(request), request.query_params
     states = [state for state in query.getlist("state") if state in STATES]
     agent, text, before = query.get("agent"), query.get("text"), query.get("before")
-    if text and len(text) > TEXT_CHARS_MAX:
-        raise Invalid(f"the text to search for has more than {TEXT_CHARS_MAX} characters")
+    _check_text(text or "")
     found, totals, agents = await asyncio.gather(
         service.runs.list(
             RunFilter(states or None, RUNS + 1, before or None, agent or None, text or None)
@@ -229,8 +228,7 @@ async def given(request: Request) -> Response:
 async def waits(request: Request) -> Response:
     service, query = service_of(request), request.query_params
     given = {name: query.get(name, "") for name in ("kind", "agent", "text")}
-    if len(given["text"]) > TEXT_CHARS_MAX:
-        raise Invalid(f"the text to search for has more than {TEXT_CHARS_MAX} characters")
+    _check_text(given["text"])
     kind = KINDS.get(given["kind"], KINDS[""])
     found, totals, agents = await asyncio.gather(
         service.waits.list(
@@ -274,6 +272,11 @@ async def agents(request: Request) -> Response:
         not_isolated=NOT_ISOLATED,
         totals=totals,
     )
+
+
+def _check_text(text: str) -> None:
+    if len(text) > TEXT_CHARS_MAX:
+        raise Invalid(f"the text to search for has more than {TEXT_CHARS_MAX} characters")
 
 
 def _names(versions: Sequence[Agent]) -> list[str]:

@@ -46,11 +46,6 @@ class ManualClock:
         while self._due and self._due[0][0] <= self.skipped:
             heappop(self._due)[2]()
 
-    @property
-    def next_s(self) -> float | None:
-        """In how many seconds somebody wants to be woken next."""
-        return self._due[0][0] - self.skipped if self._due else None
-
     async def sleep(self, seconds: float) -> None:
         woken = asyncio.Event()
         self._at(seconds, woken.set)

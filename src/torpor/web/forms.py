@@ -99,7 +99,7 @@ def _field(schema: Any, root: Json, path: tuple[str, ...], label: str, required:
     }
     if "const" in schema:
         return Field(kind="const", value=schema["const"], **about)
-    if (options := _options(schema, root)) is not None:
+    if (options := _options(schema)) is not None:
         return Field(kind="choice", options=options, **about)
     match schema.get("type"):
         case "object" if isinstance(schema.get("properties"), dict):
@@ -135,7 +135,7 @@ def _list(schema: Json, root: Json, about: dict[str, Any]) -> Field | None:
     items, _ = _plain(schema.get("items"), root)
     if not isinstance(items, dict):
         return None
-    if (options := _options(items, root)) is not None:
+    if (options := _options(items)) is not None:
         return Field(kind="choices", options=options, **about)
     if items.get("type") in ("string", "integer", "number"):
         return Field(kind="lines", each=items["type"], **about)
@@ -175,7 +175,7 @@ def _plain(schema: Any, root: Json) -> tuple[Any, bool]:
     return schema, nullable
 
 
-def _options(schema: Json, root: Json) -> tuple[tuple[str, str], ...] | None:
+def _options(schema: Json) -> tuple[tuple[str, str], ...] | None:
     values = schema.get("enum")
     if isinstance(values, list) and all(_simple(value) for value in values):
         return tuple((json.dumps(value), _called(value)) for value in values if value is not None)
