@@ -18,11 +18,11 @@ from enum import Enum, auto
 from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from torpor.api.routing import service_of
 from torpor.core import access
 from torpor.core.access import LOCAL, Grant
 from torpor.core.errors import Forbidden, Unauthorized
 from torpor.service.keys import ApiKeys
-from torpor.service.service import Service
 from torpor.web.problems import refuse
 
 log = logging.getLogger("torpor.api.access")
@@ -171,7 +171,7 @@ async def admit(request: Request) -> None:
 
 
 async def _require(grant: Grant, on: On, request: Request) -> None:
-    service: Service = request.app.state.service
+    service = service_of(request)
     match on:
         case On.RUN:
             run = await service.runs.find(request.path_params["ref"])

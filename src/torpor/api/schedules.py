@@ -8,7 +8,8 @@ from typing import cast
 from pydantic import Field
 
 from torpor.api.routing import Router, Uses
-from torpor.core.schedules import Missed, Overlap
+from torpor.core.schedules import JITTER_S_MAX, Missed, Overlap
+from torpor.core.starting import PRIORITY_MAX
 from torpor.service.schedules import Schedule, ScheduleSettings
 from torpor.web.requests import Env, JsonObject, ShortText, Strict
 
@@ -18,11 +19,11 @@ class ScheduleRequest(Strict):
     cron: ShortText = Field(description='"30 8 * * mon-fri"')
     zone: ShortText = Field(default="UTC", description='"Europe/Berlin"')
     input: JsonObject = Field(default={})
-    jitter_s: float = Field(default=0.0, ge=0, le=86400)
+    jitter_s: float = Field(default=0.0, ge=0, le=JITTER_S_MAX)
     overlap: Overlap = "skip"
     missed: Missed = "once"
     queue: ShortText | None = None
-    priority: int = Field(default=0, ge=-1000, le=1000)
+    priority: int = Field(default=0, ge=-PRIORITY_MAX, le=PRIORITY_MAX)
     env: Env = Field(default={}, description="environment variables of its runs")
     replace: bool = Field(
         default=False, description=("replace an existing schedule of this name that differs")

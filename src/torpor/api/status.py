@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -11,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from torpor.api.routing import Router, Uses, events, stop_of
 from torpor.api.stopping import Stop
+from torpor.service.agents import Report
 from torpor.service.service import Health, Totals
 from torpor.web import stream
 
@@ -36,7 +36,7 @@ async def shutdown(stop: Annotated[Stop, Depends(stop_of)]) -> StreamingResponse
     on there at the next start. Events: `progress`…, then `stopped`.
     """
 
-    async def work(report: Callable[[str, str, float | None], None]) -> dict[str, Any]:
+    async def work(report: Report) -> dict[str, Any]:
         await stop.request(lambda words: report("stop", words, None))
         return {}
 

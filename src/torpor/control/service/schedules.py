@@ -15,7 +15,7 @@ from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.environment import check_env
 from torpor.core.errors import Invalid
 from torpor.core.rules import check_name
-from torpor.core.schedules import MISSED, OVERLAPS
+from torpor.core.schedules import JITTER_S_MAX, MISSED, OVERLAPS
 from torpor.core.starting import PRIORITY_MAX
 from torpor.logstore.protocol import Store
 from torpor.policy.inputs import check_input
@@ -24,8 +24,6 @@ from torpor.service.schedules import Schedule, ScheduleSettings
 from torpor.service.shapes import reply
 
 Object = dict[str, Any]
-
-JITTER_S_MAX = 86400.0
 
 
 class Schedules:
