@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -320,15 +320,13 @@ class Machines:
         snapshot."""
         await live.learn(self.pager)
 
-    @contextlib.asynccontextmanager
-    async def capturing(self, live: Live) -> AsyncIterator[Taken]:
+    def capturing(self, live: Live) -> contextlib.AbstractAsyncContextManager[Taken]:
         """Pause the machine and take what changed of it; it stays paused.
 
         Inside, `keep` makes a snapshot of what was taken, before or after `carry_on`. Leaving
         with an error resumes the machine: a failed snapshot harms nothing (rule 6).
         """
-        async with self._capture.capturing(live) as taken:
-            yield taken
+        return self._capture.capturing(live)
 
     async def keep(
         self,

@@ -75,10 +75,7 @@ class Booted(_Standing):
     disk: Path
 
     key = None
-
-    @property
-    def warm(self) -> bool:
-        return False
+    warm = False
 
     @property
     def learned(self) -> Learned:
@@ -132,9 +129,7 @@ class _OnSlot(_Standing):
 class Lazy(_OnSlot):
     learned: Learned = field(default_factory=Learned)
 
-    @property
-    def warm(self) -> bool:
-        return False
+    warm = False
 
     async def learn(self, pager: PagerClient) -> None:
         """Note, once the machine is back, which pages that took: those it had to wait for, and
@@ -146,9 +141,7 @@ class Lazy(_OnSlot):
 
 @dataclass(eq=False, kw_only=True)
 class Warmed(_OnSlot):
-    @property
-    def warm(self) -> bool:
-        return True
+    warm = True
 
     @property
     def learned(self) -> Learned:
