@@ -121,7 +121,7 @@ def _fold(c: Connection, data: Data) -> Data:
     return {**data, "data": messages.fold(c, request)} if isinstance(request, Mapping) else data
 
 
-def _unfold(c: Connection, data: Data) -> Data:
+def _unfold(c: Connection, data: dict[str, Any]) -> dict[str, Any]:
     request = data.get("data")
     return {**data, "data": messages.unfold(c, request)} if isinstance(request, Mapping) else data
 

@@ -67,7 +67,7 @@ class Codec:
     check: Callable[[object, str], str | None] = check_object
     fold: Callable[[Connection, Data], Data] = _as_it_is
     # The data as it was before it was folded.
-    unfold: Callable[[Connection, Data], Data] = _as_it_is
+    unfold: Callable[[Connection, dict[str, Any]], dict[str, Any]] = lambda c, data: data
     # Write what of the stored data is wanted in rows of its own, once its entry is written.
     record: Callable[[Connection, Place, Data], None] | None = None
 
@@ -100,8 +100,7 @@ def fold(c: Connection, kind: str, op: str | None, data: Data) -> Data:
 
 def unfold(c: Connection, kind: str, op: str | None, data: dict[str, Any]) -> dict[str, Any]:
     """An entry's data as it was before it was stored: the same object where nothing was changed."""
-    found = codec_of(kind, op).unfold(c, data)
-    return found if isinstance(found, dict) else dict(found)
+    return codec_of(kind, op).unfold(c, data)
 
 
 def record(c: Connection, run: RunId, seq: int, kind: str, op: str | None, data: Data) -> None:
