@@ -218,8 +218,7 @@ class Engines:
     @property
     def all_machines(self) -> list[Machines]:
         """Of the engines that are ready, the one that is used by default first."""
-        found = [each for each in self._ready.items() if isinstance(each[1], OnMachines)]
-        found.sort(key=lambda each: each[0] != self.choice.engine)
+        found = sorted(self._ready.items(), key=lambda each: each[0] != self.choice.engine)
         return [ready.machines for _, ready in found if isinstance(ready, OnMachines)]
 
     @property

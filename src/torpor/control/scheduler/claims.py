@@ -205,9 +205,9 @@ def _first(
         )
         some = [_read(c, row, needs) for row in next_ones]
         before = len(use.room.reserved)
-        chosen = choose(some, limits, use)
+        chosen = {one.run for one in choose(some, limits, use)}
         large = {share.rank for share in use.room.reserved[before:]}
-        seen = [one for one in some if one in chosen or one.share.rank in large]
+        seen = [one for one in some if one.run in chosen or one.share.rank in large]
         found += seen
         if not seen or len(use.room.reserved) >= LARGE_MAX:
             return found
