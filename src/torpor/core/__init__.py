@@ -28,6 +28,7 @@ runfiles      files that a run is given: where, and how large
 artifacts     files that a run publishes
 execs         commands beside an agent, as frames of a stream
 webhooks      whom an agent's waits may tell of themselves
+egress        what an agent may reach
 refusals      what a model's client gets where torpor answers instead
 replies       what a model's answer says
 prices        what models cost

@@ -4,5 +4,6 @@ of the link, so standard library only and light to import.
 link       messages over a byte channel that every freeze cuts
 messages   each message, its fields, and who sends it
 names      the names of all messages
+streams    frames of HTTP exchanges and TCP connections
 checks     what a field of a message may be
 """
