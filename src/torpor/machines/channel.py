@@ -1,8 +1,8 @@
-"""The channel between a driver and what carries its agent: messages both ways, and output. Nothing
-is decided here.
+"""The channel between a driver and what carries its agent: messages and frames of streams both
+ways, and output. Nothing is decided here.
 
-What has come is in `inbox`, in order, messages and output alike: what an agent printed before it
-sent a message stands before that.
+What has come is in `inbox`, in order, messages, frames and output alike: what an agent printed
+before it sent a message stands before that.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from typing import Any
 
 from torpor.core.errors import GuestError
 from torpor.wire import names
+from torpor.wire.streams import Frame
 
 PARTS_AHEAD_MAX = 16
 OUTPUT_AHEAD_BYTES = 4 << 20
+FRAMES_AHEAD_MAX = 4096
 LINGER_S = 0.001
 
 
@@ -54,12 +56,15 @@ class Skipped:
     offset: int
 
 
+Item = Message | Output | Skipped | Frame
+
+
 class Channel:
     """The driver's side. How bytes come and go is up to its subclasses."""
 
     def __init__(self, arrived: asyncio.Event | None = None) -> None:
         """`arrived` is set when `inbox` or `broken` changed."""
-        self.inbox: deque[Message | Output | Skipped] = deque()
+        self.inbox: deque[Item] = deque()
         self.arrived = arrived or asyncio.Event()
         self.broken: GuestError | None = None  # the channel is closed, and why
         # Why the agent stands still, where that is the host's doing: it goes on by itself.
@@ -69,15 +74,21 @@ class Channel:
         """Queue a message; it goes out as it is taken."""
         raise NotImplementedError
 
+    def pass_on(self, frame: bytes) -> None:
+        """Queue a frame of a stream, encoded; it goes out in order with the messages."""
+        raise NotImplementedError
+
     @property
     def far_ahead(self) -> bool:
-        """So much of a large result, or of output, came and was not taken that no more should be
-        read."""
+        """So much of a large result, of output or of streams came and was not taken that no more
+        should be read."""
         last = self.inbox[-1] if len(self.inbox) > PARTS_AHEAD_MAX else None
         if isinstance(last, Message):
             return last.t == names.PART
-        printed = (len(item.data) for item in self.inbox if isinstance(item, Output))
-        return last is not None and sum(printed) > OUTPUT_AHEAD_BYTES
+        if isinstance(last, Frame) and len(self.inbox) > FRAMES_AHEAD_MAX:
+            return True
+        bulk = (len(item.data) for item in self.inbox if isinstance(item, Output | Frame))
+        return last is not None and sum(bulk) > OUTPUT_AHEAD_BYTES
 
     async def room(self, ahead_bytes: int) -> None:
         """Return once less than this was sent and not taken in, or the channel is closed."""
@@ -89,7 +100,7 @@ class Channel:
         it needs. Raises GuestError.
         """
         deadline = time.monotonic() + within_s
-        kept: list[Message | Output | Skipped] = []
+        kept: list[Item] = []
         try:
             while True:
                 while self.inbox:

@@ -17,10 +17,9 @@ from typing import Any
 from torpor.core.errors import GuestError, HostError, Invalid
 from torpor.engine.protocol import Machine
 from torpor.machines.channel import Channel, Message, Output
-from torpor.wire import messages, names
-from torpor.wire.link import Link, LinkError, Received
+from torpor.wire import messages, names, streams
+from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, STREAMS, Link, LinkError, Received
 
-CONTROL, STDOUT, STDERR, FILES = 0, 1, 2, 3
 _READ_BYTES = 256 * 1024
 _SETTLE_S = 0.005
 # How often a machine on a full disk tries to go on; and it does if it stands for so long not again.
@@ -51,6 +50,10 @@ class Guest(Channel):
 
     def say(self, t: str, **fields: Any) -> None:
         self.link.send(CONTROL, messages.encode(t, **fields))
+        self._to_write.set()
+
+    def pass_on(self, frame: bytes) -> None:
+        self.link.send(STREAMS, frame)
         self._to_write.set()
 
     async def send_files(self, tar: bytes) -> None:
@@ -155,6 +158,8 @@ class Guest(Channel):
                 self.inbox.append(message)
         elif received.channel in (STDOUT, STDERR):
             self.inbox.append(Output(received.channel, received.message))
+        elif received.channel == STREAMS:
+            self.inbox.append(streams.decode(received.message, streams.FROM_GUEST))
         else:
             raise Invalid(f"the machine used channel {received.channel}, which is not its own")
 

@@ -60,7 +60,7 @@ from zlib import crc32
 
 from torpor.core.errors import Damaged, GuestError
 
-CONTROL, STDOUT, STDERR, FILES = 0, 1, 2, 3
+CONTROL, STDOUT, STDERR, FILES, STREAMS = range(5)
 CHANNEL_MAX = 15
 DATA, PART, ACK, SYNC, SYNCED = 1, 2, 3, 4, 5
 

@@ -31,11 +31,16 @@ on the stream that its `begin` names.
 Bytes below an offset that was taken before are dropped: after a thaw some come twice. Bytes above
 it are a fault. At most WINDOW_BYTES are under way in a direction, since what is unacknowledged is
 in every snapshot.
+
+An agent without a machine has no link: there a frame is a line among the lines of its messages,
+LINE and then the frame in base64, so that all that is sent keeps its order.
 """
 
 from __future__ import annotations
 
 import json
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Any, NamedTuple
@@ -62,6 +67,7 @@ MESSAGE_CHARS_MAX = 4096
 OFFSET_MAX = 2**62
 STREAM_MAX = 2**32 - 1
 PAYLOAD_BYTES_MAX = 256 * 1024
+LINE = b"~"
 
 _PREFIX = Struct(">BI")
 _OFFSET = Struct(">Q")
@@ -108,6 +114,19 @@ def decode(message: bytes, allowed: frozenset[int]) -> Frame:
     if offset + len(data) > OFFSET_MAX or len(data) > DATA_BYTES:
         raise Invalid(f"frame {_NAMES[kind]} at {offset:,} has {len(data):,} bytes")
     return Frame(kind, stream, {}, offset, data)
+
+
+def to_line(frame: bytes) -> bytes:
+    """An encoded frame as a line, without its end."""
+    return LINE + b2a_base64(frame, newline=False)
+
+
+def of_line(line: bytes) -> bytes:
+    """The encoded frame in a line that begins with LINE. Raises Invalid."""
+    try:
+        return a2b_base64(line[len(LINE) :], strict_mode=True)
+    except Base64Error as error:
+        raise Invalid(f"a line of a frame is not base64: {error}") from error
 
 
 FROM_GUEST = frozenset({OPEN, WINDOW, DATA, END, RESET, ATTACH, NOTE})

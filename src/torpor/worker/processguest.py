@@ -1,5 +1,5 @@
-"""The conversation with an agent that is a plain process: JSON lines on its control socket, and
-what it writes to stdout and stderr, with marks in it.
+"""The conversation with an agent that is a plain process: JSON lines on its control socket, among
+them lines that are frames of streams, and what it writes to stdout and stderr, with marks in it.
 
 All is done in callbacks of the event loop, without a task in between: a step's result is one
 message in and one out. Order is that of what happened: before a message that tells how much was
@@ -20,7 +20,7 @@ from torpor.core.errors import GuestError, Invalid
 from torpor.core.limits import PIPE_BYTES_MAX
 from torpor.engine.process.agent import Agent
 from torpor.machines.channel import Channel, Message, Output, Skipped
-from torpor.wire import messages, names
+from torpor.wire import messages, names, streams
 from torpor.wire.link import STDERR, STDOUT
 
 _READ_BYTES = 64 * 1024
@@ -90,6 +90,9 @@ class ProcessGuest(Channel):
             if self._end.done():
                 self._answer_for_it()
 
+    def pass_on(self, frame: bytes) -> None:
+        self.say_line(streams.to_line(frame))
+
     def say_line(self, line: bytes) -> None:
         idle = not self._outgoing
         self._outgoing += line
@@ -154,6 +157,9 @@ class ProcessGuest(Channel):
         return True
 
     def _hear_line(self, line: bytes) -> None:
+        if line.startswith(streams.LINE):
+            self.inbox.append(streams.decode(streams.of_line(line), streams.FROM_GUEST))
+            return
         message = Message(messages.decode(line, _FROM_AGENT))
         if message.t in messages.AFTER_OUTPUT:
             self._read_outputs()

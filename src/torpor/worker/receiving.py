@@ -11,9 +11,11 @@ from typing import Any
 
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.waits import OPEN
+from torpor.core.errors import GuestError
 from torpor.machines.channel import Message
 from torpor.machines.thaw import correct_clock
 from torpor.wire import names
+from torpor.wire.streams import Frame
 from torpor.worker import interpreting as effects
 from torpor.worker.interpreting import Effects, Ending, State, Then, interpret
 from torpor.worker.parts import Parts
@@ -47,6 +49,8 @@ class Receiver:
         types: set[str] = set()
         while inbox and len(writes) < WRITES_MAX and not parts.results.stuck:
             item = inbox.popleft()
+            if isinstance(item, Frame):
+                raise GuestError("the agent sent a frame of a stream, and nobody awaits these yet")
             if not isinstance(item, Message):
                 writes += await parts.streams.take(item, parts.pen)
                 continue

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from torpor.core.errors import GuestError
-from torpor.machines.channel import Message, Output, Skipped
+from torpor.machines.channel import Item, Message, Output
 from torpor.machines.guest import Guest
-from torpor.wire import messages
-from torpor.wire.link import CONTROL, STDERR, STDOUT, Link, Received
+from torpor.wire import messages, streams
+from torpor.wire.link import CONTROL, STDERR, STDOUT, STREAMS, Link, Received
 
 pytestmark = pytest.mark.anyio
 BUFFER_BYTES = 8192
@@ -108,7 +108,7 @@ async def inside(machine: Machine, guest: Guest) -> Inside:
     return inside
 
 
-async def heard(guest: Guest, count: int) -> list[Message | Output | Skipped]:
+async def heard(guest: Guest, count: int) -> list[Item]:
     async with asyncio.timeout(10):
         while len(guest.inbox) < count and guest.broken is None:
             guest.arrived.clear()
@@ -134,6 +134,23 @@ async def test_both_ways(guest: Guest, inside: Inside) -> None:
     assert await heard(guest, 3) == [
         *(Output(STDOUT, b"out"), Output(STDERR, b"err")),
         Message({"t": "prepared"}),
+    ]
+
+
+async def test_frames_of_streams(guest: Guest, inside: Inside) -> None:
+    """In their place among the messages, since a step may wait for them."""
+    guest.say("prepare")
+    guest.pass_on(streams.encode_at(streams.WINDOW, 1, 10))
+    async with asyncio.timeout(10):
+        while len(inside.got) < 2:
+            await inside.read()
+    assert inside.got[1] == (STREAMS, streams.encode_at(streams.WINDOW, 1, 10))
+    inside.say("prepared")
+    inside.link.send(STREAMS, streams.encode_at(streams.DATA, 1, 0, b"body"))
+    inside.write()
+    assert await heard(guest, 2) == [
+        Message({"t": "prepared"}),
+        streams.Frame(streams.DATA, 1, {}, 0, b"body"),
     ]
 
 
@@ -199,6 +216,9 @@ async def test_a_machine_that_ends_with_bytes_unread(guest: Guest, inside: Insid
         (CONTROL, b'{"t": "recorded", "op": "step:a#1"}', "unknown type 'recorded'"),
         (CONTROL, b'{"t": "begin", "op": 7}', "begin lacks the key"),
         (7, b"", "channel 7, which is not its own"),
+        (STREAMS, b"\1\0\0", "a frame of 3 bytes"),
+        (STREAMS, streams.encode(streams.HEAD, 1, {"status": 200, "headers": []}), "not this side"),
+        (STREAMS, streams.encode_at(streams.DATA, 1, 2**63), "frame data at"),
         (CONTROL, b'{"t": "crashed", "traceback": "Oh."}', "supervisor failed:\nOh."),
     ],
 )
