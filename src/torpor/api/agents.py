@@ -76,6 +76,9 @@ class DeployRequest(Strict):
     memory_mib: int = Field(default=512, ge=MEMORY_MIB_MIN, le=MEMORY_MIB_MAX, multiple_of=2)
     disk_mib: int = Field(default=2048, ge=DISK_MIB_MIN, le=DISK_MIB_MAX, multiple_of=2)
     env: Env = Field(default={}, description=("environment variables, set before the import"))
+    egress: list[dict[str, Any]] = Field(
+        default=[], max_length=1000, description="what it may reach: [[tool.torpor.egress]]"
+    )
     keep: Annotated[str, valid(lambda text: parse_keep(text, "keep"))] = Field(
         default="", description='how long snapshots are kept: "last 3", "7d", "all"'
     )
@@ -115,6 +118,7 @@ class DeployRequest(Strict):
             memory_mib=self.memory_mib,
             disk_mib=self.disk_mib,
             env=self.env,
+            egress=tuple(self.egress),
             keep=self.keep,
             on_divergence=self.on_divergence,
             rules=parse_rules(self.rules, "rules"),

@@ -92,6 +92,7 @@ class Client:
             "memory_mib": source.memory_mib,
             "disk_mib": source.disk_mib,
             "env": dict(source.env),
+            "egress": [dict(entry) for entry in source.egress],
             "keep": source.keep,
             "on_divergence": source.on_divergence,
             "rules": source.rules.given,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ class AgentSource:
 
     `entry` is the path of the file that holds the agent, relative, POSIX style, and a key of
     `files`. `dependencies` are PEP 508 requirement strings, sorted. Sizes are in MiB. `env` are
-    environment variables that are there when it is imported. `keep` says
+    environment variables that are there when it is imported, `egress` the entries of
+    `[[tool.torpor.egress]]` as its file has them (`torpor.core.egress` reads them). `keep` says
     how long its snapshots are kept (`torpor.core.keep`), `on_divergence` what happens when it does
     not do what its log says (`torpor.core.divergence`), `rules` how its runs are treated otherwise
     (`torpor.core.rules`), `webhooks` the URLs that its waits may notify
@@ -46,6 +47,7 @@ class AgentSource:
     memory_mib: int = 512
     disk_mib: int = 2048
     env: Mapping[str, str] = field(default_factory=dict)
+    egress: Sequence[Mapping[str, Any]] = ()
     keep: str = ""
     on_divergence: str = STOP
     rules: Rules = field(default_factory=Rules)
@@ -72,6 +74,7 @@ class AgentSource:
             "disk_mib": self.disk_mib,
             "image": image_digest,
             **({"env": dict(self.env)} if self.env else {}),
+            **({"egress": [dict(entry) for entry in self.egress]} if self.egress else {}),
         }
         if self.executable:
             facts["executable"] = sorted(self.executable)

@@ -15,6 +15,8 @@ another version: deployed again, an agent has the rules that its file then says,
     output = "64M"                              # so much of what it prints is in the log
     upgradable = true                           # `torpor upgrade` may move runs to this version
     engine = "process"                          # what its runs are of, where nobody says otherwise
+    freeze_on_model_wait = false                # frozen under a slow model call: always, never;
+                                                # by default where calls were slow enough for it
 
 Pure. What is given stays as it was given (`Rules.given`): so it travels, and so it is kept.
 """
@@ -69,6 +71,7 @@ class Rules:
     output_bytes: int = 64 << 20
     upgradable: bool = False
     engine: str | None = None
+    freeze_on_model_wait: bool | None = None
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -160,5 +163,6 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "max_import": ("max_import_s", _duration),
     "upgradable": ("upgradable", _flag),
     "engine": ("engine", check_name),  # whether there is one: `torpor.engine.registry`
+    "freeze_on_model_wait": ("freeze_on_model_wait", _flag),
 }
 KEYS = tuple(_CHECKS)

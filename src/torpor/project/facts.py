@@ -30,7 +30,18 @@ _PLACE = re.compile(r" \(at line (?P<line>\d+), column (?P<column>\d+)\)$")
 # What says which files are the agent's, and what is installed: of a project it names all of these.
 _FILES = ("include", "exclude", "entry", "extras")
 # The keys of [tool.torpor] this version knows; any other is refused rather than ignored.
-KEYS = ("name", "memory", "disk", "env", *_FILES, "keep", "on_divergence", "webhooks", *RULES)
+KEYS = (
+    "name",
+    "memory",
+    "disk",
+    "env",
+    "egress",
+    *_FILES,
+    "keep",
+    "on_divergence",
+    "webhooks",
+    *RULES,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class Facts:
     exclude: tuple[str, ...]
     entry: str | None
     env: dict[str, str]
+    egress: tuple[dict[str, Any], ...]
     keep: str
     on_divergence: str
     rules: Rules
@@ -154,6 +166,7 @@ def facts(meta: Mapping[str, Any], where: str, *, tool: Any) -> Facts:
         exclude=tuple(strings(tool, "exclude", where)),
         entry=_relative(tool["entry"], where) if "entry" in tool else None,
         env=check_env(tool.get("env", {}), f"{where}: env"),
+        egress=_egress(tool, where),
         keep=_keep(tool, where),
         on_divergence=check_on_divergence(
             tool.get("on_divergence", STOP), f"{where}: on_divergence"
@@ -199,6 +212,16 @@ def _size(tool: Mapping[str, Any], key: str, default: int, low: int, high: int, 
     if key not in tool:
         return default
     return size_mib(str(tool[key]), low, high, f"{where}: {key} = {tool[key]!r}")
+
+
+def _egress(tool: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ...]:
+    given = tool.get("egress", [])
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+        raise Invalid(
+            f"{where}: egress must be a list of tables",
+            hint="Write [[tool.torpor.egress]], with two brackets, above each.",
+        )
+    return tuple(given)
 
 
 def _keep(tool: Mapping[str, Any], where: str) -> str:

@@ -215,6 +215,7 @@ def _source(path: Path, entry: str, taken: Taken, about: Facts) -> AgentSource:
         memory_mib=about.memory_mib,
         disk_mib=about.disk_mib,
         env=about.env,
+        egress=about.egress,
         keep=about.keep,
         on_divergence=about.on_divergence,
         rules=about.rules,

@@ -155,6 +155,7 @@ def source_from(agent: AgentRow, tar: bytes) -> AgentSource:
             memory_mib=agent.spec["memory_mib"],
             disk_mib=agent.spec["disk_mib"],
             env=agent.spec.get("env", {}),
+            egress=tuple(agent.spec.get("egress", ())),
             keep=agent.spec["keep"],
             on_divergence=agent.spec["on_divergence"],
             rules=agent.rules,

@@ -165,6 +165,7 @@ def _keep(
                 "memory_mib": source.memory_mib,
                 "disk_mib": source.disk_mib,
                 **({"env": dict(source.env)} if source.env else {}),
+                **({"egress": [dict(each) for each in source.egress]} if source.egress else {}),
                 **_rules(source),
                 "image": image,
                 "default": deployed.loaded.default,
