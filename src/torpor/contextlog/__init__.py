@@ -15,6 +15,7 @@ reading        where to begin reading a log of which not all is wanted
 output         what agents print
 messages       requests to models, stored once by content
 calls          model calls as narrow rows
+egress         what went out, and what was refused
 conversation   a conversation, counted: what was sent, against all that was said
 values         which values too large for the log a run has
 artifacts      files that a run published, as its log has them
@@ -60,7 +61,9 @@ The state of a run and its log never disagree, because they change together: `cr
 that report what they did. Callers append only what happens inside the machine.
 """
 
-from torpor.contextlog import calls, codecs
+from torpor.contextlog import calls, codecs, egress
 
 codecs.register("op.begin", "model", calls.REQUEST)
 codecs.register("op.end", "model", calls.REPLY)
+for _kind, _codec in egress.CODECS.items():
+    codecs.register(_kind, "", _codec)

@@ -2,8 +2,9 @@
 
 Data is a JSON object that fits into one entry, and is stored as it is: the codec `PLAIN`. The
 beginnings and the ends of some operations have a codec of their own, registered by the kind of the
-entry and that of the operation. So the log itself does not know what is special about them;
-`torpor.contextlog` registers all that there are when it is imported.
+entry and that of the operation, and so do some entries of any operation, or of none. So the log
+itself does not know what is special about them; `torpor.contextlog` registers all that there are
+when it is imported.
 """
 
 from __future__ import annotations
@@ -77,15 +78,17 @@ _registered: dict[str, dict[str, Codec]] = {}
 
 
 def register(entry: str, operation: str, codec: Codec) -> None:
-    """`codec` is that of all entries of this kind that belong to operations of that kind."""
+    """`codec` is that of all entries of this kind that belong to operations of that kind; or, for
+    an `operation` of no letters, of all other entries of this kind."""
     _registered.setdefault(entry, {})[operation] = codec
 
 
 def codec_of(kind: str, op: str | None) -> Codec:
     operations = _registered.get(kind)
-    if operations is None or op is None:
+    if operations is None:
         return PLAIN
-    return operations.get(op.partition(":")[0], PLAIN)
+    others = operations.get("", PLAIN)
+    return others if op is None else operations.get(op.partition(":")[0], others)
 
 
 def check(kind: str, op: str | None, data: object) -> str | None:
