@@ -45,7 +45,7 @@ from torpor.guest.port import Port
 from torpor.guest.runfiles import Arriving
 from torpor.guest.settings import Settings
 from torpor.guest.unpack import unpack
-from torpor.wire import messages, names
+from torpor.wire import messages, names, wayout
 from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Received
 
 PREPARE_S_MAX = 2.0
@@ -230,6 +230,8 @@ class Supervisor:
         except (Invalid, OSError) as error:
             self._say(names.LOAD_FAILED, error=str(error), traceback="")
             return
+        for field in wayout.FIELDS:
+            message.pop(field, None)  # not the agent's process' business
         self._to_agent(message)
 
     def _watch_agent(self, agent: AgentProcess) -> None:

@@ -21,7 +21,7 @@ from torpor.core.errors import Invalid
 from torpor.core.limits import ID_KEY_MAX, NAME_MAX
 from torpor.core.runfiles import FILE_BYTES_MAX, PATH_CHARS_MAX
 from torpor.core.starting import DELAY_S_MAX, PRIORITY_MAX
-from torpor.wire import names
+from torpor.wire import names, wayout
 from torpor.wire.checks import Check
 from torpor.wire.checks import anything as _any
 from torpor.wire.checks import flag as _flag
@@ -35,6 +35,7 @@ from torpor.wire.checks import or_null as _or_null
 from torpor.wire.checks import record as _record
 from torpor.wire.checks import shown as _shown
 from torpor.wire.checks import text as _text
+from torpor.wire.streams import STREAM_MAX
 
 PROTOCOL = 1
 # One message, encoded. Parsed JSON can take twenty times its text's size, hence not more.
@@ -51,16 +52,17 @@ OP_KINDS = (
     "child",
     "verdict",
     "model",
+    "http",
     "checkpoint",
     *artifacts.KINDS,
 )
+EXCHANGES = ("model", "http")  # requests whose answers come as frames, too (`wire.streams`)
 BATCH_MAX = 1000  # operations that begin at once
 DEPTH_MAX = jsonvalues.MESSAGE_DEPTH_MAX  # nothing that a door took is refused here
 NOTE_KINDS = ("log", "emit")
 PLACE_MAX = 512
 REMINDERS_MAX = 16
 TEXT_MAX = 64 * 1024
-BODY_MAX = SIZE_MAX
 ENTRY_CHARS_MAX = 1024 * 1024 - 4096  # of a value in an entry of the log, which takes 1 MiB
 VALUE_BYTES_MAX = 1024 * 1024 * 1024  # a result that does not go in one message
 PART_BYTES = 512 * 1024  # of it go in a message, in base64
@@ -114,11 +116,6 @@ _RECORD = {
     "again?": _integer(0),
 }
 _JOURNAL = _list(_record(_RECORD, _perhaps_outcome), 1_000_000)
-
-
-def _one_body(value: Mapping[str, Any]) -> str:
-    return "" if ("body" in value) != ("body_b64" in value) else " needs one of body and body_b64"
-
 
 _FIGURES = ("tokens", "sent", "whole", "messages", "of", "upto", "before", "after")
 # Of a conversation's operations, which are `torpor.sdk.conversation`'s.
@@ -204,16 +201,8 @@ _BEGIN_DATA: dict[str, Check] = {
     "child": _record(
         {"agent": _text(2 * NAME_MAX, 1), "own": _flag, "input": _OBJECT, "start?": _START}
     ),
-    "model": _record(
-        {
-            "method": _text(16, 1),
-            "path": _text(4096, 1),
-            "headers": _dict(_TEXT, 256),
-            "body?": _text(BODY_MAX),
-            "body_b64?": _text(BODY_MAX),
-        },
-        _one_body,
-    ),
+    "model": wayout.EXCHANGE,
+    "http": wayout.EXCHANGE,
 }
 
 
@@ -223,6 +212,8 @@ def _begin(value: Mapping[str, Any]) -> str:
         return ".op must be kind:name#count, of the kind and name given beside it"
     if "hint" in value and value["kind"] != "step":
         return " has a hint, which is for steps"
+    if "stream" in value and value["kind"] not in EXCHANGES:
+        return " has a stream, which is for exchanges"
     problem = _BEGIN_DATA[value["kind"]](value["data"])
     return problem and f".data{problem}"
 
@@ -244,6 +235,7 @@ _BEGIN = _record(
         "name": _OP_NAME,
         "digest": _DIGEST,
         "data": _OBJECT,
+        "stream?": _integer(1, STREAM_MAX),  # on which the answer is to come
         **_PLACE,
     },
     _begin,
@@ -288,6 +280,7 @@ FROM_GUEST: dict[str, Check] = {
         {
             "waiting": _integer(0),
             "busy": _integer(0),
+            "calls?": _integer(0),  # of the busy: only the host is at work, on recorded exchanges
             "all?": _flag,
         }
     ),
@@ -319,6 +312,7 @@ FROM_GUEST: dict[str, Check] = {
         }
     ),
     names.CRASHED: _record({"traceback": _TEXT}),
+    names.CERTIFICATE: wayout.CERTIFICATE,
     # Of a command beside the agent (`torpor.guest.commands`). `taken`: so much of what it is to
     # read is in its hands.
     names.EXEC_OUTPUT: _record({"exec": _ID, "stream": _integer(1, 2), "data": _PART}),
@@ -347,9 +341,21 @@ FROM_HOST: dict[str, Check] = {
             "deps": _flag,
             "env?": _ENV,
             "modules": _MODULES,
+            **wayout.TRUST,
         }
     ),
-    names.LOAD: _record({"entry": _text(4096, 1), "deps": _flag, "version": _ID, "env?": _ENV}),
+    names.LOAD: _record(
+        {
+            "entry": _text(4096, 1),
+            "deps": _flag,
+            "version": _ID,
+            "env?": _ENV,
+            **wayout.TRUST,
+            **wayout.LEAVES,
+        }
+    ),
+    # The answer to `certificate`. `problem`: there is none, and why.
+    names.CERTIFIED: wayout.CERTIFIED,
     names.START: _record(_START_FIELDS),
     names.THAW: _record(
         {
@@ -392,6 +398,7 @@ FROM_HOST: dict[str, Check] = {
     names.EXEC_SIGNAL: _record({"exec": _ID, "signal": _one_of(*execs.SIGNALS)}),
     names.EXEC_KILL: _record({"exec": _ID}),
 }
+
 MESSAGES: dict[str, Check] = {**FROM_GUEST, **FROM_HOST}
 # What a machine's supervisor sends to the agent's process: the host's messages, and its own.
 TO_AGENT: dict[str, Check] = {
@@ -514,7 +521,7 @@ def _check(t: Any, fields: dict[str, Any], allowed: Mapping[str, Check]) -> None
 def _check_kept(fields: Mapping[str, Any], data: bytes) -> None:
     """What begins stands in an entry of the log, where it is ASCII; else the run would fail for it.
     The input of a child stands in the child's."""
-    if fields["kind"] in ("child", "model") or 3 * len(data) <= ENTRY_CHARS_MAX:
+    if fields["kind"] in ("child", *EXCHANGES) or 3 * len(data) <= ENTRY_CHARS_MAX:
         return
     if (chars := len(json.dumps(fields["data"]))) > ENTRY_CHARS_MAX:
         raise Invalid(

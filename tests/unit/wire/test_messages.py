@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from torpor.core import jsonvalues
 from torpor.core.errors import Invalid
-from torpor.wire import messages
+from torpor.wire import messages, wayout
 from torpor.wire.messages import FROM_GUEST, FROM_HOST, MESSAGES, decode, encode
 
 DIGEST = "0123456789abcdef" * 2
@@ -24,6 +24,13 @@ WAIT = {
     "approve": True,
 }
 MODEL = {"method": "POST", "path": "/v1/chat/completions", "headers": {"a": "b"}, "body": "{}"}
+HTTP = {**MODEL, "scheme": "https", "host": "api.example.com", "port": 443}
+WAY_OUT = {
+    "egress": [{"host": "*.example.com", "port": 443, "protocol": "https", "record": "http"}],
+    "placeholders": {"EXAMPLE_API_KEY": "torpor"},
+    "authority": "-----BEGIN CERTIFICATE-----",
+}
+LEAF = {"names": ["api.example.com"], "chain": "c", "key": "k"}
 EXEC = {"exec": "exec_1", "command": ["ls", ""], "env": {"A": "b"}, "root": False, "stdin": True}
 CHILD = {"agent": "a", "own": True, "input": {"n": 1}}
 
@@ -58,6 +65,11 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("begin", begin("checkpoint", {})),
     ("begin", begin("read", {})),
     ("begin", begin("doubt", {})),
+    ("begin", {**begin("model", HTTP), "stream": 7}),
+    ("begin", {**begin("http", {**HTTP, "permission": "permission:a#1"}), "stream": 2**32 - 1}),
+    ("certificate", {"name": "b.example.com", "authority": "0" * 64}),
+    ("certified", {"name": "b.example.com", "chain": "c", "key": "k"}),
+    ("certified", {"name": "b.example.com", "problem": "no authority"}),
     ("begin", begin("verdict", {"message": "m", "superseded": ["step:a#1"]})),
     ("begin", {**begin("step", {}), "at": "agent.py:3", "side": True}),
     ("begin", begin("sleep", {"until": 1.7e9})),
@@ -114,6 +126,8 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("journal", {"records": []}),
     ("clock", {"time": 1.7e9}),
     ("import", {"entry": None, "deps": False, "modules": [{"module": "a.b", "names": ["*"]}]}),
+    ("import", {"entry": "a.py", "deps": True, "modules": [], **WAY_OUT}),
+    ("load", {"entry": "a.py", "deps": True, "version": "v", **WAY_OUT, "leaves": [LEAF]}),
     ("imported", {}),
     ("imported", {"failed": "ModuleNotFoundError: no", "unfit": "a thread was started"}),
     ("load", {"entry": "agent.py", "deps": True, "version": DIGEST, "env": {"A": "1"}}),
@@ -167,6 +181,7 @@ def test_an_unknown_key_and_a_missing_one_are_refused_both_ways(
     variants = [{**fields, "extra": 1}]
     optional = {"value", "blob"} if t in ("end", "result") else {"at", "side", "diverged"}
     optional |= {"problem", "dir", "size", "failed", "unfit"} | ({"env"} if t == "load" else set())
+    optional |= {"stream", *wayout.FIELDS}
     variants += [{k: v for k, v in fields.items() if k != gone} for gone in set(fields) - optional]
     for wrong in variants:
         with pytest.raises(Invalid, match=t):
@@ -217,6 +232,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("begin", begin("model", {**MODEL, "headers": {"a": 1}}), r"headers\['a'\] must be a string"),
     ("exited", {"code": 0, "signal": 0, "oom": False}, "exited.signal"),
     ("load", {"entry": "a.py", "deps": None, "version": "v"}, "load.deps must be true or false"),
+    ("certified", {"name": "b.example.com", "chain": "c"}, "certified needs a chain and a key"),
+    ("begin", {**begin("step", {}), "stream": 7}, "begin has a stream, which is for exchanges"),
     (
         "start",
         {"run": "r", "epoch": 1, "agent": None, "input": {}, "journal": [{**RECORDED, "op": 1}]},

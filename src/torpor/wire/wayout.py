@@ -1,0 +1,85 @@
+"""What messages say of the way out: rules and trust for a machine, its certificates, and exchanges
+that are operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torpor.core import environment
+from torpor.wire.checks import Check, flag, hexadecimal, integer, list_of, object_of, one_of
+from torpor.wire.checks import record as _record
+from torpor.wire.checks import text as _text
+from torpor.wire.streams import HOST_CHARS_MAX
+
+BODY_MAX = 16 * 1024 * 1024
+RULES_MAX = 2000  # of an agent, its presets as their rules
+PEM_CHARS_MAX = 64 * 1024
+LEAVES_MAX = 1000
+OP_CHARS_MAX = 1024
+
+_HOST = _text(HOST_CHARS_MAX, 1)
+_PORT = integer(1, 65535)
+_PEM = _text(PEM_CHARS_MAX, 1)
+_WORDS = _text(64 * 1024)
+
+
+def _one_body(value: Mapping[str, Any]) -> str:
+    return "" if ("body" in value) != ("body_b64" in value) else " needs one of body and body_b64"
+
+
+# An HTTP exchange that is an operation, as `begin` has it. Without scheme, host and port it is with
+# the deployment's own model. `permission`: the operation that allowed it.
+EXCHANGE = _record(
+    {
+        "method": _text(16, 1),
+        "path": _text(4096, 1),
+        "headers": object_of(_WORDS, 256),
+        "body?": _text(BODY_MAX),
+        "body_b64?": _text(BODY_MAX),
+        "scheme?": one_of("https", "http"),
+        "host?": _HOST,
+        "port?": _PORT,
+        "permission?": _text(OP_CHARS_MAX, 1),
+    },
+    _one_body,
+)
+
+# `core.egress.Rule`, but for its secret.
+_RULE = _record(
+    {
+        "host": _HOST,
+        "port": _PORT,
+        "protocol": one_of("https", "http", "tcp"),
+        "methods?": list_of(_text(32, 1), 64),
+        "paths?": list_of(_text(4096, 1), 1000),
+        "ask?": flag,
+        "record?": one_of("", "model", "http"),
+        "origin?": _text(256),
+    }
+)
+# What the agent may reach, and what is to be there before its first import. `placeholders`:
+# variables that clients of its APIs insist on. `authority`: a certificate in PEM, the only one that
+# clients in the machine trust.
+TRUST: dict[str, Check] = {
+    "egress?": list_of(_RULE, RULES_MAX),
+    "placeholders?": object_of(_text(environment.VALUE_CHARS_MAX), environment.COUNT_MAX),
+    "authority?": _PEM,
+}
+_LEAF = _record({"names": list_of(_HOST, 1000), "chain": _PEM, "key": _PEM})
+LEAVES: dict[str, Check] = {"leaves?": list_of(_LEAF, LEAVES_MAX)}
+# The fields of `import` and `load` that are the supervisor's, not the agent's process'.
+FIELDS = tuple(key.rstrip("?") for key in (*TRUST, *LEAVES))
+
+# A leaf for a name that none is for. `authority`: which one the machine trusts, as the SHA-256 of
+# its certificate in DER.
+CERTIFICATE = _record({"name": _HOST, "authority": hexadecimal(64)})
+
+
+def _one_leaf(value: Mapping[str, Any]) -> str:
+    whole = "chain" in value and "key" in value
+    return "" if whole != ("problem" in value) else " needs a chain and a key, or a problem"
+
+
+# The answer to it. `problem`: there is none, and why.
+CERTIFIED = _record({"name": _HOST, "chain?": _PEM, "key?": _PEM, "problem?": _WORDS}, _one_leaf)
