@@ -15,8 +15,8 @@ import pytest
 from tests.house.sources import ROOT, SOURCES, tree
 
 NOT_NAMES = {"told", "asked", "made", "said", "heard"}
-# Columns, and fields of replies: what is stored or public keeps its name.
-DATA = {"made_at", "made_with", "heard_seq"}
+# Columns, and fields of replies: what is stored or public keeps its name. asyncio's, too.
+DATA = {"made_at", "made_with", "heard_seq", "connection_made"}
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 

@@ -37,8 +37,8 @@ from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.states import RunState
 from torpor.core.workers import Worker
-from torpor.egress.client import BrokerClient
 from torpor.egress.models import Model
+from torpor.egress.whole import BrokerClient
 from torpor.engine import process
 from torpor.logstore.sqlite import SqliteStore
 from torpor.project.reading import read_agent

@@ -5,17 +5,21 @@
                          limits                  standin    a script, which says so
                                    `choice` picks one of the three, once, at start
 
-app        the broker's HTTP face: what is allowed, in which size
-calls      model calls by their identity, each made once
-choice     which upstream this broker has
-upstream   a real API
-local      a small model on this host's CPU
-llama      that model's process
-standin    a script, where there is no model at all
-client     how other processes ask the broker
-models     the way to a model: the broker, started when it is not there
-launch     starting and stopping the broker's process
-__main__   that process
+app         the broker's HTTP face: what is allowed, in which size
+calls       model calls by their identity, each made once
+choice      which upstream this broker has
+upstream    a real API
+local       a small model on this host's CPU
+llama       that model's process
+standin     a script, where there is no model at all
+protocol    what a worker and the broker say to each other: frames
+admission   what the judge decides: how a request goes out, or why it does not
+connection  a connection to the broker: many streams over one socket
+client      how other processes ask the broker
+whole       how they did before there were frames
+models      the way to a model: the broker, started when it is not there
+launch      starting and stopping the broker's process
+__main__    that process
 
 Every part of torpor that wants a language model asks here, over `run/broker.sock`, with a
 placeholder where the key would stand; the real one is put in on the way out and taken out of

@@ -29,8 +29,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from torpor.egress.calls import Calls, Key
-from torpor.egress.client import ANSWERED, BY
-from torpor.egress.upstream import BODY_BYTES_MAX, Reply, Request, Upstream, json_reply, problem
+from torpor.egress.protocol import BODY_BYTES_MAX
+from torpor.egress.upstream import Reply, Request, Upstream, json_reply, problem
+from torpor.egress.whole import ANSWERED, BY
 
 ALLOWED = (
     ("POST", "/v1/chat/completions"),

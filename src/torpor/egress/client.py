@@ -1,110 +1,176 @@
-"""How the rest of torpor asks the broker."""
+"""How the rest of torpor asks the broker: started when it is not there, connected again when it
+died, and reminded of the policies and secrets that it has to know.
+
+The broker is a process of its own and may die. What was never sent is asked for again by itself;
+of what may have been sent, `Lost` tells, and what is done then is the caller's to decide and to
+record: a recorded call is never sent twice.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import httpx
-
 from torpor.core.errors import HostError, Missing
+from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
+from torpor.egress.connection import Connection, Lost, Stream
+from torpor.egress.launch import ensure_broker
+from torpor.egress.protocol import BEGIN, VERDICT
+from torpor.wire.streams import ATTACH, REFUSE, Frame
 
-# However long a model takes: the broker answers for its upstream's silence itself, and if it dies,
-# the socket tells. All else it answers at once.
-_CALL = httpx.Timeout(None, connect=10)
-_AT_ONCE = httpx.Timeout(10, pool=None)
-# Marks the answer of a call: no header of an upstream's comes through that begins so.
-ANSWERED = {"torpor-call": "answered"}
-BY = "torpor-broker"  # who says so: `torpor.egress.calls.Calls.id`
+_TRIES = 3
 
-Answer = tuple[int, dict[str, str], bytes]  # status, headers, body
+Fields = Mapping[str, Any]
+Dial = Callable[[], Awaitable[Connection]]
 
 
 class BrokerClient:
-    """Many requests may be under way at once. Use it within one event loop, and close it.
+    """Use it within one event loop, and close it. Its methods raise Missing when there is no broker
+    and none could be started: then nothing was sent."""
 
-    Each method raises Missing when no broker listens, HostError when it went away before it
-    answered."""
+    def __init__(self, dial: Dial) -> None:
+        self._dial = dial
+        self._connection: Connection | None = None
+        self._connecting = asyncio.Lock()
+        self._policies: dict[RunId, Fields] = {}
+        self._secrets: Sequence[Fields] | None = None
 
-    def __init__(self, socket: Path) -> None:
-        self.broker = ""  # which broker answered last, if one did
-        self._socket = socket
-        self._client = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(
-                uds=str(socket),
-                # As many as there are calls, and none that the broker closes just as it is used
-                # again: nobody would know whether it had heard of the call.
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            ),
-            base_url="http://broker",
-        )
+    @classmethod
+    def of(cls, home: Home) -> BrokerClient:
+        """Of the broker that serves `home`."""
+        return cls(lambda: _connect(home))
 
-    async def make(
-        self, run: RunId, op: OpId, method: str, path: str, headers: Mapping[str, str], body: bytes
-    ) -> Answer:
-        """The answer of this call, whatever its status; joined if it is under way, given again if
-        it was not acknowledged yet."""
-        query = {"run": run, "op": op, "method": method, "path": path}
-        answer = _answer(await self._request("POST", query, headers, body))
-        if answer is None:
-            raise HostError("the broker gave up the call", hint="The broker was being stopped.")
-        return answer
+    @property
+    def broker(self) -> str:
+        """The identity of the broker that is connected, or "". What one and the same does not know
+        of was never begun there."""
+        connection = self._connection
+        return "" if connection is None or connection.lost else connection.broker
 
-    async def adopt(self, run: RunId, op: OpId) -> Answer | None:
-        """As `make`, of a call that was made before; None if the broker does not know of it."""
-        return _answer(await self._request("GET", {"run": run, "op": op}))
+    @property
+    def upstream(self) -> str:
+        """What answers for the deployment's own model, for people."""
+        return "" if self._connection is None else self._connection.upstream
+
+    async def connect(self) -> Connection:
+        """Raises Missing."""
+        async with self._connecting:
+            connection = self._connection
+            if connection is None or connection.lost:
+                connection = await self._dial()
+                if self._secrets is not None:
+                    connection.post("secrets", {"entries": self._secrets})
+                for run, policy in self._policies.items():
+                    connection.post("policy", {"run": run, "policy": policy})
+                self._connection = connection
+            return connection
+
+    async def open(self, run: RunId, request: Fields, *, permit: str = "") -> Stream:
+        """A plain stream, for a guest's OPEN. Of a broker that is just dying, its frames raise
+        Lost."""
+        return await self._begin(BEGIN, {"run": run, "request": request} | _permit(permit))
+
+    async def call(
+        self,
+        run: RunId,
+        op: OpId,
+        kind: str,
+        request: Fields,
+        body: bytes,
+        *,
+        offset: int = 0,
+        permit: str = "",
+    ) -> tuple[Stream, Frame]:
+        """A recorded call: its stream, and its first frame: VERDICT. It is made once, and joined if
+        it is under way; its answer comes from `offset` on. Raises Lost if it may have been sent."""
+        fields = {"run": run, "op": op, "kind": kind, "request": request, "length": len(body)}
+        for _ in range(_TRIES):
+            stream = await self._begin(BEGIN, fields | {"offset": offset} | _permit(permit))
+            try:
+                verdict = await _first(stream)
+            except Lost:  # nothing was sent: another broker may
+                continue
+            except BaseException:
+                stream.leave()
+                raise
+            if verdict.fields.get("verdict") == "allow" and not verdict.fields.get("joined"):
+                stream.send(0, body)
+                stream.end(len(body))
+            return stream, verdict
+        raise Missing("the broker dies again and again", hint="See run/broker.log.")
+
+    async def attach(self, run: RunId, op: OpId, offset: int = 0) -> Stream | None:
+        """A recorded call that was begun before, from `offset` on: its frames after VERDICT; None
+        if no broker knows of it."""
+        stream = await self._begin(ATTACH, {"run": run, "op": op, "offset": offset})
+        try:
+            first = await _first(stream)
+        except Lost:
+            return None
+        return None if first.kind == REFUSE else stream
+
+    async def set_policy(self, run: RunId, policy: Fields) -> None:
+        """What the run may do: {agent, key, rules, budget, used, day}. Until then it may reach
+        nothing but the deployment's own model. Raises Invalid, HostError."""
+        self._policies[run] = policy
+        await (await self.connect()).call("policy", run=run, policy=policy)
+
+    async def drop_policy(self, run: RunId) -> None:
+        """The run is carried no more, for now: what is under way goes on."""
+        self._policies.pop(run, None)
+        await self._remind("policy", {"run": run, "policy": None})
+
+    async def set_secrets(self, entries: Sequence[Fields]) -> None:
+        """All of them, sealed. Raises Invalid, HostError."""
+        self._secrets = entries
+        await (await self.connect()).call("secrets", entries=entries)
 
     async def acknowledge(self, run: RunId, op: OpId) -> None:
-        """The call's answer is recorded."""
-        await self._request("DELETE", {"run": run, "op": op})
+        """The answer is recorded. A broker that is gone has forgotten it."""
+        await self._remind("acknowledge", {"run": run, "op": op})
 
     async def forget(self, run: RunId) -> None:
-        """The run has ended: its calls are given up."""
-        await self._request("DELETE", {"run": run})
+        """The run has ended: its calls are given up, its policy is dropped."""
+        self._policies.pop(run, None)
+        await self._remind("forget", {"run": run})
 
     async def health(self) -> dict[str, Any]:
-        """{upstream: what answers, for people; pid: of the broker}."""
-        _, _, body = await self._request("GET", None)
-        health: dict[str, Any] = json.loads(body)
-        return health
-
-    async def _request(
-        self,
-        method: str,
-        call: Mapping[str, str] | None,
-        sent: Mapping[str, str] | None = None,
-        body: bytes = b"",
-    ) -> Answer:
-        url = "/health" if call is None else "/calls"
-        timeout = _AT_ONCE if call is None or method == "DELETE" else _CALL
-        try:
-            response = await self._client.request(
-                method, url, params=call, headers=sent, content=body, timeout=timeout
-            )
-        except httpx.ConnectError as error:
-            self.broker = ""
-            raise Missing(
-                f"no broker answers at {self._socket}", hint="`torpor up` starts it."
-            ) from error
-        except httpx.TransportError as error:
-            self.broker = ""
-            raise HostError(
-                f"the broker did not finish its reply: {error or type(error).__name__}",
-                hint=f"See {self._socket.with_name('broker.log')}, and try again.",
-            ) from error
-        headers = dict(response.headers)
-        self.broker = headers.pop(BY, "")
-        return response.status_code, headers, response.content
+        """{upstream: what answers, for people; pid: of the broker; …}."""
+        return await (await self.connect()).call("health")
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._connection is not None:
+            self._connection.close()
+
+    async def _begin(self, kind: int, fields: Fields) -> Stream:
+        for _ in range(_TRIES):
+            with contextlib.suppress(Lost):
+                return (await self.connect()).stream(kind, fields)
+        raise Missing("the broker dies again and again", hint="See run/broker.log.")
+
+    async def _remind(self, do: str, fields: Fields) -> None:
+        connection = self._connection
+        if connection is not None and not connection.lost:
+            with contextlib.suppress(HostError):
+                await connection.post(do, fields)
 
 
-def _answer(response: Answer) -> Answer | None:
-    status, headers, body = response
-    if not ANSWERED.items() <= headers.items():
-        return None
-    return status, {name: text for name, text in headers.items() if name not in ANSWERED}, body
+async def _first(stream: Stream) -> Frame:
+    frame = await stream.next()
+    assert frame is not None and frame.kind in (VERDICT, REFUSE)
+    return frame
+
+
+def _permit(digest: str) -> dict[str, str]:
+    return {"permit": digest} if digest else {}
+
+
+async def _connect(home: Home) -> Connection:
+    path = home.create().socket("broker")
+    with contextlib.suppress(Missing):
+        return await Connection.open(path)
+    await (await ensure_broker(home)).close()
+    return await Connection.open(path)

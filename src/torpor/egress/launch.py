@@ -23,7 +23,7 @@ from pathlib import Path
 
 from torpor.core.errors import HostError
 from torpor.core.home import Home
-from torpor.egress.client import BrokerClient
+from torpor.egress.whole import BrokerClient
 
 BROKER_START_S = 30
 BROKER_POLL_S = 0.03

@@ -17,8 +17,8 @@ from torpor.core import refusals
 from torpor.core.errors import HostError, Missing, TorporError
 from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
-from torpor.egress.client import Answer, BrokerClient
 from torpor.egress.launch import ensure_broker
+from torpor.egress.whole import Answer, BrokerClient
 
 
 class Unanswered(HostError):

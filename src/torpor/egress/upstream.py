@@ -18,9 +18,8 @@ import httpx
 
 from torpor.core import refusals
 from torpor.core.errors import Invalid
+from torpor.egress.protocol import BODY_BYTES_MAX
 
-# A reply crosses the link as one message of at most 64 MiB, perhaps in base 64.
-BODY_BYTES_MAX = 32 * 1024 * 1024
 TIMEOUT = httpx.Timeout(600, connect=10, pool=None)
 CONNECT_RETRY_DELAYS_S = (0.2, 1.0, 3.0)
 # Shorter "keys" are placeholders such as EMPTY or ollama, which are words of ordinary replies.

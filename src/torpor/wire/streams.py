@@ -129,6 +129,11 @@ def of_line(line: bytes) -> bytes:
         raise Invalid(f"a line of a frame is not base64: {error}") from error
 
 
+def fault(kind: int, fields: Mapping[str, Any]) -> str:
+    """What is wrong with the fields of such a frame: the rest of a sentence, or ""."""
+    return _FIELDS[kind](dict(fields))
+
+
 FROM_GUEST = frozenset({OPEN, WINDOW, DATA, END, RESET, ATTACH, NOTE})
 TO_GUEST = frozenset({HEAD, WINDOW, DATA, END, RESET, REFUSE, RECORD})
 

@@ -10,7 +10,7 @@ import pytest
 from torpor.control.service.service import Service
 from torpor.core.ids import OpId, RunId
 from torpor.core.states import RunState
-from torpor.egress.client import Answer
+from torpor.egress.whole import Answer
 from torpor.service.runs import ForkRequest
 from torpor.testing.fakes.world import Calls, World
 from torpor.worker.calls import BEGUN, DIED

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from torpor.core.errors import Invalid
 from torpor.egress.app import ALLOWED, create_app
+from torpor.egress.protocol import BODY_BYTES_MAX
 from torpor.egress.standin import SAYS, StandIn
-from torpor.egress.upstream import BODY_BYTES_MAX, OpenAIUpstream, Upstream
+from torpor.egress.upstream import OpenAIUpstream, Upstream
 
 KEY = "sk-test-5f0c1d8e9ab34c77"
 CHAT = "/v1/chat/completions"

@@ -17,10 +17,10 @@ from torpor.core.errors import HostError
 from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
 from torpor.egress.calls import Calls
-from torpor.egress.client import Answer, BrokerClient
 from torpor.egress.launch import ensure_broker, stop_broker
 from torpor.egress.models import Model, Unanswered
 from torpor.egress.upstream import OpenAIUpstream, Reply, Request
+from torpor.egress.whole import Answer, BrokerClient
 
 pytestmark = pytest.mark.anyio
 

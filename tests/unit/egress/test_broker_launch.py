@@ -19,8 +19,8 @@ import pytest
 from torpor.core.errors import HostError, Missing
 from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
-from torpor.egress.client import BrokerClient
 from torpor.egress.launch import ensure_broker, stop_broker
+from torpor.egress.whole import BrokerClient
 
 KEY = "sk-launch-0b7e2f6d41c94a58"
 RUN, OP = RunId("run_1"), OpId("model:m#1")

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from torpor.core.errors import HostError
 from torpor.core.ids import OpId, RunId
 from torpor.egress.calls import Calls
-from torpor.egress.client import Answer
 from torpor.egress.upstream import Reply, Request
+from torpor.egress.whole import Answer
 
 T = TypeVar("T")
 
