@@ -30,7 +30,9 @@ execs         commands beside an agent, as frames of a stream
 webhooks      whom an agent's waits may tell of themselves
 egress        what an agent may reach
 refusals      what a model's client gets where torpor answers instead
-replies       what a model's answer says
+replies       what a model's answer says, whole or as it comes
+dialects      the protocols that models answer in
+pieces        the JSON objects in the bytes of an answer
 prices        what models cost
 keep          how long snapshots are kept
 retention     how long ended runs are kept
