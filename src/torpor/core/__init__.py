@@ -28,7 +28,12 @@ runfiles      files that a run is given: where, and how large
 artifacts     files that a run publishes
 execs         commands beside an agent, as frames of a stream
 webhooks      whom an agent's waits may tell of themselves
-egress        what an agent may reach
+egress        what an agent may reach: rules, and what they say of a request
+presets       rules for known services
+hostnames     names of hosts and patterns for them
+targets       methods, targets, patterns for paths
+permissions   what a person's permission is for
+amounts       what budgets limit, as people write it
 refusals      what a model's client gets where torpor answers instead
 replies       what a model's answer says, whole or as it comes
 dialects      the protocols that models answer in
