@@ -181,9 +181,10 @@ def test_attempt_11_a_rule_that_cannot_be_read_is_refused(entry: Any) -> None:
 
 def test_attempt_11_no_rules_allow_nothing() -> None:
     assert refused(judge((), ask_for("https://allowed.com/")), "no_rule")
-    for given_ in (None, {}, "x", [[]] * 201):
+    nothing: list[Any] = [None, {}, "x", [[]] * 201]
+    for entries in nothing:
         with pytest.raises(Invalid):
-            parse_egress(given_, "egress")
+            parse_egress(entries, "egress")
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,7 @@ def test_a_budget(budget: Any, amounts: tuple[Any, ...]) -> None:
     ],
 )
 def test_a_budget_that_cannot_be_read_is_refused(budget: Any) -> None:
-    with pytest.raises(Invalid, match="^budget"):
+    with pytest.raises(Invalid, match=r"^budget"):
         parse_budget(budget, "budget")
 
 

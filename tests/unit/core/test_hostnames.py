@@ -30,7 +30,7 @@ def test_a_wildcard_of_what_anybody_can_have_a_name_below_is_refused(pattern: st
 
 
 @pytest.mark.parametrize(
-    "pattern", ["*.example.com", "**.acme.co.uk", "*.acme.github.io", "a.github.io", "*.corp"[2:]]
+    "pattern", ["*.example.com", "**.acme.co.uk", "*.acme.github.io", "a.github.io", "corp"]
 )
 def test_a_wildcard_of_somebodys_own_domain_is_none_of_these(pattern: str) -> None:
     assert check_pattern(pattern, "host") == pattern
@@ -62,7 +62,7 @@ def test_a_wildcard_of_somebodys_own_domain_is_none_of_these(pattern: str) -> No
     ],
 )
 def test_attempt_18_an_address_is_no_name_in_any_spelling(host: str) -> None:
-    with pytest.raises(Invalid, match="is an address|is not the name"):
+    with pytest.raises(Invalid, match=r"is an address|is not the name"):
         normalize_host(host, "host")
     with pytest.raises(Invalid):
         check_pattern(host, "host", every=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -67,10 +68,8 @@ def test_an_action_has_one_digest_however_it_is_written() -> None:
 )
 def test_what_is_no_action_is_refused(data: dict[str, Any]) -> None:
     for of in (digest, place_digest):
-        try:
+        with suppress(Invalid):
             assert len(of(data)) == 64
-        except Invalid:
-            pass
 
 
 def test_infinite_arguments_have_no_digest() -> None:
