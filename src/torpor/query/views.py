@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torpor.core.egress import MODEL_HOST
 from torpor.core.limits import SQL_INT_MAX
 from torpor.engine.registry import NAMES
 
@@ -210,6 +211,8 @@ _REPEATS = (
     "how often it was in doubt and repeated",
 )
 
+_USED = " LEFT JOIN usage u ON u.run = coalesce(e.run, f.run) AND u.seq = coalesce(e.seq, f.seq)"
+
 model_calls = View(
     "model_calls",
     "Every model call.",
@@ -238,8 +241,7 @@ model_calls = View(
         ),
         _REPEATS,
     ),
-    _operations("model")
-    + " LEFT JOIN usage u ON u.run = coalesce(e.run, f.run) AND u.seq = coalesce(e.seq, f.seq)",
+    _operations("model") + _USED,
 )
 
 tool_calls = View(
@@ -375,19 +377,155 @@ snapshots = View(
     "FROM main.snapshots s WHERE s.run IS NOT NULL",
 )
 
+
+def _url(at: str, target: str) -> str:
+    """Of a request that is an operation's data; those to the deployment's own model name no
+    host."""
+    host, scheme, port = (f"({at}.{each}')" for each in ("host", "scheme", "port"))
+    usual = f"CASE {scheme} WHEN 'https' THEN 443 WHEN 'http' THEN 80 END"
+    server = (
+        f"{scheme} || '://' || {host} || CASE {port} WHEN {usual} THEN '' ELSE ':' || {port} END"
+    )
+    return f"coalesce({server}, 'http://{MODEL_HOST}') || ({at}.{target}')"
+
+
+_EGRESS = (
+    ("run", "the run"),
+    ("op", "the operation that it is, if it is recorded, or that asks for a permission"),
+    ("seq", "the entry where it began"),
+    ("at", "when it was let out, refused, or asked for"),
+    ("ended_at", "when it ended; null if it has not"),
+    ("verdict", "`allow`, `deny`, or `ask` while nobody has decided"),
+    ("method", "HTTP's; null of a connection"),
+    ("url", "`https://…`, `tcp://…`; null where only a name was looked up"),
+    ("host", "its name"),
+    ("path", "without the query"),
+    ("status", "HTTP's; null without an answer"),
+    ("code", "of a refusal, for programs"),
+    ("reason", "of a refusal, or why the exchange broke off, in words"),
+    ("times", "of a refusal: how often by then"),
+    ("rule", "which decided: how the agent's file, or the host's, has it"),
+    ("secret", "the name of the secret that went along"),
+    ("permitted_by", "the person who allowed or denied it"),
+    ("sent_bytes", "of the request's body"),
+    ("received_bytes", "of the answer's body"),
+    ("ms", "milliseconds until its end"),
+    ("cost_usd", "of a model call, by the table of prices; null if that has no price"),
+)
+
+
+def _arm(url: str, source: str, **given: str) -> tuple[tuple[str, ...], str]:
+    found = {"host": f"torpor_host({url})", "path": f"torpor_path({url})", "url": url} | given
+    return tuple(found.get(name, "NULL") for name, _ in _EGRESS), source
+
+
+def _recorded(kind: str, cost: str = "NULL", more: str = "") -> tuple[tuple[str, ...], str]:
+    """Exchanges that are operations."""
+    out = f"{_RESULT} -> '$.egress'"
+    permitted = (
+        '(SELECT w."by" FROM main.waits w WHERE w.run IN (l.run, b.run) '
+        "AND w.op = b.data ->> '$.data.permission')"
+    )
+    return _arm(
+        _url("b.data ->> '$.data", "path"),
+        _operations(kind) + more,
+        run="l.run",
+        op="b.op",
+        seq="b.seq",
+        at="b.at",
+        ended_at=_ENDED,
+        verdict="'allow'",
+        method="b.data ->> '$.data.method'",
+        status=f"{_RESULT} ->> '$.value.status'",
+        reason=f"{_RESULT} ->> '$.error.message'",
+        rule=f"{out} ->> '$.rule'",
+        secret=f"{out} ->> '$.secret'",
+        permitted_by=permitted,
+        sent_bytes=f"coalesce({out} ->> '$.sent', length(b.data ->> '$.data.body'))",
+        received_bytes=f"coalesce({out} ->> '$.received', length({_RESULT} ->> '$.value.body'))",
+        ms=f"coalesce({out} ->> '$.ms', 1000 * ({_ENDED} - b.at))",
+        cost_usd=cost,
+    )
+
+
+def _noted(kind: str) -> str:
+    """Entries about what went out, or was to; an index has them alone."""
+    return (
+        _of_log("entries", "e")
+        + f" AND e.kind >= 'egress.' AND e.kind < 'egress/' AND e.kind = '{kind}'"
+    )
+
+
+_plain = _arm(
+    "e.data ->> '$.url'",
+    _noted("egress.request")
+    + " LEFT JOIN entries z ON z.run = e.run AND z.kind >= 'egress.' AND z.kind < 'egress/' "
+    "AND z.kind = 'egress.end' AND z.data ->> '$.id' = e.data ->> '$.id' AND EXISTS (SELECT 1 "
+    "FROM lineage m WHERE m.run = l.run AND m.source = z.run AND z.seq > m.after_seq "
+    "AND z.seq <= m.upto_seq)",
+    run="l.run",
+    seq="e.seq",
+    at="e.at",
+    ended_at="z.at",
+    verdict="'allow'",
+    method="nullif(e.data ->> '$.method', '')",
+    status="z.data ->> '$.status'",
+    reason="z.data ->> '$.problem'",
+    rule="e.data ->> '$.rule'",
+    secret="e.data ->> '$.secret'",
+    sent_bytes="z.data ->> '$.sent'",
+    received_bytes="z.data ->> '$.received'",
+    ms="z.data ->> '$.ms'",
+)
+_refused = _arm(
+    "e.data ->> '$.url'",
+    _noted("egress.refused"),
+    run="l.run",
+    seq="e.seq",
+    at="e.at",
+    ended_at="e.at",
+    verdict="'deny'",
+    method="e.data ->> '$.method'",
+    host="coalesce(torpor_host(e.data ->> '$.url'), e.data ->> '$.name')",
+    code="e.data ->> '$.code'",
+    reason="e.data ->> '$.reason'",
+    times="coalesce(e.data ->> '$.times', 1)",
+    rule="e.data ->> '$.rule'",
+)
+# Once allowed, a request is an operation of its own.
+_waiting = _arm(
+    _url("w.data ->> '$.request", "target"),
+    _operations("permission")
+    + " JOIN main.waits w ON w.op = b.op AND w.run = CASE WHEN EXISTS (SELECT 1 FROM main.waits x "
+    "WHERE x.run = l.run AND x.op = b.op) THEN l.run ELSE b.run END "
+    "WHERE w.data ->> '$.request.host' IS NOT NULL "
+    "AND coalesce(w.value ->> '$.data.decision', '') NOT IN ('once', 'run')",
+    run="l.run",
+    op="b.op",
+    seq="b.seq",
+    at="b.at",
+    ended_at="w.completed_at",
+    verdict="CASE w.state WHEN 'open' THEN 'ask' ELSE 'deny' END",
+    method="w.data ->> '$.request.method'",
+    code="CASE w.state WHEN 'open' THEN NULL WHEN 'completed' THEN 'denied' ELSE w.state END",
+    reason="w.value ->> '$.data.reason'",
+    times="CASE w.state WHEN 'open' THEN NULL ELSE 1 END",
+    permitted_by='w."by"',
+    ms="1000 * (w.completed_at - b.at)",
+)
+_models = _recorded(
+    "model",
+    "torpor_cost(u.model, u.input_tokens, u.cached_tokens, u.output_tokens)",
+    _USED,
+)
+
 egress = View(
     "egress",
-    "Every request that left a machine. Today these are model calls.",
-    _columns(
-        *_IN_OP,
-        ("seq", "b.seq", "the entry where it began"),
-        *_TIMES,
-        ("method", "b.data ->> '$.data.method'", "HTTP's"),
-        ("path", "b.data ->> '$.data.path'", "HTTP's"),
-        ("status", f"{_RESULT} ->> '$.value.status'", "HTTP's"),
-        ("received_bytes", f"length({_RESULT} ->> '$.value.body')", "characters of the reply"),
-    ),
-    _operations("model"),
+    "Every request that left a machine, was refused, or waits for a permission. A refusal that "
+    "repeats itself has a few rows, each with how often it was by then.",
+    _columns(*((name, sql, about) for (name, about), sql in zip(_EGRESS, _plain[0], strict=True))),
+    _plain[1],
+    (_models, _recorded("http"), _refused, _waiting),
 )
 
 output = View(

@@ -194,6 +194,8 @@ def _functions(c: sqlite3.Connection, prices: Prices) -> set[str]:
         ("torpor_arguments", 2, _arguments),
         ("torpor_model", 1, _model),
         ("torpor_cost", 4, prices.cost),
+        ("torpor_host", 1, lambda url: _part_of(url, 0)),
+        ("torpor_path", 1, lambda url: _part_of(url, 1)),
     )
     for name, arguments, function in functions:
         c.create_function(name, arguments, function, deterministic=True)
@@ -226,6 +228,15 @@ def _model(data: Any) -> str | None:
     except (TypeError, ValueError, KeyError, RecursionError):
         return None
     return found and found.group(1)
+
+
+_URL = re.compile(r"\w+://(\[[^]]*\]|[^/:?#]*)(?::\d+)?([^?#]*)")
+
+
+def _part_of(url: Any, n: int) -> str | None:
+    """Its host, or its path."""
+    found = _URL.match(url) if isinstance(url, str) else None
+    return found and (found.groups()[n] or None)
 
 
 def _cell(value: Any) -> Any:

@@ -1,0 +1,112 @@
+"""The view `egress`: what went out, and what was refused, of a run whose log is known."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+from tests.unit.query.conftest import PRICES, VERSION, Ask, Log, completion, fork
+
+from torpor.contextlog import egress
+from torpor.contextlog.agents import NewAgent, put_agent
+from torpor.contextlog.runs import claim, create_run
+from torpor.core.ids import RunId
+from torpor.logstore.sqlite import SqliteStore
+from torpor.query.ask import Asking, Question
+
+GITHUB = "https://api.github.com/repos/acme/site/issues?state=open"
+
+
+def write(log: Log, kind: str, **data: Any) -> None:
+    entry = egress.entry(kind, **data)
+    log.entry(entry.kind, entry.op, dict(entry.data))
+
+
+def fill(c: Connection) -> RunId:
+    agent = NewAgent(engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={})
+    put_agent(c, agent, 1.0)
+    run = create_run(c, version=VERSION, agent="a", input={}, now=99.0).id
+    log = Log(c, run, claim(c, run, 100.0))
+    allowed = {"method": "GET", "url": GITHUB, "rule": "host api.github.com", "secret": "GITHUB"}
+    write(log, egress.REQUEST, id="1", **allowed)  # at 101
+    write(log, egress.REQUEST, id="2", method="", url="tcp://db:5432", rule="host db")
+    write(log, egress.ENDED, id="1", status=200, sent=0, received=512, ms=31)
+    write(
+        log,
+        egress.REFUSED,
+        method="POST",
+        url="https://evil.test:8443/x",
+        code="denied",
+        reason="no rule allows it",
+    )
+    write(log, egress.REFUSED, name="evil.test", code="name", reason="no rule names it", times=9)
+    log.call(1, [{"role": "user", "content": "Hi"}], completion({"content": "Hello."}))
+    exchange: dict[str, Any] = {"scheme": "https", "host": "a.test", "port": 443, "path": "/v1?q=1"}
+    log.begin("http", "a.test/v1@01", method="PUT", headers={}, body="{}", **exchange)
+    out = {"rule": "host a.test", "address": "192.0.2.1", "ms": 12, "sent": 2, "received": 7}
+    value = {"status": 201, "headers": {}, "body": "created"}
+    log.entry("op.end", "http:a.test/v1@01#1", {"ok": True, "value": value, "egress": out})
+    return run
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, RunId, RunId]:
+    path = tmp_path_factory.mktemp("egress") / "torpor.db"
+    store = SqliteStore.open(path)
+
+    async def make() -> tuple[RunId, RunId]:
+        run = await store.write(fill)
+        return run, await store.write(lambda c: fork(c, run))
+
+    run, made = asyncio.run(make())
+    store.close()
+    return path, run, made
+
+
+@pytest.fixture
+def ask(filled: tuple[Path, RunId, RunId]) -> Ask:
+    def ask(sql: str, *parameters: Any) -> Any:
+        return asyncio.run(Asking(filled[0]).ask(Question(sql, parameters), PRICES))
+
+    return ask
+
+
+@pytest.mark.parametrize("which", [1, 2])  # the run, and a fork that shares it all
+def test_each_class_of_exchange_is_a_row(
+    ask: Ask, filled: tuple[Path, RunId, RunId], which: int
+) -> None:
+    sql = (
+        "SELECT verdict, method, url, host, path, status, rule, secret, sent_bytes, "
+        "received_bytes, ms, at FROM egress WHERE run = ? ORDER BY seq"
+    )
+    model = "http://model.torpor/v1/chat/completions"
+    rows = ask(sql, filled[which]).rows
+    assert [row[:-4] for row in rows] == [
+        [
+            *("allow", "GET", GITHUB, "api.github.com", "/repos/acme/site/issues"),
+            *(200, "host api.github.com", "GITHUB"),
+        ],
+        ["allow", None, "tcp://db:5432", "db", None, None, "host db", None],
+        ["deny", "POST", "https://evil.test:8443/x", "evil.test", "/x", None, None, None],
+        ["deny", None, None, "evil.test", None, None, None, None],
+        ["allow", "POST", model, "model.torpor", "/v1/chat/completions", 200, None, None],
+        ["allow", "PUT", "https://a.test/v1?q=1", "a.test", "/v1", 201, "host a.test", None],
+    ]
+    assert rows[0][-4:] == [0, 512, 31, 101.0]
+    assert rows[1][-4:-1] == [None, None, None]
+    assert rows[5][-4:-1] == [2, 7, 12]
+
+
+def test_refusals_say_why_and_calls_what_they_cost(
+    ask: Ask, filled: tuple[Path, RunId, RunId]
+) -> None:
+    sql = "SELECT code, reason, times FROM egress WHERE run = ? AND verdict = 'deny' ORDER BY seq"
+    assert ask(sql, filled[1]).rows == [
+        ["denied", "no rule allows it", 1],
+        ["name", "no rule names it", 9],
+    ]
+    sql = "SELECT round(sum(cost_usd), 6), count(cost_usd) FROM egress WHERE run = ?"
+    assert ask(sql, filled[1]).rows == [[0.003, 1]]
