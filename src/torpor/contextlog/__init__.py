@@ -21,6 +21,7 @@ values         which values too large for the log a run has
 artifacts      files that a run published, as its log has them
 files          files that runs are given
 waits          waits: created, listed, ended exactly once
+permissions    for what a person's decision counts, and what has used it
 events         events: sent by name, taken once
 notices        messages that tell of an open wait
 hooks          webhooks in

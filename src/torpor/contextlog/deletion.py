@@ -48,6 +48,7 @@ from torpor.core.states import FINAL, UNFINISHED
 # What is of one run, in the order in which it may go.
 _OF_RUN: tuple[tuple[Table, str], ...] = (
     (schema.notices, "run"),
+    (schema.permissions, "run"),
     (schema.waits, "run"),
     (schema.events, "run"),
     (schema.spoken, "run"),

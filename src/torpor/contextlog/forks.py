@@ -11,6 +11,9 @@ for the fork, to be answered once for each of them.
 A fork begins from its *base*, the newest snapshot whose machine did nothing but what the fork
 shares, or else from the template, replaying what it shares.
 
+What a person permitted the origin, and had not been used where the fork begins, is nothing that the
+fork may do: it asks again (`contextlog.permissions`).
+
 Shared results may be replaced: *set* to another value, or taken back (*retried*), so that the
 operation happens again. The entry that says so stands in the fork's log where the result stood in
 its origin's, and its `run.forked` entry lists them.
@@ -22,7 +25,7 @@ failure is its one result (rules 1, 2).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Connection, Select, func, insert, select, update
@@ -44,6 +47,7 @@ from torpor.core.artifacts import FILE
 from torpor.core.children import failure
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.ids import AgentVersion, OpId, RunId, Seq, SnapshotId, new_id, op_name
+from torpor.core.permissions import KIND as PERMISSION
 from torpor.core.replies import HTTP_ERROR
 from torpor.core.states import FINAL, RunState
 
@@ -91,6 +95,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
     base that does not serve), Invalid (a value that the operation cannot have), NotFound.
     """
     _check_place(c, origin, fork)
+    fork = replace(fork, retried=fork.retried | _unused_permissions(c, origin.id, fork.at))
     replaced = _replaced(c, origin, fork)
     run = RunId(new_id("run"))
     parts = lineage.fork_parts(lineage.parts(c, origin.id), run, fork.at, list(replaced))
@@ -340,6 +345,11 @@ def _checked(op: OpId, value: Any) -> Any:
                 f"{op} is a wait: its result is an answer",
                 hint='Give {"approved": true, "note": "…"} or {"data": …}.',
             )
+        case "permission", _:
+            raise Invalid(
+                f"{op} is a permission: it is given where it is asked for",
+                hint="Fork before it: the fork asks again.",
+            )
         case "child", _:
             answer = dict.fromkeys(("data", "approved", "note", "by"))
             return {"status": COMPLETED, **answer, "data": value}
@@ -426,6 +436,29 @@ def _inherit_child(
     inherit_wait(c, run, op, {**begun, "child": child.id}, now=now)
     if child.state in FINAL:
         end_child_waits(c, child.id, child.state, child.error or child.result, now)
+
+
+def _unused_permissions(c: Connection, run: RunId, upto: int) -> frozenset[OpId]:
+    """Those that had ended there, and that no operation had used. Of one that is for no operation
+    (`torpor.ask_permission`): after which none had begun."""
+    mine = (_log.c.run == run, _log.c.seq <= upto)
+    asked = schema.begins_with(_log.c.op, f"{PERMISSION}:")
+    query = select(_log.c.op, _log.c.seq).where(*mine, asked, _log.c.kind == END)
+    ended = {OpId(op): seq for op, seq in c.execute(query)}
+    if not ended:
+        return frozenset()
+    used, last = set[str](), 0
+    begun = select(_log.c.op, _log.c.seq, _log.c.data).where(*mine, _log.c.kind == BEGIN)
+    bound = set[str]()
+    for op, seq, data in c.execute(begun):
+        last, given = max(last, seq), data.get("data")
+        if data["kind"] != PERMISSION:
+            used.add(str(given.get("permission")) if isinstance(given, dict) else "")
+        elif isinstance(given, dict) and ("request" in given or given.get("step")):
+            bound.add(op)
+    return frozenset(
+        op for op, seq in ended.items() if op not in used and (op in bound or seq > last)
+    )
 
 
 def _begun(run: RunId, upto: int) -> Select[Any]:

@@ -411,6 +411,21 @@ waits = Table(
     Index("waits_by_reminder", "state", "remind_at"),
 )
 
+# Of waits for permission: for what a decision counts, and what has used it
+# (`torpor.contextlog.permissions`).
+permissions = Table(
+    "permissions",
+    metadata,
+    Column("wait", _Id, ForeignKey("waits.id"), primary_key=True),
+    Column("run", _Id, ForeignKey("runs.id"), nullable=False),
+    Column("op", _Op, nullable=False),
+    Column("digest", String, nullable=False),
+    Column("scope", String, nullable=False),
+    Column("used_by", _Op),
+    UniqueConstraint("run", "op"),
+    Index("permissions_by_scope", "scope", "run"),
+)
+
 # Messages that tell of waits (`torpor.contextlog.notices`).
 notices = Table(
     "notices",

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from torpor.contextlog import codecs, lineage, schema
+from torpor.contextlog import codecs, lineage, permissions, schema
 from torpor.contextlog.codecs import check_object, unfold
 from torpor.contextlog.events import read_events
 from torpor.contextlog.news import Claimable, Due, changed, report
@@ -39,6 +39,8 @@ from torpor.core.environment import check_env
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.ids import RunId, new_id
 from torpor.core.limits import SQL_INT_MAX
+from torpor.core.permissions import KIND as PERMISSION
+from torpor.core.permissions import check_action
 from torpor.core.position import Position
 from torpor.core.states import RunState
 
@@ -134,6 +136,10 @@ def write_run(
                 c.execute(insert(table), several)
         for row in logged:
             codecs.record(c, run["id"], row["seq"], row["kind"], row["op"], row["data"])
+        for row in waits:
+            if row["kind"] == PERMISSION and row["state"] == OPEN:
+                action = check_action(row["data"])
+                permissions.remember(c, row["id"], RunId(run["id"]), row["op"], action)
     except IntegrityError as error:
         raise Invalid(f"the run's rows do not fit together: {error.orig}") from error
     read_events(c, RunId(run["id"]), time.time())

@@ -33,7 +33,7 @@ from sqlalchemy import (
     update,
 )
 
-from torpor.contextlog import schema
+from torpor.contextlog import permissions, schema
 from torpor.contextlog.codecs import check_object
 from torpor.contextlog.entries import BEGIN, END, NewEntry, append, read_op
 from torpor.contextlog.news import Answered, Due, report
@@ -41,6 +41,8 @@ from torpor.contextlog.notices import queue_notice
 from torpor.contextlog.refs import resolve
 from torpor.core.errors import Conflict, Invalid, NotFound
 from torpor.core.ids import Epoch, OpId, RunId, WaitId, new_id
+from torpor.core.permissions import KIND as PERMISSION
+from torpor.core.permissions import RUN, decision_of
 from torpor.core.states import RunState
 
 OPEN, COMPLETED, TIMEOUT, CANCELLED = "open", "completed", "timeout", "cancelled"
@@ -59,6 +61,7 @@ _DUE = {
     "event": TIMEOUT,
     "sleep": COMPLETED,
     "doubt": TIMEOUT,
+    "permission": TIMEOUT,
     "child": TIMEOUT,
 }
 WAITS = tuple(_DUE)  # the kinds of operations that are waits
@@ -66,7 +69,7 @@ _ANSWER = ("data", "approved", "note")
 # The defaults of a wait's request: left out of its op.begin.
 _DEFAULTS: dict[str, Any] = {"tags": [], "id_key": None, "webhooks": [], "remind_after": []}
 
-ASKING = ("wait", "doubt")  # a person
+ASKING = ("wait", "doubt", PERMISSION)  # a person
 
 _waits, _runs, _agents = schema.waits, schema.runs, schema.agents
 
@@ -113,7 +116,8 @@ class _Ended(NamedTuple):
 
 @dataclass(frozen=True)
 class NewWait:
-    """Operation `op` as a wait of `kind` "wait", "event", "sleep" or "doubt" (about a step).
+    """Operation `op` as a wait of `kind` "wait", "event", "sleep", "doubt" (about a step) or
+    "permission", whose data is the exact action (`core.permissions`).
 
     `due_at` is when it ends by itself; `at` and `side` are as in `entries`. One that is `refused`
     fails at once with that error; one that was answered before under its `id_key` has the answer.
@@ -155,12 +159,22 @@ def create_wait(c: Connection, run: RunId, epoch: Epoch, new: NewWait, now: floa
         return _row(there)
     if new.refused is not None:
         also |= {"webhooks": [], "remind_after": []}
-    wait = _insert(c, run, new.op, new.kind, shown | also, now, new.due_at)
+    refused = new.refused is not None
+    wait = _insert(c, run, new.op, new.kind, shown | also, now, new.due_at, refused=refused)
     if new.refused is not None:
         _refuse(c, wait, new.refused, now)
     elif (answered := _answered_before(c, wait)) is not None:
         complete_wait(c, wait.id, value=answered, now=now)
+    elif (given := permissions.given_for_run(c, wait.id)) is not None:
+        _allow_for_run(c, wait.id, given, now)
     return get_wait(c, wait.id)
+
+
+def _allow_for_run(c: Connection, wait: WaitId, given: Mapping[str, Any], now: float) -> None:
+    """Complete a permission by the decision that was `given` for all of the run."""
+    value = {"data": {"decision": RUN}, "approved": True}
+    details = {"remembered": given["wait"]}
+    complete_wait(c, wait, value=value, now=now, by=given["by"], details=details)
 
 
 def inherit_wait(
@@ -191,9 +205,13 @@ def _insert(
     request: Mapping[str, Any],
     now: float,
     due_at: float | None,
+    *,
+    refused: bool = False,
 ) -> WaitRow:
     row = new_wait(run, op, kind, request, now, due_at)
     c.execute(insert(_waits), [row])
+    if kind == PERMISSION and not refused:
+        permissions.remember(c, row["id"], run, op, request["data"])
     if request["webhooks"]:
         queue_notice(c, run, row["id"], request["webhooks"], 0, now)
     if row["due_at"] is not None or row["remind_at"] is not None:
@@ -295,10 +313,16 @@ def agents_of(c: Connection, found: Sequence[WaitRow]) -> dict[RunId, str | None
 
 
 def complete_wait(
-    c: Connection, wait: WaitId, *, value: Mapping[str, Any], now: float, by: str | None = None
+    c: Connection,
+    wait: WaitId,
+    *,
+    value: Mapping[str, Any],
+    now: float,
+    by: str | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> bool:
     """End the wait with `value`: {status?, data?, approved?, note?, event?}; status defaults to
-    completed.
+    completed. `details` are for the log alone, such as `origin`: from where the answer came.
 
     True if this call ended it. If it had ended before: False for a timeout that comes too late,
     Conflict, saying how it ended, for anyone else. The run becomes ready. Raises NotFound,
@@ -321,6 +345,7 @@ def complete_wait(
     if ended is None:
         return _came_late(c, wait, status)
     ending = {"wait": wait, **{key: outcome[key] for key in ("approved", "note", "by")}}
+    ending |= details or {}
     result = _identified(c, ended.run, ended.op) | result
     append(
         c,
@@ -334,15 +359,27 @@ def complete_wait(
 
 
 def answer_wait(
-    c: Connection, wait: WaitRow, *, value: Mapping[str, Any], now: float, by: str | None = None
+    c: Connection,
+    wait: WaitRow,
+    *,
+    value: Mapping[str, Any],
+    now: float,
+    by: str | None = None,
+    origin: str | None = None,
 ) -> list[WaitRow]:
-    """Complete the wait, and all open ones that ask the same; the waits that this ended. Raises as
-    `complete_wait`."""
-    complete_wait(c, wait.id, value=value, now=now, by=by)
-    others = _alike(c, wait, OPEN)
+    """Complete the wait, and all open ones that ask the same, or that a decision for all of the run
+    covers; the waits that this ended. Raises as `complete_wait`."""
+    details = {} if origin is None else {"origin": origin}
+    complete_wait(c, wait.id, value=value, now=now, by=by, details=details)
+    others = [other.id for other in _alike(c, wait, OPEN)]
     for other in others:
-        complete_wait(c, other.id, value=value, now=now, by=by)
-    return [get_wait(c, each.id) for each in (wait, *others)]
+        complete_wait(c, other, value=value, now=now, by=by, details=details)
+    if wait.kind == PERMISSION and decision_of({**value, "status": COMPLETED}).decision == RUN:
+        covered = permissions.open_alike(c, wait.id)
+        for other in covered:
+            _allow_for_run(c, other, {"wait": wait.id, "by": by}, now)
+        others += covered
+    return [get_wait(c, each) for each in (wait.id, *others)]
 
 
 def _answered_before(c: Connection, wait: WaitRow) -> dict[str, Any] | None:

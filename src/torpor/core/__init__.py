@@ -22,6 +22,7 @@ schedules     the settings of a schedule
 children      what a child that did not complete leaves to its parent
 divergence    what an agent's file says about divergences
 doubts        what a person may say of a step in doubt
+permissions   what a person may allow an agent, bound to the exact action
 position      where an agent stood when it was frozen
 environment   environment variables of agents and runs
 runfiles      files that a run is given: where, and how large
@@ -32,7 +33,6 @@ egress        what an agent may reach: rules, and what they say of a request
 presets       rules for known services
 hostnames     names of hosts and patterns for them
 targets       methods, targets, patterns for paths
-permissions   what a person's permission is for
 amounts       what budgets limit, as people write it
 refusals      what a model's client gets where torpor answers instead
 replies       what a model's answer says, whole or as it comes

@@ -68,10 +68,14 @@ class PublicWait(TypedDict):
 
 @dataclass(frozen=True)
 class Answer:
+    """About a permission `data` is {decision, reason?}; or `approved`, for once, and a `note`.
+    `origin` is how and from where it came, for the log."""
+
     data: Any = None
     approved: bool | None = None
     note: str | None = None
     by: str | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True)

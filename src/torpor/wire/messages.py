@@ -49,6 +49,7 @@ OP_KINDS = (
     "event",
     "sleep",
     "doubt",
+    "permission",
     "child",
     "verdict",
     "model",
@@ -196,6 +197,7 @@ _BEGIN_DATA: dict[str, Check] = {
             "remind_after?": _list(_number(0, TIME_MAX), REMINDERS_MAX),
         }
     ),
+    "permission": wayout.PERMISSION,
     "event": _record({"timeout_s": _or_null(_number(0, TIME_MAX))}),
     # `own`: an agent of its parent's file, and so of its parent's version.
     "child": _record(

@@ -1,5 +1,5 @@
-"""What messages say of the way out: rules and trust for a machine, its certificates, and exchanges
-that are operations."""
+"""What messages say of the way out: rules and trust for a machine, its certificates, exchanges that
+are operations, and permissions."""
 
 from __future__ import annotations
 
@@ -7,16 +7,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from torpor.core import environment
-from torpor.wire.checks import Check, flag, hexadecimal, integer, list_of, object_of, one_of
+from torpor.core.limits import NAME_MAX
+from torpor.wire.checks import (
+    Check,
+    anything,
+    flag,
+    hexadecimal,
+    integer,
+    list_of,
+    number,
+    object_of,
+    one_of,
+    or_null,
+)
 from torpor.wire.checks import record as _record
 from torpor.wire.checks import text as _text
-from torpor.wire.streams import HOST_CHARS_MAX
+from torpor.wire.streams import HOST_CHARS_MAX, TARGET_CHARS_MAX
 
 BODY_MAX = 16 * 1024 * 1024
 RULES_MAX = 2000  # of an agent, its presets as their rules
 PEM_CHARS_MAX = 64 * 1024
 LEAVES_MAX = 1000
 OP_CHARS_MAX = 1024
+SECONDS_MAX = 1e11
 
 _HOST = _text(HOST_CHARS_MAX, 1)
 _PORT = integer(1, 65535)
@@ -33,7 +46,7 @@ def _one_body(value: Mapping[str, Any]) -> str:
 EXCHANGE = _record(
     {
         "method": _text(16, 1),
-        "path": _text(4096, 1),
+        "path": _text(TARGET_CHARS_MAX, 1),
         "headers": object_of(_WORDS, 256),
         "body?": _text(BODY_MAX),
         "body_b64?": _text(BODY_MAX),
@@ -43,6 +56,36 @@ EXCHANGE = _record(
         "permission?": _text(OP_CHARS_MAX, 1),
     },
     _one_body,
+)
+
+
+def _one_action(value: Mapping[str, Any]) -> str:
+    return "" if ("request" in value) != ("action" in value) else " needs one of request and action"
+
+
+# The exact action that a person is to decide about: `torpor.core.permissions`. `reason`: what the
+# agent says of it. `step`: a step is to name the permission as the one that it uses.
+PERMISSION = _record(
+    {
+        "request?": _record(
+            {
+                "scheme": one_of("https", "http"),
+                "host": _HOST,
+                "port": _PORT,
+                "method": _text(16, 1),
+                "target": _text(TARGET_CHARS_MAX, 1),
+                "headers": object_of(_WORDS, 256),
+                "body?": _text(BODY_MAX),
+                "body_b64?": _text(BODY_MAX),
+            },
+            _one_body,
+        ),
+        "action?": _record({"name": _text(NAME_MAX, 1), "arguments": anything}),
+        "timeout_s": or_null(number(0, SECONDS_MAX)),
+        "reason?": _WORDS,
+        "step?": flag,
+    },
+    _one_action,
 )
 
 # `core.egress.Rule`, but for its secret.

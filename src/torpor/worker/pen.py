@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -16,6 +17,7 @@ from torpor.contextlog.output import Piece
 from torpor.contextlog.runs import Suspension
 from torpor.contextlog.snapshots import NewSnapshot, SnapshotRow
 from torpor.contextlog.waits import WaitRow
+from torpor.core import permissions
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import CallerError, Exhausted, HostError, Invalid, full_disk
 from torpor.core.home import Home
@@ -189,6 +191,8 @@ class Pen:
             return waits.create_wait(
                 c, self.run, self.epoch, waits.NewWait(**named, prompt=prompt, data=shown), now
             )
+        if message["kind"] == permissions.KIND:
+            return self._ask_permission(c, named, data, now)
         timeout_s = data["timeout_s"]
         due_at = None if timeout_s is None else now + timeout_s
         if message["kind"] == "event":
@@ -203,6 +207,21 @@ class Pen:
             waits.NewWait(**named, **request, due_at=due_at, refused=refused),
             now,
         )
+
+    def _ask_permission(
+        self, c: Connection, named: Mapping[str, Any], data: Mapping[str, Any], now: float
+    ) -> WaitRow:
+        """What people are shown of it is made of the action, when they look; the prompt too, since
+        the agent's own words could say something else."""
+        action = {key: data[key] for key in data if key != "timeout_s"}
+        due_at = None if data["timeout_s"] is None else now + data["timeout_s"]
+        new = waits.NewWait(**named, data=action, approve=True, due_at=due_at)
+        try:
+            permissions.check_action(action)
+            new = replace(new, prompt=permissions.prompt(action))
+        except Invalid as error:
+            new = replace(new, refused={"type": type(error).__name__, "message": error.message})
+        return waits.create_wait(c, self.run, self.epoch, new, now)
 
     def _refusal(self, c: Connection, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """Why the agent cannot have the wait that it requests, as the error that it gets."""

@@ -23,6 +23,9 @@ WAIT = {
     "tags": ["mail"],
     "approve": True,
 }
+REQUEST = {"scheme": "https", "host": "a.example", "port": 443, "method": "POST", "target": "/"}
+REQUEST |= {"headers": {"a": "b"}, "body": ""}
+ACTION = {"name": "refund", "arguments": {"order": 7}}
 MODEL = {"method": "POST", "path": "/v1/chat/completions", "headers": {"a": "b"}, "body": "{}"}
 HTTP = {**MODEL, "scheme": "https", "host": "api.example.com", "port": 443}
 WAY_OUT = {
@@ -70,6 +73,8 @@ RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("certificate", {"name": "b.example.com", "authority": "0" * 64}),
     ("certified", {"name": "b.example.com", "chain": "c", "key": "k"}),
     ("certified", {"name": "b.example.com", "problem": "no authority"}),
+    ("begin", begin("permission", {"request": REQUEST, "timeout_s": None})),
+    ("begin", begin("permission", {"action": ACTION, "timeout_s": 60, "step": True})),
     ("begin", begin("verdict", {"message": "m", "superseded": ["step:a#1"]})),
     ("begin", {**begin("step", {}), "at": "agent.py:3", "side": True}),
     ("begin", begin("sleep", {"until": 1.7e9})),
@@ -225,6 +230,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("begin", begin("child", {**CHILD, "start": {"id_key": "k"}}), "start has the unknown key"),
     ("begin", begin("dance", {}), "begin.kind must be one of"),
     ("begin", begin("sleep", {}), "needs one of for_s and until"),
+    ("begin", begin("permission", {"timeout_s": None}), "needs one of request and action"),
     ("begin", begin("checkpoint", {"x": 1}), "begin.data has the unknown key 'x'"),
     ("begin", begin("wait", {**WAIT, "tags": ["a", 2]}), r"begin.data.tags\[1\] must be a string"),
     ("begin", begin("wait", {**WAIT, "timeout_s": -1}), "begin.data.timeout_s must be a number"),

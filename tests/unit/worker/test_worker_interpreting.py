@@ -67,6 +67,7 @@ def test_where_it_begins_is_kept_and_no_data_is_none() -> None:
         ("event", {"timeout_s": 3}),
         ("sleep", {"for_s": 1}),
         ("doubt", {}),
+        ("permission", {"action": {"name": "a", "arguments": {}}, "timeout_s": None}),
         ("child", CHILD),
     ],
 )

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from torpor.contextlog import events, runs, waits
 from torpor.contextlog.waits import WaitRow
 from torpor.control.service.tokens import Urls
-from torpor.core import doubts, jsonvalues
+from torpor.core import doubts, jsonvalues, permissions
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Conflict, HostError, Invalid
 from torpor.logstore.protocol import Store
@@ -82,7 +82,8 @@ class Waits:
 
         def write(c: Connection) -> Sequence[WaitRow]:
             now = self._clock.now()
-            return waits.answer_wait(c, wait, value=value, now=now, by=answer.by)
+            by, origin = answer.by, answer.origin
+            return waits.answer_wait(c, wait, value=value, now=now, by=by, origin=origin)
 
         return (await self.shown(await self._writer.write(write)))[0]
 
@@ -115,6 +116,8 @@ def _value(wait: WaitRow, answer: Answer) -> dict[str, Any]:
             f"{wait.id} waits for an event, not for an answer",
             hint=f"torpor send {wait.run} {wait.prompt} --data VALUE",
         )
+    if wait.kind == permissions.KIND:
+        return _decision(wait, answer)
     if wait.approve and answer.approved is None:
         raise Invalid(
             f"{wait.id} asks for approval: approved must be true or false",
@@ -128,3 +131,24 @@ def _value(wait: WaitRow, answer: Answer) -> dict[str, Any]:
     if wait.kind == "doubt" and wait.state == waits.OPEN:
         data = doubts.settled(data)
     return {"data": data, "approved": answer.approved, "note": answer.note}
+
+
+def _decision(wait: WaitRow, answer: Answer) -> dict[str, Any]:
+    """About a permission: by `data`, or by `approved` and a note, for once."""
+    data, approved = answer.data, answer.approved
+    if data is None and approved is not None:
+        data = {"decision": permissions.ONCE if approved else permissions.DENY}
+        data |= {"reason": answer.note} if answer.note else {}
+    if data is None:
+        raise Invalid(
+            f"{wait.id} asks for permission: decide about it",
+            hint="Use torpor approve, torpor approve --for-run or torpor deny.",
+        )
+    kept = permissions.decided(data)
+    allowed = kept["decision"] != permissions.DENY
+    if approved not in (None, allowed):
+        raise Invalid(f"{wait.id}: approved is {approved}, and the decision {kept['decision']}")
+    reason = kept.get("reason", answer.note or None)
+    if answer.note not in (None, "", reason):
+        raise Invalid(f"{wait.id}: the note and the reason say different things")
+    return {"data": kept, "approved": allowed, "note": reason}
