@@ -442,8 +442,8 @@ def _unused_permissions(c: Connection, run: RunId, upto: int) -> frozenset[OpId]
     """Those that had ended there, and that no operation had used. Of one that is for no operation
     (`torpor.ask_permission`): after which none had begun."""
     mine = (_log.c.run == run, _log.c.seq <= upto)
-    asked = schema.begins_with(_log.c.op, f"{PERMISSION}:")
-    query = select(_log.c.op, _log.c.seq).where(*mine, asked, _log.c.kind == END)
+    permission = schema.begins_with(_log.c.op, f"{PERMISSION}:")
+    query = select(_log.c.op, _log.c.seq).where(*mine, permission, _log.c.kind == END)
     ended = {OpId(op): seq for op, seq in c.execute(query)}
     if not ended:
         return frozenset()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, Select, and_, insert, or_, select, update
 
 from torpor.contextlog import schema
 from torpor.core import permissions
@@ -55,43 +55,35 @@ def remember(c: Connection, wait: WaitId, run: RunId, op: OpId, data: Any) -> No
 def given_for_run(c: Connection, wait: WaitId) -> dict[str, Any] | None:
     """{by, wait} of the decision "for this run" that covers the action of `wait`, if its run has
     one."""
-    mine = select(_permissions.c.run, _permissions.c.scope).where(_permissions.c.wait == wait)
-    asked = c.execute(mine).first()
-    if asked is None:
-        return None
-    query = (
-        select(_waits.c.id, _waits.c.by, _waits.c.value)
-        .join_from(_permissions, _waits, _permissions.c.wait == _waits.c.id)
-        .where(_permissions.c.run == asked.run, _permissions.c.scope == asked.scope)
-        .where(_waits.c.state == _COMPLETED)
-        .order_by(_waits.c.id)
-    )
-    for found, by, value in c.execute(query):
-        if permissions.decision_of(value).decision == RUN:
-            return {"wait": found, "by": by}
+    for other in c.execute(_in_scope(wait, _COMPLETED)):
+        if permissions.decision_of(other.value).decision == RUN:
+            return {"wait": other.id, "by": other.by}
     return None
 
 
 def open_alike(c: Connection, wait: WaitId) -> list[WaitId]:
     """The other open permissions of the same run and scope."""
-    mine = select(_permissions.c.run, _permissions.c.scope).where(_permissions.c.wait == wait)
-    asked = c.execute(mine).first()
-    if asked is None:
-        return []
-    query = (
-        select(_waits.c.id)
-        .join_from(_permissions, _waits, _permissions.c.wait == _waits.c.id)
-        .where(_permissions.c.run == asked.run, _permissions.c.scope == asked.scope)
-        .where(_waits.c.state == _OPEN, _waits.c.id != wait)
+    return [WaitId(other.id) for other in c.execute(_in_scope(wait, _OPEN))]
+
+
+def _in_scope(wait: WaitId, state: str) -> Select[Any]:
+    """The other permissions in that state of the run of `wait`, with its scope."""
+    mine = _permissions.alias()
+    same = and_(mine.c.run == _permissions.c.run, mine.c.scope == _permissions.c.scope)
+    return (
+        select(_waits.c.id, _waits.c.by, _waits.c.value)
+        .select_from(mine)
+        .join(_permissions, same)
+        .join(_waits, _permissions.c.wait == _waits.c.id)
+        .where(mine.c.wait == wait, _waits.c.id != wait, _waits.c.state == state)
         .order_by(_waits.c.id)
     )
-    return [WaitId(each) for each in c.scalars(query)]
 
 
 def permits(c: Connection, run: RunId, op: OpId, permission: OpId, action: Action) -> Verdict:
     """Whether operation `op` of the run may do `action`, for which it names `permission`. If so,
-    that is used from now on, by it alone. To be called in the write that begins `op`; asked again
-    for the same `op`, after a crash, it says the same."""
+    that is used from now on, by it alone. To be called in the write that begins `op`; called
+    again for the same `op`, after a crash, it says the same."""
     query = (
         select(_permissions, _waits.c.state, _waits.c.value, _waits.c.by)
         .join_from(_permissions, _waits, _permissions.c.wait == _waits.c.id)
@@ -120,22 +112,18 @@ def permits(c: Connection, run: RunId, op: OpId, permission: OpId, action: Actio
 def last_allowed(c: Connection, wait: WaitId) -> Mapping[str, Any] | None:
     """The action that was allowed last, of those with the same scope as that of `wait`: in its run,
     or else in another of the same agent."""
-    mine = (
-        select(_permissions.c.run, _permissions.c.scope, _runs.c.agent)
-        .join_from(_permissions, _runs, _permissions.c.run == _runs.c.id)
-        .where(_permissions.c.wait == wait)
-    )
-    asked = c.execute(mine).first()
-    if asked is None:
-        return None
+    mine, my_run = _permissions.alias(), _runs.alias()
+    same = and_(mine.c.scope == _permissions.c.scope, mine.c.wait != _permissions.c.wait)
+    of_agent = my_run.c.agent.is_not_distinct_from(_runs.c.agent)
     query = (
         select(_waits.c.id, _waits.c.value)
-        .join_from(_permissions, _waits, _permissions.c.wait == _waits.c.id)
-        .join(_runs, _permissions.c.run == _runs.c.id)
-        .where(_permissions.c.scope == asked.scope, _waits.c.state == _COMPLETED)
-        .where(_waits.c.id != wait)
-        .where(_runs.c.agent.is_not_distinct_from(asked.agent))
-        .order_by((_permissions.c.run == asked.run).desc(), _waits.c.completed_at.desc())
+        .select_from(mine)
+        .join(my_run, mine.c.run == my_run.c.id)
+        .join(_permissions, same)
+        .join(_runs, and_(_permissions.c.run == _runs.c.id, of_agent))
+        .join(_waits, _permissions.c.wait == _waits.c.id)
+        .where(mine.c.wait == wait, _waits.c.state == _COMPLETED)
+        .order_by((_permissions.c.run == mine.c.run).desc(), _waits.c.completed_at.desc())
         .limit(_LOOKED_THROUGH)
     )
     for found, value in c.execute(query):

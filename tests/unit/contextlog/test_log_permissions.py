@@ -224,3 +224,19 @@ def test_what_is_deleted_leaves_no_permission(asking: Asking) -> None:
     asking.commit(lambda c: delete_run(c, asking.run, mark(c, asking.run)))
     count = select(func.count()).select_from(schema.permissions)
     assert asking.commit(lambda c: c.scalar(count)) == 0
+
+
+def test_the_last_that_was_allowed_is_found_to_compare_with(asking: Asking, commit: Any) -> None:
+    def last(wait: WaitRow) -> Any:
+        return commit(lambda c: permissions.last_allowed(c, wait.id))
+
+    first = asking.ask()
+    assert last(first) is None
+    asking.answer(first, "once")
+    denied = asking.ask(OTHER)
+    asking.answer(denied, "deny")
+    assert last(asking.ask(OTHER, n=2)) == ORDER
+    assert last(asking.ask(ELSEWHERE)) is None
+    # In another run of the same agent, too; its own come first.
+    other = Asking(commit)
+    assert last(other.ask(OTHER)) == ORDER

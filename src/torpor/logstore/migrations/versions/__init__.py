@@ -3,4 +3,5 @@
 v0003_first              the tables as they were before there were migrations
 v0004_engine_of_agents   the engine of an agent's version, which its image told before
 v0005_leases             which worker carries a run, and until when
+v0006_permissions        for what a person's decision counts, and what has used it
 """
