@@ -22,6 +22,7 @@ from torpor.core.agentfile import (
     FILES_MAX,
     AgentSource,
 )
+from torpor.core.egress import parse_egress
 from torpor.core.keep import parse_keep
 from torpor.core.rules import parse_rules
 from torpor.core.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN
@@ -76,8 +77,8 @@ class DeployRequest(Strict):
     memory_mib: int = Field(default=512, ge=MEMORY_MIB_MIN, le=MEMORY_MIB_MAX, multiple_of=2)
     disk_mib: int = Field(default=2048, ge=DISK_MIB_MIN, le=DISK_MIB_MAX, multiple_of=2)
     env: Env = Field(default={}, description=("environment variables, set before the import"))
-    egress: list[dict[str, Any]] = Field(
-        default=[], max_length=1000, description="what it may reach: [[tool.torpor.egress]]"
+    egress: Annotated[list[dict[str, Any]], valid(lambda given: parse_egress(given, "egress"))] = (
+        Field(default=[], description="what it may reach: [[tool.torpor.egress]]")
     )
     keep: Annotated[str, valid(lambda text: parse_keep(text, "keep"))] = Field(
         default="", description='how long snapshots are kept: "last 3", "7d", "all"'

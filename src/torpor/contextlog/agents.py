@@ -12,6 +12,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from torpor.contextlog import schema
 from torpor.contextlog.queues import declare_queues
 from torpor.contextlog.refs import resolve
+from torpor.core.egress import Rule, parse_egress
 from torpor.core.errors import Invalid, NotFound
 from torpor.core.ids import AgentVersion, SnapshotId
 from torpor.core.rules import Rules, parse_rules
@@ -39,6 +40,11 @@ class AgentRow:
     @cached_property
     def rules(self) -> Rules:
         return parse_rules(self.spec.get("rules", {}), self.entry)
+
+    @cached_property
+    def egress(self) -> tuple[Rule, ...]:
+        """What it may reach."""
+        return parse_egress(self.spec.get("egress", []), self.entry)
 
     def offered(self, name: str | None) -> dict[str, Any]:
         """The agent of this name as it described itself, by default the only one. Raises Invalid,

@@ -31,6 +31,7 @@ execs         commands beside an agent, as frames of a stream
 webhooks      whom an agent's waits may tell of themselves
 egress        what an agent may reach: rules, and what they say of a request
 presets       rules for known services
+reach         what a version may reach beyond another
 hostnames     names of hosts and patterns for them
 targets       methods, targets, patterns for paths
 amounts       what budgets limit, as people write it

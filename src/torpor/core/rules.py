@@ -2,6 +2,7 @@
 another version: deployed again, an agent has the rules that its file then says, for all its runs.
 
     queue = "mail"                              # the queue of its runs; by default one of their own
+    [tool.torpor.budget]                        # of each run, on the network (`core.egress`)
     [tool.torpor.queues.mail]                   # limits of a queue
     concurrency = 4                             # so many of its runs have a machine at once
     per_key = 1                                 # so many of the same key (`--key`)
@@ -29,11 +30,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torpor.core.durations import seconds
+from torpor.core.egress import Budget, parse_budget
 from torpor.core.errors import Invalid
 from torpor.core.sizes import parse_memory, size_mib
 
 T = TypeVar("T")
 
+UNLIMITED = Budget()
 COUNT_MAX = 1_000_000
 NAME_MAX = 200
 QUEUES_MAX = 100
@@ -72,6 +75,7 @@ class Rules:
     upgradable: bool = False
     engine: str | None = None
     freeze_on_model_wait: bool | None = None
+    budget: Budget = UNLIMITED
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -164,5 +168,6 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "upgradable": ("upgradable", _flag),
     "engine": ("engine", check_name),  # whether there is one: `torpor.engine.registry`
     "freeze_on_model_wait": ("freeze_on_model_wait", _flag),
+    "budget": ("budget", parse_budget),
 }
 KEYS = tuple(_CHECKS)

@@ -15,6 +15,7 @@ from typing import Any
 
 from torpor.core.agentfile import DISK_MIB_MAX, DISK_MIB_MIN
 from torpor.core.divergence import STOP, check_on_divergence
+from torpor.core.egress import parse_egress
 from torpor.core.environment import check_env
 from torpor.core.errors import Invalid
 from torpor.core.keep import parse_keep
@@ -216,11 +217,7 @@ def _size(tool: Mapping[str, Any], key: str, default: int, low: int, high: int, 
 
 def _egress(tool: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ...]:
     given = tool.get("egress", [])
-    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
-        raise Invalid(
-            f"{where}: egress must be a list of tables",
-            hint="Write [[tool.torpor.egress]], with two brackets, above each.",
-        )
+    parse_egress(given, f"{where}: egress")
     return tuple(given)
 
 

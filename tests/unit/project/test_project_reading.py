@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from torpor.core.agentfile import AgentSource
 from torpor.core.errors import Invalid, NotFound, TorporError
+from torpor.core.rules import parse_rules
 from torpor.core.sizes import size_mib
 from torpor.project import tree
 from torpor.project.facts import pep723
@@ -382,3 +383,55 @@ def test_what_is_no_python_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(Invalid, match="not a Python file") as said:
         read_agent(path)
     assert said.value.hint == f"For a project, give its directory: torpor run {tmp_path}"
+
+
+EGRESS = """
+[[tool.torpor.egress]]
+preset = "openai"
+[[tool.torpor.egress]]
+host = "api.github.com"
+methods = ["POST"]
+ask = true
+[tool.torpor.budget]
+cost = "2 USD"
+requests = 1000
+"""
+
+
+def test_what_an_agent_may_reach_stands_in_its_file_or_its_project(tmp_path: Path) -> None:
+    alone, project = tmp_path / "alone", tmp_path / "project"
+    for directory in (alone, project):
+        directory.mkdir()
+    (alone / "agent.py").write_text(block(EGRESS))
+    (project / "agent.py").write_text("x = 1\n")
+    (project / "pyproject.toml").write_text(EGRESS)
+    for source in (read_agent(alone / "agent.py"), read_agent(project)):
+        asked = {"host": "api.github.com", "methods": ["POST"], "ask": True}
+        assert source.egress == ({"preset": "openai"}, asked)
+        assert (source.rules.budget.cost, source.rules.budget.requests) == (2.0, 1000)
+        assert source.rules.given == {"budget": {"cost": "2 USD", "requests": 1000}}
+
+
+def test_other_rules_are_another_version_and_another_budget_is_not() -> None:
+    files = {"agent.py": b"x"}
+    plain = AgentSource("agent.py", files)
+    reaching = AgentSource("agent.py", files, egress=({"host": "a.example.com"},))
+    limited = AgentSource("agent.py", files, rules=parse_rules({"budget": {"requests": 1}}, ""))
+    assert plain.version("i") == limited.version("i") != reaching.version("i")
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ('[tool.torpor]\negress = "api.github.com"', "agent.py: egress must be a list"),
+        ("[[tool.torpor.egress]]\nport = 1", r"agent.py: egress\[0\] names no host"),
+        ('[[tool.torpor.egress]]\npreset = "x"', r"agent.py: egress\[0\].*no preset 'x'"),
+        ("[tool.torpor.budget]\nmoney = 1", "agent.py: budget does not know 'money'"),
+        ("[tool.torpor.budget]\ncost = 1", "agent.py: budget.cost is not an amount of money"),
+        ('[tool.torpor]\nfreeze_on_model_wait = "no"', "freeze_on_model_wait must be true or fal"),
+    ],
+)
+def test_wrong_rules_name_the_file_and_the_entry(tmp_path: Path, toml: str, words: str) -> None:
+    (tmp_path / "agent.py").write_text(block(toml))
+    with pytest.raises(Invalid, match=words):
+        read_agent(tmp_path / "agent.py")

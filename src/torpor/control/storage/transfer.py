@@ -42,6 +42,7 @@ from torpor.contextlog.values import ValueRow, find_values, put_value
 from torpor.control.storage.archive import CHUNK, Member, Source, Unpacker, pack
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.divergence import check_on_divergence
+from torpor.core.egress import parse_egress
 from torpor.core.environment import check_env
 from torpor.core.errors import Conflict, Damaged, Invalid
 from torpor.core.home import Home
@@ -545,6 +546,7 @@ def _agent(given: Any, source: bytes, version: str, engine: str) -> AgentRow:
         what = "the agent's rules"
         registry.checked(parse_rules(row.spec.get("rules", {}), what), what)
         check_env(row.spec.get("env", {}), "the agent's env")
+        parse_egress(row.spec.get("egress", []), "the agent's egress")
         base = registry.get(row.engine).base_of(row.spec["image"])
         actual = source_from(row, source).version(base)
         parse_keep(row.spec["keep"], "keep")
