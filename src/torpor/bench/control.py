@@ -44,6 +44,7 @@ from torpor.logstore.sqlite import SqliteStore
 from torpor.project.reading import read_agent
 from torpor.service.waits import WaitFilter
 from torpor.snapshot.store import SnapshotStore
+from torpor.worker.authorities import Authorities
 from torpor.worker.commands import Commands
 from torpor.worker.metrics import Metrics
 from torpor.worker.parts import Shared
@@ -294,5 +295,5 @@ def _without_engines(home: Home, store: SqliteStore) -> Scheduler:
     blobs = SnapshotStore(LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs")
     values = Values(blobs.blobs, home.run, store, keys)
     model = Model(home, BrokerClient(home.socket("broker")), "none")
-    shared = Shared(store, model, keys, values, Metrics(), Commands())
+    shared = Shared(store, model, keys, Authorities(store, keys), values, Metrics(), Commands())
     return Scheduler(shared, Worker.of(home))

@@ -37,6 +37,7 @@ queues         queues
 schedules      schedules
 deadlines      what time alone does to runs
 keys           keys of snapshots, wrapped
+authorities    certificate authorities that machines trust
 access         API keys and tokens, as hashes
 settings       what the server remembers of its own
 saved          SQL questions with a name

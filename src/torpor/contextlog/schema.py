@@ -569,3 +569,47 @@ run_keys = Table(
     Column("run", _Id, ForeignKey("runs.id"), primary_key=True),
     Column("wrapped", LargeBinary, nullable=False),
 )
+
+# Certificate authorities that machines trust: see `torpor.contextlog.authorities`.
+authorities = Table(
+    "authorities",
+    metadata,
+    Column("fingerprint", _Id, primary_key=True),
+    Column("certificate", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),  # its key, under the host's
+    Column("own", Boolean, nullable=False),
+    Column("made_at", Double, nullable=False),
+)
+Index(
+    "authorities_one_own",
+    authorities.c.own,
+    unique=True,
+    sqlite_where=authorities.c.own == true(),
+    postgresql_where=authorities.c.own == true(),
+)
+
+# What may be sent for agents, never to be read again but by the broker: see
+# `torpor.contextlog.secrets`.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", _Id, primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),  # under the host's key
+    Column("hosts", _Json, nullable=False),
+    Column("placement", _Json, nullable=False),
+    Column("agents", _Json),  # null: all
+    Column("used_at", Double),
+)
+
+# Who did what to secrets, and when; it stays when they are removed.
+secret_changes = Table(
+    "secret_changes",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", _Id, nullable=False),
+    Column("what", String, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("by", String, nullable=False),
+    Column("detail", _Json, nullable=False),
+    Index("secret_changes_by_name", "name", "id"),
+)

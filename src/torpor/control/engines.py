@@ -36,6 +36,7 @@ from torpor.machines.host import Machines, tidy
 from torpor.pager.launch import ensure_pager, require_fuse
 from torpor.snapshot.store import SnapshotStore
 from torpor.worker import parts
+from torpor.worker.authorities import Authorities
 from torpor.worker.carrier import Carriers
 from torpor.worker.commands import Commands
 from torpor.worker.loading import Loaded, Progress, logged
@@ -163,6 +164,7 @@ class Shared:
     store: Store
     blobs: SnapshotStore
     keys: SealingKeys
+    authorities: Authorities
     values: Values
     files: RunFiles
     metrics: Metrics
@@ -280,7 +282,7 @@ class Engines:
                 self._tidied = True
         machines = Machines(home, shared.blobs, engine, image, pager)
         time = (shared.clock, shared.limits)
-        templates = Templates(machines, shared.store, *time)
+        templates = Templates(machines, shared.store, shared.authorities, *time)
         carriers = MachineCarriers(machines, shared.store, shared.files, templates, *time)
         return OnMachines(machines, templates, carriers)
 
@@ -310,6 +312,7 @@ class Engines:
                         store=shared.store,
                         model=self.model,
                         keys=shared.keys,
+                        authorities=shared.authorities,
                         values=shared.values,
                         metrics=shared.metrics,
                         commands=shared.commands,

@@ -15,6 +15,7 @@ standin     a script, where there is no model at all
 protocol    what a worker and the broker say to each other: frames
 admission   what the judge decides: how a request goes out, or why it does not
 connection  a connection to the broker: many streams over one socket
+authority   certificates for the gateways in machines
 client      how other processes ask the broker
 whole       how they did before there were frames
 models      the way to a model: the broker, started when it is not there

@@ -271,7 +271,7 @@ class Capture:
                 self._store.reader(parent, self._cache, live.key),
                 regions | {names.memory: memory, names.state: whole(taken.state)},
                 hot=hot_pages(parent.hot, live.learned, memory.numbers) if hot is None else hot,
-                facts={**parent.facts, "shape": live.shape.facts()},
+                facts={**parent.facts, **live.facts, "shape": live.shape.facts()},
                 dedup=self._image_index(live.shape.image),
                 key=live.key,
                 out=draft,

@@ -18,7 +18,7 @@ class Fit:
     def __init__(self, home: Home, store: SnapshotStore, engine: Engine, image: Image) -> None:
         self.image = image
         self._home, self._store, self._engine = home, store, engine
-        self._facts: dict[str, dict[str, Any]] = {}  # the shapes of templates, by manifest
+        self._facts: dict[str, dict[str, Any]] = {}  # of templates, by manifest
 
     def shape_of(self, manifest: Manifest) -> Shape:
         """The shape of the machine that it is of. Raises Unfit, HostError."""
@@ -27,13 +27,17 @@ class Fit:
     def obstacle(self, template: str) -> str:
         """What keeps a snapshot in the clear from being restored on this host; "" if nothing does
         that its manifest tells. Raises Damaged, NotFound, HostError."""
-        if template not in self._facts:
-            self._facts[template] = self._store.load(template).facts["shape"]
         try:
-            self._like(self._facts[template])
+            self._like(self.facts_of(template)["shape"])
         except Unfit as unfit:
             return unfit.message
         return ""
+
+    def facts_of(self, template: str) -> dict[str, Any]:
+        """What the manifest of a snapshot in the clear tells. Raises Damaged, NotFound."""
+        if template not in self._facts:
+            self._facts[template] = dict(self._store.load(template).facts)
+        return self._facts[template]
 
     def require_image(self, shape: Shape) -> None:
         """Raises Unfit unless the image that a snapshot refers to is here."""

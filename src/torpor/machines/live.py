@@ -66,6 +66,8 @@ class _Standing:
     guest: Guest
     directory: Path
     history: History = field(default_factory=History)
+    # What the manifests of its snapshots say beside what their parents' do, for whoever loads it.
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -14,6 +14,7 @@ hot        a snapshot with other hot pages
 reader     pages of a snapshot, by region and number, through a shared cache of frames
 values     values too large for a log, each a file by its content
 seal       encryption of what is stored of a run
+hostkey    the host's key, which seals all other keys
 store      layers and manifests in `blobs`, written durably, verified when read
 gc         what no live snapshot reaches goes
 workers    the threads that compress and decompress

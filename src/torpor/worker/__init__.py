@@ -35,6 +35,7 @@ bases          machines that are no agent's yet, upon which templates are made
 loading        from an agent's files to what they offer
 runfiles       files of runs on their way to where an agent begins
 sealing        the keys that snapshots are sealed with
+authorities    the certificate authorities that machines trust
 tasks          tasks of one owner
 metrics        what the server counts and measures
 """

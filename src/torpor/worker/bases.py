@@ -40,19 +40,22 @@ from torpor.wire.link import LinkState
 log = logging.getLogger(__name__)
 
 # Counts changes in what a base is.
-_LAYOUT = 1
+_LAYOUT = 2
 _NOBODY, _NO_EPOCH = RunId("base"), Epoch(1)
 
 
-def booted_key(shape: Shape, source: AgentSource) -> str:
-    """The environment is there when the agent's process starts."""
-    return _digest("booted", shape, source)
+def booted_key(shape: Shape, source: AgentSource, authority: str) -> str:
+    """The environment is there when the agent's process starts, and so is the authority, by its
+    fingerprint: what is imported may read whom to trust."""
+    return _digest("booted", shape, source, authority)
 
 
-def imported_key(shape: Shape, source: AgentSource, modules: Sequence[Import]) -> str:
+def imported_key(
+    shape: Shape, source: AgentSource, authority: str, modules: Sequence[Import]
+) -> str:
     files = {path: hashlib.sha256(body).hexdigest() for path, body in outline(source).files.items()}
     known = (source.entry, sorted(source.executable), files)
-    return _digest("imported", shape, source, *known, list(modules))
+    return _digest("imported", shape, source, authority, *known, list(modules))
 
 
 def outline(source: AgentSource) -> AgentSource:

@@ -14,6 +14,7 @@ from torpor.core.ids import OpId
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.egress.models import Model
 from torpor.logstore.protocol import Store
+from torpor.worker.authorities import Authorities
 from torpor.worker.calls import Calls
 from torpor.worker.cancelling import Cancelling
 from torpor.worker.carrier import Carrier, Carriers
@@ -40,6 +41,7 @@ class Shared:
     store: Store
     model: Model
     keys: SealingKeys
+    authorities: Authorities
     values: Values
     metrics: Metrics
     commands: Commands

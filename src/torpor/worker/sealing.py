@@ -1,17 +1,15 @@
 """The keys that runs' snapshots are sealed with, and the host's, which wraps them.
 
-    host.key   32 random bytes in the data directory, made once. Lost: all sealed snapshots are.
-    run_keys   a key a run (`torpor.contextlog.keys`): 32 random bytes, made for its first snapshot
-    files      a key for each content of runs' files (`torpor.contextlog.files`)
-
-A wrapped key is a salt, then the key sealed with what `torpor.snapshot.seal` derives from the
-host's key and that salt; whose it is is authenticated along, so no row passes for another's.
+    host.key      `torpor.snapshot.hostkey`. Lost: all sealed snapshots are.
+    run_keys      a key a run (`torpor.contextlog.keys`), made for its first snapshot
+    files         a key for each content of runs' files (`torpor.contextlog.files`)
+    authorities   keys of certificate authorities (`torpor.contextlog.authorities`)
 
 Secrets of public links and of webhooks are derived from the host's key, too, and so kept nowhere.
 
-This is the only place where keys are unwrapped. From here they go to the code that builds and
-reads snapshots in this process, and over the pager's socket, which only its owner may open;
-never into the log, an error or an output (rule 9).
+This is the only place where keys are unwrapped (secrets of agents only the broker opens). From
+here they go to the code that builds and reads snapshots in this process, and over the pager's
+socket, which only its owner may open; never into the log, an error or an output (rule 9).
 
 `TORPOR_ENCRYPT=off` in the server's environment leaves the snapshots of new runs in the clear;
 runs that have a key go on using it.
@@ -20,27 +18,23 @@ runs that have a key go on using it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from cryptography.exceptions import InvalidTag
 from sqlalchemy import Connection
 
-from torpor.contextlog import keys
+from torpor.contextlog import authorities, keys
 from torpor.contextlog.files import FileRow, any_file_key
 from torpor.contextlog.forks import Rewrap
-from torpor.core.errors import Conflict, Damaged, HostError, Invalid, Missing
+from torpor.core.errors import Conflict, Damaged, HostError, Invalid
 from torpor.core.home import Home
 from torpor.core.ids import RunId
 from torpor.logstore.protocol import Store
-from torpor.snapshot.seal import KEY_BYTES, SALT_BYTES, Key, new_salt
+from torpor.snapshot import hostkey
+from torpor.snapshot.seal import Key
 
 SWITCH = "TORPOR_ENCRYPT"
-_PURPOSE = b"torpor run key 1"
 
 
 @dataclass(frozen=True)
@@ -64,20 +58,16 @@ def switched_on(environment: Mapping[str, str] = os.environ) -> bool:
 
 def wrap(host: Key, owner: str, key: Key) -> bytes:
     """`owner`: a run, or the file of a run (`of_file`)."""
-    salt = new_salt()
-    return salt + host.sealer(_PURPOSE, salt).seal(0, key.secret, owner.encode())
+    return hostkey.seal(host, hostkey.RUN_KEY, owner, key.secret)
 
 
 def unwrap(host: Key, owner: str, wrapped: bytes) -> Key:
     """Raises Damaged."""
-    salt, sealed = wrapped[:SALT_BYTES], wrapped[SALT_BYTES:]
-    try:
-        return Key(host.sealer(_PURPOSE, salt).open(0, sealed, owner.encode()))
-    except InvalidTag as error:
-        raise Damaged(
-            f"the key of {owner} does not open: it was changed, or wrapped with another host's key",
-            hint="Whatever it seals cannot be read. Restore the database from a copy.",
-        ) from error
+    return Key(hostkey.unseal(host, hostkey.RUN_KEY, owner, wrapped))
+
+
+def of_authority(fingerprint: str) -> str:
+    return f"authority {fingerprint}"
 
 
 def of_file(digest: str) -> str:
@@ -96,7 +86,7 @@ class SealingKeys:
     async def check(self) -> None:
         """Open the host's key; make it if nothing needs one yet. Raises Missing when it is gone,
         HostError when it is not the one that is needed."""
-        if self.on or await self._store.read(_any_key) is not None:
+        if self.on or await self._store.read(_any_sealed) is not None:
             await self._open_host()
 
     async def find(self, run: RunId) -> Key | None:
@@ -137,6 +127,15 @@ class SealingKeys:
         """The key of a run that comes from elsewhere, to be recorded with it. Raises as `find`."""
         return wrap(await self._open_host(), run, key)
 
+    async def seal(self, purpose: bytes, owner: str, plain: bytes) -> bytes:
+        """Raises as `check`."""
+        return hostkey.seal(await self._open_host(), purpose, owner, plain)
+
+    async def open_authority(self, fingerprint: str, sealed: bytes) -> bytes:
+        """The key of an authority. Raises as `find`."""
+        host = await self._open_host()
+        return hostkey.unseal(host, hostkey.AUTHORITY, of_authority(fingerprint), sealed)
+
     async def derived(self, purpose: str) -> bytes:
         """A secret of this host for `purpose` alone. Raises as `check`."""
         return (await self._open_host()).derived(purpose.encode())
@@ -145,36 +144,24 @@ class SealingKeys:
         """What wraps a run's key for a fork of it, which then has it for itself: runs that share
         layers share a key, and each destroys its own copy of that when it needs it no more. To
         be called in the transaction that makes the fork. Raises as `check`."""
-        if not self.on and await self._store.read(_any_key) is None:
+        if not self.on and await self._store.read(_any_sealed) is None:
             return _never
         host = await self._open_host()
         return lambda owner, wrapped, fork: wrap(host, fork, unwrap(host, owner, wrapped))
 
     async def _open_host(self) -> Key:
         if self._host is None:
-            wrapped = await self._store.read(_any_key)
-            self._host = await asyncio.to_thread(self._read_host, wrapped)
+            sealed = await self._store.read(_any_sealed)
+            self._host = await asyncio.to_thread(self._read_host, sealed)
         return self._host
 
-    def _read_host(self, wrapped: tuple[str, bytes] | None) -> Key:
-        if wrapped is None:
-            _make(self.path)
-        try:
-            secret = self.path.read_bytes()
-        except FileNotFoundError as error:
-            raise Missing(
-                f"{self.path} is gone, and no sealed snapshot can be read without it",
-                hint="Put it back from a copy. Nothing else opens the snapshots.",
-            ) from error
-        if len(secret) != KEY_BYTES:
-            raise HostError(
-                f"{self.path} holds {len(secret)} bytes, not the {KEY_BYTES} of a key",
-                hint="Put it back from a copy.",
-            )
-        host = Key(secret)
-        if wrapped is not None:
+    def _read_host(self, sealed: _Sealed | None) -> Key:
+        if sealed is None:
+            hostkey.make_host_key(self.path)
+        host = hostkey.read_host_key(self.path)
+        if sealed is not None:
             try:
-                unwrap(host, *wrapped)
+                hostkey.unseal(host, *sealed)
             except Damaged as error:
                 raise HostError(
                     f"{self.path} is not the key that wrapped those in the database",
@@ -183,35 +170,20 @@ class SealingKeys:
         return host
 
 
-def _any_key(c: Connection) -> tuple[str, bytes] | None:
-    """One of the keys that the host's wraps, and whose it is."""
+_Sealed = tuple[bytes, str, bytes]  # the purpose, whose it is, the sealed bytes
+
+
+def _any_sealed(c: Connection) -> _Sealed | None:
+    """Something that the host's key has sealed, to try it on."""
     if (of_run := keys.any_key(c)) is not None:
-        return of_run
+        return (hostkey.RUN_KEY, *of_run)
     file = any_file_key(c)
-    return None if file is None or file.wrapped is None else (of_file(file.digest), file.wrapped)
+    if file is not None and file.wrapped is not None:
+        return (hostkey.RUN_KEY, of_file(file.digest), file.wrapped)
+    if (row := authorities.any_authority(c)) is not None:
+        return (hostkey.AUTHORITY, of_authority(row.fingerprint), row.sealed)
+    return None
 
 
 def _never(owner: RunId, wrapped: bytes, fork: RunId) -> bytes:
     raise Conflict(f"{owner} has just got its first key", hint="Fork it again.")
-
-
-def _make(path: Path) -> None:
-    """A new host key, whole and durable or not there; nothing happens if there is one."""
-    if path.exists():
-        return
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    temporary.touch(0o600, exist_ok=False)
-    try:
-        with temporary.open("wb") as file:
-            file.write(Key.new().secret)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another was quicker: then that is it
-            path.hardlink_to(temporary)
-    finally:
-        temporary.unlink()
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

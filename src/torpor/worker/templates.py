@@ -29,6 +29,7 @@ from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.imports import Import, leading_imports
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.position import Position
+from torpor.egress.authority import FACT, Authority
 from torpor.engine.memory import PageNumbers
 from torpor.engine.protocol import Shape
 from torpor.image import recipe
@@ -41,6 +42,7 @@ from torpor.machines.thaw import resume, thaw
 from torpor.machines.warm import Base
 from torpor.snapshot.hot import as_template
 from torpor.wire import names
+from torpor.worker.authorities import Authorities
 from torpor.worker.bases import Bases, booted_key, imported_key, outline
 from torpor.worker.loading import Importing, Loaded, Progress, hear_loaded, tar_of
 
@@ -66,6 +68,7 @@ class _Wanted:
     source: AgentSource
     version: AgentVersion
     shape: Shape
+    authority: Authority
     ahead: Sequence[Import]
     progress: Progress
     clock: Clock
@@ -74,6 +77,14 @@ class _Wanted:
     def process(self) -> dict[str, Any]:
         """What its process is started with."""
         return {"deps": bool(self.shape.deps), "env": dict(self.source.env)}
+
+    @property
+    def booted_key(self) -> str:
+        return booted_key(self.shape, self.source, self.authority.fingerprint)
+
+    @property
+    def imported_key(self) -> str:
+        return imported_key(self.shape, self.source, self.authority.fingerprint, self.ahead)
 
     def importing(self) -> Importing:
         """It begins now."""
@@ -97,24 +108,30 @@ class Templates:
         self,
         machines: Machines,
         store: Store,
+        authorities: Authorities,
         clock: Clock = SYSTEM_CLOCK,
         limits: ServerLimits = LIMITS,
     ) -> None:
         self._machines = machines
         self._store = store
+        self._authorities = authorities
         self._clock, self._limits = clock, limits
         self._bases = Bases(machines, store, clock)
         self._unsuited: set[str] = set()  # keys of bases that cannot be
 
     async def serves(self, agent: AgentRow) -> bool:
-        """Whether the agent has a template from which machines start on this host."""
+        """Whether the agent has a template from which machines start on this host, and which trust
+        an authority that is known here."""
         if (template := agent.template) is None:
             return False
         row = await self._store.read(lambda c: snapshots.get_snapshot(c, template))
         try:
-            return not await asyncio.to_thread(self._machines.fit.obstacle, row.manifest)
+            if await asyncio.to_thread(self._machines.fit.obstacle, row.manifest):
+                return False
         except (Damaged, NotFound):
             return False
+        trusted = self._machines.fit.facts_of(row.manifest).get(FACT, "")
+        return await self._authorities.find(trusted) is not None
 
     async def make(
         self, source: AgentSource, version: AgentVersion, progress: Progress
@@ -130,14 +147,15 @@ class Templates:
             disk_mib=source.disk_mib,
             deps=deps.parent.name if deps is not None else "",
         )
+        authority = await self._authorities.current()
         ahead = leading_imports(source.files, source.entry)
-        if imported_key(shape, source, ahead) in self._unsuited:
-            ahead = []
-        wanted = _Wanted(source, version, shape, ahead, progress, self._clock)
+        wanted = _Wanted(source, version, shape, authority, ahead, progress, self._clock)
+        if wanted.imported_key in self._unsuited:
+            wanted = replace(wanted, ahead=())
         try:
             template = await self._make(wanted)
         except _Again:
-            self._unsuited.add(imported_key(shape, source, ahead))
+            self._unsuited.add(wanted.imported_key)
             template = await self._make(replace(wanted, ahead=()))
         captured = template.captured
         machines.warm_up(version, Base(captured.manifest, captured.link))
@@ -163,8 +181,7 @@ class Templates:
             stack.push_async_callback(self._machines.discard, live)
             return live
 
-        key = imported_key(wanted.shape, wanted.source, wanted.ahead)
-        booted = booted_key(wanted.shape, wanted.source)
+        key, booted = wanted.imported_key, wanted.booted_key
         if wanted.ahead and (live := await self._bases.restore(key)) is not None:
             return _Ready(discarded(live), wanted.importing(), None)
         boot_ms = None
@@ -191,6 +208,7 @@ class Templates:
         """Have the agent's process wait for what it is to load."""
         # It booted in 1970, and what is done while something is imported must not be of then.
         live.guest.say(names.CLOCK, time=self._clock.now())
+        live.facts[FACT] = wanted.authority.fingerprint
         live.guest.say(names.IMPORT, entry=None, modules=[], **wanted.process)
         answer = await live.guest.hear(
             names.IMPORTED, names.LOAD_FAILED, within_s=self._limits.boot_s

@@ -48,5 +48,5 @@ async def test_a_file_whose_dependencies_might_define_an_agent(tmp_path: Path, w
     (layer / "deps.json").write_bytes(b'{"content": %s, "torpor": %s}' % (content, word))
     expected = InterruptedError if word == b"true" else Invalid
     with pytest.raises(expected, match=r"a machine is booted|defines no agent"):
-        templates = Templates(Machines(), None)  # type: ignore[arg-type]
+        templates = Templates(Machines(), None, None)  # type: ignore[arg-type]
         await templates.make(source, AgentVersion("0" * 32), lambda *_: None)

@@ -193,7 +193,9 @@ async def test_a_snapshot_of_an_image_that_is_gone_is_replayed_on_the_one_there_
 
 
 async def test_who_deploys_again_after_an_upgrade_gets_a_template_that_fits(world: World) -> None:
-    made = OnMachines(world.machines, Templates(world.machines, world.store), world.carriers)
+    made = OnMachines(
+        world.machines, Templates(world.machines, world.store, world.authorities), world.carriers
+    )
 
     async def ready(engine: str, progress: Any) -> OnMachines:
         return made

@@ -23,6 +23,7 @@ from tests.unit.snapshot.gc_world import age
 
 from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import agents, bases, entries, keys, runs, snapshots, waits
+from torpor.contextlog.authorities import put_foreign
 from torpor.contextlog.values import ValueRow, find_value, put_value
 from torpor.control.service.files import Artifacts
 from torpor.control.storage import transfer
@@ -33,6 +34,7 @@ from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
 from torpor.core.position import Position
 from torpor.core.states import RunState
+from torpor.egress.authority import FACT, Authority
 from torpor.engine.protocol import Shape
 from torpor.logstore.sqlite import SqliteStore
 from torpor.snapshot.build import Changed, build
@@ -41,6 +43,7 @@ from torpor.snapshot.seal import Key
 from torpor.snapshot.store import SnapshotStore
 from torpor.snapshot.values import VALUES, Incoming, Kept
 from torpor.wire.link import LinkState
+from torpor.worker.authorities import Authorities
 from torpor.worker.loading import tar_of
 from torpor.worker.metrics import Metrics
 from torpor.worker.runfiles import RunFiles
@@ -64,6 +67,11 @@ class Place:
     keys: SealingKeys
     storage: Storage
     values: Values
+    trusted: str = ""  # what the machines of its snapshots trust
+
+    @property
+    def authorities(self) -> Authorities:
+        return Authorities(self.log, self.keys)
 
     async def commit(self, fn: Callable[[Connection], Any]) -> Any:
         return await self.log.write(fn)
@@ -110,7 +118,7 @@ class Place:
         before = self.blobs.load(parent, None) if parent else None
         reader = self.blobs.reader(before, _cache()) if before else None
         hot = np.empty(0, np.int64)
-        facts = {"shape": shape.facts()}
+        facts = {"shape": shape.facts()} | ({FACT: self.trusted} if self.trusted else {})
         stored = self.blobs.put(build(before, reader, changed, hot=hot, facts=facts, key=key), key)
         return stored.manifest_digest, stored.bytes
 
@@ -169,7 +177,10 @@ class Place:
         told = await self.log.read(lambda c: transfer.read_contents(c, run, snapshot, spool))
         key = await self.keys.find(run)
         opening = await transfer.keys_of(told, self.values, self.keys)
-        return b"".join(transfer.export(self.home, self.blobs, told, key, opening, now=1.0))
+        trusted = await self.authorities.all()
+        return b"".join(
+            transfer.export(self.home, self.blobs, told, key, opening, trusted, now=1.0)
+        )
 
     async def take(self, data: bytes) -> runs.RunRow:
         taken = transfer.Import(self.home, self.blobs)
@@ -180,7 +191,8 @@ class Place:
             wrapped = None if key is None else await self.keys.wrapped(run, key)
             files = RunFiles(self.blobs.blobs, self.log, self.keys)
             given = [await files.row_of(*each) for each in taken.files]
-            row: runs.RunRow = await self.commit(lambda c: taken.record(c, wrapped, given))
+            trusted = [await self.authorities.row_of(each) for each in taken.authorities]
+            row: runs.RunRow = await self.commit(lambda c: taken.record(c, wrapped, given, trusted))
             return row
         finally:
             taken.close()
@@ -543,6 +555,41 @@ def test_what_was_tampered_with_is_refused_and_leaves_nothing(tmp_path: Path, na
             swept = await there.storage.collect(dry_run=False)
             assert (swept["kept_bytes"], swept["young_bytes"], swept["problems"]) == (0, 0, [])
             assert (await there.take(data)).id == run
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_what_the_snapshots_trust_travels_with_them(tmp_path: Path, sealed: bool) -> None:
+    def without(head: dict[str, Any]) -> None:
+        head["authorities"] = []
+
+    def not_its_key(head: dict[str, Any]) -> None:
+        head["authorities"][0]["key"] = Authority.new().key.hex()
+
+    def odd(head: dict[str, Any]) -> None:
+        head["authorities"][0]["certificate"] = "?"
+
+    async def main() -> None:
+        async with (
+            place(tmp_path / "one", sealed=sealed) as here,
+            place(tmp_path / "two", sealed=sealed) as there,
+        ):
+            stranger = Authority.new()
+            await here.commit(partial(put_foreign, row=await here.authorities.row_of(stranger)))
+            here.trusted = (await here.authorities.current()).fingerprint
+            own = await there.authorities.current()
+            data = await here.export(await here.run(await here.deploy("1"), 1))
+            for change in (without, not_its_key, odd):
+                with pytest.raises(Invalid, match="authorit"):
+                    await there.take(_changed(data, change))
+            await there.take(data)
+            known = await there.authorities.all()
+            assert list(known) == [own.fingerprint, here.trusted]
+            assert known[here.trusted] == await here.authorities.current()
+            assert await there.authorities.current() == own
+            leaf = await there.authorities.leaf_for("a.example", here.trusted)
+            assert leaf.chain.endswith(known[here.trusted].certificate)
 
     asyncio.run(main())
 

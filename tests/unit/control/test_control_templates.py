@@ -37,19 +37,21 @@ class Made:
     def __init__(self, world: World) -> None:
         self.world = world
         self.shape = world.machines.shape(memory_mib=1, disk_mib=1, deps="")
-        self.booted = booted_key(self.shape, AgentSource("agent.py", {}))
         self.templates = self._templates(worth_s=0.0)
 
     def _templates(self, worth_s: float) -> Templates:
         limits = ServerLimits(base_worth_s=worth_s)
-        return Templates(self.world.machines, self.world.store, limits=limits)
+        return Templates(
+            self.world.machines, self.world.store, self.world.authorities, limits=limits
+        )
 
     def think_little_of_bases(self) -> None:
         self.templates = self._templates(worth_s=1e9)
 
     async def has_booted(self) -> None:
         """With the template of the world's agent, which has done nothing yet, as a base."""
-        key = self.booted
+        trusted = (await self.world.authorities.current()).fingerprint
+        key = self.booted = booted_key(self.shape, AgentSource("agent.py", {}), trusted)
 
         def write(c: Connection) -> None:
             row = snapshots.get_snapshot(c, str(agents.get_agent(c, VERSION).template))
@@ -155,16 +157,19 @@ async def test_a_base_whose_files_are_not_whole_is_made_again(made: Made, lost: 
 def test_keys_tell_apart_what_a_base_depends_on(made: Made) -> None:
     files = {"agent.py": b"1", "data.txt": b"1"}
     source, modules = AgentSource("agent.py", files), [Import("a"), Import("b", ("c",))]
-    key = imported_key(made.shape, source, modules)
-    assert key != booted_key(made.shape, source)
+    key = imported_key(made.shape, source, "A", modules)
+    assert key != booted_key(made.shape, source, "A")
     changed = AgentSource("agent.py", {**files, "agent.py": b"2"})
-    assert imported_key(made.shape, changed, modules) == key
+    assert imported_key(made.shape, changed, "A", modules) == key
     others = [
-        imported_key(made.world.machines.shape(memory_mib=2, disk_mib=1, deps=""), source, modules),
-        imported_key(made.shape, AgentSource("data.txt", files), modules),
-        imported_key(made.shape, AgentSource("agent.py", {**files, "more": b""}), modules),
-        imported_key(made.shape, replace(source, env={"A": "1"}), modules),
-        imported_key(made.shape, source, modules[::-1]),
-        imported_key(made.shape, source, [Import("a"), Import("b")]),
+        imported_key(
+            made.world.machines.shape(memory_mib=2, disk_mib=1, deps=""), source, "A", modules
+        ),
+        imported_key(made.shape, AgentSource("data.txt", files), "A", modules),
+        imported_key(made.shape, AgentSource("agent.py", {**files, "more": b""}), "A", modules),
+        imported_key(made.shape, source, "B", modules),
+        imported_key(made.shape, replace(source, env={"A": "1"}), "A", modules),
+        imported_key(made.shape, source, "A", modules[::-1]),
+        imported_key(made.shape, source, "A", [Import("a"), Import("b")]),
     ]
-    assert len({key, *others}) == 7
+    assert len({key, *others}) == 8

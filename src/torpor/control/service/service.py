@@ -49,6 +49,7 @@ from torpor.logstore.sqlite import SqliteStore
 from torpor.machines.host import Machines
 from torpor.service.service import Health, Totals
 from torpor.snapshot.store import SnapshotStore
+from torpor.worker.authorities import Authorities
 from torpor.worker.beside import Beside
 from torpor.worker.commands import Commands
 from torpor.worker.metrics import Metrics
@@ -76,6 +77,7 @@ class Service:
             store=store,
             blobs=blobs,
             keys=keys,
+            authorities=Authorities(store, keys, clock),
             values=Values(blobs.blobs, home.run, store, keys),
             files=RunFiles(blobs.blobs, store, keys, clock, limits),
             metrics=metrics,

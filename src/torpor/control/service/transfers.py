@@ -23,7 +23,7 @@ class Transfers:
         self._home, self._store, self._blobs = shared.home, shared.store, shared.blobs
         self._keys, self._values, self._files = shared.keys, shared.values, shared.files
         self._engines, self._created = engines, Created(engines, shared.clock)
-        self._clock = shared.clock
+        self._clock, self._authorities = shared.clock, shared.authorities
 
     async def export(self, ref: str, snapshot: str | None = None) -> Iterator[bytes]:
         spool = await asyncio.to_thread(tempfile.TemporaryFile, dir=self._home.run)
@@ -33,8 +33,10 @@ class Transfers:
             )
             key = await self._keys.find(rows.run)
             opening = await transfer.keys_of(rows, self._values, self._keys)
+            trusted = await self._authorities.all()
+            now = self._clock.now()
             return await asyncio.to_thread(
-                transfer.export, self._home, self._blobs, rows, key, opening, self._clock.now()
+                transfer.export, self._home, self._blobs, rows, key, opening, trusted, now
             )
         except BaseException:
             spool.close()
@@ -51,7 +53,8 @@ class Transfers:
             run, key = RunId(taken.run["id"]), taken.key
             wrapped = None if key is None else await self._keys.wrapped(run, key)
             given = [await self._files.row_of(*each) for each in taken.files]
-            row = await self._store.write(lambda c: taken.record(c, wrapped, given))
+            trusted = [await self._authorities.row_of(each) for each in taken.authorities]
+            row = await self._store.write(lambda c: taken.record(c, wrapped, given, trusted))
         finally:
             taken.close()
         return self._created(row)

@@ -11,8 +11,8 @@ What comes in was written by others: every byte is compared with its digest, eve
 and the agent's version must be the digest of the source that comes with it. The record is the
 last thing written (rule 5); before that, what was stored is garbage at worst.
 
-An export of sealed snapshots carries the key that opens them: it is as confidential as what
-was in the machine.
+An export of sealed snapshots carries the key that opens them, and any export of snapshots the
+certificate authority that their machines trust: it is as confidential as what was in the machine.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from sqlalchemy import Connection
 import torpor
 from torpor.contextlog import agents, keys, runs, schema, snapshots, transfer
 from torpor.contextlog.agents import AgentRow
+from torpor.contextlog.authorities import AuthorityRow, put_foreign
 from torpor.contextlog.entries import END
 from torpor.contextlog.files import FileRow, files_of, get_file, put_file, take
 from torpor.contextlog.transfer import Row, RunRows
@@ -52,6 +53,7 @@ from torpor.core.position import Position
 from torpor.core.rules import parse_rules
 from torpor.core.runfiles import check_paths
 from torpor.core.states import FINAL, RunState
+from torpor.egress.authority import FACT, Authority
 from torpor.engine import registry
 from torpor.engine.protocol import Shape
 from torpor.image.deps import layer_digest
@@ -159,9 +161,11 @@ def export(
     contents: _Contents,
     key: Key | None,
     keys: Mapping[str, Key | None],
+    authorities: Mapping[str, Authority],
     now: float,
 ) -> Iterator[bytes]:
-    """The export's bytes. `key` is the run's; `keys` are as `keys_of`. This and the iterator block.
+    """The export's bytes. `key` is the run's; `keys` are as `keys_of`; `authorities`, all that are
+    known here, by their fingerprints. This and the iterator block.
     Raises NotFound, Damaged; the iterator raises Damaged if a file is not what was stored."""
     with ExitStack() as holds:
         holds.callback(contents.entries.close)
@@ -202,6 +206,11 @@ def export(
             # In the clear: an export is opened elsewhere, so nothing but its file protects it.
             "key": key.secret.hex() if key is not None and (manifests or contents.values) else None,
             "agent": {key: getattr(contents.agent, key) for key in _AGENT_KEYS},
+            "authorities": [
+                {"certificate": each.certificate, "key": each.key.hex()}
+                for mark, each in authorities.items()
+                if mark in {manifest.facts.get(FACT) for manifest in manifests.values()}
+            ],
             "snapshots": [row for row in contents.snapshots if row["manifest"] in manifests],
             "files": {path: each.digest for path, each in contents.files.items()},
             "needs": needs,
@@ -315,6 +324,7 @@ class Import:
     run: Row = field(default_factory=dict)
     needs: Shape | None = None
     key: Key | None = None  # of the run; None if its snapshots are in the clear
+    authorities: list[Authority] = field(default_factory=list)  # that its snapshots trust
     files: list[tuple[Kept, Key | None]] = field(default_factory=list)  # stored, with their keys
     _holds: ExitStack = field(default_factory=ExitStack)
     _head: dict[str, Any] = field(default_factory=dict)
@@ -334,6 +344,7 @@ class Import:
         except TypeError as error:
             raise Invalid(f"the run's needs are malformed: {error}") from error
         self.key = _key(self._head.get("key"))
+        self.authorities = _authorities(self._head.get("authorities"))
 
     def store(self, *, seal_files: bool = True) -> None:
         """Read the rest; store its blobs durably. Raises Invalid, Damaged, Conflict, HostError."""
@@ -352,10 +363,14 @@ class Import:
         self._keep_manifests()
 
     def record(
-        self, c: Connection, wrapped: bytes | None, given_files: Sequence[FileRow] = ()
+        self,
+        c: Connection,
+        wrapped: bytes | None,
+        given_files: Sequence[FileRow] = (),
+        trusted: Sequence[AuthorityRow] = (),
     ) -> runs.RunRow:
         """Rule 5: the blobs are there; now the rows, and keys, wrapped by this host's: the run's,
-        and those of `files` in their rows. Raises Conflict, Invalid."""
+        and those of `files` and `authorities` in their rows. Raises Conflict, Invalid."""
         now, given = self.clock.now(), self._head["agent"]
         version = AgentVersion(given["version"])
         transfer.refuse_known(c, self.run)
@@ -384,6 +399,8 @@ class Import:
         for value in self._values:
             put_value(c, value)
         self._record_files(c, given_files, now)
+        for authority in trusted:
+            put_foreign(c, authority)
         if wrapped is not None:
             keys.put_key(c, RunId(self.run["id"]), wrapped)
         for row in self._snapshots:
@@ -509,6 +526,9 @@ class Import:
         manifest = Manifest.decode(data, self.key)
         if self.needs is None or manifest.facts.get("shape") != self.needs.facts():
             raise Invalid(f"manifest {name} needs another host than the export says")
+        trusted = manifest.facts.get(FACT)
+        if trusted not in {None, *(each.fingerprint for each in self.authorities)}:
+            raise Invalid(f"the export lacks the authority that the machine of {name} trusts")
         carried = {member.name for member in self._unpacker.members}
         for layer in manifest.layers:
             if layer.kind == "raw":
@@ -581,6 +601,15 @@ def _key(secret: Any) -> Key | None:
     if not isinstance(secret, str) or not re.fullmatch(f"[0-9a-f]{{{2 * KEY_BYTES}}}", secret):
         raise Invalid("the run's key in the export is malformed")
     return Key(bytes.fromhex(secret))
+
+
+def _authorities(given: Any) -> list[Authority]:
+    try:
+        return [
+            Authority.given(each["certificate"], bytes.fromhex(each["key"])) for each in given or ()
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Invalid(f"the authorities in the export are malformed: {error!r}") from error
 
 
 def _lines(data: bytes, what: str) -> list[Row]:

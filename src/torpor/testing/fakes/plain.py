@@ -36,6 +36,7 @@ from torpor.policy import freeze
 from torpor.testing.fakes.broker import PlayedBroker, PlayedUpstream
 from torpor.testing.fakes.machines import Drivers
 from torpor.testing.fakes.world import ALONE
+from torpor.worker.authorities import Authorities
 from torpor.worker.carrier import Carrier
 from torpor.worker.commands import Commands
 from torpor.worker.loading import logged, tar_of
@@ -89,7 +90,8 @@ class Plain:
         values = Values(blobs, self.home.run, self.store, keys)
         self.files = RunFiles(blobs, self.store, keys, limits=self.limits)
         commands = Commands()
-        shared = Shared(self.store, model, keys, values, Metrics(), commands, limits=self.limits)
+        given = (self.store, model, keys, Authorities(self.store, keys), values)
+        shared = Shared(*given, Metrics(), commands, limits=self.limits)
         self.scheduler = Scheduler(shared, ALONE)
         self.execs = Execs(self.store, PlainEngines(self), commands)
         self.scheduler.drivers = Drivers()

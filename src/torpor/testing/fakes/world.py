@@ -55,6 +55,7 @@ from torpor.testing.fakes.machines import (
 )
 from torpor.testing.fakes.puppet import Object, State
 from torpor.wire.link import Link
+from torpor.worker.authorities import Authorities
 from torpor.worker.commands import Commands
 from torpor.worker.loading import tar_of
 from torpor.worker.metrics import Metrics
@@ -176,13 +177,15 @@ class World:
         values = Values(self.machines.store.blobs, self.home.run, self.store, keys)
         commands = Commands()
         time = (self.clock, self.limits)
-        shared = Shared(self.store, self.model, keys, values, self.metrics, commands, *time)
+        self.authorities = Authorities(self.store, keys, self.clock)
+        given = (self.store, self.model, keys, self.authorities, values)
+        shared = Shared(*given, self.metrics, commands, *time)
         self.scheduler = Scheduler(shared, self.worker, capacity=AMPLE)
         self.execs = Execs(self.store, WorldEngines(self), commands, self.clock)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
         files = RunFiles(self.machines.store.blobs, self.store, keys, self.clock, self.limits)
-        templates = Templates(self.machines, self.store, self.clock, self.limits)
+        templates = Templates(self.machines, self.store, self.authorities, *time)
         self.carriers = MachineCarriers(
             self.machines, self.store, files, templates, self.clock, self.limits, self.terms
         )

@@ -1,7 +1,8 @@
 """The revisions, oldest first by name: `vNNNN_what` brings a database to version NNNN.
 
-v0003_first              the tables as they were before there were migrations
-v0004_engine_of_agents   the engine of an agent's version, which its image told before
-v0005_leases             which worker carries a run, and until when
-v0006_permissions        for what a person's decision counts, and what has used it
+v0003_first                 the tables as they were before there were migrations
+v0004_engine_of_agents      the engine of an agent's version, which its image told before
+v0005_leases                which worker carries a run, and until when
+v0006_permissions           for what a person's decision counts, and what has used it
+v0007_authorities_secrets   certificate authorities, and secrets of agents
 """
