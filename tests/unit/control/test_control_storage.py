@@ -192,7 +192,13 @@ class Place:
             files = RunFiles(self.blobs.blobs, self.log, self.keys)
             given = [await files.row_of(*each) for each in taken.files]
             trusted = [await self.authorities.row_of(each) for each in taken.authorities]
-            row: runs.RunRow = await self.commit(lambda c: taken.record(c, wrapped, given, trusted))
+
+            def record(c: Connection) -> runs.RunRow:
+                for authority in trusted:
+                    put_foreign(c, authority)
+                return taken.record(c, wrapped, given)
+
+            row: runs.RunRow = await self.commit(record)
             return row
         finally:
             taken.close()

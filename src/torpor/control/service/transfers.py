@@ -8,6 +8,10 @@ from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import BinaryIO, cast
 
+from sqlalchemy import Connection
+
+from torpor.contextlog.authorities import put_foreign
+from torpor.contextlog.runs import RunRow
 from torpor.contextlog.transfer import refuse_known
 from torpor.control.engines import Engines, Shared
 from torpor.control.service.runs import Created
@@ -54,7 +58,13 @@ class Transfers:
             wrapped = None if key is None else await self._keys.wrapped(run, key)
             given = [await self._files.row_of(*each) for each in taken.files]
             trusted = [await self._authorities.row_of(each) for each in taken.authorities]
-            row = await self._store.write(lambda c: taken.record(c, wrapped, given, trusted))
+
+            def record(c: Connection) -> RunRow:
+                for authority in trusted:
+                    put_foreign(c, authority)
+                return taken.record(c, wrapped, given)
+
+            row = await self._store.write(record)
         finally:
             taken.close()
         return self._created(row)

@@ -3,5 +3,6 @@
 storage    what snapshots take: kept, verified, collected
 transfer   a run as one file: exported, imported
 archive    that file
+trusted    the certificate authorities in it
 backup     a copy of a data directory in use, and back
 """

@@ -35,11 +35,11 @@ from sqlalchemy import Connection
 import torpor
 from torpor.contextlog import agents, keys, runs, schema, snapshots, transfer
 from torpor.contextlog.agents import AgentRow
-from torpor.contextlog.authorities import AuthorityRow, put_foreign
 from torpor.contextlog.entries import END
 from torpor.contextlog.files import FileRow, files_of, get_file, put_file, take
 from torpor.contextlog.transfer import Row, RunRows
 from torpor.contextlog.values import ValueRow, find_values, put_value
+from torpor.control.storage import trusted
 from torpor.control.storage.archive import CHUNK, Member, Source, Unpacker, pack
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.divergence import check_on_divergence
@@ -53,7 +53,7 @@ from torpor.core.position import Position
 from torpor.core.rules import parse_rules
 from torpor.core.runfiles import check_paths
 from torpor.core.states import FINAL, RunState
-from torpor.egress.authority import FACT, Authority
+from torpor.egress.authority import Authority
 from torpor.engine import registry
 from torpor.engine.protocol import Shape
 from torpor.image.deps import layer_digest
@@ -206,11 +206,7 @@ def export(
             # In the clear: an export is opened elsewhere, so nothing but its file protects it.
             "key": key.secret.hex() if key is not None and (manifests or contents.values) else None,
             "agent": {key: getattr(contents.agent, key) for key in _AGENT_KEYS},
-            "authorities": [
-                {"certificate": each.certificate, "key": each.key.hex()}
-                for mark, each in authorities.items()
-                if mark in {manifest.facts.get(FACT) for manifest in manifests.values()}
-            ],
+            "authorities": trusted.packed(authorities, manifests.values()),
             "snapshots": [row for row in contents.snapshots if row["manifest"] in manifests],
             "files": {path: each.digest for path, each in contents.files.items()},
             "needs": needs,
@@ -344,7 +340,7 @@ class Import:
         except TypeError as error:
             raise Invalid(f"the run's needs are malformed: {error}") from error
         self.key = _key(self._head.get("key"))
-        self.authorities = _authorities(self._head.get("authorities"))
+        self.authorities = trusted.unpacked(self._head.get("authorities"))
 
     def store(self, *, seal_files: bool = True) -> None:
         """Read the rest; store its blobs durably. Raises Invalid, Damaged, Conflict, HostError."""
@@ -363,14 +359,10 @@ class Import:
         self._keep_manifests()
 
     def record(
-        self,
-        c: Connection,
-        wrapped: bytes | None,
-        given_files: Sequence[FileRow] = (),
-        trusted: Sequence[AuthorityRow] = (),
+        self, c: Connection, wrapped: bytes | None, given_files: Sequence[FileRow] = ()
     ) -> runs.RunRow:
         """Rule 5: the blobs are there; now the rows, and keys, wrapped by this host's: the run's,
-        and those of `files` and `authorities` in their rows. Raises Conflict, Invalid."""
+        and those of `files` in their rows. Raises Conflict, Invalid."""
         now, given = self.clock.now(), self._head["agent"]
         version = AgentVersion(given["version"])
         transfer.refuse_known(c, self.run)
@@ -399,8 +391,6 @@ class Import:
         for value in self._values:
             put_value(c, value)
         self._record_files(c, given_files, now)
-        for authority in trusted:
-            put_foreign(c, authority)
         if wrapped is not None:
             keys.put_key(c, RunId(self.run["id"]), wrapped)
         for row in self._snapshots:
@@ -526,9 +516,7 @@ class Import:
         manifest = Manifest.decode(data, self.key)
         if self.needs is None or manifest.facts.get("shape") != self.needs.facts():
             raise Invalid(f"manifest {name} needs another host than the export says")
-        trusted = manifest.facts.get(FACT)
-        if trusted not in {None, *(each.fingerprint for each in self.authorities)}:
-            raise Invalid(f"the export lacks the authority that the machine of {name} trusts")
+        trusted.check_trusted(name, manifest, self.authorities)
         carried = {member.name for member in self._unpacker.members}
         for layer in manifest.layers:
             if layer.kind == "raw":
@@ -601,15 +589,6 @@ def _key(secret: Any) -> Key | None:
     if not isinstance(secret, str) or not re.fullmatch(f"[0-9a-f]{{{2 * KEY_BYTES}}}", secret):
         raise Invalid("the run's key in the export is malformed")
     return Key(bytes.fromhex(secret))
-
-
-def _authorities(given: Any) -> list[Authority]:
-    try:
-        return [
-            Authority.given(each["certificate"], bytes.fromhex(each["key"])) for each in given or ()
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Invalid(f"the authorities in the export are malformed: {error!r}") from error
 
 
 def _lines(data: bytes, what: str) -> list[Row]:
