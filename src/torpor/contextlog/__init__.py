@@ -5,6 +5,7 @@ machines, pages in a browser) reads it or asks here. Which database it is only `
 knows.
 
 schema         the tables, as the newest version has them
+columns        their columns' types
 prepared       statements of the hot path, compiled once
 runs           runs: created, listed, claimed, moved from state to state
 leases         which worker carries a run, and until when

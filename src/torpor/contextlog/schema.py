@@ -19,7 +19,6 @@ from typing import Any
 
 from sqlalchemy import (
     DDL,
-    JSON,
     BigInteger,
     Boolean,
     Column,
@@ -39,33 +38,13 @@ from sqlalchemy import (
     false,
     true,
 )
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.ext.compiler import compiles
+
+from torpor.contextlog.columns import Id as _Id
+from torpor.contextlog.columns import Json as _Json
+from torpor.contextlog.columns import JsonOrNull as _JsonOrNull
+from torpor.contextlog.columns import Op as _Op
 
 metadata = MetaData()
-
-_Id = String().with_variant(String(collation="C"), "postgresql")
-_Op = Text().with_variant(Text(collation="C"), "postgresql")
-
-
-class _Text(sqlite.JSON):
-    """JSON kept as text, as it was written. SQLAlchemy would declare the type JSON, which to SQLite
-    is a number wherever it looks like one: 2**80 would come back as 1.2089258196146292e+24."""
-
-
-@compiles(_Text, "sqlite")
-def _declared(kind: _Text, compiler: Any, **more: Any) -> str:
-    return "TEXT"
-
-
-def _json(*, none_as_null: bool) -> JSON:
-    kind = JSON(none_as_null=none_as_null)
-    return kind.with_variant(_Text(none_as_null=none_as_null), "sqlite")
-
-
-_Json = _json(none_as_null=True)
-# Where an agent's or a person's null is a value.
-_JsonOrNull = _json(none_as_null=False)
 
 
 def begins_with(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
