@@ -160,3 +160,14 @@ def _refuse(what: str, cause: Exception | None = None) -> NoReturn:
         f"this is not a complete export of torpor: {what}",
         hint="Copy the file again, or export the run again.",
     ) from cause
+
+
+def json_lines(data: bytes, what: str) -> list[dict[str, Any]]:
+    """A member of JSON objects, one a line. Raises Invalid."""
+    try:
+        rows = [json.loads(line) for line in data.splitlines()]
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"the export's {what} are not JSON: {error}") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise Invalid(f"the export's {what} are not JSON objects")
+    return rows

@@ -40,7 +40,7 @@ from torpor.contextlog.files import FileRow, files_of, get_file, put_file, take
 from torpor.contextlog.transfer import Row, RunRows
 from torpor.contextlog.values import ValueRow, find_values, put_value
 from torpor.control.storage import trusted
-from torpor.control.storage.archive import CHUNK, Member, Source, Unpacker, pack
+from torpor.control.storage.archive import CHUNK, Member, Source, Unpacker, json_lines, pack
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.divergence import check_on_divergence
 from torpor.core.egress import parse_egress
@@ -380,9 +380,9 @@ class Import:
             ),
             now,
         )
-        rows = RunRows(self.run, _lines(self._small[WAITS], "waits"))
+        rows = RunRows(self.run, json_lines(self._small[WAITS], "waits"))
         mine = [row for row in self._snapshots if row["run"] is not None]
-        entries = _lines(self._small[ENTRIES], "entries")
+        entries = json_lines(self._small[ENTRIES], "entries")
         transfer.write_run(c, rows, entries, mine)
         for missing in {d for e in entries for d in _values_in(e)} - {
             v.digest for v in self._values
@@ -589,13 +589,3 @@ def _key(secret: Any) -> Key | None:
     if not isinstance(secret, str) or not re.fullmatch(f"[0-9a-f]{{{2 * KEY_BYTES}}}", secret):
         raise Invalid("the run's key in the export is malformed")
     return Key(bytes.fromhex(secret))
-
-
-def _lines(data: bytes, what: str) -> list[Row]:
-    try:
-        rows = [json.loads(line) for line in data.splitlines()]
-    except (ValueError, RecursionError) as error:
-        raise Invalid(f"the export's {what} are not JSON: {error}") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise Invalid(f"the export's {what} are not JSON objects")
-    return rows
