@@ -16,8 +16,8 @@ another version: deployed again, an agent has the rules that its file then says,
     output = "64M"                              # so much of what it prints is in the log
     upgradable = true                           # `torpor upgrade` may move runs to this version
     engine = "process"                          # what its runs are of, where nobody says otherwise
-    freeze_on_model_wait = false                # frozen under a slow model call: always, never;
-                                                # by default where calls were slow enough for it
+    freeze_on_model_wait = true                 # frozen under a model's call that takes longer than
+                                                # a freeze; false: never; "5s": longer than that
 
 Pure. What is given stays as it was given (`Rules.given`): so it travels, and so it is kept.
 """
@@ -74,7 +74,7 @@ class Rules:
     output_bytes: int = 64 << 20
     upgradable: bool = False
     engine: str | None = None
-    freeze_on_model_wait: bool | None = None
+    freeze_on_model_wait: bool | float = True  # seconds that a call must have taken
     budget: Budget = UNLIMITED
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
@@ -148,6 +148,12 @@ def _duration(value: Any, what: str) -> float:
     return span
 
 
+def _patience(value: Any, what: str) -> bool | float:
+    if isinstance(value, (bool, str)):
+        return value if isinstance(value, bool) else _duration(value, what)
+    raise Invalid(f'{what} must be true, false, or how long a call must have taken, such as "5s"')
+
+
 def _flag(value: Any, what: str) -> bool:
     if not isinstance(value, bool):
         raise Invalid(f"{what} must be true or false")
@@ -167,7 +173,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "max_import": ("max_import_s", _duration),
     "upgradable": ("upgradable", _flag),
     "engine": ("engine", check_name),  # whether there is one: `torpor.engine.registry`
-    "freeze_on_model_wait": ("freeze_on_model_wait", _flag),
+    "freeze_on_model_wait": ("freeze_on_model_wait", _patience),
     "budget": ("budget", parse_budget),
 }
 KEYS = tuple(_CHECKS)

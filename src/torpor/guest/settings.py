@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from torpor.wire.wayout import MODEL_PORT
+
 AGENT_UID = 1000
-MODEL_PORT = 8400
 
 
 class Settings(NamedTuple):

@@ -4,6 +4,11 @@ When its agent waits for something outside, nothing it does is in flight, its ma
 and the wait is worth it: what that means differs with what suspending takes (`Terms`). A program
 may keep threads that never rest (a ticker, a poller): they do not hold a machine awake for ever,
 only as long as there is patience with them.
+
+A recorded call under way (a model's answer) is a wait, too, whose end nobody knows. Once it has
+been quiet for as long as a freeze and a resume take, the machine is frozen: so, whenever the answer
+comes, no more than twice the least possible is spent on waiting for it. What the agent is busy with
+then is most likely the step that made the call; whether anything else is at work its guest finds.
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ class Terms:
     patience_s: float  # after this long it counts, however busy background threads are
     # Something of the agent's own that is due sooner, such as a timeout, is slept through awake.
     timers_s: float = 1.0
+    # Recorded calls that have been quiet for so long are slept under; None: no call is.
+    call_s: float | None = None
 
 
 # A freeze and a resume cost about as much CPU as a second awake.
@@ -42,11 +49,13 @@ class Facts:
 
     waiting: int  # waits the agent has open
     busy: int  # things in flight inside the machine
-    in_flight: int  # things in flight outside for it (model calls), answers not yet delivered
+    in_flight: int  # answers not yet delivered
     waited_s: float  # since the last change of any of the above
     cpu_share: float  # of one core, since the previous look
     # Until a wait ends by itself, None if none does; behind us where that is just being written.
     ends_in_s: float | None
+    calls: int = 0  # recorded calls under way for it
+    quiet_s: float = 0.0  # since the last of these began, or anything of their answers came
 
 
 @dataclass(frozen=True)
@@ -62,15 +71,31 @@ class Stay:
     again_s: float | None
 
 
+def call_patience(rule: bool | float, freeze_s: float) -> float | None:
+    """`Terms.call_s` by an agent's rule, where a freeze and a resume take `freeze_s`."""
+    if isinstance(rule, bool):
+        return freeze_s if rule else None
+    return rule
+
+
 def decide(facts: Facts, terms: Terms) -> Freeze | Stay:
-    if not facts.waiting:
+    since_s = facts.waited_s
+    if facts.in_flight:
+        return Stay("an answer is on its way to it", None)
+    if facts.calls:
+        if terms.call_s is None:
+            return Stay("a call is under way", None)
+        if facts.quiet_s < terms.call_s:
+            return Stay("a call has not been quiet for long", terms.call_s - facts.quiet_s)
+        since_s = min(since_s, facts.quiet_s)
+    elif not facts.waiting:
         return Stay("the agent is at work", None)
-    if facts.busy or facts.in_flight:
+    elif facts.busy:
         return Stay("operations are in flight", None)
     if facts.ends_in_s is not None and -OVERDUE_S < facts.ends_in_s < terms.worth_s:
         return Stay("the wait is nearly over", facts.ends_in_s + OVERDUE_S)
-    if facts.waited_s < terms.grace_s:
-        return Stay("it has only begun to wait", terms.grace_s - facts.waited_s)
-    if facts.cpu_share > QUIET_CPU_SHARE and facts.waited_s < terms.patience_s:
+    if since_s < terms.grace_s:
+        return Stay("it has only begun to wait", terms.grace_s - since_s)
+    if facts.cpu_share > QUIET_CPU_SHARE and since_s < terms.patience_s:
         return Stay("the machine is busy", BUSY_AGAIN_S)
     return Freeze()

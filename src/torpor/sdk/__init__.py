@@ -25,6 +25,8 @@ lines          the agent's threads and tasks: which is running, and whether it i
 holding        how long an operation that comes early is held
 critical       the runtime's lock, and how a cancellation reaches the main thread
 rest           whether the agent's process rests, and what in it goes on by itself
+answers        whether a thread waits for the answer of a recorded call
+looptime       event loops' time, and how it goes on over a sleep
 stillness      how that process answers when it is to stand still
 generators     random generators that the agent made, to be seeded anew
 files          whether a step wrote files

@@ -53,7 +53,7 @@ from torpor.sdk.errors import (
 from torpor.sdk.freezing import flush_output, spare_heap
 from torpor.sdk.generators import generators
 from torpor.sdk.leftovers import Leftovers
-from torpor.sdk.rest import move_loops_with_sleep
+from torpor.sdk.looptime import move_loops_with_sleep
 from torpor.sdk.runtime import Runtime
 from torpor.wire import messages, names
 

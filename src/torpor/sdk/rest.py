@@ -10,10 +10,14 @@ What counts is what keeps a Python process alive, threads that are not daemons; 
 have used operations (`lines`).
 
 Timers are of two kinds. Those of event loops move on with the time that a machine sleeps
-(`move_loops_with_sleep`): the machine may sleep, and is woken for them. What the kernel counts (a
+(`torpor.sdk.looptime`): the machine may sleep, and is woken for them. What the kernel counts (a
 thread in `time.sleep` or in a wait with a timeout, an alarm, a timerfd, a child process that
 sleeps) stands still with the machine, and so keeps it awake. Who sets timers again and again and
 does nothing that the host hears of is a ticker, whose timers count no more (`Timers`).
+
+While recorded calls are under way, timeouts are to stand still with the machine: that of a thread
+that is blocked on a connection on which an answer may come (`torpor.sdk.answers`) keeps nothing
+awake then, and no timer of an event loop counts but sleeps.
 """
 
 from __future__ import annotations
@@ -22,15 +26,14 @@ import contextlib
 import os
 import signal
 import struct
-import sys
 import threading
 import time
-from asyncio import base_events
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, NamedTuple
 from weakref import WeakSet
+
+from torpor.sdk import answers, looptime
 
 # After so many looks that found a new timer, with nothing done in between, new ones do not count.
 ROUNDS_MAX = 3
@@ -104,6 +107,7 @@ class Call(NamedTuple):
     kind: str  # "": one that has no timeout; "unknown": the kernel does not tell
     at: float | None = None  # when it ends by itself, of `time.monotonic`; None: not
     exact: bool = True  # or `at` is counted from now, for want of its beginning
+    arguments: Sequence[int] = ()
 
     @property
     def wants_lock(self) -> bool:
@@ -143,6 +147,7 @@ class Rest(NamedTuple):
     busy: str = ""  # what is at work; empty: nothing
     again_s: float = AGAIN_S_MIN
     wake_in: float | None = None  # until the first timer of an event loop that counts
+    calls: bool = False  # recorded calls are under way
 
     def report(self) -> dict[str, Any]:
         """As the host gets it."""
@@ -152,6 +157,7 @@ class Rest(NamedTuple):
 
 @dataclass
 class _Found:
+    calls: bool  # recorded calls are under way
     busy: str = ""
     holding: dict[Any, float] = field(default_factory=dict)  # kernel timers, by monotonic time
     waking: dict[Any, float] = field(default_factory=dict)  # loops' timers, by loop time
@@ -160,7 +166,9 @@ class _Found:
         self.busy = self.busy or what
 
     def waits(self, task: str, call: Call) -> None:
-        if call.at is not None:
+        if call.at is not None and not (
+            self.calls and answers.may_come(task, call.kind, call.arguments)
+        ):
             # One whose beginning is not known is another when its thread has run meanwhile.
             key = call.at if call.exact else _read(f"{task}/schedstat")
             self.holding[task, key] = call.at
@@ -190,15 +198,15 @@ class Watch:
         """Whether something did since the last look, or is about to."""
         return self._active or bool(self._entering)
 
-    def look(self, near_s: float | None) -> Rest:
+    def look(self, near_s: float | None, *, calls: bool = False) -> Rest:
         """Whether the process rests, and no timer that counts is due within `near_s`; with None it
-        does not matter."""
+        does not matter. With `calls`, recorded calls are under way."""
         if near_s is None:
-            return Rest()
+            return Rest(calls=calls)
         active, self._active = self._active, False
         if active:
             self._again_s = AGAIN_S_MIN
-        found = self._find()
+        found = self._find(calls)
         holding = self._holding.earliest(found.holding, active)
         waking = self._waking.earliest(found.waking, active)
         if found.busy:
@@ -207,20 +215,20 @@ class Watch:
         if holding is not None:
             return Rest("a thread or a process sleeps", _soon(holding - time.monotonic()))
         if waking is None:
-            return Rest()
-        wake_in = max(0.0, waking - loop_time())
+            return Rest(calls=calls)
+        wake_in = max(0.0, waking - looptime.loop_time())
         if wake_in < near_s:
             return Rest("a timer of its event loop is due", _soon(wake_in))
-        return Rest(wake_in=wake_in)
+        return Rest(wake_in=wake_in, calls=calls)
 
-    def _find(self) -> _Found:
-        found = _Found()
+    def _find(self, calls: bool) -> _Found:
+        found = _Found(calls)
         threads = {f"{_TASKS}/{each.native_id}": each for each in self._counted() if each.ident}
         ran = {task: _read(f"{task}/schedstat") for task in threads}
         # Who starts one waits until it runs; it is nowhere to be seen before.
         if any(each.ident is None for each in self._alive()):
             found.works("a thread begins")
-        loops = running_loops()
+        loops = looptime.running_loops()
         for task, thread in threads.items():
             _look_at(task, thread, loops.get(thread.ident or 0), found)
         alarm_s = signal.getitimer(signal.ITIMER_REAL)[0]
@@ -258,7 +266,7 @@ def _look_at(task: str, thread: threading.Thread, loop: Any, found: _Found) -> N
         found.waits(task, call)
         return
     for handle in list(loop._scheduled):
-        if not handle.cancelled():
+        if not handle.cancelled() and (not found.calls or looptime.is_sleep(handle)):
             found.waking[id(handle), handle.when()] = handle.when()
     if call.kind in ("epoll", "unknown"):
         if loop._ready:
@@ -278,19 +286,6 @@ def worked_s(apart: Collection[int] = (), looking: Collection[int] = ()) -> dict
             waited = 0 if tid in looking else int(words[1])
             seconds[tid] = (int(words[0]) + waited) / 1e9
     return seconds or {0: time.process_time()}
-
-
-def running_loops() -> dict[int, Any]:
-    """The event loop that each thread runs, of those that are written in Python."""
-    found: dict[int, Any] = {}
-    for ident, top in sys._current_frames().items():
-        frame: FrameType | None = top
-        while frame is not None:
-            if frame.f_code is base_events.BaseEventLoop.run_forever.__code__:
-                found[ident] = frame.f_locals["self"]
-                break
-            frame = frame.f_back
-    return found
 
 
 def there_already() -> Collection[Any]:
@@ -349,7 +344,8 @@ def _blocked(task: str) -> Call | None:
     given = arguments[kind.argument]
     if kind.unit == "ms":
         ms = given & 0xFFFFFFFF
-        return Call(kind.name, None if ms >= 1 << 31 else time.monotonic() + ms / 1000, False)
+        at = None if ms >= 1 << 31 else time.monotonic() + ms / 1000
+        return Call(kind.name, at, False, arguments)
     if not given:
         return Call(kind.name)
     seconds = _time_at(task, given, 1e9 if kind.unit == "timespec" else 1e6)
@@ -357,7 +353,7 @@ def _blocked(task: str) -> Call | None:
         return Call(kind.name)
     clock = _absolute_clock(kind.name, arguments)
     if clock is None:
-        return Call(kind.name, time.monotonic() + seconds, False)
+        return Call(kind.name, time.monotonic() + seconds, False, arguments)
     at = seconds - (time.time() - time.monotonic()) if clock == time.CLOCK_REALTIME else seconds
     return Call(kind.name, at)
 
@@ -398,47 +394,3 @@ def _timerfds() -> dict[Any, float]:
                     if left_s:
                         found["timerfd", fd] = time.monotonic() + left_s
     return found
-
-
-class _LoopClock:
-    """`time.monotonic`, moved on by what the machine has slept: by what the time of day, which is
-    set at each thaw, has moved on more."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self._behind = time.time() - time.monotonic()
-        self._ahead = 0.0
-
-    def __call__(self) -> float:
-        # In this order: whatever comes between makes it less, never more.
-        day, now = time.time(), time.monotonic()
-        self._ahead = max(self._ahead, day - now - self._behind)
-        return now + self._ahead
-
-
-_clock = _LoopClock()
-loop_time = time.monotonic
-
-
-def move_loops_with_sleep() -> None:
-    """From now on event loops' time includes what the machine sleeps."""
-    global loop_time
-    loop_time = _clock
-    base_events.BaseEventLoop.time = lambda self: _clock()  # type: ignore[method-assign]
-
-
-def restart_clock() -> None:
-    _clock.restart()
-
-
-def nudge_loops() -> None:
-    """After a sleep: they look at the time again, which the kernel does not know of."""
-    for loop in running_loops().values():
-        with contextlib.suppress(RuntimeError):  # closed in this moment
-            loop.call_soon_threadsafe(_nothing)
-
-
-def _nothing() -> None:
-    pass

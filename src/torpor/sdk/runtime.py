@@ -33,7 +33,7 @@ from torpor.core import artifacts
 from torpor.core.divergence import SUPERSEDED_MAX
 from torpor.core.ids import op_id
 from torpor.replay.journal import Divergence, Early, Intent, Journal, Match, Recorded
-from torpor.sdk import current, files, freezing, rest
+from torpor.sdk import current, files, freezing, looptime, rest
 from torpor.sdk.control import Control
 from torpor.sdk.critical import Cancelling, Critical
 from torpor.sdk.errors import Cancelled, OutsideRun
@@ -506,7 +506,7 @@ class Runtime:
     def _settle_in(self) -> None:
         """A run begins in this process, which has imported its agent."""
         freezing.spare_heap()
-        rest.restart_clock()
+        looptime.restart_clock()
 
     def _result(self, message: dict[str, Any]) -> None:
         self._settle(message["op"], outcome_of(message))
@@ -593,8 +593,8 @@ class Runtime:
     def _stand_still(self, found: rest.Rest) -> list[Operation]:
         """Held until the machine goes on, frozen or not; the operations that were answered."""
         self._tell(names.PREPARED, **found.report())
-        freezing.hold(self._hold_fd, self.identity)
-        rest.nudge_loops()
+        with looptime.over_a_sleep(stands=found.calls):
+            freezing.hold(self._hold_fd, self.identity)
         if self.identity.pop("journal", False):
             return self._extend_journal(json.loads(self._reader.readline())["records"])
         return []

@@ -24,12 +24,13 @@ def prepare(
     gives, called under the runtime's lock unless there is an `obstacle`, when the process goes on;
     nothing if it did not stand still; that is reported."""
     rest_s, anyhow = message.get("rest_s"), message.get("anyhow", False)
-    found = watch.look(rest_s)
+    calls = message.get("calls", False)
+    found = watch.look(rest_s, calls=calls)
     held: list[T] = []
     refusal = ("" if anyhow else found.busy) or freezing.before_freeze()
     if not refusal:
         if freezing.hooked():  # they took their time
-            found = watch.look(rest_s)
+            found = watch.look(rest_s, calls=calls)
         with critical:
             if rest_s is not None and watch.stirred and not found.busy:
                 found = Rest("an operation begins")

@@ -19,7 +19,7 @@ from asyncio import base_events
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from heapq import heappop, heappush
 
-from torpor.sdk import rest
+from torpor.sdk import looptime
 
 
 class ManualClock:
@@ -90,11 +90,11 @@ class LoopClock(ManualClock):
     def in_charge(self) -> Iterator[None]:
         """Event loops' time is this one's."""
         ours = self.loop_time
-        loop, look = base_events.BaseEventLoop.time, rest.loop_time
+        loop, look = base_events.BaseEventLoop.time, looptime.loop_time
         base_events.BaseEventLoop.time = lambda self: ours()  # type: ignore[method-assign]
-        rest.loop_time = self.loop_time
+        looptime.loop_time = self.loop_time
         try:
             yield
         finally:
             base_events.BaseEventLoop.time = loop  # type: ignore[method-assign]
-            rest.loop_time = look
+            looptime.loop_time = look

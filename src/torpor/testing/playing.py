@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
 
 from torpor.replay.journal import Divergence, Intent, Match, Recorded
-from torpor.sdk import current, rest
+from torpor.sdk import current, looptime, rest
 from torpor.sdk.endpoint import Endpoint
 from torpor.sdk.errors import Cancelled
 from torpor.sdk.operations import Operation, inside
@@ -126,13 +126,13 @@ class PlayedRuntime(Runtime):
     def expects(self) -> bool:
         """Whether an event loop of the agent waits for more than its timers: a connection, a
         pipe."""
-        loops = rest.running_loops()
+        loops = looptime.running_loops()
         return any(_expects(loops[ident]) for ident in loops.keys() - self._foreign)
 
     def moved_on(self) -> None:
         """The clock has skipped."""
         self._watch.stir()
-        rest.nudge_loops()
+        looptime.nudge_loops()
 
     # ---- what is otherwise than in a process of its own ----
 

@@ -372,8 +372,9 @@ FROM_HOST: dict[str, Check] = {
     names.JOURNAL: _record({"records": _JOURNAL}),
     names.CLOCK: _record({"time": _TIME}),
     # `rest_s`: only if the agent rests, and nothing of its own is due within so long; or
-    # `anyhow`, and then it is to say so.
-    names.PREPARE: _record({"rest_s?": _SECONDS, "anyhow?": _flag}),
+    # `anyhow`, and then it is to say so. `calls`: under recorded calls, whose clients' timeouts are
+    # to stand still.
+    names.PREPARE: _record({"rest_s?": _SECONDS, "anyhow?": _flag, "calls?": _flag}),
     names.RESUME: _record({"time": _TIME}),
     names.RESULT: _record(
         {"op": _OP, "ok": _flag, "value?": _any, "error?": _ERROR, "blob?": _BLOB}, _outcome

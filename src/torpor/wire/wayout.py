@@ -24,6 +24,7 @@ from torpor.wire.checks import record as _record
 from torpor.wire.checks import text as _text
 from torpor.wire.streams import HOST_CHARS_MAX, TARGET_CHARS_MAX
 
+MODEL_PORT = 8400  # in a machine, of the deployment's own model, on the loopback
 BODY_MAX = 16 * 1024 * 1024
 RULES_MAX = 2000  # of an agent, its presets as their rules
 PEM_CHARS_MAX = 64 * 1024

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from torpor.replay.journal import Early, Recorded
-from torpor.sdk import holding, rest
+from torpor.sdk import holding, looptime, rest
 from torpor.sdk.holding import Holding
 from torpor.sdk.rest import ROUNDS_MAX, Timers
 
@@ -47,9 +47,11 @@ def test_a_timer_without_a_beginning_counts_from_its_first_look() -> None:
 def test_loops_time_moves_on_with_a_sleep_and_never_back(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(day=1000.0, since_boot=10.0)
     monkeypatch.setattr(
-        rest, "time", SimpleNamespace(time=lambda: clock.day, monotonic=lambda: clock.since_boot)
+        looptime,
+        "time",
+        SimpleNamespace(time=lambda: clock.day, monotonic=lambda: clock.since_boot),
     )
-    loops = rest._LoopClock()
+    loops = looptime._LoopClock()
     assert loops() == 10.0
     clock.day, clock.since_boot = 1001.0, 11.0
     assert loops() == 11.0
