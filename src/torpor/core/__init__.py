@@ -22,6 +22,7 @@ schedules     the settings of a schedule
 children      what a child that did not complete leaves to its parent
 divergence    what an agent's file says about divergences
 doubts        what a person may say of a step in doubt
+placements    where a secret goes in a request
 permissions   what a person may allow an agent, bound to the exact action
 position      where an agent stood when it was frozen
 environment   environment variables of agents and runs

@@ -11,6 +11,8 @@
     run/                  sockets, locks, mounts, machines: nothing here outlives the processes
     cache/                answers worth keeping (engine probe), what images are made of
     prices.toml           what models cost, where that differs from the built-in table
+    egress.toml           what the host says about requests that leave (`egress.hostfile`)
+    egress-usage.jsonl    what of budgets and limits is used
     host.key              what wraps the keys that runs' snapshots are sealed with
 """
 
@@ -51,6 +53,14 @@ class Home:
     @property
     def prices(self) -> Path:
         return self.root / "prices.toml"
+
+    @property
+    def egress(self) -> Path:
+        return self.root / "egress.toml"
+
+    @property
+    def egress_usage(self) -> Path:
+        return self.root / "egress-usage.jsonl"
 
     @property
     def blobs(self) -> Path:

@@ -206,3 +206,10 @@ def placement(secret: str) -> Preset | None:
     """The preset whose secret has this name, if there is one: where it goes and whom it serves,
     unless that is given."""
     return next((p for p in presets().values() if p.secret == secret), None)
+
+
+@cache
+def model_hosts() -> frozenset[str]:
+    """Of the presets' own."""
+    rules = (rule for preset in presets().values() for rule in preset.rules)
+    return frozenset(rule.host for rule in rules if rule.record == MODEL and rule.host)

@@ -14,6 +14,11 @@ llama       that model's process
 standin     a script, where there is no model at all
 protocol    what a worker and the broker say to each other: frames
 admission   what the judge decides: how a request goes out, or why it does not
+judge       everything that decides: rules, budgets, addresses, secrets
+hostfile    what the host says about all agents: egress.toml
+resolve     which addresses a name leads to, and whether these may be reached
+secrets     whom secrets serve, and that they do not come back
+budgets     what runs, agents and keys may use
 connection  a connection to the broker: many streams over one socket
 authority   certificates for the gateways in machines
 client      how other processes ask the broker

@@ -30,7 +30,8 @@ class Outgoing:
 
 
 class Leak(Exception):
-    """An answer has a secret in it: it is cut here."""
+    """An answer has a secret in it, or may have: it is cut here. `str(leak)` goes on after "HOST
+    answered, but "."""
 
 
 class Redaction(Protocol):
@@ -48,8 +49,9 @@ class Redaction(Protocol):
 class Charge(Protocol):
     """What was reserved for one exchange, of budgets and limits."""
 
-    def sent(self, count: int) -> str:
-        """So many more bytes of the body go out. Why they may not, or ""."""
+    def sent(self, data: bytes) -> str:
+        """These bytes of the body go out next, of a recorded call all of them at once. Why they may
+        not, or ""."""
         ...
 
     def received(self, data: bytes) -> str:
@@ -58,6 +60,10 @@ class Charge(Protocol):
 
     def settle(self, status: int | None, headers: Headers) -> Mapping[str, Any]:
         """The exchange is over, once: `usage` of DONE. None: no answer came."""
+        ...
+
+    def cancel(self) -> None:
+        """Instead of `settle`: nothing of it went out."""
         ...
 
 

@@ -18,12 +18,11 @@ import httpx
 
 from torpor.core import refusals
 from torpor.core.errors import Invalid
+from torpor.core.placements import SECRET_CHARS_MIN
 from torpor.egress.protocol import BODY_BYTES_MAX
 
 TIMEOUT = httpx.Timeout(600, connect=10, pool=None)
 CONNECT_RETRY_DELAYS_S = (0.2, 1.0, 3.0)
-# Shorter "keys" are placeholders such as EMPTY or ollama, which are words of ordinary replies.
-SECRET_CHARS_MIN = 12
 
 # Any byte has a character in it, so that odd headers pass through as they are.
 _HEADER_ENCODING = "latin-1"
