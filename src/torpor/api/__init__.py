@@ -16,6 +16,7 @@ files       files for runs
 artifacts   what runs published
 execs       commands beside agents
 queries     SQL, and saved queries
+egress      what agents may reach, and what they asked for
 queues      queues
 schedules   schedules
 keys        API keys and tokens

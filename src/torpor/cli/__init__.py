@@ -13,6 +13,8 @@ agents        run, deploy
 dev           dev: an agent that runs as it is written
 watching      an agent's files, watched for saves
 versions      agents, upgrade
+egress        egress: rules, tried; what went out
+reaching      what an agent may reach, and what is new of it
 ps            ps
 top           top
 runs          show, trace, cancel

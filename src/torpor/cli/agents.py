@@ -12,12 +12,15 @@ from typing import Annotated, Any
 
 import typer
 
+from torpor.cli import terminal
 from torpor.cli.attach import Explain, attach
 from torpor.cli.environment import EnvFileOpt, EnvOpt, given_env
+from torpor.cli.exits import Exit
 from torpor.cli.given import Files, usage
 from torpor.cli.host import connect
 from torpor.cli.inputs import InputGiven
 from torpor.cli.options import ENGINE, Json
+from torpor.cli.reaching import state_new
 from torpor.client import Client
 from torpor.core.agentfile import AgentSource
 from torpor.core.durations import seconds
@@ -53,14 +56,26 @@ FilesOpt = Annotated[
 TargetArg = Annotated[str, typer.Argument(metavar="AGENT", show_default=False)]
 
 
-def deploy(target: TargetArg, engine: EngineOpt = None, as_json: Json = False) -> None:
+def deploy(
+    target: TargetArg,
+    engine: EngineOpt = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask about what it may reach.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Make an agent's template now, so that its runs can start at once.
 
-    AGENT is a file or a project's directory. All of its agents are deployed.
+    AGENT is a file or a project's directory. All of its agents are deployed. What its version may
+    reach beyond the last one is shown, and in a terminal confirmed.
     """
     path, _ = split_target(target)
-    source = read_agent(path)
-    deployed = deploy_now(connect(), source, engine)
+    source, client = read_agent(path), connect()
+    asks = state_new(client, source) and not yes and terminal.interactive()
+    if asks and not typer.confirm("deploy it?", err=True):
+        say("not deployed", "yellow")
+        raise typer.Exit(Exit.REFUSED)
+    deployed = deploy_now(client, source, engine)
     if as_json:
         show_json(deployed)
         return
@@ -138,10 +153,11 @@ def run(
         "env": given_env(env, env_file),
     }
     agent: dict[str, Any] | None
-    if _is_file(path):
+    if is_file(path):
         source = read_agent(path)
         explain = partial(missing_file, source=source)
         client = connect()
+        state_new(client, source)
         deployed = deploy_now(client, source, engine)
         agent = offered(deployed, name, path)
         which = deployed["version"], name
@@ -153,7 +169,7 @@ def run(
     with usage("-i"):
         carried.check()
     started = client.start(*which, typed, id_key, files=carried.by_place, **how)
-    if not _is_file(path) and not registry.isolates(started["engine"]):
+    if not is_file(path) and not registry.isolates(started["engine"]):
         _say_not_isolated(started["engine"], "" if engine else "the agent's default; ")
     if detach:
         if as_json:
@@ -165,7 +181,7 @@ def run(
     raise typer.Exit(attach(client, started, explain=explain, as_json=as_json))
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
     """Whether a file is meant, be it one that is not there."""
     return path.exists() or path.suffix == ".py" or len(path.parts) > 1
 

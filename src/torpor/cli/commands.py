@@ -30,6 +30,11 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
             "Make an agent's template now, so that its runs can start at once.",
         ),
         Listed("agents", "versions:app", "List, show and retire deployed agents."),
+        Listed(
+            "egress",
+            "egress:app",
+            "See what agents may reach, try rules, and list what went out or was refused.",
+        ),
     ),
     "Runs": (
         Listed("ps", "ps:ps", "List runs: unfinished ones, and those that ended in the last day."),

@@ -27,6 +27,10 @@ def waits(incomplete: str) -> Offers:
     return _offers(incomplete, _waits)
 
 
+def agents(incomplete: str) -> Offers:
+    return _offers(incomplete, _agents)
+
+
 def engines(incomplete: str) -> Offers:
     from torpor.engine import registry
 
@@ -37,6 +41,12 @@ def engines(incomplete: str) -> Offers:
 def _runs(client: Client) -> Iterator[tuple[str, str]]:
     for run in client.runs(limit=_MANY):
         yield run["id"], f"{run['agent'] or ''} {run['state']}".strip()
+
+
+def _agents(client: Client) -> Iterator[tuple[str, str]]:
+    for version in client.agents():
+        for current in version["current"]:
+            yield current["name"], current["origin"]
 
 
 def _waits(client: Client) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,7 @@ from torpor.cli.exits import Exit
 from torpor.cli.given import Files, usage
 from torpor.cli.host import connect
 from torpor.cli.inputs import InputGiven
+from torpor.cli.reaching import new_lines, state_new
 from torpor.client import Client
 from torpor.core.agentfile import AgentSource
 from torpor.core.errors import NotFound, TorporError
@@ -135,6 +136,7 @@ class Session:
         if isinstance(seen, AgentSource):
             save = self._new_save()
             try:
+                state_new(self._client, seen)
                 deployed = deploy_now(self._client, seen, registry.FALLBACK.name)
             except TorporError as error:
                 seen = error
@@ -168,6 +170,8 @@ class Session:
 
     def _deploy(self, save: int, source: AgentSource) -> None:
         try:
+            for line in new_lines(self._client, source):
+                self._say(line, "yellow")
             deployed = self._client.deploy(source, self._progress, registry.FALLBACK.name)
             self._deployed(save, source, deployed, self._changes(source))
         except TorporError as error:

@@ -14,6 +14,7 @@ class Exit(IntEnum):
     UNAVAILABLE = 3
     CANCELLED = 4
     BROKEN = 5
+    ASKS = 6
     INTERRUPTED = 130  # as shells have it of a program that SIGINT ended
     UNREAD = 141  # and of one that SIGPIPE did
 
@@ -25,6 +26,7 @@ MEANINGS = {
     Exit.UNAVAILABLE: "no server answers, or this host lacks something",
     Exit.CANCELLED: "the run that was followed was cancelled",
     Exit.BROKEN: "data is damaged, or torpor itself is at fault",
+    Exit.ASKS: "a person would have to allow it first (torpor egress test)",
     Exit.INTERRUPTED: "Ctrl-C; a run that was followed goes on",
     Exit.UNREAD: "whatever was reading the output has gone",
 }

@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from torpor.cli.options import Json, RunArg
+from torpor.cli.reaching import show_rules
 from torpor.client import Client
 from torpor.core import inputs, schemas
 from torpor.core.home import Home
@@ -69,8 +70,12 @@ def _rows(each: Object, now: float) -> Iterator[tuple[str, ...]]:
 
 @app.command("show")
 def show_agent(agent: AgentArg, as_json: Json = False) -> None:
-    """Show what an agent takes: its parameters, their types, their defaults. May be NAME:AGENT."""
-    found = Client(Home.find()).agent(agent)
+    """Show what an agent takes, and what it may reach. May be NAME:AGENT.
+
+    Its parameters, their types, their defaults; its rules for the network.
+    """
+    client = Client(Home.find())
+    found = client.agent(agent)
     if as_json:
         show_json(found)
         return
@@ -85,6 +90,10 @@ def show_agent(agent: AgentArg, as_json: Json = False) -> None:
         rows = [_parameter(offered, each) for each in offered["params"]]
         rows += [("…", _type(offered, ""), "", "any other name")] * offered["open"]
         show(table(heads, rows))
+    reach = client.reach(agent)
+    if reach["rules"] or reach["budget"]:
+        show(Text())
+        show_rules(reach)
 
 
 def _parameter(agent: Object, param: Object) -> tuple[str, ...]:

@@ -116,6 +116,29 @@ class Client:
         query = _given({"version": version, "engine": engine})
         return self._object("GET", f"/agents/{_segment(ref)}", params=query)
 
+    def reach(self, ref: str, *, exact: bool = False) -> Object:
+        """What the agent may reach; `exact`: `ref` is where it comes from."""
+        ref = seen_from_afar(ref) if exact and self.remote else ref
+        query = {"agent": _named(ref), "exact": str(exact).lower()}
+        return self._object("GET", "/egress/rules", params=query)
+
+    def judge(self, ref: str, method: str, url: str) -> Object:
+        """What would become of this request of the agent. Nothing is sent."""
+        body = {"agent": _named(ref), "method": method, "url": url}
+        return self._object("POST", "/egress/test", json=body)
+
+    def exchanges(
+        self,
+        run: str | None = None,
+        *,
+        denied: bool = False,
+        since: float | None = None,
+        limit: int = 100,
+    ) -> list[Object]:
+        """The newest requests that left, were refused or are asked for, oldest first."""
+        query = {"run": run, "denied": str(denied).lower(), "since": since, "limit": limit}
+        return self._list("GET", "/egress", params=_given(query))
+
     def retire_agent(self, ref: str) -> Object:
         """Forget that it is deployed."""
         return self._object("DELETE", "/agents", params={"agent": _named(ref)})

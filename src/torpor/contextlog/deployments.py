@@ -132,6 +132,22 @@ def choose_current(c: Connection, ref: str, preferred: Preference = ANY) -> Chos
     """The agent that `ref` means, of its current version: NAME, NAME:AGENT, or AGENT where just one
     has it; in the place of NAME also its origin, or the end of that. Raises NotFound, Conflict,
     Invalid."""
+    found, agent = _called(c, ref, preferred)
+    return _chosen(c, found, agent, preferred)
+
+
+def find_current(c: Connection, ref: str, *, exact: bool = False) -> Deployment:
+    """The deployment that `ref` means, for whichever engine was the last; `exact`: that has this
+    origin. Raises NotFound, Conflict."""
+    if exact:
+        same = [each for each in list_current(c) if each.origin == ref]
+        return _only(c, ref, same, ANY)[0]
+    return _called(c, ref, ANY)[0][0]
+
+
+def _called(c: Connection, ref: str, preferred: Preference) -> tuple[list[Deployment], str | None]:
+    """Those of the one identity that is called so, the newest first, and which agent of its file is
+    meant, if `ref` says. Raises NotFound, Conflict."""
     current = list_current(c)
     if preferred.origin is not None:
         current = [each for each in current if each.origin == preferred.origin]
@@ -139,9 +155,9 @@ def choose_current(c: Connection, ref: str, preferred: Preference = ANY) -> Chos
     readings: tuple[tuple[str, str | None], ...] = ((ref, None), (file, agent))
     for called, name in readings:
         if found := [each for each in current if called and each.is_called(called)]:
-            return _chosen(c, _only(c, called, found, preferred), name, preferred)
+            return _only(c, called, found, preferred), name
     having = [each for each in current if _has(c, each, ref)]
-    return _chosen(c, _only(c, ref, having, preferred, agent=ref), ref, preferred)
+    return _only(c, ref, having, preferred, agent=ref), ref
 
 
 def _has(c: Connection, each: Deployment, agent: str) -> bool:

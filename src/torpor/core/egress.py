@@ -299,6 +299,34 @@ def _shown(request: Request) -> str:
     return f"{request.method} {request.host}{targets.path_of(request.target)[:200]}"
 
 
+def parse_request(method: str, url: str) -> Request:
+    """A request as people write it: https://…, http://…, a WebSocket's wss://…, or
+    tcp://HOST:PORT. Raises Invalid."""
+    # Not for the guest, which has no URLs.
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise Invalid(f"{url[:200]!a} is not a URL: {error}") from error
+    scheme = {"wss": HTTPS, "ws": HTTP}.get(parts.scheme, parts.scheme)
+    if scheme not in (HTTPS, HTTP, TCP) or not parts.hostname:
+        raise Invalid(
+            f"{url[:200]!a} is not a URL that an agent could ask for",
+            hint="It begins with https://, http:// or tcp://, and names a host.",
+        )
+    if parts.username is not None:
+        raise Invalid(f"{url[:200]!a} has a user in it", hint="Give the URL without it.")
+    if scheme == TCP:
+        if port is None or parts.path.strip("/") or parts.query:
+            raise Invalid(f"{url[:200]!a} is not tcp://HOST:PORT")
+        return Request(TCP, parts.hostname, port)
+    query = f"?{parts.query}" if parts.query else ""
+    target = f"{parts.path or '/'}{query}"
+    return Request(scheme, parts.hostname, port or PORTS[scheme], method.upper(), target)
+
+
 # Reading what a file says.
 
 

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from torpor.core.prices import Prices
 from torpor.core.states import RunState
 from torpor.service.agents import Agents
+from torpor.service.egress import Egress
 from torpor.service.events import Events
 from torpor.service.execs import Execs
 from torpor.service.files import Artifacts, Files
@@ -109,6 +110,9 @@ class Service(Protocol):
 
     @property
     def queries(self) -> Queries: ...
+
+    @property
+    def egress(self) -> Egress: ...
 
     async def health(self) -> Health: ...
 

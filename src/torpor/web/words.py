@@ -228,3 +228,51 @@ def waiting_for(waits: list[dict[str, Any]], now: float) -> str:
         kind = "approval" if first["approve"] else _AWAITED.get(first["kind"], "an answer")
         what = f"{kind}: {question(first, 60)}"
     return f"{what} and {more} more" if more else what
+
+
+def place(rule: Mapping[str, Any]) -> str:
+    """Where a rule of an agent leads: `api.github.com`, `tcp://db.example.com:5432`."""
+    host, port, protocol = rule["host"], rule["port"], rule["protocol"]
+    if (protocol, port) in (("https", 443), ("", 0)):
+        return str(host)
+    scheme = f"{protocol}://" if protocol else ""
+    usual = {"https": 443, "http": 80, "": 0}.get(protocol) == port
+    return f"{scheme}{host}" if usual else f"{scheme}{host}:{port}"
+
+
+def allowed(rule: Mapping[str, Any], most: int = 3) -> str:
+    """What of it: `POST /repos/acme/*/issues`."""
+    beyond = len(rule["paths"]) - most
+    paths = [*rule["paths"][:most], *([f"and {beyond} more"] if beyond > 0 else [])]
+    methods = ", ".join(rule["methods"])
+    if rule["protocol"] == "tcp":
+        return "connections"
+    return f"{methods} {' '.join(paths)}".strip() or "all"
+
+
+def manner(rule: Mapping[str, Any]) -> str:
+    """How: `denied`, `with GITHUB_TOKEN, asks a person first`."""
+    parts = ["denied"] * rule["deny"]
+    parts += [f"with the secret {rule['secret']}"] if rule["secret"] else []
+    parts += ["asks a person first"] * rule["ask"]
+    parts += {"model": ["model calls"], "http": ["recorded"]}.get(rule["record"], [])
+    return ", ".join(parts)
+
+
+def rule(given: Mapping[str, Any]) -> str:
+    """On one line."""
+    how = manner(given)
+    return f"{place(given)}: {allowed(given)}" + (f", {how}" if how else "")
+
+
+def exchange(data: Mapping[str, Any]) -> str:
+    """What an agent asked for: `GET https://…`, or the name that it looked up."""
+    what = data.get("url") or data.get("name") or "?"
+    port = f":{data['port']}" if data.get("port") and not data.get("url") else ""
+    return line(f"{data.get('method') or ''} {what}{port}".strip(), 300)
+
+
+def refused(data: Mapping[str, Any]) -> str:
+    """An `egress.refused` entry: `GET https://… was refused: no rule allows it.`"""
+    again = f" ({data['times']} times by now)" if data.get("times", 1) > 1 else ""
+    return f"{exchange(data)} was refused{again}: {line(str(data.get('reason', '')), 1000)}"

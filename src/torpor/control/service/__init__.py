@@ -22,4 +22,5 @@ storage     snapshots, garbage, backups, retention
 files       files of runs, artifacts
 execs       commands beside an agent
 queries     SQL, and saved queries
+egress      what agents may reach, and what they asked for
 """

@@ -20,6 +20,7 @@ from torpor.control.scheduler.scheduler import Scheduler
 from torpor.control.service.agents import Agents
 from torpor.control.service.deleting import Deleting
 from torpor.control.service.details import Details, prices_of
+from torpor.control.service.egress import Egress
 from torpor.control.service.events import Events
 from torpor.control.service.execs import Execs
 from torpor.control.service.files import Artifacts, Files
@@ -114,6 +115,7 @@ class Service:
         self.artifacts = Artifacts(store, shared.values)
         self.execs = Execs(store, engines, commands, clock)
         self.queries = Queries(home, store, clock)
+        self.egress = Egress(store, self.queries)
 
         self._status = Status(shared, engines, self.queues)
         self._webhooks = Webhooks(store, keys, self.waits, clock=clock, limits=limits)

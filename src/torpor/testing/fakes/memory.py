@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torpor.core.agentfile import AgentSource
 from torpor.core.errors import NotFound
 from torpor.core.ids import new_id
 from torpor.core.states import FINAL, RunState
@@ -77,6 +78,7 @@ class Memory:
     positions: dict[str, int] = field(default_factory=dict)  # in the scripts
     pinned: set[str] = field(default_factory=set)
     deployed: Deployed | None = None
+    source: AgentSource | None = None  # that was deployed last
     base: str | None = None  # of public URLs
     _watchers: dict[str, list[asyncio.Future[None]]] = field(default_factory=dict)
     _answered: dict[str, asyncio.Event] = field(default_factory=dict)

@@ -6,13 +6,17 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from torpor.control.service.egress import judged
 from torpor.core.agentfile import AgentSource
+from torpor.core.egress import judge, parse_egress, parse_request
 from torpor.core.errors import Conflict, GuestError, Invalid, NotFound
 from torpor.core.ids import new_id
 from torpor.core.states import FINAL, RunState
 from torpor.service.agents import Agent, Deployed, Deployment, DescribedAgent, Report
+from torpor.service.egress import Exchange, ExchangeFilter, Judged, Reach
 from torpor.service.events import Sent
 from torpor.service.logs import LogPage
 from torpor.service.runs import (
@@ -57,6 +61,7 @@ class Agents:
         if "breaks the service" in text:
             raise RuntimeError("secret detail")
         cached = self._memory.deployed is not None
+        self._memory.source = source
         self._memory.deployed = reply(
             Deployed,
             engine=engine or "qemu",
@@ -98,6 +103,43 @@ class Agents:
             raise NotFound(f"no agent {ref!r} is deployed", hint="Deploy it first.")
         self._memory.deployed = None
         return known[0]["current"][0]
+
+
+class Egress:
+    """Of what was deployed. Nothing ever goes out, or is refused."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    async def reach(self, ref: str, *, exact: bool = False) -> Reach:
+        source = self._source(ref)
+        return reply(
+            Reach,
+            name="player",
+            version=VERSION,
+            engine="qemu",
+            origin="/play.py",
+            deployed_at=1.0,
+            entries=[dict(entry) for entry in source.egress],
+            rules=[asdict(rule) for rule in parse_egress(list(source.egress), "egress")],
+            budget=source.rules.given.get("budget", {}),
+        )
+
+    async def test(self, ref: str, method: str, url: str) -> Judged:
+        request, source = parse_request(method, url), self._source(ref)
+        return judged(judge(parse_egress(list(source.egress), "egress"), request))
+
+    async def log(self, wanted: ExchangeFilter) -> Sequence[Exchange]:
+        if wanted.run is not None:
+            self._memory.run(wanted.run)
+        return []
+
+    def _source(self, ref: str) -> AgentSource:
+        source = self._memory.source
+        names = ("player", "player:player", "/play.py", source.origin if source else "")
+        if source is None or self._memory.deployed is None or ref not in names:
+            raise NotFound(f"no agent {ref!r} is deployed", hint="Deploy it first.")
+        return source
 
 
 class Runs:

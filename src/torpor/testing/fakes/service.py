@@ -74,6 +74,7 @@ class MemoryService:
         self.artifacts = canned.Artifacts(self.memory)
         self.execs = canned.Execs(self.memory, home)
         self.queries = canned.Queries(self.memory)
+        self.egress = resources.Egress(self.memory)
         self.keys = ApiKeys(store)
         self.files = Files(
             RunFiles(LocalBlobs(home.blobs), store, SealingKeys(home, store, on=True))

@@ -1,0 +1,82 @@
+"""What agents may reach, and what became of their requests."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection
+
+from torpor.contextlog import agents, deployments, runs
+from torpor.contextlog.agents import AgentRow
+from torpor.contextlog.deployments import Deployment
+from torpor.core.egress import Request, Verdict, judge, parse_request
+from torpor.logstore.protocol import Store
+from torpor.query.ask import Question
+from torpor.query.views import egress
+from torpor.service.egress import Exchange, ExchangeFilter, Judged, Reach
+from torpor.service.queries import Queries
+from torpor.service.shapes import reply
+
+Explain = Callable[[AgentRow, Request], Awaitable[Mapping[str, Any]]]
+"""What the broker would say: the fields of `Judged`."""
+
+
+class Egress:
+    """See `torpor.service.egress.Egress`."""
+
+    def __init__(self, store: Store, queries: Queries, explain: Explain | None = None) -> None:
+        self._store, self._queries, self._explain = store, queries, explain
+
+    async def reach(self, ref: str, *, exact: bool = False) -> Reach:
+        deployment, row = await self._find(ref, exact=exact)
+        return reply(
+            Reach,
+            name=deployment.name,
+            version=row.version,
+            engine=row.engine,
+            origin=deployment.origin,
+            deployed_at=deployment.deployed_at,
+            entries=row.spec.get("egress", []),
+            rules=[asdict(rule) for rule in row.egress],
+            budget=row.rules.given.get("budget", {}),
+        )
+
+    async def test(self, ref: str, method: str, url: str) -> Judged:
+        request = parse_request(method, url)
+        _, row = await self._find(ref)
+        if self._explain is not None:
+            return reply(Judged, await self._explain(row, request), whole=True)
+        return judged(judge(row.egress, request))
+
+    async def _find(self, ref: str, *, exact: bool = False) -> tuple[Deployment, AgentRow]:
+        def read(c: Connection) -> tuple[Deployment, AgentRow]:
+            found = deployments.find_current(c, ref, exact=exact)
+            return found, agents.get_agent(c, found.version)
+
+        return await self._store.read(read)
+
+    async def log(self, wanted: ExchangeFilter) -> Sequence[Exchange]:
+        values: dict[str, Any] = {"limit": wanted.limit}
+        where = ["verdict = 'deny'"] if wanted.denied else []
+        if (ref := wanted.run) is not None:
+            values["run"] = (await self._store.read(lambda c: runs.get_run(c, ref))).id
+            where.append("run = :run")
+        if wanted.since is not None:
+            values["since"] = wanted.since
+            where.append("coalesce(ended_at, at) >= :since")
+        columns = ", ".join(column.name for column in egress.columns)
+        sql = (
+            f"SELECT {columns} FROM egress {'WHERE ' * bool(where)}{' AND '.join(where)} "
+            "ORDER BY coalesce(ended_at, at) DESC, run, seq DESC LIMIT :limit"
+        )
+        found = await self._queries.ask(Question(sql, values, rows_max=wanted.limit))
+        rows = (dict(zip(found["columns"], row, strict=True)) for row in reversed(found["rows"]))
+        return [reply(Exchange, row) for row in rows]
+
+
+def judged(verdict: Verdict) -> Judged:
+    """By an agent's rules alone."""
+    fields = asdict(verdict)
+    return reply(Judged, fields, verdict=fields.pop("decision"), whole=False)
