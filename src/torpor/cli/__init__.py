@@ -19,6 +19,7 @@ ps            ps
 top           top
 runs          show, trace, cancel
 logs          logs
+parts         answers of models in a log, while they come
 attach        attach: following a run in the terminal
 query         query
 exec          exec, shell

@@ -28,7 +28,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 from rich.live import Live
 
-from torpor.cli import terminal
+from torpor.cli import parts, terminal
 from torpor.cli.answering import answerable, how_to_answer, user
 from torpor.cli.exits import Exit, of_run
 from torpor.cli.options import Json, RunArg
@@ -148,6 +148,8 @@ class Follower:
         # With --json, stdout is for the one document at the end.
         self._stdout = sys.stderr if as_json else sys.stdout
         self._at_line_start = True
+        self._answer: str | None = None  # the call of whose answer the line on stderr is
+        self._prints = False  # the agent, while answers come: then it shows them itself
         self._arrived: queue.SimpleQueue[Followed | Exception | _Remark] = queue.SimpleQueue()
         self._woken, self._wake = socket.socketpair()  # Windows selects nothing else
         self._handing_over, self._closed = threading.Lock(), False
@@ -280,7 +282,12 @@ class Follower:
                 self._awaited[entry["op"]] = {**data, "op": entry["op"]}
             case "op.end":
                 self._awaited.pop(entry["op"], None)
+                if entry["op"] == self._answer:
+                    self._end_answer()
+            case parts.PART:
+                self._answering(entry["op"], data["text"])
             case "output":
+                self._prints |= self._answer is not None
                 self._output(data["text"], to_stderr=data["stream"] == "stderr")
             case "note.log":
                 self._remark(words.note(data))
@@ -313,8 +320,21 @@ class Follower:
                 whence = "its beginning" if self._frozen_bytes is None else "its newest snapshot"
                 self._remark(f"its machine was lost; recovering from {whence} and the log")
 
+    def _answering(self, op: str, text: str) -> None:
+        """A model's words as they come, for who watches."""
+        if not self._interactive or self._prints:
+            return
+        with self._above_question():
+            if self._answer != op:
+                self._end_line()
+            self._answer = op
+            err.print(words.plain(text), end="", style="dim", markup=False, soft_wrap=True)
+            if self._question is not None:
+                self._end_line()
+
     def _output(self, text: str, *, to_stderr: bool) -> None:
         with self._above_question():
+            self._end_answer()
             file = sys.stderr if to_stderr else self._stdout
             file.write(text)
             file.flush()
@@ -330,10 +350,16 @@ class Follower:
 
     def _end_line(self) -> None:
         """Output that ends in the middle of a line must not share it with what comes next."""
+        self._end_answer()
         if not self._at_line_start:
             self._stdout.write("\n")
             self._stdout.flush()
             self._at_line_start = True
+
+    def _end_answer(self) -> None:
+        if self._answer is not None:
+            self._answer = None
+            err.print()
 
     # -- the question -------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from torpor.cli import parts
 from torpor.cli.options import Json, RunArg
 from torpor.client import Appended, Back, Client, Lost
 from torpor.core import artifacts
@@ -93,8 +94,11 @@ def logs(
             sys.stdout.flush()
     elif log.kinds:
         _print_output(log, tail, follow=follow)
+    elif follow:
+        known = client.run(log.run)["last_seq"]
+        _print_entries(parts.followed(log.follow(tail), known), at_once=True)
     else:
-        _print_entries(log.follow(tail) if follow else log.entries(tail), at_once=follow)
+        _print_entries(log.settled(tail), at_once=False)
 
 
 class _Last(NamedTuple):
@@ -115,6 +119,18 @@ class _Log:
     def entries(self, tail: int | None = None) -> Iterator[Object]:
         given = self.client.entries(self.run, kinds=self.kinds, tail=tail, since=self.since)
         return filter(self._is_wanted, given)
+
+    def settled(self, tail: int | None) -> Iterator[Object]:
+        """What people read of it: without the parts of answers that have come whole."""
+        if tail is None:
+            return parts.settled(self.entries())
+        wanted = tail
+        while True:
+            found = list(self.entries(wanted))
+            shown = list(parts.settled(found))
+            if len(shown) >= tail or len(found) < wanted:
+                return iter(shown[-tail:] if tail else [])
+            wanted *= 4
 
     def follow(self, tail: int | None, after: int = 0) -> Iterator[Object]:
         which: Object = {"kinds": self.kinds, "tail": tail, "since": self.since}
@@ -242,15 +258,56 @@ def _write(text: Text) -> None:
 
 
 def _print_entries(entries: Iterable[Object], *, at_once: bool) -> None:
-    now = time.time()
-    style = sys.stdout.isatty()
+    lines = _Lines(terminal=sys.stdout.isatty())
     for entry in entries:
-        head = f"{words.clock(entry['at'], now)}  {entry['kind']:<14}"
-        shown = f"\x1b[2m{head}\x1b[0m" if style else head
-        sys.stdout.write(f"{shown}  {entry_text(entry)}".rstrip() + "\n")
+        lines.show(entry)
         if at_once:
             sys.stdout.flush()
+    lines.end()
     sys.stdout.flush()
+
+
+class _Lines:
+    """Entries as lines. In a terminal the text of an answer goes on where its last part ended."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        self._terminal, self._now = terminal, time.time()
+        self._streamed = set[str]()  # the operations of whose answers there was text
+        self._open: str | None = None  # the one whose text the line is of
+
+    def show(self, entry: Object) -> None:
+        op = entry["op"]
+        match entry["kind"]:
+            case parts.PART:
+                self._streamed.add(op)
+                if self._terminal:
+                    self._go_on(entry)
+                    return
+                text = entry_text(entry)
+            case "op.end" if op in self._streamed:
+                text = parts.end_words(entry)
+            case _:
+                text = entry_text(entry)
+        self.end()
+        sys.stdout.write(f"{self._head(entry)}  {text}".rstrip() + "\n")
+
+    def _go_on(self, entry: Object) -> None:
+        op = entry["op"]
+        if self._open != op:
+            self.end()
+            sys.stdout.write(f"{self._head(entry)}  {op}  ")
+            self._open = op
+        sys.stdout.write(words.plain(entry["data"]["text"]))
+
+    def end(self) -> None:
+        """What is shown next begins a line."""
+        if self._open is not None:
+            self._open = None
+            sys.stdout.write("\n")
+
+    def _head(self, entry: Object) -> str:
+        head = f"{words.clock(entry['at'], self._now)}  {entry['kind']:<14}"
+        return f"\x1b[2m{head}\x1b[0m" if self._terminal else head
 
 
 def entry_text(entry: Object) -> str:
@@ -263,6 +320,8 @@ def entry_text(entry: Object) -> str:
             return f"{words.size(data['limit'])} are here: all of it with --output"
         case "output.anew":
             return f"{data['stream']}: recovered, it prints otherwise than before"
+        case parts.PART:
+            return f"{op}  {words.compact(data['text'])}"
         case "note.log":
             return words.note(data)
         case "snapshot" if "bytes" in data:

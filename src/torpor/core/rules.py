@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -149,8 +150,11 @@ def _duration(value: Any, what: str) -> float:
 
 
 def _patience(value: Any, what: str) -> bool | float:
-    if isinstance(value, (bool, str)):
-        return value if isinstance(value, bool) else _duration(value, what)
+    if isinstance(value, bool):
+        return value
+    with suppress(ValueError):
+        if isinstance(value, str) and (span := seconds(value)) > 0:
+            return span
     raise Invalid(f'{what} must be true, false, or how long a call must have taken, such as "5s"')
 
 

@@ -25,6 +25,7 @@ TEXT_CHARS_MAX = 6000
 BRIEF_CHARS = 160
 OUTPUT_CHARS_MAX = 16_000
 _LINE_CHARS = 2000
+SO_FAR = "assistant, so far"
 GOOD, BAD, WARN, BUSY = "good", "bad", "warn", "busy"
 _ENDS = frozenset(f"run.{state.value}" for state in FINAL)
 
@@ -152,11 +153,28 @@ class Timeline:
         figures = (*item.figures, "done again")
         return self._put(replace(item, figures=figures, blocks=blocks, last=entry["seq"]))
 
+    def _part(self, entry: Object) -> Item:
+        """Of an answer that comes: the end of what came so far, until all of it is there."""
+        op, text = str(entry["op"]), words.plain(str(entry["data"].get("text")))
+        item = self.items.get(self._open.get(op, 0))
+        if item is None:
+            kind, _, name = op.partition(":")
+            item = _item(entry, _KINDS.get(kind, kind), name, tone=BUSY, op=op)
+            self._open[op] = item.seq
+        before = next((each for each in item.blocks if each.label == SO_FAR), Block(SO_FAR, ""))
+        whole = before.text + text
+        tail = whole[-TEXT_CHARS_MAX:]
+        block = Block(SO_FAR, tail, before.cut + len(whole) - len(tail))
+        brief = words.line(tail[-_LINE_CHARS:].rstrip().rpartition("\n")[2], BRIEF_CHARS)
+        blocks = (*_without_part(item), block)
+        return self._put(replace(item, brief=brief, blocks=blocks, last=entry["seq"]))
+
     def _end(self, entry: Object) -> Item:
         item = self.items.get(self._open.pop(str(entry["op"]), 0))
         if item is None:
             kind, _, name = str(entry["op"]).partition(":")
             item = _item(entry, _KINDS.get(kind, kind), name)
+        item = replace(item, blocks=_without_part(item))
         concluded = _conclude(item, entry["data"], self.prices)
         return self._put(replace(concluded, ended_at=entry["at"], last=entry["seq"]))
 
@@ -211,6 +229,10 @@ class Timeline:
         blocks = (block("data", data.get("data")),)
         name = str(data.get("name"))
         return self._put(_item(entry, "event", name, brief=brief, blocks=blocks, figures=by))
+
+
+def _without_part(item: Item) -> tuple[Block, ...]:
+    return tuple(each for each in item.blocks if each.label != SO_FAR)
 
 
 def _last_line(text: str) -> str:
@@ -430,6 +452,7 @@ _READ: dict[str, Callable[[Timeline, Object], Item | None]] = {
     "snapshot.unfit": Timeline._unfit,
     "op.begin": Timeline._begin,
     "op.again": Timeline._again,
+    "op.part": Timeline._part,
     "op.end": Timeline._end,
     "op.retried": Timeline._retried,
     "output": Timeline._output,

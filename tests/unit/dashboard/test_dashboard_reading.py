@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from torpor.core.prices import Prices
 from torpor.dashboard import life, turns
-from torpor.dashboard.timeline import BAD, BUSY, GOOD, Item, Timeline
+from torpor.dashboard.timeline import BAD, BUSY, GOOD, SO_FAR, Item, Timeline
 from torpor.dashboard.turns import Message, Prompt
 
 KEYS = st.sampled_from(
@@ -53,6 +53,28 @@ def test_a_turn_shows_what_it_took_and_cost() -> None:
         ("user", "Hello"),
         ("assistant", "Hi."),
     ]
+
+
+def test_an_answer_grows_while_it_comes_and_is_shown_once() -> None:
+    log = Log()
+    log.add("op.begin", "model:/x#1", kind="model", name="/x", data={})
+    log.add("op.part", "model:/x#1", text="Hel")
+    log.add("op.part", "model:/x#1", text="lo\nyou")
+    (item,) = Timeline.of(log.entries).items.values()
+    assert (item.tone, item.brief) == (BUSY, "you")
+    assert [(each.label, each.text) for each in item.blocks[1:]] == [(SO_FAR, "Hello\nyou")]
+    answer = json.dumps({"model": "m", "choices": [{"message": {"content": "Hello\nyou"}}]})
+    log.add("op.end", "model:/x#1", ok=True, value={"status": 200, "body": answer})
+    (item,) = Timeline.of(log.entries).items.values()
+    assert [(each.label, each.text) for each in item.blocks[1:]] == [("assistant", "Hello\nyou")]
+
+
+def test_one_that_began_further_up_grows_all_the_same() -> None:
+    log = Log()
+    log.add("op.part", "model:/x#1", text="Hel")
+    log.add("op.part", "model:/x#1", text="lo")
+    (item,) = Timeline.of(log.entries).items.values()
+    assert (item.kind, item.title, item.brief) == ("turn", "/x#1", "Hello")
 
 
 @settings(max_examples=60, deadline=None)

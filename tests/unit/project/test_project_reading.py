@@ -428,7 +428,7 @@ def test_other_rules_are_another_version_and_another_budget_is_not() -> None:
         ('[[tool.torpor.egress]]\npreset = "x"', r"agent.py: egress\[0\].*no preset 'x'"),
         ("[tool.torpor.budget]\nmoney = 1", "agent.py: budget does not know 'money'"),
         ("[tool.torpor.budget]\ncost = 1", "agent.py: budget.cost is not an amount of money"),
-        ('[tool.torpor]\nfreeze_on_model_wait = "no"', "freeze_on_model_wait must be true or fal"),
+        ('[tool.torpor]\nfreeze_on_model_wait = "no"', "freeze_on_model_wait must be true, fal"),
     ],
 )
 def test_wrong_rules_name_the_file_and_the_entry(tmp_path: Path, toml: str, words: str) -> None:
