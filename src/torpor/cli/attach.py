@@ -314,6 +314,8 @@ class Follower:
                 self._remark(f"stays awake, it could not be frozen: {words.line(data['reason'])}")
             case "machine.failed":
                 self._remark(f"its machine failed: {words.line(data['reason'])}")
+            case "egress.refused":
+                self._remark(words.refused(data), "yellow")
             case "snapshot.unfit":
                 self._remark(words.unfit(data))
             case "run.recovered":

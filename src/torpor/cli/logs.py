@@ -328,6 +328,12 @@ def entry_text(entry: Object) -> str:
             return f"{words.size(data['bytes'])} {data.get('snapshot', '')}".rstrip()
         case "snapshot.unfit":
             return words.unfit(data)
+        case "egress.request":
+            return f"{data['id']}  {words.let_out(data)}"
+        case "egress.end":
+            return f"{data['id']}  {words.answered(data)}"
+        case "egress.refused":
+            return words.refused(data)
         case "run.failed" if isinstance(data.get("error"), dict):
             return words.error_line(data["error"])
         case "op.end" if isinstance(data.get("error"), dict):

@@ -183,13 +183,15 @@ def _is_warning(entry: Object) -> bool:
         case "note.log":
             return entry["data"].get("level") in ("warning", "error")
         case kind:
-            return bool(kind == "snapshot.unfit")
+            return kind in ("snapshot.unfit", "egress.refused")
 
 
 def _warning(entry: Object, now: float) -> Text:
     data = entry["data"]
     if entry["kind"] == "snapshot.unfit":
         return Text(f"\n{words.clock(entry['at'], now)}: {words.unfit(data)}", "yellow")
+    if entry["kind"] == "egress.refused":
+        return Text(f"\n{words.clock(entry['at'], now)}: {words.refused(data)}", "yellow")
     return Text(f"\n{data['level']}: {words.note(data)}", "yellow")
 
 
@@ -240,6 +242,8 @@ def _item(item: timeline.Operation | timeline.Freeze, until: float, *, ended: bo
     tokens = words.tokens(item.input_tokens, item.output_tokens)
     if tokens or not item.measured:
         shown.append(f"  {words.line(item.model)}  {tokens or 'tokens unknown'}", "dim")
+    if item.way:
+        shown.append(words.line(item.way), "dim")
     if item.changed:
         shown.append(f"  {item.changed}", "yellow")
     if item.again:

@@ -10,10 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torpor.core.replies import read_reply
+from torpor.core.replies import HTTP_ERROR, read_reply
 from torpor.core.states import FINAL
+from torpor.web import words
 
 _BEGINS = {"run.started": "started", "run.resumed": "resumed", "run.recovered": "recovered"}
+_EXCHANGES = frozenset({"egress.request", "egress.end", "egress.refused"})
 _ENDS = frozenset(f"run.{state.value}" for state in FINAL)
 
 Object = dict[str, Any]
@@ -34,6 +36,7 @@ class Operation:
     model: str = ""  # of a model call: who answered
     input_tokens: int | None = None
     output_tokens: int | None = None
+    way: str = ""  # of a request: which rule let it out, with which secret
     measured: bool = True  # its answer says what it took, or need not
 
 
@@ -82,6 +85,8 @@ def read(entries: Iterable[Object]) -> Timeline:
             operations[entry["op"]].again += 1
         elif (kind == "op.end" or kind.startswith("wait.")) and entry["op"] in operations:
             _conclude(operations[entry["op"]], entry)
+        elif kind in _EXCHANGES:
+            _exchange(timeline, operations, entry)
         elif kind == "machine.up":
             _current(timeline, entry).up_ms = data.get("resume_ms")
         elif kind == "op.retried":
@@ -104,6 +109,24 @@ def _current(timeline: Timeline, entry: Object) -> Machine:
     return timeline.machines[-1]
 
 
+def _exchange(timeline: Timeline, operations: dict[str, Operation], entry: Object) -> None:
+    """A request that is no operation, listed as one: under its address."""
+    kind, at, data = entry["kind"], entry["at"], entry["data"]
+    if kind == "egress.end":
+        if (found := operations.get(f"egress {data['id']}")) is not None:
+            found.ended_at = at
+            found.ok = "problem" not in data and data.get("status", 200) < HTTP_ERROR
+            status = "" if found.ok or "status" not in data else f"HTTP {data['status']}"
+            found.outcome = data.get("problem", status)
+        return
+    item = Operation(words.exchange(data), at, way=words.by_rule(data))
+    if kind == "egress.request":
+        operations[f"egress {data['id']}"] = item
+    else:
+        item.ended_at, item.ok, item.outcome = at, False, f"refused: {data['reason']}"
+    _current(timeline, entry).items.append(item)
+
+
 def _conclude(operation: Operation, entry: Object) -> None:
     """Its result; a wait's is in the log when it was answered, and again as it was handed over."""
     data = entry["data"]
@@ -117,6 +140,8 @@ def _conclude(operation: Operation, entry: Object) -> None:
     if operation.ended_at is None:
         operation.ended_at = entry["at"]
         operation.ok = bool(data.get("ok", True)) and not operation.outcome
+    if isinstance(data.get("egress"), dict):
+        operation.way = words.by_rule(data["egress"])
     if "set" in data:
         operation.changed = "set by hand"
     value = data.get("value")

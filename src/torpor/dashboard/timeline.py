@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torpor.core.prices import Prices
-from torpor.core.replies import read_reply
+from torpor.core.replies import HTTP_ERROR, read_reply
 from torpor.core.states import FINAL
 from torpor.dashboard import terminal, turns
 from torpor.web import words
@@ -230,6 +230,37 @@ class Timeline:
         name = str(data.get("name"))
         return self._put(_item(entry, "event", name, brief=brief, blocks=blocks, figures=by))
 
+    def _let_out(self, entry: Object) -> Item:
+        data = entry["data"]
+        item = _item(entry, "request", words.exchange(data), tone=BUSY, blocks=_way(data))
+        self._open[f"egress {data['id']}"] = item.seq
+        return self._put(replace(item, op=""))
+
+    def _returned(self, entry: Object) -> Item | None:
+        data = entry["data"]
+        item = self.items.get(self._open.pop(f"egress {data['id']}", 0))
+        if item is None:
+            return None
+        failed = "problem" in data or data.get("status", 200) >= HTTP_ERROR
+        brief = words.line(words.answered(data), BRIEF_CHARS)
+        figures = (f"HTTP {data['status']}",) if "status" in data else ()
+        done = replace(item, tone=BAD if failed else GOOD, brief=brief, figures=figures)
+        return self._put(replace(done, ended_at=entry["at"], last=entry["seq"]))
+
+    def _refused(self, entry: Object) -> Item:
+        data = entry["data"]
+        reason = str(data.get("reason", ""))
+        brief, blocks = words.line(f"refused: {reason}", BRIEF_CHARS), (block("why", reason),)
+        item = _item(entry, "request", words.exchange(data), brief=brief, tone=BAD, blocks=blocks)
+        again = data.get("times", 1)
+        return self._put(replace(item, figures=(f"{again} times",) if again > 1 else ()))
+
+
+def _way(data: Object) -> tuple[Block, ...]:
+    """How a request was let out."""
+    facts = [f"{key}: {data[key]}" for key in ("rule", "secret", "address") if data.get(key)]
+    return (Block("let out by", words.plain("\n".join(facts))),) if facts else ()
+
 
 def _without_part(item: Item) -> tuple[Block, ...]:
     return tuple(each for each in item.blocks if each.label != SO_FAR)
@@ -293,6 +324,14 @@ def _turn(entry: Object) -> Item:
     return _item(entry, "turn", prompt.model or "model", brief=brief, blocks=tuple(blocks))
 
 
+def _exchange(entry: Object) -> Item:
+    """A recorded request."""
+    sent = entry["data"].get("data") or {}
+    url = f"{sent.get('scheme')}://{sent.get('host')}{sent.get('path')}"
+    title = words.exchange({"method": sent.get("method"), "url": url})
+    return _item(entry, "request", title, blocks=(block("request", sent),))
+
+
 def _file(entry: Object) -> Item:
     """One that was published, or kept at the end."""
     details = entry["data"].get("data") or {}
@@ -351,6 +390,8 @@ def _sleep(entry: Object) -> Item:
 
 def _conclude(item: Item, data: Object, prices: Prices | None) -> Item:
     """`item` with its outcome."""
+    if isinstance(out := data.get("egress"), Mapping):
+        item = replace(item, blocks=(*item.blocks, *_way(out)))
     figures = (*item.figures, "set by hand") if "set" in data else item.figures
     if isinstance(data.get("error"), Mapping):
         error = data["error"]
@@ -459,10 +500,14 @@ _READ: dict[str, Callable[[Timeline, Object], Item | None]] = {
     "note.log": Timeline._log,
     "note.emit": Timeline._emitted,
     "event.received": Timeline._received,
+    "egress.request": Timeline._let_out,
+    "egress.end": Timeline._returned,
+    "egress.refused": Timeline._refused,
 }
 _BEGINS: dict[str, Callable[[Object], Item]] = {
     "step": _step,
     "model": _turn,
+    "http": _exchange,
     "wait": _wait,
     "doubt": _wait,
     "event": _wait,
@@ -472,4 +517,4 @@ _BEGINS: dict[str, Callable[[Object], Item]] = {
     "artifact": _file,
     "file": _file,
 }
-_KINDS = {"model": "turn", "doubt": "wait", "event": "wait"}
+_KINDS = {"model": "turn", "http": "request", "doubt": "wait", "event": "wait"}

@@ -272,6 +272,25 @@ def exchange(data: Mapping[str, Any]) -> str:
     return line(f"{data.get('method') or ''} {what}{port}".strip(), 300)
 
 
+def let_out(data: Mapping[str, Any]) -> str:
+    """An `egress.request` entry: `GET https://… (rule host a.example, secret TOKEN)`."""
+    return f"{exchange(data)}{by_rule(data)}"
+
+
+def by_rule(data: Mapping[str, Any]) -> str:
+    """` (rule host a.example, secret TOKEN)`, as far as it is known."""
+    how = [f"{key} {line(str(data[key]))}" for key in ("rule", "secret") if data.get(key)]
+    return f" ({', '.join(how)})" if how else ""
+
+
+def answered(data: Mapping[str, Any]) -> str:
+    """An `egress.end` entry: `HTTP 200 in 31 ms, 0 B sent, 512 B received`."""
+    status = f"HTTP {data['status']}" if data.get("status") else "ended"
+    text = f"{status} in {duration(data['ms'] / 1000)}"
+    text += f", {size(data['sent'])} sent, {size(data['received'])} received"
+    return f"{text}: {line(str(data['problem']))}" if data.get("problem") else text
+
+
 def refused(data: Mapping[str, Any]) -> str:
     """An `egress.refused` entry: `GET https://… was refused: no rule allows it.`"""
     again = f" ({data['times']} times by now)" if data.get("times", 1) > 1 else ""

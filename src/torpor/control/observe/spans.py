@@ -3,6 +3,7 @@
     run                      invoke_agent AGENT      from its creation to its end
      ├─ a machine's turn     machine 1               from its claim to its freeze, or the run's end
      │   ├─ a model call     chat MODEL              client; tokens, who answered, why it ended
+     │   ├─ a request        GET HOST                client; URL, status, rule
      │   ├─ a step           step NAME
      │   └─ a wait           wait NAME               ends in a later turn, mostly
      └─ machine 2            linked to machine 1
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
+from urllib.parse import urlsplit
 
 from torpor.core.replies import HTTP_ERROR, read_reply
 from torpor.core.states import FINAL
@@ -29,6 +31,8 @@ Value = str | int | float | bool | list[str]
 _BEGINS = frozenset({"run.started", "run.resumed", "run.recovered"})
 _ENDINGS = {f"run.{state.value}": state.value for state in FINAL}
 _SUSPENDED = "run.suspended"
+_UNENDED = "the run ended before it did"
+_EXCHANGES = frozenset({"egress.request", "egress.end", "egress.refused"})
 _NAMES = {"wait": "wait", "sleep": "sleep", "step": "step", "checkpoint": "checkpoint"}
 
 
@@ -96,6 +100,8 @@ class _Reading:
                 self._open[entry["op"]] = (entry, self._turn.id if self._turn else self._root)
             elif kind == "op.end" and entry["op"] in self._open:
                 self._end_operation(entry["op"], at, entry["data"])
+            elif kind in _EXCHANGES:
+                self._exchange(entry)
             elif kind in _ENDINGS:
                 self._end_run(at, entry["data"], _ENDINGS[kind])
                 self._tell(at)
@@ -130,7 +136,7 @@ class _Reading:
         attributes: dict[str, Value] = {"torpor.run.id": self._run["id"], "torpor.operation": op}
         error: str | None = None
         if data is None:
-            error = "the run ended before it did"
+            error = _UNENDED
         elif not data.get("ok", True):
             failed = data.get("error") or {}
             error = f"{failed.get('type')}: {failed.get('message')}"
@@ -139,10 +145,16 @@ class _Reading:
         if kind == "model":
             title, described = _model_call(begun, data)
             attributes |= described
-            status = described.get("http.response.status_code")
-            if isinstance(status, int) and status >= HTTP_ERROR:
-                error = f"the model's server answered {status}"
-                attributes["error.type"] = str(status)
+        if kind == "http":
+            title, facts = _request(begun.get("data") or {})
+            value = (data or {}).get("value")
+            status = value.get("status") if isinstance(value, Mapping) else None
+            attributes |= facts | ({"http.response.status_code": status} if status else {})
+        attributes |= _way((data or {}).get("egress"))
+        status = attributes.get("http.response.status_code")
+        if isinstance(status, int) and status >= HTTP_ERROR:
+            error = f"the {'model' if kind == 'model' else 'host'}'s server answered {status}"
+            attributes["error.type"] = str(status)
         here = self._turn.id if self._turn else self._root
         self._done.append(
             Span(
@@ -153,14 +165,61 @@ class _Reading:
                 ended=at,
                 attributes=attributes,
                 links=() if here == turn else (here,),  # where it went on
-                client=kind == "model",
+                client=kind in ("model", "http"),
                 error=error,
             )
         )
 
+    def _exchange(self, entry: Mapping[str, Any]) -> None:
+        """A request that is no operation."""
+        kind, at, data = entry["kind"], entry["at"], entry["data"]
+        known = f"egress {data.get('id')}"
+        if kind == "egress.request":
+            self._open[known] = (entry, self._turn.id if self._turn else self._root)
+            return
+        begun, turn = entry, self._turn.id if self._turn else self._root
+        what = f"egress {entry['seq']}"
+        error: str | None = str(data.get("reason", ""))
+        if kind == "egress.end":
+            if known not in self._open:
+                return
+            begun, turn = self._open.pop(known)
+            what, error = known, data.get("problem")
+        self._done.append(self._exchange_span(what, turn, begun, at, data, error))
+
+    def _exchange_span(
+        self,
+        what: str,
+        parent: int,
+        begun: Mapping[str, Any],
+        at: float,
+        ended: Mapping[str, Any],
+        error: str | None,
+    ) -> Span:
+        title, attributes = _request(begun["data"])
+        attributes |= {"torpor.run.id": self._run["id"], **_way(begun["data"])}
+        if "status" in ended:
+            attributes["http.response.status_code"] = ended["status"]
+            if ended["status"] >= HTTP_ERROR and error is None:
+                error = f"the host's server answered {ended['status']}"
+        return Span(
+            id=span_id(self._run["id"], what),
+            parent=parent,
+            name=title,
+            began=begun["at"],
+            ended=at,
+            attributes=attributes,
+            client=True,
+            error=error,
+        )
+
     def _end_run(self, at: float, data: Mapping[str, Any], state: str) -> None:
-        for op in list(self._open):
-            self._end_operation(op, at, None)
+        for op, (begun, turn) in list(self._open.items()):
+            if begun["kind"] == "egress.request":
+                span = self._exchange_span(op, turn, begun, at, {}, _UNENDED)
+                self._done.append(span)
+            else:
+                self._end_operation(op, at, None)
         self._end_turn(at)
         agent = self._run["agent"] or ""
         failed = data.get("error") if state != "completed" else None
@@ -185,6 +244,37 @@ class _Reading:
                 error=error,
             )
         )
+
+
+def _request(data: Mapping[str, Any]) -> tuple[str, dict[str, Value]]:
+    """Of an exchange: its name, and what describes it. The query is left out: it may have what is
+    nobody's business."""
+    if "host" in data:
+        scheme, host, port = data["scheme"], str(data["host"]), data["port"]
+        path = str(data.get("path", "")).partition("?")[0]
+    else:
+        try:
+            parts = urlsplit(str(data.get("url") or f"//{data.get('name')}"))
+            scheme, host, port, path = parts.scheme, parts.hostname or "", parts.port, parts.path
+        except ValueError:
+            scheme, host, port, path = "", str(data.get("url")), None, ""
+    known: dict[str, Value | None] = {
+        "http.request.method": str(data.get("method") or "") or None,
+        "url.scheme": scheme or None,
+        "url.path": path or None,
+        "server.address": host,
+        "server.port": port or {"https": 443, "http": 80}.get(scheme),
+    }
+    described = {key: value for key, value in known.items() if value is not None}
+    return f"{data.get('method') or scheme or 'lookup'} {host}", described
+
+
+def _way(data: Any) -> dict[str, Value]:
+    """How it was let out."""
+    if not isinstance(data, Mapping):
+        return {}
+    keys = ("rule", "secret", "address", "code")
+    return {f"torpor.egress.{key}": str(data[key]) for key in keys if data.get(key)}
 
 
 _OPERATIONS = {
