@@ -179,7 +179,7 @@ class Redactor:
         self._forms = forms
         self._longest = max(map(len, forms), default=0)
         self._found = re.compile(b"|".join(map(re.escape, forms))) if forms else None
-        self._firsts = re.compile(b"[" + b"".join(re.escape(f[:1]) for f in forms) + b"]")
+        self._firsts = re.compile(b"|".join(re.escape(f[:1]) for f in forms))
         self._held = b""
 
     def head(self, headers: Headers) -> Headers:
