@@ -91,6 +91,7 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("PATCH", "/v1/runs/{ref}/execs/{exec}"): Need(_S.EXEC, On.RUN),
     ("GET", "/v1/waits"): Need(_S.OBSERVE, On.WAITS),
     ("GET", "/v1/waits/{ref}"): Need(_S.OBSERVE, On.WAIT),
+    ("GET", "/v1/waits/{ref}/action"): Need(_S.OBSERVE, On.WAIT),
     ("POST", "/v1/waits/{ref}/complete"): Need(_S.OPERATE, On.WAIT),
     ("GET", "/v1/queues"): Need(_S.OBSERVE),
     ("PATCH", "/v1/queues/{name}"): Need(_S.OPERATE),
@@ -153,6 +154,12 @@ def who(request: Request) -> str:
     """Who asks, for a log."""
     grant: Grant = request.scope.get(_GRANT, LOCAL)
     return grant.who
+
+
+def origin(request: Request) -> str:
+    """Who asks and from where: what a client cannot say otherwise."""
+    grant: Grant = request.scope.get(_GRANT, LOCAL)
+    return grant.who if grant is LOCAL else f"{grant.who}, from {_whence(request.scope)}"
 
 
 async def admit(request: Request) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import Query
+from fastapi import Depends, Query, Response
 from pydantic import Field
 
-from torpor.api.routing import Router, Uses
+from torpor.api import access
+from torpor.api.routing import Responses, Router, Uses
 from torpor.service.waits import Answer, Wait, WaitFilter
+from torpor.web.download import text
 from torpor.web.requests import AnyJson, Note, ShortText, Strict, split
 
 
@@ -29,11 +31,12 @@ class WaitsQuery(Strict):
     limit: int | None = Field(default=None, ge=1, le=1000)
     after: ShortText | None = Field(default=None, description=("only waits newer than this one"))
     kinds: ShortText | None = Field(
-        default=None, description="comma separated: wait, event, sleep, doubt, child"
+        default=None, description="comma separated: wait, permission, event, sleep, doubt, child"
     )
 
 
 router = Router()
+TEXT: Responses = {200: {"content": {"text/plain": {}}}}
 
 
 @router.get("/waits")
@@ -59,10 +62,19 @@ async def wait(ref: str, service: Uses) -> Wait:
     return await service.waits.get(ref)
 
 
+@router.get("/waits/{ref}/action", responses=TEXT)
+async def action(ref: str, service: Uses) -> Response:
+    """All of what a permission is asked for, as text. 409 for a wait that is none."""
+    return text(f"{ref}.txt", await service.waits.action(ref))
+
+
 @router.post("/waits/{ref}/complete")
-async def complete(ref: str, body: CompleteRequest, service: Uses) -> Wait:
+async def complete(
+    ref: str, body: CompleteRequest, service: Uses, origin: Annotated[str, Depends(access.origin)]
+) -> Wait:
     """Answer a wait. 409 if it was answered before, or has ended in another way; 422 if the answer
-    does not fit.
+    does not fit. About a permission `data` is `{"decision": "once" | "run" | "deny", "reason"}`;
+    or `approved` says yes, for once, or no, with the `note` as the reason.
     """
-    answer = Answer(body.data, body.approved, body.note, body.by)
+    answer = Answer(body.data, body.approved, body.note, body.by, origin)
     return await service.waits.complete(ref, answer)

@@ -12,7 +12,7 @@ import typer
 from torpor.cli.filling import expected
 from torpor.cli.inputs import value_given
 from torpor.client import Client
-from torpor.core import doubts
+from torpor.core import doubts, permissions
 from torpor.core.errors import Conflict, TorporError
 from torpor.web import words
 
@@ -60,6 +60,9 @@ def how_to_answer(wait: Object) -> str:
 def _command(wait: Object) -> str:
     if wait["kind"] == "event":
         return f"torpor send {wait['run']} {wait['prompt']} --data VALUE"
+    if wait["kind"] == permissions.KIND:
+        allow = f"torpor approve {wait['id']} [--for-run]"
+        return f"{allow}  or  torpor deny {wait['id']} --note WHY"
     if wait["approve"]:
         return f"torpor approve {wait['id']}  or  torpor deny {wait['id']}"
     if wait["kind"] == "doubt":

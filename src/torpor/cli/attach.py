@@ -41,6 +41,7 @@ from torpor.terminal.screen import err, say, show_json
 from torpor.web import words
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like
+_WAITS = ("wait", "event", "sleep", "doubt", "permission", "child")
 _PATIENCE_S = 2.0  # before it is said why a run has no machine
 
 Object = dict[str, Any]
@@ -278,7 +279,7 @@ class Follower:
         data = entry["data"]
         self._wants_machine |= entry["kind"] in ("run.suspended", "op.end")
         match entry["kind"]:
-            case "op.begin" if data["kind"] in ("wait", "event", "sleep", "doubt", "child"):
+            case "op.begin" if data["kind"] in _WAITS:
                 self._awaited[entry["op"]] = {**data, "op": entry["op"]}
             case "op.end":
                 self._awaited.pop(entry["op"], None)

@@ -23,7 +23,8 @@ import typer
 
 from torpor.cli.host import connect
 from torpor.client import Client
-from torpor.core.errors import Missing, TorporError
+from torpor.core import permissions
+from torpor.core.errors import Forbidden, Missing, TorporError
 
 Object = dict[str, Any]
 
@@ -166,10 +167,18 @@ def tools(client: Client, *, readonly: bool) -> list[Callable[..., Any]]:
     async def answer_wait(
         wait: str, approved: bool | None = None, data: Any = None, note: str | None = None
     ) -> str:
-        """Answer a wait, once: with `approved` if it asks for approval, or else with `data`."""
-        return await reply_of(
-            lambda: client.complete(wait, data=data, approved=approved, note=note, by="mcp")
-        )
+        """Answer a wait, once: with `approved` if it asks for approval, or else with `data`.
+        Permissions are for people: they are not answered here.
+        """
+
+        def answer() -> Any:
+            if client.wait(wait)["kind"] == permissions.KIND:
+                raise Forbidden(
+                    f"{wait} asks a person for permission", hint=f"torpor approve {wait}"
+                )
+            return client.complete(wait, data=data, approved=approved, note=note, by="mcp")
+
+        return await reply_of(answer)
 
     async def cancel_run(run: str) -> str:
         """Cancel a run."""

@@ -1,6 +1,7 @@
 """A wait as a question in the terminal: keys in, an answer out. No I/O.
 
-An approval takes one key: y, n, e (write a note, then y or n), d. A wait whose schema asks for
+An approval takes one key: y, n, e (write a note, then y or n), d; a permission r, too: yes, for all
+of the run. A wait whose schema asks for
 fields takes a line for each; any other takes one line, JSON or text. What the agent wrote is shown
 without control characters and without markup, so that it cannot pose as the question.
 """
@@ -17,7 +18,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from torpor.cli.filling import Filling
-from torpor.core import jsonvalues, schemas
+from torpor.core import jsonvalues, permissions, schemas
 from torpor.core.errors import Invalid
 from torpor.web import forms
 from torpor.web.words import line, plain, shown
@@ -54,6 +55,7 @@ class Question:
         self._others = others
         self._filling = _filling(wait)
         self._mode = _Mode.CHOOSE if wait["approve"] else _Mode.VALUE
+        self._permission = wait.get("kind") == permissions.KIND
         if self._filling is not None:
             self._mode = _Mode.FIELD
         self._typed = ""
@@ -80,6 +82,8 @@ class Question:
     def _choose(self, key: str) -> Answer | Detach | None:
         if key in ("y", "n"):
             return Answer(approved=key == "y", note=self._note or None)
+        if key == "r" and self._permission:
+            return Answer({"decision": permissions.RUN}, True, self._note or None)
         if key == "e":
             self._mode, self._typed = _Mode.NOTE, self._note
         return Detach() if key == "d" else None
@@ -135,7 +139,8 @@ class Question:
             parts.append(_typing(plain(self._filling.label))(self._typed))
             parts.append(Text("  (Enter goes on, Esc goes back, Ctrl-D detaches)", style="dim"))
         else:
-            parts.append(_PROMPTS[self._mode](self._typed))
+            choosing = self._permission and self._mode is _Mode.CHOOSE
+            parts.append(Text(_CHOICES) if choosing else _PROMPTS[self._mode](self._typed))
         if self._others:
             parts.append(Text(f"  ({self._others} more waiting)", style="dim"))
         return Group(*parts)
@@ -151,6 +156,7 @@ def _typing(label: str) -> Callable[[str], Text]:
     return lambda typed: Text.assemble(f"  {label}: ", (typed, "cyan"), ("▏", "cyan"))
 
 
+_CHOICES = "  allow once: [y]es / for this [r]un / [n]o / [e]dit the reason / [d]etach "
 _PROMPTS: dict[_Mode, Callable[[str], Text]] = {
     _Mode.CHOOSE: lambda _: Text("  [y]es / [n]o / [e]dit a note / [d]etach "),
     _Mode.NOTE: _typing("note (Enter keeps it, Esc drops it)"),
@@ -171,7 +177,9 @@ def outcome_words(wait: Mapping[str, Any]) -> str:
     value = wait["value"] if isinstance(wait["value"], dict) else {}
     match wait["state"], value.get("approved"):
         case "completed", True:
-            how = "approved"
+            data = value.get("data")
+            for_run = isinstance(data, dict) and data.get("decision") == permissions.RUN
+            how = "allowed for this run" if for_run else "approved"
         case "completed", False:
             how = "denied"
         case "completed", _:

@@ -14,6 +14,7 @@ from torpor.cli.filling import expected
 from torpor.cli.options import Json
 from torpor.cli.question import outcome_words
 from torpor.client import Client
+from torpor.core import permissions
 from torpor.core.home import Home
 from torpor.terminal.screen import facts, say, show, show_json, table
 from torpor.web import words
@@ -39,10 +40,18 @@ def waits(
     tag: Annotated[
         str | None, typer.Option(metavar="TAG", help="Only waits with this tag.")
     ] = None,
+    whole: Annotated[
+        str | None,
+        typer.Option(metavar="WAIT", help="Print all of what a permission is asked for."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List what runs wait for."""
-    found = Client(Home.find()).waits(run, tag=tag, all=all)
+    client = Client(Home.find())
+    if whole is not None:
+        show(Text(client.wait_action(find_wait(client, whole)).rstrip("\n")))
+        return
+    found = client.waits(run, tag=tag, all=all)
     if as_json:
         show_json(found)
     elif not found:
@@ -56,8 +65,16 @@ def waits(
             show(Text())
             show(facts(urls))
         for wait in found:
+            if wait["kind"] == permissions.KIND and wait["state"] == "open":
+                show(Text(_permission(wait)))
             if fields := expected(wait["schema"] if wait["state"] == "open" else None):
                 show(Text("\n".join(["", f"{wait['id']}: the answer has", *fields])))
+
+
+def _permission(wait: dict[str, Any]) -> str:
+    """What is to be decided about, and how."""
+    lines = words.plain(words.shown(wait["data"])).splitlines()
+    return "\n".join(["", f"{wait['id']} asks for permission", *(f"  {each}" for each in lines)])
 
 
 def _row(wait: dict[str, Any], now: float) -> tuple[str, ...]:
@@ -79,20 +96,46 @@ def complete(wait: WaitArg, data: Data = None, as_json: Json = False) -> None:
     _answer(wait, data, as_json=as_json)
 
 
-def approve(wait: WaitArg, note: Note = None, data: Data = None, as_json: Json = False) -> None:
-    """Answer an agent's question with yes."""
-    _answer(wait, data, as_json=as_json, approved=True, note=note)
+def approve(
+    wait: WaitArg,
+    note: Note = None,
+    data: Data = None,
+    for_run: Annotated[
+        bool,
+        typer.Option(
+            "--for-run",
+            help="Of a permission: allow all that has the same method, host and path, or is the "
+            "same tool, for the rest of this run.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer an agent's question with yes.
+
+    What it asks permission for is allowed, once or for the rest of the run.
+    """
+    if for_run and data is not None:
+        raise typer.BadParameter("takes no --data", param_hint="--for-run")
+    decision = {"decision": permissions.RUN} if for_run else None
+    _answer(wait, data, as_json=as_json, approved=True, note=note, decision=decision)
 
 
 def deny(wait: WaitArg, note: Note = None, as_json: Json = False) -> None:
-    """Answer an agent's question with no."""
+    """Answer an agent's question with no.
+
+    What it asks permission for is denied, with the note as the reason that the agent gets.
+    """
     _answer(wait, None, as_json=as_json, approved=False, note=note)
 
 
-def _answer(ref: str, data: str | None, *, as_json: bool, **answer: Any) -> None:
+def _answer(
+    ref: str, data: str | None, *, as_json: bool, decision: Any = None, **answer: Any
+) -> None:
     client = Client(Home.find())
     found = find_wait(client, ref)
-    if data is not None:
+    if decision is not None:
+        answer["data"] = decision
+    elif data is not None:
         answer["data"] = given(data, lambda: client.wait(found))
     ended = client.complete(found, by=user(), **answer)
     if as_json:

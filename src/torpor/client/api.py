@@ -417,6 +417,10 @@ class Client:
     def wait(self, ref: str) -> Object:
         return self._object("GET", f"/waits/{_segment(ref)}")
 
+    def wait_action(self, ref: str) -> str:
+        """All of what a permission is asked for."""
+        return b"".join(self._stream(f"/waits/{_segment(ref)}/action", {})).decode()
+
     def complete(
         self,
         ref: str,

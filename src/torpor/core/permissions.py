@@ -154,15 +154,22 @@ def prompt(action: Action) -> str:
 
 def harmless(text: str, most: int) -> str:
     """`text` on one line, at most so long, without what steers terminals or turns text around."""
-    plain = "".join(each if each.isprintable() else _escaped(each) for each in text[: most + 1])
+    plain = "".join(each if each.isprintable() else escaped(each) for each in text[: most + 1])
     return plain if len(plain) <= most else plain[: most - 1] + "…"
 
 
-def _escaped(character: str) -> str:
+def escaped(character: str) -> str:
+    """As Python writes it in a string."""
     code = ord(character)
     return (
         f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
     )
+
+
+def header_pairs(request: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Those that count, by name in lower case."""
+    named = [(name.lower(), value) for name, value in _pairs(request["headers"])]
+    return sorted(pair for pair in named if pair[0] not in _HOP)
 
 
 def body_of(request: Mapping[str, Any]) -> bytes:
@@ -188,6 +195,25 @@ def decided(answer: Any) -> dict[str, Any]:
                 return {"decision": decision, "reason": reason}
             raise Invalid(f"the reason must be text of at most {REASON_MAX:,} characters")
     raise Invalid("this does not decide about a permission", hint=f"Give {CHOICES}.")
+
+
+def settled(data: Any, approved: bool | None, note: str | None) -> dict[str, Any]:
+    """What was answered as the wait keeps it: {data, approved, note}. It is `data`, or `approved`,
+    for once, with the reason as its note. Raises Invalid."""
+    if data is None and approved is None:
+        raise Invalid(
+            "this asks for permission: decide about it",
+            hint="Use torpor approve, torpor approve --for-run or torpor deny.",
+        )
+    if data is None:
+        data = {"decision": ONCE if approved else DENY}
+    kept = decided(data)
+    if note and kept.setdefault("reason", note) != note:
+        raise Invalid("the note and the reason say different things")
+    allowed = kept["decision"] != DENY
+    if approved not in (None, allowed):
+        raise Invalid(f"approved is {approved}, but the decision is {kept['decision']}")
+    return {"data": decided(kept), "approved": allowed, "note": kept.get("reason")}
 
 
 def decision_of(value: Any) -> Decision:
@@ -221,8 +247,7 @@ def _place(request: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _headers(request: Mapping[str, Any]) -> list[list[str]]:
-    named = [[name.lower(), value] for name, value in _pairs(request["headers"])]
-    return sorted(pair for pair in named if pair[0] not in _HOP)
+    return [[name, value] for name, value in header_pairs(request)]
 
 
 def _pairs(headers: Any) -> list[tuple[str, str]]:

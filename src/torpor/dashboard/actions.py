@@ -19,6 +19,7 @@ from torpor.service.queues import QueueChanges
 from torpor.service.runs import ForkRequest, RunRequest
 from torpor.service.schedules import ScheduleSettings
 from torpor.service.waits import Answer
+from torpor.web import verdicts
 
 BY = "dashboard"
 
@@ -43,13 +44,17 @@ async def complete(request: Request) -> Response:
     service = service_of(request)
     wait = await service.waits.get(request.path_params["ref"])
     verdict = one(request, "verdict")
-    if wait["approve"] and verdict not in ("approve", "deny"):
-        raise Invalid(f"the verdict must be approve or deny, not {verdict!r}")
-    data = None if wait["approve"] else answering.read(wait, form_of(request))
-    approved = verdict == "approve" if wait["approve"] else None
-    answer = Answer(data, approved, one(request, "note") or None, BY)
+    if wait["approve"]:
+        data, approved = verdicts.read(wait["kind"], verdict)
+    else:
+        data, approved = answering.read(wait, form_of(request)), None
+    answer = Answer(data, approved, one(request, "note") or None, BY, origin=_origin(request))
     answered = await service.waits.complete(wait["id"], answer)
     return go(request, back(request, f"/ui/runs/{answered['run']}"))
+
+
+def _origin(request: Request) -> str:
+    return f"the dashboard, from {request.client.host}" if request.client else "the dashboard"
 
 
 async def send(request: Request) -> Response:

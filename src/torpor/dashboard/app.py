@@ -38,6 +38,7 @@ _ROUTES = [
     Route("/runs/{ref}/fork", actions.fork, methods=["POST"]),
     Route("/waits", pages.waits),
     Route("/waits/{ref}", actions.complete, methods=["POST"]),
+    Route("/waits/{ref}/action", pages.action),
     Route("/agents", pages.agents),
     Route("/agents/{version}/runs", actions.start, methods=["POST"]),
     Route("/queues", pages.queues),

@@ -32,7 +32,7 @@ from torpor.service.agents import Agent
 from torpor.service.runs import Run, RunDetail, RunFilter
 from torpor.service.service import Service
 from torpor.service.waits import WaitFilter
-from torpor.web.download import Content, download
+from torpor.web.download import Content, download, text
 
 RUNS = 50
 WAITS = 50
@@ -57,8 +57,9 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "": Kind("to answer", ["wait", "doubt", "event"]),
+    "": Kind("to answer", ["wait", "permission", "doubt", "event"]),
     "approval": Kind("approvals", ["wait"], True),
+    "permission": Kind("permissions", ["permission"]),
     "question": Kind("questions", ["wait"], False),
     "event": Kind("events", ["event"]),
     "doubt": Kind("in doubt", ["doubt"]),
@@ -72,6 +73,12 @@ STATES = [state.value for state in RunState]
 def service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
+
+
+async def action(request: Request) -> Response:
+    """All of what a permission is asked for."""
+    ref = request.path_params["ref"]
+    return text(f"{ref}.txt", await service_of(request).waits.action(ref))
 
 
 async def home(request: Request) -> Response:

@@ -10,6 +10,7 @@ schedules    when a schedule fires, and what becomes of the times it missed
 retention    which snapshots and templates are kept
 inputs       whether an input is what an agent takes
 answers      whether an answer is what a wait asks for
+permissions  what a person is shown of a permission
 edits        which of an agent's steps a change of its files touches
 signing      signed messages, as Standard Webhooks has them
 """

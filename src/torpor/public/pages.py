@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -31,7 +32,7 @@ from torpor.core import jsonvalues
 from torpor.core.errors import Conflict, Invalid, NotFound, TorporError
 from torpor.core.limits import POSTED_FIELDS_MAX
 from torpor.service.waits import Answer, Links, PublicWait
-from torpor.web import forms, problems, words
+from torpor.web import download, forms, problems, verdicts, words
 from torpor.web.problems import Json
 from torpor.web.requests import AnyJson, Note, Strict
 
@@ -65,6 +66,7 @@ def pages(links: Links) -> Starlette:
             Route("/static/public.css", _style),
             Route("/{token}", _show),
             Route("/{token}", _answer, methods=["POST"]),
+            Route("/{token}/action", _action),
         ],
         middleware=[Middleware(_Dressed)],
         exception_handlers={
@@ -108,21 +110,29 @@ async def _show(request: Request) -> Response:
         return Json(wait)
     if wait["state"] != "open":
         return _page("ended.html", wait=wait)
-    return _question(wait, forms.typed_first(forms.form(wait["schema"])))
+    return _question(request, wait, forms.typed_first(forms.form(wait["schema"])))
+
+
+async def _action(request: Request) -> Response:
+    """All of what a permission is asked for."""
+    content = await _links(request).action(request.path_params["token"])
+    return download.text("action.txt", content)
 
 
 async def _answer(request: Request) -> Response:
     token, links = request.path_params["token"], _links(request)
     if _type(request) == "application/json":
-        return Json(await links.answer(token, _answer_of(await request.body())))
+        given = _answer_of(await request.body())
+        return Json(await links.answer(token, replace(given, origin=_origin(request))))
     wait = await links.get(token)
     typed = await _typed(request)
     try:
-        ended = await links.answer(token, _read(wait, typed))
+        answer = replace(_read(wait, typed), origin=_origin(request))
+        ended = await links.answer(token, answer)
     except Invalid as error:
         if not _by_browser(request):
             raise
-        return _question(wait, typed, error)
+        return _question(request, wait, typed, error)
     except Conflict:
         if not _by_browser(request):
             raise
@@ -136,14 +146,17 @@ async def _answer(request: Request) -> Response:
 def _read(wait: PublicWait, typed: Mapping[str, list[str]]) -> Answer:
     """What a form says. Raises Invalid."""
     if wait["approve"]:
-        verdict, note = typed.get("verdict", [""])[0], typed.get("note", [""])[0].strip()
-        if verdict not in ("approve", "deny"):
-            raise Invalid("the verdict must be approve or deny")
-        return Answer(approved=verdict == "approve", note=note or None, by=BY)
+        data, approved = verdicts.read(wait["kind"], typed.get("verdict", [""])[0])
+        note = typed.get("note", [""])[0].strip()
+        return Answer(data, approved, note or None, BY)
     data, wrong = forms.answer(forms.form(wait["schema"]), typed, free=wait["schema"] is None)
     if wrong:
         raise Invalid("; ".join(map(str, wrong)), parts=wrong)
     return Answer(data, by=BY)
+
+
+def _origin(request: Request) -> str:
+    return f"{BY}, from {request.client.host}" if request.client else BY
 
 
 def _answer_of(body: bytes) -> Answer:
@@ -175,7 +188,10 @@ async def _typed(request: Request) -> dict[str, list[str]]:
 
 
 def _question(
-    wait: PublicWait, typed: Mapping[str, list[str]], error: Invalid | None = None
+    request: Request,
+    wait: PublicWait,
+    typed: Mapping[str, list[str]],
+    error: Invalid | None = None,
 ) -> HTMLResponse:
     form = None if wait["approve"] else forms.form(wait["schema"])
     at: dict[str, list[str]] = {}
@@ -185,7 +201,8 @@ def _question(
     elif error is not None:
         trouble = [error.message]
     status = 200 if error is None else 422
-    more = {"failed": error is not None, "free": wait["schema"] is None}
+    more: dict[str, Any] = {"failed": error is not None, "free": wait["schema"] is None}
+    more["whole"] = f"{request.url.path}/action"
     return _page(
         "asked.html", status, wait=wait, form=form, typed=typed, at=at, trouble=trouble, **more
     )

@@ -3,6 +3,8 @@
 agents         which functions a run can start
 steps          what happens once
 waits          what a machine sleeps for
+permissions    what a person is asked to allow
+toolbox        functions that models call, each a step with a permission
 children       other runs that a run starts
 reads          time and chance, recorded
 notes          log lines and emitted values
@@ -55,14 +57,17 @@ from torpor.sdk.errors import (
     Divergence,
     NonRetryable,
     OutsideRun,
+    PermissionDenied,
     RetryAfter,
     StepError,
 )
 from torpor.sdk.freezing import on_freeze, on_thaw
 from torpor.sdk.identity import run
 from torpor.sdk.notes import emit, log
+from torpor.sdk.permissions import Permission, ask_permission
 from torpor.sdk.reads import now, random, uuid4
 from torpor.sdk.steps import step
+from torpor.sdk.toolbox import Tools, tool, tools
 from torpor.sdk.waits import (
     Verdict,
     Waitpoint,
@@ -87,14 +92,18 @@ __all__ = [
     "Divergence",
     "NonRetryable",
     "OutsideRun",
+    "Permission",
+    "PermissionDenied",
     "RetryAfter",
     "StepError",
+    "Tools",
     "Verdict",
     "WaitResult",
     "Waitpoint",
     "agent",
     "approve",
     "artifact",
+    "ask_permission",
     "checkpoint",
     "context",
     "emit",
@@ -110,6 +119,8 @@ __all__ = [
     "spawn",
     "spawn_many",
     "step",
+    "tool",
+    "tools",
     "uuid4",
     "wait_all",
     "wait_any",

@@ -140,6 +140,11 @@ def preview(args: tuple[Any, ...], kwargs: dict[str, Any], **more: Any) -> dict[
     return shown
 
 
+def stand(value: Any) -> dict[str, Any]:
+    """An object that is no data, as its type and its key."""
+    return _stand(value)
+
+
 class _Stand:
     """For an object, in a text of what is around it."""
 

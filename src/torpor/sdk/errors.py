@@ -6,6 +6,7 @@
     └── Exception
         ├── StepError       a step failed; also an instance of the class that its body raised
         ├── ChildFailed     a child run did not complete
+        ├── PermissionDenied    nobody allowed what a person was to allow
         ├── NonRetryable    raise it to give up without further attempts, of a step or of the run
         ├── RetryAfter      raise it to be tried again after a time
         ├── OutsideRun      an operation was called where there is no run
@@ -29,6 +30,7 @@ from typing import Any
 from torpor.core.children import failure
 from torpor.core.durations import Duration, seconds
 from torpor.core.errors import Invalid
+from torpor.core.permissions import Decision, denial
 from torpor.replay.journal import Divergence
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "Divergence",
     "NonRetryable",
     "OutsideRun",
+    "PermissionDenied",
     "RetryAfter",
     "StepError",
 ]
@@ -49,6 +52,17 @@ class Cancelled(BaseException):
 class NonRetryable(Exception):
     """Raised in a step's body: the step fails at once, whatever its `retries`. If it ends the run,
     that is not tried again either."""
+
+
+class PermissionDenied(Exception):
+    """The agent may not do `action`. `reason` is what the person who denied it gave as theirs, `by`
+    who that was; nobody, if it was not decided in time."""
+
+    def __init__(self, action: str, decision: Decision) -> None:
+        super().__init__(denial(decision, action))
+        self.action = action
+        self.reason = decision.reason
+        self.by = decision.by
 
 
 class RetryAfter(Exception):

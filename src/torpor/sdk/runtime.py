@@ -46,7 +46,7 @@ from torpor.wire import messages, names
 
 _SENDING_MAX = 16  # large contents at once; fewer than the host takes
 AT_WORK = ("step", "read", "context", *artifacts.KINDS)
-_WAITS = ("wait", "event", "sleep", "doubt", "child")  # what a frozen machine can wait for
+_WAITS = (*("wait", "event", "sleep", "doubt"), "permission", "child")  # they end from outside
 
 
 class _Verdict(NamedTuple):

@@ -19,7 +19,7 @@ import random
 import secrets
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, overload
 
@@ -55,6 +55,7 @@ BACKOFF_S_MAX = 300.0
 _RAW_BYTES_MAX = messages.ENTRY_CHARS_MAX // 4 * 3 - 64  # in base64, with its tag
 # Not the agent's generator: retries must not change what a seeded agent draws.
 _jitter = random.SystemRandom()
+_permission: ContextVar[str | None] = ContextVar("permission", default=None)
 
 
 def refuse_inside(what: str) -> None:
@@ -210,6 +211,16 @@ def _async_step(
 
 
 @contextlib.contextmanager
+def using(permission: str) -> Iterator[None]:
+    """The step that begins in here uses this permission."""
+    token = _permission.set(permission)
+    try:
+        yield
+    finally:
+        _permission.reset(token)
+
+
+@contextlib.contextmanager
 def _within(spec: _Spec) -> Iterator[None]:
     """A step's body in plain Python. It is one unit there, too: a wait in it is refused."""
     own = secrets.token_hex(16)
@@ -229,7 +240,12 @@ def _beginning(spec: _Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Be
         shown["key"] = spec.key(args, kwargs)
         digest, hint = arguments.identity(shown)
     freezing.flush_output()
-    data = functools.partial(arguments.preview, args, kwargs, **shown)
+    used = _permission.get()
+
+    def data() -> dict[str, Any]:
+        previewed = arguments.preview(args, kwargs, **shown)
+        return previewed if used is None else {**previewed, "permission": used}
+
     at = "" if spec.source is None else runtime.place(*spec.source)
     return runtime.beginning("step", spec.name, digest, data, at=at, once=spec.ask, hint=hint)
 

@@ -190,7 +190,7 @@ def approve(
     """Ask a person to approve or deny, and wait for the verdict. All else is as for `waitpoint`."""
     request = _request(data, prompt, None, tags, idempotency_key, remind_after, webhook)
     operation = _begin_wait("approve", "approve", timeout, request, approve=True)
-    return _blocking_or_awaitable("approve", operation, _verdict)
+    return blocking_or_awaitable("approve", operation, _verdict)
 
 
 def event(name: str, timeout: Duration | None = None) -> Waitpoint:
@@ -373,7 +373,7 @@ def _sleep(what: str, digest: str, end: Mapping[str, float]) -> Awaitable[None]:
     return _without_result(what, operation)
 
 
-def _blocking_or_awaitable(
+def blocking_or_awaitable(
     what: str, operation: Operation, convert: Callable[[Operation, Outcome], T]
 ) -> T:
     async def wait() -> T:
@@ -386,7 +386,8 @@ def here(what: str, block: Callable[[], T], wait: Callable[[], Awaitable[T]]) ->
     return cast(T, _Unawaited(what, wait)) if in_event_loop() else block()
 
 
-def _value(operation: Operation, outcome: Outcome) -> Any:
+def value_of(operation: Operation, outcome: Outcome) -> Any:
+    """What a wait has ended with. Raises ValueError if the host refused it."""
     if not outcome.ok:
         error = outcome.error or {}
         if error.get("type") == Invalid.__name__:  # the host refused it
@@ -396,7 +397,7 @@ def _value(operation: Operation, outcome: Outcome) -> Any:
 
 
 def _wait_result(operation: Operation, outcome: Outcome) -> WaitResult:
-    value = _value(operation, outcome)
+    value = value_of(operation, outcome)
     return WaitResult(
         status=value["status"],
         data=value.get("data"),
@@ -420,8 +421,8 @@ def _verdict(operation: Operation, outcome: Outcome) -> Verdict:
 
 def _without_result(what: str, operation: Operation) -> Awaitable[None]:
     """None in plain code: there is nothing to await, and nobody looks."""
-    return cast(Awaitable[None], _blocking_or_awaitable(what, operation, _nothing))
+    return cast(Awaitable[None], blocking_or_awaitable(what, operation, _nothing))
 
 
 def _nothing(operation: Operation, outcome: Outcome) -> None:
-    _value(operation, outcome)
+    value_of(operation, outcome)

@@ -20,7 +20,16 @@ class Wait(TypedDict):
     op: str
     kind: str
     prompt: str | None
-    data: Any
+    data: Annotated[
+        Any,
+        Field(
+            description=(
+                "what the agent shows; of a permission what is asked for, as the server shows it: "
+                "method, url, headers, body, or action and arguments; digest, and changes since "
+                "the last that was allowed"
+            )
+        ),
+    ]
     schema: Any
     approve: bool
     tags: list[str]
@@ -55,6 +64,7 @@ class PublicWait(TypedDict):
 
     agent: str
     name: str
+    kind: str
     prompt: str | None
     data: Any
     schema: Any
@@ -111,6 +121,10 @@ class Waits(Protocol):
         else)."""
         ...
 
+    async def action(self, ref: str) -> str:
+        """All of what a permission is asked for, as text. Raises Conflict for another wait."""
+        ...
+
 
 class Links(Protocol):
     """A link's token is all that one needs. Raises NotFound for one that leads nowhere."""
@@ -119,4 +133,8 @@ class Links(Protocol):
 
     async def answer(self, token: str, answer: Answer) -> PublicWait:
         """Raises as `Waits.complete`."""
+        ...
+
+    async def action(self, token: str) -> str:
+        """As `Waits.action`."""
         ...

@@ -20,7 +20,7 @@ from functools import partial
 from queue import Empty
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torpor.core import artifacts
+from torpor.core import artifacts, permissions
 from torpor.core.errors import Invalid
 from torpor.policy import answers
 from torpor.sdk import values
@@ -79,6 +79,7 @@ class Host:
         self.runtime: PlayedRuntime
         self._pending: dict[int, _Pending] = {}
         self._order = 0
+        self._decided: dict[str, dict[str, Any]] = {}  # for all of the run
         self._out: deque[bytes] = deque()
         self._parts: dict[str, bytearray] = {}
         self._still = 0  # looks in a row at which nothing moved, though something is at work
@@ -203,6 +204,9 @@ class Host:
             self.log.end(message["op"], {"ok": False, "error": described}, self.clock.now())
             self._say(names.RESULT, op=message["op"], ok=False, error=described)
             return
+        if (remembered := self._for_run(message)) is not None:
+            self._pend(at, partial(self._give, message["op"], remembered))
+            return
         data, answer = message["data"], self.script.find(self.run, message["op"], wait)
         begins = at + data.get("start", {}).get("delay_s", 0)
         if answer is ... and data.get("own"):
@@ -210,7 +214,20 @@ class Host:
             return
         ending = scripts.ending(wait, answer)
         give = None if ending.value is None else partial(self._give, message["op"], ending.value)
+        if give is not None and message["kind"] == permissions.KIND:
+            give = partial(self._decide, message, ending.value)
         self._pend(begins + ending.after_s, give, wait)
+
+    def _for_run(self, message: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What is decided about a permission already."""
+        if message["kind"] != permissions.KIND:
+            return None
+        return self._decided.get(permissions.scope({"action": message["data"]["action"]}))
+
+    def _decide(self, message: Mapping[str, Any], value: Any) -> None:
+        if permissions.decision_of(value).decision == permissions.RUN:
+            self._decided[permissions.scope({"action": message["data"]["action"]})] = value
+        self._give(message["op"], value)
 
     def _run_child(self, message: Mapping[str, Any], at: float) -> None:
         data, place = message["data"], [*self.log.begun].index(message["op"])
@@ -286,6 +303,7 @@ _HEARS: dict[str, Callable[[Host, Mapping[str, Any]], None]] = {
 # By the kind of operation; what has a body is ended by the agent.
 _BEGINS: dict[str, Callable[[Host, Mapping[str, Any], float], None]] = {
     "wait": Host._wait,
+    permissions.KIND: Host._wait,
     "event": Host._wait,
     "child": Host._wait,
     "sleep": Host._sleep,

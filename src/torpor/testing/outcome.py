@@ -102,8 +102,9 @@ class Outcome:
 
     @property
     def waits(self) -> list[Op]:
-        """Approvals, waitpoints and events; the value of each as `torpor.WaitResult` has it."""
-        return self._of("wait", "event")
+        """Approvals, permissions, waitpoints and events; the value of each as `torpor.WaitResult`
+        has it."""
+        return self._of("wait", "event", "permission")
 
     @property
     def spawned(self) -> list[Op]:

@@ -1,6 +1,7 @@
 """What a test's `answers` say: which of them is meant for which wait, and what it comes to.
 
-A key is what a wait is called: `approve`, `waitpoint:NAME`, `event:NAME`, `child:AGENT`. It may be
+A key is what a wait is called: `approve`, `permission:NAME` (of a tool, or what is asked for),
+`waitpoint:NAME`, `event:NAME`, `child:AGENT`. It may be
 wider (`waitpoint`: all of them) or narrower: `approve:PROMPT`, or `waitpoint:NAME#2`, the second of
 that name. The narrowest counts. A list is one answer for each, in the order in which they begin;
 anything else is the answer to all of them.
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from torpor.core import permissions
 from torpor.core.durations import Duration, seconds
 from torpor.core.errors import Invalid
 from torpor.core.ids import op_number
@@ -58,9 +60,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Wait:
-    """A wait that wants an answer. `kind` is "approve", "waitpoint", "event" or "child"; `name` its
-    own, of a child its agent's; `number` counts those of its name. `data` is what its answerer
-    sees, of a child its input. `agent` is who asks, `timeout_s` how long it waits at most."""
+    """A wait that wants an answer. `kind` is "approve", "permission", "waitpoint", "event" or
+    "child"; `name` its own, of a child its agent's; `number` counts those of its name. `data` is
+    what its answerer sees, of a child its input, of a permission its arguments. `agent` is who
+    asks, `timeout_s` how long it waits at most."""
 
     kind: str
     name: str
@@ -120,6 +123,10 @@ def wait_of(agent: str, message: Mapping[str, Any]) -> Wait:
         return Wait("event", name, number, agent, timeout_s=data["timeout_s"])
     if message["kind"] == "child":
         return Wait("child", name, number, agent, data=values.unpack(data["input"]))
+    if message["kind"] == permissions.KIND:
+        shown = values.unpack(data["action"]["arguments"])
+        prompt, timeout_s = data.get("reason", ""), data["timeout_s"]
+        return Wait(permissions.KIND, name, number, agent, prompt, shown, timeout_s=timeout_s)
     kind = "approve" if data["approve"] else "waitpoint"
     more = {"schema": data.get("schema"), "tags": tuple(data["tags"])}
     return Wait(
@@ -194,6 +201,8 @@ def ending(wait: Wait, given: Any) -> Ending:
         described = {"type": type_name(type(given)), "message": text_of(given)}
         return Ending(value("failed", described, by="test"), 0)
     answer = given if isinstance(given, Answer) else _answer(wait, given)
+    if wait.kind == permissions.KIND:
+        answer = _decided(wait, answer)
     after_s = seconds(answer.after)
     if wait.timeout_s is not None and after_s >= wait.timeout_s:
         return Ending(value("timeout"), wait.timeout_s)
@@ -219,6 +228,22 @@ def _answer(wait: Wait, given: Any) -> Answer:
         if wait.kind == "approve" and isinstance(given, bool)
         else Answer(given)
     )
+
+
+def _decided(wait: Wait, answer: Answer) -> Answer:
+    """An answer about a permission: yes or no, "once", "run" or "deny"."""
+    data = answer.data
+    if isinstance(data, bool):
+        data = permissions.ONCE if data else permissions.DENY
+    if isinstance(data, str):
+        data = {"decision": data}
+    try:
+        return replace(answer, **permissions.settled(data, answer.approved, answer.note))
+    except Invalid:
+        raise TypeError(
+            f'{wait} is answered by True, False, "once", "run", "deny", TIMEOUT or '
+            f"Answer(approved=…, note=…), not {answer!r}"
+        ) from None
 
 
 def _check(wait: Wait, answer: Answer, data: Any) -> None:

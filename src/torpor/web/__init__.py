@@ -6,4 +6,5 @@ requests   what requests have in common
 download   content as a download
 words      runs, waits and sizes in words
 forms      a JSON Schema as a form
+verdicts   the buttons under approvals and permissions
 """

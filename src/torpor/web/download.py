@@ -37,6 +37,17 @@ class Content(NamedTuple):
         return cls(file.path, "application/octet-stream", file.bytes, file.digest, chunks)
 
 
+def text(name: str, content: str) -> Response:
+    """As a file of text."""
+    headers = {
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
+        "content-security-policy": "sandbox; default-src 'none'",
+        "x-content-type-options": "nosniff",
+    }
+    body = content.encode(errors="backslashreplace")
+    return Response(body, media_type="text/plain; charset=utf-8", headers=headers)
+
+
 async def download(content: Content, requested: Mapping[str, str]) -> Response:
     """The response to a request with these headers: whole, the range that it asks for, or that
     the client has it already. Raises what the first chunk does."""

@@ -9,12 +9,13 @@ from datetime import datetime
 from textwrap import indent
 from typing import Any
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What steers a terminal, and what turns text around, so that it is read as something else.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 _BRIEF = 80
 _EMITTED_CHARS = 4000
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_AWAITED = {"event": "the event"}
+_AWAITED = {"event": "the event", "permission": "permission"}
 
 
 def duration(seconds: float) -> str:
@@ -225,7 +226,7 @@ def waiting_for(waits: list[dict[str, Any]], now: float) -> str:
     elif first["kind"] == "child":
         what = f"a run of {question(first, 60)}"
     else:
-        kind = "approval" if first["approve"] else _AWAITED.get(first["kind"], "an answer")
+        kind = _AWAITED.get(first["kind"], "approval" if first["approve"] else "an answer")
         what = f"{kind}: {question(first, 60)}"
     return f"{what} and {more} more" if more else what
 

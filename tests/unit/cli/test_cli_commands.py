@@ -214,6 +214,29 @@ def test_approve_by_a_runs_id_or_the_start_of_one(
     assert "does not wait for an answer" in again.stderr
 
 
+SHOWN = {"method": "POST", "url": "https://x.example/\u202e\x1b[2J", "body": "one\ntwo"}
+
+
+def test_a_permission_is_shown_and_decided(torpor: Torpor, agent: str, client: Client) -> None:
+    script = (["permission", "POST https://x.example/", SHOWN], ["return", "sent"])
+    for options, data, words in (
+        (("approve",), {"decision": "once"}, "approved by"),
+        (("approve", "--for-run"), {"decision": "run"}, "allowed for this run by"),
+        (("deny", "--note", "no"), {"decision": "deny", "reason": "no"}, "denied by"),
+    ):
+        run = detached(torpor, agent, *script)
+        wait = suspended(client, run)["id"]
+        verb, *more = options
+        for shown in (torpor("waits", run).stdout, torpor("show", run).stdout):
+            assert "url: https://x.example/\ufffd\ufffd[2J" in shown and "  two" in shown
+        assert f"torpor approve {wait} [--for-run]" in torpor("show", run).stdout
+        assert torpor("waits", "--whole", wait).stdout == "all of POST https://x.example/\n"
+        done = torpor(verb, wait, *more)
+        assert (done.exit_code, words in done.stderr) == (0, True), done.stderr
+        assert client.wait(wait)["value"]["data"] == data
+    assert torpor("approve", wait, "--for-run", "--data", "1").exit_code == 2
+
+
 def test_a_shell_offers_the_waits_that_a_person_may_answer(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

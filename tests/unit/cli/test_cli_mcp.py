@@ -94,6 +94,11 @@ async def test_a_run_is_started_asked_about_and_answered(home: Home, client: Cli
         answered = await call(mcp, "answer_wait", wait=wait["id"], approved=True, note="fine")
         assert answered["by"] == "mcp" and answered["state"] == "completed"
         assert "answered" in await refused(mcp, "answer_wait", wait=wait["id"], approved=False)
+        asking = {"script": [["permission", "POST x", None]]}
+        other = (await call(mcp, "start_run", version=VERSION, input=asking))["id"]
+        [permission] = await call(mcp, "list_waits", run=other)
+        why = await refused(mcp, "answer_wait", wait=permission["id"], approved=True)
+        assert "asks a person for permission" in why
         list(client.follow(run))
         assert (await call(mcp, "show_run", run=run))["result"] == "went"
         log = await call(mcp, "read_log", run=run)

@@ -54,6 +54,7 @@ def test_what_an_agent_says_cannot_steer_the_terminal(text: str) -> None:
     shown = words.plain(text)
     assert not any(ord(c) < 32 and c not in "\n\t" for c in shown)
     assert not any(0x7F <= ord(c) < 0xA0 for c in shown)
+    assert not any("\u2028" <= c <= "\u202e" or "\u2066" <= c <= "\u2069" for c in shown)
     assert "\n" not in words.line(text)
 
 
@@ -92,6 +93,19 @@ def typed(question: Question, keys: str) -> Any:
 )
 def test_keys_of_an_approval(keys: str, decided: object) -> None:
     assert typed(Question(wait()), keys) == decided
+
+
+@pytest.mark.parametrize(
+    ("keys", "decided"),
+    [
+        ("y", Answer(approved=True)),
+        ("r", Answer({"decision": "run"}, True)),
+        ("eno\rn", Answer(approved=False, note="no")),
+    ],
+)
+def test_keys_of_a_permission(keys: str, decided: object) -> None:
+    assert typed(Question({**wait(), "kind": "permission"}), keys) == decided
+    assert typed(Question(wait()), "r") is None
 
 
 @pytest.mark.parametrize(

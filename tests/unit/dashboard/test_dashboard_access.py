@@ -174,6 +174,38 @@ def test_a_post_from_elsewhere_changes_nothing(
     browse(home, talk)
 
 
+EVIL = "<script>alert(1)</script>"
+
+
+def test_a_permission_has_three_choices_and_a_reason(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        for verdict, data in (
+            ("approve", {"decision": "once", "reason": "r"}),
+            ("run", {"decision": "run", "reason": "r"}),
+            ("deny", {"decision": "deny", "reason": "r"}),
+        ):
+            wait = await browser.asked(["permission", "POST x", {"url": EVIL}], ["return", 1])
+            page = (await browser.http.get("/ui/waits")).text
+            assert "Allow for this run" in page and EVIL not in page
+            whole = await browser.http.get(f"/ui/waits/{wait['id']}/action")
+            assert "attachment" in whole.headers["content-disposition"]
+            assert whole.headers["content-type"] == "text/plain; charset=utf-8"
+            answer = await browser.post(f"/ui/waits/{wait['id']}", verdict=verdict, note="r")
+            assert answer.status_code == 303
+            assert wait["value"]["data"] == data
+            (entry,) = [
+                each
+                for each in browser.service.memory.logs[wait["run"]]
+                if each["kind"] == "wait.completed"
+            ]
+            assert entry["data"]["origin"].startswith("the dashboard")
+        ordinary = await browser.asked(["approve", "Send?", None])
+        wrong = await browser.post(f"/ui/waits/{ordinary['id']}", verdict="run")
+        assert wrong.status_code == 422
+
+    browse(home, talk)
+
+
 def test_a_wait_is_answered(home: Home) -> None:
     async def talk(browser: Browser) -> None:
         wait = await browser.asked(["approve", "Send?", None], ["wait", "Colour?", None])

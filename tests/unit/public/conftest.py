@@ -57,7 +57,7 @@ class Outside:
     async def ask(self, **asked: Any) -> WaitRow:
         self._asked += 1
         fields: dict[str, Any] = {"name": "order", "digest": "d", "kind": "wait"} | asked
-        op = OpId(f"wait:order#{self._asked}")
+        op = OpId(f"{fields['kind']}:{fields['name']}#{self._asked}")
         return await self.store.write(
             lambda c: create_wait(c, self.run, self.epoch, NewWait(op=op, **fields), time.time())
         )

@@ -11,8 +11,10 @@ import httpx
 import pytest
 from tests.unit.public.conftest import BROWSER, Outside, Talk
 
+from torpor.contextlog.entries import read_entries
 from torpor.contextlog.keys import put_key
 from torpor.control.service.tokens import Tokens
+from torpor.core import permissions
 from torpor.core.errors import NotFound
 from torpor.core.ids import WaitId
 from torpor.snapshot.seal import Key
@@ -152,6 +154,69 @@ def test_an_approval_has_two_buttons_and_a_note(talk: Talking, verdict: str) -> 
         assert (value["approved"], value["note"]) == (verdict == "approve", "fine")
         ended = (await http.get(path, headers=BROWSER)).text
         assert ("Approved" if verdict == "approve" else "Denied") in ended
+
+    talk(about)
+
+
+REQUEST = {
+    "scheme": "https",
+    "host": "api.example.com",
+    "port": 443,
+    "method": "POST",
+    "target": f"/{EVIL}\u202e\x1b[2J",
+    "headers": {"x-api-key": "sk-secret", "x": EVIL},
+    "body": EVIL * 10_000,
+}
+
+
+@pytest.mark.parametrize("verdict", ["approve", "run", "deny"])
+def test_attempt_44_a_permission_s_page_shows_a_request_harmlessly(
+    talk: Talking, verdict: str
+) -> None:
+    async def about(outside: Outside, http: httpx.AsyncClient) -> None:
+        action = {"request": REQUEST, "reason": f"just {EVIL}"}
+        prompt = permissions.prompt(action)
+        asked = {"name": permissions.op_name(action), "approve": True, "prompt": prompt}
+        wait = await outside.ask(kind="permission", data=action, **asked)
+        path = await outside.path(wait)
+        page = (await http.get(path, headers=BROWSER)).text
+        buttons = re.findall(r'name="verdict" value="(\w+)"', page)
+        assert buttons == ["approve", "run", "deny"]
+        assert "<script" not in page and "sk-secret" not in page
+        assert not re.search("[\u202a-\u202e\u2066-\u2069\x1b]", page)
+        assert len(page) < 100_000 and "more characters" in page
+        whole = await http.get(f"{path}/action")
+        assert "attachment" in whole.headers["content-disposition"]
+        assert whole.headers["content-type"] == "text/plain; charset=utf-8"
+        assert EVIL * 10_000 in whole.text and "sk-secret" not in whole.text
+        form = {"verdict": verdict, "note": " because "}
+        assert (await http.post(path, data=form, headers=BROWSER)).status_code == 303
+        value = (await outside.state(wait)).value
+        assert value is not None
+        decision = {"approve": "once", "run": "run", "deny": "deny"}[verdict]
+        assert value["data"] == {"decision": decision, "reason": "because"}
+        ended = (await http.get(path, headers=BROWSER)).text
+        assert ("Denied" if verdict == "deny" else "Allowed") in ended
+        entries = await outside.store.read(lambda c: read_entries(c, outside.run))
+        (completed,) = [each.data for each in entries if each.kind == "wait.completed"]
+        assert completed["by"] == "its link" and completed["origin"] == "its link, from 127.0.0.1"
+
+    talk(about)
+
+
+def test_a_permission_is_decided_by_a_program_s_answer_too(talk: Talking) -> None:
+    async def about(outside: Outside, http: httpx.AsyncClient) -> None:
+        action = {"action": {"name": "refund", "arguments": {"order": 7}}}
+        wait = await outside.ask(kind="permission", name="refund", data=action, approve=True)
+        path = await outside.path(wait)
+        for wrong in ({"data": True}, {"data": {"decision": "always"}}, {"data": None}, {}):
+            assert (await http.post(path, json=wrong)).status_code == 422, wrong
+        both = {"data": {"decision": "deny"}, "approved": True}
+        assert (await http.post(path, json=both)).status_code == 422
+        given = {"data": {"decision": "run"}}
+        assert (await http.post(path, json=given)).json()["approved"] is True
+        ordinary = await outside.ask(prompt="Send?", approve=True)
+        assert (await http.get(f"{await outside.path(ordinary)}/action")).status_code == 409
 
     talk(about)
 

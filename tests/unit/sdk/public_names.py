@@ -49,6 +49,11 @@ async def open_again() -> None:
     """After each."""
 
 
+@torpor.tool(permission="ask")
+def cancel_booking(place: str) -> bool:
+    return bool(place)
+
+
 @torpor.step
 def book(place: str, people: int) -> Booking:
     if people > 8:
@@ -67,6 +72,14 @@ async def confirm(place: str) -> str:
 def dinner(place: str, people: int = 2) -> str:
     assert_type(book(place, people), Booking)
     assert_type(book(place, people).people, int)
+    allowed = torpor.ask_permission("book", {"place": place}, timeout="1d", reason="hunger")
+    assert_type(allowed, torpor.Permission)
+    try:
+        assert_type(cancel_booking(place), bool)
+    except torpor.PermissionDenied as denied:
+        torpor.log(denied.action, by=denied.by, reason=denied.reason)
+    assert_type(torpor.tools(cancel_booking), torpor.Tools)
+    assert_type(torpor.tools(cancel_booking).call("cancel_booking", {"place": place}), str)
     verdict = torpor.approve(f"Book {place}?", data={"people": people}, timeout="7d", tags="table")
     assert_type(verdict, torpor.Verdict)
     assert_type(verdict.approved, bool)
@@ -117,6 +130,7 @@ def dinner(place: str, people: int = 2) -> str:
 @torpor.agent(name="lunch")
 async def lunch(place: str) -> str:
     assert_type(await torpor.approve(place), torpor.Verdict)
+    assert_type(await torpor.ask_permission(place), torpor.Permission)
     assert_type(await torpor.waitpoint(), torpor.WaitResult)
     await torpor.sleep(1)
     return assert_type(await confirm(place), str)

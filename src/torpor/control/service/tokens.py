@@ -17,11 +17,13 @@ from collections.abc import Iterable
 
 from torpor.contextlog import waits
 from torpor.contextlog.waits import WaitRow
+from torpor.core import permissions
 from torpor.core.errors import HostError, NotFound
 from torpor.core.ids import WaitId
 from torpor.worker.sealing import SealingKeys
 
 PATH = "/w/"
+LINKED = ("wait", permissions.KIND)  # kinds of waits that have one
 PURPOSE = "torpor public links 1"
 _PREFIX = "wait_"
 _MAC_CHARACTERS = 43
@@ -65,7 +67,7 @@ class Urls:
 
     async def of(self, found: Iterable[WaitRow]) -> dict[WaitId, str]:
         """Of those of these waits that have one: they are open, and a person may answer them."""
-        linked = [wait.id for wait in found if wait.kind == "wait" and wait.state == waits.OPEN]
+        linked = [wait.id for wait in found if wait.kind in LINKED and wait.state == waits.OPEN]
         if self.base is None or not linked:
             return {}
         try:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from torpor.contextlog import events, runs, waits
+from torpor.contextlog.permissions import last_allowed
 from torpor.contextlog.waits import WaitRow
 from torpor.control.service.tokens import Urls
 from torpor.core import doubts, jsonvalues, permissions
@@ -21,6 +22,7 @@ from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Conflict, HostError, Invalid
 from torpor.logstore.protocol import Store
 from torpor.policy import answers
+from torpor.policy import permissions as showing
 from torpor.service.shapes import reply
 from torpor.service.waits import OPEN_WAITS, Answer, Wait, WaitFilter
 
@@ -95,10 +97,37 @@ class Waits:
         """These waits as replies."""
         urls = await self._urls.of(found)
         agents = await self._store.read(lambda c: waits.agents_of(c, found)) if found else {}
+        actions = await self._actions_shown(found)
         return [
-            reply(Wait, wait.to_json(), agent=agents.get(wait.run), url=urls.get(wait.id))
+            reply(
+                Wait,
+                wait.to_json() | actions.get(wait.id, {}),
+                agent=agents.get(wait.run),
+                url=urls.get(wait.id),
+            )
             for wait in found
         ]
+
+    async def action(self, ref: str) -> str:
+        wait = await self.find(ref)
+        if wait.kind != permissions.KIND:
+            raise Conflict(f"{wait.id} is no permission")
+        return await asyncio.to_thread(showing.whole, wait.data)
+
+    async def _actions_shown(self, found: Sequence[WaitRow]) -> dict[str, Any]:
+        """What is shown of those of these waits that are permissions, instead of their data."""
+        asking = [wait for wait in found if wait.kind == permissions.KIND and wait.prompt]
+        if not asking:
+            return {}
+
+        def read(c: Connection) -> list[Any]:
+            return [last_allowed(c, wait.id) for wait in asking]
+
+        def show(before: list[Any]) -> dict[str, Any]:
+            pairs = zip(asking, before, strict=True)
+            return {wait.id: {"data": showing.shown(wait.data, last)} for wait, last in pairs}
+
+        return await asyncio.to_thread(show, await self._store.read(read))
 
 
 def _value(wait: WaitRow, answer: Answer) -> dict[str, Any]:
@@ -117,7 +146,7 @@ def _value(wait: WaitRow, answer: Answer) -> dict[str, Any]:
             hint=f"torpor send {wait.run} {wait.prompt} --data VALUE",
         )
     if wait.kind == permissions.KIND:
-        return _decision(wait, answer)
+        return permissions.settled(answer.data, answer.approved, answer.note)
     if wait.approve and answer.approved is None:
         raise Invalid(
             f"{wait.id} asks for approval: approved must be true or false",
@@ -131,24 +160,3 @@ def _value(wait: WaitRow, answer: Answer) -> dict[str, Any]:
     if wait.kind == "doubt" and wait.state == waits.OPEN:
         data = doubts.settled(data)
     return {"data": data, "approved": answer.approved, "note": answer.note}
-
-
-def _decision(wait: WaitRow, answer: Answer) -> dict[str, Any]:
-    """About a permission: by `data`, or by `approved` and a note, for once."""
-    data, approved = answer.data, answer.approved
-    if data is None and approved is not None:
-        data = {"decision": permissions.ONCE if approved else permissions.DENY}
-        data |= {"reason": answer.note} if answer.note else {}
-    if data is None:
-        raise Invalid(
-            f"{wait.id} asks for permission: decide about it",
-            hint="Use torpor approve, torpor approve --for-run or torpor deny.",
-        )
-    kept = permissions.decided(data)
-    allowed = kept["decision"] != permissions.DENY
-    if approved not in (None, allowed):
-        raise Invalid(f"{wait.id}: approved is {approved}, and the decision {kept['decision']}")
-    reason = kept.get("reason", answer.note or None)
-    if answer.note not in (None, "", reason):
-        raise Invalid(f"{wait.id}: the note and the reason say different things")
-    return {"data": kept, "approved": allowed, "note": reason}

@@ -20,7 +20,7 @@ import json
 import logging
 import random
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from sqlalchemy import Connection
@@ -184,7 +184,7 @@ class Webhooks:
             "type": "wait.reminded" if notice.reminder else "wait.created",
             "timestamp": at.isoformat().replace("+00:00", "Z"),
             "data": {
-                **{name: getattr(wait, name) for name in _SHOWN},
+                **{name: cast(dict[str, Any], shown)[name] for name in _SHOWN},
                 "agent": agent,
                 "url": shown["url"],
                 "reminder": notice.reminder,

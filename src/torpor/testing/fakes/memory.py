@@ -164,6 +164,7 @@ class Memory:
         wait.update({"completed_at": time.time(), "url": None})
         answered = {"wait": wait["id"], "approved": answer.approved}
         answered |= {"note": answer.note, "by": answer.by}
+        answered |= {} if answer.origin is None else {"origin": answer.origin}
         run = self.runs[wait["run"]]
         self.append(run, "wait.completed", wait["op"], answered)
         self.append(run, "op.end", wait["op"], {"ok": True, "value": value})
@@ -190,7 +191,7 @@ class Memory:
                 self.append(run, "note.log", None, note)
             elif verb == "emit":
                 self.append(run, "note.emit", None, {"value": rest[0]})
-            elif verb in ("approve", "wait", "event"):
+            elif verb in ("approve", "permission", "wait", "event"):
                 await self._wait(run, position, verb, *rest)
             elif verb == "fail":
                 trace = "Traceback (most recent call last):\n  agent.py, line 1"
@@ -210,7 +211,7 @@ class Memory:
         data: Any = None,
         schema: Object | None = None,
     ) -> None:
-        kind = "event" if verb == "event" else "wait"
+        kind = verb if verb in ("event", "permission") else "wait"
         op = f"{kind}:{verb}#{position}"
         known = [w for w in self.waits.values() if w["run"] == run["id"] and w["op"] == op]
         wait = known[0] if known else self._open(run, op, kind, verb, prompt, data, schema)
@@ -241,7 +242,7 @@ class Memory:
             prompt=prompt,
             data=data,
             schema=schema,
-            approve=verb == "approve",
+            approve=verb in ("approve", "permission"),
             tags=[verb],
             id_key=None,
             webhooks=[],

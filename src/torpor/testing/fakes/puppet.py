@@ -5,6 +5,7 @@ on from it, as a real one does. An agent is a list of threads, a thread is a lis
 
     ["step", NAME]  ["wait", NAME]  ["sleep", UNTIL]  ["model", NAME]  ["checkpoint", NAME]
     ["nap", SECONDS]   a sleep of so long
+    ["permission", NAME]   for an action of that name
     ["once", NAME]     a step that is asked about when it is in doubt
     ["file", NAME]     a step that writes a file; the result has all files that there are
     ["large", N]       a step whose result is N bytes, and goes in parts
@@ -39,7 +40,7 @@ from torpor.wire import messages, names
 from torpor.wire.link import CONTROL, FILES, STDOUT, Link, LinkState
 
 Object = dict[str, Any]
-_WAITS = ("wait", "sleep", "doubt")
+_WAITS = ("wait", "sleep", "doubt", "permission")
 _KINDS = {**dict.fromkeys(("value", "work", "once", "large", names.FILE), "step"), "nap": "sleep"}
 DIGEST = "0" * 32
 
@@ -372,6 +373,8 @@ def _data(verb: str, argument: Any) -> Object:
         case "wait":
             question = {"prompt": argument, "data": None, "timeout_s": None}
             return question | {"tags": [], "approve": False}
+        case "permission":
+            return {"action": {"name": argument, "arguments": {"n": 1}}, "timeout_s": None}
         case "model":
             return {"method": "POST", "path": argument, "headers": {}, "body": "{}"}
     return {}

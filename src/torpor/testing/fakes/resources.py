@@ -6,10 +6,11 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torpor.control.service.egress import judged
+from torpor.core import permissions
 from torpor.core.agentfile import AgentSource
 from torpor.core.egress import judge, parse_egress, parse_request
 from torpor.core.errors import Conflict, GuestError, Invalid, NotFound
@@ -384,7 +385,10 @@ class Waits:
         wait = await self.get(ref)
         if wait["kind"] == "event":
             raise Conflict(f"{wait['id']} is for an event, not for an answer")
-        if wait["approve"] is (answer.approved is None):
+        if wait["kind"] == permissions.KIND:
+            settled = permissions.settled(answer.data, answer.approved, answer.note)
+            answer = replace(answer, **settled)
+        elif wait["approve"] is (answer.approved is None):
             raise Invalid(f"{wait['id']} asks for {'approval' if wait['approve'] else 'an answer'}")
         if answer.data == "refused":
             raise Invalid("the agent takes anything but 'refused'")
@@ -392,6 +396,12 @@ class Waits:
             raise Conflict(f"{wait['id']} was answered already, by {wait['by']}")
         self._memory.complete(wait, answer)
         return wait
+
+    async def action(self, ref: str) -> str:
+        wait = await self.get(ref)
+        if wait["kind"] != permissions.KIND:
+            raise Conflict(f"{wait['id']} is no permission")
+        return f"all of {wait['prompt']}\n"
 
 
 class Links:
@@ -402,7 +412,7 @@ class Links:
 
     async def get(self, token: str) -> PublicWait:
         wait = await self._waits.get(token)
-        shown = ("prompt", "data", "schema", "approve", "state", "created_at", "due_at")
+        shown = ("kind", "prompt", "data", "schema", "approve", "state", "created_at", "due_at")
         return reply(
             PublicWait,
             {key: value for key, value in wait.items() if key in shown},
@@ -415,6 +425,9 @@ class Links:
     async def answer(self, token: str, answer: Answer) -> PublicWait:
         await self._waits.complete(token, answer)
         return await self.get(token)
+
+    async def action(self, token: str) -> str:
+        return await self._waits.action(token)
 
 
 class Events:
