@@ -128,6 +128,9 @@ def answer(asked: dict[str, Any]) -> Any:
     if asked["kind"] in ("wait", "event"):
         approved = True if asked["data"].get("approve") else None
         return {"status": "completed", "data": None, "approved": approved, "note": None, "by": "me"}
+    if asked["kind"] == "permission":
+        decided = {"data": {"decision": "once"}, "approved": True, "note": None, "by": "me"}
+        return {"status": "completed", **decided}
     if asked["kind"] == "child":
         found = f"{asked['data']['input']['topic']}: found"
         return {"status": "completed", "data": found, "approved": None, "note": None, "by": "run"}

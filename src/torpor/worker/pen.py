@@ -71,10 +71,17 @@ def recorded_or_lost() -> Iterator[None]:
         raise Unrecorded(f"its messages could not be recorded: {error}") from error
 
 
+def _webhooks(c: Connection, run: RunId) -> Mapping[str, str]:
+    """Those that the agent's file names."""
+    named: Mapping[str, str]
+    named = agents.get_agent(c, runs.get_run(c, run).version).spec.get("webhooks", {})
+    return named
+
+
 def _check_named(c: Connection, run: RunId, webhooks: Sequence[str]) -> None:
     """Raises Invalid unless the agent's file names these."""
     if webhooks:
-        known = agents.get_agent(c, runs.get_run(c, run).version).spec.get("webhooks", {})
+        known = _webhooks(c, run)
         if unknown := sorted(set(webhooks) - set(known)):
             raise Invalid(
                 f"the agent's file defines no webhook {', '.join(unknown)}; "
@@ -212,10 +219,12 @@ class Pen:
         self, c: Connection, named: Mapping[str, Any], data: Mapping[str, Any], now: float
     ) -> WaitRow:
         """What people are shown of it is made of the action, when they look; the prompt too, since
-        the agent's own words could say something else."""
+        the agent's own words could say something else. Of the webhooks in the agent's file the one
+        that is called `permission` is told of it."""
         action = {key: data[key] for key in data if key != "timeout_s"}
         due_at = None if data["timeout_s"] is None else now + data["timeout_s"]
-        new = waits.NewWait(**named, data=action, approve=True, due_at=due_at)
+        notified = [permissions.KIND] if permissions.KIND in _webhooks(c, self.run) else []
+        new = waits.NewWait(**named, data=action, approve=True, due_at=due_at, webhooks=notified)
         try:
             permissions.check_action(action)
             new = replace(new, prompt=permissions.prompt(action))

@@ -42,7 +42,18 @@ log = logging.getLogger(__name__)
 
 GONE = 410  # whoever answers so wants no more of it
 # Of a wait, in a message about it.
-_SHOWN = ("id", "run", "prompt", "data", "schema", "approve", "tags", "created_at", "due_at")
+_SHOWN = (
+    "id",
+    "run",
+    "kind",
+    "prompt",
+    "data",
+    "schema",
+    "approve",
+    "tags",
+    "created_at",
+    "due_at",
+)
 
 
 class Webhooks:
