@@ -30,7 +30,8 @@ from tests.jsonvalues import ODD, VALUES, deep, exact
 from torpor.contextlog import waits
 from torpor.core.ids import AgentVersion, RunId
 from torpor.core.states import FINAL, RunState
-from torpor.egress.upstream import Reply, Request
+from torpor.egress.upstream import Request
+from torpor.testing.fakes.broker import Reply
 from torpor.testing.fakes.plain import CALM, HASTY, Plain
 
 ALWAYS = 25
@@ -75,7 +76,7 @@ def append(name, what):
     return Path(name).read_text()
 
 def ask(what):
-    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/x", what.encode())
+    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/responses", what.encode())
     with urllib.request.urlopen(request) as answer:
         return answer.read().decode()
 

@@ -1,37 +1,42 @@
 """The broker: the only process that holds secrets, and a machine's only way out (rules 9, 10).
 
-    client ──Unix socket──► app ──► calls ──► upstream   a real API, with our key
-                         allow-list each once    local      a small model (llama.cpp)
-                         limits                  standin    a script, which says so
-                                   `choice` picks one of the three, once, at start
+    worker ──Unix socket──► server ──► judge ──► exchange   any host that a rule allows
+                 frames        │                 relay      connections, WebSockets
+                               ▼
+                             calls ──► upstream  the deployment's own model: a real API, our key
+                           each once   local     a small model (llama.cpp)
+                                       standin   a script, which says so
+                                       `choice` picks one of the three, once, at start
 
-app         the broker's HTTP face: what is allowed, in which size
-calls       model calls by their identity, each made once
-choice      which upstream this broker has
+server      the broker's door: frames of workers in, streams served, all of it bounded
+served      one stream of a worker's: the body that comes, the answer that goes
+calls       recorded calls by their identity, each made once
+admission   what the judge decides: how a request goes out, or why it does not
+exchange    one request out over HTTP/1.1, and its answer as it comes
+relay       bytes both ways: connections, and WebSockets after their 101
+answer      what a sender tells a listener: head, data, end; or that there is none
+seen        what is known of an exchange so far
+choice      which upstream this broker has for the deployment's own model
 upstream    a real API
 local       a small model on this host's CPU
 llama       that model's process
 standin     a script, where there is no model at all
 protocol    what a worker and the broker say to each other: frames
-admission   what the judge decides: how a request goes out, or why it does not
 judge       everything that decides: rules, budgets, addresses, secrets
 hostfile    what the host says about all agents: egress.toml
 resolve     which addresses a name leads to, and whether these may be reached
 secrets     whom secrets serve, and that they do not come back
 budgets     what runs, agents and keys may use
-connection  a connection to the broker: many streams over one socket
 authority   certificates for the gateways in machines
-client      how other processes ask the broker
-whole       how they did before there were frames
-models      the way to a model: the broker, started when it is not there
+connection  a connection to the broker: many streams over one socket
+client      how other processes ask the broker, started when it is not there
+models      calls of the deployment's own model, whole
 launch      starting and stopping the broker's process
 __main__    that process
 
-Every part of torpor that wants a language model asks here, over `run/broker.sock`, with a
-placeholder where the key would stand; the real one is put in on the way out and taken out of
-whatever comes back.
+What a machine sends is judged, and a request of our own is made of it: no byte of a machine's is
+parsed as HTTP or TLS here. Secrets are put in on the way out and taken out of whatever comes back.
 
-A call has an identity and is made once, whoever dies meanwhile but this process. A reply is read
-whole before it is handed on, because its other end may be a machine that is frozen by then, and
-because the context log records replies, not streams.
+A recorded call has an identity and is made once, whoever dies meanwhile but this process; it is
+read to its end whoever listens, because its other end may be a machine that is frozen by then.
 """

@@ -7,6 +7,7 @@ end well. The socket is made mode 0600 before anything can connect to it.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import fcntl
 import logging
 import os
@@ -15,14 +16,12 @@ import socket
 import sys
 from pathlib import Path
 
-import uvicorn
-
-from torpor.core.errors import TorporError
+from torpor.core.errors import Missing, TorporError
 from torpor.core.home import Home
-from torpor.egress.app import create_app
 from torpor.egress.choice import choose
-
-STOP_S_MAX = 5  # what requests in flight get at SIGTERM
+from torpor.egress.exchange import Exchanges
+from torpor.egress.judge import PolicyJudge
+from torpor.egress.server import Broker
 
 _log = logging.getLogger("torpor.egress")
 
@@ -32,8 +31,6 @@ def main() -> int:
     parser.add_argument("--home", type=Path, required=True)
     home = Home(parser.parse_args().home.absolute()).create()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    # uvicorn handles the signal, puts this back, and raises it again when it has shut down.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
     # Never closed: whoever waits for the lock waits until this process is gone.
@@ -45,7 +42,7 @@ def main() -> int:
         return 0
     path = home.socket("broker")
     try:
-        _serve(home, path)
+        asyncio.run(_serve(home, path))
     except TorporError as error:
         _log.error("%s. %s", error.message, error.hint)
         return 1
@@ -54,25 +51,25 @@ def main() -> int:
     return 0
 
 
-def _serve(home: Home, path: Path) -> None:
-    upstream = choose(os.environ, home.run)
+def _unseal(name: str, sealed: bytes) -> str:
+    raise Missing(f"the secret {name} cannot be opened")
+
+
+async def _serve(home: Home, path: Path) -> None:
+    model = choose(os.environ, home.run)
+    broker = Broker(model, PolicyJudge.of(home, _unseal), Exchanges())
     path.unlink(missing_ok=True)  # left by a broker that was killed: the lock says it is gone
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        # uvicorn's own way to a Unix socket opens it to every user.
         before = os.umask(0o177)
         listener.bind(str(path))
         os.umask(before)
-        config = uvicorn.Config(
-            create_app(upstream),
-            access_log=False,
-            log_config=None,
-            log_level="warning",
-            server_header=False,
-            date_header=False,  # an answer has its own
-            timeout_graceful_shutdown=STOP_S_MAX,
-        )
-        _log.info("serving %s; upstream: %s", path, upstream.description)
-        uvicorn.Server(config).run(sockets=[listener])
+        loop.add_signal_handler(signal.SIGTERM, stopped.set)
+        server = await loop.create_unix_server(broker.connection, sock=listener)
+        _log.info("serving %s; upstream: %s", path, model.description)
+        await stopped.wait()
+        server.close()
+        await broker.close()
 
 
 if __name__ == "__main__":

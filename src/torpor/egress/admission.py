@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torpor.core.egress import Request
+from torpor.core.egress import MODEL_HOST, Request
 
 Headers = Sequence[tuple[str, str]]  # names in lower case
 
@@ -93,7 +93,9 @@ class Refusal:
 
 
 class Judge(Protocol):
-    async def admit(self, outgoing: Outgoing) -> Admission | Refusal: ...
+    async def admit(self, outgoing: Outgoing) -> Admission | Refusal:
+        """Also of MODEL_HOST, the deployment's own model: there for what it costs."""
+        ...
 
     def set_policy(self, run: str, policy: Mapping[str, Any] | None) -> None:
         """Raises Invalid; what cannot be read denies."""
@@ -110,6 +112,8 @@ class DenyAll:
     """The judge where there is none."""
 
     async def admit(self, outgoing: Outgoing) -> Admission | Refusal:
+        if outgoing.request.host == MODEL_HOST:
+            return Admission({"verdict": "allow"}, ())
         message = f"no rule allows {outgoing.request.host}"
         verdict = {"verdict": "deny", "code": "not_allowed", "reason": message}
         return Refusal(verdict, message=message)

@@ -41,7 +41,7 @@ class BrokerClient:
     @classmethod
     def of(cls, home: Home) -> BrokerClient:
         """Of the broker that serves `home`."""
-        return cls(lambda: _connect(home))
+        return cls(lambda: ensure_broker(home))
 
     @property
     def broker(self) -> str:
@@ -166,11 +166,3 @@ async def _first(stream: Stream) -> Frame:
 
 def _permit(digest: str) -> dict[str, str]:
     return {"permit": digest} if digest else {}
-
-
-async def _connect(home: Home) -> Connection:
-    path = home.create().socket("broker")
-    with contextlib.suppress(Missing):
-        return await Connection.open(path)
-    await (await ensure_broker(home)).close()
-    return await Connection.open(path)

@@ -141,6 +141,8 @@ class PolicyJudge:
 
     async def admit(self, outgoing: Outgoing) -> Admission | Refusal:
         policy, host = self._policies.get(outgoing.run), self._host.current()
+        if policy is None and outgoing.request.host == MODEL_HOST:
+            policy = _Policy(outgoing.run)  # of an agent that has no rules
         if policy is None:
             return _refusal(deny("no_policy", "the broker does not know the run's rules"))
         if problem := policy.problem or host.problem:

@@ -23,42 +23,37 @@ from pathlib import Path
 
 from torpor.core.errors import HostError
 from torpor.core.home import Home
-from torpor.egress.whole import BrokerClient
+from torpor.egress.connection import Connection
 
 BROKER_START_S = 30
 BROKER_POLL_S = 0.03
 _LOG_TAIL_BYTES = 1000
 
 
-async def ensure_broker(home: Home) -> BrokerClient:
-    """A client of the broker that serves `home`, started if none did. Raises HostError."""
-    client = BrokerClient(home.create().socket("broker"))
-    try:
-        if not await _answers(client):
-            async with _launching(home):
-                if not await _answers(client):
-                    await _wait_ready(client, _spawn(home), home)
-    except BaseException:
-        await client.close()
-        raise
-    return client
+async def ensure_broker(home: Home) -> Connection:
+    """A connection to the broker that serves `home`, started if none did. Raises HostError."""
+    path = home.create().socket("broker")
+    connection = await _answering(path)
+    if connection is None:
+        async with _launching(home):
+            connection = await _answering(path)
+            if connection is None:
+                connection = await _wait_ready(path, _spawn(home), home)
+    return connection
 
 
 async def stop_broker(home: Home) -> None:
     """End the broker of `home` gracefully, if there is one, and wait until it has ended."""
-    client = BrokerClient(home.create().socket("broker"))
-    try:
-        async with _launching(home):
-            try:
-                pid = (await client.health())["pid"]
-            except HostError:
-                return
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-            async with _locked(home.run / "broker.lock"):
-                pass  # free: it has ended
-    finally:
-        await client.close()
+    path = home.create().socket("broker")
+    async with _launching(home):
+        connection = await _answering(path)
+        if connection is None:
+            return
+        connection.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(connection.pid, signal.SIGTERM)
+        async with _locked(home.run / "broker.lock"):
+            pass  # free: it has ended
 
 
 def _launching(home: Home) -> contextlib.AbstractAsyncContextManager[None]:
@@ -72,12 +67,11 @@ async def _locked(path: Path) -> AsyncIterator[None]:
         yield
 
 
-async def _answers(client: BrokerClient) -> bool:
+async def _answering(path: Path) -> Connection | None:
     try:
-        await client.health()
+        return await Connection.open(path)
     except HostError:  # none there, or one that is just being killed
-        return False
-    return True
+        return None
 
 
 def _spawn(home: Home) -> subprocess.Popen[bytes]:
@@ -97,16 +91,17 @@ def _spawn(home: Home) -> subprocess.Popen[bytes]:
     return process
 
 
-async def _wait_ready(client: BrokerClient, process: subprocess.Popen[bytes], home: Home) -> None:
+async def _wait_ready(path: Path, process: subprocess.Popen[bytes], home: Home) -> Connection:
     try:
         async with asyncio.timeout(BROKER_START_S):
-            while not await _answers(client):
+            while (connection := await _answering(path)) is None:
                 if process.poll():
                     raise _not_started(home, f"it ended with code {process.returncode}")
                 if process.poll() == 0:
                     # Another had the lock and does not answer: it was being killed.
                     process = _spawn(home)
                 await asyncio.sleep(BROKER_POLL_S)
+            return connection
     except TimeoutError as error:
         raise _not_started(home, f"it does not answer after {BROKER_START_S} s") from error
     except asyncio.CancelledError:  # a server that is stopped as it starts: nobody would end it

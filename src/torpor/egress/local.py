@@ -12,12 +12,18 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from pathlib import Path
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from torpor.core.errors import Missing
-from torpor.egress.upstream import TIMEOUT, Reply, Request, exchange, problem
+from torpor.egress.answer import CutOff, Listener, NoAnswer
+from torpor.egress.exchange import ANSWER_S, send, session
+from torpor.egress.seen import Seen
+from torpor.egress.upstream import Request, call_of
 
 MODEL_START_S = 120
+_BASE = URL("http://model/v1")
+_DIED = frozenset({"upstream_unreachable", "upstream_broken"})
 
 
 def find_weights() -> Path | None:
@@ -39,51 +45,48 @@ class LocalModel:
         self._socket = socket
         self._process: Process | None = None
         self._changing = asyncio.Lock()  # held while the process is started or stopped
-        self._client = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(
-                uds=str(socket),
-                # A kept connection would outlive the process at its other end.
-                limits=httpx.Limits(max_keepalive_connections=0),
-            ),
-            base_url="http://model/v1",
-            timeout=TIMEOUT,
-        )
+        self._session: aiohttp.ClientSession | None = None
 
     @property
     def pid(self) -> int | None:
         """The model's process, or None where it was not started yet."""
         return None if self._process is None else self._process.pid
 
-    async def send(self, request: Request) -> Reply:
+    async def answer(self, request: Request, listener: Listener, seen: Seen) -> None:
+        if self._session is None:
+            # A kept connection would outlive the process at its other end.
+            connector = aiohttp.UnixConnector(path=str(self._socket), limit=0, force_close=True)
+            self._session = session(connector)
         # The second try is for a process that died since its last answer, or of this request:
         # a model has no side effects, so asking it again is harmless.
         for last in (False, True):
             try:
                 process = await self._running()
             except Missing as error:
-                return problem(request.path, 503, "no_model", error.message, error.hint)
+                raise NoAnswer(503, "no_model", f"{error.message}. {error.hint}") from error
             try:
-                return await exchange(self._client, request, {})
-            except httpx.TimeoutException:
-                break
-            except httpx.TransportError as error:
+                await send(self._session, call_of(_BASE, request, []), listener, seen, ())
+                return
+            except CutOff as error:
+                if error.code in _DIED:
+                    await self._stop(process)
+                raise
+            except NoAnswer as error:
+                if error.code not in _DIED:
+                    raise _own(error) from error
                 await self._stop(process)
                 if last:
-                    return problem(
-                        *(request.path, 502, "model_died"),
-                        f"the local model's process ended while it was asked: {error}",
+                    raise NoAnswer(
+                        *(502, "model_died"),
+                        f"the local model's process ended while it was asked: {error.message}. "
                         "Ask again: it is started anew. See run/broker.log.",
-                    )
-        return problem(
-            *(request.path, 504, "model_timed_out"),
-            f"the local model was not done within {TIMEOUT.read} s",
-            "Set max_tokens in the request, or ask fewer questions at once.",
-        )
+                    ) from error
 
     async def close(self) -> None:
         if self._process is not None:
             await self._stop(self._process)
-        await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     async def _running(self) -> Process:
         async with self._changing:
@@ -126,3 +129,13 @@ async def _kill(process: Process) -> None:
     if process.returncode is None:
         process.kill()
     await process.wait()
+
+
+def _own(error: NoAnswer) -> NoAnswer:
+    if error.code != "upstream_timed_out":
+        return error
+    return NoAnswer(
+        *(504, "model_timed_out"),
+        f"the local model was not done within {ANSWER_S:g} s. "
+        "Set max_tokens in the request, or ask fewer questions at once.",
+    )

@@ -1,24 +1,26 @@
-"""The way to the model: the broker, started when it is not there.
+"""Calls of the deployment's own model, whole: what `worker.calls` makes of a broker's frames.
 
-The broker is a process of its own and may die; a model call that finds none starts one. One whose
-broker dies while it has the call is *unanswered*: whether the model was asked, nobody knows, and
-what is done then is its run's to decide and to record (`torpor.worker.calls`).
+One whose broker dies while it has the call is *unanswered*: whether the model was asked, nobody
+knows, and what is done then is its run's to decide and to record (`torpor.worker.calls`).
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from typing import Any
 
 from torpor.core import refusals
-from torpor.core.errors import HostError, Missing, TorporError
+from torpor.core.egress import MODEL, MODEL_HOST
+from torpor.core.errors import HostError, Invalid, TorporError
 from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
-from torpor.egress.launch import ensure_broker
-from torpor.egress.whole import Answer, BrokerClient
+from torpor.egress.client import BrokerClient
+from torpor.egress.connection import Lost, Stream
+from torpor.egress.protocol import BODY_BYTES_MAX
+from torpor.wire.streams import DATA, HEAD, REFUSE, RESET, WINDOW_BYTES
+
+GIVEN_UP = "given_up"
 
 
 class Unanswered(HostError):
@@ -26,17 +28,20 @@ class Unanswered(HostError):
 
 
 class Model:
-    def __init__(self, home: Home, client: BrokerClient, upstream: str) -> None:
-        self.upstream = upstream  # what answers, for people
-        self._home = home
+    def __init__(self, client: BrokerClient) -> None:
         self._client = client
-        self._starting = asyncio.Lock()
 
     @classmethod
     async def open(cls, home: Home) -> Model:
         """Raises HostError."""
-        client = await ensure_broker(home)
-        return cls(home, client, (await client.health())["upstream"])
+        client = BrokerClient.of(home)
+        await client.connect()
+        return cls(client)
+
+    @property
+    def upstream(self) -> str:
+        """What answers, for people."""
+        return self._client.upstream
 
     @property
     def broker(self) -> str:
@@ -47,57 +52,79 @@ class Model:
         """The outcome of a `model` operation, `call` as in its begin message: an HTTP response,
         made here where there is no broker. Raises Unanswered."""
         path = call["path"]
+        request = {
+            "scheme": "http",
+            "host": MODEL_HOST,
+            "port": 80,
+            "method": call["method"],
+            "target": path,
+            "headers": [[name, value] for name, value in call["headers"].items()],
+        }
         try:
             body = call["body"].encode() if "body" in call else b64decode(call["body_b64"])
-        except ValueError as error:
+            if len(body) > BODY_BYTES_MAX:
+                problem = Invalid(f"the request's body is larger than {BODY_BYTES_MAX:,} bytes")
+                return no_answer(path, 413, problem)
+            stream, _ = await self._client.call(run, op, MODEL, request, body)
+            return await _outcome(stream, path)
+        except Lost as error:
+            raise Unanswered(error.message, hint=error.hint) from error
+        except (ValueError, Invalid) as error:
             return no_answer(path, 400, error)
-        request = (run, op, call["method"], path, call["headers"], body)
-        try:
-            return _response(await self._client.make(*request))
-        except Missing:  # so it did not get there
-            pass
-        except HostError as error:
-            raise Unanswered(error.message, hint=error.hint) from error
-        try:
-            async with self._starting:
-                await (await ensure_broker(self._home)).close()
-        except TorporError as error:
+        except Unanswered:
+            raise
+        except TorporError as error:  # so it did not get there
             return no_answer(path, 503, error)
-        try:
-            return _response(await self._client.make(*request))
-        except Missing as error:
-            return no_answer(path, 503, error)
-        except HostError as error:
-            raise Unanswered(error.message, hint=error.hint) from error
 
     async def adopt(self, run: RunId, op: OpId) -> dict[str, Any] | None:
         """The outcome of a call that was made before, if the broker has it or is at it."""
         try:
-            answer = await self._client.adopt(run, op)
+            stream = await self._client.attach(run, op)
+            return None if stream is None else await _outcome(stream, op)
         except HostError:
             return None
-        return None if answer is None else _response(answer)
 
     async def acknowledge(self, run: RunId, op: OpId) -> None:
         """The outcome is recorded. A broker that is gone has forgotten it."""
-        with contextlib.suppress(HostError):
-            await self._client.acknowledge(run, op)
+        await self._client.acknowledge(run, op)
 
     async def forget(self, run: RunId) -> None:
         """The run has ended: its calls are given up."""
-        with contextlib.suppress(HostError):
-            await self._client.forget(run)
+        await self._client.forget(run)
 
     async def close(self) -> None:
         await self._client.close()
 
 
-def _response(answer: Answer) -> dict[str, Any]:
-    status, headers, body = answer
+async def _outcome(stream: Stream, path: str) -> dict[str, Any]:
+    """Raises Lost, Unanswered."""
+    body, answer = bytearray(), {"status": 502, "headers": refusals.headers()}
     try:
-        return {"status": status, "headers": headers, "body": body.decode()}
+        async for frame in stream:
+            fields = frame.fields
+            if frame.kind == HEAD:
+                answer = {"status": fields["status"], "headers": dict(fields["headers"])}
+            elif frame.kind == DATA:
+                body += frame.data
+                stream.window(len(body) + WINDOW_BYTES)
+            elif frame.kind == REFUSE:
+                body = bytearray(
+                    refusals.encoded(path, fields["status"], fields["code"], fields["message"])
+                )
+                retry = fields.get("retry", False)
+                answer = {"status": fields["status"], "headers": refusals.headers(retry=retry)}
+            elif frame.kind == RESET:
+                if fields["code"] == GIVEN_UP:
+                    raise Unanswered("the broker gave up the call")
+                body = bytearray(refusals.encoded(path, 502, fields["code"], fields["message"]))
+                retry = fields["code"] == "upstream_broken"
+                answer = {"status": 502, "headers": refusals.headers(retry=retry)}
+    finally:
+        stream.leave()
+    try:
+        return {**answer, "body": bytes(body).decode()}
     except UnicodeDecodeError:
-        return {"status": status, "headers": headers, "body_b64": b64encode(body).decode()}
+        return {**answer, "body_b64": b64encode(body).decode()}
 
 
 def no_answer(

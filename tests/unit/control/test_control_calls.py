@@ -10,9 +10,10 @@ import pytest
 from torpor.control.service.service import Service
 from torpor.core.ids import OpId, RunId
 from torpor.core.states import RunState
-from torpor.egress.whole import Answer
+from torpor.egress.connection import Stream
 from torpor.service.runs import ForkRequest
 from torpor.testing.fakes.world import Calls, World
+from torpor.wire.streams import Frame
 from torpor.worker.calls import BEGUN, DIED
 
 pytestmark = pytest.mark.anyio
@@ -58,8 +59,8 @@ async def test_what_was_answered_while_there_was_no_server_is_kept(world: World)
     run, calls = await up_to_the_call(world)
     await world.stop()
     calls.go.set()
-    kept = await world.broker.adopt(run, OP)
-    assert kept is not None and kept[2] == BODY.encode()
+    kept = await world.model.adopt(run, OP)
+    assert kept is not None and kept["body"] == BODY
     await world.start()
     await paid_once(world, run)
 
@@ -139,7 +140,7 @@ async def test_a_run_that_is_cancelled_gives_its_call_up(
     assert (await world.ended(run)).state is RunState.CANCELLED
     await world.gone(run)
     assert not await known(world, run)
-    assert [request.path for request in world.upstream.given_up] == ["m"]
+    assert [request.query for request in world.upstream.given_up] == ["m"]
     assert world.requests == ["m"]
 
 
@@ -151,11 +152,10 @@ async def test_two_runs_that_ask_the_same_pay_each(world: World) -> None:
 
 async def known(world: World, run: RunId) -> bool:
     """Whether the broker has the call."""
-    try:
-        async with asyncio.timeout(0):
-            return await world.broker.calls.adopt((run, OP)) is not None
-    except TimeoutError:
-        return True
+    stream = await world.broker.client.attach(run, OP)
+    if stream is not None:
+        stream.leave()
+    return stream is not None
 
 
 async def test_a_call_that_came_no_further_than_the_log_is_not_in_doubt(
@@ -164,12 +164,12 @@ async def test_a_call_that_came_no_further_than_the_log_is_not_in_doubt(
     """The broker that was there all the time has never heard of it."""
     begun = asyncio.Event()
 
-    async def nowhere(*_: object) -> Answer:
+    async def nowhere(*_: object) -> tuple[Stream, Frame]:
         begun.set()
         return await asyncio.Future()
 
     with monkeypatch.context() as patched:
-        patched.setattr(world.broker, "make", nowhere)
+        patched.setattr(world.broker.client, "call", nowhere)
         run = await world.run([["model", "m"], ["step", "a"]])
         await begun.wait()
         await world.stop()
@@ -199,15 +199,15 @@ async def test_a_call_that_was_adopted_is_not_shown_as_in_doubt(
     run, calls = await up_to_the_call(world)
     service = Service(world.home, world.store)
     service._engines.scheduler = world.scheduler
-    adopt, adopting = world.broker.adopt, asyncio.Event()
+    attach, attached = world.broker.client.attach, asyncio.Event()
 
-    async def seen(run: RunId, op: OpId) -> Answer | None:
-        adopting.set()
-        return await adopt(run, op)
+    async def seen(run: RunId, op: OpId) -> Stream | None:
+        attached.set()
+        return await attach(run, op)
 
-    monkeypatch.setattr(world.broker, "adopt", seen)
+    monkeypatch.setattr(world.broker.client, "attach", seen)
     await world.kill()
-    await adopting.wait()
+    await attached.wait()
     assert (await service.runs.get(run))["in_doubt"] == []
     calls.go.set()
     assert (await world.ended(run)).state is RunState.COMPLETED

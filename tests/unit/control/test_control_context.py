@@ -15,7 +15,8 @@ from torpor.contextlog.entries import EntryRow
 from torpor.contextlog.runs import RunRow
 from torpor.core.ids import RunId
 from torpor.core.states import FINAL, RunState
-from torpor.egress.upstream import Reply, Request
+from torpor.egress.upstream import Request
+from torpor.testing.fakes.broker import Reply
 from torpor.testing.fakes.plain import Plain
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "chat.py"
@@ -28,7 +29,7 @@ import torpor
 
 def ask(messages):
     body = json.dumps({"messages": messages}).encode()
-    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/chat", body)
+    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/chat/completions", body)
     with urllib.request.urlopen(request) as answer:
         return answer.read().decode()
 

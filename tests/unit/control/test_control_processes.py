@@ -27,9 +27,10 @@ from torpor.core.ids import RunId, Seq
 from torpor.core.rules import parse_rules
 from torpor.core.starting import Start
 from torpor.core.states import FINAL, RunState
-from torpor.egress.upstream import Reply, Request
+from torpor.egress.upstream import Request
 from torpor.engine.process import NAME as PROCESS
 from torpor.machines.channel import Output, Skipped
+from torpor.testing.fakes.broker import Reply
 from torpor.testing.fakes.plain import PROCESS_STUCK_S, Plain
 from torpor.wire import names
 from torpor.wire.messages import TO_PROCESS, decode
@@ -46,7 +47,8 @@ import os, sys, subprocess, threading, asyncio, urllib.request
 import torpor
 
 def ask(question):
-    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/x", question.encode())
+    url = os.environ["OPENAI_BASE_URL"] + "/responses"
+    request = urllib.request.Request(url, question.encode())
     with urllib.request.urlopen(request) as answer:
         return answer.read().decode()
 
@@ -176,7 +178,7 @@ def ask(timeout):
     where = urlsplit(os.environ["OPENAI_BASE_URL"]).netloc
     connection = http.client.HTTPConnection(where, timeout=timeout)
     try:
-        connection.request("POST", "/v1/x", "{}")
+        connection.request("POST", "/v1/responses", "{}")
         return connection.getresponse().read().decode()
     finally:
         connection.close()
@@ -219,7 +221,7 @@ import torpor
 def ask(times):
     answers = []
     for number in range(1, times + 1):
-        url = os.environ["OPENAI_BASE_URL"] + "/x"
+        url = os.environ["OPENAI_BASE_URL"] + "/responses"
         with urllib.request.urlopen(urllib.request.Request(url, b"%d" % number)) as answer:
             answers.append(answer.read().decode())
         if torpor.run.epoch == number:

@@ -24,7 +24,8 @@ import os, urllib.request
 import torpor
 
 def ask(question):
-    request = urllib.request.Request(os.environ["OPENAI_BASE_URL"] + "/x", question.encode())
+    url = os.environ["OPENAI_BASE_URL"] + "/responses"
+    request = urllib.request.Request(url, question.encode())
     with urllib.request.urlopen(request) as answer:
         return answer.read().decode()
 

@@ -10,17 +10,20 @@ from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import httpx
 import pytest
+from tests.unit.egress.brokers import brokered, collect, model_call
 
-from torpor.core.errors import HostError
+from torpor.core.errors import Missing
 from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
+from torpor.egress.admission import DenyAll
+from torpor.egress.answer import CutOff, Listener
 from torpor.egress.calls import Calls
+from torpor.egress.connection import Connection
 from torpor.egress.launch import ensure_broker, stop_broker
 from torpor.egress.models import Model, Unanswered
-from torpor.egress.upstream import OpenAIUpstream, Reply, Request
-from torpor.egress.whole import Answer, BrokerClient
+from torpor.egress.seen import Seen
+from torpor.egress.upstream import OpenAIUpstream, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -165,8 +168,8 @@ async def test_a_call_that_dies_with_its_broker_is_unanswered(
     home: Home, held: Held, number: signal.Signals
 ) -> None:
     model, task = await begun(home, held)
-    client = await ensure_broker(home)
-    os.kill((await client.health())["pid"], number)
+    connection = await ensure_broker(home)
+    os.kill(connection.pid, number)
     with pytest.raises(Unanswered):
         await task
     assert await model.adopt(RUN, OP) is None
@@ -176,7 +179,7 @@ async def test_a_call_that_dies_with_its_broker_is_unanswered(
     held.let()
     assert (await again)["body"] == "answer 2"
     assert held.keys == [f"{RUN}:{OP}"] * 2
-    await client.close()
+    connection.close()
     await model.close()
 
 
@@ -209,14 +212,11 @@ async def test_a_machine_cannot_name_a_call_of_anothers(home: Home, held: Held) 
     await model.close()
 
 
-async def test_a_call_that_could_not_be_connected_is_none(home: Home, held: Held) -> None:
+async def test_a_call_that_could_not_be_connected_is_none(anyio_backend: str) -> None:
     """What never began upstream is no doubt: it is answered so, and may be asked for anew."""
     upstream = OpenAIUpstream("http://127.0.0.1:9/v1", "", retry_delays_s=(0.0,))
-    calls = Calls(upstream)
-    reply = await calls.make((RUN, OP), Request("POST", "/v1/responses"))
-    assert reply is not None and reply.status == 502
-    await calls.close()
-    await upstream.close()
+    async with brokered(upstream, DenyAll()) as (_, client):
+        assert (await model_call(client, path="/v1/responses")).status == 502
 
 
 class Echo:
@@ -224,51 +224,85 @@ class Echo:
 
     description = "echo"
 
-    def __init__(self) -> None:
-        self.asked = 0
-
-    async def send(self, request: Request) -> Reply:
-        self.asked += 1
-        return Reply(200, {}, request.body)
+    async def answer(self, request: Request, listener: Listener, seen: Seen) -> None:
+        listener.head(200, [])
+        await listener.data(request.body)
+        listener.end()
 
     async def close(self) -> None:
         pass
 
 
+async def echoed(calls: Calls, n: int) -> None:
+    async def send(listener: Listener, seen: Seen) -> None:
+        await Echo().answer(Request("POST", "/v1/x", body=bytes(20_000)), listener, seen)
+
+    await calls.begin((RUN, str(n)), {"verdict": "allow"}, None, send).task
+
+
 async def test_what_is_kept_is_bounded_in_bytes(anyio_backend: str) -> None:
-    calls = Calls(Echo(), kept_bytes_max=100_000)
+    losses: list[int] = []
+    calls = Calls(kept_bytes_max=100_000, on_loss=lambda: losses.append(1))
+    identity = calls.id
     for n in range(20):
-        await calls.make((RUN, str(n)), Request("POST", "/v1/x", body=bytes(20_000)))
-    kept = [n for n in range(20) if await calls.adopt((RUN, str(n))) is not None]
-    assert kept == [16, 17, 18, 19]
+        await echoed(calls, n)
+    assert [n for n in range(20) if calls.get((RUN, str(n))) is not None] == [16, 17, 18, 19]
+    assert calls.id != identity and len(losses) == 16
     await calls.close()
+    assert calls.bytes == 0
 
 
 async def test_what_is_kept_is_bounded_in_time(anyio_backend: str) -> None:
-    calls = Calls(Echo(), kept_s_max=0.0)
-    await calls.make((RUN, OP), Request("POST", "/v1/x"))
+    calls = Calls(kept_s_max=0.0)
+    await echoed(calls, 1)
     passed = asyncio.Event()
     asyncio.get_running_loop().call_later(0.0, passed.set)  # after that of the call
     await passed.wait()
-    assert await calls.adopt((RUN, OP)) is None
+    assert calls.get((RUN, "1")) is None
+    await calls.close()
+
+
+async def test_an_answer_without_room_is_cut_off_and_others_are_not(anyio_backend: str) -> None:
+    calls = Calls(kept_bytes_max=30_000)
+    go = asyncio.Event()
+
+    async def slow(listener: Listener, seen: Seen) -> None:
+        listener.head(200, [])
+        await listener.data(bytes(15_000))
+        await go.wait()
+
+    first = calls.begin((RUN, "1"), {"verdict": "allow"}, None, slow)
+    await first.change()
+    await echoed(calls, 2)
+    second = calls.get((RUN, "2"))
+    assert second is not None and isinstance(second.failure, CutOff)
+    assert second.failure.code == "no_room"
+    go.set()
+    await first.task
+    assert first.failure is None
     await calls.close()
 
 
 async def test_an_upstream_that_fails_is_an_answer(anyio_backend: str) -> None:
     class Broken(Echo):
-        async def send(self, request: Request) -> Reply:
-            raise httpx.InvalidURL("what is this")
+        async def answer(self, request: Request, listener: Listener, seen: Seen) -> None:
+            raise ValueError("what is this")
 
-    calls = Calls(Broken())
-    reply = await calls.make((RUN, OP), Request("POST", "/v1/x"))
-    assert reply is not None and reply.status == 500
-    await calls.close()
+    async with brokered(Broken(), DenyAll()) as (_, client):
+        assert (await model_call(client)).status == 500
+
+
+async def test_an_answer_is_served_from_any_offset_on(anyio_backend: str) -> None:
+    body = bytes(range(256)) * 4000  # more than a window
+    async with brokered(Echo(), DenyAll()) as (_, client):
+        assert (await model_call(client, body=body)).body == body
+        for offset in (0, 1, 300_000, len(body)):
+            stream = await client.attach(RUN, OpId("model:m#1"), offset)
+            assert stream is not None
+            rest = await collect(stream)
+            assert (rest.body, rest.whole) == (body[offset:], True)
 
 
 async def test_no_broker_is_missing(tmp_path: Path, anyio_backend: str) -> None:
-    client = BrokerClient(tmp_path / "none.sock")
-    answers: list[Answer | None] = []
-    with pytest.raises(HostError):
-        answers.append(await client.adopt(RUN, OP))
-    await client.close()
-    assert not answers
+    with pytest.raises(Missing):
+        await Connection.open(tmp_path / "none.sock")

@@ -15,15 +15,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from tests.unit.egress.brokers import model_call
 
 from torpor.core.errors import HostError, Missing
 from torpor.core.home import Home
-from torpor.core.ids import OpId, RunId
+from torpor.egress.client import BrokerClient
+from torpor.egress.connection import Connection
 from torpor.egress.launch import ensure_broker, stop_broker
-from torpor.egress.whole import BrokerClient
 
 KEY = "sk-launch-0b7e2f6d41c94a58"
-RUN, OP = RunId("run_1"), OpId("model:m#1")
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -69,21 +69,20 @@ def test_the_key_is_nowhere_but_upstream(
     monkeypatch.setenv("OPENAI_BASE_URL", echo_url)
 
     async def main() -> str:
-        client = await ensure_broker(home)
-        chat = await client.make(
-            *(RUN, OP, "POST", "/v1/chat/completions"), {"authorization": "Bearer torpor"}, b"{}"
-        )
-        refused = await client.make(RUN, OpId("model:k#1"), "GET", f"/v1/keys/{KEY[:6]}", {}, b"")
+        client = BrokerClient.of(home)
+        headers = {"authorization": "Bearer torpor"}
+        chat = await model_call(client, headers=headers, body=b"{}")
+        refused = await model_call(client, "GET", f"/v1/keys/{KEY[:6]}", op="model:k#1")
         health = await client.health()
         await client.close()
-        assert (chat[0], refused[0]) == (200, 403)
-        assert chat[1]["x-key"] == "Bearer [redacted]"  # so it was sent
+        assert (chat.status, refused.status) == (200, 403)
+        assert chat.headers["x-key"] == "Bearer [redacted]"  # so it was sent
         return repr((chat, refused, health))
 
     seen = asyncio.run(main())
     asyncio.run(stop_broker(home))
     kept = [path.read_bytes() for path in home.root.rglob("*") if path.is_file()]
-    assert b"POST /v1/chat/completions: 200" in b"".join(kept)  # the log is among them
+    assert b"POST model.torpor/v1/chat/completions: 200" in b"".join(kept)  # the log is among them
     assert KEY not in seen
     assert all(KEY.encode() not in body for body in kept)
 
@@ -91,9 +90,9 @@ def test_the_key_is_nowhere_but_upstream(
 def test_two_that_race_get_one_broker_and_it_stops_when_told(home: Home) -> None:
     async def main() -> int:
         clients = await asyncio.gather(ensure_broker(home), ensure_broker(home))
-        pids = [(await client.health())["pid"] for client in clients]
+        pids = [client.pid for client in clients]
         for client in clients:
-            await client.close()
+            client.close()
         assert pids[0] == pids[1]
         assert os.getsid(pids[0]) == pids[0]  # a terminal's Ctrl-C does not reach it
         socket = home.socket("broker")
@@ -104,7 +103,7 @@ def test_two_that_race_get_one_broker_and_it_stops_when_told(home: Home) -> None
         log = (home.run / "broker.log").read_text()
         assert (log.count("serving "), log.count("another broker")) == (1, 0)
         with pytest.raises(Missing):
-            await BrokerClient(socket).health()
+            await Connection.open(socket)
         return int(pids[0])
 
     asyncio.run(main())
@@ -113,14 +112,16 @@ def test_two_that_race_get_one_broker_and_it_stops_when_told(home: Home) -> None
 def test_a_second_process_by_hand_leaves_the_first_alone(home: Home) -> None:
     async def main() -> None:
         client = await ensure_broker(home)
-        first = (await client.health())["pid"]
+        first = client.pid
         second = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "torpor.egress", "--home", home.root), stderr=PIPE
         )
         _, said = await second.communicate()
         assert (second.returncode, b"another broker serves" in said) == (0, True)
-        assert (await client.health())["pid"] == first
-        await client.close()
+        again = await ensure_broker(home)
+        assert again.pid == first
+        client.close()
+        again.close()
 
     asyncio.run(main())
 
@@ -128,12 +129,12 @@ def test_a_second_process_by_hand_leaves_the_first_alone(home: Home) -> None:
 def test_a_killed_broker_is_replaced(home: Home) -> None:
     async def main() -> None:
         client = await ensure_broker(home)
-        first = (await client.health())["pid"]
+        first = client.pid
         os.kill(first, signal.SIGKILL)
         again = await ensure_broker(home)
-        assert (await again.health())["pid"] != first
-        await client.close()
-        await again.close()
+        assert again.pid != first
+        client.close()
+        again.close()
 
     asyncio.run(main())
 

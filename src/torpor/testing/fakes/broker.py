@@ -1,22 +1,34 @@
-"""A broker without its process: its calls are the real ones, what answers them is played."""
+"""A broker without its process: its server and calls are the real ones, over a pair of sockets;
+what answers for the model is played."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
-from torpor.core.errors import HostError
-from torpor.core.ids import OpId, RunId
-from torpor.egress.calls import Calls
-from torpor.egress.upstream import Reply, Request
-from torpor.egress.whole import Answer
+from torpor.egress.admission import DenyAll
+from torpor.egress.answer import Listener
+from torpor.egress.client import BrokerClient
+from torpor.egress.connection import Connection
+from torpor.egress.exchange import Exchanges
+from torpor.egress.seen import Seen
+from torpor.egress.server import Broker
+from torpor.egress.upstream import Request
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class Reply:
+    """A played model's, whole."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
 
 
 class PlayedUpstream:
-    """Answers each request as `answers` does; keeps what it was `asked`."""
+    """Answers each request as `answers` does; keeps what it was asked."""
 
     description = "played"
 
@@ -25,68 +37,51 @@ class PlayedUpstream:
         self.given_up: list[Request] = []
         self.answers = answers
 
-    async def send(self, request: Request) -> Reply:
+    async def answer(self, request: Request, listener: Listener, seen: Seen) -> None:
         self.requests.append(request)
         try:
-            return await self.answers(request)
+            reply = await self.answers(request)
         except asyncio.CancelledError:
             self.given_up.append(request)
             raise
+        seen.status, seen.received = reply.status, len(reply.body)
+        listener.head(reply.status, list(reply.headers.items()))
+        await listener.data(reply.body)
+        listener.end()
 
     async def close(self) -> None:
         pass
 
 
 class PlayedBroker:
-    """What `Model` asks of a `BrokerClient`."""
+    """A broker that dies when it is told to; another is there at once."""
 
     def __init__(self, upstream: PlayedUpstream) -> None:
         self.upstream = upstream
-        self.calls = Calls(upstream)
-        self._died = asyncio.Event()
+        self.client = BrokerClient(self._dial)
+        self._broker = self._next()
 
     @property
-    def broker(self) -> str:
-        return self.calls.id
+    def calls(self) -> int:
+        """How many it has."""
+        return len(self._broker.calls)
 
     async def die(self) -> None:
-        """With all that it had; another is there at once."""
-        calls, self.calls = self.calls, Calls(self.upstream)
-        died, self._died = self._died, asyncio.Event()
-        died.set()
-        calls.give_up()
+        """With all that it had."""
+        before, self._broker = self._broker, self._next()
+        await before.close()
 
-    async def make(
-        self, run: RunId, op: OpId, method: str, path: str, headers: Mapping[str, str], body: bytes
-    ) -> Answer:
-        request = Request(method, path, headers=headers, body=body)
-        reply = await self._unless_it_dies(self.calls.make((run, op), request))
-        if reply is None:
-            raise HostError("the call was given up")
-        return _answer_of(reply)
+    async def close(self) -> None:
+        await self.client.close()
+        await self._broker.close()
 
-    async def adopt(self, run: RunId, op: OpId) -> Answer | None:
-        reply = await self._unless_it_dies(self.calls.adopt((run, op)))
-        return None if reply is None else _answer_of(reply)
+    def _next(self) -> Broker:
+        return Broker(self.upstream, DenyAll(), Exchanges())
 
-    async def acknowledge(self, run: RunId, op: OpId) -> None:
-        self.calls.acknowledge((run, op))
-
-    async def forget(self, run: RunId) -> None:
-        self.calls.forget(run)
-
-    async def _unless_it_dies(self, work: Coroutine[Any, Any, T]) -> T:
-        died = asyncio.create_task(self._died.wait())
-        task = asyncio.create_task(work)
-        try:
-            await asyncio.wait([died, task], return_when=asyncio.FIRST_COMPLETED)
-            if died.done():
-                raise HostError("the broker died")
-            return task.result()
-        finally:
-            died.cancel()
-            task.cancel()
-
-
-def _answer_of(reply: Reply) -> Answer:
-    return reply.status, dict(reply.headers), reply.body
+    async def _dial(self) -> Connection:
+        near, far = socket.socketpair()
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(self._broker.connection, far)
+        _, connection = await loop.create_unix_connection(Connection, sock=near)
+        await connection.greeted()
+        return connection

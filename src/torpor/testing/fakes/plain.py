@@ -29,11 +29,11 @@ from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.starting import AT_ONCE, Start
 from torpor.core.states import FINAL, RunState
 from torpor.egress.models import Model
-from torpor.egress.upstream import Reply, Request
+from torpor.egress.upstream import Request
 from torpor.engine.process import NAME as PROCESS
 from torpor.logstore.sqlite import SqliteStore
 from torpor.policy import freeze
-from torpor.testing.fakes.broker import PlayedBroker, PlayedUpstream
+from torpor.testing.fakes.broker import PlayedBroker, PlayedUpstream, Reply
 from torpor.testing.fakes.machines import Drivers
 from torpor.testing.fakes.world import ALONE
 from torpor.worker.authorities import Authorities
@@ -84,7 +84,8 @@ class Plain:
 
     async def start(self) -> None:
         """A server starts."""
-        model = Model(self.home, self.broker, "played")  # type: ignore[arg-type]
+        await self.broker.client.connect()
+        model = Model(self.broker.client)
         keys = SealingKeys(self.home, self.store, on=False)
         blobs = LocalBlobs(self.home.blobs)
         values = Values(blobs, self.home.run, self.store, keys)
@@ -109,6 +110,7 @@ class Plain:
 
     async def close(self) -> None:
         await self.stop()
+        await self.broker.close()
         self.store.close()
 
     async def deploy(self, text: str, **facts: Any) -> AgentVersion:

@@ -376,5 +376,6 @@ def _data(verb: str, argument: Any) -> Object:
         case "permission":
             return {"action": {"name": argument, "arguments": {"n": 1}}, "timeout_s": None}
         case "model":
-            return {"method": "POST", "path": argument, "headers": {}, "body": "{}"}
+            path = f"/v1/responses?{argument}"
+            return {"method": "POST", "path": path, "headers": {}, "body": "{}"}
     return {}

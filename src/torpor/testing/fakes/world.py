@@ -34,7 +34,7 @@ from torpor.core.limits import ServerLimits
 from torpor.core.states import FINAL, RunState
 from torpor.core.workers import Worker
 from torpor.egress.models import Model
-from torpor.egress.upstream import Reply, Request
+from torpor.egress.upstream import Request
 from torpor.engine.memory import PAGE
 from torpor.engine.qemu import NAME as QEMU
 from torpor.image.build import Image
@@ -43,7 +43,7 @@ from torpor.policy import freeze
 from torpor.policy.admission import Capacity
 from torpor.snapshot.build import Changed, build
 from torpor.snapshot.store import SnapshotStore
-from torpor.testing.fakes.broker import PlayedBroker, PlayedUpstream
+from torpor.testing.fakes.broker import PlayedBroker, PlayedUpstream, Reply
 from torpor.testing.fakes.machines import (
     MEMORY_PAGES,
     Drivers,
@@ -135,7 +135,7 @@ class World:
         self.upstream = PlayedUpstream(self._answer)
         self.broker = PlayedBroker(self.upstream)
         self.answers: bytes = b"{}"  # the model
-        self.model = Model(home, self.broker, "played")  # type: ignore[arg-type]
+        self.model = Model(self.broker.client)
         self.metrics = Metrics()
         self.disk_full = False
         self.engine_version = "1"
@@ -147,6 +147,7 @@ class World:
 
     async def __aenter__(self) -> World:
         await self.pager.serve()
+        await self.broker.client.connect()
         image = Image("i" * 32, self.home.images / ("i" * 32))
         image.directory.mkdir(parents=True, exist_ok=True)
         image.root.write_bytes(b"of the image".ljust(4096, b"."))
@@ -167,6 +168,7 @@ class World:
         self.anywhere = None
         self.acts.clear()
         await self.stop()
+        await self.broker.close()
         await self.pager.close()
         self.store.close()
 
@@ -210,7 +212,7 @@ class World:
     @property
     def requests(self) -> list[str]:
         """What the model was asked."""
-        return [request.path for request in self.upstream.requests]
+        return [request.query for request in self.upstream.requests]
 
     async def _answer(self, request: Request) -> Reply:
         await self.at("model")

@@ -1,25 +1,29 @@
-"""The broker's app in front of a real HTTP server on loopback: what goes out, what comes back."""
+"""The deployment's own model, a real HTTP server on loopback: what goes out, what comes back."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.egress.brokers import OP, RUN, Collected, brokered
 
 from torpor.core.errors import Invalid
-from torpor.egress.app import ALLOWED, create_app
+from torpor.egress.admission import DenyAll
+from torpor.egress.answer import Listener
+from torpor.egress.models import Model
 from torpor.egress.protocol import BODY_BYTES_MAX
+from torpor.egress.seen import Seen
 from torpor.egress.standin import SAYS, StandIn
-from torpor.egress.upstream import OpenAIUpstream, Upstream
+from torpor.egress.upstream import ALLOWED, OpenAIUpstream, Redactor, Request, Upstream
 
 KEY = "sk-test-5f0c1d8e9ab34c77"
 CHAT = "/v1/chat/completions"
@@ -75,57 +79,48 @@ def api_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 def ask(
-    upstream: Upstream, do: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]]
-) -> httpx.Response:
-    """`do` what a machine does: its requests are calls of a run."""
+    upstream: Upstream,
+    method: str = "POST",
+    path: str = CHAT,
+    headers: Mapping[str, str] | None = None,
+    body: bytes = json.dumps(ASKED).encode(),
+) -> Collected:
+    """What a machine asks: its requests are calls of a run."""
 
-    async def call(request: httpx.Request) -> None:
-        if request.url.path in ("/health", "/calls"):
-            return
-        asked = {"method": request.method, "path": request.url.raw_path.decode()}
-        request.method = "POST"
-        request.url = httpx.URL("http://broker/calls", params={"run": "r", "op": "o"} | asked)
-
-    async def main() -> httpx.Response:
-        transport = httpx.ASGITransport(create_app(upstream))
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://broker", event_hooks={"request": [call]}
-        ) as client:
-            try:
-                return await do(client)
-            finally:
-                await upstream.close()
+    async def main() -> Collected:
+        async with brokered(upstream, DenyAll()) as (_, client):
+            call: dict[str, Any] = {"method": method, "path": path, "headers": headers or {}}
+            call["body_b64"] = b64encode(body).decode()
+            outcome = await Model(client).make(RUN, OP, call)
+        whole = outcome.get("body", "").encode() or b64decode(outcome.get("body_b64", ""))
+        return Collected(outcome["status"], outcome["headers"], body=whole)
 
     return asyncio.run(main())
 
 
 def test_the_key_goes_out_and_the_callers_credentials_do_not(api: Api) -> None:
     headers = {
-        "Authorization": "Bearer torpor",
-        "X-Api-Key": "mine",
-        "Cookie": "a=b",
-        "X-Name": "é",
+        "authorization": "Bearer torpor",
+        "x-api-key": "mine",
+        "cookie": "a=b",
+        "x-name": "é".encode().decode("latin-1"),
+        "content-type": "application/json",
     }
-    reply = ask(
-        OpenAIUpstream(api.url, KEY),
-        lambda c: c.post(f"{CHAT}?a=1", json=ASKED, headers=httpx.Headers(headers, "latin-1")),
-    )
+    reply = ask(OpenAIUpstream(api.url, KEY), path=f"{CHAT}?a=1", headers=headers)
     [(method, path, sent, body)] = api.seen
     assert (method, path) == ("POST", "/base/v1/chat/completions?a=1")
     assert sent["authorization"] == f"Bearer {KEY}"
     assert not {"x-api-key", "cookie"} & set(sent)
-    assert sent["x-name"] == "é"
+    assert sent["x-name"] == headers["x-name"]
     assert sent["content-type"] == "application/json"
     assert json.loads(body) == ASKED
-    assert reply.status_code == 200
-    assert reply.json() == {"usage": {"total_tokens": 3}}
+    assert reply.status == 200
+    assert json.loads(reply.body) == {"usage": {"total_tokens": 3}}
 
 
 def test_without_a_key_no_authorization_goes_out(api: Api) -> None:
-    ask(
-        OpenAIUpstream(api.url, ""),
-        lambda c: c.get("/v1/models", headers={"authorization": "Bearer torpor"}),
-    )
+    headers = {"authorization": "Bearer torpor"}
+    ask(OpenAIUpstream(api.url, ""), "GET", "/v1/models", headers, b"")
     assert "authorization" not in api.seen[0][2]
 
 
@@ -133,16 +128,16 @@ def test_a_key_that_the_upstream_quotes_is_taken_out(api: Api) -> None:
     api.status = 401
     api.body = json.dumps({"error": {"message": f"Incorrect key: {KEY}."}}).encode()
     api.headers["x-you-sent"] = f"Bearer {KEY}"
-    reply = ask(OpenAIUpstream(api.url, KEY), lambda c: c.post(CHAT, json=ASKED))
-    assert reply.status_code == 401
-    assert reply.json() == {"error": {"message": "Incorrect key: [redacted]."}}
+    reply = ask(OpenAIUpstream(api.url, KEY))
+    assert reply.status == 401
+    assert json.loads(reply.body) == {"error": {"message": "Incorrect key: [redacted]."}}
     assert KEY not in str(reply.headers)
 
 
 def test_a_placeholder_key_is_a_word_like_any_other(api: Api) -> None:
     api.body = b'"ask ollama"'
-    reply = ask(OpenAIUpstream(api.url, "ollama"), lambda c: c.post(CHAT, json=ASKED))
-    assert reply.json() == "ask ollama"
+    reply = ask(OpenAIUpstream(api.url, "ollama"))
+    assert json.loads(reply.body) == "ask ollama"
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 503])
@@ -150,15 +145,15 @@ def test_the_upstreams_errors_pass_through_as_they_are(api: Api, status: int) ->
     api.status = status
     api.body = b'{"error": {"message": "as it is"}}'
     api.headers["retry-after"] = "7"
-    reply = ask(OpenAIUpstream(api.url, KEY), lambda c: c.post(CHAT, json=ASKED))
-    assert (reply.status_code, reply.content) == (status, api.body)
+    reply = ask(OpenAIUpstream(api.url, KEY))
+    assert (reply.status, reply.body) == (status, api.body)
     assert reply.headers["retry-after"] == "7"
     assert len(api.seen) == 1  # it answered: asking again is the caller's choice
 
 
 def test_hop_by_hop_headers_and_cookies_do_not_come_back(api: Api) -> None:
     api.headers |= {"keep-alive": "timeout=5", "set-cookie": "session=1", "x-request-id": "r"}
-    reply = ask(OpenAIUpstream(api.url, KEY), lambda c: c.post(CHAT, json=ASKED))
+    reply = ask(OpenAIUpstream(api.url, KEY))
     assert not {"keep-alive", "set-cookie"} & set(reply.headers)
     assert reply.headers["x-request-id"] == "r"
 
@@ -174,58 +169,55 @@ def test_hop_by_hop_headers_and_cookies_do_not_come_back(api: Api) -> None:
 @settings(max_examples=60, deadline=None)
 def test_only_what_is_allowed_reaches_the_upstream(method: str, path: str) -> None:
     class Recorder(StandIn):
-        reached: list[tuple[str, str]] = []  # noqa: RUF012
-
-        async def send(self, request: Any) -> Any:
+        async def answer(self, request: Request, listener: Listener, seen: Seen) -> None:
             assert (request.method, request.path) in ALLOWED
-            self.reached.append((request.method, request.path))
-            return await super().send(request)
+            reached.append((request.method, request.path))
+            await super().answer(request, listener, seen)
 
-    Recorder.reached = []
-    asked = {"run": "r", "op": "o", "method": method, "path": path}
-    reply = ask(Recorder(), lambda c: c.post("/calls", params=asked))
-    assert (reply.status_code == 403) == (not Recorder.reached)
+    reached: list[tuple[str, str]] = []
+    reply = ask(Recorder(), method, path, body=b"")
+    assert (reply.status == 403) == (not reached)
 
 
 def test_a_refusal_says_what_is_allowed_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="torpor.egress"):
-        reply = ask(StandIn(), lambda c: c.delete("/v1/files/7"))
-    assert reply.status_code == 403
-    told = reply.json()["error"]
+        reply = ask(StandIn(), "DELETE", "/v1/files/7")
+    assert reply.status == 403
+    told = json.loads(reply.body)["error"]
     assert (told["type"], told["code"], told["param"]) == ("permission_error", "not_allowed", None)
     assert "DELETE /v1/files/7" in told["message"]
     assert all(path in told["message"] for _, path in ALLOWED)
-    assert "DELETE /v1/files/7: 403 refused" in caplog.text
+    assert "DELETE model.torpor/v1/files/7: refused, not_allowed" in caplog.text
 
 
 def test_a_refusal_has_the_shape_of_the_api_that_was_called() -> None:
-    reply = ask(StandIn(), lambda c: c.post("/v1/messages", json=ASKED))
-    told = reply.json()
-    assert (reply.status_code, told["type"]) == (403, "error")
+    reply = ask(StandIn(), path="/v1/messages")
+    told = json.loads(reply.body)
+    assert (reply.status, told["type"]) == (403, "error")
     assert told["error"]["type"] == "permission_error"
     assert "POST /v1/messages may not leave a machine" in told["error"]["message"]
 
 
 def test_a_body_over_the_limit_is_refused() -> None:
-    reply = ask(StandIn(), lambda c: c.post(CHAT, content=bytes(BODY_BYTES_MAX + 1)))
-    assert reply.status_code == 413
+    reply = ask(StandIn(), body=bytes(BODY_BYTES_MAX + 1))
+    assert reply.status == 413
 
 
 def test_a_reply_over_the_limit_is_refused(api: Api) -> None:
     api.body = bytes(BODY_BYTES_MAX + 1)
-    reply = ask(OpenAIUpstream(api.url, KEY), lambda c: c.post(CHAT, json=ASKED))
-    assert (reply.status_code, reply.json()["error"]["code"]) == (502, "reply_too_large")
+    reply = ask(OpenAIUpstream(api.url, KEY))
+    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (502, "reply_too_large")
 
 
 def test_an_upstream_that_cannot_be_connected_is_a_problem_without_the_key() -> None:
     with serving() as gone:
         pass
     upstream = OpenAIUpstream(gone.url, KEY, retry_delays_s=(0, 0))
-    reply = ask(upstream, lambda c: c.post(CHAT, json=ASKED))
-    told = reply.json()["error"]
-    assert (reply.status_code, told["code"]) == (502, "upstream_unreachable")
+    reply = ask(upstream)
+    told = json.loads(reply.body)["error"]
+    assert (reply.status, told["code"]) == (502, "upstream_unreachable")
     assert "OPENAI_BASE_URL" in told["message"]
-    assert KEY not in reply.text
+    assert KEY not in reply.body.decode()
 
 
 @pytest.mark.parametrize(
@@ -245,7 +237,7 @@ def test_a_key_that_no_header_can_hold_is_refused_without_being_shown() -> None:
 
 
 def test_the_stand_in_says_that_it_is_one() -> None:
-    reply = ask(StandIn(), lambda c: c.post(CHAT, json=ASKED)).json()
+    reply = json.loads(ask(StandIn()).body)
     text = reply["choices"][0]["message"]["content"]
     assert text.startswith(SAYS)
     assert "hello" in text
@@ -260,17 +252,52 @@ def test_the_stand_in_says_that_it_is_one() -> None:
         (CHAT, b"not json", 400),
         (CHAT, b'{"messages": []}', 400),
         (CHAT, b"[]", 400),
-        (CHAT, json.dumps(ASKED | {"stream": True}).encode(), 501),
         ("/v1/embeddings", b"{}", 501),
     ],
 )
 def test_the_stand_in_refuses_what_it_cannot_do(path: str, body: bytes, status: int) -> None:
-    reply = ask(StandIn(), lambda c: c.post(path, content=body))
-    assert reply.status_code == status
-    assert "OPENAI_API_KEY" in reply.json()["error"]["message"]
+    reply = ask(StandIn(), path=path, body=body)
+    assert reply.status == status
+    assert "OPENAI_API_KEY" in json.loads(reply.body)["error"]["message"]
+
+
+def test_the_stand_in_streams_as_the_api_does() -> None:
+    body = ASKED | {"stream": True, "stream_options": {"include_usage": True}}
+    reply = ask(StandIn(), body=json.dumps(body).encode())
+    assert reply.headers["content-type"] == "text/event-stream"
+    *events, last, rest = reply.body.decode().split("\n\n")
+    assert (last, rest) == ("data: [DONE]", "")
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events]
+    words = [chunk["choices"][0]["delta"] for chunk in chunks if chunk["choices"]]
+    whole = json.loads(ask(StandIn()).body)
+    assert (
+        "".join(word.get("content", "") for word in words)
+        == (whole["choices"][0]["message"]["content"])
+    )
+    assert (chunks[-1]["choices"], chunks[-1]["usage"]) == ([], whole["usage"])
+    assert chunks[-2]["choices"][0]["finish_reason"] == "stop"
+
+
+@given(
+    text=st.lists(st.sampled_from([KEY, KEY[:7], KEY[3:], "x", "sk-"]), max_size=8).map("".join),
+    cuts=st.lists(st.integers(1, 9), max_size=60),
+)
+def test_a_key_is_taken_out_wherever_an_answer_is_cut(text: str, cuts: list[int]) -> None:
+    redactor, rest, out = Redactor(KEY), text.encode(), b""
+    for cut in cuts:
+        out += redactor.feed(rest[:cut])
+        rest = rest[cut:]
+        assert KEY.encode() not in out
+    out += redactor.feed(rest) + redactor.close()
+    assert out == text.encode().replace(KEY.encode(), b"[redacted]")
 
 
 def test_health_names_the_upstream() -> None:
-    upstream = OpenAIUpstream("https://llm.example/v1", KEY)
-    reply = ask(upstream, lambda c: c.get("/health"))
-    assert reply.json()["upstream"] == "openai-compatible at https://llm.example/v1"
+    async def main() -> None:
+        upstream = OpenAIUpstream("https://llm.example/v1", KEY)
+        async with brokered(upstream) as (_, client):
+            health = await client.health()
+            assert health["upstream"] == "openai-compatible at https://llm.example/v1"
+            assert client.upstream == health["upstream"]
+
+    asyncio.run(main())

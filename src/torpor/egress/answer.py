@@ -1,0 +1,35 @@
+"""An answer as it comes: what sends a request gives it to a listener, piece by piece."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torpor.egress.admission import Headers
+
+
+class Listener(Protocol):
+    def head(self, status: int, headers: Headers) -> None: ...
+
+    async def data(self, data: bytes) -> None:
+        """The next bytes of the body. Waits while there is no room for them."""
+        ...
+
+    def end(self) -> None:
+        """It is whole."""
+        ...
+
+
+class NoAnswer(Exception):
+    """There is none but this, which torpor gives itself. Before the head."""
+
+    def __init__(self, status: int, code: str, message: str, *, retry: bool = True) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.retry = status, code, message, retry
+
+
+class CutOff(Exception):
+    """It will not be whole. After the head."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
