@@ -21,6 +21,7 @@ from torpor.cli.filling import Filling
 from torpor.core import jsonvalues, permissions, schemas
 from torpor.core.errors import Invalid
 from torpor.web import forms
+from torpor.web.words import decision as decision_words
 from torpor.web.words import line, plain, shown
 from torpor.web.words import question as question_of
 
@@ -177,9 +178,7 @@ def outcome_words(wait: Mapping[str, Any]) -> str:
     value = wait["value"] if isinstance(wait["value"], dict) else {}
     match wait["state"], value.get("approved"):
         case "completed", True:
-            data = value.get("data")
-            for_run = isinstance(data, dict) and data.get("decision") == permissions.RUN
-            how = "allowed for this run" if for_run else "approved"
+            how = decision_words(value) or "approved"
         case "completed", False:
             how = "denied"
         case "completed", _:

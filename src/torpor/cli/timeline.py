@@ -137,6 +137,8 @@ def _conclude(operation: Operation, entry: Object) -> None:
         operation.measured = reply.measured
         if reply.failed:
             operation.outcome = f"HTTP {reply.status}"
+    if data.get("origin") and entry["kind"].startswith("wait."):
+        operation.way = f"from {data['origin']}"
     if operation.ended_at is None:
         operation.ended_at = entry["at"]
         operation.ok = bool(data.get("ok", True)) and not operation.outcome
@@ -146,7 +148,11 @@ def _conclude(operation: Operation, entry: Object) -> None:
         operation.changed = "set by hand"
     value = data.get("value")
     if isinstance(value, dict) and isinstance(value.get("approved"), bool):
-        operation.outcome = "approved" if value["approved"] else "denied"
+        decided = words.decision(value)
+        operation.outcome = decided or ("approved" if value["approved"] else "denied")
+        if decided is not None:
+            by = f"by {value['by']}" if value.get("by") else ""
+            operation.way = ", ".join(filter(None, (by, operation.way, value.get("note"))))
     elif isinstance(value, dict) and value.get("status") in ("timeout", "cancelled", "failed"):
         operation.outcome = value["status"]
         operation.ok = operation.ok and value["status"] != "failed"

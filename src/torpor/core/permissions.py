@@ -44,7 +44,7 @@ _HOP = frozenset(
         *("content-length", "host", "expect"),
     }
 )
-_OF_REQUEST = re.compile(r"[A-Z]+ \S+@[0-9a-f]{8}")
+_OF_REQUEST = re.compile(r"\S+ \S+@[0-9a-f]{8}")
 _UNPRINTABLE = re.compile(r"[^!-~]")
 
 

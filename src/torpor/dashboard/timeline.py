@@ -82,6 +82,7 @@ class Timeline:
         if read is not None:
             return read(self, entry)
         if kind.startswith("wait."):
+            self._answered_from(entry)
             return None  # its op.end comes with it
         return self._put(_item(entry, "mark", kind, blocks=(block("data", entry["data"]),)))
 
@@ -142,6 +143,13 @@ class Timeline:
         item = replace(item, tone=BUSY, op=op, place=str(data.get("at") or ""))
         self._open[op] = item.seq
         return self._put(item)
+
+    def _answered_from(self, entry: Object) -> None:
+        """Who answered and how is in its op.end, which comes with it; from where, here."""
+        item = self.items.get(self._open.get(str(entry["op"]), 0))
+        if item is not None and (origin := entry["data"].get("origin")):
+            figures = (*item.figures, words.line(f"from {origin}", 80))
+            self.items[item.seq] = replace(item, figures=figures)
 
     def _again(self, entry: Object) -> Item | None:
         item = self.items.get(self._open.get(str(entry["op"]), 0))
@@ -377,6 +385,16 @@ def _wait(entry: Object) -> Item:
     return _item(entry, "wait", _name(data), brief=brief, blocks=blocks)
 
 
+def _permission(entry: Object) -> Item:
+    """The action itself is for those who decide: their page shows it as it should be read."""
+    data = entry["data"]
+    action = data.get("data")
+    reason = action.get("reason") if isinstance(action, Mapping) else None
+    blocks = () if reason is None else (block("the agent says", reason),)
+    brief = words.line(str(data.get("prompt") or ""), BRIEF_CHARS)
+    return _item(entry, "wait", "permission", brief=brief, blocks=blocks)
+
+
 def _child(entry: Object) -> Item:
     data = entry["data"]
     return _item(entry, "child", _name(data), run=str(data.get("child") or ""))
@@ -422,7 +440,7 @@ def _decided(item: Item, value: Object) -> Item:
     status = str(value.get("status") or "completed")
     approved = value.get("approved")
     if isinstance(approved, bool):
-        status = "approved" if approved else "denied"
+        status = words.decision(value) or ("approved" if approved else "denied")
     tone = {"timeout": WARN, "cancelled": WARN, "denied": BAD, "failed": BAD}.get(status, GOOD)
     figures = [status]
     if value.get("by") and item.kind == "wait":  # a child's end is its own doing
@@ -431,7 +449,7 @@ def _decided(item: Item, value: Object) -> Item:
     if value.get("note"):
         blocks.append(block("note", value["note"]))
     brief, data = item.brief, value.get("data")
-    if data is not None:
+    if data is not None and words.decision(value) is None:
         blocks.append(block("answer" if item.kind == "wait" else "result", data))
     if item.kind == "child":
         text = words.error_line(data) if status == "failed" and isinstance(data, Mapping) else data
@@ -510,6 +528,7 @@ _BEGINS: dict[str, Callable[[Object], Item]] = {
     "http": _exchange,
     "wait": _wait,
     "doubt": _wait,
+    "permission": _permission,
     "event": _wait,
     "child": _child,
     "sleep": _sleep,
@@ -517,4 +536,10 @@ _BEGINS: dict[str, Callable[[Object], Item]] = {
     "artifact": _file,
     "file": _file,
 }
-_KINDS = {"model": "turn", "http": "request", "doubt": "wait", "event": "wait"}
+_KINDS = {
+    "model": "turn",
+    "http": "request",
+    "doubt": "wait",
+    "permission": "wait",
+    "event": "wait",
+}

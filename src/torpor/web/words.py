@@ -15,6 +15,7 @@ _SIZES = ("B", "kB", "MB", "GB", "TB")
 _BRIEF = 80
 _EMITTED_CHARS = 4000
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_DECISIONS = {"once": "allowed once", "run": "allowed for this run", "deny": "denied"}
 _AWAITED = {"event": "the event", "permission": "permission"}
 
 
@@ -212,6 +213,15 @@ def question(wait: Mapping[str, Any], most: int = 200) -> str:
     """What a wait is about: its prompt, else the name that the agent gave it."""
     name = str(wait["op"]).partition(":")[2].removesuffix("#1")
     return line(wait["prompt"] or name or wait["op"], most)
+
+
+def decision(value: Mapping[str, Any]) -> str | None:
+    """What a permission's value says: `allowed once`, `allowed for this run`, `denied`; None of
+    another wait's."""
+    data = value.get("data")
+    if not isinstance(data, dict) or not isinstance(value.get("approved"), bool):
+        return None
+    return _DECISIONS.get(str(data.get("decision")))
 
 
 def waiting_for(waits: list[dict[str, Any]], now: float) -> str:

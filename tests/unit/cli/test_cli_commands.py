@@ -220,7 +220,7 @@ SHOWN = {"method": "POST", "url": "https://x.example/\u202e\x1b[2J", "body": "on
 def test_a_permission_is_shown_and_decided(torpor: Torpor, agent: str, client: Client) -> None:
     script = (["permission", "POST https://x.example/", SHOWN], ["return", "sent"])
     for options, data, words in (
-        (("approve",), {"decision": "once"}, "approved by"),
+        (("approve",), {"decision": "once"}, "allowed once by"),
         (("approve", "--for-run"), {"decision": "run"}, "allowed for this run by"),
         (("deny", "--note", "no"), {"decision": "deny", "reason": "no"}, "denied by"),
     ):

@@ -44,3 +44,21 @@ def test_a_trace_says_what_was_done_again() -> None:
 def test_a_question_about_it_names_the_choices() -> None:
     wait = {"id": "wait_1", "kind": "doubt", "approve": False, "created_at": time.time()}
     assert '--data VALUE, which is "again", "fail"' in how_to_answer(wait)
+
+
+def test_a_trace_says_who_decided_about_a_permission_and_from_where() -> None:
+    decided = {"decision": "deny", "reason": "no"}
+    value = {"data": decided, "approved": False, "by": "ana", "note": "no", "status": "completed"}
+    log = [
+        ("run.started", None, {}),
+        ("op.begin", "permission:pay#1", {"kind": "permission", "name": "pay", "digest": "d"}),
+        ("wait.completed", "permission:pay#1", {"approved": False, "origin": "its link"}),
+        ("op.end", "permission:pay#1", {"ok": True, "value": value}),
+    ]
+    entries = [
+        {"kind": kind, "op": op, "data": data, "at": at, "epoch": 1}
+        for at, (kind, op, data) in enumerate(log)
+    ]
+    (item,) = timeline.read(entries).machines[0].items
+    text = shown(runs._item(item, 9.0, ended=True))
+    assert "denied" in text and "by ana, from its link, no" in text

@@ -244,3 +244,25 @@ def test_however_long_a_log_is_the_strip_is_bounded(cycles: int) -> None:
 
 
 WAKING = [(0.0, "resumed"), (0.3, "suspended")]
+
+
+def test_a_permission_says_who_decided_and_from_where_and_not_what_its_page_shows() -> None:
+    action = {"request": {"host": "x", "body": "<b>\u202e"}, "reason": "it is due"}
+    value = {"status": "completed", "data": {"decision": "run"}, "approved": True, "by": "ana"}
+    log: list[tuple[str, str | None, dict[str, Any]]] = [
+        (
+            "op.begin",
+            "permission:a#1",
+            {"kind": "permission", "name": "a", "prompt": "POST https://x/", "data": action},
+        ),
+        ("wait.completed", "permission:a#1", {"by": "ana", "origin": "key ops, from 192.0.2.1"}),
+        ("op.end", "permission:a#1", {"ok": True, "value": value}),
+    ]
+    entries = [
+        {"seq": n, "kind": kind, "op": op, "data": data, "at": float(n), "epoch": 1}
+        for n, (kind, op, data) in enumerate(log, 1)
+    ]
+    (item,) = Timeline.of(entries).items.values()
+    assert (item.title, item.brief) == ("permission", "POST https://x/")
+    assert item.figures == ("from key ops, from 192.0.2.1", "allowed for this run", "by ana")
+    assert [(each.label, each.text) for each in item.blocks] == [("the agent says", "it is due")]
