@@ -71,6 +71,6 @@ def parse_amount(kind: str, value: Any, what: str) -> Any:
 def shown(kind: str, amount: float) -> str:
     """For people: "0.50 USD", "1,000 requests", "20,971,520 bytes"."""
     if kind == "cost":
-        return f"{amount:.4f}".rstrip("0").rstrip(".") + " USD"
+        return f"{amount:.6f}".rstrip("0").rstrip(".") + " USD"
     unit = {"bytes_out": "bytes sent", "bytes_in": "bytes received"}.get(kind, kind)
     return f"{amount:,.0f} {unit}"

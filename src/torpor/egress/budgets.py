@@ -187,6 +187,7 @@ class _Ledger:
         self._path = path
         for line in path.read_bytes().splitlines() if path.exists() else ():
             _replay(line, used)
+        _drop_old(used)
         self._rewrite(used)
         self._used = used
 
@@ -195,6 +196,7 @@ class _Ledger:
         self._size += os.write(self._file, line)
         if self._size > max(LEDGER_BYTES_MAX, 2 * self._least):
             os.close(self._file)
+            _drop_old(self._used)
             self._rewrite(self._used)
 
     def _rewrite(self, used: Mapping[Scope, Amounts]) -> None:
@@ -209,6 +211,13 @@ class _Ledger:
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def _drop_old(used: dict[Scope, Amounts]) -> None:
+    """Days before the last two."""
+    days = sorted({whose.rpartition(" ")[2] for per, whose in used if per != RUN})
+    for scope in [each for each in used if each[0] != RUN and each[1][-10:] in days[:-2]]:
+        del used[scope]
 
 
 def _replay(line: bytes, used: dict[Scope, Amounts]) -> None:

@@ -63,7 +63,10 @@ _OF_CONNECTION = frozenset(
     }
 )
 # At models' APIs, what is posted and costs nothing.
-_FREE = re.compile(r"(/count_tokens|:countTokens|/files|/uploads(/.*)?|/moderations|/tokenize)/?$")
+_FREE = re.compile(
+    r"(/count_tokens|/input_tokens|:countTokens|/tokenize|/cancel|/files|/uploads(/.*)?"
+    r"|/moderations)/?$"
+)
 _STATUS = {"over_budget": 402, "unresolved": 502}
 
 _log = logging.getLogger(__name__)
@@ -240,7 +243,7 @@ class PolicyJudge:
         if verdict.secret:
             secret, value = self._secret(verdict, request, policy)
             headers, target = secret.placement.place(value, headers, target)
-            redaction = Redactor(secret.name, secret.forms)
+            redaction = Redactor(secret.name, secret.search)
         if redaction is not None or hold.model:
             # So that it can be seen whether the secret is in the answer, and what it took.
             headers = [

@@ -45,9 +45,8 @@ class Secret:
         return check_value(self.unseal(self.name, self.sealed), f"the secret {self.name}")
 
     @cached_property
-    def forms(self) -> tuple[bytes, ...]:
-        """All in which an answer may have it."""
-        return forms_of(self.value) if len(self.value) >= SECRET_CHARS_MIN else ()
+    def search(self) -> Search | None:
+        return Search.of(self.value)
 
     def fault(self, agent: str, host: str) -> tuple[str, str]:
         """Why it does not serve this agent at this host, and what to do; ("", "") if it does."""
@@ -169,17 +168,41 @@ def _base64(raw: bytes, place: int) -> Iterable[str]:
     yield quote(text, safe="")  # as a parameter
 
 
+@dataclass(frozen=True)
+class Search:
+    """For a secret in bytes: in all forms at once."""
+
+    forms: tuple[bytes, ...]
+    found: re.Pattern[bytes]
+    firsts: re.Pattern[bytes]  # the byte that one begins with
+
+    @classmethod
+    def of(cls, value: str) -> Search | None:
+        """None for a placeholder, which is not looked for."""
+        if len(value) < SECRET_CHARS_MIN:
+            return None
+        forms = forms_of(value)
+        firsts = b"".join({re.escape(form[:1]) for form in forms})
+        whole = re.compile(b"|".join(map(re.escape, forms)))
+        return cls(forms, whole, re.compile(b"[" + firsts + b"]"))
+
+    def beginning(self, data: bytes) -> int:
+        """Where the end of `data` begins that may go on as a form of the secret."""
+        start = max(0, len(data) - len(self.forms[0]) + 1)
+        for match in self.firsts.finditer(data, start):
+            tail = data[match.start() :]
+            if any(form.startswith(tail) for form in self.forms):
+                return match.start()
+        return len(data)
+
+
 class Redactor:
     """Searches one answer for a secret, as it comes (`admission.Redaction`).
 
     Of the bytes that came, only those are held back that may be the beginning of it."""
 
-    def __init__(self, name: str, forms: Sequence[bytes]) -> None:
-        self._name = name
-        self._forms = forms
-        self._longest = max(map(len, forms), default=0)
-        self._found = re.compile(b"|".join(map(re.escape, forms))) if forms else None
-        self._firsts = re.compile(b"|".join(re.escape(f[:1]) for f in forms))
+    def __init__(self, name: str, search: Search | None) -> None:
+        self._name, self._search = name, search
         self._held = b""
 
     def head(self, headers: Headers) -> Headers:
@@ -192,16 +215,15 @@ class Redactor:
             # A chain of encodings is one, too, and so is transfer-encoding: gzip.
             if name == "transfer-encoding" and value.strip().lower() not in ("", "chunked"):
                 raise Leak(f"it is encoded ({value[:40]})")
-            self._search(name.encode("latin-1", "replace"))
-            self._search(value.encode("latin-1", "replace"))
+            self._check(f"{name}: {value}".encode("latin-1", "replace"))
         return headers
 
     def feed(self, data: bytes) -> bytes:
-        if self._found is None:
+        if self._search is None:
             return data
         whole = self._held + data
-        self._search(whole)
-        held = self._beginning(whole)
+        self._check(whole)
+        held = self._search.beginning(whole)
         self._held = whole[held:]
         return whole[:held]
 
@@ -209,15 +231,6 @@ class Redactor:
         rest, self._held = self._held, b""
         return rest
 
-    def _search(self, data: bytes) -> None:
-        if self._found is not None and self._found.search(data):
+    def _check(self, data: bytes) -> None:
+        if self._search is not None and self._search.found.search(data):
             raise Leak(f"the secret {self._name} is in it")
-
-    def _beginning(self, whole: bytes) -> int:
-        """Where the end of `whole` begins that may go on as a form of the secret."""
-        start = max(0, len(whole) - self._longest + 1)
-        for match in self._firsts.finditer(whole, start):
-            tail = whole[match.start() :]
-            if any(form.startswith(tail) for form in self._forms):
-                return match.start()
-        return len(whole)

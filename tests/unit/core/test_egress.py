@@ -248,6 +248,30 @@ def test_attempt_38_a_path_keeps_an_agent_to_one_repository_of_a_forge() -> None
     assert refused(judge(rules, ask_for("https://github.com/evil/x/git-receive-pack")), "no_rule")
 
 
+def test_attempt_39_a_path_keeps_an_agent_to_its_own_bucket() -> None:
+    """A signed URL of an attacker's bucket needs no secret of ours: an object store that all share
+    is as open as its rule."""
+    host = "s3.eu-west-1.amazonaws.com"
+    signed = f"https://{host}/evil-bucket/loot?X-Amz-Signature=abc"
+    assert judge(parse_egress([{"host": host}], ""), ask_for(signed, "PUT")).decision == ALLOW
+    rules = parse_egress([{"host": host, "paths": ["/our-bucket/**"]}], "")
+    assert refused(judge(rules, ask_for(signed, "PUT")), "path")
+    # By the bucket's own name, the rule is narrow by itself.
+    rules = parse_egress([{"host": f"our-bucket.{host}"}], "")
+    other = f"https://evil-bucket.{host}/loot?X-Amz-Signature=abc"
+    assert refused(judge(rules, ask_for(other, "PUT")), "no_rule")
+    with pytest.raises(Invalid, match="anybody"):
+        parse_egress([{"host": f"*.{host}"}], "")
+
+
+def test_attempt_37_a_host_that_is_only_read_gets_what_is_in_queries_and_headers() -> None:
+    """What is not stopped: a GET carries data in its query. Methods keep bodies in, paths keep
+    requests to what is named, `bytes_out` bounds the rest (test_budgets)."""
+    rules = parse_egress([{"host": "a.example", "methods": ["GET"]}], "")
+    assert judge(rules, ask_for("https://a.example/?q=data", user_agent="data")).decision == ALLOW
+    assert refused(judge(rules, ask_for("https://a.example/", "POST")), "method")
+
+
 def test_denying_wins_then_asking_then_allowing_in_any_order() -> None:
     entries = [
         {"host": "a.example", "paths": ["/**"]},

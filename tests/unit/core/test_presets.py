@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from torpor.core.egress import ALLOW, ASK, Request, judge, parse_egress
+from torpor.core.egress import ALLOW, ASK, DENY, Request, judge, parse_egress
 from torpor.core.environment import check_name
 from torpor.core.presets import environment, placement, presets, serves_models
 
@@ -69,6 +69,18 @@ def test_other_requests_are_allowed_and_not_recorded(
     assert (found.decision, found.record) == (ALLOW, "")
 
 
+def test_a_forge_can_be_read_without_being_written_to() -> None:
+    rules = parse_egress([entry("github-read", secret=True)], "")
+
+    def decision(host: str, method: str, target: str) -> str:
+        return judge(rules, Request("https", host, 443, method, target)).decision
+
+    assert decision("github.com", "POST", "/acme/site.git/git-upload-pack") == ALLOW
+    assert decision("raw.githubusercontent.com", "GET", "/acme/site/main/x") == ALLOW
+    assert decision("github.com", "POST", "/acme/site.git/git-receive-pack") == DENY
+    assert decision("api.github.com", "POST", "/gists") == DENY
+
+
 def test_a_local_server_is_reached_by_a_name() -> None:
     request = Request("http", "ollama.internal", 11434, "POST", "/api/chat")
     assert judge(parse_egress([{"preset": "ollama"}], ""), request).record == "model"
@@ -104,7 +116,8 @@ def test_a_preset_is_whole(name: str) -> None:
         parse_egress([entry(name, **({} if preset.host else HOST))], "") if preset.own_host else 1
     )
     if preset.secret:
-        assert placement(preset.secret) == preset
+        found = placement(preset.secret)
+        assert found is not None and found.placement == preset.placement
         assert preset.own_host or preset.hosts
 
 

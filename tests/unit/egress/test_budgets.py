@@ -240,6 +240,19 @@ def test_its_file_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert used(budgets(path)) == {"requests": 200}
 
 
+def test_days_that_are_over_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "usage.jsonl"
+    of = budgets(path)
+    for day in ("2026-11-26", "2026-11-27", "2026-11-28"):
+        hold = Hold(of, Account([(RUN, "r"), (DAY, f"a {day}"), (KEY, f"k {day}")]))
+        hold.begin()
+        hold.settle(200, [])
+    again = budgets(path)
+    assert used(again) == {"requests": 3}
+    found = [day for day in (26, 27, 28) if again.used((DAY, f"a 2026-11-{day}"))]
+    assert found == [27, 28]
+
+
 def test_the_log_may_know_of_more() -> None:
     of = budgets()
     call(of)
