@@ -20,6 +20,7 @@ egress      what agents may reach, and what they asked for
 queues      queues
 schedules   schedules
 keys        API keys and tokens
+secrets     secrets of agents
 hooks       webhooks
 access      who may ask for what
 limits      how large a body may be

@@ -113,6 +113,11 @@ ROUTES: dict[tuple[str, str], Need] = {
     ("GET", "/v1/keys"): Need(_S.ADMIN),
     ("POST", "/v1/keys"): Need(_S.ADMIN),
     ("DELETE", "/v1/keys/{ref}"): Need(_S.ADMIN),
+    ("GET", "/v1/secrets"): Need(_S.ADMIN),
+    ("PUT", "/v1/secrets/{name}"): Need(_S.ADMIN),
+    ("POST", "/v1/secrets/{name}/rotate"): Need(_S.ADMIN),
+    ("DELETE", "/v1/secrets/{name}"): Need(_S.ADMIN),
+    ("GET", "/v1/secret-changes"): Need(_S.ADMIN),
     ("POST", "/v1/tokens"): Need(_S.OPERATE),
     ("POST", "/v1/dashboard/links"): Need(_S.ADMIN),
     ("POST", "/v1/shutdown"): Need(_S.ADMIN),
@@ -212,9 +217,14 @@ def _agent(body: bytes) -> str | None:
     return agent if isinstance(agent, str) else None
 
 
-def _whence(scope: Scope) -> str:
+def whence(scope: Scope) -> str:
+    """From which address, over TCP, a request comes; "" on the local socket."""
     client = scope.get("client")
-    return f"{client[0]}" if client else "somebody"
+    return f"{client[0]}" if client else ""
+
+
+def _whence(scope: Scope) -> str:
+    return whence(scope) or "somebody"
 
 
 def _refused(method: str, path: str, who: str, error: Exception) -> None:

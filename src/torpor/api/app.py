@@ -30,6 +30,7 @@ from torpor.api import (
     release,
     runs,
     schedules,
+    secrets,
     status,
     storage,
     tags,
@@ -58,6 +59,7 @@ ROUTERS = (
     queues.router,
     schedules.router,
     keys.router,
+    secrets.router,
     hooks.router,
     status.unversioned,
 )

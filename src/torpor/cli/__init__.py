@@ -37,6 +37,7 @@ host          doctor, setup, up, down
 dashboard     dashboard: a link to it
 mcp           mcp: runs and waits as tools of the Model Context Protocol
 keys          keys
+secrets       secrets of agents
 bench         bench
 inputs        a run's input as it is typed
 given         which of this host's files a run is given

@@ -172,6 +172,11 @@ COMMANDS: Mapping[str, Sequence[Listed]] = {
         ),
         Listed("restore", "storage:restore", "Make a data directory (TORPOR_HOME) from a backup."),
         Listed("keys", "keys:keys", "Manage API keys, for access over TCP."),
+        Listed(
+            "secrets",
+            "secrets:secrets",
+            "Manage secrets: sent with agents' requests, never seen by the agents.",
+        ),
         Listed("bench", "bench:bench", "Measure torpor on this host."),
     ),
 }

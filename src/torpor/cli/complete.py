@@ -31,6 +31,10 @@ def agents(incomplete: str) -> Offers:
     return _offers(incomplete, _agents)
 
 
+def secrets(incomplete: str) -> Offers:
+    return _offers(incomplete, _secrets)
+
+
 def engines(incomplete: str) -> Offers:
     from torpor.engine import registry
 
@@ -56,6 +60,11 @@ def _waits(client: Client) -> Iterator[tuple[str, str]]:
     for wait in client.waits():
         if answerable(wait):
             yield wait["id"], words.question(wait, _ABOUT_MAX)
+
+
+def _secrets(client: Client) -> Iterator[tuple[str, str]]:
+    for secret in client.secrets():
+        yield secret["name"], ", ".join(secret["hosts"])
 
 
 def _offers(incomplete: str, find: Callable[[Client], Iterator[tuple[str, str]]]) -> Offers:

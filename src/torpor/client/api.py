@@ -473,6 +473,23 @@ class Client:
     def revoke_key(self, ref: str) -> Object:
         return self._object("DELETE", f"/keys/{_segment(ref)}")
 
+    def secrets(self) -> list[Object]:
+        return self._list("GET", "/secrets")
+
+    def secret_changes(self) -> list[Object]:
+        return self._list("GET", "/secret-changes")
+
+    def set_secret(self, name: str, value: str, **terms: Any) -> Object:
+        """`terms`: hosts, placement, agents. The value never comes back."""
+        body = {"value": value, **terms}
+        return self._object("PUT", f"/secrets/{_segment(name)}", json=_given(body))
+
+    def rotate_secret(self, name: str, value: str) -> Object:
+        return self._object("POST", f"/secrets/{_segment(name)}/rotate", json={"value": value})
+
+    def remove_secret(self, name: str) -> Object:
+        return self._object("DELETE", f"/secrets/{_segment(name)}")
+
     def token(self, *, run: str | None, wait: str | None, expires_s: float) -> Object:
         body = {"run": run, "wait": wait, "expires_s": expires_s}
         return self._object("POST", "/tokens", json=body)

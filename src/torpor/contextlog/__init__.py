@@ -40,6 +40,7 @@ deadlines      what time alone does to runs
 keys           keys of snapshots, wrapped
 authorities    certificate authorities that machines trust
 access         API keys and tokens, as hashes
+secrets        secrets of agents, sealed, and who changed them
 settings       what the server remembers of its own
 saved          SQL questions with a name
 refs           rows by the beginning of their id

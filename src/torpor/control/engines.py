@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torpor.contextlog.agents import AgentRow
+from torpor.control.handing import Handing
 from torpor.control.scheduler.scheduler import Scheduler
 from torpor.core.agentfile import AgentSource
 from torpor.core.checks import Check
@@ -164,6 +165,7 @@ class Shared:
     store: Store
     blobs: SnapshotStore
     keys: SealingKeys
+    handing: Handing
     authorities: Authorities
     values: Values
     files: RunFiles

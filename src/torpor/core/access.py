@@ -6,7 +6,7 @@
     operate    answer waits, cancel, fork, retry, upgrade, snapshots, queues, schedules, tokens
     deploy     make and retire agents
     exec       run commands beside an agent, where they can do all that it can
-    admin      all of it: deletion, retention, exports, imports, backups, keys, hooks, the
+    admin      all of it: deletion, retention, exports, imports, backups, keys, secrets, hooks, the
                dashboard, the server's end
 
 A grant may be for some agents only, or for one run or one wait: then only for what concerns these.

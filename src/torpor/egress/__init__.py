@@ -28,6 +28,7 @@ resolve     which addresses a name leads to, and whether these may be reached
 secrets     whom secrets serve, and that they do not come back
 budgets     what runs, agents and keys may use
 authority   certificates for the gateways in machines
+sealed      secrets of agents, sealed for the broker
 connection  a connection to the broker: many streams over one socket
 client      how other processes ask the broker, started when it is not there
 models      calls of the deployment's own model, whole

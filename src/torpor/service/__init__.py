@@ -11,6 +11,7 @@ waits       waits, and the public links to them
 events      events sent to runs
 hooks       webhooks
 keys        API keys and tokens
+secrets     secrets of agents
 queues      queues
 schedules   schedules
 storage     snapshots, garbage, backups, retention

@@ -23,6 +23,7 @@ from torpor.service.queries import Queries
 from torpor.service.queues import Queues
 from torpor.service.runs import Runs, Transfers
 from torpor.service.schedules import Schedules
+from torpor.service.secrets import Secrets
 from torpor.service.shapes import closed
 from torpor.service.storage import Snapshots, Storage
 from torpor.service.waits import Links, Waits
@@ -86,6 +87,9 @@ class Service(Protocol):
 
     @property
     def keys(self) -> ApiKeys: ...
+
+    @property
+    def secrets(self) -> Secrets: ...
 
     @property
     def queues(self) -> Queues: ...

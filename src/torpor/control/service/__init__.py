@@ -16,6 +16,7 @@ events      events sent to runs
 hooks       webhooks that others send
 webhooks    webhooks that we send
 keys        API keys and tokens
+secrets     secrets of agents
 queues      queues
 schedules   schedules
 storage     snapshots, garbage, backups, retention

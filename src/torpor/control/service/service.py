@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import deployments, runs
 from torpor.control.engines import Engines, Shared
+from torpor.control.handing import Handing
 from torpor.control.observe import telemetry
 from torpor.control.processes import stop_processes
 from torpor.control.scheduler.scheduler import Scheduler
@@ -33,6 +34,7 @@ from torpor.control.service.queries import Queries
 from torpor.control.service.queues import Queues
 from torpor.control.service.runs import Created, Runs
 from torpor.control.service.schedules import Schedules
+from torpor.control.service.secrets import Secrets
 from torpor.control.service.status import Status
 from torpor.control.service.storage import Snapshots, Storage
 from torpor.control.service.tokens import Urls
@@ -78,6 +80,7 @@ class Service:
             store=store,
             blobs=blobs,
             keys=keys,
+            handing=Handing(store),
             authorities=Authorities(store, keys, clock),
             values=Values(blobs.blobs, home.run, store, keys),
             files=RunFiles(blobs.blobs, store, keys, clock, limits),
@@ -107,6 +110,7 @@ class Service:
         self.logs = Logs(store, Beside(home.output))
         self.hooks = Hooks(store, keys, self.events, urls, Created(engines, clock), clock)
         self.keys = ApiKeys(store, clock)
+        self.secrets = Secrets(store, keys, shared.handing, clock)
         self.queues = Queues(store, clock)
         self.schedules = Schedules(store, clock)
         self.snapshots = Snapshots(store, self._keeper)

@@ -25,9 +25,11 @@ from prometheus_client.registry import Collector
 
 from torpor.api.server import serve
 from torpor.blobs.local import LocalBlobs
+from torpor.control.handing import Handing
 from torpor.control.service.files import Files
 from torpor.control.service.keys import ApiKeys
 from torpor.control.service.queues import Queues
+from torpor.control.service.secrets import Secrets
 from torpor.core.errors import TorporError
 from torpor.core.home import Home
 from torpor.core.prices import Prices
@@ -76,9 +78,9 @@ class MemoryService:
         self.queries = canned.Queries(self.memory)
         self.egress = resources.Egress(self.memory)
         self.keys = ApiKeys(store)
-        self.files = Files(
-            RunFiles(LocalBlobs(home.blobs), store, SealingKeys(home, store, on=True))
-        )
+        sealing = SealingKeys(home, store, on=True)
+        self.secrets = Secrets(store, sealing, Handing(store))
+        self.files = Files(RunFiles(LocalBlobs(home.blobs), store, sealing))
         self.queues = Queues(store)
 
     @classmethod
