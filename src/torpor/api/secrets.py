@@ -10,7 +10,8 @@ from pydantic import Field, SecretStr
 
 from torpor.api.access import whence, who
 from torpor.api.routing import Router, Uses
-from torpor.core.secrets import AGENTS_MAX, HOSTS_MAX, VALUE_CHARS_MAX
+from torpor.core.placements import VALUE_CHARS_MAX
+from torpor.core.secrets import TERMS_MAX
 from torpor.service.secrets import Secret, SecretChange, SetSecret, Who
 from torpor.web.requests import ShortText, Strict
 
@@ -19,7 +20,7 @@ Value = Annotated[SecretStr, Field(max_length=VALUE_CHARS_MAX + 2)]
 
 class SecretRequest(Strict):
     value: Value = Field(description="one line; it is never given back")
-    hosts: Annotated[list[ShortText], Field(max_length=HOSTS_MAX)] | None = Field(
+    hosts: Annotated[list[ShortText], Field(max_length=TERMS_MAX)] | None = Field(
         default=None,
         description="where it may be sent: names, `*.x`, `**.x`; by default those of the preset "
         "that knows the secret by its name",
@@ -29,7 +30,7 @@ class SecretRequest(Strict):
         description='where it stands: {"header": "Authorization: Bearer {}"}, {"query": KEY} or '
         '{"basic": USER}; by default as the preset of the hosts has it, else a bearer token',
     )
-    agents: Annotated[list[ShortText], Field(min_length=1, max_length=AGENTS_MAX)] | None = Field(
+    agents: Annotated[list[ShortText], Field(min_length=1, max_length=TERMS_MAX)] | None = Field(
         default=None, description="for these agents only, by name"
     )
 

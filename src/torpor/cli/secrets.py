@@ -15,7 +15,8 @@ from torpor.cli import complete
 from torpor.cli.host import connect
 from torpor.cli.options import Json
 from torpor.core.errors import Invalid
-from torpor.core.secrets import VALUE_CHARS_MAX, check_secret_name, check_value, parse_terms
+from torpor.core.placements import SECRET_CHARS_MIN, VALUE_CHARS_MAX
+from torpor.core.secrets import check_secret_name, check_value, parse_terms
 from torpor.terminal.screen import say, show, show_json, table
 from torpor.web import words
 
@@ -85,12 +86,18 @@ def set_secret(
     terms = parse_terms(
         {"hosts": host, "placement": given or None, "agents": agent}, check_secret_name(name)
     )
-    value = check_value(_value(name, file), terms.placement)
+    value = check_value(_value(name, file))
     found = connect().set_secret(name, value, **terms.to_json())
     if as_json:
         show_json(found)
         return
     say(f"{name}: sent to {', '.join(found['hosts'])} {_placed(found['placement'])}")
+    if len(value) < SECRET_CHARS_MIN:
+        say(
+            f"it has fewer than {SECRET_CHARS_MIN} characters, so that answers are not searched "
+            "for it",
+            "yellow",
+        )
     for unknown in found["unknown_agents"]:
         say(f"no agent {unknown} is deployed yet", "yellow")
 
@@ -98,10 +105,7 @@ def set_secret(
 @secrets.command()
 def rotate(name: Name, file: File = None, as_json: Json = False) -> None:
     """Give a secret another value. Agents that run do not notice; requests under way end first."""
-    client = connect()
-    known = {each["name"]: each for each in client.secrets()}
-    place = known[name]["placement"] if name in known else {}
-    found = client.rotate_secret(name, check_value(_value(name, file), place))
+    found = connect().rotate_secret(name, check_value(_value(name, file)))
     if as_json:
         show_json(found)
     else:

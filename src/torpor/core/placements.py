@@ -35,7 +35,8 @@ _USER = re.compile(r"[!-9;-~]{1,128}", re.ASCII)  # without a colon
 # What HTTP needs for itself.
 _NOT_PLACES = frozenset(
     """host content-length transfer-encoding connection upgrade te trailer expect keep-alive
-    proxy-connection accept-encoding range""".split()  # noqa: SIM905
+    proxy-connection proxy-authorization proxy-authenticate http2-settings accept-encoding
+    range""".split()  # noqa: SIM905
 )
 CREDENTIALS = frozenset(
     {

@@ -24,9 +24,11 @@ from urllib.parse import quote, quote_plus
 from torpor.core.errors import Invalid
 from torpor.core.hostnames import check_pattern, matches
 from torpor.core.placements import SECRET_CHARS_MIN, Placement, check_value, parse_placement
+from torpor.core.secrets import Terms
 from torpor.egress.admission import Headers, Leak
+from torpor.egress.sealed import owner_of
 
-# Opens the sealed value of the secret of this name. Raises TorporError.
+# Opens a value that was sealed to this owner (`torpor.egress.sealed`). Raises TorporError.
 Unseal = Callable[[str, bytes], str]
 
 
@@ -37,12 +39,13 @@ class Secret:
     agents: tuple[str, ...] | None
     placement: Placement
     sealed: bytes = field(repr=False)
+    owner: str  # to what it is sealed (`torpor.egress.sealed`)
     unseal: Unseal = field(repr=False, compare=False)
 
     @cached_property
     def value(self) -> str:
         """Raises TorporError, which does not show it."""
-        return check_value(self.unseal(self.name, self.sealed), f"the secret {self.name}")
+        return check_value(self.unseal(self.owner, self.sealed), f"the secret {self.name}")
 
     @cached_property
     def search(self) -> Search | None:
@@ -112,6 +115,7 @@ def parse_entry(entry: Any, unseal: Unseal) -> Secret:
         agents=None if agents is None else tuple(agents),
         placement=parse_placement(entry.get("placement"), what),
         sealed=value,
+        owner=owner_of(entry["name"], Terms.of_json(entry)),
         unseal=unseal,
     )
 

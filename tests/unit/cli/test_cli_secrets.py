@@ -63,10 +63,14 @@ def test_it_stands_where_it_is_told(
     [
         (("set", "X"), VALUE, "needs at least one host"),
         (("set", "X", "--host", "*.github.io"), VALUE, "anybody can have"),
-        (("set", "X", "--host", "a.example", "--header", "X: y"), VALUE, "must have {} once"),
+        (
+            ("set", "X", "--host", "a.example", "--header", "X: y"),
+            VALUE,
+            "does not say where the secret stands",
+        ),
         (("set", "X", "--host", "a.example", "--query", "a", "--basic", "b"), VALUE, "give one of"),
         (("set", "1X", "--host", "a.example"), VALUE, "no name of a secret"),
-        (("set", "X", "--host", "a.example"), "", "0 characters"),
+        (("set", "X", "--host", "a.example"), "", "is empty"),
         (("set", "X", "--host", "a.example"), f"{VALUE}\n{VALUE}", "several lines"),
         (("set", "X", "--host", "a.example"), b"\xff\xfe-no-text", "not text"),
         (("set", "X", "--host", "a.example", "--file", "/nowhere"), VALUE, "cannot read /nowhere"),

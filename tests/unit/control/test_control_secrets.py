@@ -17,10 +17,10 @@ from torpor.control.service.secrets import Secrets
 from torpor.core.errors import Conflict, HostError, Invalid, Missing, NotFound
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion
-from torpor.egress.sealed import unseal
+from torpor.egress.sealed import opener
+from torpor.egress.secrets import parse_entry
 from torpor.logstore.sqlite import SqliteStore
 from torpor.service.secrets import Who
-from torpor.snapshot.hostkey import read_host_key
 from torpor.testing.clock import ManualClock
 from torpor.worker.sealing import SealingKeys
 
@@ -41,9 +41,8 @@ class Broker:
     async def set_secrets(self, entries: Sequence[Mapping[str, Any]]) -> None:
         if self.gone:
             raise Missing("there is no broker")
-        path = self._home.host_key
-        opened = [unseal(read_host_key(path), each) for each in entries]
-        self.has = {each.name: each.value for each in opened}
+        secrets = [parse_entry(each, opener(self._home)) for each in entries]
+        self.has = {each.name: each.value for each in secrets}
 
 
 class Place:

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 
 from torpor.core.errors import Invalid
+from torpor.core.placements import VALUE_CHARS_MAX
 from torpor.core.secrets import (
     BEARER,
-    VALUE_CHARS_MAX,
     Terms,
     check_secret_name,
     check_value,
-    parse_placement,
     parse_terms,
 )
 
@@ -33,26 +32,21 @@ def test_what_is_no_name(name: Any) -> None:
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
 def test_the_end_of_the_line_is_no_part_of_a_value(end: str) -> None:
-    assert check_value(VALUE + end, BEARER) == VALUE
+    assert check_value(VALUE + end) == VALUE
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        *("", "\n", "short", VALUE + "\n\n", f"{VALUE}\n{VALUE}", f"{VALUE}\r{VALUE}"),
+        *("", "\n", VALUE + "\n\n", f"{VALUE}\n{VALUE}", f"{VALUE}\r{VALUE}"),
         *(f"{VALUE}{odd}" for odd in ("\0", "\x7f", "\t", "ü", "\u2028", "\ud800", " ")),
         *(f" {VALUE}", "x" * (VALUE_CHARS_MAX + 1)),
     ],
 )
 def test_what_cannot_be_sent_is_refused_and_not_shown(value: str) -> None:
     with pytest.raises(Invalid) as caught:
-        check_value(value, BEARER)
+        check_value(value)
     assert VALUE not in f"{caught.value.message} {caught.value.hint}"
-
-
-def test_what_is_encoded_may_be_beyond_ascii() -> None:
-    for place in ({"basic": "me"}, {"query": "key"}):
-        assert check_value("pässwörd", place) == "pässwörd"
 
 
 @pytest.mark.parametrize(
@@ -60,24 +54,25 @@ def test_what_is_encoded_may_be_beyond_ascii() -> None:
     [
         ({"header": "Authorization: Bearer {}"}, None),
         ({"header": "x-api-key:{}"}, {"header": "x-api-key: {}"}),
+        ({"header": "X-Api-Key"}, {"header": "X-Api-Key: {}"}),
         ({"header": "Cookie: session={}; theme=dark"}, None),
         ({"query": "key"}, None),
-        ({"query": "auth[token]"}, None),
         ({"basic": "api"}, None),
-        ({"basic": ""}, None),
     ],
 )
 def test_places(given: dict[str, str], kept: dict[str, str] | None) -> None:
-    assert parse_placement(given) == (kept or given)
+    assert parse_terms({"hosts": ["a.example"], "placement": given}, "X").placement == (
+        kept or given
+    )
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        *(None, "x", {}, {"body": "x"}, {"header": 1}, {"header": "a: {}", "query": "b"}),
-        *({"header": text} for text in ("Authorization", "Authorization: Bearer", "a b: {}")),
+        *("x", {}, {"body": "x"}, {"header": 1}, {"header": "a: {}", "query": "b"}),
+        *({"header": text} for text in ("", "Authorization: Bearer", "a b: {}")),
         *({"header": text} for text in (": {}", "a: {} {}", "a: {}\r\nb: c", "a: {}ü", "{}: a")),
-        *({"header": text} for text in ("a\n: {}", "a: b\n{}", "a: {}" + "x" * 2000)),
+        *({"header": text} for text in ("a\nb: {}", "a: b\n{}")),
         *({"header": f"{name}: {{}}"} for name in ("Host", "connection", "TE", "Upgrade")),
         *({"header": f"{name}: {{}}"} for name in ("Content-Length", "Proxy-Authorization")),
         *({"query": text} for text in ("", "a b", "a&b", "a=b", "a#", "ü")),
@@ -86,7 +81,7 @@ def test_places(given: dict[str, str], kept: dict[str, str] | None) -> None:
 )
 def test_what_is_no_place(given: Any) -> None:
     with pytest.raises(Invalid):
-        parse_placement(given)
+        parse_terms({"hosts": ["a.example"], "placement": given}, "X")
 
 
 def test_terms_are_completed_from_presets() -> None:
@@ -106,8 +101,6 @@ def test_terms_are_completed_from_presets() -> None:
     terms = parse_terms(given | {"placement": {"query": "key"}}, "X")
     assert terms == Terms(("api.example.com",), {"query": "key"}, ("a", "b"))
     assert Terms.of_json(terms.to_json()) == terms
-    assert terms.serves_agent("a") and not terms.serves_agent("c") and not terms.serves_agent(None)
-    assert known.serves_agent("c") and known.serves_agent(None)
 
 
 @pytest.mark.parametrize(

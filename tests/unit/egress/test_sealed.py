@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from torpor.core.errors import Damaged, Invalid
+from torpor.core.errors import Damaged, Missing
+from torpor.core.home import Home
 from torpor.core.secrets import Terms
-from torpor.egress.sealed import Secret, entry, seal, unseal
-from torpor.snapshot.seal import Key
+from torpor.egress.sealed import entry, opener, owner_of
+from torpor.egress.secrets import Secret, parse_entry
+from torpor.snapshot import hostkey
 
-HOST = Key.new()
 TERMS = Terms(("api.example.com",), {"header": "Authorization: Bearer {}"}, ("triage",))
-SECRET = Secret("TOKEN", TERMS, "s3cr3t-wert-ü")
+VALUE = "s3cr3t-value-11"
 
 
-def sent() -> dict[str, Any]:
-    return entry("TOKEN", TERMS, seal(HOST, SECRET))
+def home(root: Path) -> Home:
+    made = Home(root).create()
+    hostkey.make_host_key(made.host_key)
+    return made
 
 
-def test_it_opens_on_its_host_as_it_was() -> None:
-    assert unseal(HOST, sent()) == SECRET
-    forever = replace(SECRET, terms=replace(TERMS, agents=None))
-    assert unseal(HOST, entry("TOKEN", forever.terms, seal(HOST, forever))) == forever
-    assert seal(HOST, SECRET) != seal(HOST, SECRET)
+def sent(of: Home, terms: Terms = TERMS) -> dict[str, Any]:
+    """As the server hands it on."""
+    host = hostkey.read_host_key(of.host_key)
+    sealed = hostkey.seal(host, hostkey.SECRET, owner_of("TOKEN", terms), VALUE.encode())
+    return entry("TOKEN", terms, sealed)
 
 
-def test_its_value_is_nowhere_to_be_seen() -> None:
-    assert SECRET.value not in repr(SECRET)
-    assert SECRET.value.encode() not in seal(HOST, SECRET)
-    assert SECRET.value not in str(sent())
+def opened(of: Home, given: dict[str, Any]) -> Secret:
+    return parse_entry(given, opener(of))
+
+
+def test_it_opens_on_its_host_as_it_was(tmp_path: Path) -> None:
+    here = home(tmp_path)
+    assert opened(here, sent(here)).value == VALUE
+    assert opened(here, sent(here, Terms(TERMS.hosts, {"query": "k"}))).value == VALUE
+    assert sent(here)["sealed"] != sent(here)["sealed"]
+
+
+def test_its_value_is_nowhere_to_be_seen(tmp_path: Path) -> None:
+    here = home(tmp_path)
+    assert VALUE not in str(sent(here)) + repr(opened(here, sent(here)))
 
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -47,23 +60,27 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_was_changed_does_not_open(change: str) -> None:
+def test_what_was_changed_does_not_open(tmp_path: Path, change: str) -> None:
+    here = home(tmp_path)
     with pytest.raises(Damaged, match="does not open") as caught:
-        unseal(HOST, sent() | CHANGES[change])
-    assert SECRET.value not in str(caught.value)
+        _ = opened(here, sent(here) | CHANGES[change]).value
+    assert VALUE not in str(caught.value)
 
 
-def test_another_host_does_not_open_it() -> None:
-    with pytest.raises(Damaged, match="another host's key"):
-        unseal(Key.new(), sent())
+def test_another_host_does_not_open_it(tmp_path: Path) -> None:
+    here, there = home(tmp_path / "here"), home(tmp_path / "there")
+    with pytest.raises(Damaged, match="another host"):
+        _ = opened(there, sent(here)).value
+    given = sent(here)
+    here.host_key.unlink()
+    with pytest.raises(Missing, match="is gone"):
+        _ = opened(here, given).value
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"name": "a b"}, {"sealed": "?"}, {"sealed": 1}, {"hosts": None}, {"placement": "x"}],
-)
-def test_what_is_malformed_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(Invalid):
-        unseal(HOST, sent() | change)
-    with pytest.raises(Invalid):
-        unseal(HOST, {key: value for key, value in sent().items() if key != next(iter(change))})
+def test_no_key_of_another_kind_opens_as_a_secret(tmp_path: Path) -> None:
+    here = home(tmp_path)
+    host = hostkey.read_host_key(here.host_key)
+    owner = owner_of("TOKEN", TERMS)
+    for purpose in (hostkey.RUN_KEY, hostkey.AUTHORITY):
+        with pytest.raises(Damaged):
+            opener(here)(owner, hostkey.seal(host, purpose, owner, b"x" * 32))

@@ -44,11 +44,11 @@ class Secrets:
     ) -> SetSecret:
         given = {"hosts": hosts, "placement": placement, "agents": agents}
         terms = parse_terms(given, check_secret_name(name))
-        bytes_ = await self._sealed(name, terms, value)
+        sealed_value = await self._sealed(name, terms, value)
         now, author = self._clock.now(), Author(who.by, who.whence)
 
         def write(c: Connection) -> tuple[Secret, Sequence[str]]:
-            secrets.put_secret(c, name, terms, bytes_, author, now)
+            secrets.put_secret(c, name, terms, sealed_value, author, now)
             return _shown(c, name), _unknown(c, terms)
 
         shown, unknown = await self._store.write(write)
@@ -57,11 +57,11 @@ class Secrets:
 
     async def rotate(self, name: str, value: str, *, who: Who) -> Secret:
         row = await self._store.read(lambda c: secrets.get_secret(c, name))
-        bytes_ = await self._sealed(name, row.terms, value)
+        sealed_value = await self._sealed(name, row.terms, value)
         now, author = self._clock.now(), Author(who.by, who.whence)
 
         def write(c: Connection) -> Secret:
-            secrets.rotate_secret(c, name, row.terms, bytes_, author, now)
+            secrets.rotate_secret(c, name, row.terms, sealed_value, author, now)
             return _shown(c, name)
 
         shown = await self._store.write(write)
@@ -95,7 +95,7 @@ class Secrets:
         ]
 
     async def _sealed(self, name: str, terms: Terms, value: str) -> bytes:
-        checked = check_value(value, terms.placement)
+        checked = check_value(value)
         owner = sealed.owner_of(name, terms)
         return await self._keys.seal(hostkey.SECRET, owner, checked.encode())
 
@@ -118,13 +118,13 @@ def _shown(c: Connection, name: str) -> Secret:
 
 
 def _secret(row: SecretRow, changes: Mapping[str, secrets.Change]) -> Secret:
-    made, rotated = changes[secrets.SET], changes.get(secrets.ROTATED)
+    put, rotated = changes[secrets.SET], changes.get(secrets.ROTATED)
     return reply(
         Secret,
         row.terms.to_json(),
         name=row.name,
-        set_at=made.at,
-        set_by=made.by,
+        set_at=put.at,
+        set_by=put.by,
         rotated_at=rotated and rotated.at,
         rotated_by=rotated and rotated.by,
         used_at=row.used_at,
