@@ -42,7 +42,7 @@ def given_env(pairs: Sequence[str] | None, files: Sequence[Path] | None) -> dict
     if secret := environment.perhaps_secret(env):
         say(
             f"{', '.join(secret)}: variables are kept with the run and in its "
-            "snapshots; do not give secrets to an agent",
+            "snapshots; what is secret belongs to torpor secrets",
             "yellow",
         )
     return env

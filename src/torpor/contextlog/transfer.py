@@ -230,7 +230,7 @@ def _check_run(run: Row, entries: Sequence[Row]) -> None:
     if [entry.get("seq") for entry in entries] != list(range(1, run["last_seq"] + 1)):
         raise Invalid(f"the run's log is not its entries 1 to {run['last_seq']}")
     check_object(run["input"], "the run's input")
-    check_env(run["env"], "the run's env")
+    check_env(run["env"], "the run's env", kept=True)
     for entry in entries:
         op = entry.get("op")
         codecs.check(str(entry.get("kind")), op if isinstance(op, str) else None, entry.get("data"))

@@ -26,6 +26,7 @@ placements    where a secret goes in a request
 permissions   what a person may allow an agent, bound to the exact action
 position      where an agent stood when it was frozen
 environment   environment variables of agents and runs
+keyformats    keys of known kinds, told by their form
 runfiles      files that a run is given: where, and how large
 artifacts     files that a run publishes
 execs         commands beside an agent, as frames of a stream

@@ -4,7 +4,8 @@ An agent's are there before it is imported, and part of its version; a run's are
 agent's function begins, over the agent's, and stay the run's: a retry and a fork have them, too.
 What torpor sets itself, and what would keep Python from starting as it does, is refused.
 
-They are no place for secrets: a run's are in the database and in the snapshots of its memory.
+They are no place for secrets: a run's are in the database and in the snapshots of its memory. A
+value that has the form of a known kind of key is refused (`torpor.core.keyformats`).
 """
 
 from __future__ import annotations
@@ -38,9 +39,12 @@ _SECRET = re.compile(
 )
 
 
-def check_env(given: Any, what: str, *, anything: bool = False) -> dict[str, str]:
+def check_env(
+    given: Any, what: str, *, anything: bool = False, kept: bool = False
+) -> dict[str, str]:
     """`given` if it is a table of variables that may be set; `anything` may be, where it is not for
-    an agent. Raises Invalid, which begins with `what`."""
+    an agent; what was `kept` somewhere may be of before keys were refused. Raises Invalid, which
+    begins with `what`, and shows no value that may be a secret."""
     if not isinstance(given, Mapping) or len(given) > COUNT_MAX:
         raise Invalid(f"{what} must be a table of at most {COUNT_MAX} names and texts")
     for name, value in given.items():
@@ -54,6 +58,12 @@ def check_env(given: Any, what: str, *, anything: bool = False) -> dict[str, str
             raise Invalid(
                 f"{what}: the value of {name} must be text without a NUL, of at most "
                 f"{VALUE_CHARS_MAX:,} characters"
+            )
+        if not kept and (kind := _key_in(value)):
+            raise Invalid(
+                f"{what}: the value of {name} looks like {kind}; no key belongs into an agent",
+                hint="Keep it on the host, which sends it for the agent: "
+                f"torpor secrets set {name} --host HOST",
             )
     if (chars := sum(len(name) + len(value) for name, value in given.items())) > CHARS_MAX:
         raise Invalid(f"{what} has {chars:,} characters; the limit is {CHARS_MAX:,}")
@@ -80,6 +90,12 @@ def check_name(name: Any, what: str, *, anything: bool = False) -> str:
 def perhaps_secret(names: Iterable[str]) -> list[str]:
     """Those that sound as if their value should be seen by nobody."""
     return [name for name in names if _SECRET.search(name.upper())]
+
+
+def _key_in(value: str) -> str:
+    from torpor.core.keyformats import key_in  # the guest, which has this module, needs none
+
+    return key_in(value)
 
 
 def _is_text(value: str) -> bool:

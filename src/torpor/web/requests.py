@@ -26,7 +26,7 @@ def valid(check: Callable[[Any], object]) -> AfterValidator:
         try:
             check(value)
         except Invalid as error:
-            raise ValueError(error.message) from error
+            raise ValueError(f"{error.message}. {error.hint}".removesuffix(". ")) from error
         return value
 
     return AfterValidator(validate)

@@ -66,7 +66,7 @@ def test_it_stands_where_it_is_told(
         (
             ("set", "X", "--host", "a.example", "--header", "X: y"),
             VALUE,
-            "does not say where the secret stands",
+            "does not say where",
         ),
         (("set", "X", "--host", "a.example", "--query", "a", "--basic", "b"), VALUE, "give one of"),
         (("set", "1X", "--host", "a.example"), VALUE, "no name of a secret"),

@@ -87,3 +87,16 @@ def test_an_agents_are_part_of_its_version(tmp_path: Path) -> None:
     assert len(versions) == 2
     with pytest.raises(Invalid, match=r"agent.py: env: MODE must be a text, not 1"):
         read("[tool.torpor.env]", "MODE = 1")
+
+
+def test_a_key_of_a_known_kind_is_refused_and_not_shown() -> None:
+    key = "ghp_" + "a1B2c3D4" * 5
+    with pytest.raises(Invalid, match="GH looks like a GitHub token") as refused:
+        check_env({"GH": key}, "env")
+    assert "torpor secrets set GH --host HOST" in refused.value.hint
+    assert key[:8] not in f"{refused.value.message}{refused.value.hint}"
+    with pytest.raises(Invalid, match="looks like"):
+        check_env({"GH": f"Bearer {key}"}, "env", anything=True)
+    with pytest.raises(Invalid, match="looks like"):
+        Start(env={"GH": key}).check()
+    assert check_env({"GH": key}, "an older run's env", kept=True) == {"GH": key}

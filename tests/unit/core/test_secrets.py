@@ -54,7 +54,6 @@ def test_what_cannot_be_sent_is_refused_and_not_shown(value: str) -> None:
     [
         ({"header": "Authorization: Bearer {}"}, None),
         ({"header": "x-api-key:{}"}, {"header": "x-api-key: {}"}),
-        ({"header": "X-Api-Key"}, {"header": "X-Api-Key: {}"}),
         ({"header": "Cookie: session={}; theme=dark"}, None),
         ({"query": "key"}, None),
         ({"basic": "api"}, None),
@@ -70,7 +69,7 @@ def test_places(given: dict[str, str], kept: dict[str, str] | None) -> None:
     "given",
     [
         *("x", {}, {"body": "x"}, {"header": 1}, {"header": "a: {}", "query": "b"}),
-        *({"header": text} for text in ("", "Authorization: Bearer", "a b: {}")),
+        *({"header": text} for text in ("", "Authorization", "X: Bearer", "a b: {}")),
         *({"header": text} for text in (": {}", "a: {} {}", "a: {}\r\nb: c", "a: {}ü", "{}: a")),
         *({"header": text} for text in ("a\nb: {}", "a: b\n{}")),
         *({"header": f"{name}: {{}}"} for name in ("Host", "connection", "TE", "Upgrade")),

@@ -553,7 +553,7 @@ def _agent(given: Any, source: bytes, version: str, engine: str) -> AgentRow:
         )
         what = "the agent's rules"
         registry.checked(parse_rules(row.spec.get("rules", {}), what), what)
-        check_env(row.spec.get("env", {}), "the agent's env")
+        check_env(row.spec.get("env", {}), "the agent's env", kept=True)
         parse_egress(row.spec.get("egress", []), "the agent's egress")
         base = registry.get(row.engine).base_of(row.spec["image"])
         actual = source_from(row, source).version(base)
