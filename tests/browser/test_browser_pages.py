@@ -17,6 +17,7 @@ PAGES += [
     "/ui/storage",
     "/ui/queues",
     "/ui/schedules",
+    "/ui/secrets",
     QUERY,
     "/ui/waits?kind=all",
     "/ui/runs/none",

@@ -1,4 +1,5 @@
-"""The dashboard, for people: runs, waits, agents, queues, schedules, storage and SQL as pages.
+"""The dashboard, for people: runs, waits, agents, queues, schedules, secrets, storage and SQL, as
+pages.
 
 app          the dashboard put together
 guard        sessions, CSRF, what a browser is told to allow

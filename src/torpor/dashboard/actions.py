@@ -18,6 +18,7 @@ from torpor.dashboard.sessions import Sessions
 from torpor.service.queues import QueueChanges
 from torpor.service.runs import ForkRequest, RunRequest
 from torpor.service.schedules import ScheduleSettings
+from torpor.service.secrets import Who
 from torpor.service.waits import Answer
 from torpor.web import verdicts
 
@@ -170,6 +171,36 @@ async def schedule(request: Request) -> Response:
     else:
         raise Invalid(f"a schedule can be paused, resumed or removed, not {what!r}")
     return go(request, "/ui/schedules")
+
+
+async def set_secret(request: Request) -> Response:
+    place = one(request, "place")
+    await service_of(request).secrets.set(
+        one(request, "name").strip(),
+        one(request, "value"),
+        hosts=_words(request, "hosts"),
+        placement={place: one(request, "where")} if place else None,
+        agents=_words(request, "agents"),
+        who=Who(BY),
+    )
+    return go(request, "/ui/secrets")
+
+
+async def secret(request: Request) -> Response:
+    """Give it another value, or remove it."""
+    secrets, name = service_of(request).secrets, request.path_params["name"]
+    what = one(request, "do")
+    if what == "rotate":
+        await secrets.rotate(name, one(request, "value"), who=Who(BY))
+    elif what == "remove":
+        await secrets.remove(name, who=Who(BY))
+    else:
+        raise Invalid(f"a secret can be rotated or removed, not {what!r}")
+    return go(request, "/ui/secrets")
+
+
+def _words(request: Request, name: str) -> list[str] | None:
+    return one(request, name).replace(",", " ").split() or None
 
 
 async def collect(request: Request) -> Response:

@@ -332,6 +332,12 @@ async def schedules(request: Request) -> Response:
     )
 
 
+async def secrets(request: Request) -> Response:
+    service = service_of(request)
+    found, totals = await asyncio.gather(service.secrets.list(), service.totals())
+    return render.page(request, "secrets.html", at="secrets", secrets=found, totals=totals)
+
+
 async def storage(request: Request) -> Response:
     service = service_of(request)
     health, totals, found = await asyncio.gather(

@@ -28,6 +28,7 @@ PAGES = [
     "/ui/agents",
     "/ui/queues",
     "/ui/schedules",
+    "/ui/secrets",
     "/ui/query",
     "/ui/storage",
 ]
@@ -314,6 +315,30 @@ def test_a_queue_is_paused_and_limited(home: Home) -> None:
         assert "Resume" in page.text and "2 per key, starts 10/1m" in page.text
         wrong = await browser.post("/ui/queues/web%2Feu", per_key="many")
         assert wrong.status_code == 422 and "per_key must be a number" in wrong.text
+
+    browse(home, talk)
+
+
+def test_a_secret_is_set_rotated_and_removed_and_never_shown(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        value, secrets = "ui-5f-value-2c", browser.service.secrets
+        typed = {"name": " T ", "hosts": "a.example, *.b.example", "agents": "", "place": "query"}
+        added = await browser.post("/ui/secrets", **typed, value=value, where="key")
+        assert added.status_code == 303 and added.headers["location"] == "/ui/secrets"
+        (known,) = await secrets.list()
+        assert known["hosts"] == ["a.example", "*.b.example"] and known["agents"] is None
+        assert known["placement"] == {"query": "key"} and known["set_by"] == "dashboard"
+        wrong = await browser.post("/ui/secrets", **typed, value=f"{value}\n{value}", where="key")
+        assert wrong.status_code == 422 and "several lines" in wrong.text
+        rotated = await browser.post("/ui/secrets/T", do="rotate", value=value)
+        odd = await browser.post("/ui/secrets/T", do="show")
+        assert odd.status_code == 422
+        page = await browser.http.get("/ui/secrets")
+        assert "a.example, *.b.example" in page.text and "rotated" in page.text
+        removed = await browser.post("/ui/secrets/T", do="remove")
+        assert removed.status_code == 303 and await secrets.list() == []
+        answers = (added, wrong, rotated, odd, page, removed)
+        assert all(value[:6] not in answer.text for answer in answers)
 
     browse(home, talk)
 
