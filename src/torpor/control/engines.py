@@ -309,6 +309,7 @@ class Engines:
         async with self._readying["scheduler"]:
             if self.scheduler is None:
                 self.model = await Model.open(shared.home)
+                await shared.handing.begin(self.model.client)
                 self.scheduler = Scheduler(
                     parts.Shared(
                         store=shared.store,

@@ -16,11 +16,12 @@ import socket
 import sys
 from pathlib import Path
 
-from torpor.core.errors import Missing, TorporError
+from torpor.core.errors import TorporError
 from torpor.core.home import Home
 from torpor.egress.choice import choose
 from torpor.egress.exchange import Exchanges
 from torpor.egress.judge import PolicyJudge
+from torpor.egress.sealed import opener
 from torpor.egress.server import Broker
 
 _log = logging.getLogger("torpor.egress")
@@ -51,13 +52,9 @@ def main() -> int:
     return 0
 
 
-def _unseal(name: str, sealed: bytes) -> str:
-    raise Missing(f"the secret {name} cannot be opened")
-
-
 async def _serve(home: Home, path: Path) -> None:
     model = choose(os.environ, home.run)
-    broker = Broker(model, PolicyJudge.of(home, _unseal), Exchanges())
+    broker = Broker(model, PolicyJudge.of(home, opener(home)), Exchanges())
     path.unlink(missing_ok=True)  # left by a broker that was killed: the lock says it is gone
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:

@@ -31,6 +31,10 @@ class Model:
     def __init__(self, client: BrokerClient) -> None:
         self._client = client
 
+    @property
+    def client(self) -> BrokerClient:
+        return self._client
+
     @classmethod
     async def open(cls, home: Home) -> Model:
         """Raises HostError."""
