@@ -115,8 +115,9 @@ class BrokerClient:
     async def set_policy(self, run: RunId, policy: Fields) -> None:
         """What the run may do: {agent, key, rules, budget, used, day}. Until then it may reach
         nothing but the deployment's own model. Raises Invalid, HostError."""
+        connection = await self.connect()
         self._policies[run] = policy
-        await (await self.connect()).call("policy", run=run, policy=policy)
+        await connection.call("policy", run=run, policy=policy)
 
     async def drop_policy(self, run: RunId) -> None:
         """The run is carried no more, for now: what is under way goes on."""
@@ -125,8 +126,9 @@ class BrokerClient:
 
     async def set_secrets(self, entries: Sequence[Fields]) -> None:
         """All of them, sealed. Raises Invalid, HostError."""
+        connection = await self.connect()
         self._secrets = entries
-        await (await self.connect()).call("secrets", entries=entries)
+        await connection.call("secrets", entries=entries)
 
     async def acknowledge(self, run: RunId, op: OpId) -> None:
         """The answer is recorded. A broker that is gone has forgotten it."""

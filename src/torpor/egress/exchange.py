@@ -10,6 +10,7 @@ since nothing was sent.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
@@ -22,7 +23,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from multidict import CIMultiDict
 from yarl import URL
 
-from torpor.core.egress import HTTPS
+from torpor.core.egress import HTTPS, TCP
+from torpor.core.errors import Invalid
+from torpor.core.hostnames import normalize_host
 from torpor.egress.admission import Admission, Charge, Headers, Leak, Outgoing, Redaction
 from torpor.egress.answer import CutOff, Listener, NoAnswer
 from torpor.egress.relay import relay, take_over
@@ -53,6 +56,8 @@ HOP_BY_HOP = frozenset(
 )
 _OURS = HOP_BY_HOP | {"host", "content-length", "expect"}
 _UPGRADE = "websocket"  # nothing else: h2c and the like would be tunnels
+# aiohttp writes capital letters, whatever was judged.
+_METHOD = re.compile(r"[A-Z][A-Z0-9_-]*")
 _NO_METHODS = frozenset({"CONNECT"})
 _NOT_AUTOMATIC = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 
@@ -221,11 +226,17 @@ def session(
 def structural_fault(outgoing: Outgoing) -> str:
     """What no upstream may get, whatever the rules say; or ""."""
     request = outgoing.request
-    if request.method.upper() in _NO_METHODS:
+    try:
+        normalize_host(request.host, "the host")
+    except Invalid as error:
+        return error.message
+    if request.scheme != TCP and not _METHOD.fullmatch(request.method):
+        return "the method must be a word in capital letters"
+    if request.method in _NO_METHODS:
         return f"{request.method} would make a tunnel, which only a tcp rule gives"
     if outgoing.upgrade and outgoing.upgrade.lower() != _UPGRADE:
         return f"an upgrade to {outgoing.upgrade[:32]} is not possible, only to {_UPGRADE}"
-    if request.scheme != "tcp" and not request.target.startswith("/"):
+    if request.scheme != TCP and not request.target.startswith("/"):
         return "the target must be a path"
     if "#" in request.target or "\\" in request.target:
         return "the target has a character that must be written with %"
@@ -298,7 +309,7 @@ async def send(
             failure = error
             if delay_s is not None:
                 await asyncio.sleep(delay_s)
-        except (aiohttp.ClientError, TimeoutError, Leak, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, Leak, OSError, ValueError) as error:
             raise sender.failure(error) from error
     seen.reached = False
     raise _unreachable(call.host, failure) from failure

@@ -147,7 +147,10 @@ def encode(kind: int, stream: int, fields: Mapping[str, Any]) -> bytes:
     """Framed. Raises Invalid, as `decode` would."""
     if kind in _FIELDS:
         _check(kind, fields)
-        payload = json.dumps(fields, separators=(",", ":")).encode()
+        try:
+            payload = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise Invalid(f"frame {_FIELDS[kind][0]} has half of a surrogate pair") from error
         return framed(_PREFIX.pack(kind, stream) + payload)
     return framed(streams.encode(kind, stream, fields))
 

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from torpor.core import egress
 from torpor.core.errors import Invalid
+from torpor.core.hostnames import normalize_host
 from torpor.egress import protocol, upstream
 from torpor.egress.admission import Admission, Judge, Outgoing, Refusal
 from torpor.egress.answer import CutOff, Listener, NoAnswer
@@ -343,7 +344,11 @@ class _Exchange:
         except Exception:
             _log.exception("an exchange failed")
             outcome = "broker_failed"
-            stream.cut(CutOff(outcome, "torpor's broker failed at this. See run/broker.log."))
+            message = "torpor's broker failed at this. See run/broker.log."
+            if seen.status is None:
+                self._refuse(NoAnswer(500, outcome, message, retry=False))
+            else:
+                stream.cut(CutOff(outcome, message))
         stream.say(DONE, done_of(seen, self._started, admission.charge, admission.verdict))
         self._note(outgoing, outcome, f"{seen.sent}, {seen.received} bytes")
 
@@ -505,7 +510,7 @@ def _outgoing(fields: Fields) -> Outgoing:
     opened = fields["request"]
     request = egress.Request(
         opened["scheme"],
-        opened["host"],
+        _spelled(opened["host"]),
         opened["port"],
         opened.get("method", ""),
         opened.get("target", ""),
@@ -525,6 +530,14 @@ def _outgoing(fields: Fields) -> Outgoing:
         length=fields.get("length"),
         permit=fields.get("permit", ""),
     )
+
+
+def _spelled(host: str) -> str:
+    """As it is judged and sent. What is no name stays, and is refused."""
+    try:
+        return normalize_host(host, "the host")
+    except Invalid:
+        return host
 
 
 def _plain(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from torpor.egress.protocol import DONE, VERDICT
 from torpor.egress.server import Broker
 from torpor.egress.standin import StandIn
 from torpor.egress.upstream import Upstream
-from torpor.wire.streams import DATA, END, HEAD, RECORD, REFUSE, RESET, WINDOW, WINDOW_BYTES
+from torpor.wire.streams import DATA, END, HEAD, RECORD, REFUSE, RESET, WINDOW, WINDOW_BYTES, Frame
 
 RUN, OP = RunId("run_1"), OpId("model:m#1")
 
@@ -31,7 +31,6 @@ class Collected:
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     pairs: list[tuple[str, str]] = field(default_factory=list)
-    body: bytes = b""
     pieces: list[bytes] = field(default_factory=list)
     verdict: Mapping[str, Any] = field(default_factory=dict)
     refusal: Mapping[str, Any] = field(default_factory=dict)
@@ -39,6 +38,10 @@ class Collected:
     record: Mapping[str, Any] = field(default_factory=dict)
     done: Mapping[str, Any] = field(default_factory=dict)
     whole: bool = False
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.pieces)
 
 
 class Lenient(DenyAll):
@@ -95,35 +98,33 @@ def request(
     return opened | more
 
 
-async def collect(stream: Stream, into: Collected | None = None, *, read: bool = True) -> Collected:
-    """To its end. `read`: its windows move."""
+def note(found: Collected, frame: Frame) -> None:
+    fields = frame.fields
+    match frame.kind:
+        case _ if frame.kind == HEAD:
+            found.status = fields["status"]
+            found.pairs = [(name, value) for name, value in fields["headers"]]
+            found.headers = dict(found.pairs)
+        case _ if frame.kind == DATA:
+            found.pieces.append(frame.data)
+        case _ if frame.kind == END:
+            found.whole = True
+        case _ if frame.kind == REFUSE:
+            found.refusal, found.status = fields, fields["status"]
+        case _ if frame.kind in _FIELDS:
+            setattr(found, _FIELDS[frame.kind], fields)
+
+
+_FIELDS = {VERDICT: "verdict", RESET: "reset", RECORD: "record", DONE: "done"}
+
+
+async def collect(stream: Stream, into: Collected | None = None) -> Collected:
+    """To its end; its windows move."""
     found = into or Collected()
     async for frame in stream:
-        fields = frame.fields
-        match frame.kind:
-            case _ if frame.kind == VERDICT:
-                found.verdict = fields
-            case _ if frame.kind == HEAD:
-                found.status = fields["status"]
-                found.pairs = [(name, value) for name, value in fields["headers"]]
-                found.headers = dict(found.pairs)
-            case _ if frame.kind == DATA:
-                found.body += frame.data
-                found.pieces.append(frame.data)
-                if read:
-                    stream.window(frame.offset + len(frame.data) + WINDOW_BYTES)
-            case _ if frame.kind == END:
-                assert frame.offset >= len(found.body)
-                found.whole = True
-            case _ if frame.kind == REFUSE:
-                found.refusal = fields
-                found.status = fields["status"]
-            case _ if frame.kind == RESET:
-                found.reset = fields
-            case _ if frame.kind == RECORD:
-                found.record = fields
-            case _ if frame.kind == DONE:
-                found.done = fields
+        note(found, frame)
+        if frame.kind == DATA:
+            stream.window(frame.offset + len(frame.data) + WINDOW_BYTES)
     return found
 
 
@@ -138,27 +139,16 @@ async def exchange(
 async def upload(stream: Stream, body: bytes) -> Collected:
     """Until the body is out, or something else than a window comes."""
     found, sent = Collected(), 0
-    while True:
-        frame = await stream.next()
-        if frame is None:
-            return found
-        if frame.kind == VERDICT:
-            found.verdict = frame.fields
-        elif frame.kind == WINDOW:
+    async for frame in stream:
+        note(found, frame)
+        if frame.kind == WINDOW:
             piece = body[sent : frame.offset]
             stream.send(sent, piece)
             sent += len(piece)
             if sent == len(body):
                 stream.end(sent)
-                return found
-        elif frame.kind == REFUSE:
-            found.refusal, found.status = frame.fields, frame.fields["status"]
-        elif frame.kind == RECORD:
-            found.record = frame.fields
-        elif frame.kind == RESET:
-            found.reset = frame.fields
-        elif frame.kind == DONE:
-            found.done = frame.fields
+                break
+    return found
 
 
 async def model_call(
@@ -173,3 +163,9 @@ async def model_call(
     opened = request(80, path, method, headers, host=MODEL_HOST)
     stream, verdict = await client.call(RUN, OpId(op), "model", opened, body)
     return await collect(stream, Collected(verdict=verdict.fields))
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """The loop turns until it is."""
+    while not true():  # noqa: ASYNC110 (what becomes true has no event)
+        await asyncio.sleep(0)

@@ -93,7 +93,7 @@ def ask(
             call["body_b64"] = b64encode(body).decode()
             outcome = await Model(client).make(RUN, OP, call)
         whole = outcome.get("body", "").encode() or b64decode(outcome.get("body_b64", ""))
-        return Collected(outcome["status"], outcome["headers"], body=whole)
+        return Collected(outcome["status"], outcome["headers"], pieces=[whole])
 
     return asyncio.run(main())
 
