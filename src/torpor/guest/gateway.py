@@ -1,4 +1,9 @@
-"""The model endpoint on the loopback: the sockets. What requests mean is `models`' business."""
+"""The gateway: it accepts the agent's connections, and makes a stream of each exchange.
+
+In a machine it is a process of its own (`gatewayprocess`), without one a thread of the agent's:
+listeners, the place that a connection's address stands for, where frames go, and certificates are
+given. It knows the rules only to class an exchange. Whether one may go out, the host says.
+"""
 
 from __future__ import annotations
 
@@ -6,161 +11,125 @@ import contextlib
 import selectors
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from torpor.guest.http1 import CONTINUE, BadRequest, Parser, Request, error_response
-from torpor.guest.models import Client
+from torpor.core.egress import HTTPS, MODEL, MODEL_HOST, TCP
+from torpor.core.errors import TorporError
+from torpor.guest.clients import Client
+from torpor.guest.flows import Streams
+from torpor.guest.serving import Bytes, Classify, Http, Site, Way
 
-_READ_BYTES = 64 * 1024
+if TYPE_CHECKING:
+    import ssl
+
+    from torpor.guest.certificates import Certificates
+
 CONNECTIONS_MAX = 256
+_BACKLOG = 64
 
-Handle = Callable[[Request, Client], None]
+# Where a connection to this address and port leads; None: nowhere.
+Locate = Callable[[str, int], Site | None]
+
+
+def only_model(site: Site, head: object) -> dict[str, str] | None:
+    """The classes of an agent without rules."""
+    return {"kind": MODEL} if site.is_model else None
+
+
+def model_site(address: str, port: int) -> Site:
+    return Site("http", MODEL_HOST, 80)
 
 
 class Gateway:
-    """Listens on 127.0.0.1 and serves each connection from the supervisor's loop."""
-
-    def __init__(self, selector: selectors.BaseSelector, port: int, handle: Handle) -> None:
-        self._selector = selector
-        self._handle = handle
-        self._connections: set[_Connection] = set()
-        self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
-        self._listener.setblocking(False)
-        self.port: int = self._listener.getsockname()[1]
-        selector.register(self._listener, selectors.EVENT_READ, self._accept)
-
-    def close(self) -> None:
-        for each in tuple(self._connections):
-            each.close()
-        self._selector.unregister(self._listener)
-        self._listener.close()
-
-    def _accept(self, mask: int) -> None:
-        with contextlib.suppress(BlockingIOError, ConnectionError):
-            client, _ = self._listener.accept()
-            if len(self._connections) >= CONNECTIONS_MAX:
-                client.close()
-                return
-            self._connections.add(
-                _Connection(self._selector, client, self._handle, self._connections.discard)
-            )
-
-
-class _Connection:
     def __init__(
         self,
         selector: selectors.BaseSelector,
-        client: socket.socket,
-        handle: Handle,
-        closed: Callable[[_Connection], None],
+        send: Callable[[bytes], None],
+        classify: Classify = only_model,
+        certificates: Certificates | None = None,
     ) -> None:
+        self.streams = Streams(send)
         self._selector = selector
-        self._client = client
-        self._handle = handle
-        self._closed = closed
-        self._parser = Parser()
-        self._outgoing = bytearray()
-        self._path = ""  # of the last request: which API it is that is called here
-        self._last = False  # close after what is going out
-        self._serving = False  # a request is being answered; further ones stay in the parser
-        client.setblocking(False)
-        selector.register(client, selectors.EVENT_READ, self._ready)
+        self._certificates = certificates
+        self._way = Way(self.streams, classify, self._settle)
+        self._listeners: list[socket.socket] = []
+        self._clients: dict[Client, Http | Bytes | None] = {}
 
-    def _ready(self, mask: int) -> None:
-        try:
-            if mask & selectors.EVENT_WRITE:
-                self._write()
-            if mask & selectors.EVENT_READ:
-                data = self._client.recv(_READ_BYTES)
-                if not data:
-                    self.close()
-                else:
-                    self._feed(data)
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.close()
+    def listen(self, listener: socket.socket, locate: Locate) -> None:
+        """Serve what connects to it."""
+        listener.setblocking(False)
+        self._listeners.append(listener)
 
-    def _feed(self, data: bytes) -> None:
-        if self._serving:
-            if data:  # nobody pipelines to a model; refusing keeps the buffers bounded
-                self._refuse(400, "one request at a time")
-            return
-        if self._last:
-            return
-        try:
-            request = self._parser.feed(data)
-        except BadRequest as error:
-            self._refuse(error.status, error.message)
-            return
-        if request is not None:
-            self._serving = True
-            self._path = request.path
-            self._handle(request, _Exchange(self, request.keep_alive))
-        elif self._parser.expects_continue:
-            self._parser.expects_continue = False
-            self._send(CONTINUE)
+        def accept(mask: int) -> None:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                connection, _ = listener.accept()
+                self._accept(connection, locate)
 
-    @property
-    def gone(self) -> bool:
-        """Whether the client has closed it, be it just now."""
-        try:
-            return not self._client.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
+        self._selector.register(listener, selectors.EVENT_READ, accept)
 
-    def answer(self, response: bytes, keep_alive: bool) -> None:
-        self._serving = False
-        if keep_alive:
-            self._send(response)
-            self._feed(b"")  # a further request may have come with the last one
-        else:
-            self._respond_last(response)
-
-    def _refuse(self, status: int, message: str) -> None:
-        self._respond_last(error_response(self._path, status, "invalid", message))
-
-    def _respond_last(self, response: bytes) -> None:
-        self._last = True
-        self._send(response)
-
-    def _send(self, data: bytes) -> None:
-        if self._client.fileno() < 0:
-            return  # the client has gone; the answer is in the log
-        self._outgoing += data
-        try:
-            self._write()
-        except OSError:
-            self.close()
-
-    def _write(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._outgoing:
-                del self._outgoing[: self._client.send(self._outgoing)]
-        if self._last and not self._outgoing:
-            # Closing at once could take the response away from a client that still sends.
-            self._client.shutdown(socket.SHUT_WR)
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
-        self._selector.modify(self._client, events, self._ready)
+    def receive(self, frame: bytes) -> None:
+        """A frame for one of the streams. Raises Invalid."""
+        self.streams.receive(frame)
 
     def close(self) -> None:
-        if self._client.fileno() >= 0:
-            self._selector.unregister(self._client)
-            self._client.close()
-            self._closed(self)
+        for client in tuple(self._clients):
+            client.close()
+        for listener in self._listeners:
+            self._selector.unregister(listener)
+            listener.close()
+
+    def _accept(self, connection: socket.socket, locate: Locate) -> None:
+        if len(self._clients) >= CONNECTIONS_MAX:
+            connection.close()
+            return
+        client = Client(self._selector, connection, self._forget)
+        self._clients[client] = None
+        address, port = connection.getsockname()[:2]
+        site = locate(address, port)
+        if site is None:
+            self.streams.note("address", address, port)
+            client.reset()
+        elif site.scheme == HTTPS:
+            self._secure(client, site)
+        elif site.scheme == TCP:
+            try:
+                self._serve(client, Bytes.connect(client, self._way, site))
+            except TorporError:
+                client.reset()
+        else:
+            self._serve(client, Http(client, self._way, site))
+
+    def _secure(self, client: Client, site: Site) -> None:
+        def ready(context: ssl.SSLContext | None) -> None:
+            if not client.open:
+                return
+            if context is None:
+                self.streams.note("no_certificate", site.host, site.port)
+                client.reset()
+                return
+            self._serve(client, Http(client, self._way, site), context)
+
+        if self._certificates is None:
+            ready(None)
+        else:
+            self._certificates.get(site.host, ready)
+
+    def _serve(
+        self, client: Client, served: Http | Bytes, context: ssl.SSLContext | None = None
+    ) -> None:
+        if client.open:
+            self._clients[client] = served
+            client.serve(served, context)
+
+    def _settle(self, but: object) -> None:
+        for client, served in tuple(self._clients.items()):
+            if isinstance(served, Http) and served is not but and served.waiting:
+                client.look()
+
+    def _forget(self, client: Client) -> None:
+        self._clients.pop(client, None)
 
 
-class _Exchange:
-    """See `models.Client`: one request of a connection."""
-
-    def __init__(self, connection: _Connection, keep_alive: bool) -> None:
-        self._connection = connection
-        self._keep_alive = keep_alive
-
-    def respond(self, whole: bytes) -> None:
-        self._connection.answer(whole, self._keep_alive)
-
-    @property
-    def gone(self) -> bool:
-        return self._connection.gone
+def loopback(port: int) -> socket.socket:
+    """A listener for the agent's clients alone."""
+    return socket.create_server(("127.0.0.1", port), backlog=_BACKLOG)

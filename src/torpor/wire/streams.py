@@ -116,6 +116,14 @@ def decode(message: bytes, allowed: frozenset[int]) -> Frame:
     return Frame(kind, stream, {}, offset, data)
 
 
+def peek(frame: bytes) -> tuple[int, int]:
+    """Kind and stream of an encoded frame, which is not looked at further. Raises Invalid."""
+    if len(frame) < _PREFIX.size:
+        raise Invalid(f"a frame of {len(frame)} bytes")
+    kind, stream = _PREFIX.unpack_from(frame)
+    return kind, stream
+
+
 def to_line(frame: bytes) -> bytes:
     """An encoded frame as a line, without its end."""
     return LINE + b2a_base64(frame, newline=False)
