@@ -1,6 +1,7 @@
 """`python3 -S -E -m torpor.guest`, in the directory that holds the package: without arguments as a
-machine's first process; with `--fd N --dir PATH [--cgroup PATH]` as an ordinary process, the link
-on descriptor N and all files below PATH."""
+machine's first process; with `--fd N --dir PATH [--cgroup PATH] [--network yes]` as an ordinary
+process, the link on descriptor N and all files below PATH. With a network it has a network
+namespace of its own, as root, and leads all of its addresses to the gateway."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ def main(arguments: list[str]) -> int:
             Path(given["--dir"]),
             int(given["--fd"]),
             cgroup=Path(cgroup) if cgroup else None,
+            network="--network" in given,
         )
     )
 

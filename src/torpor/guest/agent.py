@@ -23,6 +23,8 @@ class Program(NamedTuple):
 
     deps: bool  # it has dependencies
     env: Mapping[str, str]
+    trust: Mapping[str, str]  # what its clients are to know of the way out
+    model: Mapping[str, str]  # how they find the deployment's own model, if they are to
 
 
 class AgentProcess:
@@ -32,7 +34,7 @@ class AgentProcess:
     (see `torpor.sdk.freezing`), `stdout` and `stderr` are what it writes.
     """
 
-    def __init__(self, settings: Settings, program: Program, model_port: int) -> None:
+    def __init__(self, settings: Settings, program: Program) -> None:
         self.program = program
         self.control, control = socket.socketpair()
         self.hold, hold = socket.socketpair()
@@ -50,13 +52,7 @@ class AgentProcess:
             str(settings.app),
             *([str(settings.deps)] if program.deps else []),
         ]
-        environment = {
-            **surroundings(settings, program),
-            # The supervisor is the model's endpoint. The key is a placeholder: no machine has one
-            # that is worth anything (rule 9).
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{model_port}/v1",
-            "OPENAI_API_KEY": "torpor",
-        }
+        environment = {**surroundings(settings, program), **program.model}
         self.pid = os.fork()
         if self.pid == 0:
             try:
@@ -157,6 +153,7 @@ def surroundings(settings: Settings, program: Program) -> dict[str, str]:
     """The environment of what runs beside the agent, and of the agent, but for its model."""
     return {
         "LANG": "C.UTF-8",
+        **program.trust,
         **program.env,
         "PATH": f"{settings.deps}/bin:{_PATH}" if program.deps else _PATH,
         "HOME": str(settings.home),

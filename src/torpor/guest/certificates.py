@@ -1,6 +1,6 @@
-"""The certificates with which the gateway ends the TLS of the agent's clients: one of the host's for
-each name, signed by the authority that the machine trusts. Those of the names in the agent's rules
-come with its files; others are asked for when a client first connects."""
+"""The certificates with which the gateway ends the TLS of the agent's clients: one of the host's
+for each name, signed by the authority that the machine trusts. Those of the names in the agent's
+rules come with its files; others are asked for when a client first connects."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Certificates:
         path = self._directory / "leaf.pem"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            with open(descriptor, "w") as written:
+            with os.fdopen(descriptor, "w") as written:
                 written.write(f"{leaf['key'].rstrip()}\n{leaf['chain'].rstrip()}\n")
             context.load_cert_chain(path)
         except ssl.SSLError:

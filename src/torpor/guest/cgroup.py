@@ -1,4 +1,5 @@
-"""The agent's control group: its memory limit, and freezing every process in it.
+"""The control group that stands still: the agent's own below it, with a memory limit, and the
+gateway's. Freezing stops every process in both.
 
 See https://docs.kernel.org/admin-guide/cgroup-v2.html, "cgroup.freeze" and "memory.events".
 """
@@ -17,21 +18,26 @@ PIDS_MAX = 4096
 
 class Cgroup:
     def __init__(self, path: Path) -> None:
-        self._path = path
-        path.mkdir(exist_ok=True)
+        self._path, self._agent, self._gateway = path, path / "agent", path / "gateway"
+        for each in (path, self._agent, self._gateway):
+            each.mkdir(exist_ok=True)
         # Open for good: opening it again would make each thaw longer.
         self._freezer = os.open(path / "cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
 
     def limit(self) -> None:
         """Keep the agent from taking the whole machine down with it."""
-        (self._path.parent / "cgroup.subtree_control").write_text("+memory +pids")
+        for above in (self._path.parent, self._path):
+            (above / "cgroup.subtree_control").write_text("+memory +pids")
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        (self._path / "memory.max").write_text(str(total - RESERVE_BYTES))
-        (self._path / "pids.max").write_text(str(PIDS_MAX))
+        (self._agent / "memory.max").write_text(str(total - RESERVE_BYTES))
+        (self._agent / "pids.max").write_text(str(PIDS_MAX))
 
     def enter(self) -> None:
-        """Move the calling process in."""
-        (self._path / "cgroup.procs").write_text("0")
+        """Move the calling process in: it is the agent's."""
+        (self._agent / "cgroup.procs").write_text("0")
+
+    def enter_gateway(self) -> None:
+        (self._gateway / "cgroup.procs").write_text("0")
 
     def freeze(self, within_s: float) -> bool:
         """Stop every process in it; False, and nothing is stopped, when one cannot be."""
@@ -61,7 +67,7 @@ class Cgroup:
     def killed_by_memory(self) -> bool:
         """The kernel has killed a process in it for want of memory."""
         try:
-            events = (self._path / "memory.events").read_text().split()
+            events = (self._agent / "memory.events").read_text().split()
         except FileNotFoundError:  # without the memory controller
             return False
         return int(events[events.index("oom_kill") + 1]) > 0

@@ -79,7 +79,7 @@ class Commands:
         return handle
 
     def _begin(self, message: dict[str, Any]) -> None:
-        program = self.program or Program(deps=False, env={})
+        program = self.program or Program(deps=False, env={}, trust={}, model={})
         environment = {
             **installed(self._settings.app, surroundings(self._settings, program)),
             **self.env,

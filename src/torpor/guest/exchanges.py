@@ -1,5 +1,5 @@
-"""Exchanges between the gateway and the host: plain ones pass through, recorded ones are operations.
-What a recorded one asks is asked once (rule 2).
+"""Exchanges between the gateway and the host: plain ones pass through, recorded ones are
+operations. What a recorded one asks is asked once (rule 2).
 
     gateway ──OPEN──────────────► plain: as it is ─────────────────────────────► host
             ──RECORD, OPEN, …──► collected whole ──(permission) begin──────────►
@@ -100,9 +100,14 @@ class _Request(NamedTuple):
             return {"body_b64": b64encode(body).decode()}
 
     @property
-    def headers(self) -> list[tuple[str, str]]:
+    def headers(self) -> dict[str, str]:
+        """By name; repeated ones joined by ", "."""
         dropped = _DROPPED | (_PLACEHOLDERS if self.kind == MODEL else frozenset())
-        return [(n, v) for n, v in self.fields["headers"] if n not in dropped]
+        headers: dict[str, str] = {}
+        for name, value in self.fields["headers"]:
+            if name not in dropped:
+                headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        return headers
 
     def intent(self, kind: str) -> Intent:
         fields = self.fields
@@ -200,7 +205,7 @@ class Exchanges:
         if not self._others:
             self._unasked.extend(records)
         for record in records:
-            if not _is_exchange(record):
+            if not is_exchange(record["kind"], record["name"]):
                 others.append(record)
             elif record["op"] not in self._pending:
                 rest.append(record)
@@ -258,14 +263,11 @@ class Exchanges:
             self._plain[number] = _Plain(fields)
             self._pass_on(frame)
         else:
-            self._begin_collecting(number, fields, kind)
+            self._collect_for(number, fields, kind)
 
-    def _begin_collecting(
-        self, number: int, fields: Mapping[str, Any], kind: Mapping[str, Any]
-    ) -> None:
+    def _collect_for(self, number: int, fields: Mapping[str, Any], kind: Mapping[str, Any]) -> None:
         request = _Request(number, fields, kind["kind"], kind.get("ask", False), bytearray())
         self._collecting[number] = request
-        self._give(streams.encode_at(WINDOW, number, WINDOW_BYTES))
 
     def _collect(self, frame: Frame) -> None:
         request = self._collecting[frame.stream]
@@ -278,8 +280,9 @@ class Exchanges:
                 words = f"the request's body exceeds {RECORDED_BYTES_MAX:,} bytes"
                 self._refuse(frame.stream, 413, "too_large", words)
             else:
-                window = len(request.body) + WINDOW_BYTES
-                self._give(streams.encode_at(WINDOW, frame.stream, window))
+                taken = len(request.body)
+                if taken >= WINDOW_BYTES // 2:  # most are small, and need no more
+                    self._give(streams.encode_at(WINDOW, frame.stream, taken + WINDOW_BYTES))
         elif frame.kind == END:
             del self._collecting[frame.stream]
             self._ask(request)
@@ -287,24 +290,20 @@ class Exchanges:
     def _ask(self, request: _Request) -> None:
         """The request is whole: start its operation, or join one."""
         if request.ask and request.kind != PERMISSION:
-            data = {
-                "request": {
-                    **{key: request.fields[key] for key in ("scheme", "host", "port", "method")},
-                    "target": request.fields["target"],
-                    "headers": [list(each) for each in request.headers],
-                    **request.text,
-                }
-            }
+            fields = {key: request.fields[key] for key in ("scheme", "host", "port", "method")}
+            fields |= {"target": request.fields["target"], "headers": request.headers}
+            data = {"request": fields | request.text, "timeout_s": None}
             self._operate(PERMISSION, request, data)
         else:
             self._operate(request.kind, request, self._data(request))
 
     def _data(self, request: _Request, permission: str = "") -> dict[str, Any]:
         fields = request.fields
-        headers: dict[str, str] = {}
-        for name, value in request.headers:
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        data = {"method": fields["method"], "path": fields["target"], "headers": headers}
+        data: dict[str, Any] = {
+            "method": fields["method"],
+            "path": fields["target"],
+            "headers": request.headers,
+        }
         if not request.is_model:
             data |= {key: fields[key] for key in ("scheme", "host", "port")}
         return data | request.text | ({"permission": permission} if permission else {})
@@ -380,7 +379,8 @@ class Exchanges:
                 self._refuse(number, 403, "not_recordable", words, retry=False)
             else:
                 recorded = streams.decode(frame, streams.TO_GUEST).fields
-                self._begin_collecting(number, fields, recorded)
+                self._collect_for(number, fields, recorded)
+                self._give(streams.encode_at(WINDOW, number, WINDOW_BYTES))
             return
         self._give(frame)
         if kind == WINDOW:
@@ -510,11 +510,11 @@ class Exchanges:
         self._pass_on(streams.encode(ATTACH, call.stream, {"op": op, "offset": call.offset}))
 
 
-def _is_exchange(record: Recorded) -> bool:
-    """Whether the gateway's exchanges, and not the agent's code, ask for it."""
-    if record["kind"] == PERMISSION:
-        return _PERMISSION_NAME.fullmatch(record["name"]) is not None
-    return record["kind"] in messages.EXCHANGES
+def is_exchange(kind: str, name: str) -> bool:
+    """Whether exchanges ask for operations like this one, and not the agent's code."""
+    if kind == PERMISSION:
+        return _PERMISSION_NAME.fullmatch(name) is not None
+    return kind in messages.EXCHANGES
 
 
 def _serves(outcome: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """The guest's end of streams: numbers, offsets and windows. No sockets.
 
-    connection (`serving`) ──► Stream ──► frames ──► the supervisor, or the host
-                           ◄── Listener ◄── frames ◄──
+connection (`serving`) ──► Stream ──► frames ──► the supervisor, or the host
+                       ◄── Listener ◄── frames ◄──
 """
 
 from __future__ import annotations
@@ -80,11 +80,15 @@ class Stream:
         self.over = True
         self._table.forget(self)
 
+    def admit(self, offset: int) -> None:
+        """It may send up to here."""
+        self.admitted = True
+        self._window = max(self._window, offset)
+
     def take(self, frame: streams.Frame) -> None:
         kind, listener = frame.kind, self.listener
         if kind == WINDOW:
-            self.admitted = True
-            self._window = max(self._window, frame.offset)
+            self.admit(frame.offset)
             listener.admitted()
         elif kind == HEAD:
             headers = [(name, value) for name, value in frame.fields["headers"]]
@@ -129,7 +133,8 @@ class Streams:
         fields: Mapping[str, Any],
         record: Mapping[str, Any] | None = None,
     ) -> Stream:
-        """`record`: what its RECORD says, if it is to be an operation. Raises Invalid."""
+        """`record`: what its RECORD says, if it is to be an operation. That is collected nearby,
+        and its body may go at once. Raises Invalid."""
         if self._next > streams.STREAM_MAX:
             raise Invalid("the run has opened as many connections as there are numbers")
         number = self._next
@@ -138,13 +143,17 @@ class Streams:
             self.send(streams.encode(RECORD, number, record))
         self._next += 1
         stream = self._open[number] = Stream(self, number, listener)
+        if record is not None:
+            stream.admit(WINDOW_BYTES)
         self.send(opening)
         return stream
 
     def note(self, code: str, name: str, port: int | None = None) -> None:
         """Something was refused here."""
         fields: dict[str, Any] = {"code": code, "name": name[:1024]}
-        self.send(streams.encode(streams.NOTE, 0, fields | ({} if port is None else {"port": port})))
+        self.send(
+            streams.encode(streams.NOTE, 0, fields | ({} if port is None else {"port": port}))
+        )
 
     def receive(self, frame: bytes) -> None:
         """Raises Invalid. What is for a stream that is over is dropped."""

@@ -173,11 +173,7 @@ class Parser:
         if line is None:
             return False
         digits = line.partition(b";")[0].rstrip(b" \t")
-        if (
-            not digits
-            or len(digits) > _CHUNK_DIGITS_MAX
-            or digits.strip(b"0123456789abcdefABCDEF")
-        ):
+        if not digits or len(digits) > _CHUNK_DIGITS_MAX or digits.strip(b"0123456789abcdefABCDEF"):
             raise BadRequest(400, f"chunk size {line[:40]!r} is not a hexadecimal number")
         self._left = int(digits, 16)
         self._stage = _Stage.BODY if self._left else _Stage.TRAILER
@@ -302,7 +298,9 @@ class Framing(NamedTuple):
         return b"0\r\n\r\n" if self.chunked and not self.bodiless else b""
 
 
-def answer_head(head: Head, status: int, headers: Iterable[tuple[str, str]]) -> tuple[bytes, Framing]:
+def answer_head(
+    head: Head, status: int, headers: Iterable[tuple[str, str]]
+) -> tuple[bytes, Framing]:
     """The head of the answer to `head`, and how its body follows."""
     given = [(name.lower(), value) for name, value in headers]
     kept = [(name, value) for name, value in given if name not in HOP_BY_HOP]

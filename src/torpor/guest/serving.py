@@ -240,6 +240,8 @@ class Http(Listener):
             self._stream = self._way.streams.open(self, fields, record)
         except Invalid as error:
             raise BadRequest(400, error.message) from error
+        if self._stream.admitted:
+            self._continue()
 
     def _target(self, head: Head) -> str:
         """The path that is asked for. Raises BadRequest for one elsewhere."""
@@ -307,10 +309,13 @@ class Http(Listener):
     # Answers.
 
     def admitted(self) -> None:
-        if self._continuing and self._framing is None:
-            self._continuing = False
-            self._client.send(CONTINUE)
+        self._continue()
         self._advance()
+
+    def _continue(self) -> None:
+        if self._continuing and self._framing is None:
+            self._client.send(CONTINUE)
+        self._continuing = False
 
     def head(self, status: int, headers: list[tuple[str, str]]) -> None:
         head, stream = self._head, self._stream

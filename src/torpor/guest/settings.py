@@ -19,8 +19,11 @@ class Settings(NamedTuple):
     deps: Path  # its dependencies, where `load` says there are any
     package: Path  # the directory that holds the package torpor
     uid: int | None  # the agent's user; None: the supervisor's
-    cgroup: Path | None  # the agent's own; None: it has none, only its Python threads stop
+    cgroup: Path | None  # agent's and gateway's; None: only the agent's Python threads stop
     model_port: int  # 0: any
+    network: bool  # all addresses lead to the gateway: it has the machine, or a namespace
+    gateway: Path  # the gateway's own directory
+    trust: Path  # where the certificate is that clients trust
     link_fd: int | None = None  # None: the virtio port
     python: str = sys.executable
 
@@ -34,12 +37,17 @@ def machine() -> Settings:
         deps=Path("/opt/deps"),
         package=Path("/torpor"),
         uid=AGENT_UID,
-        cgroup=Path("/sys/fs/cgroup/agent"),
+        cgroup=Path("/sys/fs/cgroup/held"),
         model_port=MODEL_PORT,
+        network=True,
+        gateway=Path("/run/gateway"),
+        trust=Path("/run/trust"),
     )
 
 
-def beside(directory: Path, link_fd: int, *, cgroup: Path | None = None) -> Settings:
+def beside(
+    directory: Path, link_fd: int, *, cgroup: Path | None = None, network: bool = False
+) -> Settings:
     """As an ordinary process, with everything below `directory` and nothing isolated."""
     return Settings(
         machine=False,
@@ -50,5 +58,8 @@ def beside(directory: Path, link_fd: int, *, cgroup: Path | None = None) -> Sett
         uid=None,
         cgroup=cgroup,
         model_port=0,
+        network=network,
+        gateway=directory / "gateway",
+        trust=directory / "trust",
         link_fd=link_fd,
     )

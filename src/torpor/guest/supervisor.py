@@ -2,10 +2,10 @@
 
     host ◄── link (one byte channel) ──► supervisor ◄── control, hold, stdout, stderr ──► agent
                                              ▲
-                                             └── HTTP on the loopback ── agent's model clients
+                                             └── frames ── gateway ◄── agent's connections
 
 Most messages pass through, checked (rule 13). What the supervisor does itself is start the agent,
-carry its output, speak HTTP for model calls, and stand still and wake up:
+carry its output, make operations of recorded exchanges, and stand still and wake up:
 
     RUNNING ──prepare──► PREPARING ──agent held, cgroup frozen──► PREPARED ──thaw──► THAWING
        ▲                     │ hook failed, 2 s over, resume          │ resume          │ agent is
@@ -37,16 +37,16 @@ from torpor.core.errors import Invalid, TorporError
 from torpor.core.limits import PIPE_BYTES_MAX
 from torpor.guest.agent import READ_BYTES, AgentProcess, Program, describe_exit, exit_text
 from torpor.guest.commands import Commands
+from torpor.guest.exchanges import Exchanges
 from torpor.guest.freshen import freshen_kernel, set_clock
-from torpor.guest.gateway import Gateway
+from torpor.guest.gatewayside import GatewaySide
 from torpor.guest.held import FRESH, HELD, SEED_BYTES
-from torpor.guest.models import Models
 from torpor.guest.port import Port
 from torpor.guest.runfiles import Arriving
 from torpor.guest.settings import Settings
 from torpor.guest.unpack import unpack
 from torpor.wire import messages, names, wayout
-from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Received
+from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, STREAMS, Received
 
 PREPARE_S_MAX = 2.0
 # Above this the agent's output stays in its pipes, and the agent waits: the host is behind.
@@ -64,12 +64,14 @@ class Phase(enum.Enum):
 class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        # First of all: it is forked off, and is to have nothing of the rest.
+        self._gateway = GatewaySide(settings)
         self._selector = selectors.DefaultSelector()
         self._port = Port(settings.link_fd)
         self._port_events = 0  # what the selector watches the port for
         self._port_retry_at: float | None = None
-        self._models = Models(self._send)
-        self._gateway = Gateway(self._selector, settings.model_port, self._models.request)
+        self._exchanges = Exchanges(self._send, self._pass_on, self._gateway.give)
+        self._gateway.join(self._selector, self._exchanges.from_gateway, self._send)
         self._commands = Commands(settings, self._selector, self._send)
         self._files = Arriving(settings)
         self._agent: AgentProcess | None = None
@@ -82,7 +84,8 @@ class Supervisor:
         self._prepare_until: float | None = None
         self._rest: dict[str, Any] = {}  # how the agent that is held rests
         self._frozen = False
-        self._deferred: list[dict[str, Any]] = []  # came while PREPARED or THAWING
+        # Messages and frames that came while PREPARED or THAWING.
+        self._deferred: list[dict[str, Any] | bytes] = []
         self._thaw_epoch = 0
         self._journal: list[Any] = []  # parts of one that came before the last
         self._status: dict[str, Any] = {"waiting": 0, "busy": 0}  # as sent
@@ -101,6 +104,7 @@ class Supervisor:
             names.RECORDED: self._to_agent,
             names.PIECE: self._to_agent,
             names.CANCEL: self._to_agent,
+            names.CERTIFIED: self._gateway.certified,
             **self._commands.handlers,
         }
         self._watch_children()
@@ -159,6 +163,7 @@ class Supervisor:
         if self._agent is not None:
             self._watch_agent_writes(self._agent, not self._agent.flush())
             self._pause_agent(self._agent, self._port.unacked > UNACKED_BYTES_MAX)
+        self._gateway.pump(paused=self._port.unacked > UNACKED_BYTES_MAX)
         self._port.write()
         events = 0
         if self._port_retry_at is None:
@@ -181,6 +186,9 @@ class Supervisor:
     def _send(self, message: bytes) -> None:
         self._port.send(CONTROL, message)
 
+    def _pass_on(self, frame: bytes) -> None:
+        self._port.send(STREAMS, frame)
+
     def _say(self, t: str, **fields: Any) -> None:
         self._send(messages.encode(t, **fields))
 
@@ -200,6 +208,9 @@ class Supervisor:
             self._files.take(received.message)
             return
         try:
+            if received.channel == STREAMS:
+                self._frame(received.message)
+                return
             message = messages.decode(received.message, messages.FROM_HOST)
             if self._phase in (Phase.RUNNING, Phase.PREPARING) or message["t"] in (
                 names.JOURNAL,
@@ -211,6 +222,12 @@ class Supervisor:
                 self._deferred.append(message)
         except TorporError as error:
             _complain(f"refused from the host: {error}")
+
+    def _frame(self, frame: bytes) -> None:
+        if self._phase in (Phase.RUNNING, Phase.PREPARING):
+            self._exchanges.from_host(frame)
+        else:
+            self._deferred.append(frame)
 
     # ---- the agent ----
 
@@ -224,9 +241,15 @@ class Supervisor:
             if self._files.tar:
                 unpack(self._files.tar, settings.app, settings.uid)
                 self._files.tar.clear()
+            self._gateway.prepare(message)
             if self._agent is None:
-                program = Program(message["deps"], message.get("env", {}))
-                self._watch_agent(AgentProcess(settings, program, self._gateway.port))
+                program = Program(
+                    message["deps"],
+                    message.get("env", {}),
+                    self._gateway.trust,
+                    self._gateway.model,
+                )
+                self._watch_agent(AgentProcess(settings, program))
         except (Invalid, OSError) as error:
             self._say(names.LOAD_FAILED, error=str(error), traceback="")
             return
@@ -258,15 +281,14 @@ class Supervisor:
         self._journal += message["records"]
 
     def _journal_for_agent(self, last: list[Any]) -> list[Any]:
-        """Use the whole journal: model calls are answered here, the rest by the agent."""
+        """Use the whole journal: exchanges are answered here, the rest by the agent."""
         records, self._journal = self._journal + last, []
-        self._models.extend_journal(records)
-        return [each for each in records if each["kind"] != "model"]
+        return self._exchanges.extend_journal(records)
 
     def _start(self, message: dict[str, Any]) -> None:
         message["journal"] = self._journal_for_agent(message["journal"])
         self._commands.env = message.get("env", {})
-        self._models.open()
+        self._exchanges.open()
         if problem := self._files.problem:
             self._ended = True
             error = messages.error("OSError", problem)
@@ -276,7 +298,7 @@ class Supervisor:
             self._agent.say_line(messages.encode_own(**message))
 
     def _result(self, message: dict[str, Any]) -> None:
-        if not self._models.result(message):
+        if not self._exchanges.result(message):
             self._to_agent(message)
 
     def _to_agent(self, message: dict[str, Any]) -> None:
@@ -374,7 +396,11 @@ class Supervisor:
 
     def _update_status(self) -> None:
         status = {**self._agent_status}
-        status["busy"] += self._models.busy
+        exchanges = self._exchanges
+        status["busy"] += exchanges.busy
+        status["waiting"] += exchanges.asking
+        if exchanges.calls:
+            status["calls"] = exchanges.calls
         if status != self._status and (status["waiting"] or self._status["waiting"]):
             self._status = status
             self._say(names.STATUS, **status)
@@ -396,6 +422,7 @@ class Supervisor:
                     if self._agent is not None and pid == self._agent.pid:
                         self._agent_exited(self._agent, status)
                     self._commands.reaped(pid, status)
+                    self._gateway.reaped(pid, status)
 
         self._selector.register(woken, selectors.EVENT_READ, reap)
 
@@ -476,6 +503,7 @@ class Supervisor:
         # All that it said and wrote before goes to the log before the snapshot.
         self._hear_rest(agent)
         self._carry_rest()
+        self._gateway.hear()  # what was sent before is on its way, if its operation begins
         if agent.cgroup is not None:
             self._frozen = agent.cgroup.freeze(self._prepare_left_s())
             if not self._frozen:
@@ -524,6 +552,7 @@ class Supervisor:
         seed, entropy = entropy[:SEED_BYTES], entropy[SEED_BYTES:]
         if self._settings.machine:
             freshen_kernel(entropy, message["time"])
+            self._gateway.freshen()
         self._commands.end_all()  # who asked for them is not there any more
         rest = self._journal_for_agent(message["journal"])
         self._phase = Phase.THAWING
@@ -559,12 +588,16 @@ class Supervisor:
     def _thawed(self) -> None:
         self._say(names.THAWED, epoch=self._thaw_epoch, at=time.time())
         self._go_on()
+        self._exchanges.thawed()
 
     def _go_on(self) -> None:
         self._phase = Phase.RUNNING
         deferred, self._deferred = self._deferred, []
-        for message in deferred:
-            self._handlers[message["t"]](message)
+        for each in deferred:
+            if isinstance(each, bytes):
+                self._frame(each)
+            else:
+                self._handlers[each["t"]](each)
 
 
 def _complain(text: str) -> None:

@@ -28,6 +28,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from torpor.core.ids import op_kind, op_name
+from torpor.guest.exchanges import is_exchange
 from torpor.replay.journal import Recorded
 from torpor.sdk import compiled, process
 from torpor.sdk.endpoint import Endpoint
@@ -35,7 +37,7 @@ from torpor.sdk.operations import Operation
 from torpor.sdk.rest import Rest
 from torpor.sdk.runtime import Runtime
 from torpor.sdk.stepfiles import StepFiles
-from torpor.wire import names
+from torpor.wire import names, streams
 
 _PR_SET_PDEATHSIG = 1
 _STREAMS = {"stdout": 1, "stderr": 2}
@@ -68,7 +70,7 @@ class AloneRuntime(Runtime):
         os.environ.update(self._endpoint.environment)
         self.lines.own.add(self._endpoint.thread)
         self._records: list[Recorded] = []  # parts of a journal, of which `start` brings the last
-        self._deferred: list[dict[str, Any]] = []  # came while it stood still
+        self._deferred: list[bytes] = []  # lines that came while it stood still
         self._handlers[names.JOURNAL] = self._take_journal
 
     def move(self, message: dict[str, Any]) -> tuple[str, str]:
@@ -120,11 +122,11 @@ class AloneRuntime(Runtime):
             self._holding.expect_others()
             self._endpoint.reloaded()
         self._endpoint.give(records)
-        message["journal"] = [each for each in records if each["kind"] != "model"]
+        message["journal"] = [e for e in records if not is_exchange(e["kind"], e["name"])]
         super()._start(message)
 
     def _result(self, message: dict[str, Any]) -> None:
-        if message["op"].startswith("model:"):
+        if is_exchange(op_kind(message["op"]), op_name(message["op"])):
             self._endpoint.give(message)
         else:
             super()._result(message)
@@ -132,17 +134,22 @@ class AloneRuntime(Runtime):
     def _prepare(self, message: dict[str, Any]) -> None:
         super()._prepare(message)
         deferred, self._deferred = self._deferred, []
-        for each in deferred:
-            self._handlers[each["t"]](each)
+        for line in deferred:
+            self._hear(line)
+
+    def _hear(self, line: bytes) -> None:
+        if line.startswith(streams.LINE):
+            self._endpoint.give(streams.of_line(line.rstrip(b"\n")))
+        else:
+            super()._hear(line)
 
     def _stand_still(self, found: Rest) -> list[Operation]:
         """Until the server says to go on, or ends this process: its run is suspended then."""
         self._tell(names.PREPARED, **found.report())
         while line := self._reader.readline():
-            message = json.loads(line)
-            if message["t"] == names.RESUME:
+            if not line.startswith(streams.LINE) and json.loads(line)["t"] == names.RESUME:
                 break
-            self._deferred.append(message)
+            self._deferred.append(line)
         else:
             self._gone()
         return []

@@ -89,17 +89,18 @@ PERMISSION = _record(
     _one_action,
 )
 
-# `core.egress.Rule`, but for its secret.
+# `core.egress.Rule.to_guest`.
 _RULE = _record(
     {
         "host": _HOST,
-        "port": _PORT,
-        "protocol": one_of("https", "http", "tcp"),
+        "port?": integer(0, 65535),
+        "protocol?": one_of("", "https", "http", "tcp"),
         "methods?": list_of(_text(32, 1), 64),
         "paths?": list_of(_text(4096, 1), 1000),
         "ask?": flag,
         "record?": one_of("", "model", "http"),
-        "origin?": _text(256),
+        "origin?": _text(1024),
+        "deny?": flag,
     }
 )
 # What the agent may reach, and what is to be there before its first import. `placeholders`:

@@ -20,7 +20,9 @@ import pytest
 
 import torpor
 from torpor.wire import messages
-from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, Link
+from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, STREAMS, Link
+from torpor.wire.streams import FROM_GUEST, Frame
+from torpor.wire.streams import decode as decode_frame
 
 SOURCE = Path(torpor.__file__).parent.parent
 CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
@@ -45,6 +47,8 @@ class Driver:
     def __init__(self, directory: Path, cgroup: Path | None = None) -> None:
         self.directory = directory
         self.log: list[dict[str, Any]] = []
+        self.frames: list[Frame] = []
+        self.network: Callable[[Frame], None] | None = None  # what answers streams
         self.out = b""
         self.err = b""
         self.answer: Callable[[dict[str, Any]], Any] | None = None
@@ -103,11 +107,22 @@ class Driver:
                 self.out += received.message
             elif received.channel == STDERR:
                 self.err += received.message
+            elif received.channel == STREAMS:
+                self._take_frame(decode_frame(received.message, FROM_GUEST))
             else:
                 self._react(messages.decode(received.message, messages.FROM_GUEST))
         if acknowledge:
             self.flush()
         return True
+
+    def _take_frame(self, frame: Frame) -> None:
+        self.frames.append(frame)
+        if self.network is not None:
+            self.network(frame)
+
+    def pass_on(self, frame: bytes) -> None:
+        self.link.send(STREAMS, frame)
+        self.flush()
 
     def _react(self, message: dict[str, Any]) -> None:
         self.log.append(message)
@@ -270,7 +285,8 @@ def cgroup() -> Iterator[Path]:
         if (path / "cgroup.freeze").exists():
             yield path
             _empty(path)
-            path.rmdir()
+            for each in (*path.glob("*/"), path):
+                each.rmdir()
             return
         path.rmdir()
     pytest.skip("no writable cgroup version 2 hierarchy here")

@@ -7,37 +7,74 @@ from typing import Any
 
 import pytest
 
-from torpor.guest.http1 import Request
-from torpor.guest.models import Models
+from torpor.core.egress import MODEL_HOST
+from torpor.guest.exchanges import Exchanges
 from torpor.replay.journal import Recorded
+from torpor.wire import streams
 
 
 class Asker:
-    """A client that waits until it is `gone`."""
+    """A client, on a stream of its own."""
 
-    def __init__(self) -> None:
-        self.gone = False
-        self.heard: list[bytes] = []
+    def __init__(self, host: Host, stream: int) -> None:
+        self._host, self.stream = host, stream
 
-    def respond(self, whole: bytes) -> None:
-        self.heard.append(whole)
+    def leave(self) -> None:
+        gone = {"code": "client_gone", "message": ""}
+        self._host.exchanges.from_gateway(streams.encode(streams.RESET, self.stream, gone))
+
+    @property
+    def heard(self) -> bytes:
+        return self._host.body(self.stream)
 
 
 class Host:
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.models = Models(lambda message: self.begun.append(json.loads(message)["op"]))
-        self.models.open()
+    """Both of its neighbours: the gateway, and what is beyond the link."""
 
-    def ask(self, body: str = "a", path: str = "/v1/x") -> Asker:
-        asker = Asker()
-        request = Request("POST", path, {}, keep_alive=True, body=bytearray(body.encode()))
-        self.models.request(request, asker)
-        return asker
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.given: list[streams.Frame] = []
+        self.passed: list[streams.Frame] = []
+        self.exchanges = Exchanges(
+            lambda message: self.said.append(json.loads(message)),
+            lambda frame: self.passed.append(streams.decode(frame, streams.FROM_GUEST)),
+            lambda frame: self.given.append(streams.decode(frame, streams.TO_GUEST)),
+        )
+        self.exchanges.open()
+        self.opened = 0
+
+    @property
+    def begun(self) -> list[str]:
+        return [each["op"] for each in self.said if each["t"] == "begin"]
+
+    def body(self, stream: int) -> bytes:
+        return b"".join(each.data for each in self.given if each.stream == stream)
+
+    def kinds(self, stream: int) -> list[int]:
+        return [each.kind for each in self.given if each.stream == stream]
+
+    def ask(
+        self,
+        body: str = "a",
+        path: str = "/v1/x",
+        host: str = MODEL_HOST,
+        record: dict[str, Any] | None = None,
+    ) -> Asker:
+        self.opened += 1
+        number = self.opened
+        scheme, port = ("http", 80) if host == MODEL_HOST else ("https", 443)
+        fields = {"scheme": scheme, "host": host, "port": port, "method": "POST", "target": path}
+        fields["headers"] = [["content-length", str(len(body))], ["authorization", "Bearer x"]]
+        take = self.exchanges.from_gateway
+        take(streams.encode(streams.RECORD, number, record or {"kind": "model"}))
+        take(streams.encode(streams.OPEN, number, fields))
+        take(streams.encode_at(streams.DATA, number, 0, body.encode()))
+        take(streams.encode_at(streams.END, number, len(body)))
+        return Asker(self, number)
 
     def answer(self, op: str, body: str = "yes", status: int = 200) -> None:
         value: dict[str, Any] = {"status": status, "headers": {}, "body": body}
-        self.models.result({"op": op, "ok": True, "value": value})
+        self.exchanges.result({"op": op, "ok": True, "value": value})
 
 
 def test_a_pending_call_is_joined_once_its_client_has_gone() -> None:
@@ -46,17 +83,17 @@ def test_a_pending_call_is_joined_once_its_client_has_gone() -> None:
     assert len(host.begun) == 1
     host.ask()
     assert len(set(host.begun)) == 2  # both are there
-    first.gone = True
+    first.leave()
     third = host.ask()
     assert len(host.begun) == 2
     host.answer(host.begun[0], "for the third")
-    assert (len(third.heard), first.heard) == (1, [])
-    assert b"for the third" in third.heard[0]
+    assert first.heard == b""
+    assert third.heard == b"for the third"
 
 
 def test_only_an_equal_request_joins() -> None:
     host = Host()
-    host.ask("a").gone = True
+    host.ask("a").leave()
     for other in (host.ask("b"), host.ask("a", "/v1/y"), host.ask("a", "/v1/x?z")):
         assert not other.heard
     assert len(set(host.begun)) == 4
@@ -64,12 +101,10 @@ def test_only_an_equal_request_joins() -> None:
 
 def test_each_answer_that_nobody_heard_serves_one_request() -> None:
     host = Host()
-    for _ in range(2):
-        host.ask()
+    askers = [host.ask() for _ in range(2)]
     lost = list(host.begun)
-    for asker in host.models._pending.values():
-        assert isinstance(asker.client, Asker)
-        asker.client.gone = True
+    for asker in askers:
+        asker.leave()
     for op in lost:
         host.answer(op)
     for _ in range(3):
@@ -81,17 +116,17 @@ def test_each_answer_that_nobody_heard_serves_one_request() -> None:
 def test_who_joins_may_go_as_well() -> None:
     host = Host()
     for _ in range(5):
-        host.ask().gone = True
+        host.ask().leave()
     last = host.ask()
     assert len(host.begun) == 1
     host.answer(host.begun[0])
-    assert len(last.heard) == 1
+    assert last.heard == b"yes"
 
 
 def test_a_recorded_call_comes_before_one_that_nobody_heard() -> None:
     """What the log holds is used up in its order, whoever gave up meanwhile."""
     host = Host()
-    host.ask().gone = True
+    host.ask().leave()
     (op,) = host.begun
     host.answer(op)
     recorded: Any = {
@@ -99,26 +134,143 @@ def test_a_recorded_call_comes_before_one_that_nobody_heard() -> None:
         "kind": "model",
         "side": True,
         "name": op.partition(":")[2].rpartition("#")[0],
-        "digest": host.models._unheard[0][1].digest,
+        "digest": host.exchanges._unheard[0][1].digest,
         "ok": True,
         "value": {"status": 200, "headers": {}, "body": "recorded"},
     }
-    host.models.extend_journal([recorded])
-    assert b"recorded" in host.ask().heard[0]
+    host.exchanges.extend_journal([recorded])
+    assert host.ask().heard == b"recorded"
     assert host.begun == [op]
 
 
 @pytest.mark.parametrize("reloaded", [False, True])
 def test_that_other_code_asks_for_something_else_is_no_wonder(reloaded: bool) -> None:
-    said: list[dict[str, Any]] = []
-    models = Models(lambda message: said.append(json.loads(message)))
+    host = Host()
     if reloaded:
-        models.expect_others()
+        host.exchanges.expect_others()
     value = {"status": 200, "headers": {}, "body": "yes"}
     known = {"op": "model:/v1/x@0#1", "kind": "model", "name": "/v1/x@0", "digest": "0" * 32}
-    models.extend_journal([Recorded(**known, ok=True, value=value, seq=3)])  # type: ignore[typeddict-item]
-    models.open()
-    models.request(Request("POST", "/v1/x", {}, keep_alive=True, body=bytearray(b"b")), Asker())
-    models.result({"op": said[0]["op"], "ok": True, "value": value})
-    warnings = [each for each in said if each["t"] == "note"]
+    host.exchanges.extend_journal([Recorded(**known, ok=True, value=value, seq=3)])  # type: ignore[typeddict-item]
+    host.ask("b")
+    host.answer(host.begun[0])
+    warnings = [each for each in host.said if each["t"] == "note"]
     assert len(warnings) == (0 if reloaded else 1)
+
+
+def head(number: int, *headers: list[str]) -> bytes:
+    return streams.encode(streams.HEAD, number, {"status": 200, "headers": list(headers)})
+
+
+def test_an_answer_streams_and_its_result_adds_what_is_lacking() -> None:
+    host = Host()
+    asker = host.ask()
+    (begin,) = host.said
+    assert begin["stream"] == asker.stream
+    host.exchanges.from_host(head(asker.stream))
+    host.exchanges.from_host(streams.encode_at(streams.DATA, asker.stream, 0, b"one "))
+    host.exchanges.from_host(streams.encode_at(streams.DATA, asker.stream, 2, b"e two "))
+    assert asker.heard == b"one two "
+    # A gap is not filled by guessing: the value, which is whole, has what is lacking.
+    host.exchanges.from_host(streams.encode_at(streams.DATA, asker.stream, 20, b"far"))
+    host.answer(begin["op"], "one two three")
+    assert asker.heard == b"one two three"
+    kinds = host.kinds(asker.stream)
+    assert [kinds.count(kind) for kind in (streams.HEAD, streams.END)] == [1, 1]
+
+
+def test_after_a_thaw_each_answer_goes_on_where_it_was_and_what_is_plain_is_lost() -> None:
+    host = Host()
+    asker = host.ask()
+    host.exchanges.from_host(head(asker.stream))
+    host.exchanges.from_host(streams.encode_at(streams.DATA, asker.stream, 0, b"half"))
+    fields = {"scheme": "tcp", "host": "db.example.com", "port": 5432}
+    host.exchanges.from_gateway(streams.encode(streams.OPEN, 99, fields))
+    assert host.exchanges.busy == 2
+    host.exchanges.thawed()
+    assert host.kinds(99) == [streams.RESET]
+    assert host.passed[-1].fields == {"op": host.begun[0], "offset": 4}
+    assert (host.exchanges.busy, host.exchanges.calls) == (1, 1)
+    host.answer(host.begun[0], "half and half")
+    assert asker.heard == b"half and half"
+
+
+def test_who_takes_a_call_over_has_its_answer_from_the_start() -> None:
+    host = Host()
+    first = host.ask()
+    host.exchanges.from_host(head(first.stream))
+    host.exchanges.from_host(streams.encode_at(streams.DATA, first.stream, 0, b"half"))
+    first.leave()
+    second = host.ask()
+    assert len(host.begun) == 1
+    assert (host.passed[-1].kind, host.passed[-1].stream) == (streams.ATTACH, second.stream)
+    assert host.passed[-1].fields["offset"] == 0
+    host.answer(host.begun[0], "half and half")
+    assert second.heard == b"half and half"
+
+
+def test_an_answer_that_was_given_and_not_taken_serves_the_next() -> None:
+    host = Host()
+    first = host.ask()
+    host.answer(host.begun[0])
+    first.leave()
+    host.ask()
+    assert host.begun == [host.begun[0]] * 2
+
+
+def test_a_plain_exchange_passes_through_and_the_host_may_want_it_recorded() -> None:
+    host = Host()
+    fields = {"scheme": "https", "host": "a.example.com", "port": 443, "method": "POST"}
+    fields |= {"target": "/x?y", "headers": [["content-length", "2"]]}
+    opening = streams.encode(streams.OPEN, 1, fields)
+    host.exchanges.from_gateway(opening)
+    assert host.passed[-1].fields == fields
+    assert (host.exchanges.busy, host.exchanges.calls) == (1, 0)
+    host.exchanges.from_host(streams.encode(streams.RECORD, 1, {"kind": "http"}))
+    assert host.kinds(1) == [streams.WINDOW]
+    host.exchanges.from_gateway(streams.encode_at(streams.DATA, 1, 0, b"hi"))
+    host.exchanges.from_gateway(streams.encode_at(streams.END, 1, 2))
+    (begin,) = host.said
+    assert begin["kind"] == "http"
+    assert begin["name"].startswith("a.example.com/x@")
+    data = begin["data"]
+    assert (data["scheme"], data["host"], data["port"], data["path"], data["body"]) == (
+        *("https", "a.example.com", 443, "/x?y"),
+        "hi",
+    )
+
+
+@pytest.mark.parametrize("decision", ["once", "run", "deny"])
+def test_who_must_be_asked_is_asked_before(decision: str) -> None:
+    host = Host()
+    asker = host.ask(host="a.example.com", record={"kind": "http", "ask": True})
+    (wait,) = host.said
+    assert wait["kind"] == "permission"
+    assert wait["name"].startswith("POST a.example.com/v1/x@")
+    assert wait["data"]["request"]["body"] == "a"
+    assert (host.exchanges.asking, host.exchanges.busy) == (1, 0)
+    value = {"decision": decision} | ({"reason": "not today"} if decision == "deny" else {})
+    host.exchanges.result({"op": wait["op"], "ok": True, "value": value})
+    if decision == "deny":
+        refused = host.given[-1]
+        assert (refused.kind, refused.fields["status"]) == (streams.REFUSE, 403)
+        assert "not today" in refused.fields["message"]
+        return
+    assert host.said[-1]["data"]["permission"] == wait["op"]
+    host.answer(host.begun[-1])
+    assert asker.heard == b"yes"
+
+
+def test_while_there_is_no_run_nothing_leaves() -> None:
+    host = Host()
+    host.exchanges = Exchanges(
+        host.said.append,  # type: ignore[arg-type]
+        lambda frame: host.passed.append(streams.decode(frame, streams.FROM_GUEST)),
+        lambda frame: host.given.append(streams.decode(frame, streams.TO_GUEST)),
+    )
+    fields = {"scheme": "https", "host": "a.example.com", "port": 443, "method": "GET"}
+    fields |= {"target": "/", "headers": []}
+    host.exchanges.from_gateway(streams.encode(streams.OPEN, 1, fields))
+    note = {"code": "unknown_name", "name": "x"}
+    host.exchanges.from_gateway(streams.encode(streams.NOTE, 0, note))
+    assert not host.passed
+    assert host.given[0].fields["status"] == 425

@@ -1,0 +1,93 @@
+"""The network of a machine, which has no device: all of IPv4 is the loopback's.
+
+So every connection ends at the gateway, or at nobody: at ports that no rule names it is refused at
+once, and a literal address is a connection that can be refused in words and logged, where an
+unreachable network would be an error that says nothing. IPv6 has no route but ::1. What is no TCP
+meets closed ports (UDP, QUIC) or silence (ICMP).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from torpor.guest import dns
+from torpor.guest.gateway import loopback
+from torpor.guest.places import USUAL_PORTS
+
+GATEWAY_UID = 1001
+_BACKLOG = 64
+_RESOLV = "nameserver 127.0.0.1\noptions timeout:2 attempts:2\n"
+_SETTINGS = (("/proc/sys/net/ipv4/icmp_echo_ignore_all", "1"),)
+_RTM_NEWROUTE, _REQUEST, _ACK, _CREATE = 24, 0x001, 0x004, 0x400
+_TABLE_LOCAL, _PROTOCOL_BOOT, _SCOPE_HOST, _TYPE_LOCAL, _RTA_OIF = 255, 3, 254, 2, 4
+_NLMSG_ERROR = 2
+_EEXIST = 17
+
+
+class Listeners(NamedTuple):
+    """What only root can open. `model` is the deployment's own model's."""
+
+    model: socket.socket
+    web: tuple[socket.socket, ...] = ()  # on all addresses, at the ports of the web
+    dns_udp: socket.socket | None = None
+    dns_tcp: socket.socket | None = None
+
+    def close(self) -> None:
+        for each in (self.model, *self.web, self.dns_udp, self.dns_tcp):
+            if each is not None:
+                each.close()
+
+
+def prepare(model_port: int, *, transparent: bool) -> Listeners:
+    """Listen; if `transparent`, with all addresses led here."""
+    model = loopback(model_port)
+    if not transparent:
+        return Listeners(model)
+    _route_all()
+    for path, value in _SETTINGS:
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).write_text(value)
+    return Listeners(
+        model,
+        tuple(socket.create_server(("", port), backlog=_BACKLOG) for port in USUAL_PORTS),
+        _datagrams(dns.PORT),
+        loopback(dns.PORT),
+    )
+
+
+def write_resolver(root: Path = Path("/")) -> None:
+    """Names are looked up at the gateway."""
+    path = root / "etc/resolv.conf"
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    path.write_text(_RESOLV)
+
+
+def _datagrams(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listener.bind(("127.0.0.1", port))
+    return listener
+
+
+def _route_all() -> None:
+    """`ip route add local default dev lo table local`."""
+    index = socket.if_nametoindex("lo")
+    route = struct.pack(
+        "=BBBBBBBBI",
+        *(socket.AF_INET, 0, 0, 0),
+        *(_TABLE_LOCAL, _PROTOCOL_BOOT, _SCOPE_HOST, _TYPE_LOCAL, 0),
+    )
+    route += struct.pack("=HHI", 8, _RTA_OIF, index)
+    header = struct.pack("=IHHII", 16 + len(route), _RTM_NEWROUTE, _REQUEST | _ACK | _CREATE, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.send(header + route)
+        answer = netlink.recv(4096)
+    _, kind, _, _, _ = struct.unpack_from("=IHHII", answer)
+    (code,) = struct.unpack_from("=i", answer, 16)
+    if kind == _NLMSG_ERROR and code not in (0, -_EEXIST):
+        raise OSError(-code, f"cannot route all addresses to lo: {os.strerror(-code)}")
