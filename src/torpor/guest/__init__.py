@@ -6,17 +6,31 @@ boot         what the first process must set up
 freshen      entropy and time after a thaw
 port         the link over the channel to the host
 agent        the agent's process: starting, talking, holding still
-cgroup       its memory limit, and freezing it
+cgroup       what stands still with a machine, and the agent's memory limit
 held         the words to a process that stands still
 unpack       the agent's files, from a tar
 runfiles     files that the host sends
-gateway      the model endpoint that the agent's HTTP clients talk to
-http1        its protocol
-models       model calls as operations
+exchanges    exchanges between gateway and host; recorded ones are operations
 unasked      recorded model calls that a replay has not asked for again
 commands     commands beside the agent
 pumping      their pipes and terminals
+trust        the certificate that clients in a machine trust
+gatewayside  the supervisor's side of the gateway: starting it, carrying frames
+pipe         what these two say to each other
 __main__     the process
+
+The gateway, through which the agent's connections go:
+
+gateway         accepts them, and makes streams of what they ask
+gatewayprocess  its process, in a machine
+serving         what a connection means: HTTP, or bytes both ways
+clients         the agent's end of a connection, with TLS or without
+http1           HTTP/1.1 as a server reads and writes it
+flows           streams: numbers, offsets, windows
+places          names and their addresses, and which exchange is an operation
+certificates    with which it ends clients' TLS
+dns             a stub DNS server
+network         routes and listeners of a machine without a network device
 
 Standard library only, one thread, and short paths: in a machine without hardware virtualization
 a resume costs about what the code it runs for the first time costs, and a boot what it imports

@@ -7,16 +7,13 @@ the template is made of, and is frozen with it.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import socket
-import struct
 import time
 from pathlib import Path
 
 PORT_NAME = "torpor"
 _PORTS = Path("/sys/class/virtio-ports")
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _MS_NOSUID, _MS_NODEV = 2, 4
 # (source, where, type, options)
 _MOUNTS = (
@@ -51,7 +48,6 @@ def prepare_machine() -> None:
     for pattern, value in _SETTINGS:
         for path in Path("/").glob(pattern):
             path.write_text(value)
-    _loopback_up()
     socket.sethostname("torpor")
 
 
@@ -65,11 +61,3 @@ def open_port(within_s: float = 20.0) -> int:
         if time.monotonic() > deadline:
             raise FileNotFoundError(f"no virtio port named {PORT_NAME!r} in {_PORTS}")
         time.sleep(0.05)
-
-
-def _loopback_up() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        request = struct.pack("16sH14x", b"lo", 0)
-        answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request)
-        (flags,) = struct.unpack_from("H", answer, 16)
-        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))

@@ -9,6 +9,7 @@ meets closed ports (UDP, QUIC) or silence (ICMP).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import struct
@@ -23,6 +24,7 @@ GATEWAY_UID = 1001
 _BACKLOG = 64
 _RESOLV = "nameserver 127.0.0.1\noptions timeout:2 attempts:2\n"
 _SETTINGS = (("/proc/sys/net/ipv4/icmp_echo_ignore_all", "1"),)
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 _RTM_NEWROUTE, _REQUEST, _ACK, _CREATE = 24, 0x001, 0x004, 0x400
 _TABLE_LOCAL, _PROTOCOL_BOOT, _SCOPE_HOST, _TYPE_LOCAL, _RTA_OIF = 255, 3, 254, 2, 4
 _NLMSG_ERROR = 2
@@ -45,15 +47,15 @@ class Listeners(NamedTuple):
 
 def prepare(model_port: int, *, transparent: bool) -> Listeners:
     """Listen; if `transparent`, with all addresses led here."""
-    model = loopback(model_port)
     if not transparent:
-        return Listeners(model)
+        return Listeners(loopback(model_port))
+    _loopback_up()
     _route_all()
     for path, value in _SETTINGS:
         with contextlib.suppress(FileNotFoundError):
             Path(path).write_text(value)
     return Listeners(
-        model,
+        loopback(model_port),
         tuple(socket.create_server(("", port), backlog=_BACKLOG) for port in USUAL_PORTS),
         _datagrams(dns.PORT),
         loopback(dns.PORT),
@@ -72,6 +74,14 @@ def _datagrams(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     listener.bind(("127.0.0.1", port))
     return listener
+
+
+def _loopback_up() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("16sH14x", b"lo", 0)
+        answer = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, request)
+        (flags,) = struct.unpack_from("H", answer, 16)
+        fcntl.ioctl(any_socket, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", flags | _IFF_UP))
 
 
 def _route_all() -> None:

@@ -12,7 +12,7 @@ import sys
 import tarfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,14 @@ class Driver:
     output so far. Operations that the host answers are answered by `answer`, if it is set: given
     a `begin` it returns the value, or an exception for a failure, or ... for no answer yet."""
 
-    def __init__(self, directory: Path, cgroup: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, cgroup: Path | None = None, around: Sequence[str] = ()
+    ) -> None:
+        """`around` goes before the supervisor's command, which then has a network."""
         self.directory = directory
         self.log: list[dict[str, Any]] = []
         self.frames: list[Frame] = []
+        self.certify: Callable[[dict[str, Any]], None] | None = None
         self.network: Callable[[Frame], None] | None = None  # what answers streams
         self.out = b""
         self.err = b""
@@ -59,9 +63,10 @@ class Driver:
         self._errors = (directory / "supervisor.stderr").open("w+b")
         ours, theirs = socket.socketpair()
         self.socket = ours
-        command = [sys.executable, "-S", "-E", "-m", "torpor.guest"]
+        command = [*around, sys.executable, "-S", "-E", "-m", "torpor.guest"]
         command += ["--fd", str(theirs.fileno()), "--dir", str(directory)]
         command += ["--cgroup", str(cgroup)] if cgroup is not None else []
+        command += ["--network", "yes"] if around else []
         self.process = subprocess.Popen(
             command, cwd=SOURCE, pass_fds=[theirs.fileno()], stderr=self._errors
         )
@@ -126,6 +131,8 @@ class Driver:
 
     def _react(self, message: dict[str, Any]) -> None:
         self.log.append(message)
+        if message["t"] == "certificate" and self.certify is not None:
+            self.certify(message)
         for each in message["begins"] if message["t"] == "batch" else ():
             self._answer(each)
         if message["t"] == "end" and self.record:

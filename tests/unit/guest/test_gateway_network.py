@@ -1,0 +1,600 @@
+"""Unmodified clients through the gateway: a real supervisor with a network namespace of its own,
+where all addresses lead to the gateway, and a host that answers its streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.unit.guest.conftest import Driver
+from tests.unit.guest.outside import Answer, Exchange, Outside
+from tests.unit.guest.test_guest_commands import WAITER, Told
+
+from torpor.core.egress import Rule
+from torpor.egress.authority import Authority
+
+RULES = (
+    Rule("api.example.com"),
+    Rule("*.wild.example.com"),
+    Rule("plain.example.com", port=80, protocol="http"),
+    Rule("db.example.com", port=5432, protocol="tcp"),
+    Rule("cache.example.com", port=6379, protocol="tcp"),
+    Rule("kept.example.com", record="http"),
+    Rule("odd.example.com", port=8443),
+)
+# The commands' own mounts, so that names are looked up at the gateway.
+AROUND = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
+
+
+class Machine:
+    def __init__(self, directory: Path) -> None:
+        resolver = directory / "resolv.conf"
+        resolver.write_text("nameserver 127.0.0.1\n")
+        unshare = shutil.which("unshare")
+        assert unshare is not None
+        around = [unshare, "--net", "--mount", "sh", "-c", AROUND, "sh", str(resolver)]
+        self.driver = Driver(directory, around=around)
+        self.outside = Outside(self.driver, RULES)
+        self.authority = Authority.new()
+        driver = self.driver
+        driver.send_files({"agent.py": WAITER})
+        names = sorted({rule.host for rule in RULES if rule.protocol == "https"})
+        names.remove("odd.example.com")  # asked for when it is wanted
+        trust: dict[str, Any] = {
+            "egress": [rule.to_guest() for rule in RULES],
+            "placeholders": {"EXAMPLE_API_KEY": "torpor"},
+            "authority": self.authority.certificate,
+        }
+        leaves = [self.authority.leaf(names).to_json()]
+        driver.say("load", entry="agent.py", deps=True, version="v", leaves=leaves, **trust)
+        driver.hear("loaded")
+        driver.start()
+        driver.hear("begin", kind="wait")
+        driver.certify = self._certify
+
+    def _certify(self, message: dict[str, Any]) -> None:
+        assert message["authority"] == self.authority.fingerprint
+        leaf = self.authority.leaf([message["name"]])
+        self.driver.say("certified", name=message["name"], chain=leaf.chain, key=leaf.key)
+
+    def run(self, *command: str, **env: str) -> str:
+        """What a command beside the agent has written; it must end well."""
+        told = Told(self.driver, *command, env=env, window=1 << 20)
+        ended = told.end()
+        assert ended == {"code": 0}, (ended, told.wrote(2).decode(), self.driver.complaints())
+        return told.wrote().decode()
+
+    def python(self, code: str, **env: str) -> Any:
+        """What a program prints, as JSON."""
+        return json.loads(self.run(sys.executable, "-c", code, **env))
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    made = Machine(tmp_path_factory.mktemp("machine"))
+    yield made
+    made.driver.close()
+
+
+def echo(exchange: Exchange) -> Answer:
+    said = {
+        "method": exchange.fields["method"],
+        "target": exchange.fields["target"],
+        "size": len(exchange.body),
+    }
+    return 200, [("content-type", "application/json")], [json.dumps(said).encode()]
+
+
+@pytest.fixture(autouse=True)
+def _answers(machine: Machine) -> None:
+    machine.outside.answer = echo
+    machine.outside.notes.clear()
+
+
+GETS = {
+    "urllib": "import urllib.request as u; r = u.urlopen(URL, data=BODY); print(r.read().decode())",
+    "requests": "import requests; print(requests.post(URL, data=BODY).text)",
+    "httpx": "import httpx; print(httpx.post(URL, content=BODY).text)",
+    "httpx, chunked": "import httpx; print(httpx.post(URL, content=iter([BODY])).text)",
+    "aiohttp": """
+import aiohttp, asyncio
+async def main():
+    async with aiohttp.ClientSession() as session, session.post(URL, data=BODY) as response:
+        print(await response.text())
+asyncio.run(main())
+""",
+}
+
+
+@pytest.mark.parametrize("client", GETS)
+def test_python_s_clients(machine: Machine, client: str) -> None:
+    given = "URL = 'https://api.example.com/a?b=c'; BODY = b'x' * 100"
+    said = machine.python(f"{given}\n{GETS[client]}")
+    assert said == {"method": "POST", "target": "/a?b=c", "size": 100}
+
+
+def test_a_body_streams_both_ways_within_the_windows(machine: Machine) -> None:
+    size = 3_000_000
+    machine.outside.answer = lambda exchange: (200, [], [exchange.body, b"!"])
+    said = machine.python(f"""
+import requests, hashlib, json
+body = bytes(range(256)) * ({size} // 256)
+answer = requests.put("https://api.example.com/", data=body).content
+print(json.dumps(answer == body + b"!"))
+""")
+    assert said is True
+
+
+def test_events_come_as_they_are_sent(machine: Machine) -> None:
+    """The second is sent when the client has had the first."""
+    outside, driver = machine.outside, machine.driver
+    told = Told(
+        driver,
+        sys.executable,
+        "-u",
+        "-c",
+        """
+import httpx
+with httpx.stream("GET", "https://api.example.com/events") as response:
+    for line in response.iter_lines():
+        print(line)
+""",
+    )
+
+    def events(exchange: Exchange) -> Answer:
+        def pieces() -> Iterator[bytes]:
+            yield b"data: 1\n\n"
+            told.sees(b"data: 1")
+            yield b"data: 2\n\n"
+
+        return 200, [("content-type", "text/event-stream")], pieces()
+
+    outside.answer = events
+    assert told.end() == {"code": 0}
+    assert b"data: 2" in told.wrote()
+
+
+OPENAI_EVENTS = b"".join(
+    b"data: %b\n\n" % each
+    for each in (
+        b'{"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":'
+        b'[{"index":0,"delta":{"content":"one "}}]}',
+        b'{"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":'
+        b'[{"index":0,"delta":{"content":"two"},"finish_reason":"stop"}]}',
+        b"[DONE]",
+    )
+)
+ANTHROPIC_EVENTS = b"".join(
+    b"event: %b\ndata: %b\n\n" % each
+    for each in (
+        (
+            b"message_start",
+            b'{"type":"message_start","message":{"id":"m","type":"message","role":"assistant",'
+            b'"model":"m","content":[],"stop_reason":null,"stop_sequence":null,'
+            b'"usage":{"input_tokens":1,"output_tokens":1}}}',
+        ),
+        (
+            b"content_block_start",
+            b'{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}',
+        ),
+        (
+            b"content_block_delta",
+            b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta",'
+            b'"text":"one two"}}',
+        ),
+        (b"content_block_stop", b'{"type":"content_block_stop","index":0}'),
+        (b"message_stop", b'{"type":"message_stop"}'),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("events", "code"),
+    [
+        (
+            OPENAI_EVENTS,
+            """
+import json, openai
+client = openai.OpenAI(base_url="https://api.example.com/v1", api_key="torpor")
+parts = client.chat.completions.create(model="m", messages=[], stream=True)
+print(json.dumps("".join(p.choices[0].delta.content for p in parts)))
+""",
+        ),
+        (
+            ANTHROPIC_EVENTS,
+            """
+import json, anthropic
+client = anthropic.Anthropic(base_url="https://api.example.com", api_key="torpor")
+asked = [{"role": "user", "content": "?"}]
+with client.messages.stream(model="m", max_tokens=9, messages=asked) as stream:
+    print(json.dumps("".join(stream.text_stream)))
+""",
+        ),
+    ],
+    ids=["openai", "anthropic"],
+)
+def test_models_clients_stream(machine: Machine, events: bytes, code: str) -> None:
+    kind = [("content-type", "text/event-stream")]
+    machine.outside.answer = lambda exchange: (200, kind, [events[:50], events[50:]])
+    assert machine.python(code) == "one two"
+
+
+def test_curl_and_node_and_placeholders(machine: Machine) -> None:
+    said = machine.run("curl", "-sS", "-X", "POST", "https://api.example.com/curl")
+    assert json.loads(said)["method"] == "POST"
+    head = machine.run("curl", "-sS", "-I", "https://api.example.com/")
+    assert "200 OK" in head
+    large = machine.run(
+        *("sh", "-c", "head -c 200000 /dev/zero | curl -sS -T - https://api.example.com/up")
+    )
+    assert json.loads(large)["size"] == 200_000
+    code = "fetch('https://api.example.com/node').then(r => r.text()).then(console.log)"
+    assert json.loads(machine.run("node", "-e", code))["target"] == "/node"
+    assert machine.run("sh", "-c", "echo $EXAMPLE_API_KEY") == "torpor\n"
+
+
+def test_git_clones_over_https(machine: Machine, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(source)]
+    subprocess.run(["git", "init", "-q", str(source)], check=True)
+    (source / "file").write_text("hello\n" * 10_000)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+
+    def backend(exchange: Exchange) -> Answer:
+        path, _, query = exchange.fields["target"].partition("?")
+        environment = {
+            "GIT_PROJECT_ROOT": str(tmp_path),
+            "GIT_HTTP_EXPORT_ALL": "1",
+            "PATH_INFO": path,
+            "QUERY_STRING": query,
+            "PATH": os.environ["PATH"],
+            "REQUEST_METHOD": exchange.fields["method"],
+            "REMOTE_USER": "a",
+            "CONTENT_TYPE": exchange.header("content-type"),
+            "CONTENT_LENGTH": str(len(exchange.body)),
+            "HTTP_CONTENT_ENCODING": exchange.header("content-encoding"),
+            "GIT_PROTOCOL": exchange.header("git-protocol"),
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "safe.directory",
+            "GIT_CONFIG_VALUE_0": "*",
+        }
+        done = subprocess.run(
+            ["git", "http-backend"], input=exchange.body, env=environment, capture_output=True
+        )
+        head, _, body = done.stdout.partition(b"\r\n\r\n")
+        pairs = [line.split(": ", 1) for line in head.decode().split("\r\n")]
+        headers = {name.lower(): value for name, value in pairs}
+        status = int(headers.pop("status", "200").split()[0])
+        return status, list(headers.items()), [body]
+
+    machine.outside.answer = backend
+    target = tmp_path / "clone"
+    machine.run("git", "clone", "-q", "https://api.example.com/source/.git", str(target))
+    assert (target / "file").read_text() == "hello\n" * 10_000
+
+
+def test_websockets(machine: Machine) -> None:
+    from websockets.sync.server import ServerConnection, serve
+
+    def handler(connection: ServerConnection) -> None:
+        for message in connection:
+            connection.send(message)
+
+    with serve(handler, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        machine.outside.connect = lambda _: socket.create_connection(server.socket.getsockname())
+        said = machine.python("""
+import json
+from websockets.sync.client import connect
+with connect("wss://api.example.com/socket") as connection:
+    sizes = []
+    for size in (3, 70_000, 300_000):
+        connection.send("x" * size)
+        sizes.append(len(connection.recv()))
+print(json.dumps(sizes))
+""")
+        server.shutdown()
+    assert said == [3, 70_000, 300_000]
+
+
+class Fake:
+    """A server on the loopback that speaks as much as a client needs."""
+
+    def __init__(self, serve: Any) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = self.listener.accept()
+                except OSError:
+                    return
+                threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+
+    def connect(self, exchange: Exchange) -> socket.socket:
+        return socket.create_connection(self.listener.getsockname())
+
+
+def _redis(connection: socket.socket) -> None:
+    with connection, connection.makefile("rwb") as file:
+        while line := file.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                words.append(file.read(int(file.readline()[1:]) + 2)[:-2])
+            file.write(b"$5\r\nvalue\r\n" if words[0].upper() == b"GET" else b"+OK\r\n")
+            file.flush()
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+def _postgres(connection: socket.socket) -> None:
+    """The start of a session, and one answer to each simple query."""
+    with connection, connection.makefile("rwb") as file:
+        while True:
+            length = int.from_bytes(file.read(4), "big")
+            if not length:
+                return
+            body = file.read(length - 4)
+            if int.from_bytes(body[:4], "big") in (80877103, 80877104):
+                file.write(b"N")  # no encryption
+                file.flush()
+                continue
+            break
+        ready = _message(b"Z", b"I")
+        file.write(_message(b"R", bytes(4)))
+        for name, value in ((b"server_version", b"15.0"), (b"client_encoding", b"UTF8")):
+            file.write(_message(b"S", name + b"\0" + value + b"\0"))
+        file.write(_message(b"K", bytes(8)) + ready)
+        file.flush()
+        column = b"n\0" + bytes(6) + b"\0\0\0\x17" + b"\0\x04" + b"\xff\xff\xff\xff" + b"\0\0"
+        row = _message(b"T", b"\0\x01" + column) + _message(b"D", b"\0\x01\0\0\0\x0242")
+        while kind := file.read(1):
+            file.read(int.from_bytes(file.read(4), "big") - 4)
+            if kind == b"Q":
+                file.write(row + _message(b"C", b"SELECT 1\0") + ready)
+                file.flush()
+            elif kind == b"X":
+                return
+
+
+def test_tcp_rules_carry_databases(machine: Machine) -> None:
+    machine.outside.connect = Fake(_postgres).connect
+    said = machine.run("psql", "-h", "db.example.com", "-U", "a", "-tAc", "select 42", "a")
+    assert said == "42\n"
+    assert machine.outside.of("db.example.com")[-1].fields["port"] == 5432
+    machine.outside.connect = Fake(_redis).connect
+    said = machine.python("""
+import json, redis
+client = redis.Redis("cache.example.com", protocol=2, decode_responses=True)
+print(json.dumps([client.set("k", "v"), client.get("k")]))
+""")
+    assert said == [True, "value"]
+
+
+def test_psycopg_and_asyncpg_connect(machine: Machine) -> None:
+    machine.outside.connect = Fake(_postgres).connect
+    assert machine.python("""
+import asyncio, asyncpg, json, psycopg
+from psycopg import ClientCursor
+with psycopg.connect("host=db.example.com user=a dbname=a", autocommit=True) as connection:
+    found = ClientCursor(connection).execute("select 42").fetchone()
+async def main():
+    connection = await asyncpg.connect("postgresql://a@db.example.com/a")
+    await connection.execute("select 42")
+    connection.terminate()
+asyncio.run(main())
+print(json.dumps(found))
+""") == [42]
+
+
+def test_a_connection_is_kept_and_requests_are_answered_in_order(machine: Machine) -> None:
+    said = machine.python("""
+import http.client, json, socket, ssl
+connection = http.client.HTTPSConnection("api.example.com")
+targets = []
+for n in range(3):
+    connection.request("GET", f"/{n}")
+    targets.append(json.loads(connection.getresponse().read())["target"])
+port = connection.sock.getsockname()[1]
+# Pipelined: two at once, answered one after the other.
+raw = ssl.create_default_context().wrap_socket(
+    socket.create_connection(("api.example.com", 443)), server_hostname="api.example.com")
+ask = b"GET /%d HTTP/1.1\\r\\nHost: api.example.com\\r\\n%b\\r\\n"
+raw.sendall(ask % (4, b"") + ask % (5, b"Connection: close\\r\\n"))
+text = raw.makefile("rb").read().decode()
+print(json.dumps([*targets, text.index('"/4"') < text.index('"/5"')]))
+""")
+    assert said == ["/0", "/1", "/2", True]
+
+
+def test_a_recorded_exchange_is_an_operation(machine: Machine) -> None:
+    driver = machine.driver
+    value = {"status": 200, "headers": {"content-type": "text/plain"}, "body": "recorded"}
+    driver.answer = lambda begin: value if begin["kind"] == "http" else ...
+    said = machine.run("curl", "-sS", "-d", "hi", "https://kept.example.com/x?y=z")
+    assert said == "recorded"
+    begin = driver.said("begin", kind="http")[-1]
+    assert begin["name"].startswith("kept.example.com/x@")
+    data = begin["data"]
+    assert (data["scheme"], data["host"], data["port"], data["path"], data["body"]) == (
+        *("https", "kept.example.com", 443, "/x?y=z"),
+        "hi",
+    )
+    assert begin["stream"] > 0
+
+
+def test_a_leaf_is_asked_for_when_a_name_first_needs_one(machine: Machine) -> None:
+    said = machine.run("curl", "-sS", "https://odd.example.com:8443/x")
+    assert json.loads(said)["target"] == "/x"
+    assert machine.run("curl", "-sS", "https://a.wild.example.com/y")
+    assert [each["name"] for each in machine.driver.said("certificate")] == ["odd.example.com"]
+
+
+# Attempts of the design, by number.
+
+RAW = """
+import json, socket, ssl
+def ask(request, host="api.example.com", sni="api.example.com", port=443):
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    try:
+        with socket.create_connection((host, port), timeout=20) as raw:
+            if sni:
+                raw = context.wrap_socket(raw, server_hostname=sni)
+            raw.sendall(request)
+            return raw.makefile("rb").readline().decode().strip()
+    except OSError as error:
+        return type(error).__name__
+def get(target="/", host="api.example.com", more=b""):
+    return f"GET {target} HTTP/1.1\\r\\nHost: {host}\\r\\n".encode() + more + b"\\r\\n"
+"""
+
+
+def attempt(machine: Machine, code: str) -> Any:
+    return machine.python(f"{RAW}\n{code}")
+
+
+def test_1_and_2_an_unlisted_name_does_not_exist(machine: Machine) -> None:
+    found = attempt(
+        machine,
+        """
+names = ["evil.com", "api.example.com.evil.com", "evilapi.example.com", "wild.example.com",
+         "a.b.wild.example.com", "evil.com\\\\000.api.example.com"]
+def look(name):
+    try:
+        return socket.getaddrinfo(name, 443)[0][4][0]
+    except (OSError, UnicodeError, ValueError) as error:
+        return "none"
+print(json.dumps([look(name) for name in names]))
+""",
+    )
+    assert set(found) == {"none"}
+    noted = {name for code, name in machine.outside.notes if code == "unknown_name"}
+    assert {"evil.com", "api.example.com.evil.com", "evilapi.example.com"} <= noted
+
+
+def test_5_and_6_host_sni_and_target_must_be_the_address_s(machine: Machine) -> None:
+    before = len(machine.outside.exchanges)
+    found = attempt(
+        machine,
+        """
+print(json.dumps([
+    ask(get(), sni="a.wild.example.com"),
+    ask(get(host="a.wild.example.com")),
+    ask(get(host="api.example.com:8443")),
+    ask(get("https://a.wild.example.com/")),
+    ask(get("http://api.example.com/")),
+    ask(get("https://api.example.com@evil.com/")),
+    ask(b"CONNECT evil.com:443 HTTP/1.1\\r\\nHost: evil.com:443\\r\\n\\r\\n"),
+]))
+""",
+    )
+    assert found[0] == "SSLError"
+    assert [each[:12] for each in found[1:6]] == ["HTTP/1.1 421"] * 5
+    assert found[6].startswith("HTTP/1.1 400")
+    assert len(machine.outside.exchanges) == before
+    assert ("misdirected", "a.wild.example.com") in machine.outside.notes
+
+
+def test_7_and_8_another_port_and_plain_http_are_refused_in_words(machine: Machine) -> None:
+    found = attempt(
+        machine,
+        """
+print(json.dumps([
+    ask(get(), port=8443),
+    ask(get(), sni="", port=80),
+    ask(get(host="plain.example.com"), host="plain.example.com", sni="", port=80),
+]))
+""",
+    )
+    assert found[0] == "ConnectionRefusedError"
+    assert found[1].startswith("HTTP/1.1 403")
+    assert found[2].startswith("HTTP/1.1 200")
+
+
+def test_14_and_15_what_parsers_differ_on_is_refused(machine: Machine) -> None:
+    before = len(machine.outside.exchanges)
+    found = attempt(
+        machine,
+        """
+bad = [b"Content-Length: 1\\r\\nContent-Length: 2\\r\\n",
+       b"Content-Length: 1\\r\\nTransfer-Encoding: chunked\\r\\n",
+       b"Transfer-Encoding: xchunked\\r\\n", b"A : b\\r\\n", b"A: b\\rX: c\\r\\n", b"A: b\\0\\r\\n"]
+print(json.dumps([ask(get(more=each)) for each in bad]))
+""",
+    )
+    assert [each[:12] for each in found] == ["HTTP/1.1 400"] * 6
+    assert len(machine.outside.exchanges) == before
+
+
+def test_18_and_19_addresses_lead_nowhere(machine: Machine) -> None:
+    found = attempt(
+        machine,
+        """
+literals = ["93.184.216.34", "0x5db8d822", "1572395042", "0135.0270.0330.042",
+            "::ffff:93.184.216.34", "169.254.169.254", "198.18.77.7"]
+found = [ask(get(host=each), host=each, sni="", port=80) for each in literals]
+found += [ask(get(), host=each) for each in literals]
+found += [ask(get(), host=each, sni="", port=80) for each in ("fd00:ec2::254", "2606:2800::1")]
+print(json.dumps(found))
+""",
+    )
+    assert {each[:12] for each in found[:7]} <= {"HTTP/1.1 403", "HTTP/1.1 421"}
+    assert set(found[7:14]) == {"ConnectionResetError"}
+    assert set(found[14:]) == {"OSError"}
+    assert ("address", "169.254.169.254") in machine.outside.notes
+
+
+def test_23_and_24_no_datagram_leaves(machine: Machine) -> None:
+    found = attempt(
+        machine,
+        """
+def send(port, kind=socket.SOCK_DGRAM, protocol=0):
+    with socket.socket(socket.AF_INET, kind, protocol) as out:
+        out.settimeout(0.2)
+        try:
+            out.connect(("93.184.216.34", port))
+            out.send(b"\\x08\\0\\xf7\\xff\\0\\0\\0\\0")
+            out.recv(100)
+        except OSError as error:
+            return type(error).__name__
+print(json.dumps([send(53), send(443), send(123), send(0, socket.SOCK_RAW, 1)]))
+""",
+    )
+    assert found[:3] == ["ConnectionRefusedError"] * 3
+    label = "x" * 60
+    with pytest.raises(AssertionError):
+        machine.run("curl", "-sS", f"https://{label}.evil.com/")
+    assert ("unknown_name", f"{label}.evil.com") in machine.outside.notes
+
+
+def test_one_that_goes_is_reset_at_the_host(machine: Machine) -> None:
+    outside, driver = machine.outside, machine.driver
+    told = Told(driver, "curl", "-sSN", "https://api.example.com/endless")
+
+    def endless(exchange: Exchange) -> Answer:
+        def pieces() -> Iterator[bytes]:
+            yield b"begun"
+            told.sees(b"begun")
+            driver.say("exec.kill", exec=told.id)
+            while True:
+                yield b"x" * 30_000
+
+        return 200, [], pieces()
+
+    outside.answer = endless
+    driver.until(lambda: any(each.reset for each in outside.of("api.example.com")))
