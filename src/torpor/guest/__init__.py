@@ -1,23 +1,23 @@
 """The supervisor: the first process of a machine, between the host's link and the agent.
 
-supervisor   the loop, and what each message does
-settings     where things are, in a machine or beside one
-boot         what the first process must set up
-freshen      entropy and time after a thaw
-port         the link over the channel to the host
-agent        the agent's process: starting, talking, holding still
-cgroup       what stands still with a machine, and the agent's memory limit
-held         the words to a process that stands still
-unpack       the agent's files, from a tar
-runfiles     files that the host sends
-exchanges    exchanges between gateway and host; recorded ones are operations
-unasked      recorded model calls that a replay has not asked for again
-commands     commands beside the agent
-pumping      their pipes and terminals
-trust        the certificate that clients in a machine trust
-gatewayside  the supervisor's side of the gateway: starting it, carrying frames
-pipe         what these two say to each other
-__main__     the process
+supervisor      the loop, and what each message does
+settings        where things are, in a machine or beside one
+boot            what the first process must set up
+freshen         entropy and time after a thaw
+port            the link over the channel to the host
+agent           the agent's process: starting, talking, holding still
+cgroup          what stands still with a machine, and the agent's memory limit
+held            the words to a process that stands still
+unpack          the agent's files, from a tar
+runfiles        files that the host sends
+exchanges       exchanges between gateway and host; recorded ones are operations
+unasked         recorded model calls that a replay has not asked for again
+commands        commands beside the agent
+pumping         their pipes and terminals
+trust           the certificate that clients in a machine trust
+gatewayside     the supervisor's side of the gateway: starting it, carrying frames
+pipe            what these two say to each other
+__main__        the process
 
 The gateway, through which the agent's connections go:
 

@@ -23,7 +23,7 @@ _IN, _A, _ANY, _OPT = 1, 1, 255, 41
 _NO_ERROR, _FORMAT, _NO_NAME, _NOT_IMPLEMENTED = 0, 1, 3, 4
 _RESPONSE, _RECURSION = 0x8000, 0x0080
 _COPIED = 0x7900  # of the query's flags: the kind of query, and that recursion is wanted
-TTL_S = 60
+_ADDRESS_S = 60
 QUERY_BYTES_MAX = 4096
 _NAME_MAX = 253
 _TCP_CLIENTS_MAX = 64
@@ -78,15 +78,15 @@ def answer(query: bytes, lookup: Lookup, unknown: Callable[[str], None]) -> byte
     question = read_question(query) if questions == 1 else None
     if question is None:
         return respond(_FORMAT)
-    asked = query[_HEADER.size : question.end]
+    question_bytes = query[_HEADER.size : question.end]
     address = lookup(question.name)
     if address is None:
         unknown(question.name)
-        return respond(_NO_NAME, asked)
+        return respond(_NO_NAME, question_bytes)
     if question.kind not in (_A, _ANY):
-        return respond(_NO_ERROR, asked)
-    record = _ANSWER.pack(_QUESTION_AT, _A, _IN, TTL_S, 4) + socket.inet_aton(address)
-    return respond(_NO_ERROR, asked, record)
+        return respond(_NO_ERROR, question_bytes)
+    record = _ANSWER.pack(_QUESTION_AT, _A, _IN, _ADDRESS_S, 4) + socket.inet_aton(address)
+    return respond(_NO_ERROR, question_bytes, record)
 
 
 class Server:

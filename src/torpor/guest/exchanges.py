@@ -113,13 +113,13 @@ class _Request(NamedTuple):
         fields = self.fields
         method, host, target = fields["method"], fields["host"], fields["target"]
         path = target.partition("?")[0]
-        asked = [method, target]
+        parts = [method, target]
         if self.is_model:
             name = path[:_NAME_PATH_MAX]
         else:
-            asked.insert(1, f"{fields['scheme']}://{host}:{fields['port']}")
+            parts.insert(1, f"{fields['scheme']}://{host}:{fields['port']}")
             name = f"{host}{path}"[:_NAME_PATH_MAX]
-        text = b"\n".join((*(each.encode() for each in asked), bytes(self.body)))
+        text = b"\n".join((*(each.encode() for each in parts), bytes(self.body)))
         digest = hashlib.sha256(text).hexdigest()[:32]
         if kind == PERMISSION:
             name = f"{method} {name}"

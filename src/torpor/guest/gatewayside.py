@@ -10,6 +10,7 @@ from typing import Any
 
 from torpor.core.errors import Invalid, TorporError
 from torpor.guest import gatewayprocess, network, trust
+from torpor.guest.agent import Program
 from torpor.guest.cgroup import Cgroup
 from torpor.guest.pipe import is_words, words
 from torpor.guest.settings import Settings
@@ -56,14 +57,14 @@ class GatewaySide:
     # What agents are to know.
 
     @property
-    def trust(self) -> dict[str, str]:
+    def _trust(self) -> dict[str, str]:
         """Of the environment of all that runs here."""
         if not self._authority:
             return dict(self._placeholders)
         return {**trust.environment(self._settings.trust), **self._placeholders}
 
     @property
-    def model(self) -> dict[str, str]:
+    def _model(self) -> dict[str, str]:
         """Of the agent's: how clients find the deployment's own model, unless the agent has rules
         for another. The key is a placeholder: no machine has one that is worth anything (rule 9).
         """
@@ -72,9 +73,10 @@ class GatewaySide:
         url = f"http://127.0.0.1:{self._process.model_port}/v1"
         return {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "torpor"}
 
-    def prepare(self, message: dict[str, Any]) -> None:
-        """Take what `import` or `load` has for the gateway out of it. Before the agent's process
-        begins: what it imports may read the certificates."""
+    def prepare(self, message: dict[str, Any]) -> Program:
+        """Take what `import` or `load` has for the gateway out of it: what the agent's process is
+        to be. Before that begins: what it imports may read the certificates. Raises Invalid,
+        OSError."""
         rules = message.pop("egress", None)
         leaves = message.pop("leaves", [])
         placeholders = message.pop("placeholders", None)
@@ -88,6 +90,7 @@ class GatewaySide:
             self._models = any(each.get("record") == "model" for each in rules)
         if rules or leaves:
             self._pipe.say(do="policy", rules=rules or [], leaves=leaves)
+        return Program(message["deps"], message.get("env", {}), self._trust, self._model)
 
     def certified(self, message: dict[str, Any]) -> None:
         self._pipe.say(do="certified", **{k: v for k, v in message.items() if k != "t"})

@@ -73,5 +73,5 @@ def is_words(message: bytes) -> bool:
 
 
 def words(message: bytes) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(message[1:])
-    return said
+    parsed: dict[str, Any] = json.loads(message[1:])
+    return parsed

@@ -76,14 +76,16 @@ class Bytes(Listener):
         self._client = client
         self._ahead = bytearray(ahead)
         self._stream: Stream | None = None
-        self._client_over = self._over = self._said = False
+        self._client_over = self._over = self._end_sent = False
 
     @classmethod
     def connect(cls, client: Client, way: Way, site: Site) -> Bytes:
         """A stream for a client that has connected."""
-        made = cls(client)
-        made.join(way.streams.open(made, {"scheme": TCP, "host": site.host, "port": site.port}))
-        return made
+        connection = cls(client)
+        connection.join(
+            way.streams.open(connection, {"scheme": TCP, "host": site.host, "port": site.port})
+        )
+        return connection
 
     def join(self, stream: Stream) -> None:
         stream.listener = self
@@ -116,9 +118,9 @@ class Bytes(Listener):
         while self._ahead and (room := min(stream.room, DATA_BYTES)) > 0:
             stream.send(bytes(self._ahead[:room]))
             del self._ahead[:room]
-        if self._client_over and not self._ahead and not self._said:
+        if self._client_over and not self._ahead and not self._end_sent:
             if stream.admitted:
-                self._said = True
+                self._end_sent = True
                 stream.end()
                 self._finish()
             elif not self._over:  # it went before there was a connection
@@ -143,7 +145,7 @@ class Bytes(Listener):
         self._client.reset()
 
     def _finish(self) -> None:
-        if self._over and self._said and self._stream is not None:
+        if self._over and self._end_sent and self._stream is not None:
             self._stream.close()
             self._client.finish()
 

@@ -35,7 +35,7 @@ from typing import Any
 
 from torpor.core.errors import Invalid, TorporError
 from torpor.core.limits import PIPE_BYTES_MAX
-from torpor.guest.agent import READ_BYTES, AgentProcess, Program, describe_exit, exit_text
+from torpor.guest.agent import READ_BYTES, AgentProcess, describe_exit, exit_text
 from torpor.guest.commands import Commands
 from torpor.guest.exchanges import Exchanges
 from torpor.guest.freshen import freshen_kernel, set_clock
@@ -45,7 +45,7 @@ from torpor.guest.port import Port
 from torpor.guest.runfiles import Arriving
 from torpor.guest.settings import Settings
 from torpor.guest.unpack import unpack
-from torpor.wire import messages, names, wayout
+from torpor.wire import messages, names
 from torpor.wire.link import CONTROL, FILES, STDERR, STDOUT, STREAMS, Received
 
 PREPARE_S_MAX = 2.0
@@ -241,20 +241,12 @@ class Supervisor:
             if self._files.tar:
                 unpack(self._files.tar, settings.app, settings.uid)
                 self._files.tar.clear()
-            self._gateway.prepare(message)
+            program = self._gateway.prepare(message)
             if self._agent is None:
-                program = Program(
-                    message["deps"],
-                    message.get("env", {}),
-                    self._gateway.trust,
-                    self._gateway.model,
-                )
                 self._watch_agent(AgentProcess(settings, program))
         except (Invalid, OSError) as error:
             self._say(names.LOAD_FAILED, error=str(error), traceback="")
             return
-        for field in wayout.FIELDS:
-            message.pop(field, None)  # not the agent's process' business
         self._to_agent(message)
 
     def _watch_agent(self, agent: AgentProcess) -> None:
@@ -396,11 +388,10 @@ class Supervisor:
 
     def _update_status(self) -> None:
         status = {**self._agent_status}
-        exchanges = self._exchanges
-        status["busy"] += exchanges.busy
-        status["waiting"] += exchanges.asking
-        if exchanges.calls:
-            status["calls"] = exchanges.calls
+        status["busy"] += self._exchanges.busy
+        status["waiting"] += self._exchanges.asking
+        if calls := self._exchanges.calls:
+            status["calls"] = calls
         if status != self._status and (status["waiting"] or self._status["waiting"]):
             self._status = status
             self._say(names.STATUS, **status)

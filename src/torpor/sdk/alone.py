@@ -25,13 +25,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from torpor.core.ids import op_kind, op_name
 from torpor.guest.exchanges import is_exchange
 from torpor.replay.journal import Recorded
 from torpor.sdk import compiled, process
+from torpor.sdk.control import Reader
 from torpor.sdk.endpoint import Endpoint
 from torpor.sdk.operations import Operation
 from torpor.sdk.rest import Rest
@@ -59,6 +60,21 @@ class _Marks:
                 os.write(self._fds[name], b"%s%d\n" % (self._mark, offset))
 
 
+class _Lines:
+    """Of those that the server writes, the messages: frames are the endpoint's."""
+
+    def __init__(self, reader: Reader, give: Callable[[bytes], None]) -> None:
+        self._reader, self._give = reader, give
+
+    def readline(self) -> bytes:
+        while (line := self._reader.readline()).startswith(streams.LINE):
+            self._give(streams.of_line(line.rstrip(b"\n")))
+        return line
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.readline, b"")
+
+
 class AloneRuntime(Runtime):
     machine = False
 
@@ -67,10 +83,11 @@ class AloneRuntime(Runtime):
         self._files: StepFiles
         self._marks = _Marks(mark)
         self._endpoint = Endpoint(self.send, lambda: os._exit(1))
+        self._reader = _Lines(self._reader, self._endpoint.give)
         os.environ.update(self._endpoint.environment)
         self.lines.own.add(self._endpoint.thread)
         self._records: list[Recorded] = []  # parts of a journal, of which `start` brings the last
-        self._deferred: list[bytes] = []  # lines that came while it stood still
+        self._deferred: list[dict[str, Any]] = []  # came while it stood still
         self._handlers[names.JOURNAL] = self._take_journal
 
     def move(self, message: dict[str, Any]) -> tuple[str, str]:
@@ -134,22 +151,17 @@ class AloneRuntime(Runtime):
     def _prepare(self, message: dict[str, Any]) -> None:
         super()._prepare(message)
         deferred, self._deferred = self._deferred, []
-        for line in deferred:
-            self._hear(line)
-
-    def _hear(self, line: bytes) -> None:
-        if line.startswith(streams.LINE):
-            self._endpoint.give(streams.of_line(line.rstrip(b"\n")))
-        else:
-            super()._hear(line)
+        for each in deferred:
+            self._handlers[each["t"]](each)
 
     def _stand_still(self, found: Rest) -> list[Operation]:
         """Until the server says to go on, or ends this process: its run is suspended then."""
         self._tell(names.PREPARED, **found.report())
         while line := self._reader.readline():
-            if not line.startswith(streams.LINE) and json.loads(line)["t"] == names.RESUME:
+            message = json.loads(line)
+            if message["t"] == names.RESUME:
                 break
-            self._deferred.append(line)
+            self._deferred.append(message)
         else:
             self._gone()
         return []

@@ -481,14 +481,11 @@ class Runtime:
     def _listen(self) -> None:
         try:
             for line in self._reader:
-                self._hear(line)
+                message = json.loads(line)
+                self._handlers[message["t"]](message)
         except BaseException:
             traceback.print_exc()
         self._over()
-
-    def _hear(self, line: bytes) -> None:
-        message = json.loads(line)
-        self._handlers[message["t"]](message)
 
     def _over(self) -> None:
         """Nothing more comes."""
