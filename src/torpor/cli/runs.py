@@ -243,7 +243,7 @@ def _item(item: timeline.Operation | timeline.Freeze, until: float, *, ended: bo
     if tokens or not item.measured:
         shown.append(f"  {words.line(item.model)}  {tokens or 'tokens unknown'}", "dim")
     if item.way:
-        shown.append(words.line(item.way), "dim")
+        shown.append(f"  {words.line(item.way)}", "dim")
     if item.changed:
         shown.append(f"  {item.changed}", "yellow")
     if item.again:

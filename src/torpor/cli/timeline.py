@@ -139,6 +139,8 @@ def _conclude(operation: Operation, entry: Object) -> None:
             operation.outcome = f"HTTP {reply.status}"
     if data.get("origin") and entry["kind"].startswith("wait."):
         operation.way = f"from {data['origin']}"
+    if data.get("remembered"):
+        operation.way = "as decided for this run before"
     if operation.ended_at is None:
         operation.ended_at = entry["at"]
         operation.ok = bool(data.get("ok", True)) and not operation.outcome

@@ -147,8 +147,10 @@ class Timeline:
     def _answered_from(self, entry: Object) -> None:
         """Who answered and how is in its op.end, which comes with it; from where, here."""
         item = self.items.get(self._open.get(str(entry["op"]), 0))
-        if item is not None and (origin := entry["data"].get("origin")):
-            figures = (*item.figures, words.line(f"from {origin}", 80))
+        origin, remembered = (entry["data"].get(key) for key in ("origin", "remembered"))
+        if item is not None and (origin or remembered):
+            how = f"from {origin}" if origin else "as decided for this run before"
+            figures = (*item.figures, words.line(how, 80))
             self.items[item.seq] = replace(item, figures=figures)
 
     def _again(self, entry: Object) -> Item | None:

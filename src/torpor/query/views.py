@@ -407,6 +407,8 @@ _EGRESS = (
     ("rule", "which decided: how the agent's file, or the host's, has it"),
     ("secret", "the name of the secret that went along"),
     ("permitted_by", "the person who allowed or denied it"),
+    ("permitted_at", "when they did"),
+    ("permitted_from", "from where: an API key and its address, the public link, …"),
     ("sent_bytes", "of the request's body"),
     ("received_bytes", "of the answer's body"),
     ("ms", "milliseconds until its end"),
@@ -419,13 +421,19 @@ def _arm(url: str, source: str, **given: str) -> tuple[tuple[str, ...], str]:
     return tuple(found.get(name, "NULL") for name, _ in _EGRESS), source
 
 
+def _origin(op: str) -> str:
+    """From where a wait was answered: its entry has that."""
+    return (
+        "(SELECT o.data ->> '$.origin' FROM main.entries o WHERE o.run IN (l.run, b.run) "
+        f"AND o.kind = 'wait.completed' AND o.op = {op})"
+    )
+
+
 def _recorded(kind: str, cost: str = "NULL", more: str = "") -> tuple[tuple[str, ...], str]:
     """Exchanges that are operations."""
     out = f"{_RESULT} -> '$.egress'"
-    permitted = (
-        '(SELECT w."by" FROM main.waits w WHERE w.run IN (l.run, b.run) '
-        "AND w.op = b.data ->> '$.data.permission')"
-    )
+    permission = "b.data ->> '$.data.permission'"
+    of_wait = f"FROM main.waits w WHERE w.run IN (l.run, b.run) AND w.op = {permission})"
     return _arm(
         _url("b.data ->> '$.data", "path"),
         _operations(kind) + more,
@@ -440,7 +448,9 @@ def _recorded(kind: str, cost: str = "NULL", more: str = "") -> tuple[tuple[str,
         reason=f"{_RESULT} ->> '$.error.message'",
         rule=f"{out} ->> '$.rule'",
         secret=f"{out} ->> '$.secret'",
-        permitted_by=permitted,
+        permitted_by=f'(SELECT w."by" {of_wait}',
+        permitted_at=f"(SELECT w.completed_at {of_wait}",
+        permitted_from=f"CASE WHEN {permission} IS NOT NULL THEN {_origin(permission)} END",
         sent_bytes=f"coalesce({out} ->> '$.sent', length(b.data ->> '$.data.body'))",
         received_bytes=f"coalesce({out} ->> '$.received', length({_RESULT} ->> '$.value.body'))",
         ms=f"coalesce({out} ->> '$.ms', 1000 * ({_ENDED} - b.at))",
@@ -511,6 +521,8 @@ _waiting = _arm(
     reason="w.value ->> '$.data.reason'",
     times="CASE w.state WHEN 'open' THEN NULL ELSE 1 END",
     permitted_by='w."by"',
+    permitted_at='CASE WHEN w."by" IS NOT NULL THEN w.completed_at END',
+    permitted_from=_origin("b.op"),
     ms="1000 * (w.completed_at - b.at)",
 )
 _models = _recorded(

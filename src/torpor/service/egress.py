@@ -82,6 +82,8 @@ class Exchange(TypedDict):
     rule: str | None
     secret: str | None
     permitted_by: str | None
+    permitted_at: float | None
+    permitted_from: str | None
     sent_bytes: int | None
     received_bytes: int | None
     ms: float | None

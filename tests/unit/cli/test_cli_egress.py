@@ -110,7 +110,18 @@ def test_presets_are_listed(torpor: Torpor) -> None:
 
 
 def exchange(seq: int, verdict: str = "allow", **more: Any) -> dict[str, Any]:
-    keys = ("op", "code", "reason", "times", "rule", "secret", "permitted_by", "cost_usd", "path")
+    keys = (
+        "op",
+        "code",
+        "reason",
+        "times",
+        "rule",
+        "secret",
+        "permitted_by",
+        "cost_usd",
+        "path",
+        *("permitted_at", "permitted_from"),
+    )
     at = {"at": float(seq), "ended_at": None, "ms": None, "status": None}
     sizes = {"sent_bytes": None, "received_bytes": None}
     named = {"run": "run_1", "seq": seq, "verdict": verdict, "method": "GET"}

@@ -13,7 +13,8 @@ from tests.unit.query.conftest import PRICES, VERSION, Ask, Log, completion, for
 from torpor.contextlog import egress
 from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.runs import claim, create_run
-from torpor.core.ids import RunId
+from torpor.contextlog.waits import NewWait, answer_wait, create_wait
+from torpor.core.ids import OpId, RunId
 from torpor.logstore.sqlite import SqliteStore
 from torpor.query.ask import Asking, Question
 
@@ -110,3 +111,42 @@ def test_refusals_say_why_and_calls_what_they_cost(
     ]
     sql = "SELECT round(sum(cost_usd), 6), count(cost_usd) FROM egress WHERE run = ?"
     assert ask(sql, filled[1]).rows == [[0.003, 1]]
+
+
+def test_who_permitted_a_request_when_and_from_where(tmp_path: Path) -> None:
+    """Attempts that a person decides about: one allowed, one denied, one not decided."""
+    request = {"scheme": "https", "host": "a.test", "port": 443, "method": "POST"}
+    request |= {"headers": {}, "body": "{}"}
+
+    def fill(c: Connection) -> RunId:
+        agent = NewAgent(
+            engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}
+        )
+        put_agent(c, agent, 1.0)
+        run = create_run(c, version=VERSION, agent="a", input={}, now=99.0).id
+        log = Log(c, run, claim(c, run, 100.0))
+        for n, decision in enumerate(("once", "deny", None), 1):
+            action = {"request": {**request, "target": f"/{n}"}}
+            op, name = OpId(f"permission:p{n}#1"), f"p{n}"
+            new = NewWait(op, name, "d" * 32, "permission", data=action, approve=True)
+            wait = create_wait(c, run, log.epoch, new, 110.0)
+            if decision is not None:
+                value = {"data": {"decision": decision}, "approved": decision != "deny"}
+                answer_wait(c, wait, value=value, now=120.0, by="ana", origin="its link, from ::1")
+        allowed: Any = {key: request[key] for key in ("scheme", "host", "port", "method")}
+        allowed |= {"headers": {}, "body": "{}", "path": "/1", "permission": "permission:p1#1"}
+        log.begin("http", "a.test/1@01", **allowed)
+        return run
+
+    path = tmp_path / "torpor.db"
+    store = SqliteStore.open(path)
+    asyncio.run(store.write(fill))
+    store.close()
+    sql = (
+        "SELECT path, verdict, permitted_by, permitted_at, permitted_from FROM egress ORDER BY path"
+    )
+    assert asyncio.run(Asking(path).ask(Question(sql), PRICES)).rows == [
+        ["/1", "allow", "ana", 120.0, "its link, from ::1"],
+        ["/2", "deny", "ana", 120.0, "its link, from ::1"],
+        ["/3", "ask", None, None, None],
+    ]
