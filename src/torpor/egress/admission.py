@@ -47,7 +47,11 @@ class Redaction(Protocol):
 
 
 class Charge(Protocol):
-    """What was reserved for one exchange, of budgets and limits."""
+    """What was reserved for one exchange, of budgets and limits. `asks`: what `sent` has refused, a
+    person may allow."""
+
+    @property
+    def asks(self) -> bool: ...
 
     def sent(self, data: bytes) -> str:
         """These bytes of the body go out next, of a recorded call all of them at once. Why they may

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torpor.egress.admission import Headers
+from torpor.egress.admission import Charge, Headers
 
 
 class Listener(Protocol):
@@ -25,6 +25,12 @@ class NoAnswer(Exception):
     def __init__(self, status: int, code: str, message: str, *, retry: bool = True) -> None:
         super().__init__(message)
         self.status, self.code, self.message, self.retry = status, code, message, retry
+
+
+def over_budget(charge: Charge, problem: str) -> NoAnswer:
+    """Where `Charge.sent` has said why not. Of what a person may allow, the code says so: begun
+    again with a permission, it goes out."""
+    return NoAnswer(402, "needs_permission" if charge.asks else "over_budget", problem, retry=False)
 
 
 class CutOff(Exception):

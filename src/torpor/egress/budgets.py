@@ -122,30 +122,41 @@ class Budgets:
         if self._used.pop(scope, None) is not None and self._ledger is not None:
             self._ledger.write([scope], None)
 
-    def over(self, account: Account, wanted: Mapping[str, float]) -> Over | None:
-        """The limit that `wanted` more would pass. One that denies comes before one that asks."""
+    def over(
+        self, account: Account, wanted: Mapping[str, float], *, permitted: bool = False
+    ) -> Over | None:
+        """The limit that `wanted` more would pass. One that denies comes before one that asks,
+        which does not count where a person has `permitted` it."""
         passed = [
             Over(limit, self._used[scope][limit.kind])
             for scope in account.scopes
             for limit in account.limits
             if limit.per == scope[0]
+            and not (permitted and limit.ask)
             and (more := wanted.get(limit.kind, 0)) > 0
             and self._used[scope][limit.kind] + more > limit.amount
         ]
         return min(passed, key=lambda over: over.limit.ask, default=None)
 
-    def reached(self, account: Account, wanted: Mapping[str, float]) -> Over | None:
+    def reached(
+        self, account: Account, wanted: Mapping[str, float], *, permitted: bool = False
+    ) -> Over | None:
         """As `over`, for what has not begun: the limit is also passed if a request like it was held
         back for it before, and if nothing is left of what it is sure to use some of."""
         least = {**wanted, "requests": 1}
-        if over := self.over(account, least):
+        if over := self.over(account, least, permitted=permitted):
             return over
         for scope in account.scopes:
             for limit in account.limits:
+                if permitted and limit.ask:
+                    continue
                 spent = (
                     limit.per == scope[0]
                     and limit.kind in ("cost", "tokens")
-                    and (self._used[scope][limit.kind] >= limit.amount or scope in self._passed)
+                    and (
+                        self._used[scope][limit.kind] >= limit.amount
+                        or (limit.ask and scope in self._passed)
+                    )
                 )
                 if spent and limit.kind in wanted:
                     return Over(limit, self._used[scope][limit.kind])
@@ -237,7 +248,8 @@ def _replay(line: bytes, used: dict[Scope, Amounts]) -> None:
 @dataclass
 class Hold:
     """What is reserved for one exchange (`admission.Charge`). `priced`: it goes to a model's API,
-    `model`: what it takes can be read. `permitted`: a person has allowed that limits are passed."""
+    `model`: what it takes can be read. `permitted`: a person has allowed it, and with it that
+    limits are passed that ask."""
 
     budgets: Budgets
     account: Account
@@ -245,6 +257,7 @@ class Hold:
     model: bool = False
     priced: bool = False
     permitted: bool = False
+    asks: bool = False
     _reserved: Amounts = field(default_factory=dict)
     _estimate: Amounts = field(default_factory=dict)
     _named: str = ""
@@ -263,8 +276,9 @@ class Hold:
         if self.priced and not self._estimate:
             self._named, expected = self._expect(data)
             wanted |= expected
-        over = None if self.permitted else self.budgets.over(self.account, wanted)
+        over = self.budgets.over(self.account, wanted, permitted=self.permitted)
         if over is not None:
+            self.asks = over.limit.ask
             if over.limit.ask:
                 self.budgets.note_passed(self.account, over)
             hint = (
@@ -281,7 +295,8 @@ class Hold:
         return amounts.shown(over.limit.kind, wanted[over.limit.kind])
 
     def received(self, data: bytes) -> str:
-        over = None if self.permitted else self.budgets.over(self.account, {"bytes_in": len(data)})
+        wanted = {"bytes_in": len(data)}
+        over = self.budgets.over(self.account, wanted, permitted=self.permitted)
         self._take({"bytes_in": len(data)})
         if self.model and len(self._answer) < ANSWER_BYTES_MAX:
             self._answer += data

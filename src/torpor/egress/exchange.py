@@ -27,7 +27,7 @@ from torpor.core.egress import HTTPS, TCP
 from torpor.core.errors import Invalid
 from torpor.core.hostnames import normalize_host
 from torpor.egress.admission import Admission, Charge, Headers, Leak, Outgoing, Redaction
-from torpor.egress.answer import CutOff, Listener, NoAnswer
+from torpor.egress.answer import CutOff, Listener, NoAnswer, over_budget
 from torpor.egress.relay import relay, take_over
 from torpor.egress.seen import Seen
 from torpor.wire.streams import HEADERS_CHARS_MAX, HEADERS_MAX
@@ -370,9 +370,9 @@ class _Sender:
         if body is None or self._call.upgrade:
             return None
         if isinstance(body, bytes):
-            self._seen.sent = len(body)
             if charge is not None and (refused := charge.sent(body)):
-                raise NoAnswer(429, "over_budget", refused, retry=False)
+                raise over_budget(charge, refused)
+            self._seen.sent = len(body)
             return body
         return self._pieces(body)
 
@@ -380,7 +380,7 @@ class _Sender:
         charge, length, seen = self._call.charge, self._call.length, self._seen
         async for piece in body:
             if charge is not None and (refused := charge.sent(piece)):
-                self._refuse(NoAnswer(429, "over_budget", refused, retry=False))
+                self._refuse(over_budget(charge, refused))
             if length is not None and seen.sent + len(piece) > length:
                 self._refuse(_bad_body("longer"))
             seen.sent += len(piece)

@@ -67,6 +67,8 @@ _FREE = re.compile(
     r"(/count_tokens|/input_tokens|:countTokens|/tokenize|/cancel|/files|/uploads(/.*)?"
     r"|/moderations)/?$"
 )
+# What an answer, or a WebSocket's messages, may be compressed for.
+_ENCODING = frozenset({"accept-encoding", "sec-websocket-extensions"})
 _STATUS = {"over_budget": 402, "unresolved": 502}
 
 _log = logging.getLogger(__name__)
@@ -203,7 +205,7 @@ class PolicyJudge:
         wanted = {"bytes_out": float(outgoing.length or 0)}
         if hold.priced:
             wanted |= {"cost": 0.0, "tokens": 0.0}
-        over = None if hold.permitted else self.budgets.reached(hold.account, wanted)
+        over = self.budgets.reached(hold.account, wanted, permitted=hold.permitted)
         if over is None:
             return verdict
         if over.limit.ask:
@@ -246,10 +248,8 @@ class PolicyJudge:
             redaction = Redactor(secret.name, secret.search)
         if redaction is not None or hold.model:
             # So that it can be seen whether the secret is in the answer, and what it took.
-            headers = [
-                *(h for h in headers if h[0] != "accept-encoding"),
-                ("accept-encoding", "identity"),
-            ]
+            headers = [header for header in headers if header[0] not in _ENCODING]
+            headers.append(("accept-encoding", "identity"))
         hold.begin()
         return Admission(
             verdict=_fields(verdict) | ({"address": addresses[0]} if addresses else {}),

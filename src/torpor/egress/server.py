@@ -25,7 +25,7 @@ from torpor.core.errors import Invalid
 from torpor.core.hostnames import normalize_host
 from torpor.egress import protocol, upstream
 from torpor.egress.admission import Admission, Judge, Outgoing, Refusal
-from torpor.egress.answer import CutOff, Listener, NoAnswer
+from torpor.egress.answer import CutOff, Listener, NoAnswer, over_budget
 from torpor.egress.calls import Call, Calls, done_of
 from torpor.egress.exchange import (
     Exchanges,
@@ -487,11 +487,11 @@ async def _charged(
 ) -> None:
     """The deployment's own model, whose use is counted like any other's."""
     charge = admission.charge
-    seen.sent = len(request.body)
     if charge is not None:
         if refused := charge.sent(request.body):
-            raise NoAnswer(429, "over_budget", refused, retry=False)
+            raise over_budget(charge, refused)
         listener = _Counted(listener, charge.received)
+    seen.sent = len(request.body)
     await model.answer(request, listener, seen)
 
 

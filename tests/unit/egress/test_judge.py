@@ -217,6 +217,7 @@ def test_attempt_27_a_key_of_the_agents_own_is_replaced_by_ours(bench: Bench) ->
 
 def test_attempt_29_no_encoding_is_asked_for_where_a_secret_goes(bench: Bench) -> None:
     headers = [("accept-encoding", "gzip, br"), ("accept", "*/*")]
+    headers.append(("sec-websocket-extensions", "permessage-deflate"))
     found = bench.admitted("https://api.github.com/", headers=headers)
     assert ("accept-encoding", "identity") in found.headers and len(found.headers) == 3
     assert found.redaction is not None
@@ -312,11 +313,21 @@ def test_a_budget_that_asks_freezes_what_would_pass_it(bench: Bench) -> None:
     sent = json.dumps({"model": "gpt", "max_tokens": 1000}).encode()
     first = bench.admitted(url, "POST", record="model")
     assert first.charge is not None and "a person decides" in first.charge.sent(sent)
+    assert first.charge.asks
     found = bench.refused(url, "POST", record="model")
     assert found.code == "permission_needed" and found.fields == {"kind": "model", "ask": True}
     bench.admitted("https://plain.example.com/")  # costs nothing
     allowed = bench.admitted(url, "POST", record="model", permit="abc")
     assert allowed.charge is not None and allowed.charge.sent(sent) == ""
+
+
+def test_what_a_person_allows_does_not_pass_a_limit_that_denies(bench: Bench) -> None:
+    bench.host("[limits]\nrequests_per_run = 0")
+    url = "https://api.github.com/x"
+    found = bench.refused(url, "DELETE", record="http", permit="abc")
+    assert (found.code, found.verdict["verdict"]) == ("over_budget", "deny")
+    bench.host("[limits]\nrequests_per_run = 0\nask = true")
+    bench.admitted(url, "DELETE", record="http", permit="abc")
 
 
 def test_what_the_log_knows_to_be_used_counts(bench: Bench) -> None:
