@@ -28,15 +28,12 @@ def times_at_most(log: Iterable[EntryRow]) -> dict[str, int]:
 
 
 def payments_at_most(log: Iterable[EntryRow]) -> dict[str, int]:
-    """By call of the model's: once, whatever was lost, and once more each time that its broker was,
-    which the log says and why."""
+    """By call of the model's: once, whatever was lost."""
     most = dict[str, int]()
     for entry in log:
         if entry.kind == "op.begin" and entry.data["kind"] == "model":
             most[str(entry.op)] = 1
-        elif entry.kind == "op.again" and entry.op in most:
-            assert entry.data["reason"]
-            most[entry.op] += 1
+        assert entry.kind != "op.again" or entry.op not in most, f"{entry.op} was repeated"
     return most
 
 

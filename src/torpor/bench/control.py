@@ -38,7 +38,6 @@ from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.states import RunState
 from torpor.core.workers import Worker
 from torpor.egress.client import BrokerClient
-from torpor.egress.models import Model
 from torpor.engine import process
 from torpor.logstore.sqlite import SqliteStore
 from torpor.project.reading import read_agent
@@ -294,6 +293,6 @@ def _without_engines(home: Home, store: SqliteStore) -> Scheduler:
     keys = SealingKeys(home, store, on=False)
     blobs = SnapshotStore(LocalBlobs(home.blobs), lambda image: home.images / image / "root.erofs")
     values = Values(blobs.blobs, home.run, store, keys)
-    model = Model(BrokerClient.of(home))
-    shared = Shared(store, model, keys, Authorities(store, keys), values, Metrics(), Commands())
+    given = (store, BrokerClient.of(home), keys, Authorities(store, keys), values)
+    shared = Shared(*given, Metrics(), Commands())
     return Scheduler(shared, Worker.of(home))

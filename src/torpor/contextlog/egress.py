@@ -1,6 +1,6 @@
 """Entries of what went out, and of what was refused: each is one of a run's, and of no operation.
 
-    egress.request  {id, method, url, rule, secret?, address?}: let out. Durable before its
+    egress.request  {id, method?, url, rule, secret?, address?}: let out. Durable before its
                     answer's head is the agent's
     egress.end      {id, status?, sent, received, ms, problem?}: how it ended, and the bytes of the
                     bodies both ways
@@ -19,12 +19,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import Connection, func, select
+
+from torpor.contextlog import schema
 from torpor.contextlog.codecs import Codec, check_object
 from torpor.contextlog.entries import NewEntry
 from torpor.core.errors import Invalid
-from torpor.core.ids import OpId
+from torpor.core.ids import OpId, RunId
 
 REQUEST, ENDED, REFUSED, PART = "egress.request", "egress.end", "egress.refused", "op.part"
+
+_log = schema.log
 
 URL_CHARS_MAX = 2048
 REASON_CHARS_MAX = 1000
@@ -38,7 +43,7 @@ _REASON = (str, REASON_CHARS_MAX)
 _FIELDS: Mapping[str, Mapping[str, tuple[type, int]]] = {
     REQUEST: {
         "id": _WORD,
-        "method": _WORD,
+        "method?": _WORD,
         "url": (str, URL_CHARS_MAX),
         "rule": _NAMED,
         "secret?": _NAMED,
@@ -77,6 +82,14 @@ def entry(kind: str, **data: Any) -> NewEntry:
 
 def part(op: OpId, text: str) -> NewEntry:
     return NewEntry(PART, op, {"text": _cut(text, _FIELDS[PART]["text"])})
+
+
+def part_chars(c: Connection, run: RunId, op: OpId) -> int:
+    """How much text of an operation's answer the log has."""
+    text = _log.c.data["text"].as_string()
+    query = select(func.sum(func.length(text)))
+    found = c.scalar(query.where(_log.c.run == run, _log.c.op == op, _log.c.kind == PART))
+    return int(found or 0)
 
 
 def url(fields: Mapping[str, Any]) -> str:

@@ -55,8 +55,8 @@ IDENTITY = ("kind", "name", "digest", "at", "side", "hint")
 _NO_SPACES = (",", ":")
 _OUTCOME = ("ok", "value", "error", "blob")
 # In doubt they may happen again. Begun again they do, but for model calls (`worker.calls`).
-DONE_AGAIN = ("step", "model", "read", "context", "artifact")
-_REPEATED = frozenset(DONE_AGAIN) - {"model"}
+DONE_AGAIN = ("step", "model", "http", "read", "context", "artifact")
+_REPEATED = frozenset(DONE_AGAIN) - {"model", "http"}
 
 _entries, _log, _ops, _runs = schema.entries, schema.log, schema.log_ops, schema.runs
 _COLUMNS = [_log.c[column.name] for column in _entries.c]

@@ -26,7 +26,7 @@ from torpor.core.home import Home
 from torpor.core.ids import AgentVersion
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.workers import Worker
-from torpor.egress.models import Model
+from torpor.egress.client import BrokerClient
 from torpor.engine import registry
 from torpor.engine.host import Boot, Need
 from torpor.engine.registry import Entry
@@ -180,7 +180,7 @@ class Engines:
     def __init__(self, shared: Shared) -> None:
         self.choice = choose()
         self.scheduler: Scheduler | None = None  # once any engine is ready
-        self.model: Model | None = None  # likewise
+        self.broker: BrokerClient | None = None  # likewise
         self.leaving = False  # the server is about to stop: nothing is made ready any more
         self._shared = shared
         self._ready: dict[str, OnMachines | OnProcesses] = {}
@@ -252,8 +252,8 @@ class Engines:
             await asyncio.gather(task, return_exceptions=True)
         if self.scheduler is not None:
             await self.scheduler.stop()
-        if self.model is not None:
-            await self.model.close()
+        if self.broker is not None:
+            await self.broker.close()
 
     async def _get_ready(self, engine: str) -> None:
         try:
@@ -308,12 +308,13 @@ class Engines:
         shared = self._shared
         async with self._readying["scheduler"]:
             if self.scheduler is None:
-                self.model = await Model.open(shared.home)
-                await shared.handing.begin(self.model.client)
+                self.broker = BrokerClient.of(shared.home)
+                await self.broker.connect()
+                await shared.handing.begin(self.broker)
                 self.scheduler = Scheduler(
                     parts.Shared(
                         store=shared.store,
-                        model=self.model,
+                        broker=self.broker,
                         keys=shared.keys,
                         authorities=shared.authorities,
                         values=shared.values,

@@ -16,7 +16,10 @@ recording      where in the log a snapshot stands, and what is recorded with it
 obstacles      what of its host keeps a run from going on
 computing      how long a run computes
 cancelling     a run's cancellation
-calls          model calls
+calls          recorded exchanges: model calls, above all
+answers        their answers, as they come
+network        all other exchanges, and connections
+way            what both need, to the broker and back
 values         results that are too large for the log
 notes          notes that a recovered agent repeats
 output         output that a recovered agent repeats

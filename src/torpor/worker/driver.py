@@ -37,6 +37,7 @@ from torpor.core.position import NOT_BEGUN, Position
 from torpor.core.states import RunState
 from torpor.policy import freeze as policy
 from torpor.wire import names
+from torpor.wire.messages import EXCHANGES
 from torpor.worker.cancelling import CANCELLED
 from torpor.worker.carrier import Carrier, Carriers, Origin
 from torpor.worker.freezing import Freezing
@@ -186,6 +187,7 @@ class Driver:
             try:
                 if outcome is not Outcome.SUSPENDED:
                     await parts.calls.leave(ended=outcome is Outcome.ENDED)
+                await parts.network.leave(self.loss if outcome is Outcome.LOST else None)
                 await parts.learning.cut_off()
                 parts.results.close()
                 parts.commands.leave(self.loss)
@@ -218,7 +220,7 @@ class Driver:
             await self._take_up(
                 snapshot, position, {each["op"] for each in journal if "ok" in each}
             )
-        parts.calls.take_up(parts.standing.of("model"), journal)
+        parts.calls.take_up(parts.standing.of(*EXCHANGES), journal)
         await live.thaw(self.run, self.epoch, started=started, journal=journal if started else [])
         parts.standing.changed()
         resume_ms = (self._clock.monotonic() - self._decided) * 1000
@@ -247,8 +249,8 @@ class Driver:
         """What the machine had requested before its snapshot, and nobody is at any more."""
         # This machine is the proof that there is the checkpoint.
         await self._freezing.end_checkpoints(self.standing.of("checkpoint"))
-        for op in self.standing.of("model"):
-            self._parts.call_model(op)
+        for op in self.standing.of(*EXCHANGES):
+            self._parts.call(op)
 
     async def _attend(self, live: Carrier) -> Outcome:
         """Receive from the guest, pass on what arrives, decide about freezing, until it is over."""
@@ -303,6 +305,8 @@ class Driver:
             return policy.Stay("it is being cancelled", None)
         if parts.commands.any:
             return policy.Stay("a command is at work beside it", None)
+        if stay := parts.network.stay():
+            return stay
         if stay := parts.obstacles.stay(live.guest, waiting=self.standing.waiting):
             return stay
         return policy.decide(self.standing.facts(live.cpu_s()), self._carriers.terms)

@@ -173,7 +173,8 @@ class Freezing:
             patient=parts.standing.patient,
             wake_at=parts.stillness.wake_at,
         )
-        return [parts.computing.record, parts.pen.suspension(how)]
+        lost = parts.network.lost("its machine was frozen, and connections do not outlive that")
+        return [*lost, parts.computing.record, parts.pen.suspension(how)]
 
     async def _failed(self, error: Exception) -> None:
         """Rule 6: the run goes on, says so, loses nothing."""

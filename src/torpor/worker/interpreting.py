@@ -146,9 +146,20 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
-class CallModel:
+class Call:
+    """Make a recorded exchange; its answer is to come on the guest's `stream`, if it has one."""
+
     op: OpId
     request: Mapping[str, Any]
+    stream: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Certify:
+    """Send a certificate for `name`, of the authority that the guest trusts."""
+
+    name: str
+    authority: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +202,7 @@ class Ending:
 
 Now = Begun | Spool | Replayed | Status | Resumed | Unprepared | OfCommand | Hold
 Writing = NewEntry | Note | CreateWaits | Judge | End
-Then = Confirm | CallModel | Checkpoint | Fetch | Created | Answered
+Then = Confirm | Call | Certify | Checkpoint | Fetch | Created | Answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +231,8 @@ def _begin(message: Message, state: State) -> Effects:
     match kind:
         case "verdict":
             return Effects((Begun((message,)),), (Judge(message),))
-        case "model":
-            then: tuple[Then, ...] = (CallModel(op, message["data"]),)
+        case "model" | "http":
+            then: tuple[Then, ...] = (Call(op, message["data"], message.get("stream")),)
         case "checkpoint":
             then = (Checkpoint(op),)
         case _:
@@ -293,6 +304,10 @@ def _status(message: Message, state: State) -> Effects:
     return Effects((Status(message["waiting"], message["busy"], message.get("all", False)),))
 
 
+def _certificate(message: Message, state: State) -> Effects:
+    return Effects(then=(Certify(message["name"], message["authority"]),))
+
+
 def _resumed(message: Message, state: State) -> Effects:
     return Effects((Resumed(message["at"]),))
 
@@ -341,6 +356,7 @@ MEANINGS: dict[str, Callable[[Message, State], Effects]] = {
     names.STATUS: _status,
     names.RESUMED: _resumed,
     names.UNPREPARED: _unprepared,
+    names.CERTIFICATE: _certificate,
     names.EXEC_OUTPUT: _of_command,
     names.EXEC_TAKEN: _of_command,
     names.EXEC_EXITED: _of_command,

@@ -10,10 +10,14 @@ from typing import Any
 
 from torpor.contextlog.runs import RunRow
 from torpor.core.clock import SYSTEM_CLOCK, Clock
+from torpor.core.errors import TorporError
 from torpor.core.ids import OpId
 from torpor.core.limits import LIMITS, ServerLimits
-from torpor.egress.models import Model
+from torpor.egress.client import BrokerClient
 from torpor.logstore.protocol import Store
+from torpor.machines.channel import Channel
+from torpor.wire import names
+from torpor.wire.streams import ATTACH, Frame
 from torpor.worker.authorities import Authorities
 from torpor.worker.calls import Calls
 from torpor.worker.cancelling import Cancelling
@@ -22,6 +26,7 @@ from torpor.worker.commands import Commands, OfRun
 from torpor.worker.computing import Computing
 from torpor.worker.handover import HandOver
 from torpor.worker.metrics import Metrics
+from torpor.worker.network import Network
 from torpor.worker.notes import Notes
 from torpor.worker.obstacles import Obstacles
 from torpor.worker.output import Streams
@@ -32,6 +37,7 @@ from torpor.worker.standing import Result, Standing
 from torpor.worker.stillness import Stillness
 from torpor.worker.tasks import Tasks
 from torpor.worker.values import Results, Values
+from torpor.worker.way import Way
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Shared:
     """What all drivers of a host have."""
 
     store: Store
-    model: Model
+    broker: BrokerClient
     keys: SealingKeys
     authorities: Authorities
     values: Values
@@ -64,7 +70,9 @@ class Parts:
         self.hand_over = HandOver()
         self.cancelling = Cancelling(row.cancel_requested, clock, limits.cancel_grace_s)
         calls = Tasks(self.fail)
-        self.calls = Calls(row.id, shared.store, shared.model, self.pen, calls, shared.metrics)
+        way = Way(row.id, shared.broker, shared.store, self.pen, clock, lambda: self.guest)
+        self.calls = Calls(way, calls, shared.metrics)
+        self.network = Network(way, Tasks(self.fail))
         self.learning = Tasks(self.fail)  # what is done for the agent beside it
         self.results = Results(row.id, shared.values, shared.store, self.pen)
         self.computing = Computing(
@@ -80,6 +88,11 @@ class Parts:
         )
 
     @property
+    def guest(self) -> Channel | None:
+        """The channel to the agent, while there is one."""
+        return None if self.carrier is None else self.carrier.guest
+
+    @property
     def live(self) -> Carrier:
         """The carrier, where there must be one."""
         assert self.carrier is not None
@@ -88,7 +101,7 @@ class Parts:
     @property
     def busy_beside(self) -> bool:
         """Something other than the agent needs its carrier."""
-        return self.cancelling.wanted or self.commands.any
+        return self.cancelling.wanted or self.commands.any or self.network.stay() is not None
 
     def deliver(self, op: str, outcome: Mapping[str, Any]) -> None:
         """The outcome of `op` was recorded: the agent gets it if it waits for it."""
@@ -102,10 +115,32 @@ class Parts:
             self.progressed = True
             self.results.confirm(op, self.live.guest)
 
-    def call_model(self, op: OpId, request: Mapping[str, Any] | None = None) -> None:
+    def call(
+        self, op: OpId, request: Mapping[str, Any] | None = None, stream: int | None = None
+    ) -> None:
         """Make the call that `op` began, unless that is left to the next driver."""
         if not self.hand_over.wanted:
-            self.calls.make(op, request, self.deliver)
+            self.calls.make(op, request, self.deliver, stream)
+
+    def take_frame(self, frame: Frame) -> None:
+        """Of a stream of the guest's. Raises GuestError."""
+        if frame.kind == ATTACH:
+            self.calls.attach(frame.stream, OpId(frame.fields["op"]), frame.fields["offset"])
+        elif not self.calls.take(frame):
+            self.network.take(frame)
+
+    def certify(self, name: str, authority: str) -> None:
+        """Send the guest a certificate, or that there is none."""
+        self.learning.spawn(self._certify(name, authority))
+
+    async def _certify(self, name: str, authority: str) -> None:
+        try:
+            leaf = await self.shared.authorities.leaf_for(name, authority)
+            answer = {"chain": leaf.chain, "key": leaf.key}
+        except TorporError as error:
+            answer = {"problem": error.message}
+        if (guest := self.guest) is not None:
+            guest.say(names.CERTIFIED, name=name, **answer)
 
     def fail(self, error: BaseException) -> None:
         """Something beside the channel to the agent has ended badly."""

@@ -27,6 +27,7 @@ from torpor.core.states import RunState
 from torpor.logstore.protocol import Store
 from torpor.policy import answers
 from torpor.policy.inputs import check_input
+from torpor.wire.messages import EXCHANGES
 from torpor.worker import retrying, verdicts
 from torpor.worker.beside import Beside
 from torpor.worker.interpreting import Ending
@@ -292,7 +293,7 @@ class Pen:
         again = [
             NewEntry(entries.AGAIN, record["op"], {})
             for record in entries.in_doubt(c, self.run)
-            if record["kind"] != "model" and record["seq"] <= snapshot.seq
+            if record["kind"] not in EXCHANGES and record["seq"] <= snapshot.seq
         ]
         entries.append(c, self.run, self.epoch, again, self._clock.now())
 

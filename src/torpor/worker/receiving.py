@@ -49,7 +49,8 @@ class Receiver:
         while inbox and len(writes) < WRITES_MAX and not parts.results.stuck:
             item = inbox.popleft()
             if isinstance(item, Frame):
-                continue  # nobody awaits these yet
+                parts.take_frame(item)
+                continue
             if not isinstance(item, Message):
                 writes += await parts.streams.take(item, parts.pen)
                 continue
@@ -72,6 +73,8 @@ class Receiver:
             self._do(each)
 
     async def end(self, ending: Ending) -> None:
+        if lost := self._parts.network.lost("the run ended"):
+            await self._parts.pen.write(*lost)
         await self._parts.pen.end(self._parts.shared.keys, ending)
         self.ended = True
 
@@ -131,7 +134,8 @@ _DOES: dict[type, Callable[[Parts, Any], object]] = {
     effects.OfCommand: lambda parts, each: parts.commands.receive(each.message),
     effects.Hold: _hold,
     effects.Confirm: lambda parts, confirm: parts.confirm(confirm.op),
-    effects.CallModel: lambda parts, call: parts.call_model(call.op, call.request),
+    effects.Call: lambda parts, call: parts.call(call.op, call.request, call.stream),
+    effects.Certify: lambda parts, each: parts.certify(each.name, each.authority),
     effects.Checkpoint: lambda parts, each: parts.standing.checkpoints.append(each.op),
     effects.Fetch: _fetch,
     effects.Created: _created,

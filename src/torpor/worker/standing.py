@@ -18,6 +18,7 @@ from torpor.core.clock import Clock
 from torpor.core.ids import OpId, op_kind
 from torpor.core.position import Position
 from torpor.policy.freeze import Facts
+from torpor.wire.messages import EXCHANGES
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Standing:
         """Whether a machine that stands still, and all of whose messages were received, has nothing
         to go on with. Since a freeze was decided it may have begun something, or been answered."""
         idle = self.waiting and not self.busy and not self.checkpoints
-        in_flight = self.arrived or self.of("model")
+        in_flight = self.arrived or self.of(*EXCHANGES)
         return bool(idle and self.of(*WAITS)) and not in_flight
 
     @contextmanager
@@ -121,7 +122,7 @@ class Standing:
             # one that was answered.
             waiting=min(self.waiting, len(self.of(*WAITS))),
             busy=self.busy,
-            in_flight=len(self.arrived) + len(self.of("model")),
+            in_flight=len(self.arrived) + len(self.of(*EXCHANGES)),
             waited_s=now - self._changed_at,
             cpu_share=share,
             ends_in_s=self._ends_in_s,

@@ -41,7 +41,7 @@ def test_what_is_too_long_is_cut_and_can_be_written() -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "words"),
     [
-        (egress.REQUEST, {"id": "1"}, "lacks method, rule, url"),
+        (egress.REQUEST, {"id": "1"}, "lacks rule, url"),
         (egress.ENDED, {"id": "1", "sent": -1, "received": 0, "ms": 0}, "sent must be a count"),
         (egress.ENDED, {"id": "1", "sent": True, "received": 0, "ms": 0}, "sent must be a count"),
         (egress.REFUSED, {"code": "denied", "reason": ["no"]}, "reason must be text"),

@@ -92,7 +92,7 @@ def test_the_host_answers_models_checkpoints_and_verdicts_once_they_are_written(
     call, checkpoint = begin("model", **REQUEST), begin("checkpoint")
     meant = interpret(call, STATE)
     assert meant.now == (effects.Begun((call,)),) and len(meant.writes) == 1
-    assert meant.then == (effects.CallModel(OpId("model:a#1"), REQUEST),)
+    assert meant.then == (effects.Call(OpId("model:a#1"), REQUEST),)
     meant = interpret(checkpoint, STATE)
     assert meant.now == (effects.Begun((checkpoint,)),) and len(meant.writes) == 1
     assert meant.then == (effects.Checkpoint(OpId("checkpoint:a#1")),)

@@ -97,7 +97,7 @@ class Scheduler:
         self.always_suspend = os.environ.get("TORPOR_TEST_SUSPEND") == "always"
         self.drivers: dict[RunId, Driver] = {}
         self.shared = shared
-        self._store, self._model = shared.store, shared.model
+        self._store, self._broker = shared.store, shared.broker
         self._clock, self._limits = shared.clock, shared.limits
         self._on_end = on_end
         # Found so while a machine ran on them. Files may be mended: the next server looks again.
@@ -192,7 +192,7 @@ class Scheduler:
             case Replaced(run) if run in self.drivers:
                 # What carries its agent is ended, wherever that is.
                 self.drivers[run].fail(StaleEpoch(f"{run} has ended: another has its place"))
-                self._tasks.spawn(self._model.forget(run))
+                self._tasks.spawn(self._broker.forget(run))
 
     # Claims.
 
@@ -433,7 +433,7 @@ class Scheduler:
     async def _write_end(self, run: RunId, write: Callable[[Connection], None]) -> None:
         with contextlib.suppress(Conflict):
             await self._when_possible(lambda: self._store.write(write))
-        await self._model.forget(run)  # an earlier machine of it may have left model calls
+        await self._broker.forget(run)  # an earlier machine of it may have left model calls
 
     async def _tell(self, driver: Driver, trouble: str) -> None:
         log.warning("run %s: %s", driver.run, trouble)

@@ -36,7 +36,7 @@ class Status:
             engine_why=engines.choice.why,
             accel=machines[0].engine.accel if machines else None,
             home=str(self._home.root),
-            model=engines.model.upstream if engines.model else None,
+            model=engines.broker.upstream if engines.broker else None,
             public_url=public_url,
             started_at=self._started_at,
         )

@@ -28,7 +28,6 @@ from torpor.core.ids import AgentVersion, OpId, RunId
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.starting import AT_ONCE, Start
 from torpor.core.states import FINAL, RunState
-from torpor.egress.models import Model
 from torpor.egress.upstream import Request
 from torpor.engine.process import NAME as PROCESS
 from torpor.logstore.sqlite import SqliteStore
@@ -85,13 +84,12 @@ class Plain:
     async def start(self) -> None:
         """A server starts."""
         await self.broker.client.connect()
-        model = Model(self.broker.client)
         keys = SealingKeys(self.home, self.store, on=False)
         blobs = LocalBlobs(self.home.blobs)
         values = Values(blobs, self.home.run, self.store, keys)
         self.files = RunFiles(blobs, self.store, keys, limits=self.limits)
         commands = Commands()
-        given = (self.store, model, keys, Authorities(self.store, keys), values)
+        given = (self.store, self.broker.client, keys, Authorities(self.store, keys), values)
         shared = Shared(*given, Metrics(), commands, limits=self.limits)
         self.scheduler = Scheduler(shared, ALONE)
         self.execs = Execs(self.store, PlainEngines(self), commands)

@@ -33,7 +33,6 @@ from torpor.core.ids import AgentVersion, RunId
 from torpor.core.limits import ServerLimits
 from torpor.core.states import FINAL, RunState
 from torpor.core.workers import Worker
-from torpor.egress.models import Model
 from torpor.egress.upstream import Request
 from torpor.engine.memory import PAGE
 from torpor.engine.qemu import NAME as QEMU
@@ -135,7 +134,6 @@ class World:
         self.upstream = PlayedUpstream(self._answer)
         self.broker = PlayedBroker(self.upstream)
         self.answers: bytes = b"{}"  # the model
-        self.model = Model(self.broker.client)
         self.metrics = Metrics()
         self.disk_full = False
         self.engine_version = "1"
@@ -180,7 +178,7 @@ class World:
         commands = Commands()
         time = (self.clock, self.limits)
         self.authorities = Authorities(self.store, keys, self.clock)
-        given = (self.store, self.model, keys, self.authorities, values)
+        given = (self.store, self.broker.client, keys, self.authorities, values)
         shared = Shared(*given, self.metrics, commands, *time)
         self.scheduler = Scheduler(shared, self.worker, capacity=AMPLE)
         self.execs = Execs(self.store, WorldEngines(self), commands, self.clock)
