@@ -6,7 +6,7 @@ stays when it is removed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,6 +88,13 @@ def get_secret(c: Connection, name: str) -> SecretRow:
 
 def list_secrets(c: Connection) -> list[SecretRow]:
     return [_row(row) for row in c.execute(select(_secrets).order_by(_secrets.c.name))]
+
+
+def used_secret(kind: str, data: Mapping[str, Any]) -> str | None:
+    """The secret that an entry says was sent (`torpor.contextlog.egress`)."""
+    exchange = data if kind == "egress.request" else data.get("egress")
+    name = exchange.get("secret") if isinstance(exchange, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def note_use(c: Connection, name: str, now: float) -> None:

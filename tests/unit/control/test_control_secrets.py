@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from torpor.contextlog import secrets as rows
 from torpor.contextlog.agents import NewAgent, put_agent
+from torpor.contextlog.entries import NewEntry, append
+from torpor.contextlog.runs import claim, create_run
 from torpor.control.handing import Handing
 from torpor.control.service.secrets import Secrets
 from torpor.core.errors import Conflict, HostError, Invalid, Missing, NotFound
 from torpor.core.home import Home
-from torpor.core.ids import AgentVersion
+from torpor.core.ids import AgentVersion, OpId
 from torpor.egress.sealed import opener
 from torpor.egress.secrets import parse_entry
 from torpor.logstore.sqlite import SqliteStore
@@ -166,6 +169,32 @@ async def test_a_use_is_noted_to_the_minute(place: Place) -> None:
     assert times == [100.0, 100.0, 161.0]
     await secrets.rotate("TOKEN", VALUES[1], who=ME)
     assert (await secrets.list())[0]["used_at"] == 161.0
+
+
+async def test_what_a_log_says_was_sent_is_noted(place: Place) -> None:
+    secrets, store = place.secrets, place.store
+    for name in ("PLAIN", "RECORDED", "UNUSED"):
+        await secrets.set(name, VALUES[0], hosts=["a.example"], who=ME)
+    new = NewAgent(AgentVersion("0" * 32), "process", "a", "a.py", b"", {}, [])
+
+    def write(c: Connection) -> None:
+        put_agent(c, new, 1.0)
+        run = create_run(c, version=new.version, agent="a", input={}, now=2.0)
+        epoch, op = claim(c, run.id, 3.0), OpId("http:GET a.example/#1")
+        asked = {"id": "x1", "method": "GET", "url": "https://a.example/", "rule": "host a.example"}
+        begun = {"kind": "http", "name": "GET a.example/", "digest": "d", "data": {}}
+        end = {"ok": True, "value": 1, "egress": {"rule": "r", "secret": "RECORDED"}}
+        entries = [
+            NewEntry("egress.request", None, asked | {"secret": "PLAIN"}),
+            NewEntry("egress.request", None, asked | {"id": "x2"}),
+            NewEntry("op.begin", op, begun),
+            NewEntry("op.end", op, end),
+        ]
+        append(c, run.id, epoch, entries, 100.0)
+
+    await store.write(write)
+    used = {each["name"]: each["used_at"] for each in await secrets.list()}
+    assert used == {"PLAIN": 100.0, "RECORDED": 100.0, "UNUSED": None}
 
 
 async def test_no_byte_of_a_value_is_in_the_data_directory(
