@@ -113,7 +113,7 @@ class BrokerClient:
         return None if first.kind == REFUSE else stream
 
     async def set_policy(self, run: RunId, policy: Fields) -> None:
-        """What the run may do: {agent, key, rules, budget, used, day}. Until then it may reach
+        """What the run may do, as `torpor.egress.judge` has it. Until then it may reach
         nothing but the deployment's own model. Raises Invalid, HostError."""
         connection = await self.connect()
         self._policies[run] = policy

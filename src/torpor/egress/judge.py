@@ -11,8 +11,8 @@ as its file has them; the id of the API key that its limits are counted under; a
 knows to be used, {run, agent, key} of {cost, tokens, requests, bytes_out, bytes_in}, the last two
 today, which counts where this host knows of less.
 
-The deployment's own model has the host `model.torpor` and needs no rule: it is admitted without an
-address, and its calls count like others.
+The deployment's own model has the host `model.torpor` and needs no rule, nor a policy: it is
+admitted without an address, and its calls count like others.
 """
 
 from __future__ import annotations

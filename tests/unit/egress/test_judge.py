@@ -356,6 +356,10 @@ def test_the_deployments_own_model_needs_no_rule_and_is_counted(bench: Bench) ->
     assert found.addresses == () and bench.looked_up == []
     assert bench.refused(url, "POST", record="model").code == "over_budget"
     assert bench.refused("tcp://model.torpor:8400").code == "no_rule"
+    # Nor does it need a policy, which may come later.
+    assert bench.admitted(url, "POST", record="model", run="other").addresses == ()
+    bench.host("[")
+    assert bench.refused(url, "POST", record="model", run="other").code == "unreadable_rules"
 
 
 def test_a_connection_is_admitted_by_host_and_port(bench: Bench) -> None:
