@@ -22,8 +22,9 @@ from torpor.contextlog import schema
 from torpor.contextlog.entries import NewEntry, append
 from torpor.contextlog.refs import resolve
 from torpor.core.errors import Conflict
-from torpor.core.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, new_id
+from torpor.core.ids import AgentVersion, Epoch, OpId, RunId, Seq, SnapshotId, new_id, op_kind
 from torpor.core.position import NOT_BEGUN, Position
+from torpor.core.states import RunState
 
 _snapshots = schema.snapshots
 
@@ -115,6 +116,22 @@ def newest_snapshot(c: Connection, run: RunId) -> SnapshotRow | None:
 def list_snapshots(c: Connection, run: RunId, *, reclaimed: bool = False) -> list[SnapshotRow]:
     """Newest first: those it may be restored from, or all there ever were."""
     return [_row(row) for row in c.execute(_newest_first(run, reclaimed=reclaimed))]
+
+
+def under_calls(c: Connection, engine: str, kinds: Collection[str]) -> dict[RunId, list[OpId]]:
+    """The runs that sleep, and for which nothing has come yet, with the operations of these kinds
+    under which they do."""
+    runs, at = schema.runs.c, _snapshots.c
+    of_run = select(at.detail).where(at.run == runs.id, at.reclaimed_at.is_(None))
+    newest = of_run.order_by(at.epoch.desc(), at.seq.desc()).limit(1).scalar_subquery()
+    asleep = (runs.state == RunState.SUSPENDED, ~runs.ready, runs.engine == engine)
+    found = {}
+    for run, detail in c.execute(select(runs.id, newest).where(*asleep)):
+        unanswered = (detail or {}).get("unanswered", ())
+        calls = [OpId(op) for op in unanswered if op_kind(OpId(op)) in kinds]
+        if calls:
+            found[RunId(run)] = calls
+    return found
 
 
 def base_of(c: Connection, run: RunId) -> SnapshotRow | None:

@@ -18,6 +18,8 @@ computing      how long a run computes
 cancelling     a run's cancellation
 calls          recorded exchanges: model calls, above all
 answers        their answers, as they come
+listening      runs that sleep under them, and what wakes these
+costs          what a freeze and a resume take
 network        all other exchanges, and connections
 way            what both need, to the broker and back
 values         results that are too large for the log

@@ -57,8 +57,9 @@ class _NotPermitted(Exception):
 class _Call:
     """One that is under way: what has come of it, and who gets that."""
 
-    def __init__(self, op: OpId) -> None:
+    def __init__(self, op: OpId, stirs: Callable[[], None]) -> None:
         self.op = op
+        self._stirs = stirs
         self.answer = Answer()
         self.feed: Feed | None = None
         self.verdict: Mapping[str, Any] = {}
@@ -76,6 +77,8 @@ class _Call:
         """The broker's."""
         if frame.kind in (HEAD, DATA):
             self.answer.take(frame)
+            if frame.kind == DATA:
+                self._stirs()
             if self.feed is not None:
                 self.feed.pump()
             if self.transcript is not None and self.answer.streams:
@@ -98,8 +101,16 @@ class _Call:
 
 
 class Calls:
-    def __init__(self, way: Way, under_way: Tasks, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        way: Way,
+        under_way: Tasks,
+        metrics: Metrics,
+        stirs: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`stirs` is called when a call begins, and when bytes of an answer come."""
         self.under_way = under_way
+        self._stirs = stirs
         self._way, self._metrics = way, metrics
         self._run, self._store, self._broker, self._pen = way.run, way.store, way.broker, way.pen
         self._before: frozenset[OpId] = frozenset()
@@ -110,6 +121,10 @@ class Calls:
     def ops(self) -> frozenset[OpId]:
         """Those under way."""
         return frozenset(self._making)
+
+    def progress(self) -> dict[OpId, int]:
+        """Of those under way, how many bytes of the answer have come."""
+        return {op: len(call.answer.body) for op, call in self._making.items()}
 
     @property
     def broker(self) -> str:
@@ -130,7 +145,8 @@ class Calls:
         recorded."""
         call = self._making.get(op)
         if call is None:
-            call = self._making[op] = _Call(op)
+            call = self._making[op] = _Call(op, self._stirs)
+            self._stirs()
             self._unsettled.add(op)
             self.under_way.spawn(self._make(call, request, deliver))
         if stream is not None:

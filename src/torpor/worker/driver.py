@@ -25,10 +25,12 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 from torpor.contextlog import entries, waits
+from torpor.contextlog.agents import find_agent
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.errors import TorporError
@@ -70,6 +72,8 @@ class Driver:
         self.damage: str | None = None  # what the machine could not read of its snapshot
         self._unfit: dict[SnapshotId, tuple[SnapshotRow, str]] = {}  # passed over, and why
         self.loss = ""  # why the machine was lost, where that is known
+        self.left: dict[OpId, int] = {}  # calls that its run sleeps under: how far each had come
+        self._call_rule: bool | float = True
         self._shared, self._carriers, self._clock = shared, carriers, shared.clock
         self._decided = self._clock.monotonic()  # before the claim, which is part of a resume
         self._parts = parts = Parts(shared, carriers, row)
@@ -187,6 +191,8 @@ class Driver:
             try:
                 if outcome is not Outcome.SUSPENDED:
                     await parts.calls.leave(ended=outcome is Outcome.ENDED)
+                elif self.left and not parts.hand_over.wanted:  # it sleeps under them
+                    await parts.calls.leave(ended=False)
                 await parts.network.leave(self.loss if outcome is Outcome.LOST else None)
                 await parts.learning.cut_off()
                 parts.results.close()
@@ -206,13 +212,16 @@ class Driver:
         parts = self._parts
         started = snapshot is not None and snapshot.run is not None
         seq = Seq(0) if snapshot is None else snapshot.seq
-        journal, notes, still_open = await self._shared.store.read(
+        journal, notes, still_open, agent = await self._shared.store.read(
             lambda c: (
                 entries.journal(c, self.run, seq),
                 repeatable(c, self.run, snapshot),
                 waits.list_waits(c, self.run),
+                find_agent(c, self.row.version),
             )
         )
+        if agent is not None:
+            self._call_rule = agent.rules.freeze_on_model_wait
         parts.standing.due.update((wait.op, wait.due_at) for wait in still_open)
         parts.notes = Notes(notes, journal)
         parts.streams.expect(journal)
@@ -225,6 +234,8 @@ class Driver:
         parts.standing.changed()
         resume_ms = (self._clock.monotonic() - self._decided) * 1000
         self._shared.metrics.resumed(resume_ms)
+        if started:
+            self._shared.cost.resumed(resume_ms)
         await self.note_unfit(seq)
         up = {"resume_ms": round(resume_ms, 1), "snapshot": self.snapshot, "warm": live.warm}
         await parts.pen.note("machine.up", **up, broker=parts.calls.broker)
@@ -307,12 +318,18 @@ class Driver:
             return policy.Stay("a command is at work beside it", None)
         if stay := parts.network.stay():
             return stay
-        if stay := parts.obstacles.stay(live.guest, waiting=self.standing.waiting):
+        facts, terms = self.standing.facts(live.cpu_s()), self._carriers.terms
+        if stay := parts.obstacles.stay(live.guest, waiting=facts.waiting + facts.calls):
             return stay
-        return policy.decide(self.standing.facts(live.cpu_s()), self._carriers.terms)
+        if live.freezer is not None:
+            call_s = policy.call_patience(self._call_rule, self._shared.cost.seconds)
+            self.standing.call_s, terms = call_s, replace(terms, call_s=call_s)
+        return policy.decide(facts, terms)
 
     async def _suspend(self) -> bool:
         self.doing = "freezing"
+        # As its machine has it: it is not frozen if more comes meanwhile.
+        self.left = self.calls.progress()
         suspended = await self._freezing.suspend()
         if not suspended:
             self.doing = "running"

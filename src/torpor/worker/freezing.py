@@ -21,6 +21,7 @@ from torpor.machines.capture import Captured, GivenUp
 from torpor.machines.channel import Message
 from torpor.machines.thaw import resume
 from torpor.wire import names
+from torpor.wire.messages import EXCHANGES
 from torpor.worker.carrier import Freezer
 from torpor.worker.parts import Parts
 from torpor.worker.pen import Refused, Unrecorded, Write, recorded_or_lost
@@ -120,21 +121,23 @@ class Freezing:
 
     @property
     def _rests(self) -> bool:
-        """Whether an agent that is held has nothing to go on with before one of its waits ends."""
-        return self._only_waits() and self._parts.stillness.rests
+        """Whether an agent that is held has nothing to go on with before one of its waits ends, or
+        something comes of a call's answer."""
+        return self._sleeps() and self._parts.stillness.rests
 
-    def _only_waits(self) -> bool:
-        return not self._parts.busy_beside and self._parts.standing.only_waits
+    def _sleeps(self) -> bool:
+        return not self._parts.busy_beside and self._parts.standing.sleeps
 
     def _may_go(self) -> bool:
         """Whether a machine that stands still may be discarded, once it is recorded where it is."""
-        return self._parts.hand_over.wanted or self._only_waits()
+        return self._parts.hand_over.wanted or self._sleeps()
 
     async def _prepare(self) -> bool:
         """Whether the agent is held now: only if it rests, but where it is handed over."""
         parts = self._parts
         anyhow, near_s = parts.hand_over.wanted, parts.carriers.terms.timers_s
-        return await parts.stillness.prepare(parts.live.guest, near_s, anyhow=anyhow)
+        calls = bool(parts.standing.of(*EXCHANGES))
+        return await parts.stillness.prepare(parts.live.guest, near_s, anyhow=anyhow, calls=calls)
 
     async def _stand(self) -> Stand:
         """Where in the log a machine that was just taken stands, and what it waits for. Among the
@@ -147,7 +150,9 @@ class Freezing:
         ]
         with recorded_or_lost():
             await self._receiver.take()
-        return await self._parts.recording.place(acknowledged, rests=self._rests)
+        # The step that has made a call is in its middle.
+        rests = self._rests and not self._parts.standing.of(*EXCHANGES)
+        return await self._parts.recording.place(acknowledged, rests=rests)
 
     async def _record(
         self,
@@ -162,6 +167,7 @@ class Freezing:
         parts.confirm(*ended)
         parts.obstacles.frozen()
         parts.shared.metrics.frozen(freeze_ms)
+        parts.shared.cost.frozen(freeze_ms)
         parts.progressed = True
         parts.hand_over.report(f"frozen where it was, in {freeze_ms:.0f} ms")
 

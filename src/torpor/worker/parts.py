@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torpor.contextlog.runs import RunRow
@@ -24,6 +24,7 @@ from torpor.worker.cancelling import Cancelling
 from torpor.worker.carrier import Carrier, Carriers
 from torpor.worker.commands import Commands, OfRun
 from torpor.worker.computing import Computing
+from torpor.worker.costs import FreezeCost
 from torpor.worker.handover import HandOver
 from torpor.worker.metrics import Metrics
 from torpor.worker.network import Network
@@ -53,6 +54,7 @@ class Shared:
     commands: Commands
     clock: Clock = SYSTEM_CLOCK
     limits: ServerLimits = LIMITS
+    cost: FreezeCost = field(default_factory=FreezeCost)
 
 
 class Parts:
@@ -71,7 +73,7 @@ class Parts:
         self.cancelling = Cancelling(row.cancel_requested, clock, limits.cancel_grace_s)
         calls = Tasks(self.fail)
         way = Way(row.id, shared.broker, shared.store, self.pen, clock, lambda: self.guest)
-        self.calls = Calls(way, calls, shared.metrics)
+        self.calls = Calls(way, calls, shared.metrics, self.standing.call_stirs)
         self.network = Network(way, Tasks(self.fail))
         self.learning = Tasks(self.fail)  # what is done for the agent beside it
         self.results = Results(row.id, shared.values, shared.store, self.pen)

@@ -98,6 +98,7 @@ def _begun(parts: Parts, begun: effects.Begun) -> None:
     parts.notes.begun(begun.begins)
     if begun.answered_by_host:
         parts.standing.unanswered.update(each["op"] for each in begun.begins)
+        parts.standing.call_stirs()
 
 
 def _status(parts: Parts, status: effects.Status) -> None:

@@ -40,7 +40,8 @@ class Standing:
         self.waiting, self.busy = 0, 0
         self.patient = False  # it goes on when all that it waits for has ended, and not before
         self.due: dict[str, float | None] = {}  # when the host ends a wait by itself
-        self._changed_at = self._clock.monotonic()
+        self.call_s: float | None = None  # `policy.freeze.Terms.call_s`
+        self._changed_at = self._stirred_at = self._clock.monotonic()
         self._cpu: tuple[float, float] | None = None  # (when, CPU seconds) at the previous look
         self._rested_s = 0.0
         self._rests_since: float | None = None
@@ -82,6 +83,22 @@ class Standing:
         """What of these kinds is unanswered."""
         return [OpId(op) for op in self.unanswered if op_kind(op) in kinds]
 
+    def call_stirs(self) -> None:
+        """A recorded call begins, or something comes of its answer."""
+        self._stirred_at = self._clock.monotonic()
+
+    @property
+    def _quiet_s(self) -> float:
+        return self._clock.monotonic() - self._stirred_at
+
+    @property
+    def sleeps(self) -> bool:
+        """`only_waits`, or under calls that have been quiet for long."""
+        if not self.of(*EXCHANGES):
+            return self.only_waits
+        quiet = self.call_s is not None and self._quiet_s >= self.call_s
+        return quiet and not self.arrived and not self.checkpoints
+
     @property
     def only_waits(self) -> bool:
         """Whether a machine that stands still, and all of whose messages were received, has nothing
@@ -122,8 +139,10 @@ class Standing:
             # one that was answered.
             waiting=min(self.waiting, len(self.of(*WAITS))),
             busy=self.busy,
-            in_flight=len(self.arrived) + len(self.of(*EXCHANGES)),
+            in_flight=len(self.arrived),
             waited_s=now - self._changed_at,
             cpu_share=share,
             ends_in_s=self._ends_in_s,
+            calls=len(self.of(*EXCHANGES)),
+            quiet_s=self._quiet_s,
         )

@@ -34,13 +34,21 @@ class Stillness:
         self.wake_at: float | None = None  # something of its agent's own is due then
 
     async def prepare(
-        self, guest: Channel, rest_s: float | None = None, *, anyhow: bool = False
+        self,
+        guest: Channel,
+        rest_s: float | None = None,
+        *,
+        anyhow: bool = False,
+        calls: bool = False,
     ) -> bool:
         """Whether the agent is held now. `rest_s`: only if it rests, and nothing of its own, like
-        a timeout, is due within so long; or `anyhow`, and `rests` says whether it does."""
+        a timeout, is due within so long; or `anyhow`, and `rests` says whether it does. With
+        `calls` it is to rest under recorded calls, whose clients' timeouts do not count."""
         terms: dict[str, Any] = {} if rest_s is None else {"rest_s": rest_s}
         if anyhow:
             terms["anyhow"] = True
+        if calls:
+            terms["calls"] = True
         guest.say(names.PREPARE, **terms)
         reply = await guest.hear(names.PREPARED, names.UNPREPARED, within_s=self._limit_s)
         if reply["t"] == names.PREPARED:
@@ -50,6 +58,8 @@ class Stillness:
             return True
         if "again_s" in reply:
             self._obstacles.put_off(reply["again_s"])
+        elif calls:  # it will be over with the answer: nobody need know
+            self._obstacles.put_off()
         else:
             await self.failed(reply["reason"])
         return False

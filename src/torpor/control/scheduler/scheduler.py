@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import deadlines, entries, leases, runs, schedules, waits
+from torpor.contextlog import deadlines, entries, leases, runs, schedules, snapshots, waits
 from torpor.contextlog.entries import NewEntry
 from torpor.contextlog.news import (
     Answered,
@@ -49,7 +49,7 @@ from torpor.core.errors import (
     Unfit,
     full_disk,
 )
-from torpor.core.ids import Epoch, RunId, Seq, SnapshotId
+from torpor.core.ids import Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.core.states import RunState
 from torpor.core.workers import Holder, Worker
 from torpor.policy import admission, recovery
@@ -57,11 +57,13 @@ from torpor.policy.admission import Capacity, Room, Share, rank
 from torpor.policy.recovery import Act, Facts, Origins
 from torpor.policy.recovery import Driver as By
 from torpor.policy.retries import Failure
+from torpor.wire.messages import EXCHANGES
 from torpor.worker import retrying
 from torpor.worker.cancelling import CANCELLED
 from torpor.worker.carrier import Carriers
 from torpor.worker.driver import Driver, Outcome
 from torpor.worker.lease import LeaseLost, Leases
+from torpor.worker.listening import Listening
 from torpor.worker.loading import host_memory_mib
 from torpor.worker.parts import Shared
 from torpor.worker.tasks import Tasks
@@ -113,6 +115,7 @@ class Scheduler:
         self._needs = Needs(self._mib_of)
         self._held: dict[RunId, Driver] = {}  # those that have claimed their runs
         self._leases = Leases(self._store, worker, self._held, self._clock, self._limits)
+        self._listening = Listening(shared.broker, self._wake, self._tasks)
         # When to look again at what other workers carry.
         self._others_at = math.inf if worker.alone else 0.0
 
@@ -123,16 +126,19 @@ class Scheduler:
 
     async def serve(self, engine: str, carriers: Carriers) -> None:
         """From now on the runs of this engine get its carriers. What was running when the last
-        server ended is recovered."""
+        server ended is recovered, and what sleeps under calls is woken by their answers."""
 
-        def read(c: Connection) -> list[RunRow]:
-            return self._measured(c, runs.runs_in(c, [RunState.RUNNING]))
+        def read(c: Connection) -> tuple[list[RunRow], dict[RunId, list[OpId]]]:
+            running = self._measured(c, runs.runs_in(c, [RunState.RUNNING]))
+            return running, snapshots.under_calls(c, engine, EXCHANGES)
 
         self._engines[engine], self._mib_of[engine] = carriers, carriers.need_mib
-        lost = await self._store.read(read)
+        lost, asleep = await self._store.read(read)
         for row in lost:
             if row.engine == engine:
                 self._consider(row)
+        for run, calls in asleep.items():
+            self._listening.listen(run, dict.fromkeys(calls, 0))
         self._tasks.spawn(carriers.tend())
         self._claimable.set()
 
@@ -288,7 +294,11 @@ class Scheduler:
                 except Conflict:  # cancelled meanwhile, or another worker's
                     return
                 self._held[run] = driver
-                if await self._with_a_machine(driver) is not Outcome.LOST:
+                self._listening.leave(run)
+                outcome = await self._with_a_machine(driver)
+                if outcome is Outcome.SUSPENDED:
+                    self._listening.listen(run, driver.left)
+                if outcome is not Outcome.LOST:
                     return
                 if driver.damage is not None and driver.snapshot is not None:
                     self._damaged.add(driver.snapshot)
@@ -314,6 +324,9 @@ class Scheduler:
             self._driving.pop(run, None)
             self._claimable.set()  # there is room, and it may itself be ready again
             self._on_end()
+
+    async def _wake(self, run: RunId) -> None:
+        await self._when_possible(lambda: self._store.write(lambda c: runs.wake(c, run)))
 
     async def _claim(self, run: RunId) -> Epoch:
         """Raises Conflict."""
@@ -433,6 +446,7 @@ class Scheduler:
     async def _write_end(self, run: RunId, write: Callable[[Connection], None]) -> None:
         with contextlib.suppress(Conflict):
             await self._when_possible(lambda: self._store.write(write))
+        self._listening.leave(run)
         await self._broker.forget(run)  # an earlier machine of it may have left model calls
 
     async def _tell(self, driver: Driver, trouble: str) -> None:

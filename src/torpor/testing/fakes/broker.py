@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from torpor.egress.admission import DenyAll
@@ -28,21 +28,31 @@ class Reply:
 
 
 class PlayedUpstream:
-    """Answers each request as `answers` does; keeps what it was asked."""
+    """Answers each request as `answers` does, or in `pieces`; keeps what it was asked."""
 
     description = "played"
 
     def __init__(self, answers: Callable[[Request], Awaitable[Reply]]) -> None:
         self.requests: list[Request] = []
         self.given_up: list[Request] = []
+        self.gave_up = asyncio.Event()
         self.answers = answers
+        self.pieces: Callable[[], AsyncIterator[bytes]] | None = None
 
     async def answer(self, request: Request, listener: Listener, seen: Seen) -> None:
         self.requests.append(request)
+        if self.pieces is not None:
+            listener.head(200, [("content-type", "text/event-stream")])
+            async for piece in self.pieces():
+                await listener.data(piece)
+            seen.status = 200
+            listener.end()
+            return
         try:
             reply = await self.answers(request)
         except asyncio.CancelledError:
             self.given_up.append(request)
+            self.gave_up.set()
             raise
         seen.status, seen.received = reply.status, len(reply.body)
         listener.head(reply.status, list(reply.headers.items()))
