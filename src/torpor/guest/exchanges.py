@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from base64 import b64decode, b64encode
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
@@ -34,6 +33,8 @@ from typing import Any, NamedTuple
 from torpor.core import refusals
 from torpor.core.egress import MODEL, MODEL_HOST
 from torpor.core.errors import TorporError
+from torpor.core.permissions import KIND as PERMISSION
+from torpor.core.permissions import decision_of, denial, is_request
 from torpor.guest.flows import FROM_GATEWAY
 from torpor.guest.serving import RECORDED_BYTES_MAX
 from torpor.guest.unasked import Unasked
@@ -55,7 +56,6 @@ from torpor.wire.streams import (
     Frame,
 )
 
-PERMISSION = "permission"
 _NO_RUN = (
     f"{refusals.NOT_YET}. The agent's file calls {{}} while it is imported, or in a warm hook: "
     "there is no run whose log could keep the answer. Make the call in the agent's function, or in "
@@ -75,7 +75,6 @@ _NAME_PATH_MAX = 200
 # Answers that nobody heard and that an equal request may have: their names. Older ones are asked
 # for anew.
 _UNHEARD_MAX = 1000
-_PERMISSION_NAME = re.compile(r"[A-Z_-]+ \S+@[0-9a-f]{8}")
 
 
 class _Request(NamedTuple):
@@ -472,19 +471,14 @@ class Exchanges:
 
     def _permitted(self, op: str, call: _Call, outcome: Mapping[str, Any]) -> None:
         """A person has decided, or nobody in time."""
-        value = outcome.get("value")
-        decision = value.get("decision") if isinstance(value, dict) else None
-        if decision in ("once", "run"):
+        decision = decision_of(outcome.get("value"))
+        if decision.allowed:
             request = call.request._replace(stream=call.stream)
             self._operate(request.kind, request, self._data(request, op))
             return
-        if isinstance(value, dict) and value.get("reason"):
-            why = f"a person denied this request: {value['reason']}"
-        elif decision == "deny":
-            why = "a person denied this request"
-        else:
-            error = outcome.get("error") or {}
-            why = f"nobody allowed this request: {error.get('message', 'there is no decision')}"
+        why = denial(decision, "this request")
+        if not outcome["ok"]:  # it could not even be asked
+            why = f"{why}: {outcome['error']['message']}"
         self._refuse(call.stream, 403, "denied", why, retry=False)
 
     # What the gateway is given.
@@ -513,7 +507,7 @@ class Exchanges:
 def is_exchange(kind: str, name: str) -> bool:
     """Whether exchanges ask for operations like this one, and not the agent's code."""
     if kind == PERMISSION:
-        return _PERMISSION_NAME.fullmatch(name) is not None
+        return is_request(name)
     return kind in messages.EXCHANGES
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from torpor.core import permissions
 from torpor.core.egress import MODEL_HOST
 from torpor.guest.exchanges import Exchanges
 from torpor.replay.journal import Recorded
@@ -239,25 +240,57 @@ def test_a_plain_exchange_passes_through_and_the_host_may_want_it_recorded() -> 
     )
 
 
-@pytest.mark.parametrize("decision", ["once", "run", "deny"])
-def test_who_must_be_asked_is_asked_before(decision: str) -> None:
+def permission_wanted() -> tuple[Host, Any, dict[str, Any]]:
     host = Host()
     asker = host.ask(host="a.example.com", record={"kind": "http", "ask": True})
     (wait,) = host.said
+    return host, asker, wait
+
+
+@pytest.mark.parametrize("decision", ["once", "run"])
+def test_who_must_be_asked_is_asked_before(decision: str) -> None:
+    host, asker, wait = permission_wanted()
     assert wait["kind"] == "permission"
     assert wait["name"].startswith("POST a.example.com/v1/x@")
     assert wait["data"]["request"]["body"] == "a"
     assert (host.exchanges.asking, host.exchanges.busy) == (1, 0)
-    value = {"decision": decision} | ({"reason": "not today"} if decision == "deny" else {})
+    value = {"status": "completed", "data": {"decision": decision}, "by": "ana"}
     host.exchanges.result({"op": wait["op"], "ok": True, "value": value})
-    if decision == "deny":
-        refused = host.given[-1]
-        assert (refused.kind, refused.fields["status"]) == (streams.REFUSE, 403)
-        assert "not today" in refused.fields["message"]
-        return
-    assert host.said[-1]["data"]["permission"] == wait["op"]
+    sent = host.said[-1]["data"]
+    assert sent["permission"] == wait["op"]
+    # What goes out is to the last byte what was shown.
+    assert permissions.digest(permissions.of_exchange(sent)) == permissions.digest(wait["data"])
     host.answer(host.begun[-1])
     assert asker.heard == b"yes"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why"),
+    [
+        (
+            {"status": "completed", "data": {"decision": "deny", "reason": "no"}, "by": "ana"},
+            "this request was denied by ana: no",
+        ),
+        ({"status": "timeout"}, "this request was denied: nobody decided about it in time"),
+        ({"status": "completed", "data": None, "approved": True}, "does not decide"),
+        ({"decision": "once"}, "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_what_nobody_allowed_is_refused_with_the_reason(outcome: Any, why: str) -> None:
+    host, _, wait = permission_wanted()
+    host.exchanges.result({"op": wait["op"], "ok": True, "value": outcome})
+    refused = host.given[-1]
+    assert (refused.kind, refused.fields["status"]) == (streams.REFUSE, 403)
+    assert why in refused.fields["message"] and not refused.fields["retry"]
+    assert len(host.said) == 1, "nothing went out"
+
+
+def test_what_could_not_be_asked_is_refused() -> None:
+    host, _, wait = permission_wanted()
+    error = {"type": "Invalid", "message": "its body is not base64"}
+    host.exchanges.result({"op": wait["op"], "ok": False, "error": error})
+    assert "its body is not base64" in host.given[-1].fields["message"]
 
 
 def test_while_there_is_no_run_nothing_leaves() -> None:
