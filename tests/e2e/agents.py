@@ -455,3 +455,20 @@ def warms() -> None:
 @torpor.agent
 def is_warm() -> list[object]:
     return [*warmed, "colorsys" in sys.modules, ask("warm")]
+
+
+@torpor.tool(permission="ask")
+def refund(order: int, euros: float) -> str:
+    print(f"refunding {order}")
+    return f"order {order}: {euros} euros"
+
+
+@torpor.agent
+def clerk(orders: list[int]) -> list[str]:
+    found = []
+    for order in orders:
+        try:
+            found.append(refund(order, 9.5))
+        except torpor.PermissionDenied as error:
+            found.append(f"{error.by}: {error.reason}")
+    return found

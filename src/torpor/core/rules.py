@@ -15,6 +15,7 @@ another version: deployed again, an agent has the rules that its file then says,
     max_import = "15m"                          # its file is imported within that, else refused
     output = "64M"                              # so much of what it prints is in the log
     upgradable = true                           # `torpor upgrade` may move runs to this version
+    permission_timeout = "12h"                  # nobody has decided within that: denied
     engine = "process"                          # what its runs are of, where nobody says otherwise
     freeze_on_model_wait = true                 # frozen under a model's call that takes longer than
                                                 # a freeze; false: never; "5s": longer than that
@@ -77,6 +78,7 @@ class Rules:
     engine: str | None = None
     freeze_on_model_wait: bool | float = True  # seconds that a call must have taken
     budget: Budget = UNLIMITED
+    permission_timeout_s: float | None = None  # where who asks names none
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -179,5 +181,6 @@ _CHECKS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
     "engine": ("engine", check_name),  # whether there is one: `torpor.engine.registry`
     "freeze_on_model_wait": ("freeze_on_model_wait", _patience),
     "budget": ("budget", parse_budget),
+    "permission_timeout": ("permission_timeout_s", _duration),
 }
 KEYS = tuple(_CHECKS)

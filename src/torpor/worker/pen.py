@@ -72,17 +72,14 @@ def recorded_or_lost() -> Iterator[None]:
         raise Unrecorded(f"its messages could not be recorded: {error}") from error
 
 
-def _webhooks(c: Connection, run: RunId) -> Mapping[str, str]:
-    """Those that the agent's file names."""
-    named: Mapping[str, str]
-    named = agents.get_agent(c, runs.get_run(c, run).version).spec.get("webhooks", {})
-    return named
+def _agent(c: Connection, run: RunId) -> agents.AgentRow:
+    return agents.get_agent(c, runs.get_run(c, run).version)
 
 
 def _check_named(c: Connection, run: RunId, webhooks: Sequence[str]) -> None:
     """Raises Invalid unless the agent's file names these."""
     if webhooks:
-        known = _webhooks(c, run)
+        known = _agent(c, run).spec.get("webhooks", {})
         if unknown := sorted(set(webhooks) - set(known)):
             raise Invalid(
                 f"the agent's file defines no webhook {', '.join(unknown)}; "
@@ -223,8 +220,11 @@ class Pen:
         the agent's own words could say something else. Of the webhooks in the agent's file the one
         that is called `permission` is told of it."""
         action = {key: data[key] for key in data if key != "timeout_s"}
-        due_at = None if data["timeout_s"] is None else now + data["timeout_s"]
-        notified = [permissions.KIND] if permissions.KIND in _webhooks(c, self.run) else []
+        agent, timeout_s = _agent(c, self.run), data["timeout_s"]
+        if timeout_s is None:
+            timeout_s = agent.rules.permission_timeout_s
+        due_at = None if timeout_s is None else now + timeout_s
+        notified = [permissions.KIND] if permissions.KIND in agent.spec.get("webhooks", {}) else []
         new = waits.NewWait(**named, data=action, approve=True, due_at=due_at, webhooks=notified)
         try:
             permissions.check_action(action)

@@ -312,6 +312,63 @@ async def test_an_agent_tells_only_whom_its_file_names(town: Town) -> None:
     assert "no webhook 'ops' any more" in (await town.log(run, "webhook.failed"))[0]["why"]
 
 
+async def test_attempt_44_the_webhook_named_permission_is_told_of_each_harmlessly(
+    town: Town,
+) -> None:
+    run = await town.run()
+    spec = {"webhooks": {"permission": URLS["ops"]}, "rules": {"permission_timeout": "12h"}}
+    await town.write(lambda c: agents.deployed_again(c, run.version, spec, town.now))
+    request: dict[str, Any] = {
+        "scheme": "https",
+        "host": "x.example",
+        "port": 443,
+        "method": "POST",
+    }
+    request |= {"target": "/a\u202e\x1b[2J", "headers": {"x-api-key": "sk-secret"}, "body": "{}"}
+    begin: dict[str, Any] = {
+        "op": "permission:p#1",
+        "kind": "permission",
+        "name": "p",
+        "digest": "d" * 32,
+    }
+    begin |= {"data": {"request": request, "timeout_s": None}}
+    pen = Pen(town.store, run.id, run.epoch, town.clock)
+    (wait,) = await town.write(lambda c: pen.create_waits(c, [begin]))
+    assert (wait.webhooks, wait.due_at) == (["permission"], town.now + 12 * 3600)
+    await town.look()
+    await town.webhooks.settled()
+    (got,) = town.got
+    message = json.loads(got.content)["data"]
+    assert message["kind"] == "permission"
+    assert message["data"]["url"] == r"https://x.example/a\u202e\x1b[2J" == message["prompt"][5:]
+    assert "sk-secret" not in got.content.decode()
+    given: dict[str, Any] = {"data": {**begin["data"], "timeout_s": 60}, "op": "permission:p#2"}
+    (own,) = await town.write(lambda c: pen.create_waits(c, [begin | given]))
+    assert own.due_at == town.now + 60
+
+
+async def test_what_is_no_request_is_refused_and_nobody_is_asked(town: Town) -> None:
+    run = await town.run()
+    request: dict[str, Any] = {
+        "scheme": "https",
+        "host": "x.example",
+        "port": 443,
+        "method": "POST",
+    }
+    request |= {"target": "/", "headers": {}, "body_b64": "%"}
+    begin: dict[str, Any] = {
+        "op": "permission:p#1",
+        "kind": "permission",
+        "name": "p",
+        "digest": "d" * 32,
+    }
+    begin |= {"data": {"request": request, "timeout_s": None}}
+    pen = Pen(town.store, run.id, run.epoch, town.clock)
+    (wait,) = await town.write(lambda c: pen.create_waits(c, [begin]))
+    assert wait.state == waits.REFUSED
+    assert "not base64" in wait.outcome["error"]["message"]
+
+
 async def test_the_server_wakes_by_itself(town: Town) -> None:
     run = await town.run()
     tending = asyncio.create_task(town.webhooks.tend())
