@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from torpor.egress.admission import Charge, Headers
+from torpor.egress.protocol import NEEDS_PERMISSION
 
 
 class Listener(Protocol):
@@ -30,7 +31,8 @@ class NoAnswer(Exception):
 def over_budget(charge: Charge, problem: str) -> NoAnswer:
     """Where `Charge.sent` has said why not. Of what a person may allow, the code says so: begun
     again with a permission, it goes out."""
-    return NoAnswer(402, "needs_permission" if charge.asks else "over_budget", problem, retry=False)
+    code = NEEDS_PERMISSION if charge.asks else "over_budget"
+    return NoAnswer(402, code, problem, retry=False)
 
 
 class CutOff(Exception):

@@ -52,6 +52,7 @@ from torpor.core.targets import path_of
 from torpor.egress.admission import Admission, Headers, Outgoing, Refusal
 from torpor.egress.budgets import DAY, KEY, RUN, Account, Budgets, Hold, Limit, limits_of
 from torpor.egress.hostfile import HostFile, HostRules, Named
+from torpor.egress.protocol import NEEDS_PERMISSION
 from torpor.egress.resolve import NoAddress, Resolver
 from torpor.egress.secrets import Redactor, Secret, Secrets, Unseal
 
@@ -340,7 +341,7 @@ def _to_be_operation(verdict: Verdict, outgoing: Outgoing) -> Refusal | None:
                 _refusal(
                     replace(
                         verdict,
-                        code="permission_needed",
+                        code=NEEDS_PERMISSION,
                         reason=verdict.reason or "a person is asked first",
                     )
                 ),

@@ -51,6 +51,8 @@ BEGIN, VERDICT, DONE, CALL, REPLY, HELLO = range(32, 38)
 CONTROL = 0  # the stream of CALL, REPLY and HELLO
 
 UNKNOWN = "unknown_call"
+# Of a REFUSE: begun again with a permission, it goes out.
+NEEDS_PERMISSION = "needs_permission"
 BODY_BYTES_MAX = (
     32 * 1024 * 1024
 )  # of a recorded call, and of its answer: they cross the link whole

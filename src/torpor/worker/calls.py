@@ -29,7 +29,7 @@ from torpor.core.ids import OpId, op_kind
 from torpor.core.permissions import digest
 from torpor.core.replies import read_reply
 from torpor.egress.connection import Lost, Stream
-from torpor.egress.protocol import DONE
+from torpor.egress.protocol import DONE, NEEDS_PERMISSION
 from torpor.wire.messages import EXCHANGES
 from torpor.wire.streams import DATA, HEAD, REFUSE, RESET, WINDOW_BYTES, Frame
 from torpor.worker.answers import Answer, Feed, Transcript, refused
@@ -252,13 +252,13 @@ class Calls:
         if call.answer.status is not None:
             return call.answer.value()
         if call.verdict.get("verdict") == "ask":
-            call.refusal = {"status": 403, "code": "needs_permission", "message": _ASK}
+            call.refusal = {"status": 403, "code": NEEDS_PERMISSION, "message": _ASK}
         given = call.refusal
         if given is None:
             return refused(path, 502, "no_answer", "there was no answer")
         retry = given.get("retry", False)
         value = refused(path, given["status"], given["code"], given["message"], retry=retry)
-        return value | {"ask": True} if given["message"] is _ASK else value
+        return value | {"ask": True} if given["code"] == NEEDS_PERMISSION else value
 
     async def _find(self, op: OpId) -> Stream | None:
         """The stream of a call that the broker has."""

@@ -22,6 +22,7 @@ from torpor.egress.authority import Authority
 from torpor.egress.budgets import Budgets
 from torpor.egress.hostfile import HostFile
 from torpor.egress.judge import PolicyJudge
+from torpor.egress.protocol import NEEDS_PERMISSION
 from torpor.egress.resolve import Resolver
 from torpor.egress.secrets import Secrets
 
@@ -262,7 +263,7 @@ def test_attempt_34_what_a_person_allowed_comes_from_the_worker_alone(bench: Ben
     assert found.verdict["verdict"] == "ask"
     # Begun as an operation, but nobody was asked.
     found = bench.refused(url, "DELETE", record="http")
-    assert (found.status, found.code) == (403, "permission_needed")
+    assert (found.status, found.code) == (403, NEEDS_PERMISSION)
     headers = [("permit", "abc"), ("x-torpor-permit", "abc")]
     assert bench.refused(url, "DELETE", headers=headers).verdict["verdict"] == "ask"
     bench.admitted(url, "DELETE", record="http", permit="abc")
@@ -315,7 +316,7 @@ def test_a_budget_that_asks_freezes_what_would_pass_it(bench: Bench) -> None:
     assert first.charge is not None and "a person decides" in first.charge.sent(sent)
     assert first.charge.asks
     found = bench.refused(url, "POST", record="model")
-    assert found.code == "permission_needed" and found.fields == {"kind": "model", "ask": True}
+    assert found.code == NEEDS_PERMISSION and found.fields == {"kind": "model", "ask": True}
     bench.admitted("https://plain.example.com/")  # costs nothing
     allowed = bench.admitted(url, "POST", record="model", permit="abc")
     assert allowed.charge is not None and allowed.charge.sent(sent) == ""
