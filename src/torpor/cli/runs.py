@@ -104,6 +104,8 @@ def _facts(run: Object, now: float) -> Table:
     else:
         rows.append(("machine", "none: 0 processes"))
     rows += [("model", words.used(each)) for each in run["models"]]
+    if used := words.budget(run["budget"]):
+        rows.append(("used", used))
     if run["conversation"]:
         rows.append(("said", words.conversation(run["conversation"])))
     rows += words.files(run["files"])

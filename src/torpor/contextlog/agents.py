@@ -19,7 +19,7 @@ from torpor.core.rules import Rules, parse_rules
 
 _agents, _deployments = schema.agents, schema.deployments
 # The source may be large and few want it: agent_source reads it.
-_SHOWN = [column for column in _agents.c if column is not _agents.c.source]
+_SHOWN = [column for column in _agents.c if column.name not in ("source", "budget")]
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def put_agent(c: Connection, new: NewAgent, now: float) -> AgentRow:
                     "entry": new.entry,
                     "source": new.source,
                     "spec": new.spec,
+                    "budget": new.spec.get("rules", {}).get("budget"),
                     "agents": list(new.agents),
                     "first_at": now,
                     "used_at": now,
@@ -122,7 +123,12 @@ def deployed_again(
     changed = (
         update(_agents)
         .where(_agents.c.version == version)
-        .values(spec=spec, used_at=now, deployed_at=now)
+        .values(
+            spec=spec,
+            budget=spec.get("rules", {}).get("budget"),
+            used_at=now,
+            deployed_at=now,
+        )
     )
     c.execute(changed)
     declare_queues(c, rules.get("rules", {}).get("queues", {}), now)

@@ -36,6 +36,7 @@ from sqlalchemy import (
     and_,
     event,
     false,
+    literal_column,
     true,
 )
 
@@ -77,6 +78,7 @@ agents = Table(
     # When it was last deployed; null: imported with a run.
     Column("deployed_at", Double),
     Column("engine", String, nullable=False, server_default=""),
+    Column("budget", _Json),  # of each of its runs, as `spec` has it: for SQL
 )
 
 # From where a version was deployed, and as what (`contextlog.deployments`). Of each origin (of each
@@ -254,6 +256,17 @@ Index("entries_superseded", entries.c.run, sqlite_where=_superseded, postgresql_
 
 _again = entries.c.kind == "op.again"
 Index("entries_again", entries.c.run, entries.c.op, sqlite_where=_again, postgresql_where=_again)
+
+_exchange = and_(
+    entries.c.kind >= literal_column("'egress.'"), entries.c.kind < literal_column("'egress/'")
+)
+Index(
+    "entries_egress",
+    entries.c.run,
+    entries.c.kind,
+    sqlite_where=_exchange,
+    postgresql_where=_exchange,
+)
 
 # Runs that are just being deleted whole, by `torpor.contextlog.deletion`: named here, and gone, in
 # one transaction. The entries of no other can be.

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from torpor.core.errors import Invalid
+from torpor.core.replies import HTTP_ERROR
 
+UNKNOWN = 0.50  # dollars, of a call whose price nobody knows, unless the host's file says otherwise
 DEFAULT = Path(__file__).with_name("prices.toml")
 _KINDS = ("input", "cached", "output")
 _PER_TOKENS = 1_000_000
@@ -33,26 +35,27 @@ Price = Mapping[str, float]
 
 
 class Prices:
-    """A frozen table, by model: dollars for a million tokens."""
+    """A frozen table, by model: dollars for a million tokens. `unknown` is what a call counts
+    towards budgets whose price is not known."""
 
-    def __init__(self, table: Mapping[str, Price]) -> None:
-        self.table = table
+    def __init__(self, table: Mapping[str, Price], unknown: float = UNKNOWN) -> None:
+        self.table, self.unknown = table, unknown
         self._of = cache(self._find)
 
     @classmethod
-    def load(cls, own: Path) -> Prices:
+    def load(cls, own: Path, unknown: float = UNKNOWN) -> Prices:
         """The default with `own` laid over it, if that is there. Raises Invalid."""
         table = _read(DEFAULT)
-        return cls(table | _read(own) if own.exists() else table)
+        return cls(table | _read(own) if own.exists() else table, unknown)
 
     @classmethod
-    def load_whole(cls, own: Path) -> Prices:
+    def load_whole(cls, own: Path, unknown: float = UNKNOWN) -> Prices:
         """As `load`, but a table of one's own that is malformed counts as none: what is shown
         beside costs does not depend on it. `torpor query` says what is wrong with it."""
         try:
-            return cls.load(own)
+            return cls.load(own, unknown)
         except Invalid:
-            return cls(_read(DEFAULT))
+            return cls(_read(DEFAULT), unknown)
 
     def cost(
         self, model: str | None, input: int | None, cached: int | None, output: int | None
@@ -69,6 +72,20 @@ class Prices:
             + (output or 0) * price["output"]
         )
         return dollars / _PER_TOKENS
+
+    def charge(
+        self,
+        model: str | None,
+        status: int | None,
+        input: int | None,
+        cached: int | None,
+        output: int | None,
+    ) -> float:
+        """What an answered call counts towards budgets."""
+        if input is None and output is None and (status or 0) >= HTTP_ERROR:
+            return 0.0
+        cost = self.cost(model, input, cached, output)
+        return self.unknown if cost is None else cost
 
     def _find(self, model: str) -> Price | None:
         # Gateways put who serves it first: `openai/gpt-4.1`.

@@ -200,6 +200,7 @@ def _environment() -> Environment:
         conversation=words.conversation,
         dollars=words.dollars,
         used=words.used,
+        budget=words.budget,
         beyond=words.beyond,
     )
     return environment

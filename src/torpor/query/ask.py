@@ -93,6 +93,7 @@ async def _ask(database: Path, question: Question, prices: Prices) -> Answer:
         "bytes_max": BYTES_MAX,
         "timeout_s": question.timeout_s,
         "prices": prices.table,
+        "price_unknown": prices.unknown,
     }
     process = await asyncio.create_subprocess_exec(
         *_COMMAND,

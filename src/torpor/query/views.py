@@ -540,6 +540,82 @@ egress = View(
     (_models, _recorded("http"), _refused, _waiting),
 )
 
+
+def _sum(what: str, source: str) -> str:
+    return f"coalesce((SELECT sum({what}) FROM {source}), 0)"
+
+
+def _own(kind: str, of: str = "") -> str:
+    """A run's own entries: of those that it shares with its origin, it has used nothing."""
+    if of:
+        ops = f"x.op >= '{of}:' AND x.op < '{of};'"
+        return f"entries x WHERE x.run = r.id AND x.kind = '{kind}' AND {ops}"
+    return (
+        "entries x WHERE x.run = r.id AND x.kind >= 'egress.' AND x.kind < 'egress/' "
+        f"AND x.kind = '{kind}'"
+    )
+
+
+def _bytes(way: str) -> str:
+    plain = _sum(f"x.data ->> '$.{way}'", _own("egress.end"))
+    recorded = (_sum(f"x.data ->> '$.egress.{way}'", _own("op.end", of)) for of in _RECORDED)
+    return " + ".join((plain, *recorded))
+
+
+_RECORDED = ("model", "http")
+_OF_USAGE = "usage u WHERE u.run = r.id"
+_USED_OF = {
+    "cost": _sum(
+        "torpor_charge(u.model, u.status, u.input_tokens, u.cached_tokens, u.output_tokens)",
+        _OF_USAGE,
+    ),
+    "tokens": _sum("coalesce(u.input_tokens, 0) + coalesce(u.output_tokens, 0)", _OF_USAGE),
+    "requests": " + ".join(
+        (
+            _sum("1", _own("egress.request")),
+            *(_sum("1", _own("op.begin", of)) for of in _RECORDED),
+        )
+    ),
+    "bytes_out": _bytes("sent"),
+    "bytes_in": _bytes("received"),
+}
+
+
+def _budget(kind: str) -> tuple[str, ...]:
+    asks = "coalesce(a.budget ->> '$.ask', 0)"
+    return "r.id", "r.agent", f"'{kind}'", _USED_OF[kind], f"torpor_limit(a.budget, '{kind}')", asks
+
+
+_BUDGETS = "FROM main.runs r LEFT JOIN main.agents a ON a.version = r.version"
+
+budgets = View(
+    "budgets",
+    "What each run has used of the network, and what its agent's budget allows.",
+    _columns(
+        *(
+            (name, sql, about)
+            for (name, about), sql in zip(
+                (
+                    ("run", "the run"),
+                    ("agent", "the agent's name"),
+                    ("kind", "`cost` (US dollars), `tokens`, `requests`, `bytes_out`, `bytes_in`"),
+                    (
+                        "used",
+                        "by the run itself; a model call whose price nobody knows counts as what "
+                        "the host's file sets for it",
+                    ),
+                    ("allowed", "null is without limit"),
+                    ("asks", "1 if a person is asked about what passes it, 0 if that is denied"),
+                ),
+                _budget("cost"),
+                strict=True,
+            )
+        )
+    ),
+    _BUDGETS,
+    tuple((_budget(kind), _BUDGETS) for kind in list(_USED_OF)[1:]),
+)
+
 output = View(
     "output",
     "What agents printed, logged and emitted.",
@@ -576,5 +652,6 @@ VIEWS = (
     waits,
     snapshots,
     egress,
+    budgets,
     output,
 )

@@ -30,6 +30,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+from torpor.core.amounts import parse_amount
+from torpor.core.errors import Invalid
 from torpor.core.prices import Prices
 from torpor.core.replies import read_reply
 from torpor.query.views import VIEWS
@@ -70,7 +72,8 @@ def answer(question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """`columns`, then `row`s, then `done`; or `error`."""
     started = time.monotonic()
     try:
-        c = connect(question["path"], Prices(question["prices"]), started + question["timeout_s"])
+        prices = Prices(question["prices"], question["price_unknown"])
+        c = connect(question["path"], prices, started + question["timeout_s"])
         _confine(question["timeout_s"])
         try:
             cursor = c.execute(question["sql"], question["parameters"])
@@ -194,6 +197,8 @@ def _functions(c: sqlite3.Connection, prices: Prices) -> set[str]:
         ("torpor_arguments", 2, _arguments),
         ("torpor_model", 1, _model),
         ("torpor_cost", 4, prices.cost),
+        ("torpor_charge", 5, prices.charge),
+        ("torpor_limit", 2, _limit),
         ("torpor_host", 1, lambda url: _part_of(url, 0)),
         ("torpor_path", 1, lambda url: _part_of(url, 1)),
     )
@@ -228,6 +233,15 @@ def _model(data: Any) -> str | None:
     except (TypeError, ValueError, KeyError, RecursionError):
         return None
     return found and found.group(1)
+
+
+def _limit(budget: Any, kind: str) -> float | int | None:
+    """What `[tool.torpor.budget]` says of a kind."""
+    try:
+        found = json.loads(budget).get(kind)
+        return None if found is None else parse_amount(kind, found, kind)
+    except (TypeError, ValueError, AttributeError, Invalid):
+        return None
 
 
 _URL = re.compile(r"\w+://(\[[^]]*\]|[^/:?#]*)(?::\d+)?([^?#]*)")

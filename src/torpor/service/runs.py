@@ -114,6 +114,16 @@ class RunFile(TypedDict):
 
 
 @closed
+class Share(TypedDict):
+    """What a run has used itself, of what its budget allows."""
+
+    kind: Annotated[str, Field(description="`cost` (US dollars), `tokens`, `requests`, …")]
+    used: float
+    allowed: Annotated[float | None, Field(description="null is without limit")]
+    asks: Annotated[bool, Field(description="what passes it asks a person, and is not denied")]
+
+
+@closed
 class RunDetail(Run):
     files: Annotated[list[RunFile], Field(description="the files that it was given")]
     waits: list[Wait]
@@ -126,6 +136,7 @@ class RunDetail(Run):
     cycles: int
     forked: Annotated[Object | None, Field(description="for a fork: how it was made")]
     models: Annotated[list[Used], Field(description="tokens and cost, by model")]
+    budget: Annotated[list[Share], Field(description="what it has used of the network")]
     output: Annotated[
         dict[str, dict[str, int]],
         Field(

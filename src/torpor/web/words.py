@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from textwrap import indent
 from typing import Any
 
 # What steers a terminal, and what turns text around, so that it is read as something else.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+from torpor.core import amounts
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 _BRIEF = 80
 _EMITTED_CHARS = 4000
@@ -306,3 +309,20 @@ def refused(data: Mapping[str, Any]) -> str:
     """An `egress.refused` entry: `GET https://… was refused: no rule allows it.`"""
     again = f" ({data['times']} times by now)" if data.get("times", 1) > 1 else ""
     return f"{exchange(data)} was refused{again}: {line(str(data.get('reason', '')), 1000)}"
+
+
+def budget(shares: Sequence[Mapping[str, Any]]) -> str:
+    """What a run has used of its budget: `0.42 of 2 USD, 12 of 1,000 requests`; empty if it has
+    neither used anything nor any limit."""
+    parts = []
+    for each in shares:
+        kind, used, allowed = each["kind"], each["used"], each["allowed"]
+        most, unit = amounts.shown(kind, allowed or 0), amounts.shown(kind, used)
+        if kind.startswith("bytes_"):
+            way = {"bytes_out": "sent", "bytes_in": "received"}[kind]
+            most, unit = f"{size(allowed or 0)} {way}", f"{size(used)} {way}"
+        if allowed is not None:
+            parts.append(f"{unit.rpartition(' ')[0]} of {most}")
+        elif used:
+            parts.append(unit)
+    return ", ".join(parts)

@@ -234,3 +234,14 @@ def test_a_wait_is_called_by_its_prompt_or_name(prompt: str | None, op: str, tex
 def test_what_does_not_fit_this_host(snapshots: list[str], seq: int, text: str) -> None:
     data = {"snapshots": snapshots, "reason": "x", "seq": seq}
     assert words.unfit(data) == text
+
+
+def test_a_budget_in_words() -> None:
+    def share(kind: str, used: float, allowed: float | None = None) -> dict[str, Any]:
+        return {"kind": kind, "used": used, "allowed": allowed, "asks": False}
+
+    assert words.budget([share("cost", 0.42, 2.0), share("requests", 0, 1000)]) == (
+        "0.42 of 2 USD, 0 of 1,000 requests"
+    )
+    assert words.budget([share("bytes_out", 1500, 2e7)]) == "1.5 kB of 20.0 MB sent"
+    assert words.budget([share("tokens", 12), share("requests", 0)]) == "12 tokens"

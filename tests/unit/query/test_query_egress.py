@@ -15,6 +15,10 @@ from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.runs import claim, create_run
 from torpor.contextlog.waits import NewWait, answer_wait, create_wait
 from torpor.core.ids import OpId, RunId
+
+
+from torpor.contextlog.spent import spent
+from torpor.core.ids import RunId
 from torpor.logstore.sqlite import SqliteStore
 from torpor.query.ask import Asking, Question
 
@@ -27,7 +31,10 @@ def write(log: Log, kind: str, **data: Any) -> None:
 
 
 def fill(c: Connection) -> RunId:
-    agent = NewAgent(engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={})
+    rules = {"budget": {"cost": "2 USD", "requests": 100, "ask": True}}
+    agent = NewAgent(
+        engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={"rules": rules}
+    )
     put_agent(c, agent, 1.0)
     run = create_run(c, version=VERSION, agent="a", input={}, now=99.0).id
     log = Log(c, run, claim(c, run, 100.0))
@@ -45,6 +52,7 @@ def fill(c: Connection) -> RunId:
     )
     write(log, egress.REFUSED, name="evil.test", code="name", reason="no rule names it", times=9)
     log.call(1, [{"role": "user", "content": "Hi"}], completion({"content": "Hello."}))
+    log.call(2, [{"role": "user", "content": "Hm"}], "no tokens")
     exchange: dict[str, Any] = {"scheme": "https", "host": "a.test", "port": 443, "path": "/v1?q=1"}
     log.begin("http", "a.test/v1@01", method="PUT", headers={}, body="{}", **exchange)
     out = {"rule": "host a.test", "address": "192.0.2.1", "ms": 12, "sent": 2, "received": 7}
@@ -93,12 +101,12 @@ def test_each_class_of_exchange_is_a_row(
         ["allow", None, "tcp://db:5432", "db", None, None, "host db", None],
         ["deny", "POST", "https://evil.test:8443/x", "evil.test", "/x", None, None, None],
         ["deny", None, None, "evil.test", None, None, None, None],
-        ["allow", "POST", model, "model.torpor", "/v1/chat/completions", 200, None, None],
+        *[["allow", "POST", model, "model.torpor", "/v1/chat/completions", 200, None, None]] * 2,
         ["allow", "PUT", "https://a.test/v1?q=1", "a.test", "/v1", 201, "host a.test", None],
     ]
     assert rows[0][-4:] == [0, 512, 31, 101.0]
     assert rows[1][-4:-1] == [None, None, None]
-    assert rows[5][-4:-1] == [2, 7, 12]
+    assert rows[6][-4:-1] == [2, 7, 12]
 
 
 def test_refusals_say_why_and_calls_what_they_cost(
@@ -150,3 +158,30 @@ def test_who_permitted_a_request_when_and_from_where(tmp_path: Path) -> None:
         ["/2", "deny", "ana", 120.0, "its link, from ::1"],
         ["/3", "ask", None, None, None],
     ]
+
+
+def test_a_budget_states_what_is_used_of_it(ask: Ask, filled: tuple[Path, RunId, RunId]) -> None:
+    sql = "SELECT kind, used, allowed, asks FROM budgets WHERE run = ?"
+    used = {
+        kind: (amount, allowed, asks) for kind, amount, allowed, asks in ask(sql, filled[1]).rows
+    }
+    assert used == {
+        # A call without tokens counts as one whose price nobody knows.
+        "cost": (pytest.approx(0.003 + PRICES.unknown), 2.0, 1),
+        "tokens": (1100, None, 1),
+        "requests": (5, 100, 1),
+        "bytes_out": (2, None, 1),
+        "bytes_in": (519, None, 1),
+    }
+    # A fork has used nothing yet.
+    assert [row[1] for row in ask(sql, filled[2]).rows] == [0] * 5
+
+
+def test_what_the_view_says_is_what_a_run_shows(filled: tuple[Path, RunId, RunId]) -> None:
+    store = SqliteStore.open(filled[0])
+    try:
+        found = asyncio.run(store.read(lambda c: spent(c, filled[1])))
+    finally:
+        store.close()
+    assert (found.requests, found.bytes_out, found.bytes_in, found.tokens) == (5, 2, 519, 1100)
+    assert found.cost(PRICES) == pytest.approx(0.003 + PRICES.unknown)

@@ -10,20 +10,24 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from torpor.contextlog import agents, calls, entries, forks, runs, snapshots, waits
+from torpor.contextlog import agents, calls, entries, forks, runs, snapshots, spent, waits
 from torpor.contextlog.conversation import spoken
 from torpor.contextlog.files import files_of
 from torpor.contextlog.runs import RunRow
+from torpor.contextlog.spent import Spent
 from torpor.contextlog.waits import WaitRow
 from torpor.control.engines import Engines
 from torpor.control.scheduler.claims import Needs, reasons
 from torpor.control.service.waits import Waits
+from torpor.core.amounts import KINDS
 from torpor.core.clock import SYSTEM_CLOCK, Clock
+from torpor.core.egress import Budget
 from torpor.core.errors import TorporError
 from torpor.core.home import Home
 from torpor.core.ids import RunId
 from torpor.core.prices import Prices
 from torpor.core.states import FINAL, RunState
+from torpor.egress.hostfile import HostFile
 from torpor.logstore.protocol import Store
 from torpor.policy.admission import Capacity, Room
 from torpor.service.runs import RunDetail
@@ -32,8 +36,13 @@ from torpor.worker.beside import Beside
 
 
 async def prices_of(home: Home) -> Prices:
-    """What models cost, as this host's file has it."""
-    return await asyncio.to_thread(Prices.load_whole, home.prices)
+    """What models cost, as this host's files have it."""
+    return await asyncio.to_thread(lambda: Prices.load_whole(home.prices, price_unknown(home)))
+
+
+def price_unknown(home: Home) -> float:
+    """What a call counts whose price nobody knows. Blocks."""
+    return HostFile(home.egress).current().price_unknown
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class _Read:
     waits: Sequence[WaitRow]
     in_doubt: list[dict[str, Any]]
     models: list[dict[str, Any]]
+    spent: Spent
+    budget: Budget
 
 
 class Details:
@@ -75,6 +86,7 @@ class Details:
             waits=await self._waits.shown(read.waits),
             in_doubt=[each for each in read.in_doubt if each["op"] not in calling],
             models=[_priced(each, prices) for each in read.models],
+            budget=_shares(read.spent, read.budget, prices),
             machine=await self._machine(read.row.id) if running else None,
         )
 
@@ -86,6 +98,7 @@ class Details:
 
     def _read(self, c: Connection, ref: str, now: float) -> _Read:
         row = runs.get_run(c, ref)
+        agent = agents.get_agent(c, row.version)
         taken = snapshots.list_snapshots(c, row.id)
         conversation = spoken(c, row.id)
         # What the newest epochs were at is under way, or frozen in the middle.
@@ -95,7 +108,7 @@ class Details:
             "queued_because": self.why_queued(c, [row], now).get(row.id),
             "snapshots_count": len(taken),
             "bytes": sum(snapshot.bytes for snapshot in taken),
-            "template_bytes": agents.get_agent(c, row.version).template_bytes,
+            "template_bytes": agent.template_bytes,
             "cycles": entries.count_entries(c, row.id, "run.resumed"),
             "files": [each.to_json() for each in files_of(c, row.id)],
             "output": Beside(self._home.output).shares(c, row.id),
@@ -110,6 +123,8 @@ class Details:
             waits.list_waits(c, row.id),
             [each for each in entries.in_doubt(c, row.id) if each["epoch"] not in at_work],
             [each._asdict() for each in calls.used(c, row.id)],
+            spent.spent(c, row.id),
+            agent.rules.budget,
         )
 
     async def _machine(self, run: RunId) -> dict[str, Any] | None:
@@ -128,3 +143,17 @@ class Details:
 def _priced(used: dict[str, Any], prices: Prices) -> dict[str, Any]:
     took = (used["input_tokens"], used["cached_tokens"], used["output_tokens"])
     return used | {"cost_usd": prices.cost(used["model"], *took)}
+
+
+def _shares(spent: Spent, budget: Budget, prices: Prices) -> list[dict[str, Any]]:
+    used = {
+        "cost": spent.cost(prices),
+        "tokens": spent.tokens,
+        "requests": spent.requests,
+        "bytes_out": spent.bytes_out,
+        "bytes_in": spent.bytes_in,
+    }
+    return [
+        {"kind": kind, "used": used[kind], "allowed": getattr(budget, kind), "asks": budget.ask}
+        for kind in KINDS
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torpor.contextlog import saved
+from torpor.control.service.details import price_unknown
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.home import Home
 from torpor.core.prices import Prices
@@ -22,7 +23,8 @@ class Queries:
         self._asking = Asking(home.database)
 
     async def ask(self, question: Question) -> Rows:
-        found = await self._asking.ask(question, Prices.load(self._home.prices))
+        prices = Prices.load(self._home.prices, price_unknown(self._home))
+        found = await self._asking.ask(question, prices)
         return reply(Rows, found.to_json())
 
     async def list(self) -> Sequence[SavedQuery]:

@@ -241,6 +241,7 @@ class Runs:
                 "stderr": {"printed": 5, "logged": 5, "kept": 0, "dropped": 0},
             },
             models=[],
+            budget=[{"kind": "requests", "used": 0, "allowed": 1000, "asks": False}],
             family=memory.family(run),
             machine=machine if run["state"] is RunState.RUNNING else None,
         )

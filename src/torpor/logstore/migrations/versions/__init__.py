@@ -5,4 +5,5 @@ v0004_engine_of_agents      the engine of an agent's version, which its image to
 v0005_leases                which worker carries a run, and until when
 v0006_permissions           for what a person's decision counts, and what has used it
 v0007_authorities_secrets   certificate authorities, and secrets of agents
+v0008_budgets               agents' budgets, and an index of what went out
 """
