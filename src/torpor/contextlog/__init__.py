@@ -16,7 +16,7 @@ reading        where to begin reading a log of which not all is wanted
 output         what agents print
 messages       requests to models, stored once by content
 calls          model calls as narrow rows
-spent         what a run has used of the network
+spent          what a run has used of the network
 egress         what went out, and what was refused
 conversation   a conversation, counted: what was sent, against all that was said
 values         which values too large for the log a run has

@@ -163,7 +163,7 @@ runs = Table(
 
 
 def _few(name: str, only: ColumnElement[bool], *columns: ColumnElement[Any]) -> None:
-    """An index of those runs alone: most have ended, or sleep."""
+    """An index of those rows alone, of which there are few: most runs have ended, or sleep."""
     Index(name, *columns, sqlite_where=only, postgresql_where=only)
 
 
@@ -251,22 +251,13 @@ def _once(kind: str, name: str) -> None:
 _once("op.begin", "entries_one_begin")
 _once("op.end", "entries_one_end")
 
-_superseded = entries.c.kind == "log.superseded"
-Index("entries_superseded", entries.c.run, sqlite_where=_superseded, postgresql_where=_superseded)
-
-_again = entries.c.kind == "op.again"
-Index("entries_again", entries.c.run, entries.c.op, sqlite_where=_again, postgresql_where=_again)
-
-_exchange = and_(
-    entries.c.kind >= literal_column("'egress.'"), entries.c.kind < literal_column("'egress/'")
+_few("entries_superseded", entries.c.kind == "log.superseded", entries.c.run)
+_few("entries_again", entries.c.kind == "op.again", entries.c.run, entries.c.op)
+_exchange = (
+    entries.c.kind >= literal_column("'egress.'"),
+    entries.c.kind < literal_column("'egress/'"),
 )
-Index(
-    "entries_egress",
-    entries.c.run,
-    entries.c.kind,
-    sqlite_where=_exchange,
-    postgresql_where=_exchange,
-)
+_few("entries_egress", and_(*_exchange), entries.c.run, entries.c.kind)
 
 # Runs that are just being deleted whole, by `torpor.contextlog.deletion`: named here, and gone, in
 # one transaction. The entries of no other can be.

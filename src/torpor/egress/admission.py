@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from torpor.core.egress import MODEL_HOST, Request
+from torpor.core.egress import MODEL_HOST, Request, Verdict, deny
 
 Headers = Sequence[tuple[str, str]]  # names in lower case
 
@@ -101,6 +101,10 @@ class Judge(Protocol):
         """Also of MODEL_HOST, the deployment's own model: there for what it costs."""
         ...
 
+    def explain(self, policy: Mapping[str, Any], request: Request) -> Verdict:
+        """What would be decided; nothing is sent, looked up or counted. Raises Invalid."""
+        ...
+
     def set_policy(self, run: str, policy: Mapping[str, Any] | None) -> None:
         """Raises Invalid; what cannot be read denies."""
         ...
@@ -121,6 +125,9 @@ class DenyAll:
         message = f"no rule allows {outgoing.request.host}"
         verdict = {"verdict": "deny", "code": "not_allowed", "reason": message}
         return Refusal(verdict, message=message)
+
+    def explain(self, policy: Mapping[str, Any], request: Request) -> Verdict:
+        return deny("not_allowed", f"no rule allows {request.host}")
 
     def set_policy(self, run: str, policy: Mapping[str, Any] | None) -> None: ...
 

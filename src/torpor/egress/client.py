@@ -13,6 +13,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from torpor.core.egress import Request
 from torpor.core.errors import HostError, Missing
 from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
@@ -142,6 +143,14 @@ class BrokerClient:
     async def health(self) -> dict[str, Any]:
         """{upstream: what answers, for people; pid: of the broker; …}."""
         return await (await self.connect()).call("health")
+
+    async def explain(self, policy: Fields, request: Request) -> dict[str, Any]:
+        """What would become of a request of a run with this policy: the fields of a `Verdict`.
+        Nothing is sent. Raises Invalid, HostError."""
+        judged = {
+            key: getattr(request, key) for key in ("scheme", "host", "port", "method", "target")
+        }
+        return await (await self.connect()).call("explain", policy=policy, request=judged)
 
     async def close(self) -> None:
         if self._connection is not None:

@@ -177,6 +177,27 @@ class PolicyJudge:
         except _Denied as denied:
             return _refusal(denied.verdict)
 
+    def explain(self, policy: Mapping[str, Any], request: Request) -> Verdict:
+        """What `admit` would decide about a request of a run with this policy, as far as it can be
+        said without looking up an address and without counting anything. Raises Invalid."""
+        read, host = _read_policy("", policy), self._host.current()
+        if host.problem:
+            what = f"the host's rules cannot be read, so that nothing may go out: {host.problem}"
+            return deny("unreadable_rules", what)
+        verdict = _judged(read, host, request)
+        if verdict.decision == DENY:
+            return verdict
+        name = normalize_host(request.host, "the host")
+        named = host.hosts.get(name)
+        if named and named.addresses and (problem := self._port_fault(named, request.port)):
+            return deny("port", problem, rule=verdict.rule)
+        try:
+            if verdict.secret:
+                self._checked_secret(verdict, replace(request, host=name), read)
+        except _Denied as denied:
+            return denied.verdict
+        return verdict
+
     def _scopes(self, policy: _Policy) -> list[tuple[str, str]]:
         day = datetime.fromtimestamp(self._now(), UTC).date().isoformat()
         return [(RUN, policy.run), (DAY, f"{policy.agent} {day}"), (KEY, f"{policy.key} {day}")]
@@ -264,6 +285,14 @@ class PolicyJudge:
 
     def _secret(self, verdict: Verdict, request: Request, policy: _Policy) -> tuple[Secret, str]:
         """Raises _Denied."""
+        secret = self._checked_secret(verdict, request, policy)
+        try:
+            return secret, secret.value
+        except TorporError as error:
+            raise _Denied(deny("no_secret", error.message, error.hint, verdict.rule)) from error
+
+    def _checked_secret(self, verdict: Verdict, request: Request, policy: _Policy) -> Secret:
+        """The one that goes along, which is not opened. Raises _Denied."""
         name = verdict.secret
         secret = self._secrets.find(name)
         if secret is None:
@@ -278,10 +307,7 @@ class PolicyJudge:
         if request.scheme != HTTPS:
             reason = f"the secret {name} is sent over https only"
             raise _Denied(deny("secret_in_clear", reason, "", verdict.rule))
-        try:
-            return secret, secret.value
-        except TorporError as error:
-            raise _Denied(deny("no_secret", error.message, error.hint, verdict.rule)) from error
+        return secret
 
     def _tls(self, request: Request, named: Named | None) -> ssl.SSLContext | None:
         if named is None or not named.authority or request.scheme != HTTPS:

@@ -11,7 +11,8 @@ numbers of the worker's own that are used once in a connection, and these:
     ATTACH    →  {run, op, offset}: to a recorded call that was begun before, if it is known
     VERDICT   ←  {verdict, rule?, secret?, record?, code?, reason?, address?, digest?, joined?}
     DONE      ←  {sent, received, ms, status?, address?, secret?, usage?}: nothing more comes
-    CALL      →  {id, do, ...}, of stream 0: `policy`, `secrets`, `acknowledge`, `forget`, `health`
+    CALL      →  {id, do, ...}, of stream 0: `policy`, `secrets`, `acknowledge`, `forget`,
+                 `explain`, `health`
     REPLY     ←  {id, ...} or {id, error}, of stream 0
     HELLO     ←  {broker, pid, upstream}, of stream 0: first of all, and again when the identity
                  `broker` is another

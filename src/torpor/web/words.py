@@ -9,11 +9,10 @@ from datetime import datetime
 from textwrap import indent
 from typing import Any
 
-# What steers a terminal, and what turns text around, so that it is read as something else.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 from torpor.core import amounts
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What steers a terminal, and what turns text around, so that it is read as something else.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 _BRIEF = 80
 _EMITTED_CHARS = 4000

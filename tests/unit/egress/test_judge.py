@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from torpor.core.egress import Request
+from torpor.core.egress import Request, Verdict, parse_request
 from torpor.core.errors import Invalid
 from torpor.core.home import Home
 from torpor.core.prices import Prices
@@ -388,3 +388,22 @@ def test_the_judge_of_a_data_directory(tmp_path: Path) -> None:
     assert isinstance(found, Refusal) and found.code == "no_rule"
     judge.budgets.close()
     assert home.egress_usage.exists()
+
+
+def test_what_would_be_decided_is_explained_without_doing_anything(bench: Bench) -> None:
+    def explained(method: str, url: str) -> Verdict:
+        request = parse_request(method, url)
+        return bench.judge.explain({"agent": "writer", "egress": EGRESS}, request)
+
+    assert explained("GET", "https://api.github.com/user").secret == "GITHUB_TOKEN"
+    assert explained("DELETE", "https://api.github.com/user").decision == "ask"
+    assert explained("POST", "https://evil.example/").code == "no_rule"
+    bench.host('[[deny]]\nhost = "**.example.net"\n')
+    assert explained("GET", "https://x.example.net/").code == "denied"
+    bench.host("[[deny]]\n")
+    assert explained("GET", "https://api.github.com/user").code == "unreadable_rules"
+    bench.host("")
+    bench.judge.set_secrets([])
+    assert explained("GET", "https://api.github.com/user").code == "no_secret"
+    assert bench.looked_up == []
+    assert bench.judge.budgets.used(("per_run", "")) == {}

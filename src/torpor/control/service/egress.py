@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,22 +12,23 @@ from sqlalchemy import Connection
 from torpor.contextlog import agents, deployments, runs
 from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.deployments import Deployment
-from torpor.core.egress import Request, Verdict, judge, parse_request
+from torpor.core.egress import Request, judge, parse_request
+from torpor.core.errors import HostError
 from torpor.logstore.protocol import Store
 from torpor.query.ask import Question
-from torpor.query.views import egress
+from torpor.query.outgoing import egress
 from torpor.service.egress import Exchange, ExchangeFilter, Judged, Reach
 from torpor.service.queries import Queries
 from torpor.service.shapes import reply
 
-Explain = Callable[[AgentRow, Request], Awaitable[Mapping[str, Any]]]
-"""What the broker would say: the fields of `Judged`."""
+Explain = Callable[[Mapping[str, Any], Request], Awaitable[Mapping[str, Any]]]
+"""`torpor.egress.client.BrokerClient.explain`."""
 
 
 class Egress:
     """See `torpor.service.egress.Egress`."""
 
-    def __init__(self, store: Store, queries: Queries, explain: Explain | None = None) -> None:
+    def __init__(self, store: Store, queries: Queries, explain: Explain) -> None:
         self._store, self._queries, self._explain = store, queries, explain
 
     async def reach(self, ref: str, *, exact: bool = False) -> Reach:
@@ -46,9 +48,10 @@ class Egress:
     async def test(self, ref: str, method: str, url: str) -> Judged:
         request = parse_request(method, url)
         _, row = await self._find(ref)
-        if self._explain is not None:
-            return reply(Judged, await self._explain(row, request), whole=True)
-        return judged(judge(row.egress, request))
+        policy = {"agent": row.name, "egress": row.spec.get("egress", [])}
+        with contextlib.suppress(HostError):  # no broker, or none that starts
+            return judged(await self._explain(policy, request), whole=True)
+        return judged(asdict(judge(row.egress, request)), whole=False)
 
     async def _find(self, ref: str, *, exact: bool = False) -> tuple[Deployment, AgentRow]:
         def read(c: Connection) -> tuple[Deployment, AgentRow]:
@@ -76,7 +79,7 @@ class Egress:
         return [reply(Exchange, row) for row in rows]
 
 
-def judged(verdict: Verdict) -> Judged:
-    """By an agent's rules alone."""
-    fields = asdict(verdict)
-    return reply(Judged, fields, verdict=fields.pop("decision"), whole=False)
+def judged(verdict: Mapping[str, Any], *, whole: bool) -> Judged:
+    """The fields of a `torpor.core.egress.Verdict`; `whole` if the host's were looked at."""
+    named = {key: value for key, value in verdict.items() if key != "decision"}
+    return reply(Judged, named, verdict=verdict["decision"], whole=whole)

@@ -47,6 +47,7 @@ from torpor.core.home import Home
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.prices import Prices
 from torpor.core.states import UNFINISHED
+from torpor.egress.client import BrokerClient
 from torpor.logstore.protocol import Store
 from torpor.logstore.sqlite import SqliteStore
 from torpor.machines.host import Machines
@@ -119,7 +120,8 @@ class Service:
         self.artifacts = Artifacts(store, shared.values)
         self.execs = Execs(store, engines, commands, clock)
         self.queries = Queries(home, store, clock)
-        self.egress = Egress(store, self.queries)
+        self._broker = BrokerClient.of(home)
+        self.egress = Egress(store, self.queries, self._broker.explain)
 
         self._status = Status(shared, engines, self.queues)
         self._webhooks = Webhooks(store, keys, self.waits, clock=clock, limits=limits)
@@ -185,6 +187,7 @@ class Service:
         await self._webhooks.stop()
         await self.execs.stop()
         await self._engines.stop()
+        await self._broker.close()
         await stop_processes(self._home)
         await asyncio.to_thread(self._blobs.close)
         await asyncio.to_thread(self._store.close)

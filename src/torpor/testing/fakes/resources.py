@@ -128,7 +128,8 @@ class Egress:
 
     async def test(self, ref: str, method: str, url: str) -> Judged:
         request, source = parse_request(method, url), self._source(ref)
-        return judged(judge(parse_egress(list(source.egress), "egress"), request))
+        verdict = judge(parse_egress(list(source.egress), "egress"), request)
+        return judged(asdict(verdict), whole=False)
 
     async def log(self, wanted: ExchangeFilter) -> Sequence[Exchange]:
         if wanted.run is not None:
