@@ -147,10 +147,11 @@ class BrokerClient:
     async def explain(self, policy: Fields, request: Request) -> dict[str, Any]:
         """What would become of a request of a run with this policy: the fields of a `Verdict`.
         Nothing is sent. Raises Invalid, HostError."""
-        judged = {
-            key: getattr(request, key) for key in ("scheme", "host", "port", "method", "target")
-        }
-        return await (await self.connect()).call("explain", policy=policy, request=judged)
+        given: dict[str, Any] = {"scheme": request.scheme, "host": request.host}
+        given["port"] = request.port
+        if request.method:
+            given |= {"method": request.method, "target": request.target, "headers": []}
+        return await (await self.connect()).call("explain", policy=policy, request=given)
 
     async def close(self) -> None:
         if self._connection is not None:

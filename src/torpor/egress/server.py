@@ -17,6 +17,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -38,6 +39,7 @@ from torpor.egress.relay import relay
 from torpor.egress.seen import Seen
 from torpor.egress.served import Fault, Room, Served
 from torpor.egress.upstream import Upstream
+from torpor.wire import streams
 from torpor.wire.streams import ATTACH, MESSAGE_CHARS_MAX, RECORD, REFUSE, RESET, Frame
 
 STREAMS_MAX = 4096  # of a worker
@@ -89,6 +91,10 @@ class Broker:
                     "calls": len(self.calls),
                     "bytes": self.calls.bytes + self.room.bytes,
                 }
+            case {"do": "explain", "policy": dict() as policy, "request": dict() as request}:
+                if fault := streams.fault(streams.OPEN, request):
+                    raise Invalid(f"the request{fault}")
+                return asdict(self.judge.explain(policy, _request(request)))
             case {"do": "policy", "run": str(run), "policy": (dict() | None) as policy}:
                 self.judge.set_policy(run, policy)
             case {"do": "secrets", "entries": [*entries]}:
@@ -506,15 +512,19 @@ class _Counted:
         await self._listener.data(data)
 
 
-def _outgoing(fields: Fields) -> Outgoing:
-    opened = fields["request"]
-    request = egress.Request(
+def _request(opened: Fields) -> egress.Request:
+    return egress.Request(
         opened["scheme"],
         _spelled(opened["host"]),
         opened["port"],
         opened.get("method", ""),
         opened.get("target", ""),
     )
+
+
+def _outgoing(fields: Fields) -> Outgoing:
+    opened = fields["request"]
+    request = _request(opened)
     headers = end_to_end([(name, value) for name, value in opened.get("headers", ())])
     keyed = any(name == "idempotency-key" for name, _ in headers)
     if fields.get("kind") == egress.MODEL and request.method == "POST" and not keyed:
