@@ -13,12 +13,9 @@ from tests.unit.query.conftest import PRICES, VERSION, Ask, Log, completion, for
 from torpor.contextlog import egress
 from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.runs import claim, create_run
+from torpor.contextlog.spent import spent
 from torpor.contextlog.waits import NewWait, answer_wait, create_wait
 from torpor.core.ids import OpId, RunId
-
-
-from torpor.contextlog.spent import spent
-from torpor.core.ids import RunId
 from torpor.logstore.sqlite import SqliteStore
 from torpor.query.ask import Asking, Question
 
