@@ -79,17 +79,32 @@ class Gateway:
             listener.close()
 
     def _accept(self, connection: socket.socket, locate: Locate) -> None:
-        if len(self._clients) >= CONNECTIONS_MAX:
-            connection.close()
-            return
-        client = Client(self._selector, connection, self._forget)
-        self._clients[client] = None
         address, port = connection.getsockname()[:2]
         site = locate(address, port)
+        client = self._take(connection)
+        if client is None:
+            return
         if site is None:
             self.streams.note("address", address, port)
             client.reset()
-        elif site.scheme == HTTPS:
+        else:
+            self._begin(client, site)
+
+    def serve(self, connection: socket.socket, site: Site) -> None:
+        """A connection that was accepted elsewhere, and leads to `site`."""
+        if (client := self._take(connection)) is not None:
+            self._begin(client, site)
+
+    def _take(self, connection: socket.socket) -> Client | None:
+        if len(self._clients) >= CONNECTIONS_MAX:
+            connection.close()
+            return None
+        client = Client(self._selector, connection, self._forget)
+        self._clients[client] = None
+        return client
+
+    def _begin(self, client: Client, site: Site) -> None:
+        if site.scheme == HTTPS:
             self._secure(client, site)
         elif site.scheme == TCP:
             try:

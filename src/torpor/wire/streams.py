@@ -9,7 +9,8 @@ numbers of the worker's own.
     5         payload: JSON for OPEN, HEAD, REFUSE, RESET, RECORD, ATTACH and NOTE; below for the
               rest
 
-    OPEN     →   {scheme: http | https | tcp, host, port, method, target, headers, upgrade?}
+    OPEN     →   {scheme: http | https | tcp, host, port, method, target, headers, upgrade?}. A body
+                 is announced by content-length, or by transfer-encoding: chunked
     WINDOW  ← →  8 bytes: the other side may send up to this offset. The first says that the stream
                  is admitted: before it a guest sends no byte of the body
     DATA    ← →  8 bytes: the offset of the first byte; then at most DATA_BYTES
