@@ -21,6 +21,7 @@ from tests.unit.guest.test_guest_commands import WAITER, Told
 
 from torpor.core.egress import Rule
 from torpor.egress.authority import Authority
+from torpor.wire import streams
 
 RULES = (
     Rule("api.example.com"),
@@ -30,13 +31,14 @@ RULES = (
     Rule("cache.example.com", port=6379, protocol="tcp"),
     Rule("kept.example.com", record="http"),
     Rule("odd.example.com", port=8443),
+    Rule("asked.example.com", ask=True),
 )
 # The commands' own mounts, so that names are looked up at the gateway.
 AROUND = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
 
 
 class Machine:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, source: str = WAITER) -> None:
         resolver = directory / "resolv.conf"
         resolver.write_text("nameserver 127.0.0.1\n")
         unshare = shutil.which("unshare")
@@ -46,7 +48,7 @@ class Machine:
         self.outside = Outside(self.driver, RULES)
         self.authority = Authority.new()
         driver = self.driver
-        driver.send_files({"agent.py": WAITER})
+        driver.send_files({"agent.py": source})
         names = sorted({rule.host for rule in RULES if rule.protocol == "https"})
         names.remove("odd.example.com")  # asked for when it is wanted
         trust: dict[str, Any] = {
@@ -57,9 +59,8 @@ class Machine:
         leaves = [self.authority.leaf(names).to_json()]
         driver.say("load", entry="agent.py", deps=True, version="v", leaves=leaves, **trust)
         driver.hear("loaded")
-        driver.start()
-        driver.hear("begin", kind="wait")
         driver.certify = self._certify
+        driver.start()
 
     def _certify(self, message: dict[str, Any]) -> None:
         assert message["authority"] == self.authority.fingerprint
@@ -81,6 +82,7 @@ class Machine:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     made = Machine(tmp_path_factory.mktemp("machine"))
+    made.driver.hear("begin", kind="wait")
     yield made
     made.driver.close()
 
@@ -598,3 +600,68 @@ def test_one_that_goes_is_reset_at_the_host(machine: Machine) -> None:
 
     outside.answer = endless
     driver.until(lambda: any(each.reset for each in outside.of("api.example.com")))
+
+
+SLEEPER = """
+import socket, urllib.request
+from concurrent.futures import ThreadPoolExecutor
+import torpor
+
+def fetch(url):
+    with urllib.request.urlopen(url, timeout=600) as response:
+        return response.read().decode()
+
+def hold():
+    with socket.create_connection(("db.example.com", 5432)) as connection:
+        try:
+            return connection.recv(1).decode()
+        except OSError as error:
+            return type(error).__name__
+
+@torpor.agent
+def sleeper():
+    with ThreadPoolExecutor(3) as pool:
+        parts = [pool.submit(fetch, "https://kept.example.com/"), pool.submit(hold),
+                 pool.submit(fetch, "https://asked.example.com/")]
+        torpor.approve("go on?")
+        return [each.result() for each in parts]
+"""
+
+
+def test_a_freeze_in_the_middle_of_everything(tmp_path: Path) -> None:
+    """A recorded answer goes on at its offset, a person's decision comes after it, and what was
+    plain is reset at once."""
+    machine = Machine(tmp_path, SLEEPER)
+    driver, outside = machine.driver, machine.outside
+    try:
+        idle = socket.socketpair()
+        outside.connect = lambda _: idle[0]
+        driver.until(lambda: len(driver.said("begin")) == 3 and bool(outside.of("db.example.com")))
+        (call,), (permission,), (wait,) = (
+            driver.said("begin", kind=kind) for kind in ("http", "permission", "wait")
+        )
+        driver.until(lambda: bool(driver.said("status", waiting=2, calls=1)))
+        number = call["stream"]
+        head = {"status": 200, "headers": [["content-type", "text/plain"]]}
+        driver.pass_on(streams.encode(streams.HEAD, number, head))
+        driver.pass_on(streams.encode_at(streams.DATA, number, 0, b"one "))
+        driver.say("prepare")
+        driver.hear("prepared")
+        driver.frames.clear()
+        driver.thaw()
+        driver.hear("thawed")
+        driver.until(lambda: any(each.kind == streams.ATTACH for each in driver.frames))
+        (attach,) = [each for each in driver.frames if each.kind == streams.ATTACH]
+        assert (attach.stream, attach.fields) == (number, {"op": call["op"], "offset": 4})
+        driver.pass_on(streams.encode_at(streams.DATA, number, 0, b"one two"))
+        driver.pass_on(streams.encode_at(streams.END, number, 7))
+        value = {"status": 200, "headers": {}, "body": "one two"}
+        driver.say("result", op=call["op"], ok=True, value=value)
+        driver.say("result", op=permission["op"], ok=True, value={"decision": "once"})
+        allowed = driver.hear("begin", kind="http", name=permission["name"].removeprefix("GET "))
+        assert allowed["data"]["permission"] == permission["op"]
+        driver.say("result", op=allowed["op"], ok=True, value={**value, "body": "allowed"})
+        driver.say("result", op=wait["op"], ok=True, value={"status": "completed"})
+        assert driver.hear("done")["value"] == ["one two", "ConnectionResetError", "allowed"]
+    finally:
+        driver.close()
