@@ -11,8 +11,8 @@ from pydantic import Field, SecretStr
 from torpor.api.access import whence, who
 from torpor.api.routing import Router, Uses
 from torpor.core.placements import VALUE_CHARS_MAX
-from torpor.core.secrets import TERMS_MAX
-from torpor.service.secrets import Secret, SecretChange, SetSecret, Who
+from torpor.core.secrets import TERMS_MAX, Author
+from torpor.service.secrets import Secret, SecretChange, SetSecret
 from torpor.web.requests import ShortText, Strict
 
 Value = Annotated[SecretStr, Field(max_length=VALUE_CHARS_MAX + 2)]
@@ -55,20 +55,22 @@ async def put(name: str, body: SecretRequest, request: Request, service: Uses) -
         hosts=body.hosts,
         placement=body.placement,
         agents=body.agents,
-        who=_who(request),
+        author=_author(request),
     )
 
 
 @router.post("/secrets/{name}/rotate")
 async def rotate(name: str, body: RotateRequest, request: Request, service: Uses) -> Secret:
     """Give a secret another value. Requests that begin from now on have it."""
-    return await service.secrets.rotate(name, body.value.get_secret_value(), who=_who(request))
+    return await service.secrets.rotate(
+        name, body.value.get_secret_value(), author=_author(request)
+    )
 
 
 @router.delete("/secrets/{name}")
 async def remove(name: str, request: Request, service: Uses) -> Secret:
     """Remove a secret. Requests that need it are refused from now on."""
-    return await service.secrets.remove(name, who=_who(request))
+    return await service.secrets.remove(name, author=_author(request))
 
 
 @router.get("/secrets")
@@ -83,5 +85,5 @@ async def changes(query: Annotated[ChangesQuery, Query()], service: Uses) -> Seq
     return await service.secrets.changes(query.name)
 
 
-def _who(request: Request) -> Who:
-    return Who(who(request), whence(request.scope))
+def _author(request: Request) -> Author:
+    return Author(who(request), whence(request.scope))

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from torpor.contextlog import schema
 from torpor.core.errors import Conflict, NotFound
-from torpor.core.secrets import Terms
+from torpor.core.secrets import Author, Terms
 
 SET, ROTATED, REMOVED = "set", "rotated", "removed"
 # A use is noted once in so long, so that requests cost no more writes than they do anyway.
@@ -33,7 +33,7 @@ class SecretRow:
 
 @dataclass(frozen=True)
 class Change:
-    """`by`: who, as a grant says it; `whence`: from where, as far as that is known."""
+    """`by`: who, as a grant says it. `detail`: from where, and of one that was set its terms."""
 
     id: str
     name: str
@@ -41,12 +41,6 @@ class Change:
     at: float
     by: str
     detail: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Author:
-    by: str
-    whence: str = ""
 
 
 def put_secret(

@@ -4,12 +4,16 @@ there. It opens them (`torpor.egress.sealed`); the server only hands them on."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torpor.contextlog import secrets
+from torpor.core.errors import Invalid
 from torpor.egress import sealed
 from torpor.logstore.protocol import Store
+
+log = logging.getLogger(__name__)
 
 
 class Broker(Protocol):
@@ -38,4 +42,7 @@ class Handing:
             if self._broker is not None:
                 rows = await self._store.read(secrets.list_secrets)
                 entries = [sealed.entry(row.name, row.terms, row.sealed) for row in rows]
-                await self._broker.set_secrets(entries)
+                try:
+                    await self._broker.set_secrets(entries)
+                except Invalid as error:  # it has the others
+                    log.warning("the broker cannot use a secret: %s", error.message)

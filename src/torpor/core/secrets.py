@@ -52,6 +52,14 @@ class Terms:
         return cls(hosts, place, None if agents is None else tuple(map(str, agents)))
 
 
+@dataclass(frozen=True)
+class Author:
+    """Who changes a secret, for the record, and from which address, where that is known."""
+
+    by: str
+    whence: str = ""
+
+
 def check_secret_name(name: Any) -> str:
     """Raises Invalid."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):

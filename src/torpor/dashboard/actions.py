@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from torpor.core.durations import seconds
 from torpor.core.errors import Invalid
 from torpor.core.schedules import Missed, Overlap
+from torpor.core.secrets import Author
 from torpor.dashboard import answering
 from torpor.dashboard.guard import COOKIE
 from torpor.dashboard.pages import service_of
@@ -18,7 +19,6 @@ from torpor.dashboard.sessions import Sessions
 from torpor.service.queues import QueueChanges
 from torpor.service.runs import ForkRequest, RunRequest
 from torpor.service.schedules import ScheduleSettings
-from torpor.service.secrets import Who
 from torpor.service.waits import Answer
 from torpor.web import verdicts
 
@@ -181,7 +181,7 @@ async def set_secret(request: Request) -> Response:
         hosts=_words(request, "hosts"),
         placement={place: one(request, "where")} if place else None,
         agents=_words(request, "agents"),
-        who=Who(BY),
+        author=Author(BY),
     )
     return go(request, "/ui/secrets")
 
@@ -191,9 +191,9 @@ async def secret(request: Request) -> Response:
     secrets, name = service_of(request).secrets, request.path_params["name"]
     what = one(request, "do")
     if what == "rotate":
-        await secrets.rotate(name, one(request, "value"), who=Who(BY))
+        await secrets.rotate(name, one(request, "value"), author=Author(BY))
     elif what == "remove":
-        await secrets.remove(name, who=Who(BY))
+        await secrets.remove(name, author=Author(BY))
     else:
         raise Invalid(f"a secret can be rotated or removed, not {what!r}")
     return go(request, "/ui/secrets")

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -37,6 +38,10 @@ FACT = "authority"  # of a manifest: the fingerprint of the authority that the m
 # More in one certificate would make each handshake longer.
 NAMES_MAX = 50
 
+_MALFORMED = (
+    *(ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension),
+    *(x509.ExtensionNotFound, x509.UnsupportedGeneralNameType),
+)
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 _LABEL = "[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*")
@@ -74,15 +79,17 @@ class Authority:
 
     @classmethod
     def given(cls, certificate: str, key: bytes) -> Authority:
-        """One that comes from elsewhere. Raises Invalid unless it is one, and the key is its."""
+        """One that comes from elsewhere. Raises Invalid unless it is one, with its key, of which
+        leaves can be made."""
         authority = cls(certificate, key)
         try:
+            authority.leaf(["torpor.example"])
             constraints = authority._parsed.extensions.get_extension_for_class(
                 x509.BasicConstraints
             )
             sound = constraints.value.ca
             sound &= authority._parsed.public_key() == authority._private.public_key()
-        except (ValueError, TypeError, x509.ExtensionNotFound) as error:
+        except _MALFORMED as error:
             raise Invalid(f"an authority is malformed: {error}") from error
         if not sound:
             raise Invalid("what should be an authority is none, or its key is another's")

@@ -4,12 +4,12 @@ here gives a value, or a part of one."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from torpor.core.secrets import Author
 from torpor.service.shapes import closed
 
 
@@ -47,14 +47,6 @@ class SecretChange(TypedDict):
     whence: Annotated[str, Field(description="from which address, where that is known")]
 
 
-@dataclass(frozen=True)
-class Who:
-    """Who asks, for the record, and from where."""
-
-    by: str
-    whence: str = ""
-
-
 class Secrets(Protocol):
     """A change is durable, and the broker has it, when these return: the next request that an agent
     makes is sent with it, or is not sent any more. One that is under way ends as it began."""
@@ -67,18 +59,18 @@ class Secrets(Protocol):
         hosts: Sequence[str] | None = None,
         placement: Mapping[str, str] | None = None,
         agents: Sequence[str] | None = None,
-        who: Who,
+        author: Author,
     ) -> SetSecret:
         """In place of the one of this name. What is not given follows from presets. Raises
         Invalid, HostError."""
         ...
 
-    async def rotate(self, name: str, value: str, *, who: Who) -> Secret:
+    async def rotate(self, name: str, value: str, *, author: Author) -> Secret:
         """Another value, for the same hosts and agents. Raises NotFound, Conflict, Invalid,
         HostError."""
         ...
 
-    async def remove(self, name: str, *, who: Who) -> Secret:
+    async def remove(self, name: str, *, author: Author) -> Secret:
         """As it was. Raises NotFound."""
         ...
 

@@ -18,16 +18,16 @@ from torpor.control.handing import Handing
 from torpor.control.service.secrets import Secrets
 from torpor.core.home import Home
 from torpor.core.ids import RunId
+from torpor.core.secrets import Author
 from torpor.egress.authority import Authority
 from torpor.egress.client import BrokerClient
 from torpor.egress.launch import stop_broker
 from torpor.logstore.sqlite import SqliteStore
-from torpor.service.secrets import Who
 from torpor.worker.sealing import SealingKeys
 
 pytestmark = pytest.mark.anyio
 
-ME, HOST, RUN = Who("me"), "api.secrets.example", RunId("run_1")
+ME, HOST, RUN = Author("me"), "api.secrets.example", RunId("run_1")
 VALUES = ("first-4d1f0c-value", "second-91bb7e-value", "third-c02d5a-value")
 
 
@@ -129,7 +129,7 @@ async def test_a_rotation_is_for_the_next_request_and_no_byte_of_it_is_anywhere(
     stage: Stage,
 ) -> None:
     secrets, upstream = stage.secrets, stage.upstream
-    await secrets.set("TOKEN", VALUES[0], hosts=[HOST], agents=["triage"], who=ME)
+    await secrets.set("TOKEN", VALUES[0], hosts=[HOST], agents=["triage"], author=ME)
     await stage.begin()
     assert (await stage.get()).body == b"halfhalf"
 
@@ -137,9 +137,9 @@ async def test_a_rotation_is_for_the_next_request_and_no_byte_of_it_is_anywhere(
     slow = await stage.client.open(RUN, stage.asked("/slow"))
     await upload(slow, b"")
     assert await asyncio.to_thread(upstream.begun.wait, 30)
-    await secrets.rotate("TOKEN", VALUES[1], who=ME)
+    await secrets.rotate("TOKEN", VALUES[1], author=ME)
     assert (await stage.get()).body == b"halfhalf"
-    await secrets.remove("TOKEN", who=ME)
+    await secrets.remove("TOKEN", author=ME)
     refused = await stage.get()
     assert refused.refusal and refused.verdict["verdict"] == "deny"
     assert "TOKEN" in refused.verdict["reason"]
@@ -148,7 +148,7 @@ async def test_a_rotation_is_for_the_next_request_and_no_byte_of_it_is_anywhere(
     assert upstream.keys == [f"Bearer {VALUES[n]}" for n in (0, 0, 1)]
 
     # One that was set anew is there for a broker that starts.
-    await secrets.set("TOKEN", VALUES[2], hosts=[HOST], who=ME)
+    await secrets.set("TOKEN", VALUES[2], hosts=[HOST], author=ME)
     await stop_broker(stage.home)
     assert (await stage.get()).body == b"halfhalf"
     assert upstream.keys[-1] == f"Bearer {VALUES[2]}"
@@ -163,7 +163,7 @@ async def test_it_serves_its_own_agents_and_hosts_alone(stage: Stage) -> None:
     await stage.begin()
     for more in ({"agents": ["other"]}, {"hosts": ["other.example"]}):
         given = {"hosts": [HOST], "agents": ["triage"]} | more
-        await stage.secrets.set("TOKEN", VALUES[0], **given, who=ME)  # type: ignore[arg-type]
+        await stage.secrets.set("TOKEN", VALUES[0], **given, author=ME)  # type: ignore[arg-type]
         refused = await stage.get()
         assert refused.verdict["verdict"] == "deny" and stage.upstream.keys == []
 

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from torpor.core.egress import HTTP, TCP, Rule
 from torpor.core.errors import Invalid
@@ -178,6 +180,11 @@ def test_keys_are_not_shown() -> None:
     assert repr(OURS.key) not in repr(OURS) and OURS.key.hex() not in repr(OURS)
 
 
+_RSA = rsa.generate_private_key(65537, 2048).private_bytes(
+    Encoding.DER, PrivateFormat.PKCS8, NoEncryption()
+)
+
+
 def test_what_comes_from_elsewhere_is_an_authority_with_its_key() -> None:
     assert Authority.given(OURS.certificate, OURS.key) == OURS
     assert Authority.given(OURS.certificate, OURS.key).fingerprint == OURS.fingerprint
@@ -186,6 +193,7 @@ def test_what_comes_from_elsewhere_is_an_authority_with_its_key() -> None:
     for certificate, key in (
         (OURS.certificate, Authority.new().key),
         (OURS.certificate, b""),
+        (OURS.certificate, _RSA),
         (alone, OURS.key),
         ("", OURS.key),
         ("-----BEGIN CERTIFICATE-----\n", OURS.key),

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import Connection
 
 from torpor.contextlog import agents, secrets
-from torpor.contextlog.secrets import Author, SecretRow
+from torpor.contextlog.secrets import SecretRow
 from torpor.control.handing import Handing
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import HostError
-from torpor.core.secrets import Terms, check_secret_name, check_value, parse_terms
+from torpor.core.secrets import Author, Terms, check_secret_name, check_value, parse_terms
 from torpor.egress import sealed
 from torpor.logstore.protocol import Store
-from torpor.service.secrets import Secret, SecretChange, SetSecret, Who
+from torpor.service.secrets import Secret, SecretChange, SetSecret
 from torpor.service.shapes import reply
 from torpor.snapshot import hostkey
 from torpor.worker.sealing import SealingKeys
@@ -40,36 +40,36 @@ class Secrets:
         hosts: Sequence[str] | None = None,
         placement: Mapping[str, str] | None = None,
         agents: Sequence[str] | None = None,
-        who: Who,
+        author: Author,
     ) -> SetSecret:
         given = {"hosts": hosts, "placement": placement, "agents": agents}
         terms = parse_terms(given, check_secret_name(name))
         sealed_value = await self._sealed(name, terms, value)
-        now, author = self._clock.now(), Author(who.by, who.whence)
+        now = self._clock.now()
 
         def write(c: Connection) -> tuple[Secret, Sequence[str]]:
             secrets.put_secret(c, name, terms, sealed_value, author, now)
             return _shown(c, name), _unknown(c, terms)
 
         shown, unknown = await self._store.write(write)
-        await self._hand(f"secret {name} was set", who)
+        await self._hand(f"secret {name} was set", author)
         return reply(SetSecret, shown, unknown_agents=unknown)
 
-    async def rotate(self, name: str, value: str, *, who: Who) -> Secret:
+    async def rotate(self, name: str, value: str, *, author: Author) -> Secret:
         row = await self._store.read(lambda c: secrets.get_secret(c, name))
         sealed_value = await self._sealed(name, row.terms, value)
-        now, author = self._clock.now(), Author(who.by, who.whence)
+        now = self._clock.now()
 
         def write(c: Connection) -> Secret:
             secrets.rotate_secret(c, name, row.terms, sealed_value, author, now)
             return _shown(c, name)
 
         shown = await self._store.write(write)
-        await self._hand(f"secret {name} was rotated", who)
+        await self._hand(f"secret {name} was rotated", author)
         return shown
 
-    async def remove(self, name: str, *, who: Who) -> Secret:
-        now, author = self._clock.now(), Author(who.by, who.whence)
+    async def remove(self, name: str, *, author: Author) -> Secret:
+        now = self._clock.now()
 
         def write(c: Connection) -> Secret:
             shown = _shown(c, name)
@@ -77,7 +77,7 @@ class Secrets:
             return shown
 
         shown = await self._store.write(write)
-        await self._hand(f"secret {name} was removed", who)
+        await self._hand(f"secret {name} was removed", author)
         return shown
 
     async def list(self) -> Sequence[Secret]:
@@ -99,8 +99,8 @@ class Secrets:
         owner = sealed.owner_of(name, terms)
         return await self._keys.seal(hostkey.SECRET, owner, checked.encode())
 
-    async def _hand(self, what: str, who: Who) -> None:
-        log.info("%s by %s", what, who.by)
+    async def _hand(self, what: str, author: Author) -> None:
+        log.info("%s by %s", what, author.by)
         try:
             await self._handing.hand()
         except HostError as error:
