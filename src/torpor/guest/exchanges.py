@@ -147,6 +147,7 @@ class _Call:
         self.stream = stream
         self.offset = 0
         self.begun = self.ended = False  # its answer
+        self.status = 0
 
 
 class Exchanges:
@@ -403,7 +404,7 @@ class Exchanges:
         if frame.kind == HEAD:
             if call.begun:
                 return
-            call.begun = True
+            call.begun, call.status = True, frame.fields["status"]
         elif frame.kind == DATA:
             if frame.offset > call.offset or not call.begun:
                 return  # the value has what is lacking
@@ -449,14 +450,25 @@ class Exchanges:
             error = outcome["error"]
             self._fail(call, 502, error["type"], error["message"])
             return
+        value = outcome.get("value")
+        if isinstance(value, dict) and value.get("ask") and not call.begun:
+            # The host's rules want a person to allow it, which the agent's do not know of.
+            self._ask(call.request._replace(stream=call.stream, ask=True))
+            return
+        cut = value.get("cut") if isinstance(value, dict) else None
         try:
-            status, headers, body = _read_value(outcome.get("value"))
+            status, headers, body = _read_value(value)
         except (TypeError, KeyError, ValueError, AttributeError):
             text = json.dumps(outcome.get("value"))[:200]
             self._fail(call, 502, "invalid", f"the recorded response is malformed: {text}")
             return
+        if call.begun and status != call.status:
+            # Another answer than that whose beginning its client has: nothing goes on from there.
+            self._reset(call.stream, "lost", "the rest of the answer is lost")
+            return
         if not call.begun:
-            headers.append(["content-length", str(len(body))])
+            if cut is None:
+                headers.append(["content-length", str(len(body))])
             try:
                 self._give(
                     streams.encode(HEAD, call.stream, {"status": status, "headers": headers})
@@ -466,7 +478,9 @@ class Exchanges:
                 return
         for at in range(call.offset, len(body), DATA_BYTES):
             self._give(streams.encode_at(DATA, call.stream, at, body[at : at + DATA_BYTES]))
-        if not call.ended:
+        if cut is not None:
+            self._reset(call.stream, "cut", str(cut))
+        elif not call.ended:
             self._give(streams.encode_at(END, call.stream, len(body)))
 
     def _permitted(self, op: str, call: _Call, outcome: Mapping[str, Any]) -> None:
@@ -514,17 +528,18 @@ def is_exchange(kind: str, name: str) -> bool:
 def _serves(outcome: Mapping[str, Any]) -> bool:
     """Whether this serves a client that asks again better than an answer of its own."""
     value = outcome.get("value")
-    status = value.get("status") if isinstance(value, dict) else None
-    return isinstance(status, int) and status < 400
+    if not isinstance(value, dict) or "cut" in value:
+        return False
+    return isinstance(value.get("status"), int) and value["status"] < 400
 
 
 def _read_value(value: Any) -> tuple[int, list[list[str]], bytes]:
     """What a recorded value answers: status, headers, body."""
-    status, headers = int(value["status"]), dict(value["headers"])
+    status, headers = int(value["status"]), value["headers"]
     body = value["body"].encode() if "body" in value else b64decode(value["body_b64"])
     kept = [
         [str(name).lower(), str(text)]
-        for name, text in headers.items()
+        for name, text in (headers.items() if isinstance(headers, dict) else headers)
         if str(name).lower() not in _DROPPED and not any(c in "\r\n\0" for c in f"{name}{text}")
     ]
     return status, kept, body

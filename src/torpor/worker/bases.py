@@ -71,7 +71,8 @@ def outline(source: AgentSource) -> AgentSource:
 
 
 def _digest(kind: str, shape: Shape, source: AgentSource, *more: Any) -> str:
-    facts = (kind, shape.facts(), dict(source.env), *more)
+    egress = [dict(entry) for entry in source.egress]  # the gateway has its rules
+    facts = (kind, shape.facts(), dict(source.env), egress, *more)
     return hashlib.sha256(json.dumps([_LAYOUT, *facts], sort_keys=True).encode()).hexdigest()[:32]
 
 

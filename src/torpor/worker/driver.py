@@ -33,7 +33,7 @@ from torpor.contextlog import entries, waits
 from torpor.contextlog.agents import find_agent
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
-from torpor.core.errors import TorporError
+from torpor.core.errors import HostError, Invalid, TorporError
 from torpor.core.ids import Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.core.position import NOT_BEGUN, Position
 from torpor.core.states import RunState
@@ -49,6 +49,7 @@ from torpor.worker.notes import Notes, repeatable
 from torpor.worker.parts import Parts, Shared
 from torpor.worker.pen import Refused
 from torpor.worker.receiving import Receiver
+from torpor.worker.way import policy_of
 
 log = logging.getLogger(__name__)
 
@@ -193,6 +194,8 @@ class Driver:
                     await parts.calls.leave(ended=outcome is Outcome.ENDED)
                 elif self.left and not parts.hand_over.wanted:  # it sleeps under them
                     await parts.calls.leave(ended=False)
+                if outcome is not Outcome.ENDED:
+                    await self._shared.broker.drop_policy(self.run)
                 await parts.network.leave(self.loss if outcome is Outcome.LOST else None)
                 await parts.learning.cut_off()
                 parts.results.close()
@@ -222,6 +225,8 @@ class Driver:
         )
         if agent is not None:
             self._call_rule = agent.rules.freeze_on_model_wait
+            with suppress(Invalid, HostError):  # then it denies, and says why; it is reminded
+                await self._shared.broker.set_policy(self.run, policy_of(agent))
         parts.standing.due.update((wait.op, wait.due_at) for wait in still_open)
         parts.notes = Notes(notes, journal)
         parts.streams.expect(journal)

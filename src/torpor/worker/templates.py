@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,13 @@ from torpor.contextlog.snapshots import NewSnapshot
 from torpor.core.agentfile import AgentSource, no_agent
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.defining import may_define_agents
+from torpor.core.egress import Rule, parse_egress
 from torpor.core.errors import Damaged, GuestError, NotFound
 from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.imports import Import, leading_imports
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.position import Position
+from torpor.core.presets import environment
 from torpor.egress.authority import FACT, Authority
 from torpor.engine.memory import PageNumbers
 from torpor.engine.protocol import Shape
@@ -73,10 +76,21 @@ class _Wanted:
     progress: Progress
     clock: Clock
 
-    @property
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        return parse_egress(list(self.source.egress), self.source.entry)
+
+    @cached_property
     def process(self) -> dict[str, Any]:
-        """What its process is started with."""
-        return {"deps": bool(self.shape.deps), "env": dict(self.source.env)}
+        """What its process is started with, and what is around it: what it may reach, and whom its
+        clients trust."""
+        return {
+            "deps": bool(self.shape.deps),
+            "env": dict(self.source.env),
+            "egress": [rule.to_guest() for rule in self.rules],
+            "placeholders": environment(list(self.source.egress)),
+            "authority": self.authority.certificate,
+        }
 
     @property
     def booted_key(self) -> str:
@@ -167,7 +181,14 @@ class Templates:
             ready = await self._ready(wanted, stack)
             guest = ready.live.guest
             await guest.send_files(tar_of(source))
-            guest.say(names.LOAD, entry=source.entry, version=wanted.version, **wanted.process)
+            leaves = await asyncio.to_thread(wanted.authority.leaves, wanted.rules)
+            guest.say(
+                names.LOAD,
+                entry=source.entry,
+                version=wanted.version,
+                leaves=[leaf.to_json() for leaf in leaves],
+                **wanted.process,
+            )
             loaded = await hear_loaded(guest, ready.importing)
             captured = await self._freeze(ready.live, wanted.progress)
         size = await asyncio.to_thread(machines.store.size, captured.manifest)

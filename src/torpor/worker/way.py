@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torpor.contextlog.agents import AgentRow
 from torpor.core.clock import Clock
 from torpor.core.ids import RunId
 from torpor.egress.client import BrokerClient
@@ -13,6 +14,15 @@ from torpor.logstore.protocol import Store
 from torpor.machines.channel import Channel
 from torpor.wire import streams
 from torpor.worker.pen import Pen
+
+
+def policy_of(agent: AgentRow) -> dict[str, Any]:
+    """What the broker is to know of a run, before its agent does anything."""
+    return {
+        "agent": agent.name,
+        "egress": list(agent.spec.get("egress", ())),
+        "budget": agent.spec.get("rules", {}).get("budget", {}),
+    }
 
 
 @dataclass(frozen=True)
