@@ -34,7 +34,7 @@ def shown(action: Action, before: Action | None = None) -> dict[str, Any]:
     head = _request_shown(action["request"]) if "request" in action else _action_shown(action)
     digest = {"digest": permissions.digest(action)}
     if action.get("reason"):
-        head["reason"] = cut(visible(action["reason"]))
+        head["agent_says"] = cut(visible(action["reason"]))
     if before is not None:
         head["changes"] = _changes(before, action)
     return {**head, **digest}
@@ -51,6 +51,10 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each in "\n\t" or each.isprintable() else escaped(each) for each in text)
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(each if each.isprintable() else escaped(each) for each in text)
 
 
 def cut(text: str, most: int = SHOWN_CHARS) -> str:
@@ -94,8 +98,8 @@ def laid_out(text: str) -> str | None:
 
 def _request_shown(request: Mapping[str, Any]) -> dict[str, Any]:
     found = {
-        "method": visible(request["method"]),
-        "url": cut(visible(permissions.url(request)), _URL_CHARS),
+        "method": _on_one_line(request["method"]),
+        "url": cut(_on_one_line(permissions.url(request)), _URL_CHARS),
         "headers": cut("\n".join(_headers(request))),
     }
     body = permissions.body_of(request)
@@ -109,7 +113,7 @@ def _action_shown(action: Action) -> dict[str, Any]:
     called = action["action"]
     arguments = json.dumps(called["arguments"], ensure_ascii=False)
     return {
-        "action": visible(called["name"]),
+        "action": _on_one_line(called["name"]),
         "arguments": cut(visible(laid_out(arguments) or arguments)),
     }
 
@@ -119,7 +123,7 @@ def _headers(request: Mapping[str, Any]) -> Iterator[str]:
         if _CREDENTIAL.search(name):
             digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
             value = f"(not shown: {len(value):,} characters, SHA-256 {digest[:16]}…)"
-        yield visible(f"{name}: {value}").replace("\n", r"\x0a")
+        yield _on_one_line(f"{name}: {value}")
 
 
 def _body_text(body: bytes) -> str:
@@ -134,9 +138,12 @@ def _lines(action: Action) -> list[str]:
     if "request" not in action:
         called = action["action"]
         arguments = json.dumps(called["arguments"], ensure_ascii=False)
-        return [visible(called["name"]), *visible(laid_out(arguments) or arguments).split("\n")]
+        return [
+            _on_one_line(called["name"]),
+            *visible(laid_out(arguments) or arguments).split("\n"),
+        ]
     request = action["request"]
-    line = visible(f"{request['method']} {permissions.url(request)}")
+    line = _on_one_line(f"{request['method']} {permissions.url(request)}")
     body = _body_text(permissions.body_of(request)).split("\n")
     return [line, *_headers(request), "", *body]
 

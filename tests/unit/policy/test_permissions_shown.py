@@ -43,7 +43,7 @@ def test_a_request_is_shown_as_what_goes_out() -> None:
 def test_an_action_is_shown_with_its_arguments_and_what_the_agent_says() -> None:
     action = {"action": {"name": "refund", "arguments": {"order": 7}}, "reason": "it broke"}
     found = shown(action)
-    assert (found["action"], found["reason"]) == ("refund", "it broke")
+    assert (found["action"], found["agent_says"]) == ("refund", "it broke")
     assert found["arguments"] == '{\n  "order": 7\n}'
 
 
@@ -87,6 +87,8 @@ def test_attempt_44_nothing_of_it_steers_a_terminal_or_turns_text_around() -> No
         for text in found.values():
             assert all(each in "\n\t" or each.isprintable() for each in text), ascii(text)
     assert r"\u202eevil" in shown(action)["url"]
+    posing = request(target="/\nbody: none", method="GET\t")
+    assert "\n" not in shown(posing)["url"] and "\t" not in shown(posing)["method"]
     assert "\nInjected" not in shown(action)["headers"], "a header poses as another"
     assert all(each in "\n\t" or each.isprintable() for each in whole(action))
 
