@@ -49,20 +49,14 @@ from torpor.core.home import Home
 from torpor.core.hostnames import normalize_host
 from torpor.core.prices import Prices
 from torpor.core.targets import path_of
-from torpor.egress.admission import Admission, Headers, Outgoing, Refusal
+from torpor.egress.admission import Admission, Outgoing, Refusal
 from torpor.egress.budgets import DAY, KEY, RUN, Account, Budgets, Hold, Limit, limits_of
+from torpor.egress.exchange import end_to_end
 from torpor.egress.hostfile import HostFile, HostRules, Named
 from torpor.egress.protocol import NEEDS_PERMISSION
 from torpor.egress.resolve import NoAddress, Resolver
 from torpor.egress.secrets import Redactor, Secret, Secrets, Unseal
 
-# Of a connection, not of what goes over it (RFC 9110 §7.6.1), and what is written anew.
-_OF_CONNECTION = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-connection", "proxy-authorization", "te", "trailer"),
-        *("proxy-authenticate", "transfer-encoding", "upgrade", "http2-settings"),
-    }
-)
 # At models' APIs, what is posted and costs nothing.
 _FREE = re.compile(
     r"(/count_tokens|/input_tokens|:countTokens|/tokenize|/cancel|/files|/uploads(/.*)?"
@@ -262,7 +256,8 @@ class PolicyJudge:
     ) -> Admission:
         """Raises _Denied."""
         addresses, named, hold = way
-        headers, target = plain_headers(outgoing.headers), request.target
+        # Also those that the client's connection names, which would take out ours.
+        headers, target = list(end_to_end(outgoing.headers)), request.target
         redaction = None
         if verdict.secret:
             secret, value = self._secret(verdict, request, policy)
@@ -396,18 +391,6 @@ def _fields(verdict: Verdict) -> dict[str, Any]:
     if verdict.decision == DENY:
         given |= {"secret": "", "record": ""}
     return {"verdict": verdict.decision} | {key: text[:4000] for key, text in given.items() if text}
-
-
-def plain_headers(headers: Headers) -> list[tuple[str, str]]:
-    """Without those of the client's connection, and those that it names as such, which would
-    otherwise take out ours (`Connection: authorization`)."""
-    named = {
-        word.strip().lower()
-        for name, value in headers
-        if name == "connection"
-        for word in value.split(",")
-    }
-    return [(name, value) for name, value in headers if name not in _OF_CONNECTION | named]
 
 
 def _may_cost(request: Request, verdict: Verdict) -> bool:
