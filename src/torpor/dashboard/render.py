@@ -201,6 +201,7 @@ def _environment() -> Environment:
         dollars=words.dollars,
         used=words.used,
         budget=words.budget,
+        rule=words.rule,
         beyond=words.beyond,
     )
     return environment

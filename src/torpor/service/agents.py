@@ -9,6 +9,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from torpor.core.agentfile import AgentSource
+from torpor.service.egress import Rule
 from torpor.service.shapes import Object, closed
 
 Report = Callable[[str, str, float | None], None]
@@ -28,6 +29,7 @@ class Agent(TypedDict):
     engine: str
     name: str
     agents: list[Object]
+    egress: Annotated[Sequence[Rule], Field(description="what it may reach")]
     template_bytes: int | None
     boot_ms: float | None
     first_at: float

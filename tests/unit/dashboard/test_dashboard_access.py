@@ -277,9 +277,12 @@ def test_a_run_is_started_by_the_form_of_its_agents_input(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def talk(browser: Browser) -> None:
-        source = AgentSource(entry="player.py", files={"player.py": b""})
+        reach = ({"host": "a.example", "methods": ["GET"], "ask": True},)
+        source = AgentSource(entry="player.py", files={"player.py": b""}, egress=reach)
         await browser.service.agents.deploy(source, lambda *told: None)
         page = (await browser.http.get("/ui/agents")).text
+        assert "May reach 1 host<" in page
+        assert "a.example: GET, asks a person first" in page
         assert 'name="input"' in page  # it takes any other name, too
         monkeypatch.setitem(PLAYER, "open", False)
         await browser.service.agents.deploy(source, lambda *told: None)

@@ -10,6 +10,7 @@ One deployment of a version is under way at a time; the others wait for it and f
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Connection
@@ -101,6 +102,7 @@ class Agents:
                 reply(
                     Agent,
                     row.to_json(),
+                    egress=[asdict(rule) for rule in row.egress],
                     current=[each.to_json() for each in current if each.version == row.version],
                 )
                 for row in agents.list_agents(c)

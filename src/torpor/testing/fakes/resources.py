@@ -83,7 +83,14 @@ class Agents:
         known = {key: value for key, value in deployed.items() if key in keys}
         current = {"origin": "/play.py", "name": "player", "deployed_at": 1.0}
         return [
-            reply(Agent, known, name="player", first_at=1.0, deployed_at=1.0, current=[current])
+            reply(
+                *(Agent, known),
+                name="player",
+                egress=_rules(self._memory.source),
+                first_at=1.0,
+                deployed_at=1.0,
+                current=[current],
+            )
         ]
 
     async def get(
@@ -106,6 +113,11 @@ class Agents:
         return known[0]["current"][0]
 
 
+def _rules(source: AgentSource | None) -> list[Object]:
+    entries = [] if source is None else list(source.egress)
+    return [asdict(rule) for rule in parse_egress(entries, "egress")]
+
+
 class Egress:
     """Of what was deployed. Nothing ever goes out, or is refused."""
 
@@ -122,7 +134,7 @@ class Egress:
             origin="/play.py",
             deployed_at=1.0,
             entries=[dict(entry) for entry in source.egress],
-            rules=[asdict(rule) for rule in parse_egress(list(source.egress), "egress")],
+            rules=_rules(source),
             budget=source.rules.given.get("budget", {}),
         )
 
