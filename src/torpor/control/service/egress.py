@@ -20,6 +20,7 @@ from torpor.query.outgoing import egress
 from torpor.service.egress import Exchange, ExchangeFilter, Judged, Reach
 from torpor.service.queries import Queries
 from torpor.service.shapes import reply
+from torpor.worker.way import policy_of
 
 Explain = Callable[[Mapping[str, Any], Request], Awaitable[Mapping[str, Any]]]
 """`torpor.egress.client.BrokerClient.explain`."""
@@ -48,9 +49,8 @@ class Egress:
     async def test(self, ref: str, method: str, url: str) -> Judged:
         request = parse_request(method, url)
         _, row = await self._find(ref)
-        policy = {"agent": row.name, "egress": row.spec.get("egress", [])}
         with contextlib.suppress(HostError):  # no broker, or none that starts
-            return judged(await self._explain(policy, request), whole=True)
+            return judged(await self._explain(policy_of(row), request), whole=True)
         return judged(asdict(judge(row.egress, request)), whole=False)
 
     async def _find(self, ref: str, *, exact: bool = False) -> tuple[Deployment, AgentRow]:
