@@ -22,6 +22,7 @@ from torpor.wire.streams import (
     RESET,
     STREAM_MAX,
     WINDOW,
+    WINDOW_BYTES,
     Frame,
 )
 
@@ -40,7 +41,10 @@ class Lost(HostError):
 
 
 class Stream:
-    """One exchange. Its frames come in order from `next`, until its last; then that gives None."""
+    """One exchange. Its frames come in order from `next`, until its last; then that gives None.
+
+    A recorded call's window moves as its frames are taken; a plain stream's is the guest's, whose
+    WINDOW frames are forwarded."""
 
     def __init__(self, connection: Connection, number: int, *, recorded: bool) -> None:
         self.number = number
@@ -50,6 +54,8 @@ class Stream:
         self._arrived = asyncio.Event()
         self._admitted = False
         self._left = False  # nobody listens any more
+        self._recorded = recorded
+        self._window = 0
         # A recorded call goes out with the END of its body; of a plain stream nobody knows.
         self._sent = not recorded
 
@@ -62,7 +68,10 @@ class Stream:
                 raise Lost(sent=self._sent)
             self._arrived.clear()
             await self._arrived.wait()
-        return self._frames.popleft()
+        frame = self._frames.popleft()
+        if frame.kind == DATA and self._recorded:
+            self._move(frame.offset + len(frame.data))
+        return frame
 
     def __aiter__(self) -> Stream:
         return self
@@ -106,6 +115,12 @@ class Stream:
         self._frames.clear()
         if not self.ended:
             self.reset("left", "nobody waits for it any more")
+
+    def _move(self, taken: int) -> None:
+        """Half a window at a time: a frame for each piece would be as many again."""
+        if taken + WINDOW_BYTES - self._window >= WINDOW_BYTES // 2:
+            self._window = taken + WINDOW_BYTES
+            self.window(self._window)
 
     def _write(self, framed: bytes) -> None:
         if not self.ended:

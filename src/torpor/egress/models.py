@@ -18,7 +18,7 @@ from torpor.core.ids import OpId, RunId
 from torpor.egress.client import BrokerClient
 from torpor.egress.connection import Lost, Stream
 from torpor.egress.protocol import BODY_BYTES_MAX
-from torpor.wire.streams import DATA, HEAD, REFUSE, RESET, WINDOW_BYTES
+from torpor.wire.streams import DATA, HEAD, REFUSE, RESET
 
 GIVEN_UP = "given_up"
 
@@ -110,7 +110,6 @@ async def _outcome(stream: Stream, path: str) -> dict[str, Any]:
                 answer = {"status": fields["status"], "headers": dict(fields["headers"])}
             elif frame.kind == DATA:
                 body += frame.data
-                stream.window(len(body) + WINDOW_BYTES)
             elif frame.kind == REFUSE:
                 body = bytearray(
                     refusals.encoded(path, fields["status"], fields["code"], fields["message"])

@@ -16,7 +16,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
@@ -128,7 +128,7 @@ class _Lengths:
         self._turn = asyncio.Condition()
 
     @contextlib.asynccontextmanager
-    async def of(self, length: int) -> Any:
+    async def of(self, length: int) -> AsyncIterator[None]:
         async with self._turn:
             await self._turn.wait_for(lambda: self._bytes + length <= LENGTHS_MAX)
             self._bytes += length
