@@ -31,7 +31,6 @@ authority   certificates for the gateways in machines
 sealed      secrets of agents, sealed for the broker
 connection  a connection to the broker: many streams over one socket
 client      how other processes ask the broker, started when it is not there
-models      calls of the deployment's own model, whole
 launch      starting and stopping the broker's process
 __main__    that process
 

@@ -10,6 +10,7 @@ since nothing was sent.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import ssl
@@ -30,7 +31,7 @@ from torpor.egress.admission import Admission, Charge, Headers, Leak, Outgoing, 
 from torpor.egress.answer import CutOff, Listener, NoAnswer, over_budget
 from torpor.egress.relay import relay, take_over
 from torpor.egress.seen import Seen
-from torpor.wire.streams import HEADERS_CHARS_MAX, HEADERS_MAX
+from torpor.wire.streams import HEADERS_CHARS_MAX, HEADERS_MAX, PAYLOAD_BYTES_MAX
 
 CONNECT_S = 10.0
 ANSWER_S = 600.0  # between two pieces of an answer, and before the first
@@ -38,6 +39,7 @@ KEPT_S = 30.0  # an idle connection
 CONNECT_DELAYS_S = (0.2, 1.0)
 READ_BYTES = 32 * 1024
 HEADER_BYTES_MAX = 32 * 1024
+HEAD_BYTES_MAX = PAYLOAD_BYTES_MAX - 1024  # as JSON
 
 # RFC 9110 §7.6.1, and what is written for the connection that is made here.
 HOP_BY_HOP = frozenset(
@@ -247,7 +249,7 @@ def structural_fault(outgoing: Outgoing) -> str:
         try:
             value.encode("latin-1").decode()
         except UnicodeDecodeError:
-            return f"the value of {name} is not UTF-8"
+            return f"the value of {name[:100]} is not UTF-8"
     return ""
 
 
@@ -461,7 +463,10 @@ def _readable(response: aiohttp.ClientResponse) -> Headers:
         for name, value in response.raw_headers
     ]
     headers = [(name, value) for name, value in headers if _is_plain(value)]
-    if len(headers) > HEADERS_MAX or sum(len(n) + len(v) for n, v in headers) > HEADERS_CHARS_MAX:
+    chars = sum(len(name) + len(value) for name, value in headers)
+    # A character is at most six bytes of a frame, and a frame that is too large ends a connection.
+    crowded = 6 * chars > HEAD_BYTES_MAX and len(json.dumps(headers)) > HEAD_BYTES_MAX
+    if len(headers) > HEADERS_MAX or chars > HEADERS_CHARS_MAX or crowded:
         raise NoAnswer(502, "reply_too_large", "the answer's headers are too large", retry=False)
     return headers
 

@@ -309,7 +309,8 @@ class _Exchange:
             if fault := structural_fault(outgoing):
                 raise NoAnswer(400, "bad_request", fault, retry=False)
         except NoAnswer as error:
-            verdict = {"verdict": "deny", "code": error.code, "reason": error.message}
+            reason = error.message[:MESSAGE_CHARS_MAX]
+            verdict = {"verdict": "deny", "code": error.code, "reason": reason}
             decision: Admission | Refusal = Refusal(
                 verdict, error.status, error.code, error.message
             )

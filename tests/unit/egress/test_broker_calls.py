@@ -6,29 +6,31 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.unit.egress.brokers import brokered, collect, model_call
+from tests.unit.egress.brokers import Collected, brokered, collect, model_call, request
 
+from torpor.core.egress import MODEL_HOST
 from torpor.core.errors import Missing
 from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
 from torpor.egress.admission import DenyAll
 from torpor.egress.answer import CutOff, Listener
 from torpor.egress.calls import Calls
-from torpor.egress.connection import Connection
+from torpor.egress.client import BrokerClient
+from torpor.egress.connection import Connection, Lost
 from torpor.egress.launch import ensure_broker, stop_broker
-from torpor.egress.models import Model, Unanswered
 from torpor.egress.seen import Seen
 from torpor.egress.upstream import OpenAIUpstream, Request
 
 pytestmark = pytest.mark.anyio
 
 RUN, OP = RunId("run_1"), OpId("model:/v1/responses@0a1b2c3d#1")
-ASKED = {"method": "POST", "path": "/v1/responses?a=1", "headers": {"x-mine": "1"}, "body": "{}"}
+ASKED = request(80, "/v1/responses?a=1", "POST", {"x-mine": "1"}, host=MODEL_HOST)
 STUCK_S = 30.0
 
 
@@ -110,15 +112,33 @@ async def home(
     await stop_broker(home)
 
 
-async def begun(home: Home, held: Held) -> tuple[Model, asyncio.Task[dict[str, object]]]:
+async def opened(home: Home) -> BrokerClient:
+    client = BrokerClient.of(home)
+    await client.connect()
+    return client
+
+
+async def make(
+    client: BrokerClient, run: RunId = RUN, op: OpId = OP, request: Mapping[str, Any] = ASKED
+) -> Collected:
+    stream, verdict = await client.call(run, op, "model", request, b"{}")
+    return await collect(stream, Collected(verdict=verdict.fields))
+
+
+async def adopt(client: BrokerClient) -> Collected | None:
+    stream = await client.attach(RUN, OP)
+    return None if stream is None else await collect(stream)
+
+
+async def begun(home: Home, held: Held) -> tuple[BrokerClient, asyncio.Task[Collected]]:
     """A server that has asked, and whose call is on its way."""
-    model = await Model.open(home)
-    task = asyncio.create_task(model.make(RUN, OP, ASKED))
+    client = await opened(home)
+    task = asyncio.create_task(make(client))
     await held.asked()
-    return model, task
+    return client, task
 
 
-async def dies(model: Model, task: asyncio.Task[dict[str, object]]) -> None:
+async def dies(model: BrokerClient, task: asyncio.Task[Collected]) -> None:
     """That server does."""
     task.cancel()
     await asyncio.wait([task])
@@ -127,11 +147,13 @@ async def dies(model: Model, task: asyncio.Task[dict[str, object]]) -> None:
 
 async def test_who_asks_again_joins(home: Home, held: Held) -> None:
     await dies(*await begun(home, held))
-    after = await Model.open(home)
-    adopted = asyncio.create_task(after.adopt(RUN, OP))
-    made = asyncio.create_task(after.make(RUN, OP, ASKED))
+    after = await opened(home)
+    adopted = asyncio.create_task(adopt(after))
+    made = asyncio.create_task(make(after))
     held.let()
-    assert (await adopted or {})["body"] == (await made)["body"] == "answer 1"
+    (found, joined) = await asyncio.gather(adopted, made)
+    assert found is not None and found.body == joined.body == b"answer 1"
+    assert joined.verdict["joined"]
     await after.close()
     assert held.keys == [f"{RUN}:{OP}"]
 
@@ -141,11 +163,12 @@ async def test_an_answer_that_nobody_took_is_kept_until_it_is_acknowledged(
 ) -> None:
     await dies(*await begun(home, held))
     held.let()
-    after = await Model.open(home)
+    after = await opened(home)
     for _ in range(3):
-        assert (await after.adopt(RUN, OP) or {})["body"] == "answer 1"
+        found = await adopt(after)
+        assert found is not None and found.body == b"answer 1"
     await after.acknowledge(RUN, OP)
-    assert await after.adopt(RUN, OP) is None
+    assert await adopt(after) is None
     await after.close()
     assert len(held.keys) == 1
 
@@ -155,60 +178,60 @@ async def test_a_run_that_has_ended_gives_its_calls_up(home: Home, held: Held) -
     await model.forget(RunId("run_2"))
     assert not task.done()
     await model.forget(RUN)
-    with pytest.raises(Unanswered):
-        await task
-    assert await model.adopt(RUN, OP) is None
+    assert (await task).reset["code"] == "given_up"
+    assert await adopt(model) is None
     held.let()
     assert await asyncio.to_thread(held.gone.wait, STUCK_S)  # its connection was closed
     await model.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-async def test_a_call_that_dies_with_its_broker_is_unanswered(
+async def test_a_call_that_dies_with_its_broker_is_lost(
     home: Home, held: Held, number: signal.Signals
 ) -> None:
     model, task = await begun(home, held)
     connection = await ensure_broker(home)
     os.kill(connection.pid, number)
-    with pytest.raises(Unanswered):
+    with pytest.raises(Lost) as lost:
         await task
-    assert await model.adopt(RUN, OP) is None
-    again = asyncio.create_task(model.make(RUN, OP, ASKED))  # starts another
+    assert lost.value.sent
+    assert await adopt(model) is None
+    again = asyncio.create_task(make(model))  # starts another
     await held.asked()
     held.let()
     held.let()
-    assert (await again)["body"] == "answer 2"
+    assert (await again).body == b"answer 2"
     assert held.keys == [f"{RUN}:{OP}"] * 2
     connection.close()
     await model.close()
 
 
 async def test_two_operations_and_two_runs_are_calls_of_their_own(home: Home, held: Held) -> None:
-    model = await Model.open(home)
+    model = await opened(home)
     names = [(RUN, OP), (RUN, OpId(f"{OP}0")), (RunId("run_2"), OP)]
-    tasks = [asyncio.create_task(model.make(*name, ASKED)) for name in names]
+    tasks = [asyncio.create_task(make(model, *name)) for name in names]
     for _ in tasks:
         await held.asked()
         held.let()
     answers = await asyncio.gather(*tasks)
-    assert len({answer["body"] for answer in answers}) == 3
+    assert len({answer.body for answer in answers}) == 3
     await model.close()
 
 
 async def test_a_machine_cannot_name_a_call_of_anothers(home: Home, held: Held) -> None:
     """Whatever it asks for is a call of its own run, which is allowed or refused."""
     _, task = await begun(home, held)
-    model = await Model.open(home)
+    model = await opened(home)
     for method, path in (
         ("DELETE", f"/calls?run={RUN}"),
         ("GET", f"/calls?run={RUN}&op={OP}"),
         ("GET", "/health"),
         ("POST", "/v1/../calls"),
     ):
-        asked = {"method": method, "path": path, "headers": {"torpor-call": "x"}, "body": ""}
-        assert (await model.make(RunId("run_2"), OP, asked))["status"] == 403
+        found = await make(model, RunId("run_2"), OP, ASKED | {"method": method, "target": path})
+        assert found.status == 403
     held.let()
-    assert (await task)["body"] == "answer 1"
+    assert (await task).body == b"answer 1"
     await model.close()
 
 

@@ -295,6 +295,23 @@ async def test_attempt_41_a_head_without_end_is_refused() -> None:
         await server.closed.wait()
 
 
+@pytest.mark.parametrize(("letter", "status"), [(b"y", 200), (b"\xff", 502)])
+async def test_attempt_41_a_head_that_no_frame_can_have_is_refused(
+    letter: bytes, status: int
+) -> None:
+    """Else it would end the connection, and with it everybody's streams."""
+    fields = b"".join(b"x-%d: %s\r\n" % (n, letter * 30_000) for n in range(2))
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n%s\r\n" % fields
+
+    async def crowd(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+
+    async with upstream(crowd) as server, brokered() as (_, client):
+        connection = await client.connect()
+        assert (await exchange(client, request(server.port))).status == status
+        assert not connection.lost
+
+
 @asynccontextmanager
 async def raw(broker: Broker) -> AsyncIterator[tuple[Frames, asyncio.StreamWriter]]:
     """A worker that writes what it likes."""
