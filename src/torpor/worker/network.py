@@ -366,12 +366,16 @@ def _what(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _noted(fields: Mapping[str, Any]) -> dict[str, Any]:
-    port = {"port": fields["port"]} if "port" in fields else {}
-    return {"name": fields["name"], "reason": _REASONS.get(fields["code"], "refused"), **port}
+    name, port = fields["name"], fields.get("port")
+    reason = _REASONS.get(fields["code"], "refused").format(name=name, port=port)
+    return {"name": name, "reason": reason} | ({} if port is None else {"port": port})
 
 
+# With what to do about it: the client has only seen that there is no such name, or no connection.
 _REASONS = {
-    "unknown_name": "no rule of the agent names this host",
-    "unknown_port": "no rule of the agent names this port",
-    "address": "addresses are not reached, only names that a rule names",
+    "unknown_name": "no rule of the agent names this host. Add [[tool.torpor.egress]] "
+    'host = "{name}" to its file, and deploy it.',
+    "unknown_port": "no rule of the agent names this port. A rule for the host with "
+    "port = {port} would allow it.",
+    "address": "addresses are not reached. Name the host, in a rule and in the request.",
 }

@@ -110,6 +110,8 @@ async def test_notes_of_the_guest_cannot_flood_the_log(stand: Stand) -> None:
         stand.network.take(Frame(NOTE, 0, {"code": "unknown_name", "name": f"{n}.example.com"}))
     found = await stand.logged("egress.refused", REFUSALS_MAX + 1)
     assert found[0].data["name"] == "0.example.com"
+    # It says what line is missing: the agent's client has only seen that there is no such name.
+    assert '[[tool.torpor.egress]] host = "0.example.com"' in found[0].data["reason"]
     assert found[-1].data["code"] == "more" and len(found) == REFUSALS_MAX + 1
 
 
