@@ -49,6 +49,10 @@ class Listener:
         )
         await server.serve_until(closing, self.bound)
 
+    @property
+    def ports(self) -> list[int]:
+        return [] if self.bound is None else [self.bound.getsockname()[1]]
+
     def close(self) -> None:
         if self.bound is not None:
             self.bound.close()

@@ -17,6 +17,7 @@ admitted without an address, and its calls count like others.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import ssl
@@ -51,7 +52,7 @@ from torpor.core.prices import Prices
 from torpor.core.targets import path_of
 from torpor.egress.admission import Admission, Outgoing, Refusal
 from torpor.egress.budgets import DAY, KEY, RUN, Account, Budgets, Hold, Limit, limits_of
-from torpor.egress.exchange import end_to_end
+from torpor.egress.exchange import end_to_end, trust
 from torpor.egress.hostfile import HostFile, HostRules, Named
 from torpor.egress.protocol import NEEDS_PERMISSION
 from torpor.egress.resolve import NoAddress, Resolver
@@ -91,18 +92,16 @@ class PolicyJudge:
         *,
         own_ports: Callable[[], Collection[int]] = tuple,
         now: Callable[[], float] = time.time,
-        trust: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        trusting: Callable[[], ssl.SSLContext] = trust,
     ) -> None:
         self.budgets = budgets
         self._host, self._secrets, self._resolver = host, secrets, resolver
         self._own_ports, self._now = own_ports, now
         self._policies: dict[str, _Policy] = {}
-        self._trusting = lru_cache(maxsize=64)(lambda authority: _trusting(trust(), authority))
+        self._trusting = lru_cache(maxsize=64)(lambda authority: _trusting(trusting(), authority))
 
     @classmethod
-    def of(
-        cls, home: Home, unseal: Unseal, own_ports: Callable[[], Collection[int]] = tuple
-    ) -> PolicyJudge:
+    def of(cls, home: Home, unseal: Unseal) -> PolicyJudge:
         """Of the broker that serves `home`."""
         prices = _PriceFile(home)
         return cls(
@@ -110,7 +109,7 @@ class PolicyJudge:
             Secrets(unseal),
             Resolver(),
             Budgets(prices.current, home.egress_usage),
-            own_ports=own_ports,
+            own_ports=lambda: _ports_of(home),
         )
 
     def set_policy(self, run: str, policy: Mapping[str, Any] | None) -> None:
@@ -316,6 +315,15 @@ class _Denied(Exception):
         self.verdict = verdict
 
 
+def _ports_of(home: Home) -> list[int]:
+    """On which the server listens, as it wrote down (`torpor.api.server`)."""
+    try:
+        facts = json.loads((home.run / "server.json").read_bytes())
+        return [int(port) for port in facts.get("ports", ())]
+    except (OSError, ValueError, TypeError, AttributeError):
+        return []
+
+
 class _PriceFile:
     """The table of prices, read again when it has changed."""
 
@@ -404,5 +412,4 @@ def _may_cost(request: Request, verdict: Verdict) -> bool:
 
 def _trusting(context: ssl.SSLContext, authority: str) -> ssl.SSLContext:
     context.load_verify_locations(cadata=authority)
-    context.set_alpn_protocols(["http/1.1"])
     return context

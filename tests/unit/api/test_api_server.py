@@ -62,7 +62,7 @@ def test_one_server_on_a_private_socket(home: Home) -> None:
     with server(home) as client:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         facts = json.loads((home.run / "server.json").read_text())
-        assert sorted(facts) == ["pid", "started_at", "version"]
+        assert sorted(facts) == ["pid", "ports", "started_at", "version"] and facts["ports"] == []
         assert running(home)
         second = subprocess.run(
             command(home), capture_output=True, text=True, timeout=LIMIT_S, check=False

@@ -386,6 +386,14 @@ def test_the_judge_of_a_data_directory(tmp_path: Path) -> None:
     judge.set_policy("r", {"agent": "a", "egress": []})
     found = asyncio.run(judge.admit(outgoing("https://a.example/")))
     assert isinstance(found, Refusal) and found.code == "no_rule"
+    # The port on which its server listens is torpor's own.
+    home.egress.write_text('[[host]]\nname = "own.internal"\naddresses = ["127.0.0.1"]')
+    judge.set_policy("r", {"agent": "a", "egress": [{"host": "own.internal", "port": 8080}]})
+    url = "https://own.internal:8080/"
+    assert isinstance(asyncio.run(judge.admit(outgoing(url))), Admission)
+    (home.run / "server.json").write_text('{"ports": [8080]}')
+    found = asyncio.run(judge.admit(outgoing(url)))
+    assert isinstance(found, Refusal) and "torpor's own" in found.message
     judge.budgets.close()
     assert home.egress_usage.exists()
 
