@@ -3,11 +3,12 @@
 # [tool.torpor]
 # memory = "256M"
 # disk = "128M"
+# freeze_on_model_wait = false
 # ///
 """The agents of the tests on real machines: one file, so that one template serves them all.
 
 `ask` is how a test holds an agent where it wants it: the model is a server of the test's own, and
-answers when the test lets it.
+answers when the test lets it. So none is frozen meanwhile.
 """
 
 import asyncio

@@ -44,11 +44,13 @@ DEADLINE_S = 120.0
 
 class Model:
     """An OpenAI-like upstream. `say X` is answered at once, `hold X` once the test lets it, and
-    `refuse X` is refused until the test lets it."""
+    `refuse X` is refused until the test lets it. `drip X` is streamed, from its second piece on
+    once the test lets it."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
         self.keys: defaultdict[str, list[str]] = defaultdict(list)  # Idempotency-Keys by question
+        self.sent: dict[str, bytes] = {}  # bodies, by question
         self._changed = threading.Condition()
         self._let: set[str] = set()
         model = self
@@ -76,7 +78,11 @@ class Model:
                 self._changed.wait_for(lambda: question in self._let, DEADLINE_S)
             refused = question.startswith("refuse ") and question not in self._let
         content = f"answer {number} to {question}"
+        if question.startswith("drip "):
+            self._drip(handler, question, content)
+            return
         body = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+        self.sent[question] = body
         try:
             handler.send_response(503 if refused else 200)
             handler.send_header("content-type", "application/json")
@@ -85,6 +91,22 @@ class Model:
             handler.wfile.write(body)
         except OSError:  # who asked was killed meanwhile
             pass
+
+    def _drip(self, handler: BaseHTTPRequestHandler, question: str, content: str) -> None:
+        pieces = [
+            b"data: " + json.dumps({"choices": [{"delta": {"content": word}}]}).encode() + b"\n\n"
+            for word in content.split()
+        ]
+        self.sent[question] = b"".join(pieces)
+        handler.send_response(200)
+        handler.send_header("content-type", "text/event-stream")
+        handler.end_headers()
+        for number, piece in enumerate(pieces):
+            if number == 1:
+                with self._changed:
+                    self._changed.wait_for(lambda: question in self._let, DEADLINE_S)
+            handler.wfile.write(piece)
+            handler.wfile.flush()
 
     def wait_asked(self, question: str, times: int = 1) -> None:
         with self._changed:

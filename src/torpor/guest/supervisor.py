@@ -463,8 +463,8 @@ class Supervisor:
             self._prepared()
             return
         self._prepare_until = time.monotonic() + PREPARE_S_MAX
-        if self._exchanges.asking:
-            message["calls"] = True  # who waits for a person must not time out meanwhile
+        if self._exchanges.asking or self._exchanges.calls:
+            message["calls"] = True  # who waits for an answer must not time out meanwhile
         self._agent.say(**message)
 
     def _hear_hold(self, mask: int) -> None:

@@ -43,12 +43,10 @@ class Stillness:
     ) -> bool:
         """Whether the agent is held now. `rest_s`: only if it rests, and nothing of its own, like
         a timeout, is due within so long; or `anyhow`, and `rests` says whether it does. With
-        `calls` it is to rest under recorded calls, whose clients' timeouts do not count."""
+        `calls` recorded calls are under way, as the guest knows."""
         terms: dict[str, Any] = {} if rest_s is None else {"rest_s": rest_s}
         if anyhow:
             terms["anyhow"] = True
-        if calls:
-            terms["calls"] = True
         guest.say(names.PREPARE, **terms)
         reply = await guest.hear(names.PREPARED, names.UNPREPARED, within_s=self._limit_s)
         if reply["t"] == names.PREPARED:
