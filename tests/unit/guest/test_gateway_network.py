@@ -657,7 +657,8 @@ def test_a_freeze_in_the_middle_of_everything(tmp_path: Path) -> None:
         driver.pass_on(streams.encode_at(streams.END, number, 7))
         value = {"status": 200, "headers": {}, "body": "one two"}
         driver.say("result", op=call["op"], ok=True, value=value)
-        driver.say("result", op=permission["op"], ok=True, value={"decision": "once"})
+        decision = {"status": "completed", "data": {"decision": "once"}, "by": "ana"}
+        driver.say("result", op=permission["op"], ok=True, value=decision)
         allowed = driver.hear("begin", kind="http", name=permission["name"].removeprefix("GET "))
         assert allowed["data"]["permission"] == permission["op"]
         driver.say("result", op=allowed["op"], ok=True, value={**value, "body": "allowed"})
