@@ -428,6 +428,35 @@ async def impatient(timeout_s: float) -> str:
     return "answered"
 
 
+def reach(host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> str:
+    """How far a client comes, in a word."""
+    try:
+        with socket.socket(socket.AF_INET, kind) as client:
+            client.settimeout(20)
+            client.connect((host, port))
+            client.send(b"GET / HTTP/1.0\r\n\r\n")
+            return client.recv(100).decode().partition("\r\n")[0]
+    except OSError as error:
+        return type(error).__name__
+
+
+def look_around(name: str) -> list[str]:
+    return [
+        reach(name, 443),
+        reach("93.184.216.34", 80),
+        reach("169.254.169.254", 443),
+        reach("93.184.216.34", 8443),
+        reach("93.184.216.34", 53, socket.SOCK_DGRAM),
+    ]
+
+
+@torpor.agent
+def confined() -> list[list[str]]:
+    before = look_around("before.example.com")
+    torpor.sleep(1)
+    return [before, look_around("after.example.com")]
+
+
 @torpor.agent
 def beside(seconds: float) -> str:
     def sleep() -> None:

@@ -187,7 +187,7 @@ class Http(Listener):
         if self._head is not None:
             self._client.reset()
         else:
-            self._client.close()
+            self._client.finish()
 
     def client_gone(self) -> None:
         if self._stream is not None:
