@@ -453,7 +453,7 @@ def look_around(name: str) -> list[str]:
 @torpor.agent
 def confined() -> list[list[str]]:
     before = look_around("before.example.com")
-    torpor.sleep(1)
+    torpor.approve("look again?")
     return [before, look_around("after.example.com")]
 
 

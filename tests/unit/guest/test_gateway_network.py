@@ -10,12 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.guest.conftest import Driver
+from tests.unit.guest.conftest import PATIENCE_S, Driver
 from tests.unit.guest.outside import Answer, Exchange, Outside
 from tests.unit.guest.test_guest_commands import WAITER, Told
 
@@ -666,3 +667,32 @@ def test_a_freeze_in_the_middle_of_everything(tmp_path: Path) -> None:
         assert driver.hear("done")["value"] == ["one two", "ConnectionResetError", "allowed"]
     finally:
         driver.close()
+
+
+def switches(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("voluntary_ctxt_switches:")[1].split()[0])
+
+
+def test_a_gateway_that_nobody_uses_does_nothing(driver: Driver) -> None:
+    """Not over a freeze and a thaw either: nothing of it is in a snapshot but what the base has."""
+    parent = driver.process.pid
+    driver.hear("hello")
+    driver.send_files({"agent.py": "import torpor\n@torpor.agent\ndef a(): torpor.approve('?')"})
+    (gateway,) = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+    driver.say("load", entry="agent.py", deps=False, version="v")
+    driver.hear("loaded")
+    wchan = Path(f"/proc/{gateway}/wchan")
+    deadline = time.monotonic() + PATIENCE_S
+    while "poll" not in wchan.read_text() and time.monotonic() < deadline:
+        os.sched_yield()  # it is still importing
+    before = switches(gateway)
+    driver.start()
+    wait = driver.hear("begin", kind="wait")
+    driver.say("prepare")
+    driver.hear("prepared")
+    driver.thaw()
+    driver.hear("thawed")
+    driver.say("result", op=wait["op"], ok=True, value={"status": "completed"})
+    driver.hear("done")
+    assert switches(gateway) == before
