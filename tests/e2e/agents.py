@@ -4,6 +4,9 @@
 # memory = "256M"
 # disk = "128M"
 # freeze_on_model_wait = false
+# [[tool.torpor.egress]]
+# host = "upstream.example"
+# port = 18443
 # ///
 """The agents of the tests on real machines: one file, so that one template serves them all.
 
@@ -448,6 +451,19 @@ def look_around(name: str) -> list[str]:
         reach("93.184.216.34", 8443),
         reach("93.184.216.34", 53, socket.SOCK_DGRAM),
     ]
+
+
+def fetch_events() -> list[str]:
+    request = urllib.request.Request("https://upstream.example:18443/events", b"hello")
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return [line.decode().strip() for line in response]
+
+
+@torpor.agent
+def reaching() -> list[list[str]]:
+    before = fetch_events()
+    torpor.approve("once more?")
+    return [before, fetch_events()]
 
 
 @torpor.agent
