@@ -16,6 +16,7 @@ In `presets.toml`, a preset has
     about          what it is for
     secret         the name of the secret it asks for; `optional_secret` if only on demand
     header, query, basic   where that goes, unless the secret says otherwise (`torpor secrets set`)
+    placed_for     the host that needs it there; a secret that does not serve it is a bearer token
     environment    what clients need to be set before they try at all: placeholders
     own_host       the file may name the host; [preset.rules] then have none
     host, port, protocol   those to use where the file names none
@@ -65,6 +66,7 @@ class Preset:
     secret: str = ""
     optional_secret: bool = False
     placement: Mapping[str, str] = field(default_factory=dict)
+    placed_for: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
     own_host: bool = False
     host: str = ""
@@ -87,7 +89,8 @@ def presets() -> Mapping[str, Preset]:
 def _preset(name: str, row: Mapping[str, Any]) -> Preset:
     placement = {key: row[key] for key in ("header", "query", "basic") if key in row}
     protocol = row.get("protocol", HTTPS)
-    row_of = {key: row[key] for key in ("about", "secret", "host", "own_host") if key in row}
+    as_is = ("about", "secret", "placed_for", "host", "own_host")
+    row_of = {key: row[key] for key in as_is if key in row}
     return Preset(
         name=name,
         rules=tuple(_rule(name, row, rule) for rule in row["rules"]),

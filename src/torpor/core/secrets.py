@@ -118,7 +118,7 @@ def usual_placement(name: str, hosts: Sequence[str]) -> dict[str, str]:
 
 
 def _fits(preset: Preset, name: str, hosts: Sequence[str]) -> bool:
-    if not preset.placement:
+    if not preset.placement or (preset.placed_for and preset.placed_for not in hosts):
         return False
     return set(hosts) <= set(preset.hosts) or (preset.own_host and preset.secret == name)
 

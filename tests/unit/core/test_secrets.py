@@ -94,6 +94,12 @@ def test_terms_are_completed_from_presets() -> None:
     assert placed("X", "api.anthropic.com", "api.example.com") == BEARER
     assert placed("AZURE_OPENAI_API_KEY", "acme.openai.azure.com") == {"header": "api-key: {}"}
     assert placed("X", "acme.openai.azure.com") == BEARER
+    # Git over https wants another place than GitHub's API.
+    git = {"basic": "x-access-token"}
+    assert (
+        placed("GITHUB_TOKEN", "github.com") == placed("X", "api.github.com", "github.com") == git
+    )
+    assert placed("GITHUB_TOKEN", "api.github.com", "uploads.github.com") == BEARER
     known = parse_terms({}, "ANTHROPIC_API_KEY")
     assert known == Terms(("api.anthropic.com",), {"header": "x-api-key: {}"})
     given = {"hosts": ["API.Example.com.", "api.example.com"], "agents": ["a", "b", "a"]}
