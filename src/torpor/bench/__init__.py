@@ -14,7 +14,13 @@ peer          freezing and resuming the same guest by QEMU's own migration
 control       what the control plane costs, by itself and with many runs asleep
 controlbars   its figures beside their bars
 large         the agent that is frozen whole: much that does not compress
-footprint     what torpor's own processes take of memory
+egress        what the way out costs, without machines and from one
+egressbars    its figures beside a peer's and bars
+guests        guests without machines, and the same requests without torpor
+origin        the server that is asked
+mitm          the peer: mitmproxy
+reaching      the agent that asks
+footprint     what torpor's own processes take of memory and processor
 journal       what durable steps cost, and whether they hold
 journalbars   its figures beside their peers and bars
 durable       the peer: the same steps under dbos

@@ -12,7 +12,6 @@ Times are those that the log holds where it holds them.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +57,6 @@ PAGES, PAGE = 20, 50
 SETTLE_S, IDLE_S = 5.0, 20.0
 _LIMIT_S = 120.0
 _AT_ONCE = 500
-_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
@@ -241,9 +239,9 @@ def _idle(home: Home) -> _Idle:
     try:
         pid = int(client.health()["pid"])
         time.sleep(SETTLE_S)
-        before, began = _cpu_s(pid), time.perf_counter()
+        before, began = footprint.cpu_s(pid), time.perf_counter()
         time.sleep(IDLE_S)
-        share = (_cpu_s(pid) - before) / (time.perf_counter() - began)
+        share = (footprint.cpu_s(pid) - before) / (time.perf_counter() - began)
         taken = footprint.resident(pid)
         return _Idle(share, taken, [_page_ms(client) for _ in range(PAGES)])
     finally:
@@ -255,11 +253,6 @@ def _page_ms(client: Client) -> float:
     if len(client.runs(limit=PAGE)) != PAGE:
         raise InternalError("the server does not list its runs")
     return (time.perf_counter() - began) * 1000
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
 
 
 async def _timers_late_ms(home: Home) -> float:

@@ -1,9 +1,10 @@
-"""What torpor's own processes take of the host's memory: a server's after many runs of several
-versions, and its peak, with the pager's, while much is frozen. Read from the kernel, of a server of
-its own."""
+"""What torpor's own processes take of the host: processor, and memory above all, a server's after
+many runs of several versions, and its peak, with the pager's, while much is frozen. Read from the
+kernel, of a server of its own."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ LARGE_MIB = 500
 SETTLE_S = 20.0
 _AT_ONCE = 10
 _LIMIT_S = 300.0
+_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 Tell = Callable[[str], None]
 
@@ -100,10 +102,10 @@ def _frozen(home: Home, client: Client, version: str, checkpoint: bool, tell: Te
     tell(f"{LARGE_MIB} MiB, {'a checkpoint' if checkpoint else 'a freeze'}")
     pids = _server(client), _pager(home)
     for pid in pids:
-        _forget_peak(pid)
+        forget_peak(pid)
     run = client.start(version, "hold", {"mib": LARGE_MIB, "checkpoint": checkpoint}, None)["id"]
     _until(client, run, RunState.SUSPENDED)
-    server, pager = (_status(pid, "VmHWM") for pid in pids)
+    server, pager = (peak(pid) for pid in pids)
     first = next(each for each in client.entries(run) if each["kind"] == "snapshot")
     if first["data"]["bytes"] < LARGE_MIB << 20:
         raise InternalError(f"the snapshot has {first['data']['bytes']:,} bytes only")
@@ -155,8 +157,19 @@ def resident(pid: int) -> int:
     return _status(pid, "VmRSS")
 
 
-def _forget_peak(pid: int) -> None:
+def peak(pid: int) -> int:
+    """The most that it had since `forget_peak`."""
+    return _status(pid, "VmHWM")
+
+
+def forget_peak(pid: int) -> None:
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # proc_pid_clear_refs(5)
+
+
+def cpu_s(pid: int) -> float:
+    """The processor's time that a process has had, all its threads'."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _CLOCK_TICKS
 
 
 def _status(pid: int, key: str) -> int:

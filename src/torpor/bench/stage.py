@@ -137,9 +137,9 @@ async def _until_stopped(work: Coroutine[Any, Any, _T]) -> _T:
         raise KeyboardInterrupt from None
 
 
-async def ended(stage: Stage, version: str) -> runs.RunRow:
-    """A run of this version, without input, when it has ended."""
-    run = await stage.start(version)
+async def ended(stage: Stage, version: str, agent: str | None = None, **given: Any) -> runs.RunRow:
+    """A run of this version and input, when it has ended."""
+    run = await stage.start(version, agent, **given)
     return await _ended(stage.store, run)
 
 

@@ -119,6 +119,27 @@ def bench_control(
     raise typer.Exit(main(Sizes(sleeping, runs, machine_runs), as_json=as_json))
 
 
+@bench.command(name="egress")
+def bench_egress(
+    requests: Annotated[
+        int, typer.Option(min=10, max=1_000_000, help="How many small requests, each way.")
+    ] = 2000,
+    guests: Annotated[
+        int, typer.Option(min=1, max=1000, help="How many guests' streams at once.")
+    ] = 100,
+    machine_requests: Annotated[
+        int,
+        typer.Option(min=0, max=100_000, help="How many from a machine; 0 leaves that out."),
+    ] = 200,
+    as_json: Json = False,
+) -> None:
+    """What the way out costs: a small request and its log, new connections, answers that stream,
+    many guests at once, requests from a machine. Beside mitmproxy."""
+    from torpor.bench.egress import Sizes, main  # loads the engines: only here
+
+    raise typer.Exit(main(Sizes(requests, guests, machine_requests), as_json=as_json))
+
+
 @bench.command(name="deploy")
 def bench_deploy(
     edits: Annotated[
