@@ -48,7 +48,6 @@ from torpor.core.ids import AgentVersion, Epoch, RunId
 from torpor.core.states import RunState
 from torpor.egress.authority import Authority
 from torpor.egress.client import BrokerClient
-from torpor.egress.launch import stop_broker
 from torpor.engine import process, qemu
 from torpor.project.reading import read_agent
 from torpor.worker import way
@@ -87,10 +86,7 @@ def main(sizes: Sizes, as_json: bool) -> int:
 
 async def _measure(stage: Stage, sizes: Sizes, peer: mitm.Peer) -> Measured:
     async with _origin(stage) as site:
-        try:
-            return await _measured(stage, sizes, peer, site)
-        finally:
-            await stop_broker(stage.home)
+        return await _measured(stage, sizes, peer, site)
 
 
 async def _measured(stage: Stage, sizes: Sizes, peer: mitm.Peer, site: Site) -> Measured:
@@ -170,8 +166,8 @@ async def _ways(
     if peer.command:
         directory = stage.home.root / "mitmproxy"
         proxy = await stack.enter_async_context(mitm.proxy(peer, directory, authority))
-        asked = await _session(stack, proxy.authority, base, proxy.url)
-        ways[MITM] = (asked, proxy.pid)
+        through = await _session(stack, proxy.authority, base, proxy.url)
+        ways[MITM] = (through, proxy.pid)
     return ways
 
 

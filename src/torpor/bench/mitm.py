@@ -43,10 +43,10 @@ def find() -> Peer:
     """Blocks while it is installed."""
     try:
         command = shutil.which(_NAME) or _installed()
-        said = _output(command, "--version")
+        version = _output(command, "--version")
     except (OSError, subprocess.SubprocessError, Missing) as error:
         return Peer(about=f"mitmproxy could not be installed: {_last_line(error)}")
-    return Peer(command, said.splitlines()[0].replace(": ", " "))
+    return Peer(command, version.splitlines()[0].replace(": ", " "))
 
 
 def _installed() -> str:
@@ -63,8 +63,8 @@ def _output(*command: str) -> str:
 
 
 def _last_line(error: Exception) -> str:
-    said = getattr(error, "stderr", None) or str(error)
-    return str(said).strip().splitlines()[-1]
+    complaint = getattr(error, "stderr", None) or str(error)
+    return str(complaint).strip().splitlines()[-1]
 
 
 @contextlib.asynccontextmanager

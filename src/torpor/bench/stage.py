@@ -33,6 +33,7 @@ from torpor.core.errors import GuestError
 from torpor.core.home import Home
 from torpor.core.ids import RunId, Seq
 from torpor.core.states import FINAL, RunState
+from torpor.egress.launch import stop_broker
 from torpor.engine import process, registry
 from torpor.logstore.sqlite import SqliteStore
 from torpor.service.runs import RunRequest
@@ -81,6 +82,7 @@ async def _on_stage(home: Home, tell: Tell, work: Callable[[Stage], Coroutine[An
         return await work(Stage(home, store, service, tell))
     finally:
         await service.stop()
+        await stop_broker(home)
         await asyncio.to_thread(_wait_for_pager, home)
 
 

@@ -120,6 +120,13 @@ class BrokerClient:
         self._policies[run] = policy
         await connection.call("policy", run=run, policy=policy)
 
+    def post_policy(self, run: RunId, policy: Fields) -> None:
+        """As `set_policy`, and waits for no reply, nor for a broker: whatever is asked for later
+        comes after it. One that the broker cannot read denies all, and says why."""
+        self._policies[run] = policy
+        if self._connection is not None:
+            self._connection.post("policy", {"run": run, "policy": policy})
+
     async def drop_policy(self, run: RunId) -> None:
         """The run is carried no more, for now: what is under way goes on."""
         self._policies.pop(run, None)

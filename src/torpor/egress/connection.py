@@ -198,6 +198,7 @@ class Connection(asyncio.Protocol):
         number = next(self._ids)
         if self.lost:
             future.set_exception(_gone())
+            future.exception()  # whoever posts it may not wait
             return future
         self._replies[number] = future
         self.write(protocol.encode(protocol.CALL, CONTROL, {"id": number, "do": do, **fields}))

@@ -33,7 +33,7 @@ from torpor.contextlog import entries, waits
 from torpor.contextlog.agents import find_agent
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
-from torpor.core.errors import HostError, Invalid, TorporError
+from torpor.core.errors import TorporError
 from torpor.core.ids import Epoch, OpId, RunId, Seq, SnapshotId
 from torpor.core.position import NOT_BEGUN, Position
 from torpor.core.states import RunState
@@ -225,8 +225,7 @@ class Driver:
         )
         if agent is not None:
             self._call_rule = agent.rules.freeze_on_model_wait
-            with suppress(Invalid, HostError):  # then it denies, and says why; it is reminded
-                await self._shared.broker.set_policy(self.run, policy_of(agent))
+            self._shared.broker.post_policy(self.run, policy_of(agent))
         parts.standing.due.update((wait.op, wait.due_at) for wait in still_open)
         parts.notes = Notes(notes, journal)
         parts.streams.expect(journal)

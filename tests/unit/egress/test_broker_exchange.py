@@ -22,6 +22,7 @@ from tests.unit.egress.brokers import (
 from tests.unit.egress.upstreams import Authority, Received, answer, upstream
 
 from torpor.core.ids import OpId
+from torpor.egress.admission import Admission, Outgoing, Refusal
 from torpor.egress.connection import Lost
 from torpor.wire.streams import DATA, HEAD, WINDOW, WINDOW_BYTES
 
@@ -392,3 +393,21 @@ async def test_policies_and_secrets_are_said_again_to_the_next_broker() -> None:
         assert noted == [policy, secrets, secrets, policy]
         await client.drop_policy(RUN)
         assert noted[-1] == (RUN, None)
+
+
+async def test_a_policy_that_nobody_waits_for_comes_before_what_is_asked_for_later() -> None:
+    class Noting(Lenient):
+        def set_policy(self, run: str, policy: object) -> None:
+            noted.append(policy)
+
+        async def admit(self, outgoing: Outgoing) -> Admission | Refusal:
+            noted.append(outgoing.request.target)
+            return await super().admit(outgoing)
+
+    noted: list[object] = []
+    async with brokered(judge=Noting()) as (_, client), upstream() as server:
+        client.post_policy(RUN, {"agent": "a"})  # there is no connection yet
+        await exchange(client, request(server.port, "/1"))
+        client.post_policy(RUN, {"agent": "b"})
+        await exchange(client, request(server.port, "/2"))
+    assert noted == [{"agent": "a"}, "/1", {"agent": "b"}, "/2"]

@@ -238,6 +238,9 @@ class PlayedBroker:
     async def set_policy(self, run: RunId, policy: Fields) -> None:
         self.policies[run] = policy
 
+    def post_policy(self, run: RunId, policy: Fields) -> None:
+        self.policies[run] = policy
+
     async def drop_policy(self, run: RunId) -> None:
         self.policies.pop(run, None)
 
