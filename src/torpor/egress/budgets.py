@@ -27,7 +27,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,10 @@ class Account:
     scopes: Sequence[Scope]
     limits: Sequence[Limit] = ()
     price_unknown: float = PRICE_UNKNOWN
+
+    def has(self, kinds: Collection[str]) -> bool:
+        """A limit of one of these."""
+        return any(limit.kind in kinds for limit in self.limits)
 
 
 def limits_of(budget: Budget) -> list[Limit]:

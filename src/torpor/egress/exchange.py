@@ -265,7 +265,8 @@ def url_of(scheme: str, host: str, port: int, target: str) -> URL:
             scheme=scheme, host=host, port=port, path=path, query_string=query, encoded=True
         )
     except ValueError as error:
-        raise NoAnswer(400, "bad_target", f"no URL: {error}", retry=False) from error
+        # Not in the words of the error: a secret may be in the target by now.
+        raise NoAnswer(400, "bad_target", "the target makes no URL", retry=False) from error
     if url.raw_path_qs != target and not (mark and not query):
         raise NoAnswer(400, "bad_target", "the target cannot be sent as it is", retry=False)
     return url

@@ -66,6 +66,11 @@ _FREE = re.compile(
 # What an answer, or a WebSocket's messages, may be compressed for.
 _ENCODING = frozenset({"accept-encoding", "sec-websocket-extensions"})
 _STATUS = {"over_budget": 402, "unresolved": 502}
+_COUNTED = frozenset({"cost", "tokens"})
+_ENDLESS = (
+    "what a WebSocket takes at a model's API cannot be counted, and there is a limit of cost or "
+    "tokens"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -154,7 +159,9 @@ class PolicyJudge:
         if verdict.decision == DENY:
             return _refusal(verdict)
         request = replace(request, host=normalize_host(request.host, "the host"))
-        hold = self._hold(policy, host, request, verdict, permitted=bool(outgoing.permit))
+        hold = self._hold(policy, host, request, verdict, outgoing)
+        if outgoing.upgrade and hold.priced and hold.account.has(_COUNTED):
+            return _refusal(replace(verdict, decision=DENY, code="not_counted", reason=_ENDLESS))
         verdict = self._budgeted(verdict, hold, outgoing)
         if waiting := _to_be_operation(verdict, outgoing):
             return waiting
@@ -201,8 +208,7 @@ class PolicyJudge:
         host: HostRules,
         request: Request,
         verdict: Verdict,
-        *,
-        permitted: bool,
+        outgoing: Outgoing,
     ) -> Hold:
         limits = (*policy.limits, *host.limits)
         account = Account(self._scopes(policy), limits, host.price_unknown)
@@ -212,8 +218,8 @@ class PolicyJudge:
             account,
             request.target,
             model=model,
-            priced=model or _may_cost(request, verdict),
-            permitted=permitted,
+            priced=model or _may_cost(request, verdict, upgrade=bool(outgoing.upgrade)),
+            permitted=bool(outgoing.permit),
         )
 
     def _budgeted(self, verdict: Verdict, hold: Hold, outgoing: Outgoing) -> Verdict:
@@ -401,9 +407,9 @@ def _fields(verdict: Verdict) -> dict[str, Any]:
     return {"verdict": verdict.decision} | {key: text[:4000] for key, text in given.items() if text}
 
 
-def _may_cost(request: Request, verdict: Verdict) -> bool:
+def _may_cost(request: Request, verdict: Verdict, *, upgrade: bool) -> bool:
     """Whether a model's API may take money for what nothing is known of: images, speech."""
-    if request.method != "POST" or _FREE.search(path_of(request.target)):
+    if not (request.method == "POST" or upgrade) or _FREE.search(path_of(request.target)):
         return False
     preset = presets.presets().get(verdict.rule.removeprefix("preset "))
     serves = preset is not None and any(rule.record == MODEL for rule in preset.rules)

@@ -126,7 +126,8 @@ def _are_texts(value: Any) -> bool:
 
 def forms_of(value: str) -> tuple[bytes, ...]:
     """How answers write `value`: as it is, in base 64 at each of the three places it can begin at,
-    with % as in URLs, in hexadecimal, as JSON and HTML escape it, and backwards."""
+    with % as in URLs, in hexadecimal, as JSON and HTML escape it, backwards, and in the wide
+    encodings of Unicode."""
     raw = value.encode()
     escaped = json.dumps(value)[1:-1]
     texts = {
@@ -145,7 +146,10 @@ def forms_of(value: str) -> tuple[bytes, ...]:
     texts |= {raw.hex(), raw.hex().upper()}
     for place in range(3):
         texts |= set(_base64(raw, place))
-    return tuple(sorted((text.encode() for text in texts), key=len, reverse=True))
+    forms = {text.encode() for text in texts}
+    # Without the last zeros: so it is in both orders of bytes.
+    forms |= {value.encode(f"utf-{bits}-le").rstrip(b"\0") for bits in (16, 32)}
+    return tuple(sorted(forms, key=len, reverse=True))
 
 
 def _html(value: str) -> str:
@@ -179,6 +183,7 @@ class Search:
     forms: tuple[bytes, ...]
     found: re.Pattern[bytes]
     firsts: re.Pattern[bytes]  # the byte that one begins with
+    anyhow: re.Pattern[bytes]  # in capitals or not: names of headers come in small letters
 
     @classmethod
     def of(cls, value: str) -> Search | None:
@@ -187,8 +192,9 @@ class Search:
             return None
         forms = forms_of(value)
         firsts = b"".join({re.escape(form[:1]) for form in forms})
-        whole = re.compile(b"|".join(map(re.escape, forms)))
-        return cls(forms, whole, re.compile(b"[" + firsts + b"]"))
+        whole = b"|".join(map(re.escape, forms))
+        first = re.compile(b"[" + firsts + b"]")
+        return cls(forms, re.compile(whole), first, re.compile(whole, re.IGNORECASE))
 
     def beginning(self, data: bytes) -> int:
         """Where the end of `data` begins that may go on as a form of the secret."""
@@ -219,7 +225,9 @@ class Redactor:
             # A chain of encodings is one, too, and so is transfer-encoding: gzip.
             if name == "transfer-encoding" and value.strip().lower() not in ("", "chunked"):
                 raise Leak(f"it is encoded ({value[:40]})")
-            self._check(f"{name}: {value}".encode("latin-1", "replace"))
+            line = f"{name}: {value}".encode("latin-1", "replace")
+            if self._search is not None and self._search.anyhow.search(line):
+                raise self._leak()
         return headers
 
     def feed(self, data: bytes) -> bytes:
@@ -237,4 +245,7 @@ class Redactor:
 
     def _check(self, data: bytes) -> None:
         if self._search is not None and self._search.found.search(data):
-            raise Leak(f"the secret {self._name} is in it")
+            raise self._leak()
+
+    def _leak(self) -> Leak:
+        return Leak(f"the secret {self._name} is in it")

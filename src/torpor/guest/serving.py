@@ -30,6 +30,7 @@ AHEAD_BYTES_MAX = 64 * 1024
 PENDING_BYTES_MAX = 64 * 1024
 RECORDED_BYTES_MAX = 8 * 1024 * 1024  # a request that is an operation is in one message, whole
 _WEBSOCKET = "websocket"
+_MALFORMED = 400
 _GONE = ("client_gone", "the client has closed its connection")
 
 
@@ -211,6 +212,8 @@ class Http(Listener):
                 elif not self._pass_body_on():
                     break
         except BadRequest as error:
+            if error.status == _MALFORMED and not self._site.is_model:
+                self._way.streams.note("malformed", self._site.host, self._site.port)
             self._refuse(error.status, "invalid", error.message)
         self._client.watch()
 

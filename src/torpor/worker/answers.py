@@ -101,7 +101,9 @@ class Feed:
     def take(self, frame: Frame) -> None:
         """The guest's, of this stream."""
         if frame.kind == WINDOW:
-            self._window = max(self._window, frame.offset)
+            # No more than that is on its way to one who does not read.
+            granted = min(frame.offset, self.given + WINDOW_BYTES)
+            self._window = max(self._window, granted)
             self.pump()
 
     def end(self, outcome: Mapping[str, Any]) -> None:

@@ -115,7 +115,6 @@ class Calls:
         self._run, self._store, self._broker, self._pen = way.run, way.store, way.broker, way.pen
         self._before: frozenset[OpId] = frozenset()
         self._making: dict[OpId, _Call] = {}
-        self._unsettled: set[OpId] = set()  # the broker may have them
 
     @property
     def ops(self) -> frozenset[OpId]:
@@ -135,7 +134,6 @@ class Calls:
         """What began in an epoch before, and has no result: the broker may have it."""
         records = (each for each in journal if each["kind"] in EXCHANGES and "ok" not in each)
         self._before = frozenset([*unanswered, *(OpId(each["op"]) for each in records)])
-        self._unsettled.update(self._before)
 
     def make(
         self, op: OpId, request: Request | None, deliver: Deliver, stream: int | None = None
@@ -147,7 +145,6 @@ class Calls:
         if call is None:
             call = self._making[op] = _Call(op, self._stirs)
             self._stirs()
-            self._unsettled.add(op)
             self.under_way.spawn(self._make(call, request, deliver))
         if stream is not None:
             self._feed(call, stream, 0)
@@ -162,7 +159,6 @@ class Calls:
             call.feed.end(outcome)
         deliver(op, outcome)
         await self._broker.acknowledge(self._run, op)
-        self._unsettled.discard(op)
 
     def attach(self, number: int, op: OpId, offset: int) -> bool:
         """The guest has so much of the answer, and wants the rest on this stream of its own. False
@@ -188,9 +184,10 @@ class Calls:
         call.feed.pump()
 
     async def leave(self, *, ended: bool) -> None:
-        """What is under way is the next driver's to take up; nobody's, if the run has ended."""
+        """What is under way is the next driver's to take up; nobody's, if the run has ended, and
+        then the broker is to know nothing of it any more."""
         await self.under_way.cut_off()
-        if ended and self._unsettled:
+        if ended:
             await self._broker.forget(self._run)
 
     async def _outcome(self, call: _Call, request: Request | None) -> dict[str, Any]:

@@ -6,7 +6,8 @@
 
 Nothing of an answer reaches the guest before the log has that the request was let out (rule 10).
 The broker admits a stream (its first WINDOW), and a guest that sends before, or beyond a window,
-after its END, or from another offset than where it was, has its stream reset (rule 13).
+after its END, or from another offset than where it was, has its stream reset (rule 13). So has one
+that grants more than a window: what it does not read would be kept here.
 
 An exchange ends with its machine: what is under way keeps a machine awake that would be frozen for
 a wait. Not so an answer, or a connection, on which nothing has come or gone for some seconds: a
@@ -40,6 +41,7 @@ from torpor.wire.streams import (
     REFUSE,
     RESET,
     WINDOW,
+    WINDOW_BYTES,
     Frame,
 )
 from torpor.worker.pen import Pen, Refused
@@ -126,6 +128,7 @@ class _Exchange:
     early: list[Frame] = field(default_factory=list)  # what came before there was a stream
     verdict: Mapping[str, Any] = field(default_factory=dict)
     status: int | None = None
+    problem: str = ""  # why the broker ended it, after it was let out
     request: asyncio.Future[None] | None = None  # its entry is durable
 
     @property
@@ -142,6 +145,8 @@ class _Exchange:
 
     def fault(self, frame: Frame) -> str:
         """What is wrong with the guest's frame, if anything."""
+        if frame.kind == WINDOW and frame.offset > self.received + WINDOW_BYTES:
+            return f"it granted {frame.offset:,} bytes, having {self.received:,}"
         if frame.kind not in (DATA, END):
             return ""
         if self.guest_ended:
@@ -207,7 +212,8 @@ class Network:
         if frame.kind == RESET:
             self._end(exchange, frame.fields["code"], f"by its client: {frame.fields['message']}")
         elif exchange.stream is None:
-            exchange.early.append(frame)
+            if frame.kind != WINDOW:  # its first window is open, and nothing has come
+                exchange.early.append(frame)
         else:
             exchange.stream.forward(frame)
 
@@ -253,6 +259,8 @@ class Network:
         exchange.received += len(frame.data)
         if frame.kind == HEAD:
             exchange.status = fields["status"]
+        elif frame.kind in (REFUSE, RESET):
+            exchange.problem = f"{fields['code']}: {fields['message']}"
         if frame.kind in (WINDOW, DATA, END):
             self._way.say_at(frame.kind, number, frame.offset, frame.data)
         else:
@@ -350,7 +358,7 @@ class Network:
             sent=done.get("sent", exchange.sent),
             received=done.get("received", exchange.received),
             ms=round(done.get("ms", took_ms)),
-            problem=done.get("problem"),
+            problem=done.get("problem", exchange.problem) or None,
         )
 
     def _refused(self, **fields: Any) -> asyncio.Future[None] | None:
@@ -378,4 +386,9 @@ _REASONS = {
     "unknown_port": "no rule of the agent names this port. A rule for the host with "
     "port = {port} would allow it.",
     "address": "addresses are not reached. Name the host, in a rule and in the request.",
+    "misdirected": "a connection to one host cannot ask for another. Connect to the name that is "
+    "asked for, which the agent's rules must have.",
+    "malformed": "what came for {name} is no request that all servers read alike. Its client was "
+    "answered with what is wrong.",
+    "no_certificate": "no certificate could be made for {name}. See the server's log.",
 }

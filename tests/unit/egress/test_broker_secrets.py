@@ -38,6 +38,12 @@ def redactor(value: str = VALUE) -> Redactor:
     return Redactor("KEY", Search.of(value))
 
 
+# As Latin 1 has them, since the tests split bytes.
+WIDE = {
+    f"UTF-{bits} {order}": VALUE.encode(f"utf-{bits}-{order}").decode("latin-1")
+    for bits in (16, 32)
+    for order in ("le", "be")
+}
 SPELLINGS = {
     "raw": VALUE,
     "base64": base64.b64encode(VALUE.encode()).decode(),
@@ -56,6 +62,7 @@ SPELLINGS = {
     "JSON in JSON's escapes": "".join(f"\\u{ord(c):04x}" for c in VALUE),
     "HTML": html.escape(VALUE),
     "backwards": VALUE[::-1],
+    **WIDE,
 }
 
 
@@ -81,6 +88,8 @@ def test_attempt_28_an_echo_in_a_header_is_cut() -> None:
     for value in (VALUE, f"https://x.example/?t={quote(VALUE, safe='')}"):
         with pytest.raises(Leak):
             redactor().head([("content-type", "text/plain"), ("location", value)])
+    with pytest.raises(Leak):  # as the name of one, which is in small letters here
+        redactor("ghp_AbCdEfGhIj012").head([("x-ghp_abcdefghij012", "1")])
     plain = [("content-type", "text/plain"), ("content-encoding", "identity")]
     assert redactor().head(plain) == plain
 

@@ -415,3 +415,17 @@ def test_what_would_be_decided_is_explained_without_doing_anything(bench: Bench)
     assert explained("GET", "https://api.github.com/user").code == "no_secret"
     assert bench.looked_up == []
     assert bench.judge.budgets.used(("per_run", "")) == {}
+
+
+def test_attempt_40_a_web_socket_takes_no_budget_unseen(bench: Bench) -> None:
+    """It is no POST, and nobody can tell what is asked for over it."""
+    url = "https://api.openai.com/v1/realtime"
+    assert bench.admitted(url, upgrade="websocket").charge is not None
+    for budget in ({"cost": "2 USD"}, {"tokens": 1000}):
+        bench.policy(budget=budget)
+        refused = bench.refused(url, upgrade="websocket")
+        assert refused.code == "not_counted" and "cannot be counted" in refused.message
+        bench.admitted("https://plain.example.com/", upgrade="websocket")
+    bench.policy()
+    bench.host('[limits]\ncost_per_day = "2 USD"\n')
+    assert bench.refused(url, upgrade="websocket").code == "not_counted"

@@ -14,7 +14,7 @@ from torpor.contextlog import waits
 from torpor.contextlog.waits import NewWait
 from torpor.core import permissions
 from torpor.core.ids import OpId
-from torpor.wire.streams import DATA, END, HEAD, RESET, WINDOW, WINDOW_BYTES, Frame
+from torpor.wire.streams import DATA, END, HEAD, OFFSET_MAX, RESET, WINDOW, WINDOW_BYTES, Frame
 from torpor.worker.answers import Answer
 from torpor.worker.calls import BEGUN, DIED
 
@@ -96,6 +96,28 @@ async def test_a_guest_that_does_not_read_gets_no_more_than_its_window(stand: St
     await stand.guest.has(body)
     model.let(None)
     assert (await stand.outcome(OP))["value"]["body"].encode() == body
+
+
+async def test_attempt_42_a_window_without_end_brings_no_more(stand: Stand) -> None:
+    """Else all of the answer would wait here for a guest that reads nothing."""
+    model = Stream(stand)
+    await stand.begin(OP)
+    body = b"x" * (3 * WINDOW_BYTES)
+    model.let(body)
+    await stand.guest.has(body[:WINDOW_BYTES])
+    assert stand.calls.take(Frame(WINDOW, 1, {}, OFFSET_MAX))
+    assert stand.guest.body() == body[: 2 * WINDOW_BYTES]
+    model.let(None)
+    assert len((await stand.outcome(OP))["value"]["body"]) == len(body)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_run_that_has_ended_is_nobodys_at_the_broker(stand: Stand, ended: bool) -> None:
+    await stand.broker.set_policy(stand.run, {"agent": "a"})
+    await stand.begin(OP)
+    await stand.outcome(OP)
+    await stand.calls.leave(ended=ended)
+    assert (stand.run in stand.broker.policies) is not ended
 
 
 async def test_a_client_that_goes_away_does_not_end_the_call(stand: Stand) -> None:

@@ -4,16 +4,20 @@ may not do."""
 from __future__ import annotations
 
 import asyncio
+import json
+import struct
 from typing import Any
 
 import pytest
 from tests.unit.worker.conftest import Stand
 
-from torpor.core.errors import GuestError
+from torpor.core.errors import GuestError, Invalid
+from torpor.egress.protocol import DONE
 from torpor.policy.freeze import Stay
 from torpor.wire.streams import (
     DATA,
     END,
+    FROM_GUEST,
     HEAD,
     NOTE,
     OPEN,
@@ -23,6 +27,7 @@ from torpor.wire.streams import (
     WINDOW,
     WINDOW_BYTES,
     Frame,
+    decode,
 )
 from torpor.worker.network import REFUSALS_MAX, STREAMS_MAX
 
@@ -137,6 +142,7 @@ async def test_what_is_to_be_an_operation_is_no_stream_any_more(stand: Stand) ->
             [Frame(DATA, 1, {}, at, bytes(32768)) for at in range(0, WINDOW_BYTES + 1, 32768)],
             "beyond its window",
         ),
+        ([Frame(WINDOW, 1, {}, WINDOW_BYTES), Frame(WINDOW, 1, {}, WINDOW_BYTES + 1)], "granted"),
     ],
 )
 async def test_attempt_42_lying_offsets_and_data_after_the_end(
@@ -178,6 +184,15 @@ async def test_attempt_41_a_million_streams(stand: Stand) -> None:
     assert len(stand.broker.plain) == STREAMS_MAX
 
 
+async def test_attempt_41_windows_before_there_is_a_stream_are_not_kept(stand: Stand) -> None:
+    stand.network.take(opened())
+    for _ in range(1000):
+        stand.network.take(Frame(WINDOW, 1, {}, WINDOW_BYTES))
+    (exchange,) = stand.network._exchanges.values()
+    assert not exchange.early
+    await stand.guest.until(WINDOW)
+
+
 async def test_bytes_that_come_twice_after_a_thaw_are_taken_once(stand: Stand) -> None:
     await admitted(stand)
     stand.network.take(Frame(DATA, 1, {}, 0, b"body"))
@@ -205,6 +220,20 @@ async def test_a_broker_that_dies(stand: Stand, begun: bool) -> None:
         assert (await stand.guest.until(REFUSE)).fields["status"] == 503
     ends = await stand.logged("egress.end")
     assert "broker_gone" in ends[0].data["problem"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_attempt_28_the_log_says_why_an_answer_was_cut(stand: Stand, begun: bool) -> None:
+    """It was let out, so this is no refusal of the request."""
+    await admitted(stand)
+    stream, why = stand.broker.plain[0], {"code": "secret_in_answer", "message": "KEY is in it"}
+    done = Frame(DONE, 0, {"sent": 0, "received": 9, "ms": 1})
+    if begun:
+        stream.give(Frame(HEAD, 0, {"status": 200, "headers": []}), Frame(RESET, 0, why), done)
+    else:
+        stream.give(Frame(REFUSE, 0, {"status": 502, **why}), done)
+    (end,) = await stand.logged("egress.end")
+    assert end.data["problem"] == "secret_in_answer: KEY is in it"
 
 
 async def test_a_client_that_goes_away(stand: Stand) -> None:
@@ -251,3 +280,32 @@ async def test_attempt_43_the_stream_of_a_driver_that_lost_its_run(stand: Stand)
     assert HEAD not in stand.guest.kinds() and DATA not in stand.guest.kinds()
     await before.leave("its epoch is lost")
     stand.trouble.clear()
+
+
+@pytest.mark.parametrize(
+    "field", ["run", "op", "kind", "permit", "secret", "address", "offset", "length", "rule"]
+)
+def test_attempt_36_what_only_the_worker_may_say_is_no_frame_of_a_guest(field: str) -> None:
+    frame = struct.pack(">BI", OPEN, 1) + json.dumps(REQUEST | {field: "x"}).encode()
+    with pytest.raises(Invalid, match=field):
+        decode(frame, FROM_GUEST)
+
+
+async def test_attempt_36_the_broker_hears_of_a_request_what_the_guest_may_say_and_no_more(
+    stand: Stand,
+) -> None:
+    """Fields of an operation that its agent made up are not the worker's."""
+    asked: list[dict[str, Any]] = []
+    call = stand.broker.call
+
+    async def listen(*given: Any, **named: Any) -> Any:
+        asked.append({"given": given[:3], "request": given[3], **named})
+        return await call(*given, **named)
+
+    stand.broker.call = listen  # type: ignore[method-assign]
+    forged: dict[str, Any] = {"permit": "f" * 64, "run": "run_other", "kind": "model", "length": 1}
+    await stand.begin("http:x#1", **forged, secret="KEY", address="127.0.0.1", offset=9)
+    await stand.outcome("http:x#1")
+    (seen,) = asked
+    assert seen["given"] == (stand.run, "http:x#1", "http") and seen["permit"] == ""
+    assert set(seen["request"]) == {"scheme", "host", "port", "method", "target", "headers"}
