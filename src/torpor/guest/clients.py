@@ -195,10 +195,10 @@ class Client:
             self._shut = True
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
+        if self._served is not None:
+            self._served.drained()
         if self._finishing and self._ended:
             self.close()
-        elif not self._half and self._served is not None:
-            self._served.drained()
 
     def _lose(self) -> None:
         served, self._served = self._served, None

@@ -161,6 +161,7 @@ class Http(Listener):
         self._path = "/"  # of the last request: which API it is that is called here
         self._head: Head | None = None  # of the request that is being served
         self._stream: Stream | None = None
+        self._untaken: Stream | None = None  # its answer is over, and not yet with the client whole
         self._framing: Framing | None = None
         self._answered = 0  # bytes of the body of its answer
         self._taken = False  # the request is here whole
@@ -175,8 +176,8 @@ class Http(Listener):
 
     @property
     def waiting(self) -> bool:
-        """For an answer."""
-        return self._head is not None
+        """For an answer, or the rest of one."""
+        return self._head is not None or self._untaken is not None
 
     def came(self, data: bytes) -> None:
         self._parser.feed(data)
@@ -184,26 +185,32 @@ class Http(Listener):
 
     def client_ended(self) -> None:
         # One that has closed its sending side alone cannot be told from one that is gone.
-        self.client_gone()
         if self._head is not None:
+            self.client_gone()
             self._client.reset()
         else:
             self._client.finish()
 
     def client_gone(self) -> None:
-        if self._stream is not None:
-            self._stream.drop(*_GONE)
+        for stream in (self._stream, self._untaken):
+            if stream is not None:
+                stream.drop(*_GONE)
 
     def drained(self) -> None:
         if self._stream is not None:
             self._stream.grant()
+        if self._untaken is not None:
+            self._untaken.close()
+            self._untaken = None
+            self._advance()
 
     # Requests.
 
     def _advance(self) -> None:
         """Take from the parser what can be taken now."""
         try:
-            while self._client.open and not self._client.finishing:
+            # One answer at a time: a client that does not read is not served further.
+            while self._client.open and not self._client.finishing and self._untaken is None:
                 if self._head is None:
                     event = self._parser.next()
                     if not isinstance(event, Head):
@@ -411,7 +418,9 @@ class Http(Listener):
         self._end_exchange(kept)
 
     def _end_exchange(self, keep_alive: bool) -> None:
-        if self._stream is not None:
+        if self._stream is not None and self._client.pending:
+            self._untaken = self._stream
+        elif self._stream is not None:
             self._stream.close()
         self._head = self._stream = self._framing = None
         if keep_alive:

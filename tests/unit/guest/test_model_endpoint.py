@@ -281,6 +281,39 @@ def main():
     assert begun == [first, first, second]
 
 
+def test_an_answer_whose_client_went_before_it_had_all_of_it_serves_the_next(
+    driver: Driver,
+) -> None:
+    """It is over for the gateway, and in the log; but its last bytes went to nobody."""
+    driver.load(f"""{CLIENT}
+class Slow(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket()
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.sock.connect((self.host, self.port))
+
+@torpor.agent
+def main():
+    slow = Slow(where)
+    slow.request("POST", "/v1/chat/completions?x=1", json.dumps({{"p": "a"}}), {{}})
+    beginning = slow.getresponse().read(10).decode()
+    other = ask("b")[2]  # comes after all of the first
+    slow.close()
+    return [beginning, other, len(ask("a")[2]), ask("a")[2]]
+""")
+    driver.start()
+    call = driver.hear("begin")
+    answer = model("a large one" * 1_000_000)
+    driver.say("result", op=call["op"], ok=True, value=answer)
+    other = driver.hear("begin")
+    driver.say("result", op=other["op"], ok=True, value=echo(other))
+    again = driver.hear("begin")
+    assert again["op"] == call["op"]
+    driver.answer = echo
+    driver.say("result", op=call["op"], ok=True, value=answer)
+    assert driver.hear("done")["value"] == ["a large on", "re: b", 11_000_000, "re: a"]
+
+
 def test_an_error_that_nobody_heard_is_left_alone(driver: Driver) -> None:
     driver.load(f"""{GIVING_UP}
 @torpor.agent
