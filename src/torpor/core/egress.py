@@ -48,6 +48,7 @@ PORTS = {HTTPS: 443, HTTP: 80}
 MODEL_HOST = "model.torpor"
 MODEL, RECORDED_HTTP = "model", "http"
 ALLOW, ASK, DENY = "allow", "ask", "deny"
+UNNAMED = "a secret of the host's"  # what a guest knows of the secret of a rule
 
 RULES_MAX = 200
 LIST_MAX = 100
@@ -73,8 +74,9 @@ class Rule:
     deny: bool = False
 
     def to_guest(self) -> dict[str, Any]:
-        """All but the secret's name, which no machine needs; what is as by default is left out."""
-        given = asdict(replace(self, secret=""))
+        """Of the secret only that there is one: no machine needs its name. What is as by default is
+        left out."""
+        given = asdict(self) | {"secret": True if self.secret else ""}
         return {"host": self.host} | {
             each.name: list(value) if isinstance(value, tuple) else value
             for each in fields(self)
@@ -85,7 +87,8 @@ class Rule:
     def from_guest(cls, given: Mapping[str, Any]) -> Rule:
         """What `to_guest` made."""
         lists = {key: tuple(given[key]) for key in ("methods", "paths") if key in given}
-        return cls(**{**given, **lists})
+        secret = UNNAMED if given.get("secret") else ""
+        return cls(**{**given, **lists, "secret": secret})
 
 
 @dataclass(frozen=True)

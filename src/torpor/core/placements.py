@@ -89,11 +89,14 @@ class Placement:
 
 
 def strip(
-    headers: Iterable[tuple[str, str]], target: str, placement: Placement
+    headers: Iterable[tuple[str, str]], target: str, placement: Placement | None = None
 ) -> tuple[Headers, str]:
-    """Without what a client authenticates itself with."""
+    """Without what a client authenticates itself with: anywhere that is usual, and in `placement`,
+    where that is known."""
     names, parameters = CREDENTIALS, PARAMETERS
-    if placement.kind == HEADER:
+    if placement is None:
+        pass
+    elif placement.kind == HEADER:
         names = names | {placement.name}
         # What Google takes as a header it also takes as a parameter.
         parameters = parameters | ({"key"} if placement.name == "x-goog-api-key" else set())

@@ -370,6 +370,7 @@ def _to_be_operation(verdict: Verdict, outgoing: Outgoing) -> Refusal | None:
     """What it needs first: a person, or to be begun as an operation."""
     if verdict.decision == DENY:
         return _refusal(verdict)
+    recorded = {"kind": verdict.record} | ({"secret": True} if verdict.secret else {})
     if verdict.decision == ASK and not outgoing.permit:
         if outgoing.record:
             return replace(
@@ -380,11 +381,11 @@ def _to_be_operation(verdict: Verdict, outgoing: Outgoing) -> Refusal | None:
                         reason=verdict.reason or "a person is asked first",
                     )
                 ),
-                fields={"kind": verdict.record, "ask": True},
+                fields=recorded | {"ask": True},
             )
-        return Refusal(_fields(verdict), status=0, fields={"kind": verdict.record, "ask": True})
+        return Refusal(_fields(verdict), status=0, fields=recorded | {"ask": True})
     if verdict.record and not outgoing.record:
-        return Refusal(_fields(verdict), status=0, fields={"kind": verdict.record})
+        return Refusal(_fields(verdict), status=0, fields=recorded)
     if verdict.record == MODEL != outgoing.record:
         reason = "it is a model's call, and must be begun as one"
         return _refusal(replace(verdict, decision=DENY, code="not_recorded", reason=reason))

@@ -35,6 +35,7 @@ from torpor.core.egress import MODEL, MODEL_HOST
 from torpor.core.errors import TorporError
 from torpor.core.permissions import KIND as PERMISSION
 from torpor.core.permissions import decision_of, denial, is_request
+from torpor.core.placements import strip
 from torpor.guest.flows import FROM_GATEWAY
 from torpor.guest.serving import RECORDED_BYTES_MAX
 from torpor.guest.unasked import Unasked
@@ -266,6 +267,10 @@ class Exchanges:
             self._collect_for(number, fields, kind)
 
     def _collect_for(self, number: int, fields: Mapping[str, Any], kind: Mapping[str, Any]) -> None:
+        if kind.get("secret"):  # the host would drop them, and the log is not to have them
+            given = [(name, value) for name, value in fields["headers"]]
+            headers, target = strip(given, fields["target"])
+            fields = {**fields, "headers": headers, "target": target}
         request = _Request(number, fields, kind["kind"], kind.get("ask", False), bytearray())
         self._collecting[number] = request
 

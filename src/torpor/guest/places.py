@@ -7,7 +7,18 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torpor.core.egress import HTTP, HTTPS, MODEL, RECORDED_HTTP, TCP, Request, Rule, judge
+from torpor.core.egress import (
+    ALLOW,
+    ASK,
+    HTTP,
+    HTTPS,
+    MODEL,
+    RECORDED_HTTP,
+    TCP,
+    Request,
+    Rule,
+    judge,
+)
 from torpor.core.errors import Invalid
 from torpor.core.hostnames import matches, normalize_host
 from torpor.guest.http1 import Head
@@ -87,8 +98,9 @@ class Places:
             self._rules,
             Request(site.scheme, site.host, site.port, head.method, head.target, head.headers),
         )
-        if verdict.decision == "ask":
-            return {"kind": verdict.record or RECORDED_HTTP, "ask": True}
-        if verdict.decision == "allow" and verdict.record:
-            return {"kind": verdict.record}
+        secret = {"secret": True} if verdict.secret else {}
+        if verdict.decision == ASK:
+            return {"kind": verdict.record or RECORDED_HTTP, "ask": True} | secret
+        if verdict.decision == ALLOW and verdict.record:
+            return {"kind": verdict.record} | secret
         return None

@@ -18,8 +18,9 @@ numbers of the worker's own.
     HEAD     ←   {status, headers}: of the answer. After a 101 both sides send until END
     REFUSE   ←   {status, code, message, retry?}: there is no answer but this, made by torpor
     RESET   ← →  {code, message}: over, whatever was under way
-    RECORD   ←   {kind, ask?}: not as a stream, but as an operation (`model`, `http`), after a
-                 `permission` if `ask`
+    RECORD   ←   {kind, ask?, secret?}: not as a stream, but as an operation (`model`, `http`),
+                 after a `permission` if `ask`; with `secret` the host authenticates it, and what
+                 its client does so with is left out
     ATTACH   →   {op, offset}: the stream has the answer of this operation up to here, and goes on
                  (after a thaw, also on another host)
     NOTE     →   {code, name, port?}, stream 0: refused in the guest: a name that no rule knows, a
@@ -222,7 +223,7 @@ _FIELDS: dict[int, Check] = {
     HEAD: _record({"status": _STATUS, "headers": _HEADERS}),
     REFUSE: _record({"status": _STATUS, "code": _CODE, "message": _MESSAGE, "retry?": _flag}),
     RESET: _record({"code": _CODE, "message": _MESSAGE}),
-    RECORD: _record({"kind": _one_of("model", "http"), "ask?": _flag}),
+    RECORD: _record({"kind": _one_of("model", "http"), "ask?": _flag, "secret?": _flag}),
     ATTACH: _record({"op": _text(1024, 1), "offset": _integer(0, OFFSET_MAX)}),
     NOTE: _record({"code": _CODE, "name": _text(1024), "port?": _integer(0, 65535)}),
 }

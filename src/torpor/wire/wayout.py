@@ -97,6 +97,7 @@ _RULE = _record(
         "protocol?": one_of("", "https", "http", "tcp"),
         "methods?": list_of(_text(32, 1), 64),
         "paths?": list_of(_text(4096, 1), 1000),
+        "secret?": flag,
         "ask?": flag,
         "record?": one_of("", "model", "http"),
         "origin?": _text(1024),

@@ -333,11 +333,11 @@ def test_the_hosts_ceilings_deny_and_ask_and_allow_nothing() -> None:
         assert refused(judge(rules, ask_for(f"https://{host}/"), ceilings), "no_rule")
 
 
-def test_the_guest_gets_all_of_a_rule_but_its_secret() -> None:
+def test_the_guest_gets_all_of_a_rule_but_the_name_of_its_secret() -> None:
     everything = [*ALLOWED, {"preset": "openai"}, {"preset": "ollama", "ask": True}]
     for rule in parse_egress(everything, ""):
         sent = rule.to_guest()
-        assert "secret" not in sent
+        assert sent.get("secret", False) is bool(rule.secret)
         assert Rule.from_guest(sent).to_guest() == sent
         assert Rule.from_guest(sent).paths == rule.paths
 

@@ -259,7 +259,7 @@ def test_attempt_31_a_certificate_is_verified_by_the_systems_authorities_or_one_
 def test_attempt_34_what_a_person_allowed_comes_from_the_worker_alone(bench: Bench) -> None:
     url = "https://api.github.com/repos/acme/x"
     found = bench.refused(url, "DELETE")
-    assert (found.status, found.fields) == (0, {"kind": "http", "ask": True})
+    assert (found.status, found.fields) == (0, {"kind": "http", "ask": True, "secret": True})
     assert found.verdict["verdict"] == "ask"
     # Begun as an operation, but nobody was asked.
     found = bench.refused(url, "DELETE", record="http")

@@ -218,6 +218,20 @@ def test_an_answer_that_was_given_and_not_taken_serves_the_next() -> None:
     assert host.begun == [host.begun[0]] * 2
 
 
+@pytest.mark.parametrize("secret", [False, True])
+def test_where_the_host_has_a_secret_the_log_has_none_of_the_client_s(secret: bool) -> None:
+    host = Host()
+    record = {"kind": "http", "ask": True} | ({"secret": True} if secret else {})
+    host.ask(host="api.example.com", record=record, path="/x?api_key=mine&page=2")
+    (wait,) = (each["data"]["request"] for each in host.said)
+    assert wait["target"] == ("/x?page=2" if secret else "/x?api_key=mine&page=2")
+    assert ("authorization" in wait["headers"]) is not secret
+    allowed = {"status": "completed", "data": {"decision": "once"}, "by": "ana"}
+    host.exchanges.result({"op": host.begun[0], "ok": True, "value": allowed})
+    call = host.said[-1]["data"]
+    assert (call["path"], call["headers"]) == (wait["target"], wait["headers"])
+
+
 def test_a_plain_exchange_passes_through_and_the_host_may_want_it_recorded() -> None:
     host = Host()
     fields = {"scheme": "https", "host": "a.example.com", "port": 443, "method": "POST"}

@@ -30,7 +30,7 @@ RULES = (
     Rule("plain.example.com", port=80, protocol="http"),
     Rule("db.example.com", port=5432, protocol="tcp"),
     Rule("cache.example.com", port=6379, protocol="tcp"),
-    Rule("kept.example.com", record="http"),
+    Rule("kept.example.com", record="http", secret="KEY"),
     Rule("odd.example.com", port=8443),
     Rule("asked.example.com", ask=True),
 )
@@ -428,7 +428,8 @@ def test_a_recorded_exchange_is_an_operation(machine: Machine) -> None:
     driver = machine.driver
     value = {"status": 200, "headers": {"content-type": "text/plain"}, "body": "recorded"}
     driver.answer = lambda begin: value if begin["kind"] == "http" else ...
-    said = machine.run("curl", "-sS", "-d", "hi", "https://kept.example.com/x?y=z")
+    request = ("-u", "ana:mine", "-d", "hi", "https://kept.example.com/x?access_token=mine&y=z")
+    said = machine.run("curl", "-sS", *request)
     assert said == "recorded"
     begin = driver.said("begin", kind="http")[-1]
     assert begin["name"].startswith("kept.example.com/x@")
@@ -438,6 +439,7 @@ def test_a_recorded_exchange_is_an_operation(machine: Machine) -> None:
         "hi",
     )
     assert begin["stream"] > 0
+    assert "mine" not in json.dumps(data) and "authorization" not in data["headers"]
 
 
 def test_a_leaf_is_asked_for_when_a_name_first_needs_one(machine: Machine) -> None:
