@@ -1,7 +1,10 @@
-"""A database of version 3, as torpor had it before there were migrations, keeps being read.
+"""Databases of former versions keep being read, and their runs go on.
 
-`database-3.db.zst` was written by that torpor: one run that waits, with model calls, a snapshot and
-a key; one that failed; and a fork of the first, which was sent an event.
+`database-3.db.zst` is of torpor before there were migrations: one run that waits, with model calls,
+a snapshot and a key; one that failed; and a fork of the first, which was sent an event.
+
+`database-5.db.zst` is of torpor before there was a way out but to the model, with the engine
+`process`: a run that waits after a model call and a step, and its fork, which waits too.
 """
 
 from __future__ import annotations
@@ -15,7 +18,17 @@ import zstandard
 from sqlalchemy import Connection, text
 from tests.unit.logstore.described import described
 
-from torpor.contextlog import keys, queues, runs, settings, snapshots, values, waits
+from torpor.contextlog import (
+    agents,
+    keys,
+    queues,
+    runs,
+    settings,
+    snapshots,
+    spent,
+    values,
+    waits,
+)
 from torpor.contextlog.entries import NewEntry, append, journal, read_entries, read_op
 from torpor.core.ids import OpId, RunId, Seq
 from torpor.core.states import RunState
@@ -36,15 +49,21 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
+def version() -> int:
+    return 3
+
+
+@pytest.fixture
+def store(tmp_path: Path, version: int) -> Iterator[SqliteStore]:
     path = tmp_path / "torpor.db"
-    packed = (HERE / "database-3.db.zst").read_bytes()
+    packed = (HERE / f"database-{version}.db.zst").read_bytes()
     path.write_bytes(zstandard.ZstdDecompressor().decompress(packed))
     store = SqliteStore.open(path)
     yield store
     store.close()
 
 
+@pytest.mark.parametrize("version", [3, 5])
 async def test_it_becomes_a_database_of_today(store: SqliteStore) -> None:
     engine = make_engine(Path(":memory:"), connections=1, begin="BEGIN")
     with engine.begin() as c:
@@ -96,3 +115,33 @@ async def test_its_runs_go_on(store: SqliteStore) -> None:
     note = NewEntry("note.log", None, {"text": "on"})
     (seq,) = await store.write(lambda c: append(c, WAITING, epoch, [note], 42.0))
     assert seq == Seq(await store.read(lambda c: runs.get_run(c, WAITING).last_seq))
+
+
+@pytest.mark.parametrize("version", [5])
+async def test_runs_from_before_the_way_out_go_on(store: SqliteStore) -> None:
+    run, fork = map(RunId, ("run_1m8gnaggwhsgcf13", "run_1m8gnbdshp6yjymn"))
+    call = "model:/v1/chat/completions@58f7247d#1"
+
+    def read(c: Connection) -> None:
+        for each in (run, fork):
+            row = runs.get_run(c, each)
+            assert row.state == RunState.SUSPENDED and row.engine == "process"
+            agent = agents.find_agent(c, row.version)
+            assert agent is not None and "egress" not in agent.spec
+            assert agent.rules.budget == Budget()
+            ended = [row["op"] for row in journal(c, each, 0) if "ok" in row]
+            assert ended == [call, "step:pay#1"]
+        used = spent.spent(c, run)
+        assert (used.requests, used.tokens, used.bytes_out) == (1, 62, 0)
+        assert spent.spent(c, fork).requests == 0
+
+    await store.read(read)
+
+    def go_on(c: Connection) -> None:
+        for wait in waits.list_waits(c):
+            value = {"status": "completed", "data": None, "approved": True}
+            assert waits.complete_wait(c, wait.id, value=value, now=9e9)
+        for each in (run, fork):
+            assert runs.claim(c, each, 9e9)
+
+    await store.write(go_on)
