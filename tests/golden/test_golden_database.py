@@ -30,6 +30,7 @@ from torpor.contextlog import (
     waits,
 )
 from torpor.contextlog.entries import NewEntry, append, journal, read_entries, read_op
+from torpor.core.egress import Budget
 from torpor.core.ids import OpId, RunId, Seq
 from torpor.core.states import RunState
 from torpor.logstore.migrate import prepare
