@@ -28,7 +28,7 @@ from typing import Any
 from torpor.contextlog import egress
 from torpor.contextlog.entries import NewEntry
 from torpor.core.errors import GuestError, HostError, TorporError
-from torpor.egress.connection import Lost, Stream
+from torpor.egress.connection import Stream
 from torpor.egress.protocol import DONE, VERDICT
 from torpor.policy.freeze import Stay
 from torpor.wire.streams import (
@@ -125,7 +125,6 @@ class _Exchange:
     sent: int = 0  # by the guest
     received: int = 0
     guest_ended: bool = False
-    early: list[Frame] = field(default_factory=list)  # what came before there was a stream
     verdict: Mapping[str, Any] = field(default_factory=dict)
     status: int | None = None
     problem: str = ""  # why the broker ended it, after it was let out
@@ -211,11 +210,9 @@ class Network:
         exchange.guest_ended |= frame.kind == END
         if frame.kind == RESET:
             self._end(exchange, frame.fields["code"], f"by its client: {frame.fields['message']}")
-        elif exchange.stream is None:
-            if frame.kind != WINDOW:  # its first window is open, and nothing has come
-                exchange.early.append(frame)
-        else:
+        elif exchange.stream is not None:
             exchange.stream.forward(frame)
+        # Else it was not admitted: this is a WINDOW, of which the first is open.
 
     # What the broker sends.
 
@@ -226,15 +223,11 @@ class Network:
                 stream.leave()
                 return
             exchange.stream = stream
-            for frame in exchange.early:
-                stream.forward(frame)
             async for frame in stream:
                 if self._exchanges.get(exchange.number) is not exchange:
                     return
                 await self._pass_on(exchange, frame)
-        except Lost as error:
-            await self._lose(exchange, error)
-        except HostError as error:  # no broker could be started: nothing was sent
+        except HostError as error:  # Lost, or no broker could be started
             await self._lose(exchange, error)
 
     async def _pass_on(self, exchange: _Exchange, frame: Frame) -> None:
@@ -287,7 +280,7 @@ class Network:
             return
         if exchange.request is not None:
             await exchange.request
-        if exchange.status is None and not exchange.answering:
+        if not exchange.answering:
             refusal = {"status": 503, "code": "broker_gone", "message": error.message}
             self._way.say(REFUSE, exchange.number, refusal)
         else:

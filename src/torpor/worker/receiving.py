@@ -44,12 +44,15 @@ class Receiver:
     async def _take_some(self) -> None:
         parts, inbox = self._parts, self._parts.live.guest.inbox
         writes: list[Write] = []
-        then: list[Then] = []
+        then: list[Then | Frame] = []
         types: set[str] = set()
         while inbox and len(writes) < WRITES_MAX and not parts.results.stuck:
             item = inbox.popleft()
             if isinstance(item, Frame):
-                parts.take_frame(item)
+                if then:  # it may be of a call that is only then made
+                    then.append(item)
+                else:
+                    parts.take_frame(item)
                 continue
             if not isinstance(item, Message):
                 writes += await parts.streams.take(item, parts.pen)
@@ -87,7 +90,7 @@ class Receiver:
             printed=parts.streams.offsets(),
         )
 
-    def _do(self, effect: effects.Now | Then) -> None:
+    def _do(self, effect: effects.Now | Then | Frame) -> None:
         _DOES[type(effect)](self._parts, effect)
 
 
@@ -126,6 +129,7 @@ def _created(parts: Parts, created: effects.Created) -> None:
 
 
 _DOES: dict[type, Callable[[Parts, Any], object]] = {
+    Frame: lambda parts, frame: parts.take_frame(frame),
     effects.Begun: _begun,
     effects.Spool: lambda parts, spool: parts.results.spool(spool.op, spool.data),
     effects.Replayed: lambda parts, replayed: parts.streams.replayed(replayed.op),
