@@ -116,8 +116,11 @@ class BrokerClient:
     async def set_policy(self, run: RunId, policy: Fields) -> None:
         """What the run may do, as `torpor.egress.judge` has it. Until then it may reach
         nothing but the deployment's own model. Raises Invalid, HostError."""
-        self._policies[run] = policy  # whatever becomes of this: the next connection has it
-        await (await self.connect()).call("policy", run=run, policy=policy)
+        try:
+            connection = await self.connect()
+        finally:  # whatever becomes of it: the next connection has this
+            self._policies[run] = policy
+        await connection.call("policy", run=run, policy=policy)
 
     def post_policy(self, run: RunId, policy: Fields) -> None:
         """As `set_policy`, and waits for no reply, nor for a broker: whatever is asked for later
@@ -133,8 +136,11 @@ class BrokerClient:
 
     async def set_secrets(self, entries: Sequence[Fields]) -> None:
         """All of them, sealed. Raises Invalid, HostError."""
-        self._secrets = entries  # as above
-        await (await self.connect()).call("secrets", entries=entries)
+        try:
+            connection = await self.connect()
+        finally:
+            self._secrets = entries
+        await connection.call("secrets", entries=entries)
 
     async def acknowledge(self, run: RunId, op: OpId) -> None:
         """The answer is recorded. A broker that is gone has forgotten it."""
