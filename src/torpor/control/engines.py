@@ -291,7 +291,8 @@ class Engines:
     async def _on_processes(self, entry: Entry, progress: Progress) -> OnProcesses:
         shared = self._shared
         time = (shared.clock, shared.limits)
-        carriers = ProcessCarriers(shared.home, shared.store, shared.files, *time)
+        around = (shared.store, shared.files, shared.authorities)
+        carriers = ProcessCarriers(shared.home, *around, *time)
         await carriers.tidy()
         return OnProcesses(entry.name, carriers)
 

@@ -84,6 +84,11 @@ class Home:
         return self.cache / "compiled"
 
     @property
+    def trust(self) -> Path:
+        """Certificates that agents' clients trust, where there is no machine around them."""
+        return self.cache / "trust"
+
+    @property
     def modules(self) -> Path:
         return self.root / "modules"
 

@@ -24,6 +24,7 @@ The gateway, through which the agent's connections go:
 gateway         accepts them, and makes streams of what they ask
 gatewayprocess  its process, in a machine
 serving         what a connection means: HTTP, or bytes both ways
+proxied         what clients say that follow proxy variables, where there is no machine
 clients         the agent's end of a connection, with TLS or without
 http1           HTTP/1.1 as a server reads and writes it
 flows           streams: numbers, offsets, windows

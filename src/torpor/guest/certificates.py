@@ -16,13 +16,14 @@ Note = Callable[[str, str, int], None]
 
 
 class Certificates:
-    """`directory` is where OpenSSL reads them from, one at a time: it takes none from memory.
-    `want` asks for the leaf of a name; `misnamed` is told of a client that asks for another."""
+    """`directory`, which processes may share, is where OpenSSL reads them from, one at a time: it
+    takes none from memory. `want` asks for the leaf of a name; `misnamed` is told of a client that
+    asks for another."""
 
     def __init__(
         self, directory: Path, want: Callable[[str], None], misnamed: Callable[[str, str], None]
     ) -> None:
-        self._directory, self._want, self._misnamed = directory, want, misnamed
+        self.directory, self._want, self._misnamed = directory, want, misnamed
         self._leaves: dict[str, Mapping[str, Any]] = {}
         self._contexts: dict[str, ssl.SSLContext] = {}
         self._waiting: dict[str, list[Callable[[ssl.SSLContext | None], None]]] = {}
@@ -70,7 +71,8 @@ class Certificates:
             return int(ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
 
         context.sni_callback = named
-        path = self._directory / "leaf.pem"
+        path = self.directory / f"leaf-{os.getpid()}.pem"
+        path.unlink(missing_ok=True)  # of a process that was killed
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "w") as written:

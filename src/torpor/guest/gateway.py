@@ -17,6 +17,7 @@ from torpor.core.egress import HTTPS, MODEL, MODEL_HOST, TCP
 from torpor.core.errors import TorporError
 from torpor.guest.clients import Client
 from torpor.guest.flows import Streams
+from torpor.guest.proxied import CONNECTED, Find, Proxied
 from torpor.guest.serving import Bytes, Classify, Http, Site, Way
 
 if TYPE_CHECKING:
@@ -57,15 +58,24 @@ class Gateway:
 
     def listen(self, listener: socket.socket, locate: Locate) -> None:
         """Serve what connects to it."""
-        listener.setblocking(False)
-        self._listeners.append(listener)
 
         def accept(mask: int) -> None:
             with contextlib.suppress(BlockingIOError, ConnectionError):
                 connection, _ = listener.accept()
                 self._accept(connection, locate)
 
-        self._selector.register(listener, selectors.EVENT_READ, accept)
+        self._register(listener, accept)
+
+    def listen_as_proxy(self, listener: socket.socket, own: Site, find: Find) -> None:
+        """Serve what connects to it and then says where to; what does not say is for `own`."""
+
+        def accept(mask: int) -> None:
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                connection, _ = listener.accept()
+                if (client := self._take(connection)) is not None:
+                    self._serve(client, Proxied(client, self._way, own, find, self._tunnel))
+
+        self._register(listener, accept)
 
     def receive(self, frame: bytes) -> None:
         """A frame for one of the streams. Raises Invalid."""
@@ -77,6 +87,11 @@ class Gateway:
         for listener in self._listeners:
             self._selector.unregister(listener)
             listener.close()
+
+    def _register(self, listener: socket.socket, accept: Callable[[int], None]) -> None:
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        self._selector.register(listener, selectors.EVENT_READ, accept)
 
     def _accept(self, connection: socket.socket, locate: Locate) -> None:
         address, port = connection.getsockname()[:2]
@@ -103,18 +118,24 @@ class Gateway:
         self._clients[client] = None
         return client
 
-    def _begin(self, client: Client, site: Site) -> None:
+    def _tunnel(self, client: Client, site: Site) -> None:
+        self._begin(client, site, CONNECTED)
+
+    def _begin(self, client: Client, site: Site, greeting: bytes = b"") -> None:
+        """`greeting` is sent before the client's first byte is read, in the clear."""
         if site.scheme == HTTPS:
-            self._secure(client, site)
+            self._secure(client, site, greeting)
         elif site.scheme == TCP:
+            client.send(greeting)
             try:
                 self._serve(client, Bytes.connect(client, self._way, site))
             except TorporError:
                 client.reset()
         else:
+            client.send(greeting)
             self._serve(client, Http(client, self._way, site))
 
-    def _secure(self, client: Client, site: Site) -> None:
+    def _secure(self, client: Client, site: Site, greeting: bytes) -> None:
         def ready(context: ssl.SSLContext | None) -> None:
             if not client.open:
                 return
@@ -122,6 +143,7 @@ class Gateway:
                 self.streams.note("no_certificate", site.host, site.port)
                 client.reset()
                 return
+            client.send(greeting)
             self._serve(client, Http(client, self._way, site), context)
 
         if self._certificates is None:

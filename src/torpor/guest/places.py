@@ -4,7 +4,7 @@ that the address that a client connects to says which name it looked up. Pure.""
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torpor.core.egress import (
@@ -22,6 +22,7 @@ from torpor.core.egress import (
 from torpor.core.errors import Invalid
 from torpor.core.hostnames import matches, normalize_host
 from torpor.guest.http1 import Head
+from torpor.guest.proxied import Nowhere
 from torpor.guest.serving import Site
 
 # Set aside for measurements between networks (RFC 2544): no real host has one of these.
@@ -30,12 +31,18 @@ _LAST = int(ipaddress.IPv4Address("198.19.255.254"))
 USUAL_PORTS = {80: HTTP, 443: HTTPS}
 
 
+def _synthetic() -> Iterator[str]:
+    return (str(ipaddress.IPv4Address(each)) for each in range(_FIRST, _LAST + 1))
+
+
 class Places:
-    def __init__(self) -> None:
+    """`addresses` are given out in this order."""
+
+    def __init__(self, addresses: Iterator[str] | None = None) -> None:
         self._rules: tuple[Rule, ...] = ()
         self._addresses: dict[str, str] = {}  # by name
         self._names: dict[str, str] = {}  # by address
-        self._next = _FIRST
+        self._free = addresses or _synthetic()
 
     def obey(self, rules: Iterable[Mapping[str, Any]]) -> None:
         """These rules, as the host has sent them, count from now on. Addresses stay."""
@@ -62,12 +69,15 @@ class Places:
         try:
             address = str(ipaddress.IPv4Address(name))  # a rule may name an address
         except ValueError:
-            if self._next > _LAST:
+            address = next(self._free, "")
+            if not address:
                 return None
-            address = str(ipaddress.IPv4Address(self._next))
-            self._next += 1
         self._addresses[name], self._names[address] = address, name
         return address
+
+    def has(self, address: str) -> bool:
+        """Whether it was given out."""
+        return address in self._names
 
     def unusual_ports(self, name: str) -> list[int]:
         """At which rules allow `name`, beside those of the web, which are always listened at."""
@@ -89,6 +99,15 @@ class Places:
             if scheme in protocols:
                 return Site(scheme, name, port)
         return Site(USUAL_PORTS[port], name, port) if port in USUAL_PORTS else None
+
+    def find(self, host: str, port: int) -> Site | Nowhere:
+        """See `proxied.Find`."""
+        address = self.address_of(host)
+        site = None if address is None else self.locate(address, port)
+        if site is not None:
+            return site
+        verdict = judge(self._rules, Request(HTTPS, host, port, "GET", "/"))
+        return Nowhere("unknown_name" if address is None else "unknown_port", verdict.message)
 
     def classify(self, site: Site, head: Head) -> dict[str, Any] | None:
         """See `serving.Classify`. What the rules deny is the host's to refuse, and to log."""

@@ -55,16 +55,23 @@ def fingerprint(authority: str) -> str:
 
 def install(authority: str, settings: Settings) -> None:
     """Raises Invalid, OSError."""
+    bundle = write(authority, settings.trust)
+    if settings.machine:
+        _bind_over(bundle, (*(settings.deps / name for name in _BUNDLES_OF_DEPS), *_BUNDLES))
+
+
+def write(authority: str, directory: Path) -> Path:
+    """To where `environment` of this directory leads. Raises Invalid, OSError."""
     fingerprint(authority)
-    directory = settings.trust
     (directory / _NO_DIRECTORY).mkdir(parents=True, exist_ok=True)
     bundle = directory / _BUNDLE
-    bundle.write_text(authority.rstrip() + "\n")
+    text = authority.rstrip() + "\n"
+    if not bundle.exists() or bundle.read_text() != text:  # others may be reading it
+        bundle.write_text(text)
     for each in (directory, directory / _NO_DIRECTORY):
         each.chmod(0o755)
     bundle.chmod(0o644)
-    if settings.machine:
-        _bind_over(bundle, (*(settings.deps / name for name in _BUNDLES_OF_DEPS), *_BUNDLES))
+    return bundle
 
 
 def _bind_over(bundle: Path, others: Iterable[Path]) -> None:

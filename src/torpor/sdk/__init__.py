@@ -41,7 +41,8 @@ importing      saying what is being imported
 compiled       the code of the agent's files, compiled once
 libraries      which Debian package has a shared library that is missing
 alone          the agent's process where there is no machine
-endpoint       the model's endpoint where there is no supervisor
+routes         Python's own sockets, led to the gateway, where there is no machine
+endpoint       the gateway where there is no machine: a thread
 
 Importing it works anywhere, so that an agent's parts can be tried and tested as ordinary Python;
 operations need a run and say so.

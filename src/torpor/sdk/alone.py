@@ -3,9 +3,10 @@
     python3 -S -P -m torpor.sdk.alone CONTROL_FD MARK [DEPS_DIR]
 
 The same agent, runtime and messages as in a machine (`torpor.sdk.process`), straight to the
-server. What the supervisor does there is done here, in the process itself: model calls are served
-by a thread (`torpor.sdk.endpoint`), standing still is the control thread holding the runtime's
-lock, and a step that is replayed leaves a *mark* in the output instead of asking.
+server. What the supervisor and the gateway do there is done here, in the process itself: what its
+clients ask is served by a thread (`torpor.sdk.endpoint`), standing still is the control thread
+holding the runtime's lock, and a step that is replayed leaves a *mark* in the output instead of
+asking.
 
 It waits to learn which agent to load, and in which directory: where a run's files are is a
 name of that run alone, and what an agent makes of `__file__` is the same in each of its processes.
@@ -36,6 +37,7 @@ from torpor.sdk.control import Reader
 from torpor.sdk.endpoint import Endpoint
 from torpor.sdk.operations import Operation
 from torpor.sdk.rest import Rest
+from torpor.sdk.routes import Routes
 from torpor.sdk.runtime import Runtime
 from torpor.sdk.stepfiles import StepFiles
 from torpor.wire import names, streams
@@ -82,19 +84,22 @@ class AloneRuntime(Runtime):
         super().__init__(control, -1)
         self._files: StepFiles
         self._marks = _Marks(mark)
-        self._endpoint = Endpoint(self.send, lambda: os._exit(1))
+        self._endpoint = Endpoint(self.send, lambda: os._exit(1), self._ask_count)
         self._reader = _Lines(self._reader, self._endpoint.give)
-        os.environ.update(self._endpoint.environment)
+        os.environ.update(self._endpoint.model)
         self.lines.own.add(self._endpoint.thread)
         self._records: list[Recorded] = []  # parts of a journal, of which `start` brings the last
         self._deferred: list[dict[str, Any]] = []  # came while it stood still
+        self._routed = False
         self._handlers[names.JOURNAL] = self._take_journal
+        self._handlers[names.CERTIFIED] = self._endpoint.give
 
     def move(self, message: dict[str, Any]) -> tuple[str, str]:
         """See `torpor.sdk.process.Move`."""
         # Taken out: nobody is to remember them.
         app, home = message.pop("app"), message.pop("home")
         os.chdir(app)
+        self._heed_rules(message)
         if message["t"] == names.IMPORT:
             os.environ["HOME"] = home
             return app, os.path.basename(home)  # noqa: PTH119
@@ -102,6 +107,18 @@ class AloneRuntime(Runtime):
         self._files = StepFiles(home, message["kept"])
         compiled.keep(app, message["compiled"])
         return app, ""
+
+    def _heed_rules(self, message: dict[str, Any]) -> None:
+        """Before anything is imported, which may look at the environment."""
+        environment = self._endpoint.obey(message)
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if environment and not self._routed:
+            self._routed = True
+            Routes(self._endpoint).install()
 
     def send(self, message: bytes) -> None:
         """From another thread than the agent's."""
@@ -148,7 +165,15 @@ class AloneRuntime(Runtime):
         else:
             super()._result(message)
 
+    def _ask_count(self, asking: int) -> None:
+        """So many requests wait for a person."""
+        with self._critical:
+            self._asking = asking
+            self._update_status()
+
     def _prepare(self, message: dict[str, Any]) -> None:
+        if self._asking:
+            message["calls"] = True  # their clients' timeouts are of no account
         super()._prepare(message)
         deferred, self._deferred = self._deferred, []
         for each in deferred:

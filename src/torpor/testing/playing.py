@@ -91,7 +91,7 @@ class PlayedRuntime(Runtime):
         self._paused: set[str] = set()
         self._foreign = {each.ident for each in foreign}
         self._holding.patience = _PATIENCE
-        self._endpoint = Endpoint(self.send, _give_up)
+        self._endpoint = Endpoint(self.send, _give_up, lambda _: None)
         self.lines.main_thread = threading.current_thread()
         self.lines.own |= {*foreign, self._endpoint.thread} - {self.lines.main_thread}
         self._watch = rest.Watch(self.lines.own, self._critical.entering, rest.there_already())
@@ -111,7 +111,7 @@ class PlayedRuntime(Runtime):
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return self._endpoint.environment
+        return self._endpoint.model
 
     # ---- what the host asks ----
 

@@ -414,6 +414,8 @@ TO_AGENT: dict[str, Check] = {
 # What an agent without a machine gets, straight from the host. Its files are in directories of
 # that: `app`, below its run's `home`; what steps did to files is `kept` beside it.
 _WHERE = {"home": _PATH, "app": _PATH}
+# `trust`: the directory that has the authority's certificate (`torpor.guest.trust`).
+_WAY_OUT = {**wayout.TRUST, "trust?": _PATH}
 _PRINTED = _dict(_integer(0), 2)
 _PLAIN_JOURNAL = _list(_record({**_RECORD, "printed?": _PRINTED}, _perhaps_outcome), 1_000_000)
 TO_PROCESS: dict[str, Check] = {
@@ -425,8 +427,13 @@ TO_PROCESS: dict[str, Check] = {
         )
     },
     # `known`: that nothing of it leaves anything behind has been seen.
-    names.IMPORT: _record({"entry": _PATH, "modules": _MODULES, "known": _flag, **_WHERE}),
-    names.LOAD: _record({"entry": _PATH, "kept": _PATH, "compiled": _PATH, **_WHERE}),
+    names.IMPORT: _record(
+        {"entry": _PATH, "modules": _MODULES, "known": _flag, **_WHERE, **_WAY_OUT}
+    ),
+    names.LOAD: _record(
+        {"entry": _PATH, "kept": _PATH, "compiled": _PATH, **_WHERE, **_WAY_OUT, **wayout.LEAVES}
+    ),
+    names.CERTIFIED: wayout.CERTIFIED,
     names.JOURNAL: _record({"records": _PLAIN_JOURNAL}),
     # `reloaded`: it goes on from what another version recorded.
     names.START: _record({**_START_FIELDS, "journal": _PLAIN_JOURNAL, "reloaded": _flag}),
@@ -440,6 +447,8 @@ FROM_AGENT: dict[str, Check] = {
         *(names.NOTE, names.STATUS, names.PREPARED, names.UNPREPARED, names.DONE, names.FAILED),
     )
 }
+# And what it says itself where there is nothing around it.
+FROM_PROCESS = FROM_AGENT | {names.CERTIFICATE: FROM_GUEST[names.CERTIFICATE]}
 # Its last word.
 FINAL = (names.LOAD_FAILED, names.DONE, names.FAILED)
 # What the agent wrote before it said these comes before them: the host notes how much it was.

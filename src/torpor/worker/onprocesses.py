@@ -19,7 +19,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Collection, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,20 +29,24 @@ from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.agentfile import AgentSource
 from torpor.core.clock import SYSTEM_CLOCK, Clock
+from torpor.core.egress import parse_egress
 from torpor.core.errors import Conflict, Invalid
 from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Epoch, RunId, SnapshotId
 from torpor.core.layout import installed
 from torpor.core.limits import LIMITS, ServerLimits
+from torpor.core.presets import environment
 from torpor.core.runfiles import RunFile
-from torpor.engine.process.agent import Interpreter, Program, surroundings
+from torpor.engine.process.agent import Interpreter, Program, Reach, surroundings
 from torpor.engine.process.workdir import clear
 from torpor.engine.resident import resident_mib
+from torpor.guest import trust
 from torpor.image.deps import HOST_PYTHON, check_python, ensure_modules
 from torpor.image.publish import Workspace, build_once
 from torpor.logstore.protocol import Store
 from torpor.policy import freeze
 from torpor.wire import messages, names
+from torpor.worker.authorities import Authorities
 from torpor.worker.carrier import Journal, Origin
 from torpor.worker.loading import (
     Importing,
@@ -78,6 +82,7 @@ class ProcessCarriers:
         home: Home,
         store: Store,
         files: RunFiles,
+        authorities: Authorities,
         clock: Clock = SYSTEM_CLOCK,
         limits: ServerLimits = LIMITS,
         terms: freeze.Terms = freeze.PROCESS,
@@ -86,6 +91,7 @@ class ProcessCarriers:
         self._limits = limits
         self._home = home
         self._store = store
+        self._authorities = authorities
         self.files = files
         self._programs: dict[AgentVersion, Program] = {}
         self._processes = Processes(home, clock, limits)
@@ -102,8 +108,7 @@ class ProcessCarriers:
         """Install and import the agent, to see whether it does. Raises Invalid, GuestError,
         HostError."""
         check_python(source.requires_python, HOST_PYTHON, "this host has")
-        program = await asyncio.to_thread(_install, self._home, source, version, progress)
-        self._programs[version] = program
+        program = await self._install(source, version, progress)
         progress("load", f"importing {source.entry}", None)
         importing = Importing(program.entry, source.rules.max_import_s, progress, self.clock)
         directory = await self._copies.take(program.app)
@@ -203,7 +208,29 @@ class ProcessCarriers:
         agent = await self._store.read(lambda c: agents.get_agent(c, version))
         tar = await self._store.read(lambda c: agents.agent_source(c, version))
         source = source_from(agent, tar)
-        program = await asyncio.to_thread(_install, self._home, source, version, logged)
+        return await self._install(source, version, logged)
+
+    async def _install(
+        self, source: AgentSource, version: AgentVersion, progress: Progress
+    ) -> Program:
+        """Raises Invalid, HostError."""
+        program = await asyncio.to_thread(_install, self._home, source, version, progress)
+        if rules := parse_egress(list(source.egress), source.entry):
+            authority = await self._authorities.current()
+            directory = self._home.trust / authority.fingerprint
+            await asyncio.to_thread(trust.write, authority.certificate, directory)
+            reach = Reach(
+                rules=rules,
+                placeholders=tuple(sorted(environment(list(source.egress)).items())),
+                authority=authority.certificate,
+                trust=directory,
+            )
+            leaves = await asyncio.to_thread(authority.leaves, rules)
+            program = replace(
+                program,
+                interpreter=replace(program.interpreter, reach=reach),
+                leaves=tuple(leaf.to_json() for leaf in leaves),
+            )
         self._programs[version] = program
         return program
 
@@ -293,8 +320,11 @@ class ProcessCarrier:
 
 def _load(program: Program, files: tuple[Path, Path], compiled: Path) -> bytes:
     home, kept = map(str, files)
-    where = {"home": home, "app": str(files[0] / WORK), "kept": kept, "compiled": str(compiled)}
-    return messages.encode_own(names.LOAD, entry=program.entry, **where)
+    fields: dict[str, Any] = {"entry": program.entry, "home": home, "app": str(files[0] / WORK)}
+    fields |= {"kept": kept, "compiled": str(compiled)}
+    if (reach := program.interpreter.reach) is not None:
+        fields |= {**reach.fields, "leaves": list(program.leaves)}
+    return messages.encode_own(names.LOAD, **fields)
 
 
 def _sweep_compiled(directory: Path, before: float) -> None:

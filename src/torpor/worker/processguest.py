@@ -28,7 +28,7 @@ _READ_BYTES = 64 * 1024
 INBOX_MAX = 4096
 _LOOK_AGAIN_S = 0.01
 # Whether a step was replayed shows in its output here (`MarkedOutput`).
-_FROM_AGENT = {t: check for t, check in messages.FROM_AGENT.items() if t != names.REPLAYED}
+_FROM_AGENT = {t: check for t, check in messages.FROM_PROCESS.items() if t != names.REPLAYED}
 # Sent by people and hosts to end a process, not by a fault of its own.
 _FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 

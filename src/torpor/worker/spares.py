@@ -25,7 +25,7 @@ from torpor.core.errors import GuestError
 from torpor.core.home import Home
 from torpor.core.imports import leading_imports
 from torpor.core.limits import ServerLimits
-from torpor.engine.process.agent import Agent, Ahead, Interpreter
+from torpor.engine.process.agent import Agent, Ahead, Interpreter, Reach
 from torpor.engine.process.workdir import clear, lay_out
 from torpor.machines.pool import Spares
 from torpor.wire import messages, names
@@ -155,7 +155,8 @@ class Processes:
             return waiting
         waiting = replace(waiting, directory=self.new_directory())
         try:
-            await self._import(waiting, interpreter.ahead, interpreter in self._fit)
+            known = interpreter in self._fit
+            await self._import(waiting, interpreter.ahead, interpreter.reach, known=known)
         except BaseException as error:
             if isinstance(error, GuestError):
                 log.info("nothing is imported ahead: %s", error.message)
@@ -165,7 +166,9 @@ class Processes:
         self._fit.add(interpreter)
         return waiting
 
-    async def _import(self, waiting: Waiting, ahead: Ahead, known: bool) -> None:
+    async def _import(
+        self, waiting: Waiting, ahead: Ahead, reach: Reach | None, *, known: bool
+    ) -> None:
         """Raises GuestError."""
         guest, directory = waiting.guest, waiting.directory
         assert directory is not None
@@ -174,6 +177,7 @@ class Processes:
         modules = [{"module": each.module, "names": list(each.names)} for each in ahead.modules]
         where = {"home": str(directory), "app": str(app)}
         request = {"entry": ahead.entry, "modules": modules, "known": known}
+        request |= reach.fields if reach is not None else {}
         guest.say_line(messages.encode_own(names.IMPORT, **request, **where))
         importing = Importing(ahead.entry, self._limits.ahead_s, lambda *_: None, self._clock)
         reply = await importing.hear(guest, names.IMPORTED)

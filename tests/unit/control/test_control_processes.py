@@ -34,6 +34,7 @@ from torpor.testing.fakes.broker import Reply
 from torpor.testing.fakes.plain import PROCESS_STUCK_S, Plain
 from torpor.wire import names
 from torpor.wire.messages import TO_PROCESS, decode
+from torpor.wire.streams import LINE
 from torpor.worker.loading import logged
 from torpor.worker.processguest import MarkedOutput, ProcessGuest
 
@@ -136,7 +137,7 @@ async def test_what_its_host_sends_is_of_the_vocabulary(
     await plain.answer(run, approved=True)
     assert await plain.result(run) == STORY
     await plain.stop()
-    types = {decode(line, TO_PROCESS)["t"] for line in lines}
+    types = {decode(line, TO_PROCESS)["t"] for line in lines if not line.startswith(LINE)}
     assert {names.LOAD, names.START, names.RECORDED, names.RESULT} <= types
 
 

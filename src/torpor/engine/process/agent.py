@@ -14,9 +14,12 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from torpor.core.egress import Rule
 from torpor.core.errors import HostError
 from torpor.core.imports import Import
 from torpor.engine.cputime import cpu_s
@@ -33,6 +36,7 @@ class Program:
     app: Path  # its files as they were deployed, which nothing writes to
     entry: str  # of these, the one that is run
     interpreter: Interpreter
+    leaves: tuple[Mapping[str, Any], ...] = ()  # certificates of hosts that its rules name
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,27 @@ class Interpreter:
     deps: Path | None  # dependencies, a directory of modules
     env: tuple[tuple[str, str], ...] = ()  # the agent's own environment
     ahead: Ahead | None = None
+    reach: Reach | None = None  # of an agent whose file has rules
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What an agent may reach, and whom its clients trust."""
+
+    rules: tuple[Rule, ...]
+    placeholders: tuple[tuple[str, str], ...]
+    authority: str  # a certificate in PEM
+    trust: Path  # the directory that has it for clients
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Of `import` and `load`."""
+        return {
+            "egress": [rule.to_guest() for rule in self.rules],
+            "placeholders": dict(self.placeholders),
+            "authority": self.authority,
+            "trust": str(self.trust),
+        }
 
 
 @dataclass(frozen=True)

@@ -89,15 +89,15 @@ class Plain:
         values = Values(blobs, self.home.run, self.store, keys)
         self.files = RunFiles(blobs, self.store, keys, limits=self.limits)
         commands = Commands()
-        given = (self.store, self.broker.client, keys, Authorities(self.store, keys), values)
+        authorities = Authorities(self.store, keys)
+        given = (self.store, self.broker.client, keys, authorities, values)
         shared = Shared(*given, Metrics(), commands, limits=self.limits)
         self.scheduler = Scheduler(shared, ALONE)
         self.execs = Execs(self.store, PlainEngines(self), commands)
         self.scheduler.drivers = Drivers()
         self.scheduler.start()
-        self.carriers = ProcessCarriers(
-            self.home, self.store, self.files, limits=self.limits, terms=self.terms
-        )
+        around = (self.home, self.store, self.files, authorities)
+        self.carriers = ProcessCarriers(*around, limits=self.limits, terms=self.terms)
         await self.carriers.tidy()
         await self.scheduler.serve(PROCESS, self.carriers)
 
