@@ -84,6 +84,8 @@ class AloneRuntime(Runtime):
         super().__init__(control, -1)
         self._files: StepFiles
         self._marks = _Marks(mark)
+        self._asking = 0  # requests that wait for a person
+        self._own_status: dict[str, Any] = {"waiting": 0, "busy": 0}  # without these
         self._endpoint = Endpoint(self.send, lambda: os._exit(1), self._ask_count)
         self._reader = _Lines(self._reader, self._endpoint.give)
         os.environ.update(self._endpoint.model)
@@ -169,7 +171,15 @@ class AloneRuntime(Runtime):
         """So many requests wait for a person."""
         with self._critical:
             self._asking = asking
-            self._update_status()
+            self._tell(names.STATUS, **self._own_status)
+
+    def _tell(self, t: str, **fields: Any) -> None:
+        if t == names.STATUS:
+            self._own_status = fields
+            if self._asking:
+                waiting = fields["waiting"] + self._asking
+                fields = {"waiting": waiting, "busy": fields["busy"]}
+        super()._tell(t, **fields)
 
     def _prepare(self, message: dict[str, Any]) -> None:
         if self._asking:

@@ -63,7 +63,7 @@ class Endpoint:
         self._exchanges = Exchanges(
             send, lambda frame: send(streams.to_line(frame)), self._in.append
         )
-        self._asked = 0
+        self._last_asking = 0
         self._places = Places(_loopback_addresses())
         self._certificates = Certificates(Path(), self._want_certificate, self._misnamed)
         self._authority = ""
@@ -257,9 +257,9 @@ class Endpoint:
                 self._exchanges.from_gateway(self._out.popleft())
             while self._in:
                 self._gateway.receive(self._in.popleft())
-        if self._exchanges.asking != self._asked:
-            self._asked = self._exchanges.asking
-            self._asking(self._asked)
+        if (asking := self._exchanges.asking) != self._last_asking:
+            self._last_asking = asking
+            self._asking(asking)
 
 
 def _loopback_addresses() -> Iterator[str]:

@@ -84,7 +84,6 @@ class Runtime:
         self._order = 0  # of what ended last
         self._transfers = 0  # of large values, under way
         self._status: tuple[int, int, bool] = (0, 0, False)
-        self._asking = 0  # what this process itself serves, and waits for a person
         self._all_of: frozenset[str] = frozenset()  # what the agent, if it is alone, waits for
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._listen, name="torpor", daemon=True)
@@ -447,16 +446,14 @@ class Runtime:
         """Tell the host what it needs to know to freeze. While nothing waits it never freezes,
         and how many steps are at work is not worth a message each."""
         waits = [each for each in self._pending.values() if each.kind in _WAITS]
-        waiting = len(waits) + self._asking
-        if not waiting and not self._status[0]:
+        if not waits and not self._status[0]:
             return
         busy = sum(each.kind in AT_WORK for each in self._pending.values())
-        known = self._all_of.issuperset(each.op for each in waits)
-        patient = bool(waits) and not self._asking and known
-        status = (waiting, busy, patient)
+        patient = bool(waits) and self._all_of.issuperset(each.op for each in waits)
+        status = (len(waits), busy, patient)
         if status != self._status:
             self._status = status
-            state = {"waiting": waiting, "busy": busy}
+            state = {"waiting": len(waits), "busy": busy}
             self._tell(names.STATUS, **state, **({"all": True} if patient else {}))
 
     def _extend_journal(self, records: Iterable[Recorded]) -> list[Operation]:

@@ -51,6 +51,11 @@ COMPILER = (
 TESTS = (
     Package("cpio", "cpio"),
     Package("chromium", "chromium"),
+    # Clients that are tried as they are.
+    Package("git", "git"),
+    Package("curl", "curl"),
+    Package("nodejs", "node"),
+    Package("postgresql-client", "psql"),
 )
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,15 @@ from typing import Any
 import pytest
 from tests.unit.guest.conftest import PATIENCE_S, Driver
 from tests.unit.guest.outside import Answer, Exchange, Outside
+from tests.unit.guest.servers import (
+    ANTHROPIC_EVENTS,
+    OPENAI_EVENTS,
+    Fake,
+    git_backend,
+    postgres,
+    redis,
+    repository,
+)
 from tests.unit.guest.test_guest_commands import WAITER, Told
 
 from torpor.core.egress import Rule
@@ -166,40 +174,6 @@ with httpx.stream("GET", "https://api.example.com/events") as response:
     assert b"data: 2" in told.wrote()
 
 
-OPENAI_EVENTS = b"".join(
-    b"data: %b\n\n" % each
-    for each in (
-        b'{"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":'
-        b'[{"index":0,"delta":{"content":"one "}}]}',
-        b'{"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":'
-        b'[{"index":0,"delta":{"content":"two"},"finish_reason":"stop"}]}',
-        b"[DONE]",
-    )
-)
-ANTHROPIC_EVENTS = b"".join(
-    b"event: %b\ndata: %b\n\n" % each
-    for each in (
-        (
-            b"message_start",
-            b'{"type":"message_start","message":{"id":"m","type":"message","role":"assistant",'
-            b'"model":"m","content":[],"stop_reason":null,"stop_sequence":null,'
-            b'"usage":{"input_tokens":1,"output_tokens":1}}}',
-        ),
-        (
-            b"content_block_start",
-            b'{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}',
-        ),
-        (
-            b"content_block_delta",
-            b'{"type":"content_block_delta","index":0,"delta":{"type":"text_delta",'
-            b'"text":"one two"}}',
-        ),
-        (b"content_block_stop", b'{"type":"content_block_stop","index":0}'),
-        (b"message_stop", b'{"type":"message_stop"}'),
-    )
-)
-
-
 @pytest.mark.parametrize(
     ("events", "code"),
     [
@@ -246,39 +220,13 @@ def test_curl_and_node_and_placeholders(machine: Machine) -> None:
 
 
 def test_git_clones_over_https(machine: Machine, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(source)]
-    subprocess.run(["git", "init", "-q", str(source)], check=True)
-    (source / "file").write_text("hello\n" * 10_000)
-    subprocess.run([*git, "add", "."], check=True)
-    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    repository(tmp_path)
 
     def backend(exchange: Exchange) -> Answer:
-        path, _, query = exchange.fields["target"].partition("?")
-        environment = {
-            "GIT_PROJECT_ROOT": str(tmp_path),
-            "GIT_HTTP_EXPORT_ALL": "1",
-            "PATH_INFO": path,
-            "QUERY_STRING": query,
-            "PATH": os.environ["PATH"],
-            "REQUEST_METHOD": exchange.fields["method"],
-            "REMOTE_USER": "a",
-            "CONTENT_TYPE": exchange.header("content-type"),
-            "CONTENT_LENGTH": str(len(exchange.body)),
-            "HTTP_CONTENT_ENCODING": exchange.header("content-encoding"),
-            "GIT_PROTOCOL": exchange.header("git-protocol"),
-            "GIT_CONFIG_COUNT": "1",
-            "GIT_CONFIG_KEY_0": "safe.directory",
-            "GIT_CONFIG_VALUE_0": "*",
-        }
-        done = subprocess.run(
-            ["git", "http-backend"], input=exchange.body, env=environment, capture_output=True
-        )
-        head, _, body = done.stdout.partition(b"\r\n\r\n")
-        pairs = [line.split(": ", 1) for line in head.decode().split("\r\n")]
-        headers = {name.lower(): value for name, value in pairs}
-        status = int(headers.pop("status", "200").split()[0])
-        return status, list(headers.items()), [body]
+        fields = exchange.fields
+        asked = (fields["method"], fields["target"], exchange.header, exchange.body)
+        status, headers, body = git_backend(tmp_path, *asked)
+        return status, headers, [body]
 
     machine.outside.answer = backend
     target = tmp_path / "clone"
@@ -310,76 +258,12 @@ print(json.dumps(sizes))
     assert said == [3, 70_000, 300_000]
 
 
-class Fake:
-    """A server on the loopback that speaks as much as a client needs."""
-
-    def __init__(self, serve: Any) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0))
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = self.listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-        threading.Thread(target=accept, daemon=True).start()
-
-    def connect(self, exchange: Exchange) -> socket.socket:
-        return socket.create_connection(self.listener.getsockname())
-
-
-def _redis(connection: socket.socket) -> None:
-    with connection, connection.makefile("rwb") as file:
-        while line := file.readline():
-            words = []
-            for _ in range(int(line[1:])):
-                words.append(file.read(int(file.readline()[1:]) + 2)[:-2])
-            file.write(b"$5\r\nvalue\r\n" if words[0].upper() == b"GET" else b"+OK\r\n")
-            file.flush()
-
-
-def _message(kind: bytes, body: bytes) -> bytes:
-    return kind + (len(body) + 4).to_bytes(4, "big") + body
-
-
-def _postgres(connection: socket.socket) -> None:
-    """The start of a session, and one answer to each simple query."""
-    with connection, connection.makefile("rwb") as file:
-        while True:
-            length = int.from_bytes(file.read(4), "big")
-            if not length:
-                return
-            body = file.read(length - 4)
-            if int.from_bytes(body[:4], "big") in (80877103, 80877104):
-                file.write(b"N")  # no encryption
-                file.flush()
-                continue
-            break
-        ready = _message(b"Z", b"I")
-        file.write(_message(b"R", bytes(4)))
-        for name, value in ((b"server_version", b"15.0"), (b"client_encoding", b"UTF8")):
-            file.write(_message(b"S", name + b"\0" + value + b"\0"))
-        file.write(_message(b"K", bytes(8)) + ready)
-        file.flush()
-        column = b"n\0" + bytes(6) + b"\0\0\0\x17" + b"\0\x04" + b"\xff\xff\xff\xff" + b"\0\0"
-        row = _message(b"T", b"\0\x01" + column) + _message(b"D", b"\0\x01\0\0\0\x0242")
-        while kind := file.read(1):
-            file.read(int.from_bytes(file.read(4), "big") - 4)
-            if kind == b"Q":
-                file.write(row + _message(b"C", b"SELECT 1\0") + ready)
-                file.flush()
-            elif kind == b"X":
-                return
-
-
 def test_tcp_rules_carry_databases(machine: Machine) -> None:
-    machine.outside.connect = Fake(_postgres).connect
+    machine.outside.connect = Fake(postgres).connect
     said = machine.run("psql", "-h", "db.example.com", "-U", "a", "-tAc", "select 42", "a")
     assert said == "42\n"
     assert machine.outside.of("db.example.com")[-1].fields["port"] == 5432
-    machine.outside.connect = Fake(_redis).connect
+    machine.outside.connect = Fake(redis).connect
     said = machine.python("""
 import json, redis
 client = redis.Redis("cache.example.com", protocol=2, decode_responses=True)
@@ -389,7 +273,7 @@ print(json.dumps([client.set("k", "v"), client.get("k")]))
 
 
 def test_psycopg_and_asyncpg_connect(machine: Machine) -> None:
-    machine.outside.connect = Fake(_postgres).connect
+    machine.outside.connect = Fake(postgres).connect
     assert machine.python("""
 import asyncio, asyncpg, json, psycopg
 from psycopg import ClientCursor
