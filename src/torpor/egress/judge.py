@@ -273,8 +273,9 @@ class PolicyJudge:
             headers = [header for header in headers if header[0] not in _ENCODING]
             headers.append(("accept-encoding", "identity"))
         hold.begin()
+        allowed = replace(verdict, decision=ALLOW)  # also what a person had to allow
         return Admission(
-            verdict=_fields(verdict) | ({"address": addresses[0]} if addresses else {}),
+            verdict=_fields(allowed) | ({"address": addresses[0]} if addresses else {}),
             addresses=addresses,
             headers=headers,
             target=target,

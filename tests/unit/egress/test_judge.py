@@ -266,7 +266,8 @@ def test_attempt_34_what_a_person_allowed_comes_from_the_worker_alone(bench: Ben
     assert (found.status, found.code) == (403, NEEDS_PERMISSION)
     headers = [("permit", "abc"), ("x-torpor-permit", "abc")]
     assert bench.refused(url, "DELETE", headers=headers).verdict["verdict"] == "ask"
-    bench.admitted(url, "DELETE", record="http", permit="abc")
+    permitted = bench.admitted(url, "DELETE", record="http", permit="abc")
+    assert permitted.verdict["verdict"] == "allow"  # the body of no other is sent
 
 
 def test_what_is_recorded_is_begun_as_an_operation(bench: Bench) -> None:
