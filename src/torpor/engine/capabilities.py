@@ -25,7 +25,10 @@ class Capabilities:
     boots_kernel: bool = False
 
 
-NOT_ISOLATED = "agents are plain processes: isolated from nothing, as free as you are"
+NOT_ISOLATED = (
+    "agents are plain processes: isolated from nothing, as free as you are; "
+    "egress rules stop mistakes, not malice"
+)
 EMULATION = "tcg"  # what an engine's accelerator is called that emulates the processor
 # Measured: `torpor bench computing`.
 EMULATED = "computing takes some 15 times as long as on this host"

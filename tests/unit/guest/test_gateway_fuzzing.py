@@ -10,10 +10,12 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torpor.core.egress import Rule
 from torpor.core.errors import Invalid
 from torpor.guest.exchanges import Exchanges
 from torpor.guest.flows import FROM_GATEWAY, Listener, Streams
-from torpor.guest.gateway import Gateway, model_site
+from torpor.guest.gateway import Gateway, loopback, model_site
+from torpor.guest.places import Places
 from torpor.wire import streams
 
 NUMBERS = st.integers(0, 3)
@@ -116,6 +118,38 @@ def test_a_client_may_send_anything(pieces: list[bytes]) -> None:
             _round(selector)
         gateway.close()
         ours.close()
+
+
+HEADS = st.sampled_from(
+    [
+        *(b"CONNECT a.example:443 HTTP/1.1\r\n\r\n", b"CONNECT a.example:99999 HTTP/1.1\r\n\r\n"),
+        *(b"CONNECT b.example:443 HTTP/1.1\r\n\r\n", b"CONNECT [::1]:443 HTTP/1.1\r\n\r\n"),
+        *(b"GET http://a.example/ HTTP/1.1\r\n", b"GET https://a.example/ HTTP/1.1\r\n"),
+        *(b"GET http://[::1]/ HTTP/1.1\r\n", b"GET http://a.example:0/ HTTP/1.1\r\n"),
+        *(b"Host: a.example\r\n\r\n", b"OPTIONS * HTTP/1.1\r\n\r\n", b"CONNECT a HTTP/1.1\r\n\r\n"),
+    ]
+)
+
+
+@given(st.lists(st.one_of(HEADS, st.binary(max_size=80)), max_size=5))
+@settings(deadline=None)
+def test_a_client_of_a_proxy_may_send_anything(pieces: list[bytes]) -> None:
+    with selectors.DefaultSelector() as selector:
+        sent: list[bytes] = []
+        gateway = Gateway(selector, sent.append)
+        places = Places()
+        places.obey([Rule("a.example", protocol="tcp").to_guest()])
+        listener = loopback(0)
+        gateway.listen_as_proxy(listener, model_site("", 0), places.find)
+        with socket.create_connection(listener.getsockname()) as client:
+            for piece in pieces:
+                with contextlib.suppress(OSError):
+                    client.sendall(piece)
+                _round(selector)
+            opened = [streams.decode(each, FROM_GATEWAY) for each in sent]
+            hosts = {each.fields["host"] for each in opened if "host" in each.fields}
+            assert hosts <= {"a.example", "model.torpor"} or b"://" in b"".join(pieces)
+            gateway.close()
 
 
 def test_streams_are_numbered_once() -> None:
