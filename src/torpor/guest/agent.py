@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import marshal
 import os
 import socket
@@ -15,6 +16,7 @@ from torpor.guest.settings import Settings
 from torpor.wire import messages
 
 READ_BYTES = 64 * 1024
+_PR_SET_NO_NEW_PRIVS = 38
 # One line from the agent; what its messages may have, and the newline.
 
 
@@ -95,9 +97,7 @@ class AgentProcess:
         settings.app.mkdir(parents=True, exist_ok=True)
         if settings.uid is not None:
             os.chown(settings.app, settings.uid, settings.uid)
-            os.setgroups([])
-            os.setgid(settings.uid)
-            os.setuid(settings.uid)
+            become_user(settings.uid)
         os.chdir(settings.app)
         os.execve(command[0], command, environment)
 
@@ -144,6 +144,14 @@ class AgentProcess:
         self.hold.close()
         os.close(self.stdout)
         os.close(self.stderr)
+
+
+def become_user(uid: int) -> None:
+    """For good: no program gives back what is given up here."""
+    os.setgroups([])
+    os.setgid(uid)
+    os.setuid(uid)
+    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

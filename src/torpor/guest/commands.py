@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 from torpor.core.execs import CANNOT_EXECUTE, NOT_FOUND
 from torpor.core.layout import installed
-from torpor.guest.agent import Program, surroundings
+from torpor.guest.agent import Program, become_user, surroundings
 from torpor.guest.cgroup import Cgroup
 from torpor.guest.pumping import READ_BYTES, STDERR, STDOUT, Ends, Pump, open_terminal
 from torpor.guest.settings import Settings
@@ -213,9 +213,7 @@ def _become(
         if pty:
             fcntl.ioctl(0, termios.TIOCSCTTY, 0)
         if uid is not None:
-            os.setgroups([])
-            os.setgid(uid)
-            os.setuid(uid)
+            become_user(uid)
         for number in (signal.SIGPIPE, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         try:
