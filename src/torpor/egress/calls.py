@@ -6,7 +6,8 @@ comes. An answer is kept until it is *acknowledged*, that is, in the run's log; 
 outlives machine, agent and server. A run that has ended is *forgotten*: what is under way for it is
 given up.
 
-What is never acknowledged is bounded in time and bytes, the oldest answers first. Who asks for one
+What is never acknowledged is bounded in time and bytes. Where there is no room, the run that has
+most of it gives way: its oldest answer, or what comes for it now. Who asks for one
 that is gone hears that it is not known, as after the death of this process. `id` tells whether that
 means that it was never made: it is another as soon as something was lost.
 """
@@ -17,6 +18,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +119,7 @@ class Calls:
         self._calls: dict[Key, Call] = {}
         self._kept: dict[Key, None] = {}  # those answered, the oldest first
         self._bytes = 0
+        self._of_run = Counter[str]()
         self.id = _new_id()
 
     def __len__(self) -> int:
@@ -136,7 +139,7 @@ class Calls:
         """A call that is not known yet."""
         assert key not in self._calls
         call = self._calls[key] = Call(self, key, verdict, charge)
-        self._bytes += _OVERHEAD_BYTES
+        self._add(key, _OVERHEAD_BYTES)
         call.expiry = self._expiry(key)
         call.task = asyncio.create_task(call.run(send))
         call.task.add_done_callback(lambda _: self._keep(call))
@@ -146,18 +149,20 @@ class Calls:
         """Room for so many more bytes of this call. Raises CutOff."""
         if self._calls.get(call.key) is not call:
             raise CutOff("given_up", "the call was given up")
+        run, of_run = call.key[0], self._of_run
         while self._bytes + count > self._bytes_max:
-            if not self._kept:
+            biggest = max(self._kept, key=lambda key: of_run[key[0]], default=None)
+            if biggest is None or (biggest[0] != run and of_run[biggest[0]] < of_run[run] + count):
                 raise CutOff("no_room", "too much is under way: torpor has no room for the answer")
-            self._lose(next(iter(self._kept)))
-        self._bytes += count
+            self._lose(biggest)
+        self._add(call.key, count)
 
     def acknowledge(self, key: Key) -> None:
         """The answer is recorded, or nobody wants it any more."""
         call = self._calls.pop(key, None)
         if call is not None:
             self._kept.pop(key, None)
-            self._bytes -= call.size
+            self._add(key, -call.size)
             call.expiry.cancel()
             call.task.cancel()
 
@@ -171,6 +176,12 @@ class Calls:
         for key in list(self._calls):
             self.acknowledge(key)
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _add(self, key: Key, count: int) -> None:
+        self._bytes += count
+        self._of_run[key[0]] += count
+        if not self._of_run[key[0]]:
+            del self._of_run[key[0]]
 
     def _keep(self, call: Call) -> None:
         if self._calls.get(call.key) is call:

@@ -167,7 +167,7 @@ class PolicyJudge:
             return waiting
         named = host.hosts.get(request.host)
         try:
-            addresses = await self._addresses(request, named)
+            addresses = await self._addresses(request, named, policy.run)
             # Others went out meanwhile. From here on nothing waits.
             if waiting := _to_be_operation(self._budgeted(verdict, hold, outgoing), outgoing):
                 return waiting
@@ -235,12 +235,12 @@ class PolicyJudge:
             )
         return replace(verdict, decision=DENY, code="over_budget", reason=over.message)
 
-    async def _addresses(self, request: Request, named: Named | None) -> Sequence[str]:
+    async def _addresses(self, request: Request, named: Named | None, run: str) -> Sequence[str]:
         """Raises NoAddress."""
         if request.host == MODEL_HOST:
             return ()
         if named is None or not named.addresses:
-            return await self._resolver.resolve(request.host)
+            return await self._resolver.resolve(request.host, run)
         if problem := self._port_fault(named, request.port):
             raise NoAddress("port", problem)
         return named.addresses

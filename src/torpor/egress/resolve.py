@@ -16,12 +16,18 @@ import ipaddress
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from weakref import WeakValueDictionary
 
 TTL_S = 30.0
 FAILED_TTL_S = 2.0
 LOOKUP_S = 10.0
 NAMES_MAX = 2000
+# Lookups at once, of all and of one run: a run whose names are never answered waits alone.
+THREADS = 64
+LOOKUPS_MAX = 4
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Lookup = Callable[[str], Awaitable[Sequence[str]]]
@@ -95,9 +101,13 @@ def is_local(address: Address) -> bool:
         return False
 
 
+_threads = ThreadPoolExecutor(THREADS, "lookup")
+
+
 async def look_up(host: str) -> list[str]:
-    """By the system. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    """By the system, which may take long, in a thread. Raises OSError."""
+    lookup = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_threads, lookup)
     # A zone (fe80::1%eth0) is of a private network, as the address is.
     return list(dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found))
 
@@ -124,20 +134,30 @@ class Resolver:
         self._timeout_s = timeout_s
         self._known: dict[str, _Known] = {}
         self._under_way: dict[str, asyncio.Task[_Known]] = {}
+        self._turns = WeakValueDictionary[str, asyncio.Semaphore]()  # by run
 
-    async def resolve(self, host: str) -> tuple[str, ...]:
+    async def resolve(self, host: str, run: str = "") -> tuple[str, ...]:
         """All checked. Raises NoAddress."""
-        known = self._known.get(host)
-        if known is None or known.until <= self._now():
-            task = self._under_way.get(host)
-            if task is None:
-                task = self._under_way[host] = asyncio.create_task(self._find(host))
-                task.add_done_callback(lambda _: self._under_way.pop(host, None))
-            # Who waits may go away; others wait for the same.
-            known = await asyncio.shield(task)
+        known = self._current(host)
+        if known is None:
+            turn = self._turns.setdefault(run, asyncio.Semaphore(LOOKUPS_MAX))
+            async with turn:
+                known = self._current(host) or await self._share(host)
         if known.problem is not None:
             raise NoAddress(*known.problem)
         return known.addresses
+
+    def _current(self, host: str) -> _Known | None:
+        known = self._known.get(host)
+        return None if known is None or known.until <= self._now() else known
+
+    async def _share(self, host: str) -> _Known:
+        task = self._under_way.get(host)
+        if task is None:
+            task = self._under_way[host] = asyncio.create_task(self._find(host))
+            task.add_done_callback(lambda _: self._under_way.pop(host, None))
+        # Who waits may go away; others wait for the same.
+        return await asyncio.shield(task)
 
     async def _find(self, host: str) -> _Known:
         problem, addresses = None, tuple[str, ...]()

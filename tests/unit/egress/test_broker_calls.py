@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
 from torpor.egress.admission import DenyAll
 from torpor.egress.answer import CutOff, Listener
-from torpor.egress.calls import Calls
+from torpor.egress.calls import Call, Calls
 from torpor.egress.client import BrokerClient
 from torpor.egress.connection import Connection, Lost
 from torpor.egress.launch import ensure_broker, stop_broker
@@ -304,6 +305,31 @@ async def test_an_answer_without_room_is_cut_off_and_others_are_not(anyio_backen
     await first.task
     assert first.failure is None
     await calls.close()
+
+
+async def test_attempt_41_a_run_with_large_answers_takes_no_room_of_others(
+    anyio_backend: str,
+) -> None:
+    calls = Calls(kept_bytes_max=100_000)
+
+    async def answer(size: int, listener: Listener, seen: Seen) -> None:
+        listener.head(200, [])
+        await listener.data(bytes(size))
+
+    def begin(run: str, op: str, size: int) -> Call:
+        return calls.begin((run, op), {"verdict": "allow"}, None, partial(answer, size))
+
+    asleep = begin("run_asleep", "1", 10_000)
+    await asleep.task
+    large = [begin("run_large", str(n), 40_000) for n in range(5)]
+    for each in large:
+        await each.task
+    greedy = begin("run_greedy", "1", 95_000)
+    await greedy.task
+    assert isinstance(greedy.failure, CutOff) and greedy.failure.code == "no_room"
+    assert calls.get(("run_asleep", "1")) is asleep
+    await calls.close()
+    assert calls.bytes == 0
 
 
 async def test_an_upstream_that_fails_is_an_answer(anyio_backend: str) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from torpor.egress.resolve import (
     FAILED_TTL_S,
+    LOOKUPS_MAX,
     TTL_S,
     Address,
     NoAddress,
@@ -160,6 +161,28 @@ async def test_those_who_wait_for_one_name_wait_for_one_lookup() -> None:
     gone.cancel()
     assert await asyncio.gather(*others) == [PUBLIC] * 50
     assert names.count == 1
+
+
+@running
+async def test_attempt_41_a_run_whose_names_are_never_answered_waits_alone() -> None:
+    asked: list[str] = []
+
+    async def lookup(host: str) -> Sequence[str]:
+        asked.append(host)
+        if host.endswith("attacker.example"):
+            await asyncio.Event().wait()
+        return PUBLIC
+
+    resolver = Resolver(lookup, is_ours=nowhere)
+    hung = [
+        asyncio.create_task(resolver.resolve(f"{n}.attacker.example", "run_1")) for n in range(100)
+    ]
+    assert await resolver.resolve("a.example", "run_2") == PUBLIC
+    assert len(asked) == LOOKUPS_MAX + 1
+    for each in hung:
+        each.cancel()
+    await asyncio.gather(*hung, return_exceptions=True)
+    assert await resolver.resolve("b.example", "run_1") == PUBLIC
 
 
 @running
