@@ -73,7 +73,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[type, int]]] = {
 
 def entry(kind: str, **data: Any) -> NewEntry:
     """Of REQUEST, ENDED or REFUSED, with what there is of `data`: what is None is left out, text is
-    cut to what fits."""
+    made what fits."""
     fields = {name.removesuffix("?"): limits for name, limits in _FIELDS[kind].items()}
     return NewEntry(
         kind, None, {key: _cut(each, fields[key]) for key, each in data.items() if each is not None}
@@ -102,9 +102,11 @@ def url(fields: Mapping[str, Any]) -> str:
 
 def _cut(value: Any, limits: tuple[type, int]) -> Any:
     _, most = limits
-    if not isinstance(value, str) or len(value) <= most:
+    if not isinstance(value, str):
         return value
-    return f"{value[: most - 1]}…"
+    # Neither can be in a text of the log, and anybody may have written this.
+    value = value.replace("\0", "\ufffd").encode(errors="replace").decode()
+    return value if len(value) <= most else f"{value[: most - 1]}…"
 
 
 def _check(kind: str) -> Codec:

@@ -32,6 +32,8 @@ _SETTINGS = (
     # A disk's share of the memory for dirty pages starts at nothing and grows by writing.
     ("sys/block/vdb/bdi/min_ratio", "90"),
     ("proc/sys/vm/stat_interval", "3600"),
+    # In one of its own, the agent would be root towards much of the kernel.
+    ("proc/sys/user/max_user_namespaces", "0"),
 )
 
 

@@ -80,6 +80,15 @@ async def test_its_text_is_in_the_log_while_it_comes(stand: Stand) -> None:
     assert "".join(entry.data["text"] for entry in log[:-1]) == "Once upon"
 
 
+async def test_attempt_41_an_answers_text_may_be_what_no_text_of_the_log_is(stand: Stand) -> None:
+    model = Stream(stand)
+    await stand.begin(OP)
+    model.let(event("a\0b"), event("\ud800"), None)
+    await stand.outcome(OP)
+    parts = await stand.entries("op.part")
+    assert "".join(entry.data["text"] for entry in parts).startswith("a\ufffdb")
+
+
 async def test_an_answer_that_is_whole_is_not_in_the_log_twice(stand: Stand) -> None:
     await stand.begin(OP)
     await stand.outcome(OP)

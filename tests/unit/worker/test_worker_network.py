@@ -308,3 +308,18 @@ async def test_attempt_36_the_broker_hears_of_a_request_what_the_guest_may_say_a
     (seen,) = asked
     assert seen["given"] == (stand.run, "http:x#1", "http") and seen["permit"] == ""
     assert set(seen["request"]) == {"scheme", "host", "port", "method", "target", "headers"}
+
+
+async def test_attempt_15_a_nul_in_what_is_logged_ends_nothing(stand: Stand) -> None:
+    """No text in the log has one (`contextlog.codecs`); a machine may send it all the same."""
+    stand.network.take(Frame(NOTE, 0, {"code": "unknown\0name", "name": "evil.com\0.example.com"}))
+    await admitted(stand)
+    stand.network.take(Frame(RESET, 1, {"code": "gone\0", "message": "\0\ud800"}))
+    stand.broker.verdicts = lambda request: (DENIED, REFUSAL)
+    stand.network.take(opened(2, host="a\0b", method="G\0T"))
+    await stand.guest.until(REFUSE, 2)
+    found = await stand.logged("egress.refused", 2)
+    assert found[0].data["name"] == "evil.com\ufffd.example.com"
+    assert found[1].data["url"].startswith("https://a\ufffdb/")
+    (end,) = await stand.entries("egress.end")
+    assert end.data["problem"].startswith("gone\ufffd: by its client")
