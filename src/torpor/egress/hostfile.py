@@ -20,8 +20,7 @@
     ask = true                          # passing one asks a person; else what passes it is denied
 
 It allows nothing: agents' rules do, and the stricter of both wins. It is read anew when it has
-changed. While it cannot be read, nothing goes out; nor while it is empty and was not before, since
-that is how a file looks that is being written.
+changed. While it cannot be read, nothing goes out.
 """
 
 from __future__ import annotations
@@ -67,11 +66,6 @@ class HostRules:
     price_unknown: float = PRICE_UNKNOWN
     problem: str = ""
     read: tuple[Path, ...] = ()  # what else it is made of
-    empty: bool = False  # the file is there, and has no bytes
-
-    @property
-    def says_something(self) -> bool:
-        return bool(self.hosts or self.ceilings or self.limits or self.problem)
 
 
 class HostFile:
@@ -86,14 +80,11 @@ class HostFile:
         """Never raises."""
         if self._rules is None or any(_stamp(path) != was for path, was in self._stamps.items()):
             # Taken before it is read: what changes meanwhile is read again.
-            before, self._stamps = self._rules, {self._path: _stamp(self._path)}
+            self._stamps = {self._path: _stamp(self._path)}
             try:
                 self._rules = read(self._path)
             except Invalid as error:
                 self._rules = HostRules(problem=error.message)
-            if self._rules.empty and before is not None and before.says_something:
-                problem = f"{self._path} is empty now: is it being written?"
-                self._rules = HostRules(problem=problem)
             self._stamps |= {path: _stamp(path) for path in self._rules.read}
         return self._rules
 
@@ -114,8 +105,6 @@ def read(path: Path) -> HostRules:
         return HostRules()
     except OSError as error:
         raise Invalid(f"{path}: {error.strerror}") from error
-    if not data:
-        return HostRules(empty=True)
     if len(data) > BYTES_MAX:
         raise Invalid(f"{path} is larger than {BYTES_MAX:,} bytes")
     try:

@@ -134,21 +134,6 @@ def test_attempt_11_one_that_may_not_be_read_denies_all(path: Path) -> None:
     assert "larger" in HostFile(path).current().problem
 
 
-def test_attempt_11_one_that_is_being_written_denies_all(path: Path) -> None:
-    """It is cut to nothing first; what it denied is not allowed meanwhile."""
-    path.touch()
-    file = HostFile(path)
-    assert not file.current().problem
-    path.write_text('[[deny]]\nhost = "**"\n')
-    assert file.current().ceilings
-    for changed_ns in (1, 2):
-        path.write_text("")
-        os.utime(path, ns=(changed_ns, changed_ns))
-        assert "being written" in file.current().problem
-    path.write_text("# nothing any more\n")
-    assert not file.current().says_something
-
-
 def test_attempt_11_another_file_behind_a_link_is_read(path: Path) -> None:
     one, other = path.with_name("one"), path.with_name("other")
     one.write_text('[[deny]]\nhost = "**"\n')
