@@ -307,17 +307,16 @@ async def _from_machine(stage: Stage, requests: int, site: Site) -> FromMachine 
     stage.tell("making a machine")
     where = {"host": site.host, "port": site.port}
     plain = {**where, "paths": ["/small"]}
-    recorded = {**where, "paths": ["/stream"], "record": True}
-    source = replace(read_agent(AGENT), egress=(plain, recorded))
+    model = {**where, "preset": "ollama", "protocol": "https"}
+    source = replace(read_agent(AGENT), egress=(plain, model))
     deployed = await stage.service.agents.deploy(source, _unheard, qemu.NAME)
     version = deployed["version"]
     stage.tell(f"{requests:,} small requests from a machine")
     row = await ended(stage, version, "reach", **where, times=requests)
     if not isinstance(row.result, dict):
         raise GuestError(f"the agent that asks has failed: {row.error}")
-    stage.tell("recorded answers that stream, from a machine")
-    target = Streamed(events=5, every_ms=100).target
-    followed = await ended(stage, version, "follow", **where, target=target, times=FOLLOWS)
+    stage.tell("a model's answers that stream, to a machine")
+    followed = await ended(stage, version, "follow", **where, times=FOLLOWS)
     if followed.result is None:
         raise GuestError(f"the agent that follows has failed: {followed.error}")
     return FromMachine(**row.result, logged_ms=await _logged_ms(stage, followed.id))

@@ -13,6 +13,7 @@ closed. What it answers:
                                  streams stand together. The last event has the digest of all
                                  before it
     POST /upload                 the digest of the body
+    POST /v1/chat/completions    some events, as of `/stream`
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
+MODEL = "/v1/chat/completions"
 SMALL = json.dumps({"answer": "x" * 200}).encode()
 _HEAD_END = b"\r\n\r\n"
 _READ_BYTES = 64 * 1024
@@ -46,6 +48,9 @@ class Streamed:
     def target(self) -> str:
         fields = vars(self).items()
         return "/stream?" + "&".join(f"{name}={value}" for name, value in fields)
+
+
+ANSWER = Streamed(events=5, every_ms=100)
 
 
 def event(text: str) -> bytes:
@@ -86,6 +91,9 @@ class _Server:
                 if path == "/stream":
                     given = {name: int(value) for name, value in parse_qsl(query)}
                     await self._stream(writer, Streamed(**given))
+                elif path == MODEL:
+                    await _digest(reader, fields)
+                    await self._stream(writer, ANSWER)
                 elif method == "POST":
                     _write(writer, await _digest(reader, fields))
                 else:

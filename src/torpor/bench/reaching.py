@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 import torpor
 
+MODEL = "/v1/chat/completions"
+
 
 @torpor.agent
 def reach(host: str, port: int, times: int) -> dict[str, object]:
@@ -32,10 +34,11 @@ def reach(host: str, port: int, times: int) -> dict[str, object]:
 
 
 @torpor.agent
-def follow(host: str, port: int, target: str, times: int) -> int:
-    """Answers that stream, recorded: how many bytes they had."""
+def follow(host: str, port: int, times: int) -> int:
+    """Answers of a model that stream: how many bytes they had."""
     with contextlib.closing(_connected(host, port, ssl.create_default_context())) as connection:
-        return sum(len(_ask(connection, target)) for _ in range(times))
+        answers = (_ask(connection, MODEL, b'{"stream": true}') for _ in range(times))
+        return sum(map(len, answers))
 
 
 def _connected(host: str, port: int, context: ssl.SSLContext) -> http.client.HTTPSConnection:
@@ -44,8 +47,8 @@ def _connected(host: str, port: int, context: ssl.SSLContext) -> http.client.HTT
     return connection
 
 
-def _ask(connection: http.client.HTTPSConnection, target: str) -> bytes:
-    connection.request("GET", target)
+def _ask(connection: http.client.HTTPSConnection, target: str, body: bytes | None = None) -> bytes:
+    connection.request("GET" if body is None else "POST", target, body)
     answer = connection.getresponse()
     body = answer.read()
     if answer.status != 200:

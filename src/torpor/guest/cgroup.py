@@ -1,5 +1,6 @@
 """The control group that stands still: the agent's own below it, with a memory limit, and the
-gateway's. Freezing stops every process in both.
+gateway's. Freezing stops every process in both, or in the agent's alone where the gateway has done
+nothing: it sleeps then, and stopping it would change pages of the kernel's, in every snapshot.
 
 See https://docs.kernel.org/admin-guide/cgroup-v2.html, "cgroup.freeze" and "memory.events".
 """
@@ -21,8 +22,12 @@ class Cgroup:
         self._path, self._agent, self._gateway = path, path / "agent", path / "gateway"
         for each in (path, self._agent, self._gateway):
             each.mkdir(exist_ok=True)
-        # Open for good: opening it again would make each thaw longer.
-        self._freezer = os.open(path / "cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
+        # Open for good: opening them again would make each thaw longer.
+        self._freezers = {
+            each: os.open(each / "cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
+            for each in (path, self._agent)
+        }
+        self._frozen = path
 
     def limit(self) -> None:
         """Keep the agent from taking the whole machine down with it."""
@@ -39,11 +44,12 @@ class Cgroup:
     def enter_gateway(self) -> None:
         (self._gateway / "cgroup.procs").write_text("0")
 
-    def freeze(self, within_s: float) -> bool:
+    def freeze(self, within_s: float, *, gateway: bool = True) -> bool:
         """Stop every process in it; False, and nothing is stopped, when one cannot be."""
-        os.pwrite(self._freezer, b"1", 0)
+        self._frozen = self._path if gateway else self._agent
+        os.pwrite(self._freezers[self._frozen], b"1", 0)
         deadline = time.monotonic() + within_s
-        events = os.open(self._path / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        events = os.open(self._frozen / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
         try:
             poll = select.poll()
             poll.register(events, select.POLLPRI)  # the kernel's word that the file changed
@@ -58,10 +64,11 @@ class Cgroup:
         return True
 
     def thaw(self) -> None:
-        os.pwrite(self._freezer, b"0", 0)
+        os.pwrite(self._freezers[self._frozen], b"0", 0)
 
     def close(self) -> None:
-        os.close(self._freezer)
+        for freezer in self._freezers.values():
+            os.close(freezer)
 
     @property
     def killed_by_memory(self) -> bool:

@@ -38,7 +38,7 @@ class GatewaySide:
         self._pipe = self._process.pipe
         self._selector: selectors.BaseSelector | None = None
         self._events = 0
-        self._used = False  # it has said something, and so has worked
+        self.used = False  # it has said something, and so has worked
         self._authority = ""
         self._models = False  # a rule is for an API of models
         self._placeholders: Mapping[str, str] = {}
@@ -98,7 +98,7 @@ class GatewaySide:
     def freshen(self) -> None:
         """After a thaw: its own generator is another's, too. One that has not been used has none
         that anybody has seen, and is left asleep."""
-        if self._used:
+        if self.used:
             self._pipe.say(do="fresh", seed=os.urandom(_SEED_BYTES).hex())
             self._pipe.flush()
 
@@ -132,7 +132,7 @@ class GatewaySide:
         if came is None:
             raise GatewayEnded
         for each in came:
-            self._used = True
+            self.used = True
             if is_words(each):
                 self._want_certificate(words(each)["name"])
             else:

@@ -498,7 +498,8 @@ class Supervisor:
         self._carry_rest()
         self._gateway.hear()  # what was sent before is on its way, if its operation begins
         if agent.cgroup is not None:
-            self._frozen = agent.cgroup.freeze(self._prepare_left_s())
+            left_s, gateway = self._prepare_left_s(), self._gateway.used
+            self._frozen = agent.cgroup.freeze(left_s, gateway=gateway)
             if not self._frozen:
                 agent.release({"seeds": []})
                 self._give_up_preparing("a process of the agent could not be frozen")
