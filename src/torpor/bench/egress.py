@@ -135,7 +135,8 @@ async def _origin(stage: Stage) -> AsyncIterator[Site]:
         )
         yield Site(HOST, int(line))
     finally:
-        server.kill()
+        with contextlib.suppress(ProcessLookupError):
+            server.kill()
         await server.wait()
 
 

@@ -27,7 +27,6 @@ class Cgroup:
             each: os.open(each / "cgroup.freeze", os.O_WRONLY | os.O_CLOEXEC)
             for each in (path, self._agent)
         }
-        self._frozen = path
 
     def limit(self) -> None:
         """Keep the agent from taking the whole machine down with it."""
@@ -44,12 +43,13 @@ class Cgroup:
     def enter_gateway(self) -> None:
         (self._gateway / "cgroup.procs").write_text("0")
 
-    def freeze(self, within_s: float, *, gateway: bool = True) -> bool:
-        """Stop every process in it; False, and nothing is stopped, when one cannot be."""
-        self._frozen = self._path if gateway else self._agent
-        os.pwrite(self._freezers[self._frozen], b"1", 0)
+    def freeze(self, within_s: float, *, gateway: bool = False) -> bool:
+        """Stop every process of the agent's, or in all of it; False, and nothing is stopped, when
+        one cannot be."""
+        group = self._path if gateway else self._agent
+        os.pwrite(self._freezers[group], b"1", 0)
         deadline = time.monotonic() + within_s
-        events = os.open(self._frozen / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
+        events = os.open(group / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
         try:
             poll = select.poll()
             poll.register(events, select.POLLPRI)  # the kernel's word that the file changed
@@ -64,7 +64,8 @@ class Cgroup:
         return True
 
     def thaw(self) -> None:
-        os.pwrite(self._freezers[self._frozen], b"0", 0)
+        for freezer in self._freezers.values():
+            os.pwrite(freezer, b"0", 0)
 
     def close(self) -> None:
         for freezer in self._freezers.values():

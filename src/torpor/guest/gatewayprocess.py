@@ -3,7 +3,8 @@ what it imports is in the base. It is its own user: the agent cannot look into i
 look into the supervisor. To the host it speaks through the supervisor alone.
 
 It has no time of its own: it does something only when a client, or the supervisor, has said
-something. While the machine is prepared its control group is frozen with the agent's (rule 8).
+something. Once it has worked for a client, which it says first, its control group is frozen with
+the agent's while the machine is prepared (rule 8).
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ class _Loop:
         self.gateway = Gateway(self.selector, pipe.send, self.places.classify, self._certificates)
         self._listening: set[tuple[str, int]] = set()
         self._open = True
+        self._working = False
         self._events = 0
 
     def run(self) -> None:
@@ -130,6 +132,10 @@ class _Loop:
             # What the supervisor says comes first: after a thaw it is what makes this one fresh.
             ready = self.selector.select()
             ready.sort(key=lambda each: each[0].fd != self._pipe.fd)
+            if not self._working and ready and ready[-1][0].fd != self._pipe.fd:
+                self._working = True
+                self._pipe.say(do="working")
+                self._pipe.flush()
             for key, mask in ready:
                 if self.selector.get_map().get(key.fd) is key:
                     key.data(mask)

@@ -134,7 +134,9 @@ class GatewaySide:
         for each in came:
             self.used = True
             if is_words(each):
-                self._want_certificate(words(each)["name"])
+                given = words(each)
+                if given["do"] == "certificate":
+                    self._want_certificate(given["name"])
             else:
                 try:
                     self._from_gateway(each)

@@ -498,8 +498,10 @@ class Supervisor:
         self._carry_rest()
         self._gateway.hear()  # what was sent before is on its way, if its operation begins
         if agent.cgroup is not None:
-            left_s, gateway = self._prepare_left_s(), self._gateway.used
-            self._frozen = agent.cgroup.freeze(left_s, gateway=gateway)
+            self._frozen = agent.cgroup.freeze(self._prepare_left_s())
+            self._gateway.hear()
+            if self._frozen and self._gateway.used:
+                self._frozen = agent.cgroup.freeze(self._prepare_left_s(), gateway=True)
             if not self._frozen:
                 agent.release({"seeds": []})
                 self._give_up_preparing("a process of the agent could not be frozen")

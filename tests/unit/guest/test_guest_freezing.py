@@ -412,12 +412,14 @@ def test_the_cgroup_freezes_what_is_not_python(drive: Callable[..., Driver], cgr
     driver.until(lambda: b"tick" in driver.out)
     driver.say("prepare")
     driver.hear("prepared")
-    assert "frozen 1" in (cgroup / "cgroup.events").read_text()
+    assert "frozen 1" in (cgroup / "agent" / "cgroup.events").read_text()
+    # It has done nothing: stopping it would only change pages.
+    assert "frozen 0" in (cgroup / "gateway" / "cgroup.events").read_text()
     driver.thaw()
     driver.hear("thawed")
     seen = len(driver.out)
     driver.until(lambda: len(driver.out) > seen)
-    assert "frozen 0" in (cgroup / "cgroup.events").read_text()
+    assert "frozen 0" in (cgroup / "agent" / "cgroup.events").read_text()
 
 
 def resting(driver: Driver, rest_s: float = 1.0) -> dict[str, Any]:
