@@ -76,6 +76,10 @@ RULES = """
 # host = "cache.clients.example"
 # protocol = "tcp"
 # port = CACHE
+# [[tool.torpor.egress]]
+# preset = "slack"
+# [tool.torpor]
+# env = { NO_PROXY = "mine" }
 # [tool.torpor.budget]
 # requests = BUDGET
 # ///
@@ -322,6 +326,20 @@ def spending():
         except urllib.error.HTTPError as error:
             found.append([error.code, json.loads(error.read())["error"]["message"]])
     return found
+"""
+
+ENVIRONMENT = """
+import os
+import torpor
+
+NAMES = ["HTTPS_PROXY", "http_proxy", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "PIP_CERT",
+         "NODE_EXTRA_CA_CERTS", "NODE_USE_ENV_PROXY", "OPENAI_API_KEY", "OPENAI_BASE_URL",
+         "SLACK_BOT_TOKEN"]
+FOUND = {name: os.environ.get(name) for name in NAMES}  # as it is for what is imported
+
+@torpor.agent
+def environment():
+    return FOUND
 """
 
 FREE = """
@@ -573,6 +591,25 @@ def test_what_no_rule_allows_is_refused_in_words(deployment: Deployment) -> None
         HOST,
     }
     assert deployment.entries(run, "egress.request") != []
+
+
+def test_the_environment_leads_there(deployment: Deployment) -> None:
+    """What is the agent's own comes first; no model of the deployment is in another's way."""
+    version = deployment.deploy(ENVIRONMENT)
+    found = deployment.client.join(deployment.start(version, "environment")).unwrap()
+    proxy = found["HTTPS_PROXY"]
+    assert proxy.startswith("http://127.0.0.1:")
+    bundle = found["SSL_CERT_FILE"]
+    assert Path(bundle).read_text().count("BEGIN CERTIFICATE") == 1
+    assert found == {
+        **dict.fromkeys(("HTTPS_PROXY", "http_proxy", "ALL_PROXY"), proxy),
+        **dict.fromkeys(("SSL_CERT_FILE", "PIP_CERT", "NODE_EXTRA_CA_CERTS"), bundle),
+        "NO_PROXY": "mine",
+        "NODE_USE_ENV_PROXY": "1",
+        "OPENAI_API_KEY": None,
+        "OPENAI_BASE_URL": None,
+        "SLACK_BOT_TOKEN": "xoxb-torpor",
+    }
 
 
 @pytest.fixture(scope="module")

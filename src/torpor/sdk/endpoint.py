@@ -96,7 +96,7 @@ class Endpoint:
         them; None is without it. Empty without rules."""
         rules, placeholders = given.pop("egress", []), given.pop("placeholders", {})
         leaves, directory = given.pop("leaves", []), given.pop("trust", "")
-        authority = given.pop("authority", "")
+        authority, own = given.pop("authority", ""), given.pop("env", {})
         if not rules:
             return {}
 
@@ -110,18 +110,17 @@ class Endpoint:
         connections = self._have_done(begin)
         proxy = f"http://127.0.0.1:{self._port}"
         variables = {**dict.fromkeys(_PROXY_VARIABLES, proxy), "NO_PROXY": _NO_PROXY}
-        model: Mapping[str, str | None] = self.model
-        if any(rule.get("record") == MODEL for rule in rules):
-            model = dict.fromkeys(model)
-        return {
-            **model,
-            **placeholders,
+        ours = {
             **trust.environment(Path(directory)),
             **variables,
             **{name.lower(): value for name, value in variables.items()},
             "NODE_USE_ENV_PROXY": "1",
             **connections,
+            **placeholders,
         }
+        models = any(rule.get("record") == MODEL for rule in rules)
+        model: Mapping[str, str] = {} if models else self.model
+        return {**dict.fromkeys(self.model), **ours, **own, **model}
 
     def address_of(self, name: str) -> str | None:
         """Of a name that a rule knows; all that it has is listened for there."""

@@ -414,8 +414,9 @@ TO_AGENT: dict[str, Check] = {
 # What an agent without a machine gets, straight from the host. Its files are in directories of
 # that: `app`, below its run's `home`; what steps did to files is `kept` beside it.
 _WHERE = {"home": _PATH, "app": _PATH}
-# `trust`: the directory that has the authority's certificate (`torpor.guest.trust`).
-_WAY_OUT = {**wayout.TRUST, "trust?": _PATH}
+# `trust`: the directory that has the authority's certificate (`torpor.guest.trust`). `env`: what of
+# the environment is the agent's own.
+_WAY_OUT = {**wayout.TRUST, "trust?": _PATH, "env?": _ENV}
 _PRINTED = _dict(_integer(0), 2)
 _PLAIN_JOURNAL = _list(_record({**_RECORD, "printed?": _PRINTED}, _perhaps_outcome), 1_000_000)
 TO_PROCESS: dict[str, Check] = {

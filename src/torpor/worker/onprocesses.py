@@ -222,6 +222,7 @@ class ProcessCarriers:
             reach = Reach(
                 rules=rules,
                 placeholders=tuple(sorted(environment(list(source.egress)).items())),
+                env=program.interpreter.env,
                 authority=authority.certificate,
                 trust=directory,
             )

@@ -57,6 +57,7 @@ class Reach:
 
     rules: tuple[Rule, ...]
     placeholders: tuple[tuple[str, str], ...]
+    env: tuple[tuple[str, str], ...]  # the agent's own environment, which comes before ours
     authority: str  # a certificate in PEM
     trust: Path  # the directory that has it for clients
 
@@ -66,6 +67,7 @@ class Reach:
         return {
             "egress": [rule.to_guest() for rule in self.rules],
             "placeholders": dict(self.placeholders),
+            "env": dict(self.env),
             "authority": self.authority,
             "trust": str(self.trust),
         }
