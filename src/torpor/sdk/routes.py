@@ -124,9 +124,15 @@ class Routes:
 
 
 def _text(host: Any) -> str | None:
+    """As it would be looked up: in ASCII."""
     if isinstance(host, (bytes, bytearray)):
-        host = bytes(host).decode("ascii", "replace")
-    return host if isinstance(host, str) else None
+        host = bytes(host).decode("ascii", "backslashreplace")
+    if not isinstance(host, str) or host.isascii():
+        return host if isinstance(host, str) else None
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError:
+        return host.encode("ascii", "backslashreplace").decode()
 
 
 def _is_address(name: str) -> bool:

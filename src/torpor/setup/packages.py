@@ -47,7 +47,7 @@ COMPILER = (
     Package("libfuse3-dev", "/usr/include/fuse3/fuse.h"),
     Package("python3-dev", f"{sysconfig.get_path('include')}/Python.h"),
 )
-# What tests of torpor itself need; those that miss one are skipped.
+# What tests of torpor itself need.
 TESTS = (
     Package("cpio", "cpio"),
     Package("chromium", "chromium"),
