@@ -155,57 +155,62 @@ def _bearer(scope: Scope) -> str:
     return key.strip()
 
 
+def grant(request: Request) -> Grant:
+    """What whoever asks may do."""
+    found: Grant = request.scope.get(_GRANT, LOCAL)
+    return found
+
+
 def who(request: Request) -> str:
     """Who asks, for a log."""
-    grant: Grant = request.scope.get(_GRANT, LOCAL)
-    return grant.who
+    return grant(request).who
 
 
 def origin(request: Request) -> str:
     """Who asks and from where: what a client cannot say otherwise."""
-    grant: Grant = request.scope.get(_GRANT, LOCAL)
-    return grant.who if grant is LOCAL else f"{grant.who}, from {_whence(request.scope)}"
+    by = grant(request)
+    return by.who if by is LOCAL else f"{by.who}, from {_whence(request.scope)}"
 
 
 async def admit(request: Request) -> None:
     """Raises Forbidden, and NotFound where there is no such run or wait."""
-    grant: Grant = request.scope.get(_GRANT, LOCAL)
+    given = grant(request)
     path = _CONVERTER.sub("}", request.scope["route"].path)
     try:
         need = ROUTES.get((request.method, path))
-        if need is None and grant is LOCAL:
+        if need is None and given is LOCAL:
             return
         if need is None:
             raise Forbidden(f"{request.method} {path} is not available to keys")
-        grant.require(need.scope)
-        if grant.restricted:
-            await _require(grant, need.on, request)
+        given.require(need.scope)
+        if given.restricted:
+            await _require(given, need.on, request)
     except Forbidden as error:
-        _refused(request.method, request.url.path, grant.who, error)
+        _refused(request.method, request.url.path, given.who, error)
         raise
 
 
-async def _require(grant: Grant, on: On, request: Request) -> None:
+async def _require(given: Grant, on: On, request: Request) -> None:
     service = service_of(request)
     match on:
         case On.RUN:
             run = await service.runs.find(request.path_params["ref"])
-            grant.require_run(run["id"], run["agent"])
+            given.require_run(run["id"], run["agent"])
         case On.WAIT:
             wait = await service.waits.get(request.path_params["ref"])
             run = await service.runs.find(wait["run"])
-            grant.require_wait(wait["id"], run["id"], run["agent"])
+            given.require_wait(wait["id"], run["id"], run["agent"])
         case On.WAITS if request.query_params.get("run"):
             run = await service.runs.find(request.query_params["run"])
-            grant.require_run(run["id"], run["agent"])
+            given.require_run(run["id"], run["agent"])
         case On.RUNS:
-            grant.require_agent(request.query_params.get("agent"))
+            given.require_agent(request.query_params.get("agent"))
         case On.START:
-            grant.require_agent(_agent(await request.body()))
+            given.require_agent(_agent(await request.body()))
         case On.NOTHING:
             pass
         case _:
-            grant.require_all()
+            given.require_all()
 
 
 def _agent(body: bytes) -> str | None:

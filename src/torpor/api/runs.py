@@ -9,7 +9,9 @@ from fastapi import Header, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, Field, model_validator
 
+from torpor.api import access
 from torpor.api.routing import Router, Uses, gives, next_page
+from torpor.core.access import Grant
 from torpor.core.errors import Invalid
 from torpor.core.starting import DELAY_S_MAX, PRIORITY_MAX, Start
 from torpor.core.states import RunState
@@ -86,7 +88,7 @@ class StartRequest(Strict):
             raise ValueError("name an agent or a version")
         return self
 
-    def run(self, id_key: str | None) -> RunRequest:
+    def run(self, id_key: str | None, by: Grant) -> RunRequest:
         """Raises Invalid."""
         start = Start(
             self.queue,
@@ -105,6 +107,7 @@ class StartRequest(Strict):
             id_key=id_key,
             start=start.check(),
             files=self.files,
+            by=by,
         )
 
 
@@ -158,13 +161,15 @@ router = Router()
 
 
 @router.post("/runs", status_code=201)
-async def start(body: StartRequest, service: Uses, idempotency_key: OnceKey = None) -> Run:
+async def start(
+    request: Request, body: StartRequest, service: Uses, idempotency_key: OnceKey = None
+) -> Run:
     """Start a run. If its `Idempotency-Key` (or `id_key`, which is the same) was used before, this
     returns the run that was started then.
     """
     if idempotency_key is not None and body.id_key not in (None, idempotency_key):
         raise Invalid("Idempotency-Key and id_key are two keys", hint=("Send only one of them."))
-    return await service.runs.start(body.run(body.id_key or idempotency_key))
+    return await service.runs.start(body.run(body.id_key or idempotency_key, access.grant(request)))
 
 
 @router.get("/runs", responses=gives(Sequence[Run]))
@@ -198,10 +203,11 @@ async def cancel(ref: str, service: Uses) -> Run:
 
 
 @router.post("/runs/{ref}/fork", status_code=201)
-async def fork(ref: str, body: ForkRequest, service: Uses) -> Run:
+async def fork(request: Request, ref: str, body: ForkRequest, service: Uses) -> Run:
     """Start a new run from any point of this run's log."""
-    request = shapes.ForkRequest(body.at, body.input, body.version, body.set)
-    return await service.runs.fork(ref, request)
+    by = access.grant(request)
+    plan = shapes.ForkRequest(body.at, body.input, body.version, body.set, by=by)
+    return await service.runs.fork(ref, plan)
 
 
 @router.post("/runs/{ref}/retry", status_code=201)

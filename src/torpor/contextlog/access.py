@@ -49,6 +49,7 @@ class KeyRow:
             agents=None if self.agents is None else frozenset(self.agents),
             run=self.run,
             wait=self.wait,
+            key=self.id,
         )
 
 

@@ -80,7 +80,8 @@ def spawn(
                 known |= waits_for(c, parent, [op])
             else:
                 given = (chosen.row, chosen.agent["name"], data["input"])
-                new_runs.append(NewRun(runs[op], *given, parent=parent, start=start))
+                of: dict[str, Any] = {"parent": parent, "start": start, "api_key": row.api_key}
+                new_runs.append(NewRun(runs[op], *given, **of))
         insert_runs(c, new_runs, now)
     return [known[op] for op in ops]
 

@@ -53,6 +53,7 @@ _OF_RUN: tuple[tuple[Table, str], ...] = (
     (schema.events, "run"),
     (schema.spoken, "run"),
     (schema.usage, "run"),
+    (schema.spent, "whose"),  # of what is no run's, the id is none's
     (schema.tool_uses, "run"),
     (schema.snapshots, "run"),
     (schema.large_values, "run"),

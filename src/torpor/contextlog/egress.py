@@ -2,14 +2,14 @@
 
     egress.request  {id, method?, url, rule, secret?, address?}: let out. Durable before its
                     answer's head is the agent's
-    egress.end      {id, status?, sent, received, ms, problem?}: how it ended, and the bytes of the
-                    bodies both ways
+    egress.end      {id, status?, sent, received, ms, problem?, cost?}: how it ended, the bytes of
+                    the bodies both ways, and the dollars that it counts
     egress.refused  {method?, url | name, port?, code, reason, rule?, times?}: not let out. What is
                     refused again and again is counted, not repeated: `times` is how often by then
 
 A recorded exchange has an operation instead. Its op.end has `egress`: {rule, secret?, address?, ms,
-sent, received}; while its answer comes, op.part entries have its text, {text}, for people: replay
-does not look at them.
+sent, received, used?}, the last as `contextlog.spent` says; while its answer comes, op.part entries
+have its text, {text}, for people: replay does not look at them.
 
 `id` tells one exchange of a run from another. What is too long is cut: `…` stands at its end.
 """
@@ -56,6 +56,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[type, int]]] = {
         "received": _COUNT,
         "ms": _COUNT,
         "problem?": _REASON,
+        "cost?": (float, 2**62),
     },
     REFUSED: {
         "method?": _WORD,
@@ -131,5 +132,5 @@ def _check(kind: str) -> Codec:
     return Codec(check=check)
 
 
-_WORDS = {str: "text", int: "a count"}
+_WORDS = {str: "text", int: "a count", float: "a number"}
 CODECS: Mapping[str, Codec] = {kind: _check(kind) for kind in _FIELDS}

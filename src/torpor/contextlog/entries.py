@@ -45,6 +45,8 @@ from torpor.contextlog.codecs import check_object, unfold
 from torpor.contextlog.news import changed, count_appended
 from torpor.contextlog.prepared import Prepared, json_each, json_of
 from torpor.contextlog.secrets import note_use, used_secret
+from torpor.contextlog.spent import amounts_of
+from torpor.contextlog.spent import note as note_spent
 from torpor.core.errors import CallerError, Conflict, Invalid, NotFound, StaleEpoch, TorporError
 from torpor.core.ids import Epoch, OpId, RunId, Seq
 from torpor.core.paging import PAGE_BYTES_MAX, Page
@@ -137,6 +139,8 @@ def append(
         )
         for i, (entry, _) in enumerate(fresh):
             codecs.record(c, run, first + i, entry.kind, entry.op, entry.data)
+            if amounts := amounts_of(entry.kind, entry.data):
+                note_spent(c, run, amounts, now)
             if (secret := used_secret(entry.kind, entry.data)) is not None:
                 note_use(c, secret, now)
         changed(c, run)

@@ -79,12 +79,14 @@ class Fork:
     parent: RunId | None = None  # whose child it is in its origin's place
     attempt: int = 1
     not_before: float | None = None
+    api_key: str | None = None  # whose limits it counts under
     details: Mapping[str, Any] = field(default_factory=dict)  # what else its first entry has
 
 
 def fork_of(origin: RunRow, at: Seq, **changes: Any) -> Fork:
     """A fork as its origin is, but for `changes`."""
     same = {"version": origin.version, "agent": origin.agent, "input": origin.input}
+    same["api_key"] = origin.api_key
     return Fork(at, **{**same, **changes})
 
 
@@ -133,6 +135,7 @@ def fork_run(c: Connection, origin: RunRow, fork: Fork, rewrap: Rewrap, now: flo
                 "due_at": fork.not_before,
                 "attempt": fork.attempt,
                 "schedule": origin.schedule,
+                "api_key": fork.api_key,
                 "env": origin.env,
                 "out_offset": printed_before(c, origin.id, "stdout", fork.at, 0, 0)[0],
                 "err_offset": printed_before(c, origin.id, "stderr", fork.at, 0, 0)[0],

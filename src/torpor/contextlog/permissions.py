@@ -63,7 +63,7 @@ def given_for_run(c: Connection, wait: WaitId) -> dict[str, Any] | None:
 
 def open_alike(c: Connection, wait: WaitId) -> list[WaitId]:
     """The other open permissions of the same run and scope."""
-    return [WaitId(other.id) for other in c.execute(_in_scope(wait, _OPEN))]
+    return sorted(WaitId(other.id) for other in c.execute(_in_scope(wait, _OPEN)))
 
 
 def _in_scope(wait: WaitId, state: str) -> Select[Any]:
@@ -76,7 +76,6 @@ def _in_scope(wait: WaitId, state: str) -> Select[Any]:
         .join(_permissions, same)
         .join(_waits, _permissions.c.wait == _waits.c.id)
         .where(mine.c.wait == wait, _waits.c.id != wait, _waits.c.state == state)
-        .order_by(_waits.c.id)
     )
 
 

@@ -44,6 +44,7 @@ from torpor.contextlog.waits import (
     list_waits,
     move_child_waits,
 )
+from torpor.core.access import Grant
 from torpor.core.errors import Conflict, InternalError, Invalid, NotFound
 from torpor.core.ids import AgentVersion, Epoch, RunId, Seq, SnapshotId, WorkerId, new_id
 from torpor.core.limits import ID_KEY_MAX
@@ -106,6 +107,7 @@ class RunRow:
     attempt: int
     schedule: str | None
     id_key_until: float | None
+    api_key: str | None
     env: dict[str, str]
     worker_id: WorkerId | None
     lease_until: float | None
@@ -120,7 +122,7 @@ class RunRow:
 _INTERNAL = {
     *("ready", "id_key", "base", "out_offset", "err_offset", "cancel_requested"),
     *("due_at", "patient", "wall_until", "wake_at", "id_key_until", "waited_s"),
-    *("worker_id", "lease_until"),
+    *("worker_id", "lease_until", "api_key"),
 }
 
 
@@ -158,13 +160,13 @@ def create_run(
     input: Mapping[str, Any],
     id_key: str | None = None,
     start: Start = AT_ONCE,
-    scheduled: Scheduled | None = None,
+    cause: Scheduled | Grant | None = None,
     files: Mapping[str, str] | None = None,
     now: float,
 ) -> RunRow:
     """Queue a run, which has `files`: path → digest (`contextlog.files`). With an `id_key` that was
     used before, the run that it made is given, unless that was too long ago
-    (`Start.id_key_for_s`).
+    (`Start.id_key_for_s`). `cause` is what starts it: a schedule, or whoever was granted it.
 
     Raises NotFound (no such agent or file), Invalid (rule 13), Conflict (the key made another run).
     """
@@ -188,7 +190,7 @@ def create_run(
         input,
         id_key=id_key,
         start=start.check(),
-        scheduled=scheduled,
+        cause=cause,
         files=files or {},
     )
     insert_runs(c, [new], now)
@@ -213,7 +215,8 @@ class NewRun:
     id_key: str | None = None
     parent: RunId | None = None
     start: Start = AT_ONCE
-    scheduled: Scheduled | None = None
+    cause: Scheduled | Grant | None = None
+    api_key: str | None = None  # its parent's
     files: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -222,7 +225,8 @@ class NewRun:
         return self.start.queue or self.version.rules.queue or own
 
     def row(self, now: float) -> dict[str, Any]:
-        start, (schedule, after) = self.start, self.scheduled or (None, None)
+        start, cause = self.start, self.cause
+        schedule, after = cause if isinstance(cause, Scheduled) else (None, None)
         not_before = now + start.delay_s if start.delay_s else None
         expires_at = None if start.expires_s is None else (not_before or now) + start.expires_s
         return {
@@ -247,6 +251,7 @@ class NewRun:
             "after": after,
             "schedule": schedule,
             "id_key_until": None if start.id_key_for_s is None else now + start.id_key_for_s,
+            "api_key": cause.key if isinstance(cause, Grant) else self.api_key,
             "env": dict(start.env),
         }
 
@@ -269,8 +274,10 @@ def insert_runs(c: Connection, several: Sequence[NewRun], now: float) -> None:
 def _created(run: NewRun) -> dict[str, Any]:
     created = {"version": run.version.version, "agent": run.agent, "engine": run.version.engine}
     names = sorted(run.start.env) or None
-    schedule = None if run.scheduled is None else run.scheduled.schedule
-    also: dict[str, Any] = {"parent": run.parent, "schedule": schedule, "env": names}
+    cause = run.cause
+    also: dict[str, Any] = {"parent": run.parent, "env": names}
+    also["schedule"] = cause.schedule if isinstance(cause, Scheduled) else None
+    also["by"] = cause.who if isinstance(cause, Grant) else None
     also["files"] = dict(run.files) or None
     known = {key: value for key, value in also.items() if value is not None}
     return {**created, "input": run.input, **known}

@@ -149,6 +149,8 @@ runs = Table(
     Column("attempt", Integer, nullable=False, default=1, server_default="1"),
     Column("schedule", String),  # that started it
     Column("id_key_until", Double),
+    # The API key with which it, or what it comes from, was started: what its limits count under.
+    Column("api_key", _Id),
     # Environment variables of its own. Not in its log: a person may have put a secret there.
     Column("env", _Json, nullable=False, default={}),
     # Of one that is running: who carries it, and until when (`torpor.worker.lease`).
@@ -346,6 +348,21 @@ usage = Table(
     Column("cached_tokens", BigInteger),
     Column("output_tokens", BigInteger),
     Column("finish", String),
+    sqlite_with_rowid=False,
+)
+
+# What went out, added up with the entries that say so: see `torpor.contextlog.spent`.
+spent = Table(
+    "spent",
+    metadata,
+    Column("per", _Id, primary_key=True),
+    Column("whose", _Id, primary_key=True),
+    Column("day", _Id, primary_key=True),
+    Column("cost", Double, nullable=False),
+    Column("tokens", Double, nullable=False),
+    Column("requests", Double, nullable=False),
+    Column("bytes_out", Double, nullable=False),
+    Column("bytes_in", Double, nullable=False),
     sqlite_with_rowid=False,
 )
 

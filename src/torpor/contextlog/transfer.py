@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from torpor.contextlog import codecs, lineage, permissions, schema
+from torpor.contextlog import codecs, lineage, permissions, schema, spent
 from torpor.contextlog.codecs import check_object, unfold
 from torpor.contextlog.events import read_events
 from torpor.contextlog.news import Claimable, Due, changed, report
@@ -136,6 +136,8 @@ def write_run(
                 c.execute(insert(table), several)
         for row in logged:
             codecs.record(c, run["id"], row["seq"], row["kind"], row["op"], row["data"])
+        used = (spent.amounts_of(row["kind"], row["data"]) for row in logged)
+        spent.note_imported(c, RunId(run["id"]), [each for each in used if each])
         for row in waits:
             if row["kind"] == PERMISSION and row["state"] == OPEN:
                 action = check_action(row["data"])

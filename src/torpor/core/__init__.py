@@ -37,6 +37,7 @@ reach         what a version may reach beyond another
 hostnames     names of hosts and patterns for them
 targets       methods, targets, patterns for paths
 amounts       what budgets limit, as people write it
+charges       what a model's call takes at most, from its request
 secrets       secrets of agents: whom they serve, and where they stand in a request
 refusals      what a model's client gets where torpor answers instead
 replies       what a model's answer says, whole or as it comes

@@ -41,13 +41,14 @@ RESTRICTABLE = frozenset({Scope.TRIGGER, Scope.OPERATE, Scope.OBSERVE, Scope.EXE
 
 @dataclass(frozen=True)
 class Grant:
-    """`who` is for the log. Of agents, run and wait, None is any."""
+    """`who` is for the log; `key` is the id of an API key. Of agents, run and wait, None is any."""
 
     who: str
     scopes: frozenset[Scope]
     agents: frozenset[str] | None = None
     run: str | None = None
     wait: str | None = None
+    key: str | None = None
 
     @property
     def restricted(self) -> bool:

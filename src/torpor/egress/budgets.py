@@ -17,15 +17,16 @@ does one that never came whole, since the model may have worked for it. What fai
 A price that nobody knows is the host's `price_unknown`, never free. That is also what a request
 to a model's API takes of whose cost nothing is known at all, such as for an image.
 
-Amounts are kept in a file, a line for each exchange, put together when it is opened: a broker that
-died has lost none but those of what was under way, of which it has what models' calls reserved.
+Where amounts are kept: the log has what was used (`contextlog.spent`), and a run's worker says so
+whenever the run has a machine, or there is another broker. Here is what the log does not have yet,
+reservations above all, in a file: a line for each exchange, put together when it is opened. What
+is more counts, so that neither a broker that died nor a file that was lost gives anything back.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,25 +34,20 @@ from pathlib import Path
 from typing import Any
 
 from torpor.core import amounts
+from torpor.core.charges import most_of
 from torpor.core.egress import Budget
+from torpor.core.prices import UNKNOWN as PRICE_UNKNOWN
 from torpor.core.prices import Prices
 from torpor.core.replies import HTTP_ERROR, Reply, read_reply
 from torpor.egress.admission import Headers
 
 RUN, DAY, KEY = "per_run", "per_day", "per_key"
 PER = (RUN, DAY, KEY)
-PRICE_UNKNOWN = 0.50  # US dollars
-OUTPUT_TOKENS = 16_384  # reserved for an answer whose request bounds it nowhere
-IMAGE_TOKENS = 20_000  # more than any model takes for an image
 ANSWER_BYTES_MAX = 32 * 1024 * 1024  # of a model's answer, kept to be read
 LEDGER_BYTES_MAX = 4 << 20
 
 Scope = tuple[str, str]  # (PER, whose)
 Amounts = dict[str, float]
-
-_IMAGE = re.compile(rb"data:image/[a-z0-9.+-]{1,20};base64,[A-Za-z0-9+/=]+")
-_IN_PATH = re.compile(r"/(?:models|deployments)/([^/:?]+)")
-_OUTPUT_KEYS = ("max_completion_tokens", "max_output_tokens", "max_tokens", "num_predict")
 
 
 @dataclass(frozen=True)
@@ -318,9 +314,7 @@ class Hold:
     def _settle(self, status: int | None) -> Mapping[str, Any]:
         if status is None:
             # Nothing of it went out, or nobody knows what became of it.
-            if not self._estimate:
-                return {}
-            return {"cost": self._estimate["cost"], "estimated": True}
+            return self._estimated()
         if not self.model:
             return self._settle_unread(status)
         found = read_reply({"status": status, "body": self._answer.decode(errors="replace")})
@@ -328,15 +322,20 @@ class Hold:
             found.output_tokens and found.finish is None and not found.failed
         ):
             # It does not say, or was cut off before it said all.
-            return {"cost": self._estimate.get("cost", 0.0), "estimated": True}
+            return self._estimated()
         tokens, cost = self._taken(found)
         self._replace({"tokens": tokens, "cost": cost})
         return {
             "model": found.model or self._named,
             "input": found.input_tokens,
             "output": found.output_tokens,
+            "tokens": tokens,
             "cost": cost,
         }
+
+    def _estimated(self) -> Mapping[str, Any]:
+        """What was reserved stays."""
+        return {**self._estimate, "estimated": True} if self._estimate else {}
 
     def _settle_unread(self, status: int) -> Mapping[str, Any]:
         if status >= HTTP_ERROR:
@@ -364,13 +363,8 @@ class Hold:
         """The model, and what the call can take at most."""
         if not self.model:
             return "", {"cost": self.account.price_unknown}
-        named, output = read_request(body, self.target)
-        # The smallest tokens are bytes; pictures in it are not read as text.
-        without, images = _IMAGE.subn(b"", body)
-        input = len(without) + images * IMAGE_TOKENS
-        cost = self.budgets.prices().cost(named or None, input, None, output)
-        price = self.account.price_unknown if cost is None else cost
-        return named, {"tokens": input + output, "cost": price}
+        most = most_of(body, self.target, self.budgets.prices(), self.account.price_unknown)
+        return most.model, {"tokens": most.tokens, "cost": most.cost}
 
     def _take(self, more: Mapping[str, float]) -> None:
         self.budgets.add(self.account, more)
@@ -385,40 +379,3 @@ class Hold:
     def _replace(self, used: Mapping[str, float]) -> None:
         """Of tokens and cost, what was reserved by what was used."""
         self._take({k: used.get(k, 0) - self._reserved.get(k, 0) for k in ("tokens", "cost")})
-
-
-def read_request(body: bytes, target: str) -> tuple[str, int]:
-    """The model that a call names, and how many tokens its answer may have: of all its choices."""
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        document = None
-    fields = document if isinstance(document, dict) else {}
-    model = fields.get("model")
-    if not isinstance(model, str):
-        match = _IN_PATH.search(target)
-        model = match[1] if match else ""
-    tables = [
-        fields,
-        *(fields.get(k) for k in ("generationConfig", "generation_config", "options")),
-    ]
-    keys = (*_OUTPUT_KEYS, "maxOutputTokens")
-    bounds = [
-        table[key]
-        for table in tables
-        if isinstance(table, dict)
-        for key in keys
-        if _is_count(table.get(key))
-    ]
-    choices = [
-        table[key]
-        for table in tables
-        if isinstance(table, dict)
-        for key in ("n", "candidateCount", "candidate_count")
-        if _is_count(table.get(key))
-    ]
-    return model[:500], max(bounds, default=OUTPUT_TOKENS) * max(choices, default=1)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**40

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from torpor.core.egress import Request
-from torpor.core.errors import HostError, Missing
+from torpor.core.errors import HostError, Missing, TorporError
 from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
 from torpor.egress.connection import Connection, Lost, Stream
@@ -25,6 +25,7 @@ from torpor.wire.streams import ATTACH, REFUSE, Frame
 _TRIES = 3
 
 Fields = Mapping[str, Any]
+Policy = Callable[[], Awaitable[Fields]]
 Dial = Callable[[], Awaitable[Connection]]
 
 
@@ -36,7 +37,7 @@ class BrokerClient:
         self._dial = dial
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
-        self._policies: dict[RunId, Fields] = {}
+        self._policies: dict[RunId, Policy] = {}
         self._secrets: Sequence[Fields] | None = None
 
     @classmethod
@@ -64,8 +65,9 @@ class BrokerClient:
                 connection = await self._dial()
                 if self._secrets is not None:
                     connection.post("secrets", {"entries": self._secrets})
-                for run, policy in self._policies.items():
-                    connection.post("policy", {"run": run, "policy": policy})
+                for run, policy in list(self._policies.items()):
+                    with contextlib.suppress(TorporError):  # the log cannot be read: all is denied
+                        connection.post("policy", {"run": run, "policy": await policy()})
                 self._connection = connection
             return connection
 
@@ -114,18 +116,19 @@ class BrokerClient:
         return None if first.kind == REFUSE else stream
 
     async def set_policy(self, run: RunId, policy: Fields) -> None:
-        """What the run may do, as `torpor.egress.judge` has it. Until then it may reach
-        nothing but the deployment's own model. Raises Invalid, HostError."""
+        """What the run may do, and what it has used, as `torpor.egress.judge` has it. Until then it
+        may reach nothing but the deployment's own model. Raises Invalid, HostError."""
         try:
             connection = await self.connect()
         finally:  # whatever becomes of it: the next connection has this
-            self._policies[run] = policy
+            self._policies[run] = _always(policy)
         await connection.call("policy", run=run, policy=policy)
 
-    def post_policy(self, run: RunId, policy: Fields) -> None:
+    def post_policy(self, run: RunId, policy: Fields, renewed: Policy | None = None) -> None:
         """As `set_policy`, and waits for no reply, nor for a broker: whatever is asked for later
-        comes after it. One that the broker cannot read denies all, and says why."""
-        self._policies[run] = policy
+        comes after it. One that the broker cannot read denies all, and says why. A broker that
+        comes after this one gets it `renewed`."""
+        self._policies[run] = renewed or _always(policy)
         if self._connection is not None:
             self._connection.post("policy", {"run": run, "policy": policy})
 
@@ -179,6 +182,13 @@ class BrokerClient:
         if connection is not None and not connection.lost:
             with contextlib.suppress(HostError):
                 await connection.post(do, fields)
+
+
+def _always(policy: Fields) -> Policy:
+    async def current() -> Fields:
+        return policy
+
+    return current
 
 
 async def _first(stream: Stream) -> Frame:

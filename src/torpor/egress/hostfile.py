@@ -37,7 +37,8 @@ from torpor.core import amounts
 from torpor.core.egress import Rule, check_keys, flag, parse_rule
 from torpor.core.errors import Invalid
 from torpor.core.hostnames import check_pattern
-from torpor.egress.budgets import PER, PRICE_UNKNOWN, Limit
+from torpor.core.prices import UNKNOWN as PRICE_UNKNOWN
+from torpor.egress.budgets import PER, Limit
 
 BYTES_MAX = 1 << 20
 ADDRESSES_MAX = 16

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from torpor.contextlog import schema
 from torpor.core.errors import Damaged, HostError
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 FIRST = 3  # a database of an earlier version is of torpor's development, and has no way from there
 
 SCRIPTS = "torpor.logstore:migrations"

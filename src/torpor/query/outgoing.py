@@ -191,17 +191,33 @@ def _bytes(way: str) -> str:
 
 
 _RECORDED = ("model", "http")
-_OF_USAGE = "usage u WHERE u.run = r.id"
+# What a broker counted; else, of calls before that was written down, what their answers say.
+_COUNTED = "x.data ->> '$.egress.used"
+_OF_USAGE = (
+    "usage u JOIN entries x ON x.run = u.run AND x.seq = u.seq "
+    f"WHERE u.run = r.id AND {_COUNTED}.cost' IS NULL"
+)
+_HELD_BACK = f"x.data ->> '$.egress' IS NOT NULL AND {_COUNTED}' IS NULL"
+
+
+def _counted(kind: str, others: str) -> str:
+    of_each = (_sum(f"{_COUNTED}.{kind}'", _own("op.end", of)) for of in _RECORDED)
+    return " + ".join((*of_each, _sum(others, _OF_USAGE)))
+
+
 _USED_OF = {
-    "cost": _sum(
+    "cost": _counted(
+        "cost",
         "torpor_charge(u.model, u.status, u.input_tokens, u.cached_tokens, u.output_tokens)",
-        _OF_USAGE,
-    ),
-    "tokens": _sum("coalesce(u.input_tokens, 0) + coalesce(u.output_tokens, 0)", _OF_USAGE),
+    )
+    + " + "
+    + _sum("x.data ->> '$.cost'", _own("egress.end")),
+    "tokens": _counted("tokens", "coalesce(u.input_tokens, 0) + coalesce(u.output_tokens, 0)"),
     "requests": " + ".join(
         (
             _sum("1", _own("egress.request")),
             *(_sum("1", _own("op.begin", of)) for of in _RECORDED),
+            *(_sum("-1", f"{_own('op.end', of)} AND {_HELD_BACK}") for of in _RECORDED),
         )
     ),
     "bytes_out": _bytes("sent"),
@@ -229,8 +245,8 @@ budgets = View(
                     ("kind", "`cost` (US dollars), `tokens`, `requests`, `bytes_out`, `bytes_in`"),
                     (
                         "used",
-                        "by the run itself; a model call whose price nobody knows counts as what "
-                        "the host's file sets for it",
+                        "by the run itself, at the prices of when it was; a model call whose price "
+                        "nobody knows counts as what the host's file sets for it",
                     ),
                     ("allowed", "null is without limit"),
                     ("asks", "1 if a person is asked about what passes it, 0 if that is denied"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NotRequired, Protocol
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from torpor.core.access import LOCAL, Grant
 from torpor.core.starting import AT_ONCE, Start
 from torpor.core.states import RunState
 from torpor.service.shapes import Object, closed
@@ -163,7 +164,7 @@ class Deleted(TypedDict):
 class RunRequest:
     """A run to be started: of a `version` of an agent, or of the current one for `engine` by the
     agent's name. `files`: path → digest of what was uploaded. The same `id_key` twice is one
-    run."""
+    run. `by` is whoever starts it."""
 
     input: Mapping[str, Any]
     version: str | None = None
@@ -172,6 +173,7 @@ class RunRequest:
     id_key: str | None = None
     start: Start = AT_ONCE
     files: Mapping[str, str] = field(default_factory=dict)
+    by: Grant = LOCAL
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ class ForkRequest:
     version: str | None = None
     set: Mapping[str, Any] = field(default_factory=dict)
     how: str = "fork"
+    by: Grant | None = None  # whose limits it counts under; its origin's otherwise
 
 
 @dataclass(frozen=True)

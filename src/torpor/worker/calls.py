@@ -14,6 +14,7 @@ What is recorded is acknowledged to the broker, which then forgets it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,8 @@ from sqlalchemy import Connection
 
 from torpor.contextlog import calls, egress, entries, permissions
 from torpor.contextlog.entries import END, NewEntry
+from torpor.contextlog.spent import USED
+from torpor.core.charges import most_of
 from torpor.core.egress import MODEL, MODEL_HOST
 from torpor.core.errors import Conflict, HostError, Invalid
 from torpor.core.ids import OpId, op_kind
@@ -67,6 +70,7 @@ class _Call:
         self.refusal: Mapping[str, Any] | None = None  # of the broker's
         self.transcript: Transcript | None = None
         self.cut_code = ""
+        self.lost: Mapping[str, Any] | None = None  # in doubt: what it may have taken
 
     @property
     def begun(self) -> bool:
@@ -97,7 +101,15 @@ class _Call:
             key: self.done.get(key, self.verdict.get(key))
             for key in ("secret", "address", "ms", "sent", "received")
         }
-        return {key: value for key, value in known.items() if value is not None}
+        return {key: value for key, value in known.items() if value is not None} | self._used()
+
+    def _used(self) -> dict[str, Any]:
+        """Of what was let out."""
+        if self.lost is None and not self.done and self.verdict.get("verdict") != "allow":
+            return {}
+        usage = self.done.get("usage") or self.lost or {}
+        counted = {key: usage[key] for key in ("tokens", "cost", "estimated") if key in usage}
+        return {USED: {"requests": 1} | counted}
 
 
 class Calls:
@@ -202,6 +214,8 @@ class Calls:
                 known = await self._store.read(lambda c: egress.part_chars(c, self._run, op))
             call.transcript = Transcript(op, self._way, self.under_way, known)
         value = await self._value(call, request)
+        if call.lost is not None and not call.done and op_kind(op) == MODEL:
+            call.lost = await asyncio.to_thread(_most_of, request, self._way)
         self._metrics.model_called(read_reply(value))
         try:
             return await self._record(call, request, value)
@@ -221,6 +235,7 @@ class Calls:
             stream = await self._find(call.op) if call.op in self._before else None
             if stream is None:
                 if call.op in self._before and not await self._was_not_sent(call.op):
+                    call.lost = {}
                     return refused(path, 503, "in_doubt", BEGUN)
                 stream = await self._begin(call, request)
             try:
@@ -237,6 +252,7 @@ class Calls:
         except Invalid as error:
             return refused(path, 400, error.code, str(error), retry=False)
         except Lost as error:
+            call.lost = {}
             if not call.begun:
                 return refused(path, 503, "in_doubt", f"{DIED}. {error.hint}")
             call.answer.cut = DIED
@@ -244,6 +260,7 @@ class Calls:
             return refused(path, 503, error.code, str(error))
         if call.answer.cut is not None and not call.begun:  # nobody has a part of it
             doubtful = call.cut_code == GIVEN_UP
+            call.lost = {} if doubtful else call.lost
             code = "in_doubt" if doubtful else call.cut_code
             return refused(path, 503 if doubtful else 502, code, call.answer.cut)
         if call.answer.status is not None:
@@ -264,7 +281,7 @@ class Calls:
     async def _begin(self, call: _Call, request: Request) -> Stream:
         """Raises Invalid, _NotPermitted, HostError."""
         try:
-            body = request["body"].encode() if "body" in request else b64decode(request["body_b64"])
+            body = _body_of(request)
         except ValueError as error:
             raise Invalid(f"the request's body is not what it says: {error}") from error
         op, wanted = call.op, _request_of(request)
@@ -310,6 +327,18 @@ class Calls:
             assert found is not None
             return found
         return outcome
+
+
+def _most_of(request: Request, way: Way) -> dict[str, Any]:
+    """What a model's call takes at most: counted where nobody knows what became of it. Blocks."""
+    most = most_of(_body_of(request), request["path"], *way.prices())
+    return {"tokens": most.tokens, "cost": most.cost, "estimated": True}
+
+
+def _body_of(request: Request) -> bytes:
+    if "body" in request:
+        return str(request["body"]).encode()
+    return b64decode(request["body_b64"])
 
 
 def _refusals(call: _Call, request: Request) -> list[Write]:

@@ -27,10 +27,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
-from torpor.contextlog import entries, waits
-from torpor.contextlog.agents import find_agent
+from torpor.contextlog import entries, spent, waits
+from torpor.contextlog.agents import AgentRow, find_agent
 from torpor.contextlog.runs import RunRow
 from torpor.contextlog.snapshots import SnapshotRow
 from torpor.core.errors import TorporError
@@ -215,17 +216,19 @@ class Driver:
         parts = self._parts
         started = snapshot is not None and snapshot.run is not None
         seq = Seq(0) if snapshot is None else snapshot.seq
-        journal, notes, still_open, agent = await self._shared.store.read(
+        journal, notes, still_open, agent, used = await self._shared.store.read(
             lambda c: (
                 entries.journal(c, self.run, seq),
                 repeatable(c, self.run, snapshot),
                 waits.list_waits(c, self.run),
                 find_agent(c, self.row.version),
+                spent.known(c, self.run, self._clock.now()),
             )
         )
         if agent is not None:
             self._call_rule = agent.rules.freeze_on_model_wait
-            self._shared.broker.post_policy(self.run, policy_of(agent))
+            policy = policy_of(agent, self.row, used)
+            self._shared.broker.post_policy(self.run, policy, partial(self._policy, agent))
         parts.standing.due.update((wait.op, wait.due_at) for wait in still_open)
         parts.notes = Notes(notes, journal)
         parts.streams.expect(journal)
@@ -248,6 +251,11 @@ class Driver:
         await self._begin_again()
         parts.learning.spawn(live.woken())
         self.doing = "running"
+
+    async def _policy(self, agent: AgentRow) -> Mapping[str, Any]:
+        """As the log has it by then."""
+        used = await self._shared.store.read(lambda c: spent.known(c, self.run, self._clock.now()))
+        return policy_of(agent, self.row, used)
 
     async def _take_up(
         self, snapshot: SnapshotRow, position: Position, answered: set[OpId]

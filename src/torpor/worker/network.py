@@ -352,6 +352,7 @@ class Network:
             received=done.get("received", exchange.received),
             ms=round(done.get("ms", took_ms)),
             problem=done.get("problem", exchange.problem) or None,
+            cost=(done.get("usage") or {}).get("cost"),
         )
 
     def _refused(self, **fields: Any) -> asyncio.Future[None] | None:

@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torpor.contextlog.agents import AgentRow
+from torpor.contextlog.runs import RunRow
 from torpor.core.clock import Clock
+from torpor.core.home import Home
 from torpor.core.ids import RunId
+from torpor.core.prices import Prices
 from torpor.egress.client import BrokerClient
+from torpor.egress.hostfile import HostFile
 from torpor.logstore.protocol import Store
 from torpor.machines.channel import Channel
 from torpor.wire import streams
 from torpor.worker.pen import Pen
 
 
-def policy_of(agent: AgentRow) -> dict[str, Any]:
-    """What the broker is to know of a run, before its agent does anything."""
+def policy_of(
+    agent: AgentRow, run: RunRow | None = None, used: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """What the broker is to know of a run, before its agent does anything: also what the log has
+    of what was used (`contextlog.spent.known`)."""
     return {
         "agent": agent.name,
         "egress": list(agent.spec.get("egress", ())),
         "budget": agent.spec.get("rules", {}).get("budget", {}),
+        "key": (run and run.api_key) or "",
+        "used": dict(used),
     }
 
 
@@ -42,3 +52,9 @@ class Way:
     def say_at(self, kind: int, stream: int, offset: int, data: bytes = b"") -> None:
         if (guest := self.guest()) is not None:
             guest.pass_on(streams.encode_at(kind, stream, offset, data))
+
+    def prices(self) -> tuple[Prices, float]:
+        """Of this host, and what counts where there is none. Blocks."""
+        home = Home(self.store.path.parent)
+        unknown = HostFile(home.egress).current().price_unknown
+        return Prices.load_whole(home.prices, unknown), unknown

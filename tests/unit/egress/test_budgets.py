@@ -10,19 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from torpor.core.charges import OUTPUT_TOKENS, read_request
 from torpor.core.egress import Budget
 from torpor.core.prices import Prices
 from torpor.egress.budgets import (
     DAY,
     KEY,
-    OUTPUT_TOKENS,
     RUN,
     Account,
     Budgets,
     Hold,
     Limit,
     limits_of,
-    read_request,
 )
 
 PRICES = Prices({"gpt": {"input": 1.0, "output": 10.0}, "dear": {"input": 9.0, "output": 9.0}})

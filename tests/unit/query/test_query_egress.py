@@ -38,7 +38,7 @@ def fill(c: Connection) -> RunId:
     allowed = {"method": "GET", "url": GITHUB, "rule": "host api.github.com", "secret": "GITHUB"}
     write(log, egress.REQUEST, id="1", **allowed)  # at 101
     write(log, egress.REQUEST, id="2", method="", url="tcp://db:5432", rule="host db")
-    write(log, egress.ENDED, id="1", status=200, sent=0, received=512, ms=31)
+    write(log, egress.ENDED, id="1", status=200, sent=0, received=512, ms=31, cost=0.25)
     write(
         log,
         egress.REFUSED,
@@ -53,6 +53,7 @@ def fill(c: Connection) -> RunId:
     exchange: dict[str, Any] = {"scheme": "https", "host": "a.test", "port": 443, "path": "/v1?q=1"}
     log.begin("http", "a.test/v1@01", method="PUT", headers={}, body="{}", **exchange)
     out = {"rule": "host a.test", "address": "192.0.2.1", "ms": 12, "sent": 2, "received": 7}
+    out["used"] = {"requests": 1, "tokens": 10, "cost": 0.5}
     value = {"status": 201, "headers": {}, "body": "created"}
     log.entry("op.end", "http:a.test/v1@01#1", {"ok": True, "value": value, "egress": out})
     return run
@@ -164,8 +165,8 @@ def test_a_budget_states_what_is_used_of_it(ask: Ask, filled: tuple[Path, RunId,
     }
     assert used == {
         # A call without tokens counts as one whose price nobody knows.
-        "cost": (pytest.approx(0.003 + PRICES.unknown), 2.0, 1),
-        "tokens": (1100, None, 1),
+        "cost": (pytest.approx(0.753 + PRICES.unknown), 2.0, 1),
+        "tokens": (1110, None, 1),
         "requests": (5, 100, 1),
         "bytes_out": (2, None, 1),
         "bytes_in": (519, None, 1),
@@ -180,5 +181,5 @@ def test_what_the_view_says_is_what_a_run_shows(filled: tuple[Path, RunId, RunId
         found = asyncio.run(store.read(lambda c: spent(c, filled[1])))
     finally:
         store.close()
-    assert (found.requests, found.bytes_out, found.bytes_in, found.tokens) == (5, 2, 519, 1100)
-    assert found.cost(PRICES) == pytest.approx(0.003 + PRICES.unknown)
+    assert (found.requests, found.bytes_out, found.bytes_in, found.tokens) == (5, 2, 519, 1110)
+    assert found.cost(PRICES) == pytest.approx(0.753 + PRICES.unknown)

@@ -238,7 +238,7 @@ class PlayedBroker:
     async def set_policy(self, run: RunId, policy: Fields) -> None:
         self.policies[run] = policy
 
-    def post_policy(self, run: RunId, policy: Fields) -> None:
+    def post_policy(self, run: RunId, policy: Fields, renewed: object = None) -> None:
         self.policies[run] = policy
 
     async def drop_policy(self, run: RunId) -> None:

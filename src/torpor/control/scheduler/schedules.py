@@ -68,7 +68,7 @@ def _start(c: Connection, row: ScheduleRow, at: float, now: float) -> RunId:
         input=row.input,
         id_key=f"schedule {row.name} {at:.0f}",
         start=Start(queue=row.queue, priority=row.priority, env=row.env),
-        scheduled=Scheduled(row.name, after),
+        cause=Scheduled(row.name, after),
         now=now,
     )
     return run.id

@@ -92,7 +92,9 @@ class Forking:
 def _requested(c: Connection, origin: RunRow, request: ForkRequest) -> Fork:
     base = _snapshot(c, request.at)
     ops = {OpId(op): value for op, value in request.set.items()}
-    changes = {"how": request.how, "set": ops, "base": base and base.id}
+    changes: dict[str, Any] = {"how": request.how, "set": ops, "base": base and base.id}
+    if request.by is not None:
+        changes |= {"api_key": request.by.key, "details": {"by": request.by.who}}
     if request.input is not None:
         return _of_version(c, origin, request, _before_all(c, origin, request), changes)
     if base is not None:

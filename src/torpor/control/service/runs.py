@@ -75,6 +75,7 @@ class Runs:
                 input=request.input,
                 id_key=request.id_key,
                 start=request.start,
+                cause=request.by,
                 files=request.files,
                 now=self._clock.now(),
             )
