@@ -62,7 +62,8 @@ def test_what_a_call_may_take_is_reserved_and_then_what_it_took_is_used() -> Non
     got = answer()
     assert hold.received(got[:20]) == hold.received(got[20:]) == ""
     usage = hold.settle(200, [])
-    assert usage == {"model": "gpt", "input": 10, "output": 20, "cost": pytest.approx(0.00021)}
+    took = {"input": 10, "output": 20, "tokens": 30, "cost": pytest.approx(0.00021)}
+    assert usage == {"model": "gpt", **took}
     for scope in SCOPES:
         assert used(of, scope) == pytest.approx(
             {"requests": 1, "bytes_out": len(sent), "bytes_in": len(got), "tokens": 30}
