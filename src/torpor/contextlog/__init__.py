@@ -5,6 +5,7 @@ machines, pages in a browser) reads it or asks here. Which database it is only `
 knows.
 
 schema         the tables, as the newest version has them
+calltables     those of what went out, and of model calls
 columns        their columns' types
 prepared       statements of the hot path, compiled once
 runs           runs: created, listed, claimed, moved from state to state
@@ -16,7 +17,7 @@ reading        where to begin reading a log of which not all is wanted
 output         what agents print
 messages       requests to models, stored once by content
 calls          model calls as narrow rows
-spent          what a run has used of the network
+spent          what went out, and what that took: of a run, an agent, an API key
 egress         what went out, and what was refused
 conversation   a conversation, counted: what was sent, against all that was said
 values         which values too large for the log a run has

@@ -1,12 +1,15 @@
-"""Types of columns, for SQLite and PostgreSQL (`torpor.contextlog.schema`)."""
+"""Types of columns, for SQLite and PostgreSQL, and of which database all tables are
+(`torpor.contextlog.schema`)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, String, Text
+from sqlalchemy import JSON, MetaData, String, Text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.compiler import compiles
+
+metadata = MetaData()
 
 Id = String().with_variant(String(collation="C"), "postgresql")
 Op = Text().with_variant(Text(collation="C"), "postgresql")

@@ -40,12 +40,17 @@ from sqlalchemy import (
     true,
 )
 
+from torpor.contextlog.calltables import conversations as conversations
+from torpor.contextlog.calltables import messages as messages
+from torpor.contextlog.calltables import spent as spent
+from torpor.contextlog.calltables import spoken as spoken
+from torpor.contextlog.calltables import tool_uses as tool_uses
+from torpor.contextlog.calltables import usage as usage
 from torpor.contextlog.columns import Id as _Id
 from torpor.contextlog.columns import Json as _Json
 from torpor.contextlog.columns import JsonOrNull as _JsonOrNull
 from torpor.contextlog.columns import Op as _Op
-
-metadata = MetaData()
+from torpor.contextlog.columns import metadata as metadata
 
 
 def begins_with(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
@@ -305,77 +310,6 @@ def _log_view(name: str, within: str) -> Table:
 # entries of its run.
 log = _log_view("log", "+e.seq > l.after_seq AND e.seq <= l.upto_seq")
 log_ops = _log_view("log_ops", "+e.seq > l.after_seq AND +e.seq <= l.upto_seq")
-
-# What is sent to models: see `torpor.contextlog.messages`.
-messages = Table(
-    "messages",
-    metadata,
-    Column("digest", _Id, primary_key=True),
-    Column("text", Text, nullable=False),
-)
-
-conversations = Table(
-    "conversations",
-    metadata,
-    Column("digest", _Id, primary_key=True),
-    Column("previous", _Id, nullable=False),  # empty: it is the first
-    # No foreign key: for each message that is deleted SQLite would look through all of these.
-    Column("message", _Id, nullable=False),  # of `messages`
-)
-
-# Of model calls, what questions are often about: see `torpor.contextlog.calls`. `said`, `usage` and
-# `tool_uses` belong to the entry at (run, seq).
-spoken = Table(
-    "said",
-    metadata,
-    Column("run", _Id, primary_key=True),
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("n", Integer, primary_key=True, autoincrement=False),  # its place in the conversation
-    Column("node", _Id, primary_key=True),  # of `conversations`: what ends with it
-    Index("said_by_node", "run", "node"),
-    sqlite_with_rowid=False,
-)
-
-usage = Table(
-    "usage",
-    metadata,
-    Column("run", _Id, primary_key=True),
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("op", _Op, nullable=False),
-    Column("model", String),
-    Column("status", Integer),
-    Column("input_tokens", BigInteger),
-    Column("cached_tokens", BigInteger),
-    Column("output_tokens", BigInteger),
-    Column("finish", String),
-    sqlite_with_rowid=False,
-)
-
-# What went out, added up with the entries that say so: see `torpor.contextlog.spent`.
-spent = Table(
-    "spent",
-    metadata,
-    Column("per", _Id, primary_key=True),
-    Column("whose", _Id, primary_key=True),
-    Column("day", _Id, primary_key=True),
-    Column("cost", Double, nullable=False),
-    Column("tokens", Double, nullable=False),
-    Column("requests", Double, nullable=False),
-    Column("bytes_out", Double, nullable=False),
-    Column("bytes_in", Double, nullable=False),
-    sqlite_with_rowid=False,
-)
-
-tool_uses = Table(
-    "tool_uses",
-    metadata,
-    Column("run", _Id, primary_key=True),
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("n", Integer, primary_key=True, autoincrement=False),
-    Column("id", String),
-    Column("name", String, nullable=False),
-    sqlite_with_rowid=False,
-)
 
 waits = Table(
     "waits",

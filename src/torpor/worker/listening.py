@@ -8,7 +8,8 @@ sleeps again.
 
 The first bytes rather than the last: coming back takes about as long as a model's first words, and
 the rest comes meanwhile; who watches the run sees the answer grow. A head without bytes wakes
-nobody: it is sent by many before the model has begun.
+nobody: it is sent by many before the model has begun. Nor do comments and pings in a stream of
+events, which only keep its connection open.
 
 What sleeps under calls is in the log (`contextlog.snapshots.under_calls`): a server that starts
 listens for all of it, so that nothing sleeps for ever (rule 11).
@@ -17,13 +18,14 @@ listens for all of it, so that nothing sleeps for ever (rule 11).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torpor.core.errors import HostError
 from torpor.core.ids import OpId, RunId
 from torpor.egress.client import BrokerClient
-from torpor.wire.streams import DATA, HEAD, WINDOW
+from torpor.wire.streams import DATA, HEAD, WINDOW, WINDOW_BYTES
 from torpor.worker.tasks import Tasks
 
 
@@ -64,13 +66,41 @@ class Listening:
             stream = await self._broker.attach(run, op, had)
             if stream is None:
                 return
+            news = News()
             try:
                 async for frame in stream:
-                    if frame.kind == DATA and frame.offset + len(frame.data) <= had:
-                        continue
-                    if frame.kind not in (HEAD, WINDOW):
+                    if frame.kind == HEAD:
+                        news = News(frame.fields["headers"])
+                    elif frame.kind == DATA:
+                        end = frame.offset + len(frame.data)
+                        if news.feed(frame.data[max(0, had - frame.offset) :]):
+                            return
+                        stream.window(end + WINDOW_BYTES)
+                    elif frame.kind != WINDOW:
                         return
             finally:
                 stream.leave()
         except HostError:  # the broker is gone, with the call
             return
+
+
+class News:
+    """Whether bytes of an answer have something that its client waits for. Of an event, its first
+    whole line of data does, or the end of one that began before; else any byte."""
+
+    def __init__(self, headers: Iterable[Sequence[str]] = ()) -> None:
+        kinds = [value for name, value in headers if name.lower() == "content-type"]
+        self._events = any(kind.lower().startswith("text/event-stream") for kind in kinds)
+        self._line = b""  # the beginning of one that has not ended
+
+    def feed(self, data: bytes) -> bool:
+        if not self._events:
+            return bool(data)
+        *lines, rest = _LINE_END.split(self._line + data)
+        self._line = rest[:_LINE_MAX]
+        return len(rest) > _LINE_MAX or any(line and not _IDLE.match(line) for line in lines)
+
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+_LINE_MAX = 1024  # longer ones are no pings
+_IDLE = re.compile(rb':|(event|id|retry)(:|$)|data: ?\{\s*"type"\s*:\s*"ping"\s*\}\s*$')

@@ -63,6 +63,7 @@ async def test_an_answer_comes_as_it_streams_and_its_end_when_it_is_recorded(
         "ms": 1,
         "sent": 2,
         "received": len(event("On") + event("ce")),
+        "used": {"requests": 1},
     }
     assert END not in stand.guest.kinds()
     assert (stand.run, OP) not in stand.broker.calls  # acknowledged

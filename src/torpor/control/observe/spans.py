@@ -277,12 +277,37 @@ def _way(data: Any) -> dict[str, Value]:
     return {f"torpor.egress.{key}": str(data[key]) for key in keys if data.get(key)}
 
 
-_OPERATIONS = {
-    "/v1/chat/completions": "chat",
-    "/v1/responses": "chat",
-    "/v1/completions": "text_completion",
-    "/v1/embeddings": "embeddings",
-}
+_OPERATIONS = (  # by how a path ends
+    ("/chat/completions", "chat"),
+    ("/responses", "chat"),
+    ("/completions", "text_completion"),
+    ("/embeddings", "embeddings"),
+    ("/messages", "chat"),
+    (":generateContent", "generate_content"),
+    (":streamGenerateContent", "generate_content"),
+    (":embedContent", "embeddings"),
+)
+# As OpenTelemetry names them. Who answers for the deployment's own model, the broker alone knows:
+# of that, and of a host that is nobody's here, the protocol is named.
+_PROVIDERS = (
+    ("openai.azure.com", "azure.ai.openai"),
+    ("anthropic.com", "anthropic"),
+    ("generativelanguage.googleapis.com", "gcp.gemini"),
+    ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+    ("mistral.ai", "mistral_ai"),
+    ("groq.com", "groq"),
+    ("deepseek.com", "deepseek"),
+    ("x.ai", "x_ai"),
+    ("cohere.com", "cohere"),
+    ("perplexity.ai", "perplexity"),
+)
+_PROTOCOLS = (("/messages", "anthropic"), ("GenerateContent", "gcp.gemini"))
+
+
+def _provider(host: str, path: str) -> str:
+    named = (name for end, name in _PROVIDERS if f".{host}".endswith(f".{end}"))
+    spoken = (name for end, name in _PROTOCOLS if path.lower().endswith(end.lower()))
+    return next(named, None) or next(spoken, "openai")
 
 
 def _model_call(
@@ -291,11 +316,10 @@ def _model_call(
     request = begun.get("data") or {}
     path = str(request.get("path", "")).partition("?")[0]
     reply = read_reply((data or {}).get("value"))
-    operation = _OPERATIONS.get(path, path)
+    operation = next((name for end, name in _OPERATIONS if path.endswith(end)), path)
     known: dict[str, Value | None] = {
         "gen_ai.operation.name": operation,
-        # The protocol is: who speaks it is known to the broker alone.
-        "gen_ai.provider.name": "openai",
+        "gen_ai.provider.name": _provider(str(request.get("host", "")), path),
         "gen_ai.request.model": _model_of(request) or reply.model,
         "gen_ai.response.model": reply.model,
         "gen_ai.usage.input_tokens": reply.input_tokens,
