@@ -148,7 +148,8 @@ async def budgeted(
 
 
 def denied(answer: tuple[int, str], words: str) -> bool:
-    return answer[0] == 402 and words in answer[1] and "over_budget" in answer[1]
+    assert answer[0] == 402 and words in answer[1] and "over_budget" in answer[1], answer
+    return True
 
 
 async def test_what_passes_a_budget_is_denied_in_words_and_all_count_the_same(
@@ -191,7 +192,7 @@ async def test_a_broker_that_dies_under_a_run_is_followed_by_one_that_knows(
     await world.broker.die()
     world.home.egress_usage.unlink()
     world.let_end("step:w#1")
-    assert (await budgeted.answers(run))["model:b#1"][0] == 402
+    assert denied((await budgeted.answers(run))["model:b#1"], "the run may use 1 request")
     assert len(budgeted.server.received) == 1
 
 
