@@ -24,6 +24,7 @@ import atheris
 # What is imported here is what is watched.
 with atheris.instrument_imports(include=["torpor"]):
     from torpor.core import hostnames, targets
+    from torpor.core.charges import read_request
     from torpor.core.egress import Request, judge, parse_egress, parse_request
     from torpor.core.errors import Invalid
     from torpor.core.permissions import digest
@@ -31,7 +32,6 @@ with atheris.instrument_imports(include=["torpor"]):
     from torpor.core.replies import TextDeltas, read_reply
     from torpor.egress import protocol
     from torpor.egress.admission import Leak
-    from torpor.egress.budgets import read_request
     from torpor.egress.secrets import Redactor, Search, forms_of
     from torpor.guest import dns, http1
     from torpor.policy.permissions import shown
