@@ -110,6 +110,8 @@ def stage(model: str) -> Iterator[Stage]:
         scenes = client.deploy(
             read_agent(HERE / "scenes.py"), lambda stage, message, fraction: None
         )
+        terms = {"hosts": ["api.example.com", "*.orders.example.com"], "agents": ["order"]}
+        client.set_secret("EXAMPLE_KEY", "sk-" + "x" * 40, placement=None, **terms)
         client.set_queue("slow", concurrency=2, rate="10/1m")
         client.add_schedule("early", cron="30 8 1 1 *", agent="research", input={"topic": "owls"})
         yield Stage(client, deployed["version"], scenes["version"], many)

@@ -7,6 +7,8 @@ other names.
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,6 +26,7 @@ RUNS = 10_000
 LONG = 2_000  # steps of the longest
 VERSION = AgentVersion("f" * 32)
 BEGAN, APART_S = 1_700_000_000.0, 3000.0
+EVIL = "</pre><script>alert('network')</script>"
 _STATES = (RunState.SUSPENDED, RunState.COMPLETED, RunState.SUSPENDED, RunState.FAILED)
 _AT_ONCE = 1000
 _OF_RUNS: tuple[Table, ...] = (schema.lineage, schema.entries, schema.waits)
@@ -32,8 +35,9 @@ Row = dict[str, Any]
 
 
 def seed(home: Home) -> dict[str, str]:
-    """Into a home that no server has. What is where: `long` is a run with a long log, `found` the
-    only one that mentions a needle, `middle` has as many before as after it."""
+    """Into a home that no server has. What is where: `long` is a run with a long log, `out` one
+    with requests to other hosts, `found` the only one that mentions a needle, `middle` has as many
+    before as after it."""
     home.create()
     store = SqliteStore.open(home.database)
     try:
@@ -42,7 +46,7 @@ def seed(home: Home) -> dict[str, str]:
             thread.submit(lambda: asyncio.run(_seed(store))).result()
     finally:
         store.close()
-    return {"long": _id(1), "found": _id(2), "middle": _id(RUNS // 2)}
+    return {"long": _id(1), "out": _id(4), "found": _id(2), "middle": _id(RUNS // 2)}
 
 
 def _id(n: int) -> str:
@@ -54,6 +58,7 @@ async def _seed(store: SqliteStore) -> None:
     for first in range(0, RUNS, _AT_ONCE):
         await store.write(lambda c, first=first: _copies(c, made, first))  # type: ignore[misc]
     await store.write(_long)
+    await store.write(_out)
 
 
 def _models(c: Connection) -> dict[RunState, RunId]:
@@ -139,24 +144,77 @@ def _later(row: Row, n: int) -> Row:
 
 def _long(c: Connection) -> None:
     """A log of many steps, each a begin and an end."""
-    run, rows = RunId(_id(1)), []
-    last: int = runs.get_run(c, run).last_seq
+    rows: list[tuple[str, str | None, Row]] = []
     for n in range(LONG):
-        op, at = f"step:work#{n}", BEGAN + APART_S + 10 + n
+        op = f"step:work#{n}"
         begin = {"kind": "step", "name": "work", "digest": "d", "data": {"args": [n], "kwargs": {}}}
         end = {"ok": True, "value": {"did": n, "text": "some words " * 20}}
-        for kind, data in (("op.begin", begin), ("op.end", end)):
-            last += 1
-            rows.append(
-                {
-                    "run": run,
-                    "seq": last,
-                    "at": at,
-                    "epoch": 1,
-                    "kind": kind,
-                    "op": op,
-                    "data": data,
-                }
-            )
+        rows += [("op.begin", op, begin), ("op.end", op, end)]
+    _log(c, RunId(_id(1)), rows)
+
+
+def _out(c: Connection) -> None:
+    """Requests of all kinds, and a model's answer that still comes."""
+    url = "https://api.example.com"
+    sent = {"method": "POST", "path": "/v1/orders", "scheme": "https", "host": "api.example.com"}
+    order = {**sent, "port": 443, "headers": {"accept": "*/*"}, "body": f'{{"dish": "{EVIL}"}}'}
+    way = {"rule": "host api.example.com", "secret": "EXAMPLE_KEY", "address": "192.0.2.7"}
+    answer = {"status": 201, "headers": {"content-type": "text/html"}, "body": EVIL}
+    http, model = "http:api.example.com/v1/orders@1a2b3c4d#1", "model:/v1/chat/completions@1a2b#1"
+    chat = {"model": "m", "messages": [{"role": "user", "content": f"About owls? {EVIL}"}]}
+    asked = {"method": "POST", "path": "/v1/chat/completions", "body": json.dumps(chat)}
+    action = {"request": order, "reason": f"to order {EVIL}"}
+    wait = "permission:POST api.example.com/v1/orders@1a2b3c4d#1"
+    value = {"status": "completed", "approved": True, "by": "ana"}
+    value["data"] = {"decision": "once"}
+
+    def begun(op: str, data: Row, **more: Row | str) -> tuple[str, str, Row]:
+        kind, _, name = op.rpartition("#")[0].partition(":")
+        return "op.begin", op, {"kind": kind, "name": name, "digest": "d", "data": data, **more}
+
+    def out(number: int, path: str, **end: Row | int | str) -> list[tuple[str, None, Row]]:
+        id_ = f"1.{number}"
+        fields = {"id": id_, "method": "GET", "url": url + path, **way}
+        ended: Row = {"id": id_, "sent": 0, "received": 12_345, "ms": 87, **end}
+        return [("egress.request", None, fields), ("egress.end", None, ended)][: 1 + bool(end)]
+
+    refused = {"code": "no_rule", "reason": f"no rule allows evil.example {EVIL}"}
+    unknown = {"code": "unknown_name", "reason": "no rule of the agent names this host."}
+    _log(
+        c,
+        RunId(_id(4)),
+        [
+            *out(1, "/v1/menu?day=today", status=200),
+            *out(2, f"/{'long/' * 60}?{EVIL[:9]}", status=503),
+            *out(3, "/v1/stream", status=200, problem="lost: the machine was frozen meanwhile"),
+            *out(4, "/v1/under-way"),
+            ("egress.refused", None, {"method": "GET", "url": "https://evil.example/", **refused}),
+            ("egress.refused", None, {"name": "tracker.example", "times": 100, **unknown}),
+            begun(wait, action, prompt="POST https://api.example.com/v1/orders"),
+            ("op.end", wait, {"ok": True, "value": value}),
+            begun(http, {**order, "permission": wait}),
+            ("op.end", http, {"ok": True, "value": answer, "egress": {**way, "ms": 87}}),
+            begun(model, asked),
+            ("op.part", model, {"text": "Owls are "}),
+            ("op.part", model, {"text": f"quiet. {EVIL}"}),
+        ],
+    )
+
+
+def _log(c: Connection, run: RunId, more: Sequence[tuple[str, str | None, Row]]) -> None:
+    row = runs.get_run(c, run)
+    rows = [
+        {
+            "run": run,
+            "seq": row.last_seq + n,
+            "at": row.created_at + 10 + n,
+            "epoch": 1,
+            "kind": kind,
+            "op": op,
+            "data": data,
+        }
+        for n, (kind, op, data) in enumerate(more, 1)
+    ]
     c.execute(insert(schema.entries), rows)
-    c.execute(update(schema.runs).where(schema.runs.c.id == run).values(last_seq=last))
+    last = update(schema.runs).where(schema.runs.c.id == run).values(last_seq=rows[-1]["seq"])
+    c.execute(last)

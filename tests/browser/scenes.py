@@ -1,5 +1,16 @@
 # /// script
 # requires-python = ">=3.11"
+# [[tool.torpor.egress]]
+# host = "api.example.com"
+# methods = ["GET", "POST"]
+# paths = ["/v1/orders/**"]
+# secret = "EXAMPLE_KEY"
+# ask = true
+# [[tool.torpor.egress]]
+# preset = "github"
+# [tool.torpor.budget]
+# cost = "2 USD"
+# requests = 1000
 # ///
 """An agent for each thing that a run's page shows: failures, children, output, files, questions."""
 
@@ -94,6 +105,13 @@ _PNG = (
     "1f15c4890000000d49444154789c6360606060000000050001a5f64540"
     "0000000049454e44ae426082"
 )
+
+
+@torpor.agent
+def refund(customer: str = "ana@example.com") -> str:
+    """Ask before money goes back."""
+    torpor.ask_permission("refund", {"customer": customer, "EUR": 12, "why": EVIL}, reason=EVIL)
+    return f"{customer} has her money"
 
 
 @torpor.agent

@@ -12,7 +12,8 @@ from playwright.sync_api import Page, expect
 from tests.browser.conftest import AXE, Opens, Stage
 
 QUERY = "/ui/query?sql=SELECT+state,+count(*)+AS+runs+FROM+runs+GROUP+BY+state"
-PAGES = ["/ui/runs", "/ui/runs?before={middle}", "/ui/runs/{long}", "/ui/waits", "/ui/agents"]
+PAGES = ["/ui/runs", "/ui/runs?before={middle}", "/ui/runs/{long}", "/ui/runs/{out}"]
+PAGES += ["/ui/waits", "/ui/agents"]
 PAGES += [
     "/ui/storage",
     "/ui/queues",

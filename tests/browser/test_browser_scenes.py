@@ -19,7 +19,7 @@ def follow(page: Page, run: str) -> str:
 @pytest.mark.parametrize("how", HOW, ids=list(HOW))
 def test_what_a_run_shows_is_for_everyone(stage: Stage, opens: Opens, how: str) -> None:
     runs = [stage.scene(agent) for agent in ("billing", "build", "publish")]
-    runs += [stage.scene(agent, ended=False) for agent in ("report", "order")]
+    runs += [stage.scene(agent, ended=False) for agent in ("report", "order", "refund")]
     page = opens("/ui/runs", **HOW[how])
     base = page.url.partition("/ui/")[0]
     for path in [f"{run}{view}" for run in runs for view in ("", "?view=output", "?view=about")]:

@@ -48,18 +48,20 @@ app = typer.Typer(
 @app.command()
 def test(
     agent: AgentArg,
-    method: Annotated[str, typer.Argument(metavar="METHOD", show_default=False)],
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", show_default=False, help="GET, POST, …")
+    ],
     url: Annotated[
         str,
         typer.Argument(metavar="URL", show_default=False, help="https://…, or tcp://HOST:PORT"),
     ],
     as_json: Json = False,
 ) -> None:
-    """Say what would become of a request of an agent, and which rule decides. Nothing is sent.
+    """Say whether an agent's request would be allowed, and which rule decides. Nothing is sent.
 
-    Of a deployed agent the broker is asked, which knows egress.toml and the secrets of its host; of
-    a file, its rules alone decide. The exit code is 0 if it would be allowed, 1 if not, 6 if a
-    person would be asked.
+    For a deployed agent the host's egress.toml and secrets count, too.
+
+    The exit code is 0 if it would be allowed, 1 if not, 6 if a person would be asked.
     """
     request = parse_request(method, url)
     if is_file(Path(agent)):
@@ -91,7 +93,7 @@ def _show_verdict(found: Object, what: str) -> None:
     show(facts(rows))
     if not found["whole"]:
         say(
-            "By the agent's rules alone: egress.toml and secrets of a host may deny or ask more.",
+            "By the file's rules alone: a host's egress.toml and secrets may be stricter.",
             "dim",
         )
 
@@ -153,10 +155,9 @@ def log(
     ] = 100,
     as_json: Json = False,
 ) -> None:
-    """List requests that left machines, were refused, or wait for a permission.
+    """List requests that went out, were refused, or wait for a permission.
 
-    With -f, each is listed when it has ended. With --json they are a list; with -f as well, one a
-    line.
+    With -f each is listed when it has ended; with --json as well, one a line.
     """
     client = connect()
     found = client.exchanges(run, denied=denied, limit=limit)

@@ -27,14 +27,30 @@ secrets = typer.Typer(
     no_args_is_help=True,
 )
 
-New = Annotated[str, typer.Argument(help="Its name, as agents' files ask for it: GITHUB_TOKEN.")]
-Name = Annotated[str, typer.Argument(help="Its name.", autocompletion=complete.secrets)]
+New = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        show_default=False,
+        help="Its name, as agents' files ask for it: GITHUB_TOKEN.",
+    ),
+]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        show_default=False,
+        help="A secret's name.",
+        autocompletion=complete.secrets,
+    ),
+]
 File = Annotated[
     Path | None,
     typer.Option(
         "--file",
         metavar="FILE",
-        help="Read the value from this file; by default from standard input, or as you type it.",
+        help="Read the value from this file. By default from standard input; in a terminal it is "
+        "asked for.",
     ),
 ]
 
@@ -56,7 +72,7 @@ def set_secret(
         typer.Option(
             "--header",
             metavar="HEADER",
-            help="Send it in this header, where {} stands: by default as the preset of the hosts "
+            help="Send it in this header, in place of {}. By default as the preset of the hosts "
             "has it, else 'Authorization: Bearer {}'.",
         ),
     ] = None,
@@ -77,7 +93,7 @@ def set_secret(
     file: File = None,
     as_json: Json = False,
 ) -> None:
-    """Set a secret, in place of the one of this name. Its value never comes out again."""
+    """Set a secret, or replace the one of that name. Its value can never be read back."""
     places = {"header": header, "query": query, "basic": basic}
     given = {kind: place for kind, place in places.items() if place is not None}
     if len(given) > 1:
@@ -104,7 +120,8 @@ def set_secret(
 
 @secrets.command()
 def rotate(name: Name, file: File = None, as_json: Json = False) -> None:
-    """Give a secret another value. Agents that run do not notice; requests under way end first."""
+    """Replace a secret's value. Running agents do not notice; requests under way keep the old one.
+    """
     found = connect().rotate_secret(name, check_value(_value(name, file)))
     if as_json:
         show_json(found)
@@ -114,7 +131,7 @@ def rotate(name: Name, file: File = None, as_json: Json = False) -> None:
 
 @secrets.command()
 def rm(name: Name, as_json: Json = False) -> None:
-    """Remove a secret. Requests that need it are refused from now on."""
+    """Remove a secret. Requests that need it are refused from then on."""
     found = connect().remove_secret(name)
     if as_json:
         show_json(found)
@@ -125,7 +142,7 @@ def rm(name: Name, as_json: Json = False) -> None:
 @secrets.command(name="list")
 def list_secrets(
     changes: Annotated[
-        bool, typer.Option("--changes", help="What was done to secrets, by whom and when.")
+        bool, typer.Option("--changes", help="List what was done to secrets, by whom and when.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -317,7 +317,7 @@ def parse_request(method: str, url: str) -> Request:
     if scheme not in (HTTPS, HTTP, TCP) or not parts.hostname:
         raise Invalid(
             f"{url[:200]!a} is not a URL that an agent could ask for",
-            hint="It begins with https://, http:// or tcp://, and names a host.",
+            hint="A URL begins with https://, http:// or tcp://, and names a host.",
         )
     if parts.username is not None:
         raise Invalid(f"{url[:200]!a} has a user in it", hint="Give the URL without it.")

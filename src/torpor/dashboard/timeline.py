@@ -252,9 +252,10 @@ class Timeline:
         if item is None:
             return None
         failed = "problem" in data or data.get("status", 200) >= HTTP_ERROR
-        brief = words.line(words.answered(data), BRIEF_CHARS)
-        figures = (f"HTTP {data['status']}",) if "status" in data else ()
-        done = replace(item, tone=BAD if failed else GOOD, brief=brief, figures=figures)
+        brief = words.line(str(data.get("problem") or words.moved(data)), BRIEF_CHARS)
+        figures = [f"HTTP {data['status']}"] if "status" in data else []
+        figures.append(words.duration(data["ms"] / 1000))
+        done = replace(item, tone=BAD if failed else GOOD, brief=brief, figures=tuple(figures))
         return self._put(replace(done, ended_at=entry["at"], last=entry["seq"]))
 
     def _refused(self, entry: Object) -> Item:
@@ -339,7 +340,21 @@ def _exchange(entry: Object) -> Item:
     sent = entry["data"].get("data") or {}
     url = f"{sent.get('scheme')}://{sent.get('host')}{sent.get('path')}"
     title = words.exchange({"method": sent.get("method"), "url": url})
-    return _item(entry, "request", title, blocks=(block("request", sent),))
+    return _item(entry, "request", title, blocks=_message("request", sent))
+
+
+def _message(what: str, message: Object) -> tuple[Block, ...]:
+    """Headers and body of a request or an answer."""
+    headers, body, binary = (message.get(key) for key in ("headers", "body", "body_b64"))
+    pairs = list(headers.items()) if isinstance(headers, Mapping) else headers
+    if isinstance(pairs, list):
+        headers = "\n".join(
+            ": ".join(map(str, each)) for each in pairs if isinstance(each, list | tuple)
+        )
+    if isinstance(binary, str):
+        body = f"{words.size(len(binary) * 3 // 4)} that are no text"
+    blocks = ((f"headers of the {what}", headers), (f"body of the {what}", body))
+    return tuple(block(label, value) for label, value in blocks if value)
 
 
 def _file(entry: Object) -> Item:
@@ -428,6 +443,9 @@ def _conclude(item: Item, data: Object, prices: Prices | None) -> Item:
         return replace(item, tone="")
     if item.kind == "turn":
         return _answered(replace(item, figures=figures), value, prices)
+    # Whoever forks a run may put any value in its place.
+    if item.kind == "request" and isinstance(value, Mapping) and type(value.get("status")) is int:
+        return _replied(replace(item, figures=figures), value)
     if item.kind in ("wait", "child") and isinstance(value, Mapping):
         return _decided(replace(item, figures=figures), value)
     blocks = item.blocks if value is None else (*item.blocks, block("result", value))
@@ -435,6 +453,18 @@ def _conclude(item: Item, data: Object, prices: Prices | None) -> Item:
     if value is not None:
         brief = words.line(f"{brief} → {words.compact(value, 100)}".strip(), BRIEF_CHARS)
     return replace(item, tone=GOOD, brief=brief, blocks=blocks, figures=figures)
+
+
+def _replied(item: Item, value: Object) -> Item:
+    """A recorded request's answer."""
+    status, cut, body = value["status"], value.get("cut"), value.get("body")
+    failed = bool(cut) or status >= HTTP_ERROR
+    brief = words.line(str(cut or "") or words.compact(body or "", BRIEF_CHARS), BRIEF_CHARS)
+    blocks = (*item.blocks, *_message("answer", value))
+    if cut:
+        blocks = (*blocks, block("it ends there", cut))
+    figures = (*item.figures, f"HTTP {status}")
+    return replace(item, tone=BAD if failed else GOOD, brief=brief, blocks=blocks, figures=figures)
 
 
 def _decided(item: Item, value: Object) -> Item:

@@ -34,7 +34,7 @@ def shown(action: Action, before: Action | None = None) -> dict[str, Any]:
     head = _request_shown(action["request"]) if "request" in action else _action_shown(action)
     digest = {"digest": permissions.digest(action)}
     if action.get("reason"):
-        head["agent_says"] = cut(visible(action["reason"]))
+        head["the agent says"] = cut(visible(action["reason"]))
     if before is not None:
         head["changes"] = _changes(before, action)
     return {**head, **digest}

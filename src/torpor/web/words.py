@@ -299,9 +299,13 @@ def by_rule(data: Mapping[str, Any]) -> str:
 def answered(data: Mapping[str, Any]) -> str:
     """An `egress.end` entry: `HTTP 200 in 31 ms, 0 B sent, 512 B received`."""
     status = f"HTTP {data['status']}" if data.get("status") else "ended"
-    text = f"{status} in {duration(data['ms'] / 1000)}"
-    text += f", {size(data['sent'])} sent, {size(data['received'])} received"
+    text = f"{status} in {duration(data['ms'] / 1000)}, {moved(data)}"
     return f"{text}: {line(str(data['problem']))}" if data.get("problem") else text
+
+
+def moved(data: Mapping[str, Any]) -> str:
+    """The bodies of an exchange, both ways: `0 B sent, 512 B received`."""
+    return f"{size(data['sent'])} sent, {size(data['received'])} received"
 
 
 def refused(data: Mapping[str, Any]) -> str:

@@ -266,3 +266,43 @@ def test_a_permission_says_who_decided_and_from_where_and_not_what_its_page_show
     assert (item.title, item.brief) == ("permission", "POST https://x/")
     assert item.figures == ("from key ops, from 192.0.2.1", "allowed for this run", "by ana")
     assert [(each.label, each.text) for each in item.blocks] == [("the agent says", "it is due")]
+
+
+def test_a_request_shows_how_it_was_answered_and_why_it_broke_off() -> None:
+    log = Log()
+    way: dict[str, Any] = {"rule": "host a.example", "secret": "KEY"}
+    url = "https://a.example/x"
+    sizes: dict[str, Any] = {"sent": 0, "received": 12, "ms": 87}
+    ends: list[dict[str, Any]] = [{"status": 200}, {"status": 503}, {"problem": "lost: why"}]
+    for number, end in enumerate(ends, 1):
+        log.add("egress.request", None, id=f"1.{number}", method="GET", url=url, **way)
+        log.add("egress.end", None, id=f"1.{number}", **sizes, **end)
+    log.add("egress.refused", None, name="b.example", code="c", reason="no rule", times=10)
+    fine, bad, lost, refused = Timeline.of(log.entries).items.values()
+    assert (fine.title, fine.tone) == (f"GET {url}", "good")
+    assert (fine.brief, fine.figures) == ("0 B sent, 12 B received", ("HTTP 200", "87 ms"))
+    assert (bad.tone, lost.tone, lost.brief) == ("bad", "bad", "lost: why")
+    assert [each.label for each in fine.blocks] == ["let out by"]
+    assert (refused.title, refused.brief) == ("b.example", "refused: no rule")
+    assert refused.figures == ("10 times",)
+
+
+@pytest.mark.parametrize(
+    ("value", "brief", "tone"),
+    [
+        ({"status": 201, "headers": {"a": "b"}, "body": "made"}, "made", "good"),
+        ({"status": 500, "headers": [["a", "b"], ["a", "b"]], "body": "no"}, "no", "bad"),
+        ({"status": 200, "headers": {}, "body": "par", "cut": "it was lost"}, "it was lost", "bad"),
+        ({"status": 200, "headers": {}, "body_b64": "AAEC"}, "", "good"),
+        ({"status": 200, "headers": "a", "body": [1]}, "[1]", "good"),
+        (7, "→ 7", "good"),
+    ],
+)
+def test_a_recorded_request_shows_its_answer(value: Any, brief: str, tone: str) -> None:
+    log, op = Log(), "http:a.example/x@1a2b3c4d#1"
+    sent = {"method": "POST", "scheme": "https", "host": "a.example", "path": "/x", "body": "{}"}
+    log.add("op.begin", op, kind="http", name="n", data={**sent, "headers": {"a": "b"}})
+    log.add("op.end", op, ok=True, value=value)
+    (item,) = Timeline.of(log.entries).items.values()
+    assert (item.title, item.brief, item.tone) == ("POST https://a.example/x", brief, tone)
+    assert item.blocks[0].text == "a: b"

@@ -43,7 +43,7 @@ def test_a_request_is_shown_as_what_goes_out() -> None:
 def test_an_action_is_shown_with_its_arguments_and_what_the_agent_says() -> None:
     action = {"action": {"name": "refund", "arguments": {"order": 7}}, "reason": "it broke"}
     found = shown(action)
-    assert (found["action"], found["agent_says"]) == ("refund", "it broke")
+    assert (found["action"], found["the agent says"]) == ("refund", "it broke")
     assert found["arguments"] == '{\n  "order": 7\n}'
 
 
