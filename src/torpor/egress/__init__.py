@@ -15,7 +15,6 @@ admission   what the judge decides: how a request goes out, or why it does not
 exchange    one request out over HTTP/1.1, and its answer as it comes
 relay       bytes both ways: connections, and WebSockets after their 101
 answer      what a sender tells a listener: head, data, end; or that there is none
-seen        what is known of an exchange so far
 choice      which upstream this broker has for the deployment's own model
 upstream    a real API
 local       a small model on this host's CPU

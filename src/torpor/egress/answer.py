@@ -1,7 +1,9 @@
-"""An answer as it comes: what sends a request gives it to a listener, piece by piece."""
+"""An answer as it comes: what sends a request gives it to a listener, piece by piece, and notes
+what is known of the exchange."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torpor.egress.admission import Charge, Headers
@@ -18,6 +20,18 @@ class Listener(Protocol):
     def end(self) -> None:
         """It is whole."""
         ...
+
+
+@dataclass
+class Seen:
+    """What is known of an exchange so far: what DONE says of it at its end."""
+
+    status: int | None = None
+    headers: Headers = ()
+    address: str = ""
+    sent: int = 0
+    received: int = 0
+    reached: bool = True  # False: there was no connection, so nothing of it went out
 
 
 class NoAnswer(Exception):

@@ -26,6 +26,7 @@ is more counts, so that neither a broker that died nor a file that was lost give
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -45,6 +46,8 @@ RUN, DAY, KEY = "per_run", "per_day", "per_key"
 PER = (RUN, DAY, KEY)
 ANSWER_BYTES_MAX = 32 * 1024 * 1024  # of a model's answer, kept to be read
 LEDGER_BYTES_MAX = 4 << 20
+
+_log = logging.getLogger(__name__)
 
 Scope = tuple[str, str]  # (PER, whose)
 Amounts = dict[str, float]
@@ -204,11 +207,15 @@ class _Ledger:
 
     def write(self, scopes: Sequence[Scope], change: Mapping[str, float] | None) -> None:
         line = json.dumps([scopes, change], separators=(",", ":")).encode() + b"\n"
-        self._size += os.write(self._file, line)
-        if self._size > max(LEDGER_BYTES_MAX, 2 * self._least):
-            os.close(self._file)
-            _drop_old(self._used)
-            self._rewrite(self._used)
+        try:
+            self._size += os.write(self._file, line)
+            if self._size > max(LEDGER_BYTES_MAX, 2 * self._least):
+                before = self._file
+                _drop_old(self._used)
+                self._rewrite(self._used)
+                os.close(before)
+        except OSError as error:  # a full disk: what is counted here still limits
+            _log.error("what was used cannot be kept in %s: %s", self._path, error)
 
     def _rewrite(self, used: Mapping[Scope, Amounts]) -> None:
         temporary = self._path.with_suffix(".new")

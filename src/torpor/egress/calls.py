@@ -24,9 +24,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torpor.egress.admission import Charge, Headers
-from torpor.egress.answer import CutOff, Listener, NoAnswer
+from torpor.egress.answer import CutOff, Listener, NoAnswer, Seen
 from torpor.egress.protocol import BODY_BYTES_MAX
-from torpor.egress.seen import Seen
 
 KEPT_BYTES_MAX = 128 * 1024 * 1024
 KEPT_S_MAX = 24 * 3600.0
@@ -203,11 +202,7 @@ def done_of(
     seen: Seen, started: float, charge: Charge | None, verdict: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The frame DONE of an exchange that is over, whose charge is settled here."""
-    usage: Mapping[str, Any] = {}
-    if charge is not None and seen.reached:
-        usage = charge.settle(seen.status, seen.headers)
-    elif charge is not None:
-        charge.cancel()
+    usage = {} if charge is None else _settled(charge, seen)
     optional = {
         "status": seen.status,
         "address": seen.address or verdict.get("address"),
@@ -219,6 +214,18 @@ def done_of(
         "received": seen.received,
         "ms": round((time.monotonic() - started) * 1000, 2),
     } | {name: value for name, value in optional.items() if value is not None}
+
+
+def _settled(charge: Charge, seen: Seen) -> Mapping[str, Any]:
+    """Whatever an answer has in it, and whatever fails here: the exchange is over, and who waits
+    for it must hear so."""
+    try:
+        if seen.reached:
+            return charge.settle(seen.status, seen.headers)
+        charge.cancel()
+    except Exception:
+        _log.exception("what an exchange took could not be counted")
+    return {}
 
 
 def _new_id() -> str:

@@ -28,9 +28,8 @@ from torpor.core.egress import HTTPS, TCP
 from torpor.core.errors import Invalid
 from torpor.core.hostnames import normalize_host
 from torpor.egress.admission import Admission, Charge, Headers, Leak, Outgoing, Redaction
-from torpor.egress.answer import CutOff, Listener, NoAnswer, over_budget
+from torpor.egress.answer import CutOff, Listener, NoAnswer, Seen, over_budget
 from torpor.egress.relay import relay, take_over
-from torpor.egress.seen import Seen
 from torpor.wire.streams import HEADERS_CHARS_MAX, HEADERS_MAX, PAYLOAD_BYTES_MAX
 
 CONNECT_S = 10.0

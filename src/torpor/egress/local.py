@@ -16,9 +16,8 @@ import aiohttp
 from yarl import URL
 
 from torpor.core.errors import Missing
-from torpor.egress.answer import CutOff, Listener, NoAnswer
+from torpor.egress.answer import CutOff, Listener, NoAnswer, Seen
 from torpor.egress.exchange import ANSWER_S, send, session
-from torpor.egress.seen import Seen
 from torpor.egress.upstream import Request, call_of
 
 MODEL_START_S = 120

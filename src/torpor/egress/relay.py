@@ -10,8 +10,7 @@ from typing import Any, Protocol
 from aiohttp.client_proto import ResponseHandler
 
 from torpor.egress.admission import Charge, Leak, Redaction
-from torpor.egress.answer import CutOff, Listener
-from torpor.egress.seen import Seen
+from torpor.egress.answer import CutOff, Listener, Seen
 
 READ_BYTES = 32 * 1024
 

@@ -26,7 +26,7 @@ from torpor.core.errors import Invalid
 from torpor.core.hostnames import normalize_host
 from torpor.egress import protocol, upstream
 from torpor.egress.admission import Admission, Judge, Outgoing, Refusal
-from torpor.egress.answer import CutOff, Listener, NoAnswer, over_budget
+from torpor.egress.answer import CutOff, Listener, NoAnswer, Seen, over_budget
 from torpor.egress.calls import Call, Calls, done_of
 from torpor.egress.exchange import (
     Exchanges,
@@ -36,7 +36,6 @@ from torpor.egress.exchange import (
 )
 from torpor.egress.protocol import BEGIN, CALL, CONTROL, DONE, HELLO, REPLY, UNKNOWN, VERDICT
 from torpor.egress.relay import relay
-from torpor.egress.seen import Seen
 from torpor.egress.served import Fault, Room, Served
 from torpor.egress.upstream import Upstream
 from torpor.wire import streams

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from torpor.egress.answer import Listener, NoAnswer
-from torpor.egress.seen import Seen
+from torpor.egress.answer import Listener, NoAnswer, Seen
 from torpor.egress.upstream import Request
 
 MODEL = "scripted-stand-in"

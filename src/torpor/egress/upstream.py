@@ -17,10 +17,9 @@ from yarl import URL
 from torpor.core.errors import Invalid
 from torpor.core.placements import SECRET_CHARS_MIN
 from torpor.egress.admission import Headers
-from torpor.egress.answer import Listener, NoAnswer
+from torpor.egress.answer import Listener, NoAnswer, Seen
 from torpor.egress.exchange import HOP_BY_HOP, Call, send, session
 from torpor.egress.protocol import BODY_BYTES_MAX
-from torpor.egress.seen import Seen
 
 ALLOWED = (
     ("POST", "/v1/chat/completions"),

@@ -20,12 +20,11 @@ from torpor.core.errors import Missing
 from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
 from torpor.egress.admission import DenyAll
-from torpor.egress.answer import CutOff, Listener
+from torpor.egress.answer import CutOff, Listener, Seen
 from torpor.egress.calls import Call, Calls
 from torpor.egress.client import BrokerClient
 from torpor.egress.connection import Connection, Lost
 from torpor.egress.launch import ensure_broker, stop_broker
-from torpor.egress.seen import Seen
 from torpor.egress.upstream import OpenAIUpstream, Request
 
 pytestmark = pytest.mark.anyio

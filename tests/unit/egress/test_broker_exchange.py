@@ -411,3 +411,32 @@ async def test_a_policy_that_nobody_waits_for_comes_before_what_is_asked_for_lat
         client.post_policy(RUN, {"agent": "b"})
         await exchange(client, request(server.port, "/2"))
     assert noted == [{"agent": "a"}, "/1", {"agent": "b"}, "/2"]
+
+
+class Uncountable:
+    """A charge that fails over the answer."""
+
+    asks = False
+
+    def sent(self, data: bytes) -> str:
+        return ""
+
+    def received(self, data: bytes) -> str:
+        return ""
+
+    def settle(self, status: int | None, headers: object) -> dict[str, object]:
+        raise RecursionError
+
+    def cancel(self) -> None: ...
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_an_exchange_ends_though_it_cannot_be_counted(recorded: bool) -> None:
+    async with brokered(judge=Lenient(charge=Uncountable())) as (_, client), upstream() as server:
+        opened = request(server.port, "/")
+        if recorded:
+            stream, _ = await client.call(RUN, OpId("http:x#1"), "http", opened, b"")
+            found = await collect(stream)
+        else:
+            found = await exchange(client, opened)
+        assert (found.status, found.whole, "usage" in found.done) == (200, True, False)

@@ -16,9 +16,8 @@ from tests.unit.egress.brokers import Collected, brokered, model_call
 
 from torpor.core.errors import Invalid
 from torpor.egress.admission import DenyAll
-from torpor.egress.answer import Listener
+from torpor.egress.answer import Listener, Seen
 from torpor.egress.protocol import BODY_BYTES_MAX
-from torpor.egress.seen import Seen
 from torpor.egress.standin import SAYS, StandIn
 from torpor.egress.upstream import ALLOWED, OpenAIUpstream, Redactor, Request, Upstream
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,18 @@ def test_its_file_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         call(of, model=False, priced=False).settle(200, [])
     assert path.stat().st_size < 4000
     assert used(budgets(path)) == {"requests": 200}
+
+
+def test_a_full_disk_stops_no_exchange_and_lifts_no_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    of = budgets(tmp_path / "usage.jsonl")
+    monkeypatch.setattr("torpor.egress.budgets.os.write", full)
+    call(of, model=False, priced=False).settle(200, [])
+    assert used(of) == {"requests": 1}
 
 
 def test_days_that_are_over_are_dropped(tmp_path: Path) -> None:

@@ -9,11 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from torpor.egress.admission import DenyAll
-from torpor.egress.answer import Listener
+from torpor.egress.answer import Listener, Seen
 from torpor.egress.client import BrokerClient
 from torpor.egress.connection import Connection
 from torpor.egress.exchange import Exchanges
-from torpor.egress.seen import Seen
 from torpor.egress.server import Broker
 from torpor.egress.upstream import Request
 
