@@ -120,7 +120,7 @@ def set_secret(
 
 @secrets.command()
 def rotate(name: Name, file: File = None, as_json: Json = False) -> None:
-    """Replace a secret's value. Running agents do not notice; requests under way use the old one."""
+    """Replace a secret's value. Running agents do not notice; requests under way use the old."""
     found = connect().rotate_secret(name, check_value(_value(name, file)))
     if as_json:
         show_json(found)
