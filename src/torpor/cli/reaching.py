@@ -71,11 +71,9 @@ def _lines(found: Beyond) -> Iterator[str]:
 def _raised(raised: Raised) -> str:
     if raised.limit == "ask":
         return "budget: what passes it was denied, and asks a person now"
-    was, now = (
-        "no limit" if each is None else shown(raised.limit, each)
-        for each in (raised.before, raised.now)
-    )
-    return f"budget: {now} ({raised.limit} was {was})"
+    was = shown(raised.limit, raised.before or 0)  # where there was no limit nothing is raised
+    now = f"no limit of {raised.limit}" if raised.now is None else shown(raised.limit, raised.now)
+    return f"budget: {now} (was {was})"
 
 
 def show_rules(found: Object) -> None:

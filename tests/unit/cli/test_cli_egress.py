@@ -49,7 +49,7 @@ def test_a_deployment_says_what_is_new(torpor: Torpor, write: Write) -> None:
         "this version asks for more than the last one:",
         "  + a.example: all",
         "  - a person was asked until now, and not any more: api.github.com: POST",
-        "  + budget: 2 USD (cost was 1 USD)",
+        "  + budget: 2 USD (was 1 USD)",
     ]
 
 
