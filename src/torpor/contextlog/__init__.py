@@ -15,7 +15,7 @@ entries        entries of a run's log: appended and read; the journal of a repla
 lineage        whose entries make up a run's log: a fork shares the beginning of its origin's
 reading        where to begin reading a log of which not all is wanted
 output         what agents print
-messages       requests to models, stored once by content
+messages       requests to models, and others that are recorded, stored once by content
 calls          model calls as narrow rows
 spent          what went out, and what that took: of a run, an agent, an API key
 egress         what went out, and what was refused
@@ -70,6 +70,7 @@ that report what they did. Callers append only what happens inside the machine.
 from torpor.contextlog import calls, codecs, egress
 
 codecs.register("op.begin", "model", calls.REQUEST)
+codecs.register("op.begin", "http", calls.OTHER_REQUEST)
 codecs.register("op.end", "model", calls.REPLY)
 for _kind, _codec in egress.CODECS.items():
     codecs.register(_kind, "", _codec)

@@ -101,17 +101,19 @@ def begun_with(c: Connection, run: RunId, op: OpId) -> Begun:
 
 
 def _check_request(data: object, what: str) -> str | None:
-    """What is sent to a model is text, and may be longer than an entry: it is stored apart."""
+    """What is sent may be longer than an entry: it is stored apart."""
     request = data.get("data") if isinstance(data, Mapping) else None
     if not isinstance(data, Mapping) or not isinstance(request, Mapping):
         return check_object(data, what)
-    if "parts" in request:  # what a body is stored as
-        raise Invalid(f"{what} has 'parts', which is no part of a request")
-    body = request.get("body")
-    if isinstance(body, str):
-        if len(body) > BODY_CHARS_MAX:
+    for parts in messages.BODIES:
+        if parts in request:
+            raise Invalid(f"{what} has {parts!r}, which is no part of a request")
+    for key in messages.BODIES.values():
+        body = request.get(key)
+        if isinstance(body, str) and len(body) > BODY_CHARS_MAX:
             raise Invalid(f"{what} sends {len(body):,} characters; the limit is {BODY_CHARS_MAX:,}")
-        request = {key: value for key, value in request.items() if key != "body"}
+        if isinstance(body, str):
+            request = {name: value for name, value in request.items() if name != key}
     check_object({**data, "data": request}, what)
     return None
 
@@ -197,5 +199,7 @@ def _record_reply(c: Connection, place: Place, data: Data) -> None:
         )
 
 
+# Of a model's call, and of another that is recorded.
 REQUEST = Codec(_check_request, _fold, _unfold, _record_request)
+OTHER_REQUEST = Codec(_check_request, _fold, _unfold)
 REPLY = Codec(record=_record_reply)

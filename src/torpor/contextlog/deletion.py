@@ -39,6 +39,7 @@ from sqlalchemy import (
 )
 
 from torpor.contextlog import files, schema
+from torpor.contextlog.messages import BODIES
 from torpor.contextlog.news import changed
 from torpor.contextlog.runs import RunRow, get_run
 from torpor.core.errors import Conflict
@@ -210,14 +211,15 @@ def _sweep(c: Connection, unused: Unused) -> None:
 
 
 def _heads(c: Connection, of: Any) -> Iterator[str]:
-    """The conversations that model calls have sent."""
+    """The conversations that recorded requests have sent."""
     at = schema.entries.c
-    calls = and_(at.kind == "op.begin", schema.begins_with(at.op, "model:"))
+    recorded = or_(*(schema.begins_with(at.op, f"{kind}:") for kind in ("model", "http")))
+    calls = and_(at.kind == "op.begin", recorded)
     for data in c.scalars(select(at.data).where(calls, of)):
         request = data.get("data")
-        for part in request.get("parts", ()) if isinstance(request, dict) else ():
-            if isinstance(part, list):
-                yield part[0]
+        if isinstance(request, dict):
+            parts = (part for key in BODIES for part in request.get(key, ()))
+            yield from (part[0] for part in parts if isinstance(part, list))
 
 
 def _last(c: Connection, table: Table) -> int:

@@ -358,11 +358,11 @@ def _checked(op: OpId, value: Any) -> Any:
             return {"status": COMPLETED, **answer, "data": value}
         case (("artifact" | "file"), _):
             raise Invalid(f"{op} published a file; its result cannot be replaced")
-        case "model", {"status": int(), "headers": dict(), "body": str()}:
+        case (("model" | "http"), {"status": int(), "headers": dict(), "body": str()}):
             return value
-        case "model", _:
+        case (("model" | "http"), _):
             raise Invalid(
-                f"{op} is a model call: its result is an HTTP response",
+                f"{op} is a recorded request: its result is an HTTP response",
                 hint='Give {"status": 200, "headers": {…}, "body": "…"}.',
             )
     return value

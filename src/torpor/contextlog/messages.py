@@ -1,4 +1,4 @@
-"""Requests to models, stored once by content.
+"""Requests to models, and others that are recorded, stored once by content.
 
 A conversation is sent whole with each call, a little longer every time: as it comes, a hundred
 calls would store its beginning a hundred times. So a request's body is cut where its JSON has
@@ -39,11 +39,18 @@ _SPACE = " \t\n\r"
 _messages, _conversations = schema.messages, schema.conversations
 _scan = json.JSONDecoder().raw_decode
 
+BODIES = {"parts": "body", "parts_b64": "body_b64"}  # what a body is stored as
+
 Part = str | list[str]  # text; or the items of an array, as they are written
 
 
 def fold(c: Connection, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The data of a model call with `parts` for its body: what `unfold` turns back."""
+    """The data of a recorded request with `parts` for its body, `parts_b64` for one that is no
+    text: what `unfold` turns back."""
+    encoded = request.get("body_b64")
+    if isinstance(encoded, str) and len(encoded) >= BODY_CHARS_MIN and not _surrogates(encoded):
+        rest = {key: value for key, value in request.items() if key != "body_b64"}
+        return {**rest, "parts_b64": [[_keep(c, [encoded])]]}
     body = request.get("body")
     if not isinstance(body, str) or len(body) < BODY_CHARS_MIN or _surrogates(body):
         return dict(request)
@@ -59,11 +66,13 @@ def fold(c: Connection, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unfold(c: Connection, kept: Mapping[str, Any]) -> dict[str, Any]:
-    """The data of a model call as it was folded."""
-    if "parts" not in kept:
-        return dict(kept)
-    texts = (p if isinstance(p, str) else "".join(_read(c, p[0])) for p in kept["parts"])
-    return {**{key: value for key, value in kept.items() if key != "parts"}, "body": "".join(texts)}
+    """The data of a recorded request as it was folded."""
+    for parts, body in BODIES.items():
+        if parts in kept:
+            texts = (p if isinstance(p, str) else "".join(_read(c, p[0])) for p in kept[parts])
+            rest = {key: value for key, value in kept.items() if key != parts}
+            return {**rest, body: "".join(texts)}
+    return dict(kept)
 
 
 def conversations(c: Connection, kept: Mapping[str, Any], key: re.Pattern[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Which values too large for the log a run has (`torpor.snapshot.values` has their bytes).
 
-An op.end entry names one by its digest, in `blob` instead of `value`. A row stands for all such
+An op.end entry names one by its digest, in `blob` instead of `value`; that of an exchange, in the
+value, where the body would be (`torpor.core.bodies.stored_body`). A row stands for all such
 entries of its run; a fork finds those of what it shares with the runs that these are of. They go
 with their run.
 """

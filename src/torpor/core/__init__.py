@@ -40,6 +40,7 @@ amounts       what budgets limit, as people write it
 charges       what a model's call takes at most, from its request
 secrets       secrets of agents: whom they serve, and where they stand in a request
 refusals      what a model's client gets where torpor answers instead
+bodies        where the body of a recorded answer is, if it is too large for the log
 replies       what a model's answer says, whole or as it comes
 dialects      the protocols that models answer in
 pieces        the JSON objects in the bytes of an answer

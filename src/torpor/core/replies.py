@@ -6,25 +6,37 @@ The protocols are in `torpor.core.dialects`. An answer is whole, or a stream of 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from torpor.core.dialects import HTTP_ERROR, Dialect, Reply, ToolCall, dialect_of
 from torpor.core.pieces import Piece, Pieces
 
-__all__ = ["HTTP_ERROR", "Reply", "TextDeltas", "ToolCall", "read_reply"]
+__all__ = ["HTTP_ERROR", "Reply", "TextDeltas", "ToolCall", "read_reply", "summary"]
+
+# Of a summary: what has no room is left out, the text's end first.
+_SUMMARY_CHARS_MAX = 256 * 1024  # as JSON: of the text, and of the tools
+_CUT_CHARS = 20_000
+_NAMES = ("model", "finish", "text")
+_COUNTS = ("input_tokens", "cached_tokens", "output_tokens", "written_tokens")
+_COUNT_MAX = 2**53
 
 # What an answer may raise that is not as its protocol says.
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
 
 
 def read_reply(value: Any) -> Reply:
-    """`value` is a model operation's result: {status, headers, body}."""
+    """`value` is a model operation's result: {status, headers, body}; of one whose body is stored
+    apart, its `reply` is what that says."""
     if not isinstance(value, Mapping):
         return Reply()
-    status, body = value.get("status"), value.get("body")
-    reply = _read(body) if isinstance(body, str) else Reply()
+    status, body, given = value.get("status"), value.get("body"), value.get("reply")
+    if isinstance(body, str):
+        reply = _read(body)
+    else:
+        reply = _summarized(given) if isinstance(given, Mapping) else Reply()
     return replace(reply, status=status) if type(status) is int else reply
 
 
@@ -38,6 +50,33 @@ def _read(body: str) -> Reply:
     except _MALFORMED:
         pass
     return Reply()
+
+
+def summary(reply: Reply) -> dict[str, Any]:
+    """What `read_reply` gives, as JSON beside a body that is stored apart."""
+    fields = {key: value for key, value in asdict(reply).items() if value not in (None, ())}
+    fields.pop("status", None)
+    text, tools = fields.get("text"), fields.get("tools")
+    if text is not None and len(json.dumps(text)) > _SUMMARY_CHARS_MAX:
+        fields["text"] = f"{text[:_CUT_CHARS]}…"
+    if tools is not None and len(json.dumps(tools)) > _SUMMARY_CHARS_MAX:
+        del fields["tools"]
+    return fields
+
+
+def _summarized(given: Mapping[str, Any]) -> Reply:
+    names = {key: given[key] for key in _NAMES if isinstance(given.get(key), str)}
+    counts = {
+        key: given[key]
+        for key in _COUNTS
+        if type(given.get(key)) is int and 0 <= given[key] <= _COUNT_MAX
+    }
+    tools = []
+    for tool in given["tools"] if isinstance(given.get("tools"), list | tuple) else ():
+        match tool:
+            case {"id": str() | None as id, "name": str(name), "arguments": str(arguments)}:
+                tools.append(ToolCall(id, name, arguments))
+    return Reply(**names, **counts, tools=tuple(tools))
 
 
 class TextDeltas:

@@ -23,6 +23,7 @@ Where a person must allow it, the wait for that is an operation before (`permiss
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from base64 import b64decode, b64encode
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torpor.core import refusals
+from torpor.core.bodies import stored_body
 from torpor.core.egress import MODEL, MODEL_HOST
 from torpor.core.errors import TorporError
 from torpor.core.permissions import KIND as PERMISSION
@@ -73,6 +75,8 @@ _DROPPED = frozenset(
 # In a request to a model these are placeholders that stand for a key.
 _PLACEHOLDERS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
 _NAME_PATH_MAX = 200
+# Of a request that a person is to allow, as JSON: an entry of the log has it whole.
+_SHOWN_CHARS_MAX = 1_000_000
 # Answers that nobody heard and that an equal request may have: their names. Older ones are asked
 # for anew.
 _UNHEARD_MAX = 1000
@@ -94,10 +98,10 @@ class _Request(NamedTuple):
     @property
     def text(self) -> dict[str, str]:
         body = bytes(self.body)
-        try:
-            return {"body": body.decode()}
-        except UnicodeDecodeError:
-            return {"body_b64": b64encode(body).decode()}
+        if b"\0" not in body:  # which no text in the log has
+            with contextlib.suppress(UnicodeDecodeError):
+                return {"body": body.decode()}
+        return {"body_b64": b64encode(body).decode()}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -151,6 +155,16 @@ class _Call:
         self.status = 0
 
 
+class _Rest(NamedTuple):
+    """Of a recorded answer whose body is too large for a message: it comes as frames, up to
+    `size`, and then ends, or is `cut`."""
+
+    op: str
+    call: _Call
+    size: int
+    cut: str | None
+
+
 class Exchanges:
     """Of one run. `send` takes a message for the host, `pass_on` a frame; `give` takes one for the
     gateway."""
@@ -172,6 +186,8 @@ class Exchanges:
         self._unheard: deque[tuple[str, Intent]] = deque(maxlen=_UNHEARD_MAX)
         # By stream, what was answered on it: its client may not have taken it.
         self._answered: OrderedDict[int, tuple[str, Intent]] = OrderedDict()
+        self._rests: dict[int, _Rest] = {}  # by stream
+        self._awaited: set[int] = set()  # those of which nothing has come yet
         self._open = False
         self._others = False
 
@@ -189,7 +205,7 @@ class Exchanges:
     def busy(self) -> int:
         """What is under way, but for what waits for a person."""
         plain = sum(not each.answering for each in self._plain.values())
-        return self.calls + plain + len(self._collecting)
+        return self.calls + plain + len(self._collecting) + len(self._awaited)
 
     def open(self) -> None:
         """There is a run from now on."""
@@ -224,6 +240,8 @@ class Exchanges:
         for op, call in self._pending.items():
             if call.stream and not call.ended and call.intent.kind != PERMISSION:
                 self._attach(op, call)
+        for rest in self._rests.values():
+            self._attach(rest.op, rest.call)
 
     # What the gateway sends.
 
@@ -250,6 +268,10 @@ class Exchanges:
                 self._leave(number)
             elif kind == WINDOW:
                 self._pass_on(frame)
+        elif number in self._rests and kind in (WINDOW, RESET):
+            self._pass_on(frame)
+            if kind == RESET:
+                self._drop_rest(number)
         elif kind == RESET and number in self._answered:
             self._unheard.append(self._answered.pop(number))
 
@@ -298,6 +320,13 @@ class Exchanges:
             fields = {key: request.fields[key] for key in ("scheme", "host", "port", "method")}
             fields |= {"target": request.fields["target"], "headers": request.headers}
             data = {"request": fields | request.text, "timeout_s": None}
+            if len(json.dumps(data)) > _SHOWN_CHARS_MAX:
+                words = (
+                    "a person has to allow this request, and can be shown at most "
+                    f"{_SHOWN_CHARS_MAX:,} characters of it"
+                )
+                self._refuse(request.stream, 413, "too_large", words, retry=False)
+                return
             self._operate(PERMISSION, request, data)
         else:
             self._operate(request.kind, request, self._data(request))
@@ -361,6 +390,13 @@ class Exchanges:
         self._calls[call.stream] = op
         return True
 
+    def _drop_rest(self, number: int) -> None:
+        """The client has gone in the middle of an answer that is recorded."""
+        del self._rests[number]
+        self._awaited.discard(number)
+        if number in self._answered:
+            self._unheard.append(self._answered.pop(number))
+
     def _leave(self, number: int) -> None:
         """The client has gone. Its call goes on."""
         self._pending[self._calls.pop(number)].stream = 0
@@ -374,6 +410,13 @@ class Exchanges:
             self._plain_came(frame, kind, number, plain)
         elif (op := self._calls.get(number)) is not None:
             self._answer_came(streams.decode(frame, streams.TO_GUEST), frame, self._pending[op])
+        elif (rest := self._rests.get(number)) is not None:
+            self._awaited.discard(number)
+            self._answer_came(streams.decode(frame, streams.TO_GUEST), frame, rest.call)
+            if rest.call.offset == rest.size or kind == RESET:
+                del self._rests[number]
+            if rest.call.offset == rest.size:
+                self._finish(rest.call, rest.size, rest.cut)
 
     def _plain_came(self, frame: bytes, kind: int, number: int, plain: _Plain) -> None:
         if kind == RECORD:
@@ -422,7 +465,7 @@ class Exchanges:
             if call.ended or frame.offset != call.offset or not call.begun:
                 return
             call.ended = True
-        elif frame.kind in (RESET, REFUSE):
+        elif frame.kind in (RESET, REFUSE) and frame.stream in self._calls:
             self._leave(frame.stream)
         self._give(encoded)
 
@@ -462,7 +505,7 @@ class Exchanges:
             return
         cut = value.get("cut") if isinstance(value, dict) else None
         try:
-            status, headers, body = _read_value(value)
+            status, headers, body, size = _read_value(value)
         except (TypeError, KeyError, ValueError, AttributeError):
             text = json.dumps(outcome.get("value"))[:200]
             self._fail(call, 502, "invalid", f"the recorded response is malformed: {text}")
@@ -473,7 +516,7 @@ class Exchanges:
             return
         if not call.begun:
             if cut is None:
-                headers.append(["content-length", str(len(body))])
+                headers.append(["content-length", str(size)])
             try:
                 self._give(
                     streams.encode(HEAD, call.stream, {"status": status, "headers": headers})
@@ -483,10 +526,19 @@ class Exchanges:
                 return
         for at in range(call.offset, len(body), DATA_BYTES):
             self._give(streams.encode_at(DATA, call.stream, at, body[at : at + DATA_BYTES]))
+        if len(body) < size and call.offset < size:
+            call.begun, call.status = True, status
+            self._rests[call.stream] = _Rest(op, call, size, cut)
+            self._attach(op, call)
+        else:
+            self._finish(call, size, cut)
+
+    def _finish(self, call: _Call, size: int, cut: str | None) -> None:
+        """Its client has all of the answer."""
         if cut is not None:
             self._reset(call.stream, "cut", str(cut))
         elif not call.ended:
-            self._give(streams.encode_at(END, call.stream, len(body)))
+            self._give(streams.encode_at(END, call.stream, size))
 
     def _permitted(self, op: str, call: _Call, outcome: Mapping[str, Any]) -> None:
         """A person has decided, or nobody in time."""
@@ -520,6 +572,8 @@ class Exchanges:
         self._give(streams.encode(RESET, number, fields))
 
     def _attach(self, op: str, call: _Call) -> None:
+        if call.stream in self._rests:
+            self._awaited.add(call.stream)
         self._pass_on(streams.encode(ATTACH, call.stream, {"op": op, "offset": call.offset}))
 
 
@@ -538,13 +592,18 @@ def _serves(outcome: Mapping[str, Any]) -> bool:
     return isinstance(value.get("status"), int) and value["status"] < 400
 
 
-def _read_value(value: Any) -> tuple[int, list[list[str]], bytes]:
-    """What a recorded value answers: status, headers, body."""
+def _read_value(value: Any) -> tuple[int, list[list[str]], bytes, int]:
+    """What a recorded value answers: status, headers, body, and how long that is: more than what is
+    here, where the host has it in its store."""
     status, headers = int(value["status"]), value["headers"]
-    body = value["body"].encode() if "body" in value else b64decode(value["body_b64"])
+    if (stored := stored_body(value)) is not None:
+        body, size = b"", stored.bytes
+    else:
+        body = value["body"].encode() if "body" in value else b64decode(value["body_b64"])
+        size = len(body)
     kept = [
         [str(name).lower(), str(text)]
         for name, text in (headers.items() if isinstance(headers, dict) else headers)
         if str(name).lower() not in _DROPPED and not any(c in "\r\n\0" for c in f"{name}{text}")
     ]
-    return status, kept, body
+    return status, kept, body, size

@@ -80,7 +80,8 @@ def _recorded(kind: str, cost: str = "NULL", more: str = "") -> tuple[tuple[str,
         permitted_at=f"(SELECT w.completed_at {of_wait}",
         permitted_from=f"CASE WHEN {permission} IS NOT NULL THEN {_origin(permission)} END",
         sent_bytes=f"coalesce({out} ->> '$.sent', length(b.data ->> '$.data.body'))",
-        received_bytes=f"coalesce({out} ->> '$.received', length({RESULT} ->> '$.value.body'))",
+        received_bytes=f"coalesce({out} ->> '$.received', {RESULT} ->> '$.value.blob.bytes', "
+        f"length({RESULT} ->> '$.value.body'))",
         ms=f"coalesce({out} ->> '$.ms', 1000 * ({ENDED} - b.at))",
         cost_usd=cost,
     )

@@ -18,6 +18,7 @@ computing      how long a run computes
 cancelling     a run's cancellation
 calls          recorded exchanges: model calls, above all
 answers        their answers, as they come
+serving        recorded answers that are too large for the log, to the guest again
 listening      runs that sleep under them, and what wakes these
 costs          what a freeze and a resume take
 network        all other exchanges, and connections

@@ -10,6 +10,7 @@ sees the end of an answer that the log does not have.
 from __future__ import annotations
 
 import contextlib
+import json
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ from torpor.contextlog.egress import PART_CHARS_MAX, part
 from torpor.contextlog.entries import NewEntry
 from torpor.core import refusals
 from torpor.core.ids import OpId
-from torpor.core.replies import TextDeltas
+from torpor.core.replies import Reply, TextDeltas, summary
+from torpor.snapshot.values import Kept
+from torpor.wire.messages import ENTRY_CHARS_MAX
 from torpor.wire.streams import DATA, DATA_BYTES, HEAD, RESET, WINDOW, WINDOW_BYTES, Frame
 from torpor.worker.tasks import Tasks
 from torpor.worker.way import Way
@@ -72,6 +75,20 @@ class Answer:
                 text = self.body.decode()
         value |= {"body_b64": b64encode(self.body).decode()} if text is None else {"body": text}
         return value if self.cut is None else value | {"cut": self.cut}
+
+
+def fits(value: Mapping[str, Any]) -> bool:
+    """Whether an entry of the log has room for it."""
+    body = value.get("body", value.get("body_b64", ""))
+    return len(body) <= ENTRY_CHARS_MAX and len(json.dumps(value)) <= ENTRY_CHARS_MAX
+
+
+def apart(value: Mapping[str, Any], kept: Kept, reply: Reply) -> dict[str, Any]:
+    """The value, of which an entry says where its body is, and what that says."""
+    rest = {key: value[key] for key in value if key not in ("body", "body_b64")}
+    said = summary(reply)
+    rest |= {"blob": {"digest": kept.digest, "bytes": kept.bytes}}
+    return rest | ({"reply": said} if said else {})
 
 
 def refused(

@@ -15,6 +15,7 @@ What is recorded is acknowledged to the broker, which then forgets it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +28,7 @@ from torpor.contextlog.entries import END, NewEntry
 from torpor.contextlog.spent import USED
 from torpor.core.charges import most_of
 from torpor.core.egress import MODEL, MODEL_HOST
-from torpor.core.errors import Conflict, HostError, Invalid
+from torpor.core.errors import Conflict, HostError, Invalid, TorporError
 from torpor.core.ids import OpId, op_kind
 from torpor.core.permissions import digest
 from torpor.core.replies import read_reply
@@ -35,10 +36,11 @@ from torpor.egress.connection import Lost, Stream
 from torpor.egress.protocol import DONE, NEEDS_PERMISSION
 from torpor.wire.messages import EXCHANGES
 from torpor.wire.streams import DATA, HEAD, REFUSE, RESET, WINDOW_BYTES, Frame
-from torpor.worker.answers import Answer, Feed, Transcript, refused
+from torpor.worker.answers import Answer, Feed, Transcript, apart, fits, refused
 from torpor.worker.metrics import Metrics
 from torpor.worker.pen import Refused, Write
 from torpor.worker.tasks import Tasks
+from torpor.worker.values import Results
 from torpor.worker.way import Way
 
 DIED = "the broker ended before it had the answer: whether the request got there is unknown"
@@ -71,6 +73,7 @@ class _Call:
         self.transcript: Transcript | None = None
         self.cut_code = ""
         self.lost: Mapping[str, Any] | None = None  # in doubt: what it may have taken
+        self.sent: int | None = None  # bytes of the request that went to the broker
 
     @property
     def begun(self) -> bool:
@@ -101,6 +104,8 @@ class _Call:
             key: self.done.get(key, self.verdict.get(key))
             for key in ("secret", "address", "ms", "sent", "received")
         }
+        if not self.done and self.answer.status is not None:  # the broker died under it
+            known |= {"sent": self.sent, "received": len(self.answer.body)}
         return {key: value for key, value in known.items() if value is not None} | self._used()
 
     def _used(self) -> dict[str, Any]:
@@ -116,6 +121,7 @@ class Calls:
     def __init__(
         self,
         way: Way,
+        results: Results,
         under_way: Tasks,
         metrics: Metrics,
         stirs: Callable[[], None] = lambda: None,
@@ -123,7 +129,7 @@ class Calls:
         """`stirs` is called when a call begins, and when bytes of an answer come."""
         self.under_way = under_way
         self._stirs = stirs
-        self._way, self._metrics = way, metrics
+        self._way, self._results, self._metrics = way, results, metrics
         self._run, self._store, self._broker, self._pen = way.run, way.store, way.broker, way.pen
         self._before: frozenset[OpId] = frozenset()
         self._making: dict[OpId, _Call] = {}
@@ -216,17 +222,20 @@ class Calls:
         value = await self._value(call, request)
         if call.lost is not None and not call.done and op_kind(op) == MODEL:
             call.lost = await asyncio.to_thread(_most_of, request, self._way)
-        self._metrics.model_called(read_reply(value))
-        try:
-            return await self._record(call, request, value)
-        except Refused as refusal:
-            if not isinstance(refusal.error, Invalid):
-                raise
-            # Too large to be kept, and it would be again.
-            value = refused(
-                request["path"], 502, refusal.error.code, str(refusal.error), retry=False
-            )
-            return await self._record(call, request, value)
+        large = not fits(value)
+        reply = await asyncio.to_thread(read_reply, value) if large else read_reply(value)
+        self._metrics.model_called(reply)
+        async with contextlib.AsyncExitStack() as held:
+            also: list[Write] = []
+            if large:
+                try:
+                    storing = self._results.stored(bytes(call.answer.body))
+                    kept, naming = await held.enter_async_context(storing)
+                    value, also = apart(value, kept, reply), [naming]
+                except (TorporError, OSError) as error:
+                    words = f"its answer could not be stored: {error}"
+                    value = refused(request["path"], 502, "not_stored", words, retry=False)
+            return await self._record(call, request, value, *also)
 
     async def _value(self, call: _Call, request: Request) -> dict[str, Any]:
         """The answer, whatever it is."""
@@ -284,7 +293,7 @@ class Calls:
             body = _body_of(request)
         except ValueError as error:
             raise Invalid(f"the request's body is not what it says: {error}") from error
-        op, wanted = call.op, _request_of(request)
+        op, wanted, call.sent = call.op, _request_of(request), len(body)
         permit = await self._permit(op, request) if "permission" in request else ""
         stream, verdict = await self._broker.call(
             self._run, op, op_kind(op), wanted, body, permit=permit
@@ -313,12 +322,14 @@ class Calls:
         begun = await self._store.read(lambda c: calls.begun_with(c, self._run, op))
         return begun.run != self._run or (broker != "" and begun.broker == broker)
 
-    async def _record(self, call: _Call, request: Request, value: dict[str, Any]) -> dict[str, Any]:
+    async def _record(
+        self, call: _Call, request: Request, value: dict[str, Any], *also: Write
+    ) -> dict[str, Any]:
         outcome = {"ok": True, "value": value}
         end = NewEntry(END, call.op, outcome | {"egress": call.egress()})
-        also: list[Write] = [] if call.transcript is None else [*call.transcript.rest()]
+        text: list[Write] = [] if call.transcript is None else [*call.transcript.rest()]
         try:
-            await self._pen.write(*also, *_refusals(call, request), end)
+            await self._pen.write(*also, *text, *_refusals(call, request), end)
         except Refused as refusal:
             if not isinstance(refusal.error, Conflict):
                 raise

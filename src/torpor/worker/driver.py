@@ -198,6 +198,7 @@ class Driver:
                 if outcome is not Outcome.ENDED:
                     await self._shared.broker.drop_policy(self.run)
                 await parts.network.leave(self.loss if outcome is Outcome.LOST else None)
+                await parts.serving.leave()
                 await parts.learning.cut_off()
                 parts.results.close()
                 parts.commands.leave(self.loss)
@@ -328,7 +329,7 @@ class Driver:
             return policy.Stay("it is being cancelled", None)
         if parts.commands.any:
             return policy.Stay("a command is at work beside it", None)
-        if stay := parts.network.stay():
+        if stay := parts.on_its_way:
             return stay
         facts, terms = self.standing.facts(live.cpu_s()), self._carriers.terms
         if stay := parts.obstacles.stay(live.guest, waiting=facts.waiting + facts.calls):

@@ -16,6 +16,7 @@ from torpor.core.limits import LIMITS, ServerLimits
 from torpor.egress.client import BrokerClient
 from torpor.logstore.protocol import Store
 from torpor.machines.channel import Channel
+from torpor.policy.freeze import Stay
 from torpor.wire import names
 from torpor.wire.streams import ATTACH, Frame
 from torpor.worker.authorities import Authorities
@@ -34,6 +35,7 @@ from torpor.worker.output import Streams
 from torpor.worker.pen import Pen
 from torpor.worker.recording import Recording
 from torpor.worker.sealing import SealingKeys
+from torpor.worker.serving import Serving
 from torpor.worker.standing import Result, Standing
 from torpor.worker.stillness import Stillness
 from torpor.worker.tasks import Tasks
@@ -73,10 +75,11 @@ class Parts:
         self.cancelling = Cancelling(row.cancel_requested, clock, limits.cancel_grace_s)
         calls = Tasks(self.fail)
         way = Way(row.id, shared.broker, shared.store, self.pen, clock, lambda: self.guest)
-        self.calls = Calls(way, calls, shared.metrics, self.standing.call_stirs)
+        self.results = Results(row.id, shared.values, shared.store, self.pen)
+        self.calls = Calls(way, self.results, calls, shared.metrics, self.standing.call_stirs)
+        self.serving = Serving(way, shared.values, Tasks(self.fail))
         self.network = Network(way, Tasks(self.fail))
         self.learning = Tasks(self.fail)  # what is done for the agent beside it
-        self.results = Results(row.id, shared.values, shared.store, self.pen)
         self.computing = Computing(
             self.pen, row, self.standing, self.changed, clock, limits.rest_worth_s
         )
@@ -103,7 +106,12 @@ class Parts:
     @property
     def busy_beside(self) -> bool:
         """Something other than the agent needs its carrier."""
-        return self.cancelling.wanted or self.commands.any or self.network.stay() is not None
+        return self.cancelling.wanted or self.commands.any or self.on_its_way is not None
+
+    @property
+    def on_its_way(self) -> Stay | None:
+        """What of the agent's exchanges keeps its machine awake."""
+        return self.network.stay() or self.serving.stay()
 
     def deliver(self, op: str, outcome: Mapping[str, Any]) -> None:
         """The outcome of `op` was recorded: the agent gets it if it waits for it."""
@@ -127,8 +135,10 @@ class Parts:
     def take_frame(self, frame: Frame) -> None:
         """Of a stream of the guest's. Raises GuestError."""
         if frame.kind == ATTACH:
-            self.calls.attach(frame.stream, OpId(frame.fields["op"]), frame.fields["offset"])
-        elif not self.calls.take(frame):
+            of = (frame.stream, OpId(frame.fields["op"]), frame.fields["offset"])
+            if not self.calls.attach(*of):
+                self.serving.attach(*of)
+        elif not (self.calls.take(frame) or self.serving.take(frame)):
             self.network.take(frame)
 
     def certify(self, name: str, authority: str) -> None:

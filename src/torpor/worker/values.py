@@ -1,5 +1,6 @@
 """Results of steps that are too large for the log: in parts from the agent, and in parts to one
-that replays them.
+that replays them. Answers of recorded exchanges that are too large are kept in the same way; they
+come from the host itself, and go to the guest as frames (`torpor.worker.serving`).
 
     agent ── part, part, … ── end {blob} ──► spooled ─► stored ─► op.end in the log ─► recorded
     agent ── fetch ──► read ─► piece, piece, … ──► agent
@@ -26,6 +27,7 @@ from torpor.contextlog.entries import END, NewEntry
 from torpor.contextlog.keys import put_key
 from torpor.contextlog.values import ValueRow, find_value, put_value
 from torpor.core import artifacts
+from torpor.core.bodies import stored_body
 from torpor.core.errors import Conflict, GuestError, TorporError, full_disk
 from torpor.core.ids import OpId, RunId, op_kind
 from torpor.logstore.protocol import Store
@@ -33,7 +35,7 @@ from torpor.machines.channel import Channel
 from torpor.snapshot.seal import Key
 from torpor.snapshot.values import VALUES, Incoming, Kept, read
 from torpor.wire import names
-from torpor.wire.messages import PART_BYTES, VALUE_BYTES_MAX
+from torpor.wire.messages import EXCHANGES, PART_BYTES, VALUE_BYTES_MAX
 from torpor.worker.interpreting import End
 from torpor.worker.pen import Pen, Write
 from torpor.worker.sealing import RunKey, SealingKeys
@@ -59,7 +61,8 @@ class Values:
         return read(self.blobs, Kept(row.digest, row.bytes, row.name), key)
 
     async def result(self, run: RunId, op: OpId) -> tuple[str, Iterator[bytes]]:
-        """The recorded result of an operation: its form, "json" or "bytes", and its content.
+        """The recorded result of an operation: its form, "json" or "bytes", and its content; of an
+        exchange whose answer is stored apart, the answer's body.
         Reading the iterator blocks. Raises NotFound, Conflict if there is none, and as `content`.
         """
         ended = await self._store.read(lambda c: _ended(c, run, op))
@@ -71,6 +74,8 @@ class Values:
         if (blob := ended.get("blob")) is not None:
             return blob["form"], await self.content(run, blob["digest"])
         value = ended.get("value")
+        if op_kind(op) in EXCHANGES and (body := stored_body(value)) is not None:
+            return "bytes", await self.content(run, body.digest)
         if isinstance(value, dict) and value.keys() == {"$bytes"}:  # as the SDK packs bytes
             return "bytes", iter((b64decode(value["$bytes"]),))
         return "json", iter((json.dumps(value).encode(),))
@@ -205,10 +210,27 @@ class Results:
         if not isinstance(kept, Kept):
             words = f"its result could not be stored: {kept}"
             return {"ok": False, "error": {"type": "OSError", "message": words}}
-        put_value(c, ValueRow(self._run, kept.digest, kept.bytes, self.key is not None, kept.name))
+        self._put(c, kept)
+        return {"ok": True, "blob": {"digest": kept.digest, "bytes": kept.bytes, "form": form}}
+
+    @contextlib.asynccontextmanager
+    async def stored(self, content: bytes) -> AsyncIterator[tuple[Kept, Write]]:
+        """Inside, `content` is stored, for an entry to name it that is recorded together with the
+        write. Raises TorporError, OSError."""
+        key = None if self.key is None else self.key.key
+        with contextlib.closing(Incoming(self._values.scratch, key)) as incoming:
+            with contextlib.suppress(OSError):  # what could not be written is tried again
+                await asyncio.to_thread(incoming.write, content)
+            kept = await self._stored(incoming)
+        # However long the log takes, garbage collection does not (rule 12).
+        with self._values.blobs.held(VALUES, [kept.name]):
+            yield kept, lambda c: self._put(c, kept)
+
+    def _put(self, c: Connection, kept: Kept) -> None:
+        row = ValueRow(self._run, kept.digest, kept.bytes, self.key is not None, kept.name)
+        put_value(c, row)
         if self.key is not None:
             put_key(c, self._run, self.key.wrapped)
-        return {"ok": True, "blob": {"digest": kept.digest, "bytes": kept.bytes, "form": form}}
 
     def confirm(self, op: OpId, guest: Channel) -> None:
         """Let the guest know that the end of `op` is recorded: as the log has it, where the agent

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,13 +14,16 @@ from sqlalchemy import create_engine, func, select, text
 
 from torpor.contextlog import schema
 from torpor.contextlog.calls import BODY_CHARS_MAX
+from torpor.contextlog.deletion import delete_run, mark
 from torpor.contextlog.entries import NewEntry, append, read_entries, read_op
 from torpor.contextlog.forks import fork_of, fork_run, shared_end
 from torpor.contextlog.messages import BODY_CHARS_MIN, cut, fold, unfold
-from torpor.contextlog.runs import get_run
+from torpor.contextlog.runs import get_run, transition
 from torpor.contextlog.transfer import read_run, stream_entries, write_run
 from torpor.core.errors import Invalid
 from torpor.core.ids import OpId, RunId, Seq
+from torpor.core.jsonvalues import ENTRY_BYTES_MAX
+from torpor.core.states import RunState
 
 CALLS = 100
 TOKEN_CHARS = 4
@@ -201,8 +206,11 @@ def test_any_body_comes_back(some: str, more: str) -> None:
             kept = json.loads(json.dumps(fold(c, asked)))
             assert unfold(c, kept) == asked
             assert ("parts" in kept) == (len(body) >= BODY_CHARS_MIN)
-        binary = {"body_b64": "AAAA" * 1000}
-        assert fold(c, binary) == binary == unfold(c, binary)
+        for size in (10, 4 * BODY_CHARS_MIN):
+            binary = {"method": "POST", "body_b64": "AAAA" * size}
+            kept = json.loads(json.dumps(fold(c, binary)))
+            assert unfold(c, kept) == binary
+            assert ("parts_b64" in kept) == (size > BODY_CHARS_MIN)
     engine.dispose()
 
 
@@ -216,12 +224,31 @@ def test_how_a_request_is_stored_is_not_the_agents_to_say(commit: Any) -> None:
     """What stands for a body's parts is read from what others have sent."""
     talk = Conversation(commit)
     several: list[Any] = [["text"], [["0" * 32]], [[]], 7]
-    for parts in several:
-        begin = {"kind": "model", "name": "m", "digest": "d", "data": {"parts": parts}}
-        entry = NewEntry("op.begin", OpId("model:m#1"), begin)
-        with pytest.raises(Invalid, match="'parts', which is no part of a request"):
+    for kind, key, parts in product(("model", "http"), ("parts", "parts_b64"), several):
+        begin = {"kind": kind, "name": "m", "digest": "d", "data": {key: parts}}
+        entry = NewEntry("op.begin", OpId(f"{kind}:m#1"), begin)
+        with pytest.raises(Invalid, match=f"'{key}', which is no part of a request"):
             commit(lambda c, entry=entry: append(c, talk.run, talk.epoch, [entry], 1.0))
     assert commit(lambda c: read_entries(c, talk.run, 0, ["op.begin"])) == []
+
+
+@pytest.mark.parametrize("kind", ["model", "http"])
+def test_a_body_that_is_no_text_is_kept_whole_and_goes_with_its_run(commit: Any, kind: str) -> None:
+    talk = Conversation(commit)
+    body = b64encode(bytes(range(256)) * 8000).decode()
+    assert len(body) > ENTRY_BYTES_MAX
+    asked = {"method": "POST", "path": "/", "headers": {}, "body_b64": body}
+    begin = {"kind": kind, "name": "m", "digest": "d", "data": asked}
+    entry = NewEntry("op.begin", OpId(f"{kind}:m#1"), begin)
+    commit(lambda c: append(c, talk.run, talk.epoch, [entry], 1.0))
+    (read,) = commit(lambda c: read_entries(c, talk.run, 0, ["op.begin"]))
+    assert read.data["data"] == asked
+    assert commit(lambda c: read_op(c, talk.run, OpId(f"{kind}:m#1")))["data"] == asked
+    count = select(func.count()).select_from(schema.messages)
+    assert commit(lambda c: c.scalar(count)) == 1
+    commit(lambda c: transition(c, talk.run, talk.epoch, RunState.COMPLETED, 2.0, result=None))
+    commit(lambda c: delete_run(c, talk.run, mark(c, talk.run)))
+    assert commit(lambda c: c.scalar(count)) == 0
 
 
 def test_a_request_may_be_longer_than_an_entry_but_not_without_end(commit: Any) -> None:

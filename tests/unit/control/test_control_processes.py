@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from tests.e2e.stage import wait_gone
 from torpor.contextlog import forks, waits
 from torpor.contextlog.runs import RunRow
 from torpor.core.agentfile import AgentSource
+from torpor.core.bodies import stored_body
 from torpor.core.errors import GuestError
 from torpor.core.ids import RunId, Seq
 from torpor.core.rules import parse_rules
@@ -769,6 +771,46 @@ def bulky():
     torpor.approve("go on?")
     return [len(first), first == bytes(range(256)) * 20_000, len(second[0])]
 """
+
+
+LARGE = """
+import hashlib, os, urllib.request
+import torpor
+
+@torpor.agent
+def large(sizes):
+    got = []
+    for size in sizes:
+        url = os.environ["OPENAI_BASE_URL"] + "/embeddings"
+        with urllib.request.urlopen(urllib.request.Request(url, b"\\0\\xff" * size)) as answer:
+            got.append(hashlib.sha256(answer.read()).hexdigest())
+    torpor.approve("go on?")
+    return got
+"""
+
+
+async def test_exchanges_too_large_for_the_log_come_back_in_another_process(
+    plain: Plain, hasty: None
+) -> None:
+    """Requests and answers; of text and of bytes; replayed, and in a fork."""
+    bodies = [b"\xff" * 3_000_000, b"text " * 900_000, b"small"]
+
+    async def answer(request: Request) -> Reply:
+        return Reply(200, {}, bodies[len(plain.requests) - 1])
+
+    plain.upstream.answers = answer
+    run = await plain.run(await plain.deploy(LARGE), sizes=[500_000, 600_000, 3])
+    await plain.suspended(run)
+    ends = [
+        each for each in await plain.entries(run, "op.end") if str(each.op).startswith("model:")
+    ]
+    kept = [stored_body(each.data["value"]) for each in ends]
+    assert [body and body.bytes for body in kept] == [len(bodies[0]), len(bodies[1]), None]
+    assert plain.requests == [b"\0\xff" * size for size in (500_000, 600_000, 3)]
+    wanted = [hashlib.sha256(body).hexdigest() for body in bodies]
+    await plain.answer(run, approved=True)
+    assert await plain.result(run) == wanted
+    assert len(plain.requests) == 3
 
 
 async def test_results_too_large_for_the_log_come_back_in_another_process(

@@ -435,6 +435,7 @@ def test_results_that_are_kept_apart_go_with_their_run(tmp_path: Path, sealed: b
         ):
             run = await here.run(await here.deploy("1"), 1)
             kept = await large_result(here, run, content)
+            answer = await large_answer(here, run, content[::-1])
             stray = await asyncio.to_thread(stored, here, b"never named", None)
             await here.end(run)
             data = await here.export(run)
@@ -446,6 +447,8 @@ def test_results_that_are_kept_apart_go_with_their_run(tmp_path: Path, sealed: b
                 assert row.sealed is sealed
                 with pytest.raises(NotFound):
                     await one.values.content(run, stray.digest)
+                read = await one.values.content(run, answer.digest)
+                assert b"".join(read) == content[::-1]
                 artifacts = Artifacts(one.log, one.values)
                 _, chunks = await artifacts.content(run, "big.bin")
                 assert b"".join(chunks) == content
@@ -485,6 +488,23 @@ async def large_result(here: Place, run: RunId, content: bytes) -> Kept:
             entries.NewEntry("op.end", each, {"ok": True, "blob": blob}) for each in (op, published)
         )
         entries.append(c, run, None, [begin, end, publish, stored], 5.0)
+
+    await here.commit(write)
+    return kept
+
+
+async def large_answer(here: Place, run: RunId, body: bytes) -> Kept:
+    """Of a recorded exchange."""
+    key = await here.keys.find(run)
+    kept, op = stored(here, body, key), OpId("http:x#1")
+    named = {"kind": "http", "name": "x", "digest": "d"}
+    value = {"status": 200, "headers": {}, "blob": {"digest": kept.digest, "bytes": kept.bytes}}
+
+    def write(c: Connection) -> None:
+        put_value(c, ValueRow(run, kept.digest, kept.bytes, key is not None, kept.name))
+        began = entries.NewEntry("op.begin", op, named)
+        ended = entries.NewEntry("op.end", op, {"ok": True, "value": value})
+        entries.append(c, run, None, [began, ended], 6.0)
 
     await here.commit(write)
     return kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from typing import Any
 
 import pytest
@@ -69,7 +70,9 @@ class Host:
         take = self.exchanges.from_gateway
         take(streams.encode(streams.RECORD, number, record or {"kind": "model"}))
         take(streams.encode(streams.OPEN, number, fields))
-        take(streams.encode_at(streams.DATA, number, 0, body.encode()))
+        for at in range(0, len(body), streams.DATA_BYTES):
+            piece = body[at : at + streams.DATA_BYTES].encode()
+            take(streams.encode_at(streams.DATA, number, at, piece))
         take(streams.encode_at(streams.END, number, len(body)))
         return Asker(self, number)
 
@@ -321,3 +324,96 @@ def test_while_there_is_no_run_nothing_leaves() -> None:
     host.exchanges.from_gateway(streams.encode(streams.NOTE, 0, note))
     assert not host.passed
     assert host.given[0].fields["status"] == 425
+
+
+def large(status: int = 200, size: int = 6, **more: Any) -> dict[str, Any]:
+    blob = {"digest": "0" * 64, "bytes": size}
+    return {"ok": True, "value": {"status": status, "headers": {}, "blob": blob, **more}}
+
+
+def came(host: Host, stream: int, at: int, data: bytes) -> None:
+    host.exchanges.from_host(streams.encode_at(streams.DATA, stream, at, data))
+
+
+def test_an_answer_that_is_kept_apart_is_fetched_as_frames() -> None:
+    host = Host()
+    asker = host.ask()
+    (op,) = host.begun
+    host.exchanges.from_host(head(asker.stream))
+    came(host, asker.stream, 0, b"one")
+    host.exchanges.result({"op": op, **large()})
+    assert host.passed[-1].fields == {"op": op, "offset": 3}
+    assert (host.exchanges.busy, host.exchanges.calls) == (1, 0)
+    window = streams.encode_at(streams.WINDOW, asker.stream, 99)
+    host.exchanges.from_gateway(window)
+    assert host.passed[-1] == streams.decode(window, streams.FROM_GUEST)
+    came(host, asker.stream, 2, b"et")
+    assert host.exchanges.busy == 0
+    host.exchanges.thawed()  # on another host, perhaps
+    assert host.passed[-1].fields == {"op": op, "offset": 4}
+    came(host, asker.stream, 4, b"wo")
+    assert asker.heard == b"onetwo"
+    kinds = host.kinds(asker.stream)
+    assert [kinds.count(kind) for kind in (streams.HEAD, streams.END)] == [1, 1]
+    assert kinds[-1] == streams.END and host.exchanges.busy == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "end"), [({}, streams.END), ({"cut": "it broke off"}, streams.RESET)]
+)
+def test_a_replay_has_an_answer_that_is_kept_apart_from_the_host(
+    more: dict[str, Any], end: int
+) -> None:
+    first = Host()
+    first.ask()
+    begin = first.said[0]
+    known = {key: begin[key] for key in ("op", "kind", "name", "digest")}
+    host = Host()
+    host.exchanges.extend_journal([Recorded(**known, side=True, seq=3, **large(**more))])  # type: ignore[typeddict-item]
+    asker = host.ask()
+    assert not host.begun and host.passed[-1].fields == {"op": begin["op"], "offset": 0}
+    came(host, asker.stream, 0, b"onetwo")
+    assert asker.heard == b"onetwo" and host.kinds(asker.stream)[-1] == end
+
+
+def test_who_leaves_in_the_middle_of_a_kept_answer_leaves_it_to_the_next() -> None:
+    host = Host()
+    first = host.ask()
+    (op,) = host.begun
+    host.exchanges.result({"op": op, **large()})
+    came(host, first.stream, 0, b"one")
+    first.leave()
+    assert (host.passed[-1].kind, host.passed[-1].stream) == (streams.RESET, first.stream)
+    assert host.exchanges.busy == 0
+    second = host.ask()
+    assert host.begun == [op, op]
+    host.exchanges.result({"op": op, **large()})
+    came(host, second.stream, 0, b"onetwo")
+    assert second.heard == b"onetwo"
+
+
+def test_a_kept_answer_that_cannot_be_read_resets_its_client() -> None:
+    host = Host()
+    asker = host.ask()
+    host.exchanges.result({"op": host.begun[0], **large()})
+    lost = {"code": "lost", "message": "it is damaged"}
+    host.exchanges.from_host(streams.encode(streams.RESET, asker.stream, lost))
+    came(host, asker.stream, 0, b"onetwo")
+    assert host.kinds(asker.stream)[-1] == streams.RESET and not asker.heard
+
+
+@pytest.mark.parametrize("body", ["a\0b", "\0"])
+def test_text_that_no_log_takes_travels_as_bytes(body: str) -> None:
+    host = Host()
+    host.ask(body)
+    data = host.said[0]["data"]
+    assert "body" not in data and b64decode(data["body_b64"]) == body.encode()
+
+
+def test_what_nobody_could_be_shown_is_refused_and_not_asked() -> None:
+    host = Host()
+    asker = host.ask("x" * 1_100_000, host="a.example.com", record={"kind": "http", "ask": True})
+    assert not host.said
+    refused = host.given[-1]
+    assert (refused.stream, refused.fields["status"]) == (asker.stream, 413)
+    assert "a person has to allow this request" in refused.fields["message"]

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from tests.unit.worker.played import PlayedBroker, PlayedUpstream
 
+from torpor.blobs.local import LocalBlobs
 from torpor.contextlog import entries
 from torpor.contextlog.agents import NewAgent, put_agent
 from torpor.contextlog.entries import BEGIN, EntryRow, NewEntry
 from torpor.contextlog.runs import claim, create_run
 from torpor.core.clock import SYSTEM_CLOCK
+from torpor.core.home import Home
 from torpor.core.ids import AgentVersion, Epoch, OpId, RunId
 from torpor.egress.upstream import Request
 from torpor.logstore.sqlite import SqliteStore
@@ -26,7 +28,10 @@ from torpor.worker.calls import Calls
 from torpor.worker.metrics import Metrics
 from torpor.worker.network import Network
 from torpor.worker.pen import Pen
+from torpor.worker.sealing import SealingKeys
+from torpor.worker.serving import Serving
 from torpor.worker.tasks import Tasks
+from torpor.worker.values import Results, Values
 from torpor.worker.way import Way
 
 STUCK_S = 10.0
@@ -77,8 +82,9 @@ class PlayedGuest(Channel):
 
 
 class Stand:
-    def __init__(self, store: SqliteStore, run: RunId) -> None:
-        self.store, self.run = store, run
+    def __init__(self, store: SqliteStore, run: RunId, home: Home) -> None:
+        self.store, self.run, self.home = store, run, home
+        self.blobs = LocalBlobs(home.root / "blobs")
         self.upstream = PlayedUpstream(self._answer)
         self.broker = PlayedBroker(self.upstream)
         self.guest = PlayedGuest()
@@ -89,6 +95,7 @@ class Stand:
         self.delivered = asyncio.Event()
         self.network: Network
         self.calls: Calls
+        self.serving: Serving
 
     async def _answer(self, request: Request) -> Reply:
         return Reply(200, {"content-type": "text/plain"}, b"answer to " + request.body)
@@ -100,7 +107,12 @@ class Stand:
         broker: Any = self.broker
         way = Way(self.run, broker, self.store, pen, CLOCK, lambda: self.guest)
         self.network = Network(way, Tasks(self._fail))
-        self.calls = Calls(way, Tasks(self._fail), Metrics())
+        keys = SealingKeys(self.home, self.store, on=True)
+        values = Values(self.blobs, self.home.run, self.store, keys)
+        results = Results(self.run, values, self.store, pen)
+        results.key = await keys.of(self.run)
+        self.calls = Calls(way, results, Tasks(self._fail), Metrics())
+        self.serving = Serving(way, values, Tasks(self._fail))
 
     async def entries(self, *kinds: str) -> list[EntryRow]:
         await self.store.write(lambda c: None)  # what is being written is written
@@ -147,6 +159,7 @@ class Stand:
     async def close(self) -> None:
         await self.network.leave(None)
         await self.calls.leave(ended=False)
+        await self.serving.leave()
         assert not self.trouble, self.trouble
 
 
@@ -170,7 +183,7 @@ async def stand(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Stand]:
     made = await store.write(
         lambda c: create_run(c, version=VERSION, agent=None, input={}, now=10.0)
     )
-    stand = Stand(store, made.id)
+    stand = Stand(store, made.id, Home(tmp_path / "home").create())
     await stand.next_driver()
     yield stand
     await stand.close()

@@ -14,6 +14,8 @@ from torpor.contextlog import waits
 from torpor.contextlog.waits import NewWait
 from torpor.core import permissions
 from torpor.core.ids import OpId
+from torpor.core.replies import Reply, read_reply
+from torpor.testing.fakes.broker import Reply as PlayedReply
 from torpor.wire.streams import DATA, END, HEAD, OFFSET_MAX, RESET, WINDOW, WINDOW_BYTES, Frame
 from torpor.worker.answers import Answer
 from torpor.worker.calls import BEGUN, DIED
@@ -315,3 +317,93 @@ def test_bytes_are_kept_whatever_they_are(body: bytes, value: dict[str, str]) ->
     answer = Answer(status=200)
     answer.take(Frame(DATA, 0, {}, 0, body))
     assert answer.value() == {"status": 200, "headers": {}, **value}
+
+
+async def read(stand: Stand, body: bytes, stream: int = 1) -> None:
+    """The guest takes all of it, a window at a time."""
+    at = len(stand.guest.body(stream))
+    while at < len(body):
+        at = min(at + WINDOW_BYTES, len(body))
+        await stand.guest.has(body[:at], stream)
+        frame = Frame(WINDOW, stream, {}, at + WINDOW_BYTES)
+        assert stand.serving.take(frame) or at == len(body)
+
+
+async def _end(stand: Stand) -> dict[str, Any]:
+    (end,) = await stand.entries("op.end")
+    return end.data
+
+
+@pytest.mark.parametrize("kind", ["model", "http"])
+@pytest.mark.parametrize("binary", [False, True])
+async def test_an_answer_that_no_entry_has_room_for_is_kept_whole(
+    stand: Stand, kind: str, binary: bool
+) -> None:
+    op, body = f"{kind}:x#1", (b"\xff\0" if binary else b"ab") * 2_000_000
+    stand.upstream.answers = lambda request: _reply(body)
+    await stand.begin(op)
+    value = (await stand.outcome(op))["value"]
+    assert value["status"] == 200 and not {"body", "body_b64"} & set(value)
+    assert value["blob"]["bytes"] == len(body)
+    assert (await _end(stand))["value"] == value
+    # Its client has as much of it as its window takes, and asks for the rest.
+    had = len(stand.guest.body())
+    assert had == WINDOW_BYTES
+    assert not stand.calls.attach(1, OpId(op), had)
+    stand.serving.attach(1, OpId(op), had)
+    assert stand.serving.stay() is not None
+    await read(stand, body)
+    # And another that replays it, on another machine, all of it.
+    await stand.next_driver()
+    stand.serving.attach(9, OpId(op), 0)
+    await read(stand, body, 9)
+    assert len(stand.upstream.requests) == 1
+
+
+async def test_a_long_stream_is_kept_whole_and_what_it_says_beside_it(stand: Stand) -> None:
+    model, words = Stream(stand), [f"word {n} " for n in range(12_000)]
+    await stand.begin(OP)
+    model.let(*map(event, words), None)
+    value = (await stand.outcome(OP))["value"]
+    assert value["blob"]["bytes"] == sum(len(event(word)) for word in words) > 1024 * 1024
+    assert read_reply(value) == Reply(status=200, text="".join(words))
+    parts = await stand.entries("op.part")
+    assert "".join(entry.data["text"] for entry in parts) == "".join(words)
+
+
+async def test_who_goes_away_in_the_middle_of_a_kept_answer_holds_nothing_up(stand: Stand) -> None:
+    body = b"x" * 2_000_000
+    stand.upstream.answers = lambda request: _reply(body)
+    await stand.begin(OP)
+    await stand.outcome(OP)
+    stand.serving.attach(2, OpId(OP), 0)
+    await stand.guest.has(body[:WINDOW_BYTES], 2)
+    assert stand.serving.take(Frame(RESET, 2, {"code": "gone", "message": ""}))
+    assert not stand.serving.take(Frame(WINDOW, 2, {}, len(body)))
+    assert stand.serving.stay() is None
+    stand.serving.attach(3, OpId("model:other#1"), 0)  # what never was
+
+
+async def test_what_is_kept_and_damaged_resets_its_client(stand: Stand) -> None:
+    stand.upstream.answers = lambda request: _reply(b"x" * 2_000_000)
+    await stand.begin(OP)
+    await stand.outcome(OP)
+    (kept,) = (file for file in (stand.blobs.root / "values").rglob("*") if file.is_file())
+    kept.write_bytes(kept.read_bytes()[:-1] + b"?")
+    stand.serving.attach(4, OpId(OP), 1_999_999)
+    assert (await stand.guest.until(RESET, 4)).fields["code"] == "lost"
+
+
+async def test_an_answer_that_was_cut_says_what_had_come(stand: Stand) -> None:
+    model = Stream(stand)
+    await stand.begin(OP)
+    model.let(event("On"))
+    await stand.guest.has(event("On"))
+    await stand.broker.die()
+    await stand.outcome(OP)
+    out = (await _end(stand))["egress"]
+    assert (out["sent"], out["received"]) == (2, len(event("On")))
+
+
+async def _reply(body: bytes) -> PlayedReply:
+    return PlayedReply(200, {"content-type": "application/octet-stream"}, body)

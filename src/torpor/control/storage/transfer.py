@@ -41,13 +41,14 @@ from torpor.contextlog.transfer import Row, RunRows
 from torpor.contextlog.values import ValueRow, find_values, put_value
 from torpor.control.storage import trusted
 from torpor.control.storage.archive import CHUNK, Member, Source, Unpacker, json_lines, pack
+from torpor.core.bodies import stored_body
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.divergence import check_on_divergence
 from torpor.core.egress import parse_egress
 from torpor.core.environment import check_env
 from torpor.core.errors import Conflict, Damaged, Invalid
 from torpor.core.home import Home
-from torpor.core.ids import AgentVersion, RunId, SnapshotId
+from torpor.core.ids import AgentVersion, RunId, SnapshotId, op_kind
 from torpor.core.keep import parse_keep
 from torpor.core.position import Position
 from torpor.core.rules import parse_rules
@@ -64,6 +65,7 @@ from torpor.snapshot.seal import KEY_BYTES, Key
 from torpor.snapshot.store import LAYERS, MANIFESTS, SnapshotStore
 from torpor.snapshot.values import VALUES, Deposit, Incoming, Kept, name_of, read
 from torpor.wire.link import LinkState
+from torpor.wire.messages import EXCHANGES
 from torpor.worker.loading import source_from
 from torpor.worker.sealing import SealingKeys, of_file
 from torpor.worker.values import Values
@@ -136,8 +138,14 @@ async def keys_of(contents: _Contents, values: Values, keys: SealingKeys) -> dic
 
 def _values_in(entry: Row) -> set[str]:
     """The values that an entry names."""
-    blob = entry["data"].get("blob") if entry["kind"] == END else None
-    return {blob["digest"]} if isinstance(blob, dict) and "digest" in blob else set()
+    if entry["kind"] != END:
+        return set()
+    data, found = entry["data"], set()
+    if isinstance(blob := data.get("blob"), dict) and "digest" in blob:
+        found.add(blob["digest"])
+    if op_kind(entry["op"]) in EXCHANGES and (body := stored_body(data.get("value"))) is not None:
+        found.add(body.digest)
+    return found
 
 
 def _chosen(c: Connection, row: runs.RunRow, snapshot: str | None) -> SnapshotId | None:

@@ -76,9 +76,12 @@ class PlayedBroker:
         return len(self._broker.calls)
 
     async def die(self) -> None:
-        """With all that it had."""
+        """With all that it had; perhaps in the middle of an answer of its own, which ends there."""
         before, self._broker = self._broker, self._next()
-        await before.close()
+        closing = asyncio.ensure_future(before.close())
+        # An answer that waits for this is given up by it: it must not give this up in turn.
+        await asyncio.wait([closing])
+        closing.result()
 
     async def close(self) -> None:
         await self.client.close()
