@@ -15,7 +15,7 @@ from typing import Any
 from torpor.core.pieces import Piece
 
 _TEXT_MAX = 500  # of a name: it becomes a column
-_COUNT_MAX = 2**53
+COUNT_MAX = 2**53
 
 HTTP_ERROR = 400
 
@@ -331,4 +331,4 @@ def _sum(usage: Mapping[str, Any], first: str, second: str) -> int | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value <= _COUNT_MAX else None
+    return value if type(value) is int and 0 <= value <= COUNT_MAX else None

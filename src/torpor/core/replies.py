@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from torpor.core.dialects import HTTP_ERROR, Dialect, Reply, ToolCall, dialect_of
+from torpor.core.dialects import COUNT_MAX, HTTP_ERROR, Dialect, Reply, ToolCall, dialect_of
 from torpor.core.pieces import Piece, Pieces
 
 __all__ = ["HTTP_ERROR", "Reply", "TextDeltas", "ToolCall", "read_reply", "summary"]
@@ -21,7 +21,6 @@ _SUMMARY_CHARS_MAX = 256 * 1024  # as JSON: of the text, and of the tools
 _CUT_CHARS = 20_000
 _NAMES = ("model", "finish", "text")
 _COUNTS = ("input_tokens", "cached_tokens", "output_tokens", "written_tokens")
-_COUNT_MAX = 2**53
 
 # What an answer may raise that is not as its protocol says.
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError)
@@ -69,7 +68,7 @@ def _summarized(given: Mapping[str, Any]) -> Reply:
     counts = {
         key: given[key]
         for key in _COUNTS
-        if type(given.get(key)) is int and 0 <= given[key] <= _COUNT_MAX
+        if type(given.get(key)) is int and 0 <= given[key] <= COUNT_MAX
     }
     tools = []
     for tool in given["tools"] if isinstance(given.get("tools"), list | tuple) else ():

@@ -11,6 +11,7 @@ held            the words to a process that stands still
 unpack          the agent's files, from a tar
 runfiles        files that the host sends
 exchanges       exchanges between gateway and host; recorded ones are operations
+recorded        what the values of recorded ones answer
 unasked         recorded model calls that a replay has not asked for again
 commands        commands beside the agent
 pumping         their pipes and terminals

@@ -26,19 +26,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from torpor.core import refusals
-from torpor.core.bodies import stored_body
 from torpor.core.egress import MODEL, MODEL_HOST
 from torpor.core.errors import TorporError
 from torpor.core.permissions import KIND as PERMISSION
 from torpor.core.permissions import decision_of, denial, is_request
 from torpor.core.placements import strip
 from torpor.guest.flows import FROM_GATEWAY
+from torpor.guest.recorded import DROPPED, read_value, serves
 from torpor.guest.serving import RECORDED_BYTES_MAX
 from torpor.guest.unasked import Unasked
 from torpor.replay.journal import Intent, Journal, Recorded
@@ -63,14 +63,6 @@ _NO_RUN = (
     f"{refusals.NOT_YET}. The agent's file calls {{}} while it is imported, or in a warm hook: "
     "there is no run whose log could keep the answer. Make the call in the agent's function, or in "
     "a step."
-)
-# Not the client's business with us, or not ours with the host. Bodies travel uncompressed so that
-# they can be read in the log.
-_DROPPED = frozenset(
-    {
-        *("host", "connection", "keep-alive", "proxy-connection", "transfer-encoding", "te"),
-        *("content-length", "trailer", "upgrade", "expect", "accept-encoding"),
-    }
 )
 # In a request to a model these are placeholders that stand for a key.
 _PLACEHOLDERS = frozenset({"authorization", "x-api-key", "api-key", "x-goog-api-key"})
@@ -106,7 +98,7 @@ class _Request(NamedTuple):
     @property
     def headers(self) -> dict[str, str]:
         """By name; repeated ones joined by ", "."""
-        dropped = _DROPPED | (_PLACEHOLDERS if self.kind == MODEL else frozenset())
+        dropped = DROPPED | (_PLACEHOLDERS if self.kind == MODEL else frozenset())
         headers: dict[str, str] = {}
         for name, value in self.fields["headers"]:
             if name not in dropped:
@@ -479,7 +471,7 @@ class Exchanges:
         self._calls.pop(call.stream, None)
         if call.stream:
             self._settle(op, call, message)
-        elif _serves(message):
+        elif serves(message):
             self._unheard.append((op, call.intent))
         if (warning := self._unasked.ended(op)) is not None:
             self._send(messages.encode(names.NOTE, kind="log", data=warning))
@@ -490,7 +482,7 @@ class Exchanges:
         if call.intent.kind == PERMISSION:
             self._permitted(op, call, outcome)
             return
-        if _serves(outcome):
+        if serves(outcome):
             self._answered[call.stream] = (op, call.intent)
             while len(self._answered) > _UNHEARD_MAX:
                 self._answered.popitem(last=False)
@@ -505,7 +497,7 @@ class Exchanges:
             return
         cut = value.get("cut") if isinstance(value, dict) else None
         try:
-            status, headers, body, size = _read_value(value)
+            status, headers, body, size = read_value(value)
         except (TypeError, KeyError, ValueError, AttributeError):
             text = json.dumps(outcome.get("value"))[:200]
             self._fail(call, 502, "invalid", f"the recorded response is malformed: {text}")
@@ -582,28 +574,3 @@ def is_exchange(kind: str, name: str) -> bool:
     if kind == PERMISSION:
         return is_request(name)
     return kind in messages.EXCHANGES
-
-
-def _serves(outcome: Mapping[str, Any]) -> bool:
-    """Whether this serves a client that asks again better than an answer of its own."""
-    value = outcome.get("value")
-    if not isinstance(value, dict) or "cut" in value:
-        return False
-    return isinstance(value.get("status"), int) and value["status"] < 400
-
-
-def _read_value(value: Any) -> tuple[int, list[list[str]], bytes, int]:
-    """What a recorded value answers: status, headers, body, and how long that is: more than what is
-    here, where the host has it in its store."""
-    status, headers = int(value["status"]), value["headers"]
-    if (stored := stored_body(value)) is not None:
-        body, size = b"", stored.bytes
-    else:
-        body = value["body"].encode() if "body" in value else b64decode(value["body_b64"])
-        size = len(body)
-    kept = [
-        [str(name).lower(), str(text)]
-        for name, text in (headers.items() if isinstance(headers, dict) else headers)
-        if str(name).lower() not in _DROPPED and not any(c in "\r\n\0" for c in f"{name}{text}")
-    ]
-    return status, kept, body, size

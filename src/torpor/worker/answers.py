@@ -86,9 +86,9 @@ def fits(value: Mapping[str, Any]) -> bool:
 def apart(value: Mapping[str, Any], kept: Kept, reply: Reply) -> dict[str, Any]:
     """The value, of which an entry says where its body is, and what that says."""
     rest = {key: value[key] for key in value if key not in ("body", "body_b64")}
-    said = summary(reply)
+    known = summary(reply)
     rest |= {"blob": {"digest": kept.digest, "bytes": kept.bytes}}
-    return rest | ({"reply": said} if said else {})
+    return rest | ({"reply": known} if known else {})
 
 
 def refused(
