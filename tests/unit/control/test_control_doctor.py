@@ -61,3 +61,17 @@ def test_what_emulation_costs_is_said(bare: Home, monkeypatch: pytest.MonkeyPatc
     assert "15 times as long" in check.detail
     assert "KVM" in check.hint
     assert "--engine process" in check.hint
+
+
+def test_a_file_of_the_host_that_denies_all_is_seen(bare: Home) -> None:
+    def found() -> list[Check]:
+        return [check for check in examine(bare).checks if check.name == "egress.toml"]
+
+    assert found() == []
+    bare.create()
+    bare.egress.write_text('[[deny]]\nhost = "**.example.net"\n')
+    assert [check.ok for check in found()] == [True]
+    bare.egress.write_text("[[deny")
+    (check,) = found()
+    assert check.ok is False and "egress.toml" in check.detail
+    assert "reach nothing" in check.hint and examine(bare).can_run

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from torpor.control.engines import choose, needs_of
 from torpor.core.checks import Check
-from torpor.core.errors import TorporError
+from torpor.core.errors import Invalid, TorporError
 from torpor.core.home import Home
+from torpor.egress import hostfile
 from torpor.engine import registry
 from torpor.engine.capabilities import EMULATED, EMULATION, FASTER, NOT_ISOLATED
 from torpor.engine.host import Boot
@@ -53,6 +54,7 @@ def examine(home: Home) -> Findings:
         *(check for entry in registry.ENGINES.values() for check in entry.on_host().remarks()),
         _disk(home),
         *_host_key(home),
+        *_host_rules(home),
         Check("cores and memory", None, _room()),
     ]
     return Findings(checks, engine)
@@ -134,6 +136,19 @@ def _host_key(home: Home) -> Iterator[Check]:
     if home.host_key.exists():
         detail = f"every snapshot of a run needs {home.host_key}: keep a copy elsewhere"
         yield Check("encryption", None, detail)
+
+
+def _host_rules(home: Home) -> Iterator[Check]:
+    """What the host says of all agents' requests, if it says anything."""
+    if not home.egress.exists():
+        return
+    try:
+        hostfile.read(home.egress)
+    except Invalid as error:
+        hint = "Until it is mended, agents reach nothing, not even a model."
+        yield Check("egress.toml", False, error.message, hint)
+    else:
+        yield Check("egress.toml", True, str(home.egress))
 
 
 def _age(path: Path) -> float:
