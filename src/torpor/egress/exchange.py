@@ -451,6 +451,7 @@ class _Sender:
             await relay(reader, writer, call.body, listener, self._seen, call)
         finally:
             writer.close()
+            response.close()  # else aiohttp would look whether the connection can be used again
 
     def _no_answer(self, code: str, problem: str) -> NoAnswer:
         return NoAnswer(502, code, f"{self._call.host} {problem}", retry=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 from pathlib import Path
 
 import pytest
@@ -257,7 +258,7 @@ async def test_tls_verifies_the_name_and_offers_no_http_2(tmp_path: Path) -> Non
             assert (found.status, found.refusal["code"]) == (502, "upstream_certificate")
 
 
-async def test_a_websocket_goes_both_ways() -> None:
+async def test_a_websocket_goes_both_ways(caplog: pytest.LogCaptureFixture) -> None:
     async def echo(connection: ws_server.ServerConnection) -> None:
         async for message in connection:
             await connection.send(message)
@@ -288,6 +289,7 @@ async def test_a_websocket_goes_both_ways() -> None:
             stream.end(len(masked) + len(close))
             found = await collect(stream)
             assert found.whole and found.done["status"] == 101
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
 
 
 async def test_a_connection_goes_both_ways_and_ends_by_halves() -> None:
