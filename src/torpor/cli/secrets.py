@@ -53,11 +53,13 @@ File = Annotated[
         "asked for.",
     ),
 ]
+OnCommandLine = Annotated[str | None, typer.Argument(hidden=True)]
 
 
 @secrets.command(name="set")
 def set_secret(
     name: New,
+    value: OnCommandLine = None,
     host: Annotated[
         list[str] | None,
         typer.Option(
@@ -94,6 +96,7 @@ def set_secret(
     as_json: Json = False,
 ) -> None:
     """Set a secret, or replace the one of that name. Its value can never be read back."""
+    _check_command_line(name, value)
     places = {"header": header, "query": query, "basic": basic}
     given = {kind: place for kind, place in places.items() if place is not None}
     if len(given) > 1:
@@ -102,13 +105,13 @@ def set_secret(
     terms = parse_terms(
         {"hosts": host, "placement": given or None, "agents": agent}, check_secret_name(name)
     )
-    value = check_value(_value(name, file))
-    found = connect().set_secret(name, value, **terms.to_json())
+    secret = check_value(_value(name, file))
+    found = connect().set_secret(name, secret, **terms.to_json())
     if as_json:
         show_json(found)
         return
     say(f"{name}: sent to {', '.join(found['hosts'])} {_placed(found['placement'])}")
-    if len(value) < SECRET_CHARS_MIN:
+    if len(secret) < SECRET_CHARS_MIN:
         say(
             f"it has fewer than {SECRET_CHARS_MIN} characters, so that answers are not searched "
             "for it",
@@ -119,8 +122,11 @@ def set_secret(
 
 
 @secrets.command()
-def rotate(name: Name, file: File = None, as_json: Json = False) -> None:
+def rotate(
+    name: Name, value: OnCommandLine = None, file: File = None, as_json: Json = False
+) -> None:
     """Replace a secret's value. Running agents do not notice; requests under way use the old."""
+    _check_command_line(name, value)
     found = connect().rotate_secret(name, check_value(_value(name, file)))
     if as_json:
         show_json(found)
@@ -200,6 +206,17 @@ def _placed(placement: Mapping[str, str]) -> str:
 
 def _at_terminal() -> bool:
     return sys.stdin.isatty()
+
+
+def _check_command_line(name: str, value: str | None) -> None:
+    """Raises Invalid, which does not repeat what may be a secret."""
+    if value is not None or "=" in name:
+        raise Invalid(
+            "a value is not taken from the command line: others on this host, and the shell's "
+            "history, have it there",
+            hint="Give it on standard input, or with --file; in a terminal it is asked for. If "
+            "this was the real one, replace it.",
+        )
 
 
 def _value(name: str, file: Path | None) -> str:

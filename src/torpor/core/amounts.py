@@ -73,4 +73,4 @@ def shown(kind: str, amount: float) -> str:
     if kind == "cost":
         return f"{amount:.6f}".rstrip("0").rstrip(".") + " USD"
     unit = {"bytes_out": "bytes sent", "bytes_in": "bytes received"}.get(kind, kind)
-    return f"{amount:,.0f} {unit}"
+    return f"{amount:,.0f} {unit.removesuffix('s') if amount == 1 else unit}"

@@ -266,8 +266,7 @@ def _unreached(rules: Sequence[Rule], request: Request) -> Verdict:
     host, port, scheme = request.host, request.port, request.scheme
     near = [rule for rule in rules if not rule.deny and matches(rule.host, host)]
     if not near:
-        hint = f'Add [[tool.torpor.egress]] host = "{host}" to the agent\'s file, and deploy it.'
-        return deny("no_rule", f"no rule allows {host}", hint)
+        return deny("no_rule", f"no rule allows {host}", _how_to_allow(request))
     origin = near[0].origin
     if scheme == HTTP and any(rule.protocol == HTTPS for rule in near):
         return deny("plain_http", f"{host} is allowed over https only", "Use https://…", origin)
@@ -278,6 +277,20 @@ def _unreached(rules: Sequence[Rule], request: Request) -> Verdict:
     ports = sorted({rule.port for rule in near if rule.protocol == scheme})
     what = f"port {port} of {host} is not allowed, only {' and '.join(map(str, ports))}"
     return deny("port", what, f"A rule with port = {port} would allow it.", origin)
+
+
+def _how_to_allow(request: Request) -> str:
+    """The rule that is missing, as it would stand in a file."""
+    host, port, scheme = request.host, request.port, request.scheme
+    if host == "localhost":
+        return (
+            "localhost is the machine itself. A service of the host that runs torpor gets a name "
+            "such as ollama.internal, with [[host]] in egress.toml there."
+        )
+    rule = f'host = "{host}"'
+    rule += f', protocol = "{scheme}"' * (scheme != HTTPS)
+    rule += f", port = {port}" * (port != PORTS.get(scheme))
+    return f"Add [[tool.torpor.egress]] {rule} to the agent's file, and deploy it."
 
 
 def _unallowed(reached: Sequence[Rule], request: Request) -> Verdict:

@@ -85,7 +85,8 @@ class HostFile:
             try:
                 self._rules = read(self._path)
             except Invalid as error:
-                self._rules = HostRules(problem=error.message)
+                problem = f"{error.message}. {error.hint}" if error.hint else error.message
+                self._rules = HostRules(problem=problem.rstrip("."))
             self._stamps |= {path: _stamp(path) for path in self._rules.read}
         return self._rules
 

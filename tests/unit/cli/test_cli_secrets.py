@@ -104,3 +104,14 @@ def test_in_a_terminal_it_is_typed_unseen(
     assert torpor("secrets", "set", "TYPED", "--host", "a.example").exit_code == 0
     assert asked == ["TYPED: "]
     client.remove_secret("TYPED")
+
+
+@pytest.mark.parametrize(
+    "words", [("set", "CLI_TOKEN", VALUE), ("set", f"CLI_TOKEN={VALUE}"), ("rotate", "X", VALUE)]
+)
+def test_a_value_on_the_command_line_is_refused_and_not_repeated(
+    torpor: Torpor, words: tuple[str, ...]
+) -> None:
+    refused = torpor("secrets", *words, input="")
+    assert refused.exit_code == 2 and VALUE not in refused.output
+    assert "standard input" in refused.stderr

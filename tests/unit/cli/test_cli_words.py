@@ -245,3 +245,4 @@ def test_a_budget_in_words() -> None:
     )
     assert words.budget([share("bytes_out", 1500, 2e7)]) == "1.5 kB of 20.0 MB sent"
     assert words.budget([share("tokens", 12), share("requests", 0)]) == "12 tokens"
+    assert words.budget([share("requests", 1)]) == "1 request"

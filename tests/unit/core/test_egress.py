@@ -75,7 +75,12 @@ def test_attempt_01_a_host_that_no_rule_names_is_refused_with_what_to_do() -> No
         "no rule allows unlisted.example.org. Add [[tool.torpor.egress]] "
         'host = "unlisted.example.org" to the agent\'s file, and deploy it.'
     )
-    assert refused(judge(RULES, Request("tcp", "unlisted.example.org", 5432)), "no_rule")
+    database = judge(RULES, Request("tcp", "unlisted.example.org", 5432))
+    assert refused(database, "no_rule")
+    assert 'host = "unlisted.example.org", protocol = "tcp", port = 5432' in database.message
+    plain = verdict("http://unlisted.example.org:8080/")
+    assert 'host = "unlisted.example.org", protocol = "http", port = 8080' in plain.message
+    assert "[[host]] in egress.toml" in verdict("http://localhost:8080/").message
     assert judge(RULES, Request("tcp", "db.example.com", 5432)).decision == ALLOW
 
 

@@ -126,6 +126,12 @@ def test_attempt_11_one_that_cannot_be_read_says_so_and_denies_all(path: Path, t
     assert problem.startswith(str(path))
 
 
+def test_what_is_wrong_with_it_is_said_with_what_to_do(path: Path) -> None:
+    path.write_text('[[host]]\nname = "a.example"\nadresses = ["10.0.0.7"]')
+    problem = HostFile(path).current().problem
+    assert "host[0] does not know 'adresses'. It knows name," in problem
+
+
 def test_attempt_11_one_that_may_not_be_read_denies_all(path: Path) -> None:
     path.mkdir()
     assert HostFile(path).current().problem

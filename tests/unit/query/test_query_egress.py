@@ -119,6 +119,28 @@ def test_refusals_say_why_and_calls_what_they_cost(
     assert ask(sql, filled[1]).rows == [[0.003, 1]]
 
 
+def test_why_a_recorded_answer_was_cut_off(tmp_path: Path) -> None:
+    def fill(c: Connection) -> RunId:
+        agent = NewAgent(
+            engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}
+        )
+        put_agent(c, agent, 1.0)
+        run = create_run(c, version=VERSION, agent="a", input={}, now=99.0).id
+        log = Log(c, run, claim(c, run, 100.0))
+        log.begin("http", "a.test/1@01", scheme="https", host="a.test", port=443, path="/1")
+        value = {"status": 201, "headers": {}, "body": "", "cut": "the secret KEY is in it"}
+        log.entry("op.end", "http:a.test/1@01#1", {"ok": True, "value": value})
+        return run
+
+    path = tmp_path / "torpor.db"
+    store = SqliteStore.open(path)
+    asyncio.run(store.write(fill))
+    store.close()
+    sql = "SELECT path, status, reason FROM egress"
+    rows = asyncio.run(Asking(path).ask(Question(sql), PRICES)).rows
+    assert rows == [["/1", 201, "the secret KEY is in it"]]
+
+
 def test_who_permitted_a_request_when_and_from_where(tmp_path: Path) -> None:
     """Attempts that a person decides about: one allowed, one denied, one not decided."""
     request = {"scheme": "https", "host": "a.test", "port": 443, "method": "POST"}
