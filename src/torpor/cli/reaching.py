@@ -10,7 +10,7 @@ from torpor.client import Client
 from torpor.core.agentfile import AgentSource
 from torpor.core.amounts import KINDS, parse_amount, shown
 from torpor.core.egress import Budget, Rule, parse_budget, parse_egress
-from torpor.core.errors import Invalid, NotFound
+from torpor.core.errors import Forbidden, Invalid, NotFound
 from torpor.core.reach import UNLIMITED, Beyond, Raised, beyond
 from torpor.terminal.screen import facts, say, show, table
 from torpor.web import words
@@ -36,6 +36,18 @@ def new_lines(client: Client, source: AgentSource) -> Iterator[str]:
         return
     yield "this version asks for more than the last one:" if last else "this agent asks for:"
     yield from (f"  {line}" for line in _lines(found))
+    known = _secrets(client)
+    missing = sorted({rule.secret for rule in found.rules} - {""} - (known or set()))
+    if missing and known is not None:
+        yield f"not set on this host: {', '.join(missing)} (torpor secrets set NAME)"
+
+
+def _secrets(client: Client) -> set[str] | None:
+    """Their names, which only an administrator may see."""
+    try:
+        return {each["name"] for each in client.secrets()}
+    except Forbidden:
+        return None
 
 
 def _last(client: Client, source: AgentSource) -> Object | None:

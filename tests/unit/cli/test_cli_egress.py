@@ -41,6 +41,7 @@ def test_a_deployment_says_what_is_new(torpor: Torpor, write: Write) -> None:
     assert "this agent asks for:" in first.stderr
     line = "+ api.github.com: POST, with the secret GITHUB, asks a person first"
     assert line in first.stderr
+    assert "not set on this host: GITHUB (torpor secrets set NAME)" in first.stderr
     for silent in (write(GITHUB, budget='cost = "1 USD"'), write(budget='cost = "1 USD"')):
         assert torpor("deploy", silent).stderr == "".join(STAGES)
     torpor("deploy", write(GITHUB, budget='cost = "1 USD"'))
