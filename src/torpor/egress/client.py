@@ -105,15 +105,15 @@ class BrokerClient:
             return stream, verdict
         raise Missing("the broker dies again and again", hint="See run/broker.log.")
 
-    async def attach(self, run: RunId, op: OpId, offset: int = 0) -> Stream | None:
-        """A recorded call that was begun before, from `offset` on: its frames after VERDICT; None
-        if no broker knows of it."""
+    async def attach(self, run: RunId, op: OpId, offset: int = 0) -> tuple[Stream, Frame] | None:
+        """A recorded call that was begun before, from `offset` on, with its VERDICT; None if no
+        broker knows of it."""
         stream = await self._begin(ATTACH, {"run": run, "op": op, "offset": offset})
         try:
             first = await _first(stream)
         except Lost:
             return None
-        return None if first.kind == REFUSE else stream
+        return None if first.kind == REFUSE else (stream, first)
 
     async def set_policy(self, run: RunId, policy: Fields) -> None:
         """What the run may do, and what it has used, as `torpor.egress.judge` has it. Until then it

@@ -241,7 +241,7 @@ class Calls:
         """The answer, whatever it is."""
         path = request["path"]
         try:
-            stream = await self._find(call.op) if call.op in self._before else None
+            stream = await self._find(call) if call.op in self._before else None
             if stream is None:
                 if call.op in self._before and not await self._was_not_sent(call.op):
                     call.lost = {}
@@ -283,9 +283,14 @@ class Calls:
         value = refused(path, given["status"], given["code"], given["message"], retry=retry)
         return value | {"ask": True} if given["code"] == NEEDS_PERMISSION else value
 
-    async def _find(self, op: OpId) -> Stream | None:
+    async def _find(self, call: _Call) -> Stream | None:
         """The stream of a call that the broker has."""
-        return await self._broker.attach(self._run, op)
+        found = await self._broker.attach(self._run, call.op)
+        if found is None:
+            return None
+        stream, verdict = found
+        call.verdict = verdict.fields
+        return stream
 
     async def _begin(self, call: _Call, request: Request) -> Stream:
         """Raises Invalid, _NotPermitted, HostError."""

@@ -63,9 +63,10 @@ class Listening:
     async def _first(self, run: RunId, op: OpId, had: int) -> None:
         """Until something comes of it."""
         try:
-            stream = await self._broker.attach(run, op, had)
-            if stream is None:
+            found = await self._broker.attach(run, op, had)
+            if found is None:
                 return
+            stream, _ = found
             news = News()
             try:
                 async for frame in stream:

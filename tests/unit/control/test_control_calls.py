@@ -61,7 +61,7 @@ async def test_what_was_answered_while_there_was_no_server_is_kept(world: World)
     calls.go.set()
     kept = await world.broker.client.attach(run, OP)
     assert kept is not None
-    assert b"".join([frame.data async for frame in kept]) == BODY.encode()
+    assert b"".join([frame.data async for frame in kept[0]]) == BODY.encode()
     await world.start()
     await paid_once(world, run)
 
@@ -149,10 +149,10 @@ async def test_two_runs_that_ask_the_same_pay_each(world: World) -> None:
 
 async def known(world: World, run: RunId) -> bool:
     """Whether the broker has the call."""
-    stream = await world.broker.client.attach(run, OP)
-    if stream is not None:
-        stream.leave()
-    return stream is not None
+    found = await world.broker.client.attach(run, OP)
+    if found is not None:
+        found[0].leave()
+    return found is not None
 
 
 async def test_a_call_that_came_no_further_than_the_log_is_not_in_doubt(
@@ -198,7 +198,7 @@ async def test_a_call_that_was_adopted_is_not_shown_as_in_doubt(
     service._engines.scheduler = world.scheduler
     attach, attached = world.broker.client.attach, asyncio.Event()
 
-    async def seen(run: RunId, op: OpId) -> Stream | None:
+    async def seen(run: RunId, op: OpId) -> tuple[Stream, Frame] | None:
         attached.set()
         return await attach(run, op)
 

@@ -79,7 +79,7 @@ async def test_an_answer_that_came_while_there_was_no_server_wakes_it(world: Wor
     calls.go.set()
     kept = await world.broker.client.attach(run, OP)
     assert kept is not None
-    assert [frame async for frame in kept]
+    assert [frame async for frame in kept[0]]
     await world.start()
     await ends(world, run)
 

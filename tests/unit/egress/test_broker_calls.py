@@ -126,8 +126,8 @@ async def make(
 
 
 async def adopt(client: BrokerClient) -> Collected | None:
-    stream = await client.attach(RUN, OP)
-    return None if stream is None else await collect(stream)
+    found = await client.attach(RUN, OP)
+    return None if found is None else await collect(found[0])
 
 
 async def begun(home: Home, held: Held) -> tuple[BrokerClient, asyncio.Task[Collected]]:
@@ -345,9 +345,9 @@ async def test_an_answer_is_served_from_any_offset_on(anyio_backend: str) -> Non
     async with brokered(Echo(), DenyAll()) as (_, client):
         assert (await model_call(client, body=body)).body == body
         for offset in (0, 1, 300_000, len(body)):
-            stream = await client.attach(RUN, OpId("model:m#1"), offset)
-            assert stream is not None
-            rest = await collect(stream)
+            found = await client.attach(RUN, OpId("model:m#1"), offset)
+            assert found is not None
+            rest = await collect(found[0])
             assert (rest.body, rest.whole) == (body[offset:], True)
 
 

@@ -333,8 +333,8 @@ async def test_a_recorded_call_goes_on_without_its_listener_and_is_sent_once() -
         found = await collect(again)
         assert (len(found.body), found.body[-1:], found.whole) == (399_000, b"b", True)
         late = await client.attach(RUN, op, 399_999)
-        assert late is not None
-        assert (await collect(late)).body == b"b"
+        assert late is not None and late[1].fields == {"verdict": "allow", "joined": True}
+        assert (await collect(late[0])).body == b"b"
         assert len(server.received) == 1
         assert broker.calls.bytes >= 400_000
         await client.acknowledge(RUN, op)

@@ -220,9 +220,11 @@ class PlayedBroker:
             call.task = self._spawn(self._make(call, _request(request, body)))
         return call.join(), Frame(VERDICT, 0, dict(_ALLOW))
 
-    async def attach(self, run: RunId, op: OpId, offset: int = 0) -> PlayedStream | None:
+    async def attach(
+        self, run: RunId, op: OpId, offset: int = 0
+    ) -> tuple[PlayedStream, Frame] | None:
         call = self.calls.get((run, op))
-        return None if call is None else call.join()
+        return None if call is None else (call.join(), Frame(VERDICT, 0, dict(_ALLOW)))
 
     async def acknowledge(self, run: RunId, op: OpId) -> None:
         call = self.calls.pop((run, op), None)

@@ -167,6 +167,7 @@ async def test_another_driver_goes_on_where_the_guest_was(stand: Stand, offset: 
     assert len(stand.upstream.requests) == 1
     parts = await stand.entries("op.part")
     assert "".join(entry.data["text"] for entry in parts) == "some more"
+    assert (await _end(stand))["egress"]["rule"] == "played"
 
 
 async def test_what_died_with_its_broker_is_never_sent_again(stand: Stand) -> None:
