@@ -7,6 +7,14 @@
 # [[tool.torpor.egress]]
 # host = "upstream.example"
 # port = 18443
+# [[tool.torpor.egress]]
+# host = "asked.example"
+# port = 18447
+# secret = "ASKED_KEY"
+# ask = true
+# [[tool.torpor.egress]]
+# host = "watched.example"
+# port = 18447
 # ///
 """The agents of the tests on real machines: one file, so that one template serves them all.
 
@@ -28,6 +36,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 import uuid
 import zlib
@@ -464,6 +473,19 @@ def reaching() -> list[list[str]]:
     before = fetch_events()
     torpor.approve("once more?")
     return [before, fetch_events()]
+
+
+@torpor.agent
+def asking(urls: list[str]) -> list[list[object]]:
+    """Post to each; what came of it."""
+    found: list[list[object]] = []
+    for url in urls:
+        try:
+            with urllib.request.urlopen(url, b"order", timeout=2) as response:
+                found.append([response.status, response.read().decode()])
+        except urllib.error.HTTPError as error:
+            found.append([error.code, error.read().decode()])
+    return found
 
 
 @torpor.agent

@@ -49,6 +49,7 @@ class Stream:
     def __init__(self, connection: Connection, number: int, *, recorded: bool) -> None:
         self.number = number
         self.ended = False  # its last frame has come
+        self.verdict: Mapping[str, Any] = {}  # once it has come
         self._connection = connection
         self._frames: deque[Frame] = deque()
         self._arrived = asyncio.Event()
@@ -127,7 +128,9 @@ class Stream:
             self._connection.write(framed)
 
     def _take(self, frame: Frame) -> None:
-        self._admitted |= frame.kind == VERDICT and frame.fields["verdict"] == "allow"
+        if frame.kind == VERDICT:
+            self.verdict = frame.fields
+            self._admitted |= frame.fields["verdict"] == "allow"
         self.ended |= frame.kind in (DONE, RECORD) or (frame.kind == REFUSE and not self._admitted)
         if not self._left:
             self._frames.append(frame)

@@ -247,6 +247,7 @@ class Calls:
                     call.lost = {}
                     return refused(path, 503, "in_doubt", BEGUN)
                 stream = await self._begin(call, request)
+            call.verdict = stream.verdict
             try:
                 async for frame in stream:
                     call.take(frame)
@@ -300,10 +301,7 @@ class Calls:
             raise Invalid(f"the request's body is not what it says: {error}") from error
         op, wanted, call.sent = call.op, _request_of(request), len(body)
         permit = await self._permit(op, request) if "permission" in request else ""
-        stream, verdict = await self._broker.call(
-            self._run, op, op_kind(op), wanted, body, permit=permit
-        )
-        call.verdict = verdict.fields
+        stream, _ = await self._broker.call(self._run, op, op_kind(op), wanted, body, permit=permit)
         return stream
 
     async def _permit(self, op: OpId, request: Request) -> str:

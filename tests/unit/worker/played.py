@@ -73,6 +73,7 @@ class PlayedStream:
 
     def __init__(self, listener: Callable[[Frame], None] | None = None) -> None:
         self.ended = False
+        self.verdict: Fields = {}
         self._frames: deque[Frame] = deque()
         self._arrived = asyncio.Event()
         self._lost: Lost | None = None
@@ -135,6 +136,7 @@ class _Call:
 
     def join(self) -> PlayedStream:
         stream = PlayedStream()
+        stream.verdict = dict(_ALLOW)
         stream.give(*self.frames)
         self.streams.append(stream)
         return stream
@@ -214,6 +216,7 @@ class PlayedBroker:
             if decided is not None and not permit:
                 stream = PlayedStream()
                 verdict, refusal = _refused(*decided)
+                stream.verdict = verdict.fields
                 stream.give(refusal, Frame(DONE, 0, _done(None, 0, 0)))
                 return stream, verdict
             call = self.calls[run, op] = _Call()
