@@ -420,7 +420,10 @@ class Exchanges:
             else:
                 recorded = streams.decode(frame, streams.TO_GUEST).fields
                 self._collect_for(number, fields, recorded)
-                self._give(streams.encode_at(WINDOW, number, WINDOW_BYTES))
+                if plain.ended:  # it has no body
+                    self._ask(self._collecting.pop(number))
+                else:
+                    self._give(streams.encode_at(WINDOW, number, WINDOW_BYTES))
             return
         self._give(frame)
         if kind == WINDOW:

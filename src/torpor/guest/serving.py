@@ -165,6 +165,7 @@ class Http(Listener):
         self._framing: Framing | None = None
         self._answered = 0  # bytes of the body of its answer
         self._taken = False  # the request is here whole
+        self._bodiless = False  # and ends with its head, so that there is nothing to wait for
         self._continuing = False  # the client waits to be told to send the body
         self._recorded_bytes: int | None = None  # of the body so far, if it is an operation
 
@@ -227,6 +228,7 @@ class Http(Listener):
     def _begin(self, head: Head) -> None:
         self._head = head
         self._taken = False
+        self._bodiless = head.length == 0 and head.upgrade != _WEBSOCKET
         self._framing, self._answered, self._recorded_bytes = None, 0, None
         self._continuing = head.expects_continue
         target = self._target(head)
@@ -289,7 +291,9 @@ class Http(Listener):
     def _pass_body_on(self) -> bool:
         """Whether it got further with the request that is being served."""
         stream = self._stream
-        if stream is None or stream.over or self._taken or not stream.admitted:
+        if stream is None or stream.over or self._taken:
+            return False
+        if not (stream.admitted or self._bodiless):
             return False
         room = min(stream.room, DATA_BYTES)
         event = self._parser.next(room) if room > 0 or self._parser.at_end else None

@@ -12,7 +12,8 @@ numbers of the worker's own.
     OPEN     →   {scheme: http | https | tcp, host, port, method, target, headers, upgrade?}. A body
                  is announced by content-length, or by transfer-encoding: chunked
     WINDOW  ← →  8 bytes: the other side may send up to this offset. The first says that the stream
-                 is admitted: before it a guest sends no byte of the body
+                 is admitted: before it a guest sends no byte of the body. The END of a request that
+                 has none may come at once
     DATA    ← →  8 bytes: the offset of the first byte; then at most DATA_BYTES
     END     ← →  8 bytes: the length of all that this side has sent; it sends no more
     HEAD     ←   {status, headers}: of the answer. After a 101 both sides send until END

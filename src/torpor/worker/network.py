@@ -7,7 +7,8 @@
 Nothing of an answer reaches the guest before the log has that the request was let out (rule 10).
 The broker admits a stream (its first WINDOW), and a guest that sends before, or beyond a window,
 after its END, or from another offset than where it was, has its stream reset (rule 13). So has one
-that grants more than a window: what it does not read would be kept here.
+that grants more than a window: what it does not read would be kept here. A request without a body
+may end at once, which saves its guest a round trip.
 
 An exchange ends with its machine: what is under way keeps a machine awake that would be frozen for
 a wait. Not so an answer, or a connection, on which nothing has come or gone for some seconds: a
@@ -150,12 +151,13 @@ class _Exchange:
             return ""
         if self.guest_ended:
             return "it sent more after its end"
-        if self.admitted is None:
+        if self.admitted is None and (frame.kind == DATA or self.fields["scheme"] == "tcp"):
             return "it sent before it was admitted"
         end = frame.offset + len(frame.data)
         if frame.offset > self.sent or (frame.kind == END and frame.offset != self.sent):
             return f"it went on at {frame.offset:,}, having sent {self.sent:,} bytes"
-        return f"it sent beyond its window of {self.admitted:,}" if end > self.admitted else ""
+        beyond = end > (self.admitted or 0)
+        return f"it sent beyond its window of {self.admitted:,}" if beyond else ""
 
 
 class Network:
@@ -212,7 +214,7 @@ class Network:
             self._end(exchange, frame.fields["code"], f"by its client: {frame.fields['message']}")
         elif exchange.stream is not None:
             exchange.stream.forward(frame)
-        # Else it was not admitted: this is a WINDOW, of which the first is open.
+        # Else this is a WINDOW, of which the first is open, or the end of what has no body.
 
     # What the broker sends.
 
@@ -223,6 +225,8 @@ class Network:
                 stream.leave()
                 return
             exchange.stream = stream
+            if exchange.guest_ended:
+                stream.forward(Frame(END, exchange.number, {}))
             async for frame in stream:
                 if self._exchanges.get(exchange.number) is not exchange:
                     return
@@ -245,6 +249,8 @@ class Network:
             return
         if frame.kind == WINDOW:
             exchange.admitted = max(frame.offset, exchange.admitted or 0)
+            if exchange.guest_ended:
+                return
         else:
             await self._durable(exchange, frame)
             if self._exchanges.get(number) is not exchange:

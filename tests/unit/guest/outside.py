@@ -64,6 +64,7 @@ class Outside:
         if verdict.decision == "deny":
             refusal = {"status": 403, "code": verdict.code, "message": verdict.message}
             self.say(REFUSE, exchange, **refusal)
+            exchange.reset = verdict.code
             return
         exchange.upto = streams.WINDOW_BYTES
         if fields["scheme"] == "tcp":
@@ -116,7 +117,7 @@ class Outside:
                 end.close()
         elif frame.kind == END and end is not None:
             end.shutdown(socket.SHUT_WR)
-        elif frame.kind == END:
+        elif frame.kind == END and not exchange.reset:
             exchange.whole = True
             self._serve(exchange)
 

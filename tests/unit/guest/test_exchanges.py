@@ -235,6 +235,19 @@ def test_where_the_host_has_a_secret_the_log_has_none_of_the_client_s(secret: bo
     assert (call["path"], call["headers"]) == (wait["target"], wait["headers"])
 
 
+def test_one_that_had_no_body_is_recorded_as_it_is() -> None:
+    host = Host()
+    fields = {"scheme": "https", "host": "a.example.com", "port": 443, "method": "GET"}
+    host.exchanges.from_gateway(
+        streams.encode(streams.OPEN, 1, fields | {"target": "/x", "headers": []})
+    )
+    host.exchanges.from_gateway(streams.encode_at(streams.END, 1, 0))
+    host.exchanges.from_host(streams.encode(streams.RECORD, 1, {"kind": "http"}))
+    assert host.kinds(1) == []
+    (begin,) = host.said
+    assert (begin["kind"], begin["data"]["body"]) == ("http", "")
+
+
 def test_a_plain_exchange_passes_through_and_the_host_may_want_it_recorded() -> None:
     host = Host()
     fields = {"scheme": "https", "host": "a.example.com", "port": 443, "method": "POST"}

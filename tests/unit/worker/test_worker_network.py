@@ -158,6 +158,14 @@ async def test_attempt_42_lying_offsets_and_data_after_the_end(
     assert words in ends[0].data["problem"]
 
 
+async def test_what_has_no_body_ends_before_it_was_admitted(stand: Stand) -> None:
+    stand.network.take(opened())
+    stand.network.take(Frame(END, 1, {}, 0))
+    await stand.guest.until(END)
+    assert [frame.kind for frame in stand.broker.plain[0].forwarded] == [END]
+    assert stand.guest.body() == b"answer to "
+
+
 async def test_attempt_42_a_body_before_it_was_admitted(stand: Stand) -> None:
     stand.network.take(opened())
     stand.network.take(Frame(DATA, 1, {}, 0, b"x"))
