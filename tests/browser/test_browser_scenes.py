@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,7 +39,9 @@ def test_a_failed_run_is_retried_once_one_is_sure(
     page = opens(f"/ui/runs/{run}", java_script_enabled=scripts)
     why = page.locator(".failure")
     expect(why.locator(".error")).to_contain_text("ValueError: invoice 2026-118 has no amount")
-    expect(why.locator(".where")).to_contain_text("line 34, in billing")
+    lines = Path(__file__).with_name("scenes.py").read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, 1) if "raise ValueError" in text)
+    expect(why.locator(".where")).to_contain_text(f"line {line}, in billing")
     expect(why.locator(".calls")).to_contain_text("in read_amount")
     retry = page.locator(".sure", has_text="Retry").first
     expect(retry.get_by_role("button")).to_be_hidden()
