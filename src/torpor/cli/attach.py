@@ -41,7 +41,8 @@ from torpor.terminal.screen import err, say, show_json
 from torpor.web import words
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.")  # arrows and their like
-_WAITS = ("wait", "event", "sleep", "doubt", "permission", "child")
+# What a run may be asleep under.
+_AWAITED = ("wait", "event", "sleep", "doubt", "permission", "child", "model", "http")
 _PATIENCE_S = 2.0  # before it is said why a run has no machine
 
 Object = dict[str, Any]
@@ -168,7 +169,7 @@ class Follower:
 
     def catch_up(self, run: Object) -> None:
         """Show how the run stands that is followed from the middle of its log on."""
-        waits = self._client.waits(self._run)
+        waits = words.awaited(run, self._client.waits(self._run))
         self._awaited = {wait["op"]: wait for wait in waits}
         why = f": waiting for {words.waiting_for(waits, time.time())}" if waits else ""
         self._remark(f"{run['id']} is {run['state']}{why}")
@@ -279,7 +280,7 @@ class Follower:
         data = entry["data"]
         self._wants_machine |= entry["kind"] in ("run.suspended", "op.end")
         match entry["kind"]:
-            case "op.begin" if data["kind"] in _WAITS:
+            case "op.begin" if data["kind"] in _AWAITED:
                 self._awaited[entry["op"]] = {**data, "op": entry["op"]}
             case "op.end":
                 self._awaited.pop(entry["op"], None)

@@ -71,8 +71,8 @@ def row(run: Object, depth: int, waits: list[Object], now: float) -> tuple[Cell,
     about = ""
     if run.get("queued_because"):
         about = f"waits for a machine: {run['queued_because']}"
-    elif waits:
-        about = f"waiting for {words.waiting_for(waits, now)}"
+    elif awaited := words.awaited(run, waits):
+        about = f"waiting for {words.waiting_for(awaited, now)}"
     elif run["error"]:
         about = words.line(words.error_line(run["error"]))
     return (

@@ -91,6 +91,8 @@ def _facts(run: Object, now: float) -> Table:
         rows.append(("queue", _queued(run, now)))
     if run["queued_because"]:
         rows.append(("waits", Text(f"for a machine: {run['queued_because']}", "yellow")))
+    if calls := words.awaited(run, ()):
+        rows.append(("waits", f"for {words.waiting_for(calls, now)}"))
     if run["env"]:
         rows.append(("env", ", ".join(run["env"])))
     if run["parent"]:

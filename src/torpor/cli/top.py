@@ -85,6 +85,7 @@ def frame(found: Object, now: float, *, rows_max: int, remark: str = "") -> Grou
 
 
 def _row(run: Object, waits: list[Object], now: float) -> tuple[Cell, ...]:
+    awaited = words.awaited(run, waits)
     return (
         run["id"],
         run["agent"] or "",
@@ -92,5 +93,5 @@ def _row(run: Object, waits: list[Object], now: float) -> tuple[Cell, ...]:
         words.duration(now - run["state_since"]),
         words.duration(run["ran_s"]),
         words.duration(run["slept_s"]) if run["slept_s"] else "",
-        words.waiting_for(waits, now) if waits else "",
+        words.waiting_for(awaited, now) if awaited else "",
     )

@@ -118,13 +118,21 @@ def list_snapshots(c: Connection, run: RunId, *, reclaimed: bool = False) -> lis
     return [_row(row) for row in c.execute(_newest_first(run, reclaimed=reclaimed))]
 
 
-def under_calls(c: Connection, engine: str, kinds: Collection[str]) -> dict[RunId, list[OpId]]:
+def under_calls(
+    c: Connection,
+    kinds: Collection[str],
+    *,
+    engine: str | None = None,
+    among: Collection[RunId] | None = None,
+) -> dict[RunId, list[OpId]]:
     """The runs that sleep, and for which nothing has come yet, with the operations of these kinds
-    under which they do."""
+    under which they do: those of an engine, or those `among` these. One query."""
     runs, at = schema.runs.c, _snapshots.c
     of_run = select(at.detail).where(at.run == runs.id, at.reclaimed_at.is_(None))
     newest = of_run.order_by(at.epoch.desc(), at.seq.desc()).limit(1).scalar_subquery()
-    asleep = (runs.state == RunState.SUSPENDED, ~runs.ready, runs.engine == engine)
+    asleep = [runs.state == RunState.SUSPENDED, ~runs.ready]
+    asleep += [runs.engine == engine] if engine is not None else []
+    asleep += [runs.id.in_(among)] if among is not None else []
     found = {}
     for run, detail in c.execute(select(runs.id, newest).where(*asleep)):
         unanswered = (detail or {}).get("unanswered", ())

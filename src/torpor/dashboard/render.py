@@ -163,6 +163,11 @@ def in_time(at: float | None) -> str:
     return "" if at is None else words.duration(at - time.time())
 
 
+def asleep_for(run: Mapping[str, Any]) -> str:
+    """The calls under which it is asleep."""
+    return words.waiting_for(words.awaited(run, ()), time.time())
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader([_FOLDER, _PUBLIC]),
@@ -188,6 +193,7 @@ def _environment() -> Environment:
         time_of=time_of,
         in_time=in_time,
         given=given,
+        asleep_for=asleep_for,
         cell=cell,
         duration=words.duration,
         size=words.size,

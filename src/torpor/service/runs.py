@@ -60,6 +60,12 @@ class Run(TypedDict):
     queued_because: NotRequired[
         Annotated[str | None, Field(description="why it is waiting for a machine, in words")]
     ]
+    asleep_under: NotRequired[
+        Annotated[
+            list[str],
+            Field(description="operations (`model`, `http`) under whose calls it is asleep"),
+        ]
+    ]
 
 
 @closed

@@ -10,6 +10,7 @@ from textwrap import indent
 from typing import Any
 
 from torpor.core import amounts
+from torpor.core.ids import op_kind, op_name
 
 # What steers a terminal, and what turns text around, so that it is read as something else.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -226,12 +227,22 @@ def decision(value: Mapping[str, Any]) -> str | None:
     return _DECISIONS.get(str(data.get("decision")))
 
 
-def waiting_for(waits: list[dict[str, Any]], now: float) -> str:
-    """What open waits wait for, the first of them in words."""
+def awaited(run: Mapping[str, Any], waits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a run waits for: these open waits of it, and the calls under which it is asleep."""
+    calls = [{"kind": op_kind(op), "op": op} for op in run.get("asleep_under") or ()]
+    return [*waits, *calls]
+
+
+def waiting_for(waits: Sequence[dict[str, Any]], now: float) -> str:
+    """What open waits and calls wait for, the first of them in words."""
     if not waits:
         return "an answer"
     first, more = waits[0], len(waits) - 1
-    if first["kind"] == "sleep" and first["due_at"] is not None:
+    if first["kind"] == "model":
+        what = "the model's answer"
+    elif first["kind"] == "http":
+        what = f"an answer from {line(op_name(first['op']).partition('/')[0], 60)}"
+    elif first["kind"] == "sleep" and first["due_at"] is not None:
         what = (
             f"{clock(first['due_at'], now).rsplit('.', 1)[0]} ({duration(first['due_at'] - now)})"
         )

@@ -297,6 +297,20 @@ def test_attaching_asks_what_is_open_and_shows_what_comes(
         assert terminal.exit_code() == 0
 
 
+def test_what_is_asleep_under_calls_says_whose_answer_it_waits_for(
+    program: list[str], home: Home, agent: str, client: Client
+) -> None:
+    ops = ("model:/v1/chat/completions@0123abcd#1", "http:api.example.com/v1/pay@0123abcd#1")
+    run = asleep(program, home, agent, client, ["asleep", *ops])
+    for options, shown in (
+        ((), f"{run} is suspended: waiting for the model's answer and 1 more"),
+        (("--all",), "asleep: waiting for the model's answer and 1 more"),
+    ):
+        with attached(program, home, run, *options) as terminal:
+            terminal.expect(shown)
+    client.cancel(run)
+
+
 def test_leaving_what_one_attached_to_leaves_it_running(
     program: list[str], home: Home, agent: str, client: Client
 ) -> None:

@@ -39,6 +39,27 @@ def test_what_is_going_on(torpor: Torpor, waiting: str) -> None:
     assert waiting in [run["id"] for run in found["runs"]]
 
 
+@pytest.mark.parametrize(
+    ("op", "text"),
+    [
+        ("model:/v1/chat/completions@0123abcd#1", "the model's answer"),
+        ("model:api.openai.com/v1/responses@0123abcd#2", "the model's answer"),
+        ("http:api.example.com/v1/pay@0123abcd#1", "an answer from api.example.com"),
+    ],
+)
+def test_what_is_asleep_under_a_call_waits_for_its_answer(
+    torpor: Torpor, client: Client, op: str, text: str
+) -> None:
+    run = client.start(VERSION, None, {"script": [["asleep", op]]}, None)["id"]
+    for event in client.follow(run):
+        if isinstance(event, Appended) and event.entry["kind"] == "run.suspended":
+            break
+    for command in (("ps",), ("top", "--once"), ("show", run)):
+        assert text in " ".join(torpor(*command).stdout.split()), command
+    client.cancel(run)
+    assert text not in torpor("show", run).stdout
+
+
 def run(id: str, state: str, since: float) -> Object:
     return {
         "id": id,

@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from torpor.contextlog.runs import RunRow, request_cancel
+from torpor.control.service.service import Service
 from torpor.core.ids import OpId, RunId
 from torpor.core.states import RunState
 from torpor.testing.fakes.world import FREEZING, STUCK_S, Calls, Nth, World
@@ -71,6 +72,17 @@ async def test_the_answer_wakes_it(world: World, die: Callable[[World], Awaitabl
     calls.go.set()
     await ends(world, run)
     assert world.effects == {"step:a#1": 1}
+
+
+async def test_the_calls_under_which_it_sleeps_are_shown(world: World) -> None:
+    run, calls = await asleep_under_a_call(world)
+    service = Service(world.home, world.store)
+    assert [each.get("asleep_under") for each in await service.runs.list()] == [[OP]]
+    assert (await service.runs.get(run)).get("asleep_under") == [OP]
+    calls.go.set()
+    await ends(world, run)
+    assert [each.get("asleep_under") for each in await service.runs.list()] == [[]]
+    assert (await service.runs.get(run)).get("asleep_under") == []
 
 
 async def test_an_answer_that_came_while_there_was_no_server_wakes_it(world: World) -> None:

@@ -37,6 +37,21 @@ def test_a_failed_run_says_why_where_and_what_to_do(home: Home) -> None:
     browse(home, talk)
 
 
+def test_what_is_asleep_under_a_call_says_whose_answer_it_waits_for(home: Home) -> None:
+    async def talk(browser: Browser) -> None:
+        runs = browser.service.runs
+        script = {"script": [["asleep", "http:api.<b>example.com/v1@0123abcd#1"]]}
+        run = (await runs.start(RunRequest(script, version=VERSION)))["id"]
+        while (await runs.get(run))["state"] != "suspended":
+            await browser.service.logs.changed(run)
+        for page in ("/ui/runs", f"/ui/runs/{run}"):
+            shown = (await browser.http.get(page)).text.lower()
+            assert "waiting for an answer from api.&lt;b&gt;example.com" in shown, page
+        await runs.cancel(run)
+
+    browse(home, talk)
+
+
 def test_children_that_have_all_ended_are_shown(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,7 +174,7 @@ async def test_runs_are_found_by_what_they_are(place: Place) -> None:
     assert [run["id"] for run in older] == mine[:1]
     assert await place.service.runs.list(RunFilter(["failed"], text="needle")) == []
     assert await place.service.runs.list(RunFilter(agent="nobody")) == []
-    assert all("queued_because" in run for run in found)
+    assert all("queued_because" in run and run["asleep_under"] == [] for run in found)
 
 
 async def test_a_wait_is_answered_once(place: Place) -> None:

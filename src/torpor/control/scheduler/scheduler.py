@@ -130,7 +130,7 @@ class Scheduler:
 
         def read(c: Connection) -> tuple[list[RunRow], dict[RunId, list[OpId]]]:
             running = self._measured(c, runs.runs_in(c, [RunState.RUNNING]))
-            return running, snapshots.under_calls(c, engine, EXCHANGES)
+            return running, snapshots.under_calls(c, EXCHANGES, engine=engine)
 
         self._engines[engine], self._mib_of[engine] = carriers, carriers.need_mib
         lost, asleep = await self._store.read(read)

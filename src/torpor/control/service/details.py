@@ -24,7 +24,7 @@ from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.egress import Budget
 from torpor.core.errors import TorporError
 from torpor.core.home import Home
-from torpor.core.ids import RunId
+from torpor.core.ids import OpId, RunId
 from torpor.core.prices import Prices
 from torpor.core.states import FINAL, RunState
 from torpor.egress.hostfile import HostFile
@@ -32,6 +32,7 @@ from torpor.logstore.protocol import Store
 from torpor.policy.admission import Capacity, Room
 from torpor.service.runs import RunDetail
 from torpor.service.shapes import reply
+from torpor.wire.messages import EXCHANGES
 from torpor.worker.beside import Beside
 
 
@@ -96,6 +97,11 @@ class Details:
             return scheduler.reasons(c, [*rows], now)
         return reasons(c, [*rows], Room(Capacity(0, 0)), Needs({}), (), now)
 
+    def asleep_under(self, c: Connection, rows: Sequence[RunRow]) -> dict[RunId, list[OpId]]:
+        """The calls under which those of the runs that sleep do so."""
+        asleep = [r.id for r in rows if r.state is RunState.SUSPENDED and not r.ready]
+        return snapshots.under_calls(c, EXCHANGES, among=asleep) if asleep else {}
+
     def _read(self, c: Connection, ref: str, now: float) -> _Read:
         row = runs.get_run(c, ref)
         agent = agents.get_agent(c, row.version)
@@ -106,6 +112,7 @@ class Details:
         at_work = range(since, row.epoch + 1)
         fields = row.to_json(now) | {
             "queued_because": self.why_queued(c, [row], now).get(row.id),
+            "asleep_under": self.asleep_under(c, [row]).get(row.id, []),
             "snapshots_count": len(taken),
             "bytes": sum(snapshot.bytes for snapshot in taken),
             "template_bytes": agent.template_bytes,

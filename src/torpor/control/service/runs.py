@@ -92,7 +92,16 @@ class Runs:
                 c, states, filter.limit, oldest, agent=filter.agent, text=filter.text
             )
             why = self._details.why_queued(c, rows, now)
-            return [reply(Run, row.to_json(now), queued_because=why.get(row.id)) for row in rows]
+            under = self._details.asleep_under(c, rows)
+            return [
+                reply(
+                    Run,
+                    row.to_json(now),
+                    queued_because=why.get(row.id),
+                    asleep_under=under.get(row.id, []),
+                )
+                for row in rows
+            ]
 
         return await self._store.read(read)
 

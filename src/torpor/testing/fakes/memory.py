@@ -6,6 +6,7 @@
     approve PROMPT DATA | wait PROMPT DATA [SCHEMA] | event NAME DATA
     fail TYPE MESSAGE | return VALUE
     queued WHY        first of all: it never gets a machine
+    asleep OP …       under these calls, which nobody answers
 
 A run that waits is frozen at once.
 """
@@ -22,7 +23,7 @@ from typing import Any, TypeVar
 
 from torpor.core.agentfile import AgentSource
 from torpor.core.errors import NotFound
-from torpor.core.ids import new_id
+from torpor.core.ids import new_id, op_kind, op_name
 from torpor.core.states import FINAL, RunState
 from torpor.service.agents import Deployed
 from torpor.service.logs import Entry
@@ -193,6 +194,9 @@ class Memory:
                 self.append(run, "note.emit", None, {"value": rest[0]})
             elif verb in ("approve", "permission", "wait", "event"):
                 await self._wait(run, position, verb, *rest)
+            elif verb == "asleep":
+                self._sleep_under(run, rest)
+                return
             elif verb == "fail":
                 trace = "Traceback (most recent call last):\n  agent.py, line 1"
                 run["error"] = {"type": rest[0], "message": rest[1], "traceback": trace}
@@ -220,6 +224,13 @@ class Memory:
             await answered.wait()
         self._move(run, RunState.RUNNING, "run.resumed")
         self.append(run, "machine.up", None, {"resume_ms": 120.0})
+
+    def _sleep_under(self, run: Run, calls: list[str]) -> None:
+        """Until it is cancelled."""
+        for op in calls:
+            self.append(run, "op.begin", op, {"name": op_name(op), "kind": op_kind(op)})
+        self._move(run, RunState.SUSPENDED, "run.suspended")
+        run["asleep_under"] = calls
 
     def _open(
         self,
@@ -277,6 +288,7 @@ class Memory:
         if state is RunState.RUNNING:
             run["epoch"] += 1
         run["state"], run["state_since"] = state, now
+        run.pop("asleep_under", None)
         self.append(run, kind, None, data or {})
 
     def _end(self, run: Run, state: RunState) -> None:

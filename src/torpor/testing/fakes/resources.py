@@ -217,7 +217,7 @@ class Runs:
         runs = self._memory.runs
         before = None if filter.before is None else self._memory.run(filter.before)["id"]
         found = [
-            reply(Run, {"queued_because": None}, run)
+            reply(Run, {"queued_because": None, "asleep_under": []}, run)
             for run in sorted(runs.values(), key=lambda run: run["id"], reverse=True)
             if (states is None or run["state"] in states)
             and (before is None or run["id"] < before)
@@ -238,7 +238,7 @@ class Runs:
         beside: Object = {"forked": None, "conversation": None}
         return reply(
             RunDetail,
-            {"queued_because": None},
+            {"queued_because": None, "asleep_under": []},
             run,
             beside | memory.details.get(run["id"], {}),
             files=memory.files.get(run["id"], []),
