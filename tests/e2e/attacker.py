@@ -208,6 +208,7 @@ def network() -> Tried:
         "18 hex": lambda: connect("0x5db8d822", 80),
         "18 tls": lambda: connect(theirs, 443),
         "18 mapped": lambda: connect("::ffff:93.184.216.34", 80),
+        "18 another port": lambda: connect(theirs, 5432),
         "18 v6": lambda: connect("2606:4700::1111", 443),
         "19 metadata": lambda: fetch("http://169.254.169.254/latest/meta-data/"),
         "19 metadata v6": lambda: connect("fd00:ec2::254", 80),

@@ -3,8 +3,8 @@ rights tries everything (`attacker.py`), then sleeps and tries its network again
 after its machine was killed. Here is what each attempt must have given, and what the log must have.
 
 What never becomes a connection is an error of the system's for the client and is not in the log:
-addresses of IPv6, UDP, ICMP, raw sockets. All else is refused in words, and logged; a name that no
-rule knows, once.
+addresses of IPv6, UDP, ICMP, raw sockets. All else is refused in words, or by the kernel, and
+logged; a name or a port that no rule knows, once.
 
 Attempts 46 to 50 are those of an agent's own code against supervisor, gateway and host, and what
 may be published. Code that agents run apart from themselves has no sandbox of its own yet.
@@ -272,6 +272,7 @@ def test_attempt_05_06_another_host_than_was_connected_to(tried: Tried) -> None:
 
 def test_attempt_07_another_port(tried: Tried) -> None:
     tried.gave(7, {"port": "ConnectionRefusedError", "port 443": "403 .*only 18444"})
+    tried.logged("unknown_port", "allowed.example", "port = 18445 would allow", each_time=False)
     tried.logged("port", "443")
 
 
@@ -301,12 +302,14 @@ def test_attempt_18_addresses_in_all_spellings(tried: Tried) -> None:
         {
             "literal|decimal|octal|hex": refused,
             "tls": "closed|ConnectionReset",
+            "another port": "ConnectionRefusedError",
             "mapped": rf"{refused}|OSError|ConnectionRefused",
             "v6": "OSError ENETUNREACH",
         },
     )
     tried.logged("bad_request", "93.184.216.34", "an address")
     tried.logged("address", "93.184.216.34", "443")
+    tried.logged("address", "93.184.216.34", "5432", each_time=False)
 
 
 def test_attempt_19_a_clouds_metadata(tried: Tried) -> None:

@@ -265,7 +265,7 @@ def refused():
         "name": attempt(get, "https://evil.example/"),
         "address": attempt(socket.create_connection, ("93.184.216.34", 443)),
         "port": attempt(lambda: requests.get("https://api.clients.example:9/").text),
-        "other port": attempt(socket.create_connection, ("api.clients.example", 9)),
+        "other port": attempt(socket.create_connection, ("api.clients.example", 22)),
         "plain": attempt(lambda: requests.get("http://evil.example/").text),
         "method": attempt(lambda: requests.delete(web + "/echo").text),
         "host": curl("-H", "Host: evil.example", web + "/echo"),
@@ -579,6 +579,7 @@ def test_what_no_rule_allows_is_refused_in_words(deployment: Deployment) -> None
     assert found["address"].startswith("ConnectionRefusedError: ")
     assert "port 9 of api.clients.example is not allowed" in found["port"]
     assert found["other port"].startswith("ConnectionRefusedError: ")
+    assert "port 22 of api.clients.example: no rule" in found["other port"]
     assert "no rule allows evil.example" in found["plain"]
     assert "DELETE /echo of api.clients.example is not allowed" in found["method"]
     assert "cannot ask for 'evil.example'" in found["host"]
@@ -592,6 +593,9 @@ def test_what_no_rule_allows_is_refused_in_words(deployment: Deployment) -> None
         "93.184.216.34",
         HOST,
     }
+    (closed,) = [each for each in refused if each.get("port") == 22]
+    assert (closed["code"], closed["name"]) == ("unknown_port", HOST)
+    assert "port = 22 would allow it" in closed["reason"]
 
 
 def test_the_environment_leads_there(deployment: Deployment) -> None:

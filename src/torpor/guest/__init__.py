@@ -32,6 +32,7 @@ flows           streams: numbers, offsets, windows
 places          names and their addresses, and which exchange is an operation
 certificates    with which it ends clients' TLS
 dns             a stub DNS server
+closedports     what the kernel refuses, because nobody listens there
 network         routes and listeners of a machine without a network device
 
 Standard library only, one thread, and short paths: in a machine without hardware virtualization

@@ -27,7 +27,7 @@ _ADDRESS_S = 60
 QUERY_BYTES_MAX = 4096
 _NAME_MAX = 253
 _TCP_CLIENTS_MAX = 64
-_NOTED_MAX = 1000
+NOTED_MAX = 1000  # of each kind
 
 Lookup = Callable[[str], str | None]
 
@@ -112,7 +112,7 @@ class Server:
         return answer(query, self._lookup, self._note)
 
     def _note(self, name: str) -> None:
-        if name not in self._noted and len(self._noted) < _NOTED_MAX:
+        if name not in self._noted and len(self._noted) < NOTED_MAX:
             self._noted.add(name)
             self._unknown(name)
 

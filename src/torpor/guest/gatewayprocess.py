@@ -25,6 +25,7 @@ from torpor.core.errors import TorporError
 from torpor.guest import dns
 from torpor.guest.certificates import Certificates
 from torpor.guest.cgroup import Cgroup
+from torpor.guest.closedports import ClosedPorts
 from torpor.guest.gateway import Gateway, model_site
 from torpor.guest.network import GATEWAY_UID, Listeners
 from torpor.guest.pipe import Pipe, is_words, words
@@ -102,6 +103,8 @@ def _serve(pipe: Pipe, listeners: Listeners, directory: Path) -> None:
             loop.look_up,
             lambda name: loop.gateway.streams.note("unknown_name", name),
         )
+    if listeners.closed is not None:
+        ClosedPorts(loop.selector, listeners.closed, loop.refused)
     loop.run()
 
 
@@ -189,6 +192,12 @@ class _Loop:
             for port in self.places.unusual_ports(name):
                 self._listen(address, port)
         return address
+
+    def refused(self, address: str, port: int) -> None:
+        """By the kernel: nobody listens there."""
+        name = self.places.name_of(address)
+        code = "address" if name is None else "unknown_port"
+        self.gateway.streams.note(code, name or address, port)
 
     def _listen(self, address: str, port: int) -> None:
         """At this address alone: the agent may have servers of its own at the same port."""

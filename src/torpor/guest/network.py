@@ -1,9 +1,9 @@
 """The network of a machine, which has no device: all of IPv4 is the loopback's.
 
 So every connection ends at the gateway, or at nobody: at ports that no rule names it is refused at
-once, and a literal address is a connection that can be refused in words and logged, where an
-unreachable network would be an error that says nothing. IPv6 has no route but ::1. What is no TCP
-meets closed ports (UDP, QUIC) or silence (ICMP).
+once, which the gateway sees and has logged (`closedports`), and a literal address is a connection
+that can be refused in words and logged, where an unreachable network would be an error that says
+nothing. IPv6 has no route but ::1. What is no TCP meets closed ports (UDP, QUIC) or silence (ICMP).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from torpor.guest import dns
+from torpor.guest import closedports, dns
 from torpor.guest.gateway import loopback
 from torpor.guest.places import USUAL_PORTS
 
@@ -38,9 +38,10 @@ class Listeners(NamedTuple):
     web: tuple[socket.socket, ...] = ()  # on all addresses, at the ports of the web
     dns_udp: socket.socket | None = None
     dns_tcp: socket.socket | None = None
+    closed: socket.socket | None = None  # see `closedports`
 
     def close(self) -> None:
-        for each in (self.model, *self.web, self.dns_udp, self.dns_tcp):
+        for each in (self.model, *self.web, self.dns_udp, self.dns_tcp, self.closed):
             if each is not None:
                 each.close()
 
@@ -59,6 +60,7 @@ def prepare(model_port: int, *, transparent: bool) -> Listeners:
         tuple(socket.create_server(("", port), backlog=_BACKLOG) for port in USUAL_PORTS),
         _datagrams(dns.PORT),
         loopback(dns.PORT),
+        _closed_ports(),
     )
 
 
@@ -74,6 +76,14 @@ def _datagrams(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     listener.bind(("127.0.0.1", port))
     return listener
+
+
+def _closed_ports() -> socket.socket | None:
+    try:
+        return closedports.open_socket()
+    except OSError as error:  # a kernel without packet sockets
+        print(f"torpor gateway: refused connections are not logged: {error}", flush=True)
+        return None
 
 
 def _loopback_up() -> None:

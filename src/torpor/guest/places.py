@@ -75,9 +75,9 @@ class Places:
         self._addresses[name], self._names[address] = address, name
         return address
 
-    def has(self, address: str) -> bool:
-        """Whether it was given out."""
-        return address in self._names
+    def name_of(self, address: str) -> str | None:
+        """For which it was given out."""
+        return self._names.get(address)
 
     def unusual_ports(self, name: str) -> list[int]:
         """At which rules allow `name`, beside those of the web, which are always listened at."""

@@ -139,9 +139,14 @@ class Endpoint:
     def listener_of(self, address: str, port: int) -> Place | None:
         """Where to connect to for a place; None if there is none."""
         found = self._listening.get((address, port))
-        if found is not None or self._is_copy or not self._places.has(address):
+        if found is not None or self._is_copy or self._places.name_of(address) is None:
             return found
         return self._have_done(lambda: self._listen(address, port))
+
+    def name_closed_at(self, address: str, port: int) -> str | None:
+        """The name that has this address, if no rule has this port of it."""
+        name = self._places.name_of(address)
+        return name if self._places.locate(address, port) is None else None
 
     def note(self, code: str, name: str, port: int) -> None:
         """Something was refused here."""

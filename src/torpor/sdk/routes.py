@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from torpor.sdk.endpoint import Endpoint
 
 _UNREACHED = "addresses are not reached, only names that a rule of the agent's file names"
+_CLOSED = "no rule of the agent's file names it"
 
 
 class _Original(NamedTuple):
@@ -120,6 +121,9 @@ class Routes:
             raise ConnectionRefusedError(errno.ECONNREFUSED, f"{name}: {_UNREACHED}")
         if literal.version != 4:
             return address
+        if (closed := self._endpoint.name_closed_at(host, port)) is not None:
+            self._endpoint.note("unknown_port", closed, port)
+            raise ConnectionRefusedError(errno.ECONNREFUSED, f"port {port} of {closed}: {_CLOSED}")
         return self._endpoint.listener_of(host, port) or (host, port)
 
 

@@ -40,7 +40,7 @@ class Outside:
     def __init__(self, driver: Driver, rules: Iterable[Rule]) -> None:
         self.driver, self.rules = driver, list(rules)
         self.exchanges: dict[int, Exchange] = {}
-        self.notes: list[tuple[str, str]] = []
+        self.notes: list[tuple[str, str, int | None]] = []  # code, name, port
         self.answer: Callable[[Exchange], Answer] = lambda exchange: (200, [], [exchange.body])
         self.connect: Callable[[Exchange], socket.socket] | None = None
         self.sockets: dict[int, socket.socket] = {}
@@ -49,7 +49,8 @@ class Outside:
 
     def take(self, frame: streams.Frame) -> None:
         if frame.kind == NOTE:
-            self.notes.append((frame.fields["code"], frame.fields["name"]))
+            fields = frame.fields
+            self.notes.append((fields["code"], fields["name"], fields.get("port")))
         elif frame.kind == OPEN:
             self._open(Exchange(frame.stream, frame.fields))
         elif (exchange := self.exchanges.get(frame.stream)) is not None:

@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -372,7 +373,7 @@ print(json.dumps([look(name) for name in names]))
 """,
     )
     assert set(found) == {"none"}
-    noted = {name for code, name in machine.outside.notes if code == "unknown_name"}
+    noted = {name for code, name, _ in machine.outside.notes if code == "unknown_name"}
     assert {"evil.com", "api.example.com.evil.com", "evilapi.example.com"} <= noted
 
 
@@ -396,7 +397,7 @@ print(json.dumps([
     assert [each[:12] for each in found[1:6]] == ["HTTP/1.1 421"] * 5
     assert found[6].startswith("HTTP/1.1 400")
     assert len(machine.outside.exchanges) == before
-    assert ("misdirected", "a.wild.example.com") in machine.outside.notes
+    assert ("misdirected", "a.wild.example.com", None) in machine.outside.notes
 
 
 def test_7_and_8_another_port_and_plain_http_are_refused_in_words(machine: Machine) -> None:
@@ -413,6 +414,33 @@ print(json.dumps([
     assert found[0] == "ConnectionRefusedError"
     assert found[1].startswith("HTTP/1.1 403")
     assert found[2].startswith("HTTP/1.1 200")
+
+
+def test_7_and_18_what_the_kernel_refuses_is_noted_once(machine: Machine) -> None:
+    """But not at a port of the agent's own, where nothing is refused, nor on the loopback itself,
+    nor what the gateway resets."""
+    found = attempt(
+        machine,
+        """
+own = socket.create_server(("", 2222))
+socket.create_connection(("api.example.com", 2222)).close()
+places = [("127.0.0.1", 23), ("93.184.216.34", 443), ("db.example.com", 22), ("db.example.com", 22),
+          ("api.example.com", 22), ("93.184.216.34", 5432)]
+print(json.dumps([ask(b"x", host=host, sni="", port=port) for host, port in places]))
+""",
+    )
+    refused, reset = "ConnectionRefusedError", "ConnectionResetError"
+    assert found == [refused, reset, refused, refused, refused, refused]
+    notes, last = machine.outside.notes, ("address", "93.184.216.34", 5432)
+    machine.driver.until(lambda: last in notes)
+    assert Counter(notes) == Counter(
+        [
+            ("address", "93.184.216.34", 443),
+            ("unknown_port", "db.example.com", 22),
+            ("unknown_port", "api.example.com", 22),
+            last,
+        ]
+    )
 
 
 def test_14_and_15_what_parsers_differ_on_is_refused(machine: Machine) -> None:
@@ -445,7 +473,7 @@ print(json.dumps(found))
     assert {each[:12] for each in found[:7]} <= {"HTTP/1.1 403", "HTTP/1.1 421"}
     assert set(found[7:14]) == {"ConnectionResetError"}
     assert set(found[14:]) == {"OSError"}
-    assert ("address", "169.254.169.254") in machine.outside.notes
+    assert ("address", "169.254.169.254", 443) in machine.outside.notes
 
 
 def test_23_and_24_no_datagram_leaves(machine: Machine) -> None:
@@ -468,7 +496,7 @@ print(json.dumps([send(53), send(443), send(123), send(0, socket.SOCK_RAW, 1)]))
     label = "x" * 60
     with pytest.raises(AssertionError):
         machine.run("curl", "-sS", f"https://{label}.evil.com/")
-    assert ("unknown_name", f"{label}.evil.com") in machine.outside.notes
+    assert ("unknown_name", f"{label}.evil.com", None) in machine.outside.notes
 
 
 def test_one_that_goes_is_reset_at_the_host(machine: Machine) -> None:
@@ -560,6 +588,13 @@ def switches(pid: int) -> int:
     return int(status.split("voluntary_ctxt_switches:")[1].split()[0])
 
 
+def wait_idle(gateway: int) -> None:
+    wchan = Path(f"/proc/{gateway}/wchan")
+    deadline = time.monotonic() + PATIENCE_S
+    while "poll" not in wchan.read_text() and time.monotonic() < deadline:
+        os.sched_yield()  # it is still importing
+
+
 def test_a_gateway_that_nobody_uses_does_nothing(driver: Driver) -> None:
     """Not over a freeze and a thaw either: nothing of it is in a snapshot but what the base has."""
     parent = driver.process.pid
@@ -568,10 +603,7 @@ def test_a_gateway_that_nobody_uses_does_nothing(driver: Driver) -> None:
     (gateway,) = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
     driver.say("load", entry="agent.py", deps=False, version="v")
     driver.hear("loaded")
-    wchan = Path(f"/proc/{gateway}/wchan")
-    deadline = time.monotonic() + PATIENCE_S
-    while "poll" not in wchan.read_text() and time.monotonic() < deadline:
-        os.sched_yield()  # it is still importing
+    wait_idle(gateway)
     before = switches(gateway)
     driver.start()
     wait = driver.hear("begin", kind="wait")
@@ -582,3 +614,29 @@ def test_a_gateway_that_nobody_uses_does_nothing(driver: Driver) -> None:
     driver.say("result", op=wait["op"], ok=True, value={"status": "completed"})
     driver.hear("done")
     assert switches(gateway) == before
+
+
+PAST_THE_GATEWAY = """
+with socket.create_server(("", 2222)) as own:
+    for address in ("127.0.0.1", "10.1.2.3"):
+        socket.create_connection((address, 2222)).close()
+print(json.dumps(ask(b"", "127.0.0.1", "", 23)))
+"""
+
+
+def test_what_leads_past_the_gateway_does_not_wake_it(tmp_path: Path) -> None:
+    """The agent's own servers, and what is refused on the loopback; only a refusal elsewhere."""
+    machine = Machine(tmp_path)
+    try:
+        parent = machine.driver.process.pid
+        gateway, *_ = map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split())
+        wait_idle(gateway)
+        before = switches(gateway)
+        refused = attempt(machine, PAST_THE_GATEWAY)
+        assert refused == "ConnectionRefusedError"
+        assert switches(gateway) == before
+        assert attempt(machine, "print(json.dumps(ask(b'', '10.1.2.3', '', 5432)))")
+        machine.driver.until(lambda: ("address", "10.1.2.3", 5432) in machine.outside.notes)
+        assert switches(gateway) > before
+    finally:
+        machine.driver.close()
