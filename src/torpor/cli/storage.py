@@ -202,7 +202,7 @@ def backup(
     """Copy runs, logs and snapshots to a new directory, while they are in use.
 
     Not in it: host.key (but see --with-key), directories of plain processes,
-    output beyond the logs, prices.toml.
+    output beyond the logs, prices.toml, egress.toml.
     """
     refuse_remote("torpor backup")
     with err.status("copying"):

@@ -12,8 +12,8 @@
     cache/                answers worth keeping (engine probe), what images are made of
     prices.toml           what models cost, where that differs from the built-in table
     egress.toml           what the host says about requests that leave (`egress.hostfile`)
-    egress-usage.jsonl    what of budgets and limits is used
-    host.key              what wraps the keys that runs' snapshots are sealed with
+    egress-usage.jsonl    what of budgets and limits is reserved, and not in the log yet
+    host.key              what the secrets are sealed with, and the keys of runs' snapshots
 """
 
 from __future__ import annotations

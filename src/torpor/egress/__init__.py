@@ -34,7 +34,8 @@ launch      starting and stopping the broker's process
 __main__    that process
 
 What a machine sends is judged, and a request of our own is made of it: no byte of a machine's is
-parsed as HTTP or TLS here. Secrets are put in on the way out and taken out of whatever comes back.
+parsed as HTTP or TLS here. Secrets are put in on the way out, and an answer ends where
+one is found in it.
 
 A recorded call has an identity and is made once, whoever dies meanwhile but this process; it is
 read to its end whoever listens, because its other end may be a machine that is frozen by then.
