@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ from torpor.cli.host import connect
 from torpor.cli.options import Json
 from torpor.cli.reaching import show_rules
 from torpor.core.egress import judge, parse_egress, parse_request
+from torpor.core.states import FINAL
 from torpor.project.reading import read_agent
 from torpor.terminal.screen import facts, say, show, show_json, table
 from torpor.web import words
@@ -65,8 +66,10 @@ def test(
     """
     request = parse_request(method, url)
     if is_file(Path(agent)):
+        from torpor.core.presets import hinted
+
         rules = parse_egress(list(read_agent(Path(agent)).egress), agent)
-        verdict = asdict(judge(rules, request))
+        verdict = asdict(hinted(judge(rules, request), request))
         found = {"verdict": verdict.pop("decision"), **verdict, "whole": False}
     else:
         found = connect().judge(agent, method, url)
@@ -147,7 +150,7 @@ def log(
         typer.Argument(metavar="RUN", show_default=False, autocompletion=complete.runs),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on as more comes. Ctrl-C leaves.")
+        bool, typer.Option("--follow", "-f", help="Go on as more comes, until RUN ends.")
     ] = False,
     denied: Annotated[bool, typer.Option("--denied", help="Only what was refused.")] = False,
     limit: Annotated[
@@ -171,27 +174,47 @@ def log(
         else:
             say("nothing was refused" if denied else "nothing went out")
         return
-    for each in _follow(client.exchanges, found, run=run, denied=denied):
+
+    def has_ended() -> bool:
+        return run is not None and client.run(run)["state"] in FINAL
+
+    for each in _follow(client.exchanges, found, has_ended, run=run, denied=denied):
         now = time.time()
         text = json.dumps(each) if as_json else "  ".join(filter(None, _exchange(each, now)))
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
 
-def _follow(ask: Any, found: Sequence[Object], **wanted: Any) -> Iterator[Object]:
-    """Those that have come to an end, for ever."""
+def _follow(
+    ask: Any, found: Sequence[Object], has_ended: Callable[[], bool], **wanted: Any
+) -> Generator[Object]:
+    """Those that have come to an end: of `found`, then all since the oldest of these."""
     known: set[tuple[str, int, str]] = set()
-    since = 0.0
+    since = min(map(_when, found), default=0.0)
+    is_last = False
     while True:
-        for each in found:
-            key = each["run"], each["seq"], each["verdict"]
-            is_over = each["ended_at"] is not None or each["verdict"] != "allow"
-            if is_over and key not in known:
-                known.add(key)
-                since = max(since, each["ended_at"] or each["at"])
+        over = {
+            (each["run"], each["seq"], each["verdict"]): each
+            for each in found
+            if each["ended_at"] is not None or each["verdict"] != "allow"
+        }
+        for key, each in over.items():
+            if key not in known:
+                since = max(since, _when(each))
                 yield each
-        time.sleep(_FOLLOW_S)
+        known = set(over)  # of those before, no answer has any more
+        if is_last:
+            return
+        is_last = has_ended()  # then one more answer has all the rest
+        if not is_last:
+            time.sleep(_FOLLOW_S)
         found = ask(since=since, limit=1000, **wanted)
+
+
+def _when(exchange: Object) -> float:
+    """As its place among the others is."""
+    ended: float | None = exchange["ended_at"]
+    return exchange["at"] if ended is None else ended
 
 
 def _exchange(each: Object, now: float) -> tuple[str, ...]:

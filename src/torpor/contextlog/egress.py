@@ -4,12 +4,14 @@
                     answer's head is the agent's
     egress.end      {id, status?, sent, received, ms, problem?, cost?}: how it ended, the bytes of
                     the bodies both ways, and the dollars that it counts
-    egress.refused  {method?, url | name, port?, code, reason, rule?, times?}: not let out. What is
-                    refused again and again is counted, not repeated: `times` is how often by then
+    egress.refused  {method?, url | name, port?, code, reason, rule?, times?, op?}: not let out.
+                    What is refused again and again is counted, not repeated: `times` is how often
+                    by then. `op` is the operation that it was begun as, if it was
 
 A recorded exchange has an operation instead. Its op.end has `egress`: {rule, secret?, address?, ms,
-sent, received, used?}, the last as `contextlog.spent` says; while its answer comes, op.part entries
-have its text, {text}, for people: replay does not look at them.
+sent, received, used?}, the last as `contextlog.spent` says, or {rule, code, reason} if it was
+refused; while its answer comes, op.part entries have its text, {text}, for people: replay does not
+look at them.
 
 `id` tells one exchange of a run from another. What is too long is cut: `…` stands at its end.
 """
@@ -34,6 +36,7 @@ _log = schema.log
 URL_CHARS_MAX = 2048
 REASON_CHARS_MAX = 1000
 NAME_CHARS_MAX = 253
+OP_CHARS_MAX = 2048
 PART_CHARS_MAX = 64 * 1024
 
 _COUNT = (int, 2**62)
@@ -67,6 +70,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[type, int]]] = {
         "reason": _REASON,
         "rule?": _NAMED,
         "times?": _COUNT,
+        "op?": (str, OP_CHARS_MAX),
     },
     PART: {"text": (str, PART_CHARS_MAX)},
 }
@@ -79,6 +83,11 @@ def entry(kind: str, **data: Any) -> NewEntry:
     return NewEntry(
         kind, None, {key: _cut(each, fields[key]) for key, each in data.items() if each is not None}
     )
+
+
+def reason(text: str) -> str:
+    """As an entry has it."""
+    return str(_cut(text, _REASON))
 
 
 def part(op: OpId, text: str) -> NewEntry:

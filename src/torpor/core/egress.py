@@ -290,7 +290,12 @@ def _how_to_allow(request: Request) -> str:
     rule = f'host = "{host}"'
     rule += f', protocol = "{scheme}"' * (scheme != HTTPS)
     rule += f", port = {port}" * (port != PORTS.get(scheme))
-    return f"Add [[tool.torpor.egress]] {rule} to the agent's file, and deploy it."
+    return to_add(rule)
+
+
+def to_add(entry: str) -> str:
+    """What to do where an entry is missing."""
+    return f"Add [[tool.torpor.egress]] {entry} to the agent's file, and deploy it."
 
 
 def _unallowed(reached: Sequence[Rule], request: Request) -> Verdict:

@@ -41,15 +41,19 @@ from torpor.core.egress import (
     MODEL,
     PORTS,
     RECORDED_HTTP,
+    TCP,
+    Request,
     Rule,
+    Verdict,
     check_keys,
     flag,
     parse_methods,
     parse_port,
     parse_secret,
+    to_add,
 )
 from torpor.core.errors import Invalid
-from torpor.core.hostnames import check_pattern
+from torpor.core.hostnames import check_pattern, matches, normalize_host
 
 TABLE = Path(__file__).with_name("presets.toml")
 KEYS = ("preset", "secret", "methods", "ask", "record", "host", "port", "protocol")
@@ -216,3 +220,24 @@ def model_hosts() -> frozenset[str]:
     """Of the presets' own."""
     rules = (rule for preset in presets().values() for rule in preset.rules)
     return frozenset(rule.host for rule in rules if rule.record == MODEL and rule.host)
+
+
+def preset_for(host: str) -> Preset | None:
+    """The first of those that know a host, which is normalized."""
+    return next((preset for preset in presets().values() if _knows(preset, host)), None)
+
+
+def _knows(preset: Preset, host: str) -> bool:
+    places = {rule.host or preset.host for rule in preset.rules} - {""}
+    return any(matches(place, host) for place in places)
+
+
+def hinted(verdict: Verdict, request: Request) -> Verdict:
+    """What `judge` says of `request`, where no rule names its host with the preset to add, if one
+    is for it. For the host alone: no guest has the table."""
+    if verdict.code != "no_rule" or request.scheme == TCP:
+        return verdict
+    preset = preset_for(normalize_host(request.host, "the host"))
+    if preset is None or request.port not in (preset.port, PORTS[request.scheme]):
+        return verdict
+    return replace(verdict, hint=to_add(f'preset = "{preset.name}"'))

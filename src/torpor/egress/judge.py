@@ -364,7 +364,7 @@ def _read_policy(run: str, policy: Mapping[str, Any]) -> _Policy:
 def _judged(policy: _Policy, host: HostRules, request: Request) -> Verdict:
     if request.host == MODEL_HOST and request.scheme != TCP:
         return Verdict(ALLOW, rule="the deployment's own model", record=MODEL)
-    return judge(policy.rules, request, host.ceilings)
+    return presets.hinted(judge(policy.rules, request, host.ceilings), request)
 
 
 def _to_be_operation(verdict: Verdict, outgoing: Outgoing) -> Refusal | None:

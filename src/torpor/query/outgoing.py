@@ -29,8 +29,8 @@ _EGRESS = (
     ("host", "its name"),
     ("path", "without the query"),
     ("status", "HTTP's; null without an answer"),
-    ("code", "of a refusal, for programs"),
-    ("reason", "of a refusal, or why the exchange broke off, in words"),
+    ("code", "of a refusal, for programs; `cancelled` where its run ended under it"),
+    ("reason", "of a refusal, or why it has no answer or a part of one, in words"),
     ("times", "of a refusal: how often by then"),
     ("rule", "which decided: how the agent's file, or the host's, has it"),
     ("secret", "the name of the secret that went along"),
@@ -57,9 +57,34 @@ def _origin(op: str) -> str:
     )
 
 
+def _under_run(ended: str, what: str) -> str:
+    """`what` of the run, if that ended before `ended` was: nothing is under way any more."""
+    return (
+        f"CASE WHEN {ended} IS NULL THEN (SELECT {what} FROM main.runs r "
+        "WHERE r.id = l.run AND r.ended_at IS NOT NULL) END"
+    )
+
+
+def _cut_off(ended: str) -> dict[str, str]:
+    """Of what may have ended with its run alone, the columns that say so."""
+    how = "CASE r.state WHEN 'cancelled' THEN 'was cancelled' ELSE 'ended' END"
+    return {
+        "ended_at": f"coalesce({ended}, {_under_run(ended, 'r.ended_at')})",
+        "code": _under_run(ended, "'cancelled'"),
+        "reason": _under_run(ended, f"'the run ' || {how} || ' before its end was in the log'"),
+    }
+
+
 def _recorded(kind: str, cost: str = "NULL", more: str = "") -> tuple[tuple[str, ...], str]:
-    """Exchanges that are operations."""
+    """Exchanges that are operations, also those that were refused as they began."""
     out = f"{RESULT} -> '$.egress'"
+    refused = f"{out} ->> '$.code'"
+    cut = _cut_off(ENDED)
+
+    def answered(sql: str) -> str:
+        """The answer to what was refused is torpor's own."""
+        return f"CASE WHEN {refused} IS NULL THEN {sql} END"
+
     permission = "b.data ->> '$.data.permission'"
     of_wait = f"FROM main.waits w WHERE w.run IN (l.run, b.run) AND w.op = {permission})"
     return _arm(
@@ -69,20 +94,25 @@ def _recorded(kind: str, cost: str = "NULL", more: str = "") -> tuple[tuple[str,
         op="b.op",
         seq="b.seq",
         at="b.at",
-        ended_at=ENDED,
-        verdict="'allow'",
+        ended_at=cut["ended_at"],
+        verdict=f"CASE WHEN {refused} IS NULL THEN 'allow' ELSE 'deny' END",
         method="b.data ->> '$.data.method'",
-        status=f"{RESULT} ->> '$.value.status'",
-        reason=f"coalesce({RESULT} ->> '$.error.message', {RESULT} ->> '$.value.cut')",
+        status=answered(f"{RESULT} ->> '$.value.status'"),
+        code=f"coalesce({refused}, {cut['code']})",
+        reason=f"coalesce({out} ->> '$.reason', {RESULT} ->> '$.error.message', "
+        f"{RESULT} ->> '$.value.cut', {cut['reason']})",
+        times=f"CASE WHEN {refused} IS NOT NULL THEN 1 END",
         rule=f"{out} ->> '$.rule'",
         secret=f"{out} ->> '$.secret'",
         permitted_by=f'(SELECT w."by" {of_wait}',
         permitted_at=f"(SELECT w.completed_at {of_wait}",
         permitted_from=f"CASE WHEN {permission} IS NOT NULL THEN {_origin(permission)} END",
-        sent_bytes=f"coalesce({out} ->> '$.sent', length(b.data ->> '$.data.body'))",
-        received_bytes=f"coalesce({out} ->> '$.received', {RESULT} ->> '$.value.blob.bytes', "
-        f"length({RESULT} ->> '$.value.body'))",
-        ms=f"coalesce({out} ->> '$.ms', 1000 * ({ENDED} - b.at))",
+        sent_bytes=answered(f"coalesce({out} ->> '$.sent', length(b.data ->> '$.data.body'))"),
+        received_bytes=answered(
+            f"coalesce({out} ->> '$.received', {RESULT} ->> '$.value.blob.bytes', "
+            f"length({RESULT} ->> '$.value.body'))"
+        ),
+        ms=answered(f"coalesce({out} ->> '$.ms', 1000 * ({ENDED} - b.at))"),
         cost_usd=cost,
     )
 
@@ -95,6 +125,7 @@ def _noted(kind: str) -> str:
     )
 
 
+_of_plain = _cut_off("z.at")
 _plain = _arm(
     "e.data ->> '$.url'",
     _noted("egress.request")
@@ -105,11 +136,12 @@ _plain = _arm(
     run="l.run",
     seq="e.seq",
     at="e.at",
-    ended_at="z.at",
+    ended_at=_of_plain["ended_at"],
     verdict="'allow'",
     method="nullif(e.data ->> '$.method', '')",
     status="z.data ->> '$.status'",
-    reason="z.data ->> '$.problem'",
+    code=_of_plain["code"],
+    reason=f"coalesce(z.data ->> '$.problem', {_of_plain['reason']})",
     rule="e.data ->> '$.rule'",
     secret="e.data ->> '$.secret'",
     sent_bytes="z.data ->> '$.sent'",
@@ -118,7 +150,8 @@ _plain = _arm(
 )
 _refused = _arm(
     "e.data ->> '$.url'",
-    _noted("egress.refused"),
+    # Those with an operation are the operation's row.
+    _noted("egress.refused") + " AND e.data ->> '$.op' IS NULL",
     run="l.run",
     seq="e.seq",
     at="e.at",
@@ -147,7 +180,9 @@ _waiting = _arm(
     verdict="CASE w.state WHEN 'open' THEN 'ask' ELSE 'deny' END",
     method="w.data ->> '$.request.method'",
     code="CASE w.state WHEN 'open' THEN NULL WHEN 'completed' THEN 'denied' ELSE w.state END",
-    reason="w.value ->> '$.data.reason'",
+    reason="CASE w.state WHEN 'completed' THEN w.value ->> '$.data.reason' "
+    "WHEN 'timeout' THEN 'nobody decided in time' "
+    "WHEN 'cancelled' THEN 'it was cancelled before anybody decided' END",
     times="CASE w.state WHEN 'open' THEN NULL ELSE 1 END",
     permitted_by='w."by"',
     permitted_at='CASE WHEN w."by" IS NOT NULL THEN w.completed_at END',

@@ -99,7 +99,7 @@ class _Call:
 
     def egress(self) -> dict[str, Any]:
         """What its op.end says of its way out."""
-        known = {"rule": self.verdict.get("rule", "")}
+        known = {"rule": self.verdict.get("rule", "")} | self.refused()
         known |= {
             key: self.done.get(key, self.verdict.get(key))
             for key in ("secret", "address", "ms", "sent", "received")
@@ -107,6 +107,12 @@ class _Call:
         if not self.done and self.answer.status is not None:  # the broker died under it
             known |= {"sent": self.sent, "received": len(self.answer.body)}
         return {key: value for key, value in known.items() if value is not None} | self._used()
+
+    def refused(self) -> dict[str, str]:
+        """Why it was not let out, if it was not."""
+        if self.verdict.get("verdict") in (None, "allow") or self.refusal is None:
+            return {}
+        return {"code": self.refusal["code"], "reason": egress.reason(self.refusal["message"])}
 
     def _used(self) -> dict[str, Any]:
         """Of what was let out."""
@@ -357,7 +363,8 @@ def _body_of(request: Request) -> bytes:
 
 def _refusals(call: _Call, request: Request) -> list[Write]:
     """What the log is to have of a call that was not let out."""
-    if call.verdict.get("verdict") in (None, "allow") or call.refusal is None:
+    why = call.refused()
+    if not why:
         return []
     wanted = _request_of(request)
     return [
@@ -365,9 +372,9 @@ def _refusals(call: _Call, request: Request) -> list[Write]:
             egress.REFUSED,
             method=wanted["method"],
             url=egress.url(wanted),
-            code=call.refusal["code"],
-            reason=call.refusal["message"],
             rule=call.verdict.get("rule"),
+            op=call.op,
+            **why,
         )
     ]
 

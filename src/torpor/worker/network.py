@@ -28,7 +28,9 @@ from typing import Any
 
 from torpor.contextlog import egress
 from torpor.contextlog.entries import NewEntry
+from torpor.core.egress import to_add
 from torpor.core.errors import GuestError, HostError, TorporError
+from torpor.core.presets import preset_for
 from torpor.egress.connection import Stream
 from torpor.egress.protocol import DONE, VERDICT
 from torpor.policy.freeze import Stay
@@ -375,14 +377,21 @@ def _what(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _noted(fields: Mapping[str, Any]) -> dict[str, Any]:
     name, port = fields["name"], fields.get("port")
-    reason = _REASONS.get(fields["code"], "refused").format(name=name, port=port)
+    reason = _REASONS.get(fields["code"], "refused").format(
+        name=name, port=port, missing=_missing(name)
+    )
     return {"name": name, "reason": reason} | ({} if port is None else {"port": port})
+
+
+def _missing(name: str) -> str:
+    """The entry that would allow this host."""
+    preset = preset_for(name.lower().rstrip("."))
+    return to_add(f'preset = "{preset.name}"' if preset else f'host = "{name}"')
 
 
 # With what to do about it: the client has only seen that there is no such name, or no connection.
 _REASONS = {
-    "unknown_name": "no rule of the agent names this host. Add [[tool.torpor.egress]] "
-    'host = "{name}" to its file, and deploy it.',
+    "unknown_name": "no rule of the agent names this host. {missing}",
     "unknown_port": "no rule of the agent names this port. A rule for the host with "
     "port = {port} would allow it.",
     "address": "addresses are not reached. Name the host, in a rule and in the request.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +86,7 @@ def test_which_rule_decides(torpor: Torpor, write: Write, by_name: bool) -> None
     code, shown = judged("POST", "https://evil.example/")
     assert code == 1 and "no rule allows evil.example" in shown
     assert 'host = "evil.example"' in shown  # what to add
+    assert 'preset = "anthropic"' in judged("GET", "https://api.anthropic.com/")[1]
     code, shown = judged("GET", "http://a.example/")
     assert code == 1 and "https only" in shown
 
@@ -140,9 +143,44 @@ def test_what_is_followed_comes_once_and_when_it_is_over(monkeypatch: pytest.Mon
         asked.append(since)
         return next(answers)
 
-    found = egress._follow(ask, [under_way, refused])
+    found = egress._follow(ask, [under_way, refused], lambda: False)
     assert [next(found)["seq"] for _ in range(3)] == [2, 1, 3]
     assert asked == [2.0, 5.0]
+
+
+def test_following_begins_where_the_list_does_and_ends_with_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The newest, which is all that was asked for, never ended: what is before it is not listed."""
+    monkeypatch.setattr(egress, "_FOLLOW_S", 0.0)
+    log = [exchange(n, ended_at=float(n)) for n in range(1, 9)]
+    under_way = exchange(9)
+    asked: list[float] = []
+
+    def ask(since: float, **_: Any) -> list[dict[str, Any]]:
+        asked.append(since)
+        last = [exchange(9, ended_at=12.0, code="cancelled")] if has_ended_at[0] else [under_way]
+        return [each for each in (*log, *last) if (each["ended_at"] or each["at"]) >= since]
+
+    has_ended_at = [False]
+    states = iter([False, True])
+
+    def has_ended() -> bool:
+        has_ended_at[0] = next(states)
+        return has_ended_at[0]
+
+    found = list(egress._follow(ask, [under_way], has_ended))
+    assert [(each["seq"], each["ended_at"]) for each in found] == [(9, 12.0)]
+    assert asked == [9.0, 9.0]
+
+
+def test_following_knows_no_more_than_the_last_answer_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(egress, "_FOLLOW_S", 0.0)
+    answers = ([exchange(n, ended_at=float(n))] for n in itertools.count(1))
+    found = egress._follow(lambda **_: next(answers), [], lambda: False)
+    assert [next(found)["seq"] for _ in range(50)] == list(range(1, 51))
+    known = inspect.getgeneratorlocals(found)["known"]
+    assert len(known) <= 1
 
 
 def test_a_log_of_nothing(torpor: Torpor) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from torpor.core.egress import ALLOW, ASK, DENY, Request, judge, parse_egress
+from torpor.core.egress import ALLOW, ASK, DENY, Request, judge, parse_egress, parse_request
 from torpor.core.environment import check_name
-from torpor.core.presets import environment, placement, presets, serves_models
+from torpor.core.presets import environment, hinted, placement, presets, serves_models
 
 MODELS = [
     ("openai", "api.openai.com", "/v1/responses"),
@@ -134,3 +134,29 @@ def test_clients_are_given_a_placeholder_where_a_key_would_stand() -> None:
     assert not serves_models([entry("github"), {"host": "api.openai.com"}])
     for name in {name for p in presets().values() for name in p.environment} - {"OPENAI_API_KEY"}:
         check_name(name, "env")
+
+
+@pytest.mark.parametrize(
+    ("url", "entry"),
+    [
+        ("https://API.anthropic.com/v1/messages", 'preset = "anthropic"'),
+        ("http://api.anthropic.com/", 'preset = "anthropic"'),  # which then says: over https
+        ("https://raw.githubusercontent.com/x", 'preset = "github"'),
+        ("https://gitlab.com/x", 'preset = "gitlab"'),
+        ("http://ollama.internal:11434/api/tags", 'preset = "ollama"'),
+        ("https://api.github.com:8443/", 'host = "api.github.com", port = 8443'),
+        ("tcp://api.github.com:443", 'host = "api.github.com", protocol = "tcp", port = 443'),
+        ("https://evil.example/", 'host = "evil.example"'),
+    ],
+)
+def test_what_no_rule_allows_is_hinted_with_the_preset_for_it(url: str, entry: str) -> None:
+    request = parse_request("GET", url)
+    found = hinted(judge((), request), request)
+    assert found.code == "no_rule"
+    assert found.hint == f"Add [[tool.torpor.egress]] {entry} to the agent's file, and deploy it."
+
+
+def test_what_a_rule_is_near_has_its_own_hint() -> None:
+    request = parse_request("GET", "http://api.anthropic.com/")
+    found = judge(parse_egress([entry("anthropic")], "egress"), request)
+    assert hinted(found, request) == found and "https only" in found.reason

@@ -127,6 +127,7 @@ def test_a_plain_request_goes_out_as_it_is_to_a_checked_address(bench: Bench) ->
 def test_attempt_01_what_no_rule_names_is_refused_and_not_asked_of_dns(bench: Bench) -> None:
     found = bench.refused("https://unlisted.example/")
     assert (found.status, found.code) == (403, "no_rule")
+    assert 'preset = "anthropic"' in bench.refused("https://api.anthropic.com/").message
     assert found.verdict["reason"] == found.message and "unlisted.example" in found.message
     assert bench.looked_up == []
     assert bench.refused("https://plain.example.com/", run="other").code == "no_policy"
@@ -407,6 +408,7 @@ def test_what_would_be_decided_is_explained_without_doing_anything(bench: Bench)
     assert explained("GET", "https://api.github.com/user").secret == "GITHUB_TOKEN"
     assert explained("DELETE", "https://api.github.com/user").decision == "ask"
     assert explained("POST", "https://evil.example/").code == "no_rule"
+    assert 'preset = "anthropic"' in explained("GET", "https://api.anthropic.com/").hint
     bench.host('[[deny]]\nhost = "**.example.net"\n')
     assert explained("GET", "https://x.example.net/").code == "denied"
     bench.host("[[deny]]\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from tests.unit.query.conftest import PRICES, VERSION, Ask, Log, completion, for
 
 from torpor.contextlog import egress
 from torpor.contextlog.agents import NewAgent, put_agent
-from torpor.contextlog.runs import claim, create_run
+from torpor.contextlog.runs import claim, create_run, transition
 from torpor.contextlog.spent import spent
-from torpor.contextlog.waits import NewWait, answer_wait, create_wait
+from torpor.contextlog.waits import NewWait, answer_wait, complete_wait, create_wait
 from torpor.core.ids import OpId, RunId
+from torpor.core.states import RunState
 from torpor.logstore.sqlite import SqliteStore
 from torpor.query.ask import Asking, Question
 
@@ -177,6 +179,94 @@ def test_who_permitted_a_request_when_and_from_where(tmp_path: Path) -> None:
         ["/1", "allow", "ana", 120.0, "its link, from ::1"],
         ["/2", "deny", "ana", 120.0, "its link, from ::1"],
         ["/3", "ask", None, None, None],
+    ]
+
+
+def view(tmp_path: Path, sql: str, fill: Callable[[Connection, Log], None]) -> list[list[Any]]:
+    """What the view says of a run with this log."""
+
+    def write(c: Connection) -> None:
+        agent = NewAgent(
+            engine="qemu", version=VERSION, name="a", entry="a.py", source=b"", spec={}
+        )
+        put_agent(c, agent, 1.0)
+        run = create_run(c, version=VERSION, agent="a", input={}, now=99.0).id
+        fill(c, Log(c, run, claim(c, run, 100.0)))
+
+    path = tmp_path / "torpor.db"
+    store = SqliteStore.open(path)
+    asyncio.run(store.write(write))
+    store.close()
+    return [list(row) for row in asyncio.run(Asking(path).ask(Question(sql), PRICES)).rows]
+
+
+ASKED: dict[str, Any] = {"scheme": "https", "host": "a.test", "port": 443, "headers": {}}
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (RunState.CANCELLED, "the run was cancelled before its end was in the log"),
+        (RunState.FAILED, "the run ended before its end was in the log"),
+        (None, None),
+    ],
+)
+def test_what_was_under_way_ended_with_its_run(
+    tmp_path: Path, state: RunState | None, why: str | None
+) -> None:
+    def fill(c: Connection, log: Log) -> None:
+        log.begin("http", "a.test/1@01", method="GET", path="/1", **ASKED)
+        log.begin("model", "/v1/x@01", method="POST", path="/v1/x", headers={}, body="{}")
+        write(log, egress.REQUEST, id="1", method="GET", url="https://a.test/2", rule="host a.test")
+        if state is not None:
+            error = {"type": "E", "message": "m"} if state is RunState.FAILED else None
+            transition(c, log.run, log.epoch, state, 500.0, error=error)
+
+    sql = "SELECT verdict, status, code, reason, ended_at FROM egress"
+    ended = None if state is None else 500.0
+    code = None if state is None else "cancelled"
+    assert view(tmp_path, sql, fill) == [["allow", None, code, why, ended]] * 3
+
+
+def test_a_recorded_request_that_was_refused_is_one_row(tmp_path: Path) -> None:
+    def fill(c: Connection, log: Log) -> None:
+        log.begin("http", "a.test/1@01", method="PUT", path="/1", body="{}", **ASKED)
+        why = {"code": "denied", "reason": "it is denied by a rule"}
+        op = "http:a.test/1@01#1"
+        refused = {"method": "PUT", "url": "https://a.test/1", "rule": "host a.test", "op": op}
+        write(log, egress.REFUSED, **refused, **why)
+        value = {"status": 403, "headers": {}, "body": "it is denied by a rule"}
+        out = {"rule": "host a.test", **why}
+        log.entry("op.end", op, {"ok": True, "value": value, "egress": out})
+
+    sql = (
+        "SELECT op, method, url, verdict, code, reason, rule, times, status, sent_bytes, "
+        "received_bytes FROM egress"
+    )
+    assert view(tmp_path, sql, fill) == [
+        [
+            *("http:a.test/1@01#1", "PUT", "https://a.test/1"),
+            *("deny", "denied", "it is denied by a rule", "host a.test", 1),
+            *(None, None, None),
+        ]
+    ]
+
+
+def test_a_permission_that_nobody_decided_about_says_so(tmp_path: Path) -> None:
+    def fill(c: Connection, log: Log) -> None:
+        for n, status in enumerate(("timeout", "cancelled", "completed"), 1):
+            action = {"request": {**ASKED, "method": "POST", "target": f"/{n}", "body": "{}"}}
+            new = NewWait(OpId(f"permission:p{n}#1"), f"p{n}", "d" * 32, "permission", data=action)
+            wait = create_wait(c, log.run, log.epoch, new, 110.0)
+            value: dict[str, Any] = {"status": status}
+            if status == "completed":
+                value["data"] = {"decision": "deny", "reason": "not on a Friday"}
+            complete_wait(c, wait.id, value=value, now=120.0)
+
+    assert view(tmp_path, "SELECT verdict, code, reason FROM egress ORDER BY path", fill) == [
+        ["deny", "timeout", "nobody decided in time"],
+        ["deny", "cancelled", "it was cancelled before anybody decided"],
+        ["deny", "denied", "not on a Friday"],
     ]
 
 

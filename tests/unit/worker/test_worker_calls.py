@@ -226,7 +226,11 @@ async def test_a_refusal_is_the_answer_and_in_the_log(stand: Stand) -> None:
         "code": "not_allowed",
         "reason": "no rule allows it",
         "rule": "none",
+        "op": "http:x#1",
     }
+    (end,) = await stand.entries("op.end")
+    why = {"code": "not_allowed", "reason": "no rule allows it"}
+    assert end.data["egress"].items() >= why.items()
 
 
 HTTP: dict[str, Any] = {"scheme": "https", "host": "api.example.com", "port": 443}

@@ -120,6 +120,12 @@ async def test_notes_of_the_guest_cannot_flood_the_log(stand: Stand) -> None:
     assert found[-1].data["code"] == "more" and len(found) == REFUSALS_MAX + 1
 
 
+async def test_a_note_of_a_host_that_a_preset_knows_names_the_preset(stand: Stand) -> None:
+    stand.network.take(Frame(NOTE, 0, {"code": "unknown_name", "name": "api.anthropic.com"}))
+    (found,) = await stand.logged("egress.refused", 1)
+    assert '[[tool.torpor.egress]] preset = "anthropic"' in found.data["reason"]
+
+
 async def test_what_is_to_be_an_operation_is_no_stream_any_more(stand: Stand) -> None:
     stand.broker.verdicts = lambda request: (
         {"verdict": "ask", "record": "http"},

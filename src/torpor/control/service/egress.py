@@ -14,6 +14,7 @@ from torpor.contextlog.agents import AgentRow
 from torpor.contextlog.deployments import Deployment
 from torpor.core.egress import Request, judge, parse_request
 from torpor.core.errors import HostError
+from torpor.core.presets import hinted
 from torpor.logstore.protocol import Store
 from torpor.query.ask import Question
 from torpor.query.outgoing import egress
@@ -51,7 +52,7 @@ class Egress:
         _, row = await self._find(ref)
         with contextlib.suppress(HostError):  # no broker, or none that starts
             return judged(await self._explain(policy_of(row), request), whole=True)
-        return judged(asdict(judge(row.egress, request)), whole=False)
+        return judged(asdict(hinted(judge(row.egress, request), request)), whole=False)
 
     async def _find(self, ref: str, *, exact: bool = False) -> tuple[Deployment, AgentRow]:
         def read(c: Connection) -> tuple[Deployment, AgentRow]:

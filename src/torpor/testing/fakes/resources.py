@@ -15,6 +15,7 @@ from torpor.core.agentfile import AgentSource
 from torpor.core.egress import judge, parse_egress, parse_request
 from torpor.core.errors import Conflict, GuestError, Invalid, NotFound
 from torpor.core.ids import new_id
+from torpor.core.presets import hinted
 from torpor.core.states import FINAL, RunState
 from torpor.service.agents import Agent, Deployed, Deployment, DescribedAgent, Report
 from torpor.service.egress import Exchange, ExchangeFilter, Judged, Reach
@@ -140,7 +141,7 @@ class Egress:
 
     async def test(self, ref: str, method: str, url: str) -> Judged:
         request, source = parse_request(method, url), self._source(ref)
-        verdict = judge(parse_egress(list(source.egress), "egress"), request)
+        verdict = hinted(judge(parse_egress(list(source.egress), "egress"), request), request)
         return judged(asdict(verdict), whole=False)
 
     async def log(self, wanted: ExchangeFilter) -> Sequence[Exchange]:
