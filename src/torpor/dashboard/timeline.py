@@ -268,9 +268,10 @@ class Timeline:
 
 
 def _way(data: Object) -> tuple[Block, ...]:
-    """How a request was let out."""
+    """How a request was let out, or not."""
+    label = "refused by" if data.get("code") else "let out by"
     facts = [f"{key}: {data[key]}" for key in ("rule", "secret", "address") if data.get(key)]
-    return (Block("let out by", words.plain("\n".join(facts))),) if facts else ()
+    return (Block(label, words.plain("\n".join(facts))),) if facts else ()
 
 
 def _without_part(item: Item) -> tuple[Block, ...]:

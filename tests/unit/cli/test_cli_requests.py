@@ -68,7 +68,7 @@ def test_the_page_of_a_run_has_them() -> None:
     under_way = list(Timeline.of(PLAIN[:2]).items.values())[-1]
     assert (under_way.title, under_way.tone) == (f"GET {URL}"[:80], BUSY)
     _, request, refused = Timeline.of(PLAIN).items.values()
-    assert (request.kind, request.tone, request.figures) == ("request", GOOD, ("HTTP 200",))
+    assert (request.kind, request.tone, request.figures) == ("request", GOOD, ("HTTP 200", "31 ms"))
     assert request.blocks[0].text == "rule: host api.github.com\nsecret: GITHUB"
     assert (refused.kind, refused.tone) == ("request", BAD)
     assert refused.brief.startswith("refused: no rule allows evil.test")
