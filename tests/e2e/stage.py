@@ -344,8 +344,11 @@ def _run(*command: str) -> None:
 
 
 def end(pid: int) -> None:
-    """kill -9, and wait until it is gone."""
-    fd = os.pidfd_open(pid)
+    """kill -9, and wait until it is gone; perhaps it was already."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
     try:
         os.kill(pid, signal.SIGKILL)
         gone = _readable(fd, DEADLINE_S)

@@ -119,7 +119,7 @@ class Expected:
 
     payments: Mapping[int, int]  # per call of the model
     bodies: Counter[int]  # how often the bodies of payments ran: one of them so often
-    again: int  # steps and calls that the log must show as begun again, at least
+    again: int  # steps that the log must show as begun again, at least
 
 
 def expected(blows: Sequence[Blow]) -> Expected:
@@ -127,10 +127,10 @@ def expected(blows: Sequence[Blow]) -> Expected:
     bodies = {"in pay 5": 1, "in pay 6": 1}
     for blow in blows:
         if isinstance(blow.place, InCall) and blow.victim == "broker":
-            payments[blow.place.turn] += 1  # whether it was answered, nobody knows
+            payments[blow.place.turn] += 1  # its client tries again, with a call of its own
         elif blow.place in bodies and blow.ends_epoch:
             bodies[str(blow.place)] += 1
-    repeats = sum(payments.values()) - CALLS + sum(bodies.values()) - PAYMENTS
+    repeats = sum(bodies.values()) - PAYMENTS
     return Expected(payments, Counter(bodies.values()), repeats)
 
 

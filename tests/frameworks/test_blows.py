@@ -47,7 +47,7 @@ def test_only_what_is_in_doubt_may_happen_twice_and_must_be_shown() -> None:
     assert faults([IN_TOOL], but(effects={"a": 2, "b": 1})) == [
         "the log shows 0 operations as begun again, not 1"
     ]
-    paid = but(payments={1: 1, 2: 2, 3: 1, 4: 1}, again={"model:x#1": 1})
+    paid = but(payments={1: 1, 2: 2, 3: 1, 4: 1})
     assert faults([Blow("broker", IN_CALL)], paid) == []
     # A call in flight outlives its agent and its server.
     for victim in VICTIMS[:2]:
