@@ -476,13 +476,15 @@ async def test_a_model_call_under_way_at_a_checkpoint_is_adopted(world: World) -
     assert not await world.entries(run, "op.again")
 
 
-async def test_an_answer_of_a_model_that_is_too_large(world: World) -> None:
+async def test_an_answer_of_a_model_that_no_entry_has_room_for(world: World) -> None:
+    """It is kept as a step's large result is; its client has had it from the stream."""
     world.answers = b"x" * (2 << 20)
-    row = await world.ended(await world.run([["model", "m"]]))
+    run = await world.run([["model", "m"]])
+    row = await world.ended(run)
     assert row.state is RunState.COMPLETED
-    assert row.result["model:m#1"]["status"] == 502
-    assert row.result["model:m#1"]["headers"]["x-should-retry"] == "false"  # nor be paid again
-    assert "the limit is 1,048,576" in row.result["model:m#1"]["body"]
+    assert row.result["model:m#1"]["status"] == 200
+    assert row.result["model:m#1"]["blob"]["bytes"] == 2 << 20
+    assert world.requests == ["m"]
 
 
 async def test_a_model_that_is_not_there(world: World) -> None:
