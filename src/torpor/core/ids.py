@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from typing import NewType
 
@@ -28,6 +27,8 @@ def _base32(number: int, width: int) -> str:
 
 def new_id(prefix: str) -> str:
     """`prefix_` and 16 characters: 9 of time in ms (so ids sort by age), 7 random (35 bits)."""
+    import secrets  # only here: most commands make no ids, and it loads hmac, hashlib, random
+
     return f"{prefix}_{_base32(time.time_ns() // 1_000_000, 9)}{_base32(secrets.randbits(35), 7)}"
 
 

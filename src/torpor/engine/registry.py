@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from torpor.core.errors import Invalid
-from torpor.core.rules import Rules
 from torpor.engine import process, qemu
 from torpor.engine.capabilities import Capabilities
 
 if TYPE_CHECKING:
+    from torpor.core.rules import Rules
     from torpor.engine.host import HostPart
 
 SETTING = "TORPOR_ENGINE"
