@@ -35,7 +35,7 @@ from torpor.core.replies import read_reply
 from torpor.egress.connection import Lost, Stream
 from torpor.egress.protocol import DONE, NEEDS_PERMISSION
 from torpor.wire.messages import EXCHANGES
-from torpor.wire.streams import DATA, HEAD, REFUSE, RESET, WINDOW_BYTES, Frame
+from torpor.wire.streams import DATA, HEAD, REFUSE, RESET, Frame
 from torpor.worker.answers import Answer, Feed, Transcript, apart, fits, refused
 from torpor.worker.metrics import Metrics
 from torpor.worker.pen import Refused, Write
@@ -247,7 +247,7 @@ class Calls:
         """The answer, whatever it is."""
         path = request["path"]
         try:
-            stream = await self._find(call) if call.op in self._before else None
+            stream = await self._find(call.op) if call.op in self._before else None
             if stream is None:
                 if call.op in self._before and not await self._was_not_sent(call.op):
                     call.lost = {}
@@ -255,10 +255,8 @@ class Calls:
                 stream = await self._begin(call, request)
             call.verdict = stream.verdict
             try:
-                async for frame in stream:
+                async for frame in stream:  # whoever reads it, it is read to its end
                     call.take(frame)
-                    if frame.kind == DATA:  # whoever reads it, it is read to its end
-                        stream.window(len(call.answer.body) + WINDOW_BYTES)
             finally:
                 stream.leave()
         except _NotPermitted as error:
@@ -290,14 +288,10 @@ class Calls:
         value = refused(path, given["status"], given["code"], given["message"], retry=retry)
         return value | {"ask": True} if given["code"] == NEEDS_PERMISSION else value
 
-    async def _find(self, call: _Call) -> Stream | None:
+    async def _find(self, op: OpId) -> Stream | None:
         """The stream of a call that the broker has."""
-        found = await self._broker.attach(self._run, call.op)
-        if found is None:
-            return None
-        stream, verdict = found
-        call.verdict = verdict.fields
-        return stream
+        found = await self._broker.attach(self._run, op)
+        return None if found is None else found[0]
 
     async def _begin(self, call: _Call, request: Request) -> Stream:
         """Raises Invalid, _NotPermitted, HostError."""

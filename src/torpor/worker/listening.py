@@ -25,7 +25,7 @@ from typing import Any
 from torpor.core.errors import HostError
 from torpor.core.ids import OpId, RunId
 from torpor.egress.client import BrokerClient
-from torpor.wire.streams import DATA, HEAD, WINDOW, WINDOW_BYTES
+from torpor.wire.streams import DATA, HEAD, WINDOW
 from torpor.worker.tasks import Tasks
 
 
@@ -73,10 +73,8 @@ class Listening:
                     if frame.kind == HEAD:
                         news = News(frame.fields["headers"])
                     elif frame.kind == DATA:
-                        end = frame.offset + len(frame.data)
                         if news.feed(frame.data[max(0, had - frame.offset) :]):
                             return
-                        stream.window(end + WINDOW_BYTES)
                     elif frame.kind != WINDOW:
                         return
             finally:

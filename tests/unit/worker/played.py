@@ -115,8 +115,6 @@ class PlayedStream:
         if self._listener is not None:
             self._listener(frame)
 
-    def window(self, offset: int) -> None: ...
-
     def leave(self) -> None:
         self.left = True
 
