@@ -139,10 +139,10 @@ def append(
         )
         for i, (entry, _) in enumerate(fresh):
             codecs.record(c, run, first + i, entry.kind, entry.op, entry.data)
-            if amounts := amounts_of(entry.kind, entry.data):
-                note_spent(c, run, amounts, now)
-            if (secret := used_secret(entry.kind, entry.data)) is not None:
-                note_use(c, secret, now)
+        if amounts := [each for e, _ in fresh if (each := amounts_of(e.kind, e.data))]:
+            note_spent(c, run, amounts, now)
+        for secret in {name for e, _ in fresh if (name := used_secret(e.kind, e.data))}:
+            note_use(c, secret, now)
         changed(c, run)
         count_appended(c, len(fresh))
     unused = iter(range(first, last + 1))

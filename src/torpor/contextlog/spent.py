@@ -154,16 +154,19 @@ def amounts_of(kind: str, data: Mapping[str, Any]) -> dict[str, float]:
     return {name: known[name] for name in KINDS if known.get(name)}
 
 
-def note(c: Connection, run: RunId, amounts: Mapping[str, float], now: float) -> None:
-    """Add what an entry of the run's that is just appended says was used."""
-    whole = dict.fromkeys(KINDS, 0.0) | dict(amounts)
+def note(c: Connection, run: RunId, several: Sequence[Mapping[str, float]], now: float) -> None:
+    """Add what entries of the run's that are just appended say was used."""
+    whole = _added_up(several)
     _note(c, [whole | each for each in _accounts(c, run, now)])
 
 
 def note_imported(c: Connection, run: RunId, several: Sequence[Mapping[str, float]]) -> None:
     """What a run from elsewhere has used; its days were of another host."""
-    whole = {kind: sum(each.get(kind, 0.0) for each in several) for kind in KINDS}
-    _note(c, [{"per": RUN, "whose": run, "day": ""} | whole])
+    _note(c, [{"per": RUN, "whose": run, "day": ""} | _added_up(several)])
+
+
+def _added_up(several: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {kind: sum(each.get(kind, 0.0) for each in several) for kind in KINDS}
 
 
 def known(c: Connection, run: RunId, now: float) -> dict[str, dict[str, float]]:
