@@ -39,7 +39,7 @@ from sqlalchemy import (
 )
 
 from torpor.contextlog import files, schema
-from torpor.contextlog.messages import BODIES
+from torpor.contextlog.messages import BODIES, RECORDED
 from torpor.contextlog.news import changed
 from torpor.contextlog.runs import RunRow, get_run
 from torpor.core.errors import Conflict
@@ -213,7 +213,7 @@ def _sweep(c: Connection, unused: Unused) -> None:
 def _heads(c: Connection, of: Any) -> Iterator[str]:
     """The conversations that recorded requests have sent."""
     at = schema.entries.c
-    recorded = or_(*(schema.begins_with(at.op, f"{kind}:") for kind in ("model", "http")))
+    recorded = or_(*(schema.begins_with(at.op, f"{kind}:") for kind in RECORDED))
     calls = and_(at.kind == "op.begin", recorded)
     for data in c.scalars(select(at.data).where(calls, of)):
         request = data.get("data")

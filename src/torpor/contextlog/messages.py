@@ -39,6 +39,7 @@ _SPACE = " \t\n\r"
 _messages, _conversations = schema.messages, schema.conversations
 _scan = json.JSONDecoder().raw_decode
 
+RECORDED = ("model", "http")  # kinds of operations that are requests
 BODIES = {"parts": "body", "parts_b64": "body_b64"}  # what a body is stored as
 
 Part = str | list[str]  # text; or the items of an array, as they are written

@@ -169,17 +169,14 @@ runs = Table(
 )
 
 
-def _few(name: str, only: ColumnElement[bool], *columns: ColumnElement[Any]) -> None:
+def _few(
+    name: str, only: ColumnElement[bool], *columns: ColumnElement[Any], unique: bool = False
+) -> None:
     """An index of those rows alone, of which there are few: most runs have ended, or sleep."""
-    Index(name, *columns, sqlite_where=only, postgresql_where=only)
+    Index(name, *columns, unique=unique, sqlite_where=only, postgresql_where=only)
 
 
-Index(
-    "deployments_current",
-    deployments.c.name,
-    sqlite_where=deployments.c.current == true(),
-    postgresql_where=deployments.c.current == true(),
-)
+_few("deployments_current", deployments.c.current == true(), deployments.c.name)
 _few("runs_ready", runs.c.ready == true(), runs.c.queue, runs.c.priority.desc(), runs.c.id)
 _few("runs_due", runs.c.due_at.is_not(None), runs.c.due_at)
 _few("runs_ended", runs.c.ended_at.is_not(None), runs.c.ended_at)
@@ -260,11 +257,12 @@ _once("op.end", "entries_one_end")
 
 _few("entries_superseded", entries.c.kind == "log.superseded", entries.c.run)
 _few("entries_again", entries.c.kind == "op.again", entries.c.run, entries.c.op)
-_exchange = (
+# With literals: only so an index of some rows serves a query.
+exchanges = and_(
     entries.c.kind >= literal_column("'egress.'"),
     entries.c.kind < literal_column("'egress/'"),
 )
-_few("entries_egress", and_(*_exchange), entries.c.run, entries.c.kind)
+_few("entries_egress", exchanges, entries.c.run, entries.c.kind)
 
 # Runs that are just being deleted whole, by `torpor.contextlog.deletion`: named here, and gone, in
 # one transaction. The entries of no other can be.
@@ -514,13 +512,7 @@ authorities = Table(
     Column("own", Boolean, nullable=False),
     Column("made_at", Double, nullable=False),
 )
-Index(
-    "authorities_one_own",
-    authorities.c.own,
-    unique=True,
-    sqlite_where=authorities.c.own == true(),
-    postgresql_where=authorities.c.own == true(),
-)
+_few("authorities_one_own", authorities.c.own == true(), authorities.c.own, unique=True)
 
 # What may be sent for agents, never to be read again but by the broker: see
 # `torpor.contextlog.secrets`.

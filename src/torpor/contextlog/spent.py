@@ -32,6 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from torpor.contextlog import schema
+from torpor.contextlog.messages import RECORDED
 from torpor.contextlog.prepared import Prepared
 from torpor.core.amounts import KINDS
 from torpor.core.ids import RunId
@@ -43,7 +44,6 @@ USED = "used"
 RUN, AGENT, KEY = "run", "agent", "key"  # whose: names of a broker's policy
 
 _entries, _usage, _spent, _runs = schema.entries.c, schema.usage.c, schema.spent, schema.runs.c
-_RECORDED = ("model", "http")
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,7 @@ def _traffic(c: Connection, run: RunId) -> tuple[int, int, int, int, float]:
         of = case((plain, _entries.data[name].as_integer()), (recorded, of_operation), else_=0)
         return func.coalesce(func.sum(of), 0)
 
-    operations = or_(
-        *(and_(_entries.op >= f"{kind}:", _entries.op < f"{kind};") for kind in _RECORDED)
-    )
-    exchanges = and_(
-        _entries.kind >= literal_column("'egress.'"), _entries.kind < literal_column("'egress/'")
-    )
+    operations = or_(*(schema.begins_with(_entries.op, f"{kind}:") for kind in RECORDED))
     kinds = _entries.kind.in_([literal_column("'op.begin'"), literal_column("'op.end'")])
     cost = case((plain, _entries.data["cost"].as_float()), else_=_used("cost"))
     query = select(
@@ -118,7 +113,7 @@ def _traffic(c: Connection, run: RunId) -> tuple[int, int, int, int, float]:
         bytes_of("received"),
         func.coalesce(func.sum(_used("tokens")), 0),
         func.coalesce(func.sum(cost), 0.0),
-    ).where(_entries.run == run, or_(exchanges, and_(kinds, operations)))
+    ).where(_entries.run == run, or_(schema.exchanges, and_(kinds, operations)))
     requests, out, back, tokens, dollars = c.execute(query).one()
     return requests, out, back, int(tokens), dollars
 
