@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 DEPTH_MAX = 64  # levels of lists and objects
@@ -82,6 +82,15 @@ def read(text: str | bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from None
     write(value)
+    return value
+
+
+def read_utf8(data: bytes, read: Callable[[str], Any] = json.loads) -> Any:
+    """What `read` makes of the text in `data`, refused only if that has half of a surrogate pair.
+    Raises ValueError, RecursionError."""
+    value = read(data.decode())
+    if b"\\ud" in data.lower():  # in UTF-8 only an escape can bring in half a pair
+        _UNICODE.encode(value).encode()
     return value
 
 

@@ -43,6 +43,7 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Any
 
+from torpor.core import jsonvalues
 from torpor.core.errors import Invalid
 from torpor.wire import streams
 from torpor.wire.checks import Check, anything, flag, integer, number, one_of, record, shown, text
@@ -173,8 +174,7 @@ def decode(frame: bytes, allowed: frozenset[int]) -> Frame:
     if len(payload) > _JSON_BYTES_MAX.get(kind, 2 * streams.PAYLOAD_BYTES_MAX):
         raise Invalid(f"frame {_FIELDS[kind][0]} has {len(payload):,} bytes")
     try:
-        fields = json.loads(payload)
-        json.dumps(fields, ensure_ascii=False).encode()  # no halves of surrogate pairs
+        fields = jsonvalues.read_utf8(payload)
     except (ValueError, RecursionError) as error:
         raise Invalid(f"frame {_FIELDS[kind][0]} is not JSON: {shown(str(error))}") from error
     _check(kind, fields)

@@ -490,9 +490,7 @@ def decode(data: bytes, allowed: Mapping[str, Check] = MESSAGES) -> dict[str, An
     if len(data) > SIZE_MAX:
         raise Invalid(f"a message of {len(data):,} bytes; at most {SIZE_MAX:,} are taken")
     try:
-        message = _DECODER.decode(data.decode())
-        if b"\\ud" in data.lower():  # only an escape can bring in half a surrogate pair
-            _ENCODER.encode(message).encode()
+        message = jsonvalues.read_utf8(data, _DECODER.decode)
     except (ValueError, RecursionError) as error:
         raise Invalid(f"a message that is not JSON: {_shown(str(error))}") from error
     if not isinstance(message, dict):

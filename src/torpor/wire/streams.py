@@ -48,6 +48,7 @@ from collections.abc import Callable, Mapping
 from struct import Struct
 from typing import Any, NamedTuple
 
+from torpor.core import jsonvalues
 from torpor.core.errors import Invalid
 from torpor.wire.checks import Check
 from torpor.wire.checks import flag as _flag
@@ -153,8 +154,7 @@ def _read_json(kind: int, payload: bytes) -> dict[str, Any]:
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise Invalid(f"frame {_NAMES[kind]} has {len(payload):,} bytes")
     try:
-        fields = json.loads(payload)
-        json.dumps(fields, ensure_ascii=False).encode()  # no halves of surrogate pairs
+        fields = jsonvalues.read_utf8(payload)
     except (ValueError, RecursionError) as error:
         raise Invalid(f"frame {_NAMES[kind]} is not JSON: {_shown(str(error))}") from error
     if not isinstance(fields, dict):
