@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import enum
 import http
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from torpor.core import refusals
+from torpor.wire.streams import TOKEN
 
 HEAD_BYTES_MAX = 64 * 1024
 HEADER_LINES_MAX = 200
@@ -24,7 +26,8 @@ _LENGTH_DIGITS_MAX = 18
 _CHUNK_DIGITS_MAX = 15
 _TRAILERS_MAX = 100
 _METHOD_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ-_")
-_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+_TARGET = re.compile(r"[\x21-\x7e]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 # Between two hops, and not between client and server. What Connection names is, too.
 HOP_BY_HOP = frozenset(
     {
@@ -62,13 +65,7 @@ class Head(NamedTuple):
     @property
     def end_to_end(self) -> Headers:
         """The headers that are for the server, but for those that say where the body ends."""
-        named = {
-            each.strip()
-            for name, value in self.headers
-            if name == "connection"
-            for each in value.lower().split(",")
-        }
-        dropped = HOP_BY_HOP | named | {"host", "expect"}
+        dropped = HOP_BY_HOP | _named_by_connection(self.headers) | {"host", "expect"}
         return [(name, value) for name, value in self.headers if name not in dropped]
 
 
@@ -221,7 +218,7 @@ def parse_head(head: bytes) -> Head:
     method, target, version = parts
     if not method or len(method) > 32 or not _METHOD_CHARS.issuperset(method):
         raise BadRequest(400, f"{method[:32]!a} is not a method")
-    if not target or len(target) > TARGET_MAX or not all("!" <= c <= "~" for c in target):
+    if len(target) > TARGET_MAX or not _TARGET.fullmatch(target):
         words = f"{target[:80]!a} is not a target of at most {TARGET_MAX:,} characters"
         raise BadRequest(414 if len(target) > TARGET_MAX else 400, words)
     headers = [_header(line) for line in lines]
@@ -230,12 +227,7 @@ def parse_head(head: bytes) -> Head:
     modern = version == "HTTP/1.1"
     if sum(name == "host" for name, _ in headers) > 1:
         raise BadRequest(400, "the request names its host twice")
-    connection = {
-        each.strip()
-        for name, value in headers
-        if name == "connection"
-        for each in value.lower().split(",")
-    }
+    connection = _named_by_connection(headers)
     upgrade = ", ".join(value for name, value in headers if name == "upgrade")
     return Head(
         method,
@@ -249,13 +241,23 @@ def parse_head(head: bytes) -> Head:
     )
 
 
+def _named_by_connection(headers: Headers) -> set[str]:
+    """Options, and headers that are for this hop alone."""
+    return {
+        each.strip()
+        for name, value in headers
+        if name == "connection"
+        for each in value.lower().split(",")
+    }
+
+
 def _header(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     name = name.lower()
-    if not colon or not name or not _TOKEN.issuperset(name):
+    if not colon or not name or not TOKEN.issuperset(name):
         raise BadRequest(400, f"{line[:80]!a} is not a header")
     value = value.strip(" \t")
-    if not all(c == "\t" or (" " <= c != "\x7f") for c in value):
+    if not _VALUE.fullmatch(value):
         raise BadRequest(400, f"the value of {name} has characters that no header has")
     return name, value
 

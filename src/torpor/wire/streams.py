@@ -42,6 +42,7 @@ LINE and then the frame in base64, so that all that is sent keeps its order.
 from __future__ import annotations
 
 import json
+import re
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Mapping
@@ -75,7 +76,9 @@ LINE = b"~"
 
 _PREFIX = Struct(">BI")
 _OFFSET = Struct(">Q")
-_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
+TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # the name of a header
+_VALUE = re.compile(r"[\t\x20-\xff]*")
+_TARGET = re.compile(r"[\x21-\x7e]*")
 
 
 class Frame(NamedTuple):
@@ -172,15 +175,11 @@ def _header_fault(pair: list[str]) -> str:
     if len(pair) != 2:
         return " must be a name and a value"
     name, value = pair
-    if not name or not _TOKEN.issuperset(name):
+    if not name or not TOKEN.issuperset(name):
         return f" has the name {_shown(name)}, which is none of a header"
-    if any(c in "\r\n\0" for c in value) or not _is_latin(value):
+    if not _VALUE.fullmatch(value):
         return f": the value of {name} has characters that no header has"
     return ""
-
-
-def _is_latin(text: str) -> bool:
-    return all(c == "\t" or " " <= c <= "\xff" for c in text)
 
 
 def _headers_fault(headers: list[list[str]]) -> str:
@@ -191,7 +190,7 @@ def _headers_fault(headers: list[list[str]]) -> str:
 def _target_fault(target: str) -> str:
     if not target.startswith("/") and target != "*":
         return " must be a path"
-    return "" if all("!" <= c <= "~" for c in target) else " has characters that no target has"
+    return "" if _TARGET.fullmatch(target) else " has characters that no target has"
 
 
 def _open_fault(fields: Mapping[str, Any]) -> str:
