@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import ssl
 
-Note = Callable[[str, str, int], None]
-
 
 class Certificates:
     """`directory`, which processes may share, is where OpenSSL reads them from, one at a time: it

@@ -308,7 +308,7 @@ class Exchanges:
 
     def _ask(self, request: _Request) -> None:
         """The request is whole: start its operation, or join one."""
-        if request.ask and request.kind != PERMISSION:
+        if request.ask:
             fields = {key: request.fields[key] for key in ("scheme", "host", "port", "method")}
             fields |= {"target": request.fields["target"], "headers": request.headers}
             data = {"request": fields | request.text, "timeout_s": None}

@@ -140,22 +140,18 @@ def preview(args: tuple[Any, ...], kwargs: dict[str, Any], **more: Any) -> dict[
     return shown
 
 
-def stand(value: Any) -> dict[str, Any]:
-    """An object that is no data, as its type and its key."""
-    return _stand(value)
-
-
 class _Stand:
     """For an object, in a text of what is around it."""
 
     def __init__(self, value: Any) -> None:
-        self._shown = _stand(value)
+        self._shown = stand(value)
 
     def __repr__(self) -> str:
         return f"<{self._shown}>"
 
 
-def _stand(value: Any) -> dict[str, Any]:
+def stand(value: Any) -> dict[str, Any]:
+    """An object that is no data, as its type and its key."""
     shown = {_TYPE: _name(type(value))}
     return shown if (key := _declared(value)) is None else {**shown, "key": key}
 
@@ -246,7 +242,7 @@ def _shown(value: Any) -> Any:
     if isinstance(value, _CONTAINERS):
         return _text(value)
     text = _scalar(value)
-    return _stand(value) if text is None else text
+    return stand(value) if text is None else text
 
 
 def _previewed(value: Any) -> Any:

@@ -23,7 +23,7 @@ from torpor.sdk import arguments, notes, steps, values
 from torpor.sdk.agents import Agent
 from torpor.sdk.current import outside
 from torpor.sdk.errors import OutsideRun, PermissionDenied, StepError, text_of, type_name
-from torpor.sdk.operations import Operation, Outcome
+from torpor.sdk.operations import Operation
 from torpor.sdk.permissions import allow, begin
 from torpor.sdk.steps import OnDoubt, step
 
@@ -143,7 +143,7 @@ def _tool(fn: Callable[..., Any], body: Callable[..., Any], guard: _Guard) -> Ca
         question = guard.begin(args, kwargs)
         if question is None:
             return body(*args, **kwargs)
-        _decide(question, question.block())
+        allow(question, question.block())
         guard.check(question, args, kwargs)
         with steps.using(question.op):
             return body(*args, **kwargs)
@@ -159,16 +159,12 @@ def _async_tool(
         question = guard.begin(args, kwargs)
         if question is None:
             return await body(*args, **kwargs)
-        _decide(question, await question.wait())
+        allow(question, await question.wait())
         guard.check(question, args, kwargs)
         with steps.using(question.op):
             return await body(*args, **kwargs)
 
     return call
-
-
-def _decide(question: Operation, outcome: Outcome) -> None:
-    allow(question, outcome)
 
 
 class Tools:
