@@ -167,6 +167,12 @@ class Gateway:
         self._clients.pop(client, None)
 
 
+def model_environment(port: int) -> dict[str, str]:
+    """How clients find the deployment's own model at this port of the loopback. The key is a
+    placeholder: no agent has one that is worth anything (rule 9)."""
+    return {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": "torpor"}
+
+
 def loopback(port: int) -> socket.socket:
     """A listener for the agent's clients alone."""
     return socket.create_server(("127.0.0.1", port), backlog=_BACKLOG)

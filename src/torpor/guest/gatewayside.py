@@ -12,6 +12,7 @@ from torpor.core.errors import Invalid, TorporError
 from torpor.guest import gatewayprocess, network, trust
 from torpor.guest.agent import Program
 from torpor.guest.cgroup import Cgroup
+from torpor.guest.gateway import model_environment
 from torpor.guest.pipe import is_words, words
 from torpor.guest.settings import Settings
 from torpor.wire import messages, names
@@ -65,13 +66,8 @@ class GatewaySide:
 
     @property
     def _model(self) -> dict[str, str]:
-        """Of the agent's: how clients find the deployment's own model, unless the agent has rules
-        for another. The key is a placeholder: no machine has one that is worth anything (rule 9).
-        """
-        if self._models:
-            return {}
-        url = f"http://127.0.0.1:{self._process.model_port}/v1"
-        return {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "torpor"}
+        """Of the agent's: of the deployment's own model, unless the agent has rules for another."""
+        return {} if self._models else model_environment(self._process.model_port)
 
     def prepare(self, message: dict[str, Any]) -> Program:
         """Take what `import` or `load` has for the gateway out of it: what the agent's process is

@@ -18,7 +18,7 @@ import socket
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -27,7 +27,7 @@ from torpor.core.errors import TorporError
 from torpor.guest import trust
 from torpor.guest.certificates import Certificates
 from torpor.guest.exchanges import Exchanges
-from torpor.guest.gateway import Gateway, loopback, model_site
+from torpor.guest.gateway import Gateway, loopback, model_environment, model_site
 from torpor.guest.places import Places
 from torpor.replay.journal import Recorded
 from torpor.wire import messages, names, streams
@@ -72,6 +72,7 @@ class Endpoint:
         )
         listener = loopback(0)
         self._port = listener.getsockname()[1]
+        self.model = model_environment(self._port)
         self._gateway.listen_as_proxy(listener, model_site("", 0), self._places.find)
         # By the place that it stands for, where it is listened.
         self._listening: dict[Place, Place] = {}
@@ -83,13 +84,6 @@ class Endpoint:
         self._pid = os.getpid()
         self.thread = threading.Thread(target=self._serve, name="torpor-gateway", daemon=True)
         self.thread.start()
-
-    @property
-    def model(self) -> Mapping[str, str]:
-        """How clients find the deployment's own. The key is a placeholder: no agent has one that is
-        worth anything (rule 9)."""
-        url = f"http://127.0.0.1:{self._port}/v1"
-        return {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "torpor"}
 
     def obey(self, given: dict[str, Any]) -> dict[str, str | None]:
         """Take what `import` or `load` has of rules out of it. What the environment is to be for
@@ -119,7 +113,7 @@ class Endpoint:
             **placeholders,
         }
         models = any(rule.get("record") == MODEL for rule in rules)
-        model: Mapping[str, str] = {} if models else self.model
+        model = {} if models else self.model
         return {**dict.fromkeys(self.model), **ours, **own, **model}
 
     def address_of(self, name: str) -> str | None:
