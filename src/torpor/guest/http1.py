@@ -352,11 +352,14 @@ def error_response(
     keep_alive: bool = False,
     head: bool = False,
     retry: bool = True,
+    reason: str = "",
 ) -> bytes:
-    """An error as the clients of the API at `path` read it; one to be repeated, if `retry`."""
+    """An error as the clients of the API at `path` read it; one to be repeated, if `retry`. For
+    `reason` see `response`."""
     headers = refusals.headers(retry=retry).items()
     body = refusals.encoded(path, status, code, message)
-    reason = refusals.NOT_YET if status == refusals.NOT_YET_STATUS else ""
+    if status == refusals.NOT_YET_STATUS:
+        reason = refusals.NOT_YET
     return response(status, headers, body, keep_alive=keep_alive, head=head, reason=reason)
 
 

@@ -59,11 +59,14 @@ class Places:
             name = normalize_host(name, "the name")
         except Invalid:
             return None
-        if not any(not rule.deny and matches(rule.host, name) for rule in self._rules):
+        if not self._allowing(name):
             return None
         if (address := self._addresses.get(name)) is None:
             address = self._allot(name)
         return address
+
+    def _allowing(self, name: str) -> list[Rule]:
+        return [rule for rule in self._rules if not rule.deny and matches(rule.host, name)]
 
     def _allot(self, name: str) -> str | None:
         try:
@@ -81,7 +84,7 @@ class Places:
 
     def unusual_ports(self, name: str) -> list[int]:
         """At which rules allow `name`, beside those of the web, which are always listened at."""
-        ports = {r.port for r in self._rules if not r.deny and matches(r.host, name)}
+        ports = {rule.port for rule in self._allowing(name)}
         return sorted(ports - {0, *USUAL_PORTS})
 
     def locate(self, address: str, port: int) -> Site | None:
@@ -90,11 +93,7 @@ class Places:
         name = self._names.get(address)
         if name is None:
             return Site(HTTP, address, port) if port == 80 else None
-        protocols = {
-            rule.protocol
-            for rule in self._rules
-            if not rule.deny and rule.port == port and matches(rule.host, name)
-        }
+        protocols = {rule.protocol for rule in self._allowing(name) if rule.port == port}
         for scheme in (TCP, HTTPS, HTTP):
             if scheme in protocols:
                 return Site(scheme, name, port)

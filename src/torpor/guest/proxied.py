@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torpor.core import refusals
 from torpor.core.egress import HTTP
 from torpor.guest.clients import Client
-from torpor.guest.http1 import BadRequest, Head, response
+from torpor.guest.http1 import BadRequest, Head, error_response
 from torpor.guest.serving import Http, Site, Way
 
 CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -69,15 +68,9 @@ class Proxied(Http):
             self._tunnel(self._client, found)
             return
         self._way.streams.note(found.code, host, port)
-        body = refusals.encoded("", 403, found.code, found.message)
+        reason = " ".join(found.message.split())[:_REASON_CHARS_MAX]
         self._client.send(
-            response(
-                403,
-                refusals.headers(retry=False).items(),
-                body,
-                keep_alive=False,
-                reason=" ".join(found.message.split())[:_REASON_CHARS_MAX],
-            )
+            error_response("", 403, found.code, found.message, retry=False, reason=reason)
         )
         self._client.finish()
 
