@@ -66,8 +66,8 @@ def deploy(
 ) -> None:
     """Make an agent's template now, so that its runs can start at once.
 
-    AGENT is a file or a project's directory. All of its agents are deployed. What its version may
-    reach beyond the last one is shown, and in a terminal confirmed.
+    AGENT is a file or a project's directory. All of its agents are deployed. What this version may
+    reach beyond the last one is listed, and in a terminal you are asked whether to go on.
     """
     path, _ = split_target(target)
     source, client = read_agent(path), connect()

@@ -147,7 +147,12 @@ def _hosts(rules: Sequence[Any]) -> str:
 def log(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", show_default=False, autocompletion=complete.runs),
+        typer.Argument(
+            metavar="RUN",
+            show_default=False,
+            help="A run's id, or the beginning of one; by default all runs.",
+            autocompletion=complete.runs,
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on as more comes, until RUN ends.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,29 +53,30 @@ File = Annotated[
         "asked for.",
     ),
 ]
-OnCommandLine = Annotated[str | None, typer.Argument(hidden=True)]
+# A value among the arguments is refused by `_check_command_line`, which does not repeat it.
+ANY_ARGUMENTS = {"allow_extra_args": True}
 
 
-@secrets.command(name="set")
+@secrets.command(name="set", context_settings=ANY_ARGUMENTS)
 def set_secret(
+    context: typer.Context,
     name: New,
-    value: OnCommandLine = None,
     host: Annotated[
         list[str] | None,
         typer.Option(
             "--host",
             metavar="HOST",
-            help="Where it may be sent: a name, or *.x; repeatable. By default the hosts of the "
-            "preset that knows the name.",
+            help="Where it may be sent: a name, *.x or **.x; repeatable. By default the hosts of "
+            "the preset that knows the name.",
         ),
     ] = None,
     header: Annotated[
         str | None,
         typer.Option(
             "--header",
-            metavar="HEADER",
-            help="Send it in this header, in place of {}. By default as the preset of the hosts "
-            "has it, else 'Authorization: Bearer {}'.",
+            metavar="TEMPLATE",
+            help="Send it in this header, in the place of {}. By default as the preset of the "
+            "hosts has it, else 'Authorization: Bearer {}'.",
         ),
     ] = None,
     query: Annotated[
@@ -90,13 +91,15 @@ def set_secret(
     ] = None,
     agent: Annotated[
         list[str] | None,
-        typer.Option("--agent", metavar="NAME", help="For this agent only; repeatable."),
+        typer.Option(
+            "--agent", metavar="NAME", help="For this agent only; repeatable. By default for all."
+        ),
     ] = None,
     file: File = None,
     as_json: Json = False,
 ) -> None:
     """Set a secret, or replace the one of that name. Its value can never be read back."""
-    _check_command_line(name, value)
+    _check_command_line(name, context.args)
     places = {"header": header, "query": query, "basic": basic}
     given = {kind: place for kind, place in places.items() if place is not None}
     if len(given) > 1:
@@ -121,12 +124,10 @@ def set_secret(
         say(f"no agent {unknown} is deployed yet", "yellow")
 
 
-@secrets.command()
-def rotate(
-    name: Name, value: OnCommandLine = None, file: File = None, as_json: Json = False
-) -> None:
-    """Replace a secret's value. Running agents do not notice; requests under way use the old."""
-    _check_command_line(name, value)
+@secrets.command(context_settings=ANY_ARGUMENTS)
+def rotate(context: typer.Context, name: Name, file: File = None, as_json: Json = False) -> None:
+    """Replace a secret's value. Agents notice nothing; requests under way have the old one."""
+    _check_command_line(name, context.args)
     found = connect().rotate_secret(name, check_value(_value(name, file)))
     if as_json:
         show_json(found)
@@ -208,9 +209,9 @@ def _at_terminal() -> bool:
     return sys.stdin.isatty()
 
 
-def _check_command_line(name: str, value: str | None) -> None:
+def _check_command_line(name: str, others: Sequence[str]) -> None:
     """Raises Invalid, which does not repeat what may be a secret."""
-    if value is not None or "=" in name:
+    if others or "=" in name:
         raise Invalid(
             "a value is not taken from the command line: others on this host, and the shell's "
             "history, have it there",

@@ -34,7 +34,12 @@ Note = Annotated[str | None, typer.Option(metavar="TEXT", help="A note for the a
 def waits(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", show_default=False, autocompletion=shell.runs),
+        typer.Argument(
+            metavar="RUN",
+            show_default=False,
+            help="A run's id, or the beginning of one; by default all runs.",
+            autocompletion=shell.runs,
+        ),
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="Include those that have ended.")] = False,
     tag: Annotated[

@@ -107,7 +107,13 @@ def test_in_a_terminal_it_is_typed_unseen(
 
 
 @pytest.mark.parametrize(
-    "words", [("set", "CLI_TOKEN", VALUE), ("set", f"CLI_TOKEN={VALUE}"), ("rotate", "X", VALUE)]
+    "words",
+    [
+        ("set", "CLI_TOKEN", VALUE),
+        ("set", "CLI_TOKEN", "Bearer", VALUE),
+        ("set", f"CLI_TOKEN={VALUE}"),
+        ("rotate", "X", VALUE),
+    ],
 )
 def test_a_value_on_the_command_line_is_refused_and_not_repeated(
     torpor: Torpor, words: tuple[str, ...]
