@@ -345,7 +345,8 @@ class Calls:
 
 def _most_of(request: Request, way: Way) -> dict[str, Any]:
     """What a model's call takes at most: counted where nobody knows what became of it. Blocks."""
-    most = most_of(_body_of(request), request["path"], *way.prices())
+    prices = way.prices()
+    most = most_of(_body_of(request), request["path"], prices, prices.unknown)
     return {"tokens": most.tokens, "cost": most.cost, "estimated": True}
 
 

@@ -35,6 +35,16 @@ def policy_of(
     }
 
 
+def prices_of(home: Home) -> Prices:
+    """What models cost, as this host's files have it. Blocks."""
+    return Prices.load_whole(home.prices, price_unknown(home))
+
+
+def price_unknown(home: Home) -> float:
+    """What a call counts whose price nobody knows. Blocks."""
+    return HostFile(home.egress).current().price_unknown
+
+
 @dataclass(frozen=True)
 class Way:
     run: RunId
@@ -53,8 +63,6 @@ class Way:
         if (guest := self.guest()) is not None:
             guest.pass_on(streams.encode_at(kind, stream, offset, data))
 
-    def prices(self) -> tuple[Prices, float]:
-        """Of this host, and what counts where there is none. Blocks."""
-        home = Home(self.store.path.parent)
-        unknown = HostFile(home.egress).current().price_unknown
-        return Prices.load_whole(home.prices, unknown), unknown
+    def prices(self) -> Prices:
+        """Of this host. Blocks."""
+        return prices_of(Home(self.store.path.parent))

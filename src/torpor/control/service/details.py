@@ -27,23 +27,13 @@ from torpor.core.home import Home
 from torpor.core.ids import OpId, RunId
 from torpor.core.prices import Prices
 from torpor.core.states import FINAL, RunState
-from torpor.egress.hostfile import HostFile
 from torpor.logstore.protocol import Store
 from torpor.policy.admission import Capacity, Room
 from torpor.service.runs import RunDetail
 from torpor.service.shapes import reply
 from torpor.wire.messages import EXCHANGES
 from torpor.worker.beside import Beside
-
-
-async def prices_of(home: Home) -> Prices:
-    """What models cost, as this host's files have it."""
-    return await asyncio.to_thread(lambda: Prices.load_whole(home.prices, price_unknown(home)))
-
-
-def price_unknown(home: Home) -> float:
-    """What a call counts whose price nobody knows. Blocks."""
-    return HostFile(home.egress).current().price_unknown
+from torpor.worker.way import prices_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +68,7 @@ class Details:
         scheduler = self._engines.scheduler
         driver = scheduler.drivers.get(read.row.id) if scheduler else None
         calling = driver.calls.ops if driver else ()  # a call of an earlier epoch may go on
-        prices = await prices_of(self._home)
+        prices = await asyncio.to_thread(prices_of, self._home)
         # A machine that is just being killed, its run recorded as suspended, is nobody's any more.
         running = read.row.state is RunState.RUNNING
         return reply(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torpor.contextlog import saved
-from torpor.control.service.details import price_unknown
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.home import Home
 from torpor.core.prices import Prices
@@ -13,6 +12,7 @@ from torpor.logstore.protocol import Store
 from torpor.query.ask import Asking, Question
 from torpor.service.queries import Rows, SavedQuery
 from torpor.service.shapes import reply
+from torpor.worker.way import price_unknown
 
 
 class Queries:

@@ -20,7 +20,7 @@ from torpor.control.processes import stop_processes
 from torpor.control.scheduler.scheduler import Scheduler
 from torpor.control.service.agents import Agents
 from torpor.control.service.deleting import Deleting
-from torpor.control.service.details import Details, prices_of
+from torpor.control.service.details import Details
 from torpor.control.service.egress import Egress
 from torpor.control.service.events import Events
 from torpor.control.service.execs import Execs
@@ -60,6 +60,7 @@ from torpor.worker.metrics import Metrics
 from torpor.worker.runfiles import RunFiles
 from torpor.worker.sealing import SealingKeys, switched_on
 from torpor.worker.values import Values
+from torpor.worker.way import prices_of
 
 
 class Service:
@@ -169,7 +170,7 @@ class Service:
         return await self._status.metrics()
 
     async def prices(self) -> Prices:
-        return await prices_of(self._home)
+        return await asyncio.to_thread(prices_of, self._home)
 
     def publish(self, base: str) -> None:
         self._urls.publish(base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from dataclasses import asdict
@@ -12,12 +13,12 @@ from prometheus_client.registry import Collector
 import torpor
 from torpor.contextlog.totals import totals
 from torpor.control.engines import Engines, Shared
-from torpor.control.service.details import prices_of
 from torpor.control.service.queues import Queues
 from torpor.core.errors import TorporError
 from torpor.service.service import Health, Totals
 from torpor.service.shapes import reply
 from torpor.worker.metrics import Moment
+from torpor.worker.way import prices_of
 
 
 class Status:
@@ -56,4 +57,5 @@ class Status:
         memory = self._engines.memory()
         machines = (self._engines.awake, pooled)
         moment = Moment(log, self._store.appended, *machines, pager, queues, memory)
-        return self._metrics.at(moment, await prices_of(self._home))
+        prices = await asyncio.to_thread(prices_of, self._home)
+        return self._metrics.at(moment, prices)
