@@ -180,7 +180,7 @@ class Engines:
     def __init__(self, shared: Shared) -> None:
         self.choice = choose()
         self.scheduler: Scheduler | None = None  # once any engine is ready
-        self.broker: BrokerClient | None = None  # likewise
+        self.broker = BrokerClient.of(shared.home)  # connected when it is first needed
         self.leaving = False  # the server is about to stop: nothing is made ready any more
         self._shared = shared
         self._ready: dict[str, OnMachines | OnProcesses] = {}
@@ -252,8 +252,7 @@ class Engines:
             await asyncio.gather(task, return_exceptions=True)
         if self.scheduler is not None:
             await self.scheduler.stop()
-        if self.broker is not None:
-            await self.broker.close()
+        await self.broker.close()
 
     async def _get_ready(self, engine: str) -> None:
         try:
@@ -309,7 +308,6 @@ class Engines:
         shared = self._shared
         async with self._readying["scheduler"]:
             if self.scheduler is None:
-                self.broker = BrokerClient.of(shared.home)
                 await self.broker.connect()
                 await shared.handing.begin(self.broker)
                 self.scheduler = Scheduler(

@@ -47,7 +47,6 @@ from torpor.core.home import Home
 from torpor.core.limits import LIMITS, ServerLimits
 from torpor.core.prices import Prices
 from torpor.core.states import UNFINISHED
-from torpor.egress.client import BrokerClient
 from torpor.logstore.protocol import Store
 from torpor.logstore.sqlite import SqliteStore
 from torpor.machines.host import Machines
@@ -121,8 +120,7 @@ class Service:
         self.artifacts = Artifacts(store, shared.values)
         self.execs = Execs(store, engines, commands, clock)
         self.queries = Queries(home, store, clock)
-        self._broker = BrokerClient.of(home)
-        self.egress = Egress(store, self.queries, self._broker.explain)
+        self.egress = Egress(store, self.queries, engines.broker.explain)
 
         self._status = Status(shared, engines, self.queues)
         self._webhooks = Webhooks(store, keys, self.waits, clock=clock, limits=limits)
@@ -188,7 +186,6 @@ class Service:
         await self._webhooks.stop()
         await self.execs.stop()
         await self._engines.stop()
-        await self._broker.close()
         await stop_processes(self._home)
         await asyncio.to_thread(self._blobs.close)
         await asyncio.to_thread(self._store.close)

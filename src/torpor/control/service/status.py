@@ -37,7 +37,7 @@ class Status:
             engine_why=engines.choice.why,
             accel=machines[0].engine.accel if machines else None,
             home=str(self._home.root),
-            model=engines.broker.upstream if engines.broker else None,
+            model=engines.broker.upstream or None,
             public_url=public_url,
             started_at=self._started_at,
         )
