@@ -153,14 +153,15 @@ def judge(rules: Iterable[Rule], request: Request, ceilings: Iterable[Rule] = ()
     if not any(not rule.deny for rule in reached):
         return _unreached(rules, request)
     limiting = [rule for rule in ceilings if _reaches(rule, request)]
-    concerned = [rule for rule in (*reached, *limiting) if _has_method(rule, request)]
+    own = [rule for rule in reached if _has_method(rule, request)]
+    concerned = [*own, *(rule for rule in limiting if _has_method(rule, request))]
     if request.scheme != TCP and (fault := _undecidable(concerned, (*reached, *limiting), request)):
         return fault
     for rule in concerned:
         if rule.deny and _covers(rule, request):
             what = f"{_shown(request)} is denied by a rule ({rule.origin})"
             return deny("denied", what, rule=rule.origin)
-    allowing = [r for r in concerned if r in reached and not r.deny and _allows(r, request)]
+    allowing = [rule for rule in own if not rule.deny and _allows(rule, request)]
     if not allowing:
         return _unallowed(reached, request)
     return _allowed(allowing, [rule for rule in concerned if _covers(rule, request)], request)
