@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,19 @@ from torpor.core.ids import RunId
 from torpor.egress.client import BrokerClient
 from torpor.machines.channel import Channel
 from torpor.wire import streams
-from torpor.wire.streams import DATA, DATA_BYTES, END, HEAD, OPEN, REFUSE, RESET, WINDOW, Frame
+from torpor.wire.streams import (
+    DATA,
+    DATA_BYTES,
+    END,
+    HEAD,
+    OPEN,
+    REFUSE,
+    RESET,
+    WINDOW,
+    WINDOW_BYTES,
+    Frame,
+)
 from torpor.worker.network import Network
-
-WINDOW_BYTES = streams.WINDOW_BYTES
 
 
 @dataclass
@@ -48,10 +57,6 @@ class Site:
         method = "POST" if length else "GET"
         where = {"scheme": "https", "host": self.host, "port": self.port}
         return {**where, "method": method, "target": target, "headers": headers}
-
-    @property
-    def rules(self) -> list[dict[str, Any]]:
-        return [{"host": self.host, "port": self.port}]
 
 
 class _Exchange:
@@ -173,6 +178,7 @@ async def timed_ms(ask: Ask, target: str, times: int, expected: bytes) -> list[f
     return took
 
 
-def policy(site: Site, more: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+def policy(site: Site) -> dict[str, Any]:
     """What the broker is told of a run."""
-    return {"agent": "bench", "egress": [*site.rules, *more], "budget": {}}
+    rule = {"host": site.host, "port": site.port}
+    return {"agent": "bench", "egress": [rule], "budget": {}}

@@ -126,13 +126,6 @@ def is_request(name: str) -> bool:
     return _OF_REQUEST.fullmatch(name) is not None
 
 
-def of_exchange(data: Mapping[str, Any]) -> Action:
-    """The action that an `http` operation with this data is."""
-    given = ("scheme", "host", "port", "method", "headers", "body", "body_b64")
-    request = {key: data[key] for key in given if key in data}
-    return {"request": {**request, "target": data["path"]}}
-
-
 def url(request: Mapping[str, Any]) -> str:
     """As it is called; the port only where it is not the scheme's own."""
     usual = _PORTS[request["scheme"]] == request["port"]

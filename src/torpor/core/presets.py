@@ -138,7 +138,7 @@ def expand(given: Mapping[str, Any], what: str) -> tuple[Rule, ...]:
     ask = flag(given, "ask", what)
     rules = tuple(
         replace(
-            *(rule,),
+            rule,
             host=rule.host or host,
             port=port,
             protocol=protocol,
@@ -200,13 +200,6 @@ def environment(given: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         if preset is not None and entry.get("secret", not preset.optional_secret) is not False:
             found |= preset.environment
     return found
-
-
-def serves_models(given: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether entries have a preset of a model's API, which then is asked instead of the
-    deployment's own."""
-    named = (presets().get(entry.get("preset", "")) for entry in given)
-    return any(rule.record == MODEL for preset in named if preset for rule in preset.rules)
 
 
 def placement(secret: str) -> Preset | None:

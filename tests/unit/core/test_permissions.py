@@ -66,12 +66,6 @@ def test_the_same_request_has_one_digest_however_it_is_written() -> None:
     assert permissions.digest(request() | {"reason": "please"}) == permissions.digest(request())
 
 
-def test_the_exchange_after_it_has_the_digest_of_its_permission() -> None:
-    exchange = {**REQUEST, "path": REQUEST["target"], "permission": "permission:x#1"}
-    del exchange["target"]
-    assert permissions.digest(permissions.of_exchange(exchange)) == permissions.digest(request())
-
-
 def test_for_this_run_covers_one_method_host_port_and_path() -> None:
     scope = permissions.scope(request())
     same = {"target": "/repos/acme/x/issues?b=2", "body": "other", "headers": {}}

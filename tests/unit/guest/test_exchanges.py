@@ -289,7 +289,8 @@ def test_who_must_be_asked_is_asked_before(decision: str) -> None:
     sent = host.said[-1]["data"]
     assert sent["permission"] == wait["op"]
     # What goes out is to the last byte what was shown.
-    assert permissions.digest(permissions.of_exchange(sent)) == permissions.digest(wait["data"])
+    request = {**sent, "target": sent["path"]}
+    assert permissions.digest({"request": request}) == permissions.digest(wait["data"])
     host.answer(host.begun[-1])
     assert asker.heard == b"yes"
 
