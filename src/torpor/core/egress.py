@@ -37,7 +37,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from torpor.core import targets
-from torpor.core.amounts import KINDS, parse_amount
 from torpor.core.errors import Invalid
 from torpor.core.hostnames import check_pattern, matches, normalize_host
 
@@ -502,6 +501,9 @@ def _texts(given: Mapping[str, Any], key: str, what: str) -> list[str]:
 
 def parse_budget(given: Any, what: str) -> Budget:
     """`[tool.torpor.budget]`. Raises Invalid, whose message begins with `what`."""
+    # Not for the guest, which has no budgets.
+    from torpor.core.amounts import KINDS, parse_amount
+
     if not isinstance(given, Mapping):
         raise Invalid(f"{what} must be a table")
     check_keys(given, (*KINDS, "ask"), what)

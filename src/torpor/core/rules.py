@@ -35,12 +35,12 @@ from torpor.core.durations import seconds
 from torpor.core.egress import Budget, parse_budget
 from torpor.core.errors import Invalid
 from torpor.core.sizes import parse_memory, size_mib
+from torpor.core.starting import check_name
 
 T = TypeVar("T")
 
 UNLIMITED = Budget()
 COUNT_MAX = 1_000_000
-NAME_MAX = 200
 QUEUES_MAX = 100
 _RATE = re.compile(r"([1-9][0-9]{0,5})\s*/\s*([0-9.]*\s*(?:ms|[smhdw]))")
 
@@ -104,14 +104,6 @@ def parse_rate(value: Any, what: str) -> Rate:
         if per_s > 0:
             return Rate(int(match[1]), per_s, value.strip())
     raise Invalid(f'{what}: {value!r} is not a rate such as "10/1m" (how many, in what time)')
-
-
-def check_name(value: Any, what: str) -> str:
-    """The name of a queue, a key, a schedule."""
-    good = isinstance(value, str) and value.isprintable() and 1 <= len(value.strip()) <= NAME_MAX
-    if not good or value != value.strip():
-        raise Invalid(f"{what}: {value!r} is not a name: give 1 to {NAME_MAX} printable characters")
-    return str(value)
 
 
 def parse_limits(given: Any, what: str) -> Limits:

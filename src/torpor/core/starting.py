@@ -8,8 +8,8 @@ from typing import Any
 
 from torpor.core.environment import check_env
 from torpor.core.errors import Invalid
-from torpor.core.rules import check_name
 
+NAME_MAX = 200
 PRIORITY_MAX = 1000
 DELAY_S_MAX = 100 * 366 * 86400.0
 
@@ -55,3 +55,11 @@ class Start:
 
 
 AT_ONCE = Start()
+
+
+def check_name(value: Any, what: str) -> str:
+    """The name of a queue, a key, a schedule."""
+    good = isinstance(value, str) and value.isprintable() and 1 <= len(value.strip()) <= NAME_MAX
+    if not good or value != value.strip():
+        raise Invalid(f"{what}: {value!r} is not a name: give 1 to {NAME_MAX} printable characters")
+    return str(value)

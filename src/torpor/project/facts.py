@@ -20,8 +20,9 @@ from torpor.core.environment import check_env
 from torpor.core.errors import Invalid
 from torpor.core.keep import parse_keep
 from torpor.core.rules import KEYS as RULES
-from torpor.core.rules import Rules, check_name, parse_rules
+from torpor.core.rules import Rules, parse_rules
 from torpor.core.sizes import MEMORY_MIB_MAX, MEMORY_MIB_MIN, size_mib
+from torpor.core.starting import check_name
 from torpor.core.webhooks import check_webhooks
 from torpor.engine import registry
 

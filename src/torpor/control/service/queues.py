@@ -10,7 +10,8 @@ from torpor.contextlog import queues
 from torpor.contextlog.queues import STATES, QueueMoment, QueueRow
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.errors import Invalid
-from torpor.core.rules import check_name, parse_limits
+from torpor.core.rules import parse_limits
+from torpor.core.starting import check_name
 from torpor.logstore.protocol import Store
 from torpor.service.queues import Queue, QueueChanges
 from torpor.service.shapes import reply

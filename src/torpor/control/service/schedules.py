@@ -14,9 +14,8 @@ from torpor.control.scheduler.schedules import next_fire, times_of
 from torpor.core.clock import SYSTEM_CLOCK, Clock
 from torpor.core.environment import check_env
 from torpor.core.errors import Invalid
-from torpor.core.rules import check_name
 from torpor.core.schedules import JITTER_S_MAX, MISSED, OVERLAPS
-from torpor.core.starting import PRIORITY_MAX
+from torpor.core.starting import PRIORITY_MAX, check_name
 from torpor.logstore.protocol import Store
 from torpor.policy.inputs import check_input
 from torpor.policy.schedules import first_time
