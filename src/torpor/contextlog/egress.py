@@ -43,7 +43,7 @@ _COUNT = (int, 2**62)
 _WORD = (str, 64)
 _NAMED = (str, NAME_CHARS_MAX)
 _REASON = (str, REASON_CHARS_MAX)
-_FIELDS: Mapping[str, Mapping[str, tuple[type, int]]] = {
+_SHAPES: Mapping[str, Mapping[str, tuple[type, int]]] = {
     REQUEST: {
         "id": _WORD,
         "method?": _WORD,
@@ -74,15 +74,18 @@ _FIELDS: Mapping[str, Mapping[str, tuple[type, int]]] = {
     },
     PART: {"text": (str, PART_CHARS_MAX)},
 }
+_FIELDS = {
+    kind: {name.removesuffix("?"): limits for name, limits in shape.items()}
+    for kind, shape in _SHAPES.items()
+}
 
 
 def entry(kind: str, **data: Any) -> NewEntry:
     """Of REQUEST, ENDED or REFUSED, with what there is of `data`: what is None is left out, text is
     made what fits."""
-    fields = {name.removesuffix("?"): limits for name, limits in _FIELDS[kind].items()}
-    return NewEntry(
-        kind, None, {key: _cut(each, fields[key]) for key, each in data.items() if each is not None}
-    )
+    fields = _FIELDS[kind]
+    known = {key: _cut(each, fields[key]) for key, each in data.items() if each is not None}
+    return NewEntry(kind, None, known)
 
 
 def reason(text: str) -> str:
@@ -120,9 +123,8 @@ def _cut(value: Any, limits: tuple[type, int]) -> Any:
 
 
 def _check(kind: str) -> Codec:
-    fields = _FIELDS[kind]
-    known = {name.removesuffix("?"): limits for name, limits in fields.items()}
-    needed = {name for name in fields if not name.endswith("?")}
+    known = _FIELDS[kind]
+    needed = {name for name in _SHAPES[kind] if not name.endswith("?")}
 
     def check(data: object, what: str) -> str:
         text = check_object(data, what)

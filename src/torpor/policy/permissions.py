@@ -110,12 +110,15 @@ def _request_shown(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _action_shown(action: Action) -> dict[str, Any]:
+    name, arguments = _called(action)
+    return {"action": name, "arguments": cut(arguments)}
+
+
+def _called(action: Action) -> tuple[str, str]:
+    """Its name, and its arguments as text."""
     called = action["action"]
     arguments = json.dumps(called["arguments"], ensure_ascii=False)
-    return {
-        "action": _on_one_line(called["name"]),
-        "arguments": cut(visible(laid_out(arguments) or arguments)),
-    }
+    return _on_one_line(called["name"]), visible(laid_out(arguments) or arguments)
 
 
 def _headers(request: Mapping[str, Any]) -> Iterator[str]:
@@ -136,12 +139,8 @@ def _body_text(body: bytes) -> str:
 
 def _lines(action: Action) -> list[str]:
     if "request" not in action:
-        called = action["action"]
-        arguments = json.dumps(called["arguments"], ensure_ascii=False)
-        return [
-            _on_one_line(called["name"]),
-            *visible(laid_out(arguments) or arguments).split("\n"),
-        ]
+        name, arguments = _called(action)
+        return [name, *arguments.split("\n")]
     request = action["request"]
     line = _on_one_line(f"{request['method']} {permissions.url(request)}")
     body = _body_text(permissions.body_of(request)).split("\n")

@@ -133,6 +133,6 @@ def _secret(row: SecretRow, changes: Mapping[str, secrets.Change]) -> Secret:
 
 def _unknown(c: Connection, terms: Terms) -> list[str]:
     """Agents that no version offers."""
-    known = {agent["name"] for row in agents.list_agents(c) for agent in row.agents}
-    known |= {row.name for row in agents.list_agents(c)}
+    rows = agents.list_agents(c)
+    known = {row.name for row in rows} | {each["name"] for row in rows for each in row.agents}
     return sorted(set(terms.agents or ()) - known)
