@@ -40,7 +40,6 @@ from torpor.core.position import NOT_BEGUN, Position
 from torpor.core.states import RunState
 from torpor.policy import freeze as policy
 from torpor.wire import names
-from torpor.wire.messages import EXCHANGES
 from torpor.worker.cancelling import CANCELLED
 from torpor.worker.carrier import Carrier, Carriers, Origin
 from torpor.worker.freezing import Freezing
@@ -237,7 +236,7 @@ class Driver:
             await self._take_up(
                 snapshot, position, {each["op"] for each in journal if "ok" in each}
             )
-        parts.calls.take_up(parts.standing.of(*EXCHANGES), journal)
+        parts.calls.take_up(parts.standing.calls, journal)
         await live.thaw(self.run, self.epoch, started=started, journal=journal if started else [])
         parts.standing.changed()
         resume_ms = (self._clock.monotonic() - self._decided) * 1000
@@ -273,7 +272,7 @@ class Driver:
         """What the machine had requested before its snapshot, and nobody is at any more."""
         # This machine is the proof that there is the checkpoint.
         await self._freezing.end_checkpoints(self.standing.of("checkpoint"))
-        for op in self.standing.of(*EXCHANGES):
+        for op in self.standing.calls:
             self._parts.call(op)
 
     async def _attend(self, live: Carrier) -> Outcome:

@@ -21,7 +21,6 @@ from torpor.machines.capture import Captured, GivenUp
 from torpor.machines.channel import Message
 from torpor.machines.thaw import resume
 from torpor.wire import names
-from torpor.wire.messages import EXCHANGES
 from torpor.worker.carrier import Freezer
 from torpor.worker.parts import Parts
 from torpor.worker.pen import Refused, Unrecorded, Write, recorded_or_lost
@@ -136,7 +135,7 @@ class Freezing:
         """Whether the agent is held now: only if it rests, but where it is handed over."""
         parts = self._parts
         anyhow, near_s = parts.hand_over.wanted, parts.carriers.terms.timers_s
-        calls = bool(parts.standing.of(*EXCHANGES))
+        calls = bool(parts.standing.calls)
         return await parts.stillness.prepare(parts.live.guest, near_s, anyhow=anyhow, calls=calls)
 
     async def _stand(self) -> Stand:
@@ -151,7 +150,7 @@ class Freezing:
         with recorded_or_lost():
             await self._receiver.take()
         # The step that has made a call is in its middle.
-        rests = self._rests and not self._parts.standing.of(*EXCHANGES)
+        rests = self._rests and not self._parts.standing.calls
         return await self._parts.recording.place(acknowledged, rests=rests)
 
     async def _record(

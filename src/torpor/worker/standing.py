@@ -83,6 +83,11 @@ class Standing:
         """What of these kinds is unanswered."""
         return [OpId(op) for op in self.unanswered if op_kind(op) in kinds]
 
+    @property
+    def calls(self) -> list[OpId]:
+        """Recorded exchanges that are unanswered."""
+        return self.of(*EXCHANGES)
+
     def call_stirs(self) -> None:
         """A recorded call begins, or something comes of its answer."""
         self._stirred_at = self._clock.monotonic()
@@ -94,7 +99,7 @@ class Standing:
     @property
     def sleeps(self) -> bool:
         """`only_waits`, or under calls that have been quiet for long."""
-        if not self.of(*EXCHANGES):
+        if not self.calls:
             return self.only_waits
         quiet = self.call_s is not None and self._quiet_s >= self.call_s
         return quiet and not self.arrived and not self.checkpoints
@@ -104,7 +109,7 @@ class Standing:
         """Whether a machine that stands still, and all of whose messages were received, has nothing
         to go on with. Since a freeze was decided it may have begun something, or been answered."""
         idle = self.waiting and not self.busy and not self.checkpoints
-        in_flight = self.arrived or self.of(*EXCHANGES)
+        in_flight = self.arrived or self.calls
         return bool(idle and self.of(*WAITS)) and not in_flight
 
     @contextmanager
@@ -143,6 +148,6 @@ class Standing:
             waited_s=now - self._changed_at,
             cpu_share=share,
             ends_in_s=self._ends_in_s,
-            calls=len(self.of(*EXCHANGES)),
+            calls=len(self.calls),
             quiet_s=self._quiet_s,
         )
