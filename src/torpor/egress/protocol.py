@@ -55,9 +55,8 @@ CONTROL = 0  # the stream of CALL, REPLY and HELLO
 UNKNOWN = "unknown_call"
 # Of a REFUSE: begun again with a permission, it goes out.
 NEEDS_PERMISSION = "needs_permission"
-BODY_BYTES_MAX = (
-    32 * 1024 * 1024
-)  # of a recorded call, and of its answer: they cross the link whole
+# Of a recorded call, and of its answer: they cross the link whole.
+BODY_BYTES_MAX = 32 * 1024 * 1024
 CONTROL_BYTES_MAX = 16 * 1024 * 1024
 LENGTH = Struct(">I")
 

@@ -111,13 +111,13 @@ def decode(message: bytes, allowed: frozenset[int]) -> Frame:
     kind, stream = _PREFIX.unpack_from(message)
     if kind not in allowed:
         raise Invalid(f"a frame of kind {kind}, which is not this side's")
-    payload = message[_PREFIX.size :]
     if kind in _FIELDS:
-        return Frame(kind, stream, _read_json(kind, payload))
-    if len(payload) < _OFFSET.size or (kind != DATA and len(payload) > _OFFSET.size):
-        raise Invalid(f"frame {_NAMES[kind]} has a payload of {len(payload)} bytes")
-    (offset,) = _OFFSET.unpack_from(payload)
-    data = payload[_OFFSET.size :]
+        return Frame(kind, stream, _read_json(kind, message[_PREFIX.size :]))
+    data = message[_PREFIX.size + _OFFSET.size :]
+    size = len(message) - _PREFIX.size
+    if size < _OFFSET.size or (kind != DATA and data):
+        raise Invalid(f"frame {_NAMES[kind]} has a payload of {size} bytes")
+    (offset,) = _OFFSET.unpack_from(message, _PREFIX.size)
     if offset + len(data) > OFFSET_MAX or len(data) > DATA_BYTES:
         raise Invalid(f"frame {_NAMES[kind]} at {offset:,} has {len(data):,} bytes")
     return Frame(kind, stream, {}, offset, data)

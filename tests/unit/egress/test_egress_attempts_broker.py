@@ -413,6 +413,13 @@ async def test_attempt_42_streams_that_were_never_begun_are_nobodys() -> None:
             b"\x20\0\0\0\1"
             + json.dumps({"run": RUN, "request": {**request(1), "permit": "x"}}).encode()
         ),
+        *(  # halves of surrogate pairs
+            protocol.framed(
+                b"\x20\0\0\0\1"
+                + json.dumps({"run": "RUN", "request": request(1)}).encode().replace(b"RUN", half)
+            )
+            for half in (b"\\ud800", b"\\uDC00", b"\xed\xa0\x80")
+        ),
     ],
 )
 async def test_attempt_42_what_is_no_frame_ends_the_connection(message: bytes) -> None:
