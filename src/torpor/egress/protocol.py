@@ -158,9 +158,9 @@ def encode(kind: int, stream: int, fields: Mapping[str, Any]) -> bytes:
     return framed(streams.encode(kind, stream, fields))
 
 
-def encode_at(kind: int, stream: int, offset: int, data: bytes | memoryview = b"") -> bytes:
+def encode_at(kind: int, stream: int, offset: int, data: bytes = b"") -> bytes:
     """Framed: WINDOW, DATA or END."""
-    return framed(streams.encode_at(kind, stream, offset, bytes(data)))
+    return framed(streams.encode_at(kind, stream, offset, data))
 
 
 def decode(frame: bytes, allowed: frozenset[int]) -> Frame:

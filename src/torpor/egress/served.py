@@ -171,16 +171,15 @@ class Served:
         self.say(HEAD, {"status": status, "headers": [list(pair) for pair in headers]})
 
     async def data(self, data: bytes) -> None:
-        view, start = memoryview(data), 0
-        while start < len(view):
+        start = 0
+        while start < len(data):
             while self._until <= self._offset:
                 self._moved.clear()
                 await self._moved.wait()
-            count = min(DATA_BYTES, self._until - self._offset, len(view) - start)
-            piece = view[start : start + count]
+            piece = data[start : start + min(DATA_BYTES, self._until - self._offset)]
             self._wire.write(protocol.encode_at(DATA, self.number, self._offset, piece))
-            self._offset += count
-            start += count
+            self._offset += len(piece)
+            start += len(piece)
             await self._wire.drain()
 
     def end(self) -> None:
