@@ -12,13 +12,11 @@ from typing import Any
 
 from torpor.core.errors import HostError, Invalid, Missing
 from torpor.egress import protocol
-from torpor.egress.protocol import CONTROL, DONE, HELLO, REPLY, VERDICT
+from torpor.egress.protocol import CONTROL, HELLO, REPLY, VERDICT
 from torpor.wire.streams import (
     DATA,
     DATA_BYTES,
     END,
-    RECORD,
-    REFUSE,
     RESET,
     STREAM_MAX,
     WINDOW,
@@ -130,8 +128,8 @@ class Stream:
     def _take(self, frame: Frame) -> None:
         if frame.kind == VERDICT:
             self.verdict = frame.fields
-            self._admitted |= frame.fields["verdict"] == "allow"
-        self.ended |= frame.kind in (DONE, RECORD) or (frame.kind == REFUSE and not self._admitted)
+        self._admitted |= protocol.admits(frame.kind, frame.fields)
+        self.ended |= protocol.is_last(frame.kind, admitted=self._admitted)
         if not self._left:
             self._frames.append(frame)
         self._arrived.set()

@@ -188,6 +188,16 @@ def _check(kind: int, fields: Mapping[str, Any]) -> None:
         raise Invalid(f"frame {name} lacks the key 'id'")
 
 
+def admits(kind: int, fields: Mapping[str, Any]) -> bool:
+    """Whether from this frame on its stream is admitted."""
+    return kind == VERDICT and fields["verdict"] == "allow"
+
+
+def is_last(kind: int, *, admitted: bool) -> bool:
+    """Whether nothing of the broker's comes after it on its stream."""
+    return kind in (DONE, streams.RECORD) or (kind == streams.REFUSE and not admitted)
+
+
 class Reader:
     """Frames out of the bytes of a connection."""
 

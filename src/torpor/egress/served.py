@@ -11,15 +11,12 @@ from typing import Any, Protocol
 from torpor.egress import protocol
 from torpor.egress.admission import Headers
 from torpor.egress.answer import CutOff
-from torpor.egress.protocol import DONE, VERDICT
 from torpor.wire.streams import (
     DATA,
     DATA_BYTES,
     END,
     HEAD,
     MESSAGE_CHARS_MAX,
-    RECORD,
-    REFUSE,
     RESET,
     WINDOW,
     WINDOW_BYTES,
@@ -163,8 +160,8 @@ class Served:
             self._moved.set()
 
     def say(self, kind: int, fields: Mapping[str, Any]) -> None:
-        self._admitted |= kind == VERDICT and fields["verdict"] == "allow"
-        self.over |= kind in (DONE, RECORD) or (kind == REFUSE and not self._admitted)
+        self._admitted |= protocol.admits(kind, fields)
+        self.over |= protocol.is_last(kind, admitted=self._admitted)
         self._wire.write(protocol.encode(kind, self.number, fields))
 
     def head(self, status: int, headers: Headers) -> None:
