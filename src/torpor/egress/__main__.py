@@ -28,7 +28,7 @@ _log = logging.getLogger("torpor.egress")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="torpor.egress", description="torpor's model gateway")
+    parser = argparse.ArgumentParser(prog="torpor.egress", description="torpor's broker")
     parser.add_argument("--home", type=Path, required=True)
     home = Home(parser.parse_args().home.absolute()).create()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

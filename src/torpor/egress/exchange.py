@@ -29,14 +29,13 @@ from torpor.core.errors import Invalid
 from torpor.core.hostnames import normalize_host
 from torpor.egress.admission import Admission, Charge, Headers, Leak, Outgoing, Redaction
 from torpor.egress.answer import CutOff, Listener, NoAnswer, Seen, over_budget
-from torpor.egress.relay import relay, take_over
+from torpor.egress.relay import READ_BYTES, relay, take_over
 from torpor.wire.streams import HEADERS_CHARS_MAX, HEADERS_MAX, PAYLOAD_BYTES_MAX
 
 CONNECT_S = 10.0
 ANSWER_S = 600.0  # between two pieces of an answer, and before the first
 KEPT_S = 30.0  # an idle connection
 CONNECT_DELAYS_S = (0.2, 1.0)
-READ_BYTES = 32 * 1024
 HEADER_BYTES_MAX = 32 * 1024
 HEAD_BYTES_MAX = PAYLOAD_BYTES_MAX - 1024  # as JSON
 

@@ -29,7 +29,7 @@ import ipaddress
 import ssl
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def _tables(
 def _rule(entry: Mapping[str, Any], where: str, decision: str) -> Rule:
     check_keys(entry, _RULE_KEYS, where)
     rule = parse_rule({**entry, decision: True}, where, limiting=True)
-    return Rule(**{**vars(rule), "origin": f"egress.toml {decision} {rule.host}"})
+    return replace(rule, origin=f"egress.toml {decision} {rule.host}")
 
 
 def _host(entry: Mapping[str, Any], where: str, folder: Path, files: list[Path]) -> Named:

@@ -71,12 +71,10 @@ def fault(text: str, *, is_ours: Callable[[Address], bool] | None = None) -> str
         address = ipaddress.ip_address(text)
     except ValueError:
         return "no address"
-    for what, is_so in (
-        ("the host itself", address.is_loopback),
-        ("nobody's", address.is_unspecified),
-    ):
-        if is_so:
-            return what
+    if address.is_loopback:
+        return "the host itself"
+    if address.is_unspecified:
+        return "nobody's"
     for network, what in _NETWORKS:
         if address.version == network.version and address in network:
             return what

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import html
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -138,7 +139,7 @@ def forms_of(value: str) -> tuple[bytes, ...]:
         escaped,
         escaped.replace("/", "\\/"),
         "".join(f"\\u{ord(c):04x}" for c in value),
-        _html(value),
+        html.escape(value),
         value[::-1],
     }
     texts |= {text.lower() for text in (quote(value, safe=""), quote_plus(value)) if "%" in text}
@@ -150,18 +151,6 @@ def forms_of(value: str) -> tuple[bytes, ...]:
     # Without the last zeros: so it is in both orders of bytes.
     forms |= {value.encode(f"utf-{bits}-le").rstrip(b"\0") for bits in (16, 32)}
     return tuple(sorted(forms, key=len, reverse=True))
-
-
-def _html(value: str) -> str:
-    for char, name in (
-        ("&", "&amp;"),
-        ("<", "&lt;"),
-        (">", "&gt;"),
-        ('"', "&quot;"),
-        ("'", "&#x27;"),
-    ):
-        value = value.replace(char, name)
-    return value
 
 
 def _base64(raw: bytes, place: int) -> Iterable[str]:
@@ -234,7 +223,8 @@ class Redactor:
         if self._search is None:
             return data
         whole = self._held + data
-        self._check(whole)
+        if self._search.found.search(whole):
+            raise self._leak()
         held = self._search.beginning(whole)
         self._held = whole[held:]
         return whole[:held]
@@ -242,10 +232,6 @@ class Redactor:
     def close(self) -> bytes:
         rest, self._held = self._held, b""
         return rest
-
-    def _check(self, data: bytes) -> None:
-        if self._search is not None and self._search.found.search(data):
-            raise self._leak()
 
     def _leak(self) -> Leak:
         return Leak(f"the secret {self._name} is in it")
