@@ -29,7 +29,7 @@ from torpor.core.errors import Invalid
 from torpor.core.hostnames import normalize_host
 from torpor.egress.admission import Admission, Charge, Headers, Leak, Outgoing, Redaction
 from torpor.egress.answer import CutOff, Listener, NoAnswer, Seen, over_budget
-from torpor.egress.relay import READ_BYTES, relay, take_over
+from torpor.egress.relay import READ_BYTES, hand_on, relay, take_over
 from torpor.wire.streams import HEADERS_CHARS_MAX, HEADERS_MAX, PAYLOAD_BYTES_MAX
 
 CONNECT_S = 10.0
@@ -345,7 +345,11 @@ class _Sender:
             if response.status < 200:
                 raise self._no_answer("bad_answer", f"ended with status {response.status}")
             self._head(response, listener)
-            await self._read(response, listener)
+            await hand_on(
+                *(response.content.readany, listener, self._seen, call),
+                host=call.host,
+                bytes_max=call.answer_bytes_max,
+            )
 
     def failure(self, error: Exception) -> NoAnswer | CutOff:
         host = self._call.host
@@ -410,25 +414,6 @@ class _Sender:
         self._seen.status, self._seen.headers = response.status, headers
         self._begun = True
         listener.head(response.status, headers)
-
-    async def _read(self, response: aiohttp.ClientResponse, listener: Listener) -> None:
-        call, seen = self._call, self._seen
-        while piece := await response.content.readany():
-            seen.received += len(piece)
-            if call.charge is not None and (refused := call.charge.received(piece)):
-                raise CutOff("over_budget", refused)
-            if call.answer_bytes_max is not None and seen.received > call.answer_bytes_max:
-                raise CutOff(
-                    "reply_too_large",
-                    f"{call.host} answered with more than {call.answer_bytes_max:,} bytes",
-                )
-            if call.redaction is not None:
-                piece = call.redaction.feed(piece)
-            if piece:
-                await listener.data(piece)
-        if call.redaction is not None and (rest := call.redaction.close()):
-            await listener.data(rest)
-        listener.end()
 
     async def _upgrade(self, response: aiohttp.ClientResponse, listener: Listener) -> None:
         call, connection = self._call, response.connection

@@ -1,10 +1,12 @@
-"""Bytes both ways: a connection of a `tcp` rule, or of an HTTP exchange after its 101."""
+"""Bytes both ways: a connection of a `tcp` rule, or of an HTTP exchange after its 101. The way in
+(`hand_on`) is that of all answers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 from aiohttp.client_proto import ResponseHandler
@@ -37,7 +39,8 @@ async def relay(
     try:
         async with asyncio.TaskGroup() as both:
             both.create_task(_out(pieces, writer, seen, watched))
-            both.create_task(_in(reader, listener, seen, watched))
+            incoming = partial(reader.read, READ_BYTES)
+            both.create_task(hand_on(incoming, listener, seen, watched))
     except BaseExceptionGroup as group:
         raise _cut(group.exceptions[0]) from group
     finally:
@@ -71,14 +74,24 @@ async def _out(
         writer.close()
 
 
-async def _in(
-    reader: asyncio.StreamReader, listener: Listener, seen: Seen, watched: Watched
+async def hand_on(
+    read: Callable[[], Awaitable[bytes]],
+    listener: Listener,
+    seen: Seen,
+    watched: Watched,
+    *,
+    host: str = "",
+    bytes_max: int | None = None,
 ) -> None:
+    """All that came in, to its end, counted and searched. Raises CutOff, Leak."""
     redaction = watched.redaction
-    while piece := await reader.read(READ_BYTES):
+    while piece := await read():
         seen.received += len(piece)
         if watched.charge is not None and (refused := watched.charge.received(piece)):
             raise CutOff("over_budget", refused)
+        if bytes_max is not None and seen.received > bytes_max:
+            problem = f"{host} answered with more than {bytes_max:,} bytes"
+            raise CutOff("reply_too_large", problem)
         if redaction is not None:
             piece = redaction.feed(piece)
         if piece:
