@@ -96,9 +96,6 @@ class BrokerClient:
                 verdict = await _first(stream)
             except Lost:  # nothing was sent: another broker may
                 continue
-            except BaseException:
-                stream.leave()
-                raise
             if verdict.fields.get("verdict") == "allow" and not verdict.fields.get("joined"):
                 stream.send(0, body)
                 stream.end(len(body))
@@ -192,7 +189,11 @@ def _always(policy: Fields) -> Policy:
 
 
 async def _first(stream: Stream) -> Frame:
-    frame = await stream.next()
+    try:
+        frame = await stream.next()
+    except BaseException:
+        stream.leave()
+        raise
     assert frame is not None and frame.kind in (VERDICT, REFUSE)
     return frame
 

@@ -342,6 +342,24 @@ async def test_a_recorded_call_goes_on_without_its_listener_and_is_sent_once() -
         assert broker.calls.bytes == 0
 
 
+async def test_who_goes_before_a_verdict_has_come_leaves_no_stream_behind() -> None:
+    async def never(_: Received, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    op = OpId("http:upstream.test/@0a1b2c3d#1")
+    async with upstream(never) as server, brokered() as (broker, client):
+        opened = request(server.port, "/", "POST")
+        stream, _ = await client.call(RUN, op, "http", opened, b"{}")
+        for again in (client.attach(RUN, op), client.call(RUN, op, "http", opened, b"{}")):
+            joining = asyncio.create_task(again)
+            await asyncio.sleep(0)  # it has begun its stream
+            joining.cancel()
+            await asyncio.wait([joining])
+            await client.health()  # the broker has read all of that
+            await until(lambda: broker.streams.total() == 1)
+        stream.leave()
+
+
 async def test_a_call_whose_body_is_not_whole_is_never_sent() -> None:
     op = OpId("http:upstream.test/@0a1b2c3d#1")
     async with upstream() as server, brokered() as (broker, client):
