@@ -29,7 +29,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,14 @@ class Account:
         """A limit of one of these."""
         return any(limit.kind in kinds for limit in self.limits)
 
+    def binding(self, *, permitted: bool) -> Iterator[tuple[Limit, Scope]]:
+        """Its limits, each with whose amounts it limits; not those that ask, where a person has
+        `permitted` it."""
+        for scope in self.scopes:
+            for limit in self.limits:
+                if limit.per == scope[0] and not (permitted and limit.ask):
+                    yield limit, scope
+
 
 def limits_of(budget: Budget) -> list[Limit]:
     return [
@@ -130,16 +138,12 @@ class Budgets:
     ) -> Over | None:
         """The limit that `wanted` more would pass. One that denies comes before one that asks,
         which does not count where a person has `permitted` it."""
-        passed = [
-            Over(limit, self._used[scope][limit.kind])
-            for scope in account.scopes
-            for limit in account.limits
-            if limit.per == scope[0]
-            and not (permitted and limit.ask)
-            and (more := wanted.get(limit.kind, 0)) > 0
+        return self._first(
+            (limit, scope)
+            for limit, scope in account.binding(permitted=permitted)
+            if (more := wanted.get(limit.kind, 0)) > 0
             and self._used[scope][limit.kind] + more > limit.amount
-        ]
-        return min(passed, key=lambda over: over.limit.ask, default=None)
+        )
 
     def reached(
         self, account: Account, wanted: Mapping[str, float], *, permitted: bool = False
@@ -149,21 +153,21 @@ class Budgets:
         least = {**wanted, "requests": 1}
         if over := self.over(account, least, permitted=permitted):
             return over
-        for scope in account.scopes:
-            for limit in account.limits:
-                if permitted and limit.ask:
-                    continue
-                spent = (
-                    limit.per == scope[0]
-                    and limit.kind in ("cost", "tokens")
-                    and (
-                        self._used[scope][limit.kind] >= limit.amount
-                        or (limit.ask and scope in self._passed)
-                    )
-                )
-                if spent and limit.kind in wanted:
-                    return Over(limit, self._used[scope][limit.kind])
-        return None
+        return self._first(
+            (limit, scope)
+            for limit, scope in account.binding(permitted=permitted)
+            if limit.kind in ("cost", "tokens")
+            and limit.kind in wanted
+            and (
+                self._used[scope][limit.kind] >= limit.amount
+                or (limit.ask and scope in self._passed)
+            )
+        )
+
+    def _first(self, passed: Iterable[tuple[Limit, Scope]]) -> Over | None:
+        """One that denies, if there is any."""
+        found = min(passed, key=lambda each: each[0].ask, default=None)
+        return found and Over(found[0], self._used[found[1]][found[0].kind])
 
     def note_passed(self, account: Account, over: Over) -> None:
         self._passed |= {scope for scope in account.scopes if scope[0] == over.limit.per}

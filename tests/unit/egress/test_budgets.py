@@ -197,6 +197,10 @@ def test_a_limit_that_denies_comes_before_one_that_asks() -> None:
     limits = [Limit(RUN, "requests", 0, ask=True), Limit(DAY, "requests", 0)]
     over = of.reached(Account(SCOPES, limits), {})
     assert over is not None and over.message.startswith("the agent today")
+    # So it is where nothing is left.
+    limits = [Limit(RUN, "cost", 0, ask=True), Limit(DAY, "cost", 0)]
+    over = of.reached(Account(SCOPES, limits), {"cost": 0})
+    assert over is not None and over.message.startswith("the agent today")
 
 
 def test_scopes_are_counted_apart() -> None:
