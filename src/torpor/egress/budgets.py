@@ -319,6 +319,7 @@ class Hold:
             return {}
         self._settled = True
         usage = self._settle(status) if self.priced else {}
+        self._answer = bytearray()  # read; a recorded call lives on, and has its answer itself
         self._keep()
         return usage
 
