@@ -311,8 +311,7 @@ class _Exchange:
         admission = await self._admit(outgoing, own)
         if admission is None:
             return
-        verdict = dict(admission.verdict)
-        self._stream.say(VERDICT, verdict)
+        self._stream.say(VERDICT, admission.verdict)
         if recorded:
             await self._record(outgoing, admission, own)
         else:
@@ -406,7 +405,8 @@ class _Exchange:
                     raise CutOff("bad_stream", "the body has another length than was said")
                 # From here on it is out: whoever begins it again meanwhile joins it.
                 if (call := calls.get(self._key())) is not None:
-                    self._release(admission)
+                    if admission.charge is not None:
+                        admission.charge.cancel()
                 else:
                     send = self._sender(outgoing, admission, body, own)
                     call = calls.begin(self._key(), admission.verdict, admission.charge, send)
@@ -421,7 +421,7 @@ class _Exchange:
                 DONE, done_of(seen, self._started, admission.charge, admission.verdict)
             )
             return
-        await self._follow(call, joined=None)
+        await self._follow(call)
 
     def _sender(
         self, outgoing: Outgoing, admission: Admission, body: bytes, own: bool
@@ -439,7 +439,7 @@ class _Exchange:
         )
         return lambda listener, seen: _charged(broker.model, request, admission, listener, seen)
 
-    async def _follow(self, call: Call, *, joined: bool | None) -> None:
+    async def _follow(self, call: Call, *, joined: bool = False) -> None:
         """The call's answer, from the worker's offset on."""
         stream = self._stream
         try:
@@ -465,10 +465,6 @@ class _Exchange:
             stream.say(DONE, call.done)
         except asyncio.CancelledError:  # nobody listens any more; the call goes on
             stream.say(DONE, call.done or done_of(Seen(), self._started, None, call.verdict))
-
-    def _release(self, admission: Admission) -> None:
-        if admission.charge is not None:
-            admission.charge.cancel()
 
     def _refuse(self, error: NoAnswer) -> None:
         self._stream.say(
