@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,13 @@ IMAGE_TOKENS = 20_000  # more than any model takes for an image
 
 _IMAGE = re.compile(rb"data:image/[a-z0-9.+-]{1,20};base64,[A-Za-z0-9+/=]+")
 _IN_PATH = re.compile(r"/(?:models|deployments)/([^/:?]+)")
-_OUTPUT_KEYS = ("max_completion_tokens", "max_output_tokens", "max_tokens", "num_predict")
+# Where a request has its settings, and what these are called there.
+_TABLES = ("generationConfig", "generation_config", "options")
+_OUTPUT = (
+    *("max_completion_tokens", "max_output_tokens", "max_tokens", "num_predict"),
+    "maxOutputTokens",
+)
+_CHOICES = ("n", "candidateCount", "candidate_count")
 
 
 @dataclass(frozen=True)
@@ -45,27 +52,12 @@ def read_request(body: bytes, target: str) -> tuple[str, int]:
     if not isinstance(model, str):
         match = _IN_PATH.search(target)
         model = match[1] if match else ""
-    tables = [
-        fields,
-        *(fields.get(k) for k in ("generationConfig", "generation_config", "options")),
-    ]
-    keys = (*_OUTPUT_KEYS, "maxOutputTokens")
-    bounds = [
-        table[key]
-        for table in tables
-        if isinstance(table, dict)
-        for key in keys
-        if _is_count(table.get(key))
-    ]
-    choices = [
-        table[key]
-        for table in tables
-        if isinstance(table, dict)
-        for key in ("n", "candidateCount", "candidate_count")
-        if _is_count(table.get(key))
-    ]
-    return model[:500], max(bounds, default=OUTPUT_TOKENS) * max(choices, default=1)
+    return model[:500], _most(fields, _OUTPUT, OUTPUT_TOKENS) * _most(fields, _CHOICES, 1)
 
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value < 2**40
+def _most(fields: Mapping[str, Any], keys: Iterable[str], default: int) -> int:
+    """The greatest count that is called so, wherever the request has it."""
+    tables = [fields, *(fields.get(name) for name in _TABLES)]
+    given = [table.get(key) for table in tables if isinstance(table, dict) for key in keys]
+    counts = (value for value in given if type(value) is int and 0 < value < 2**40)
+    return max(counts, default=default)
