@@ -79,8 +79,7 @@ class Placement:
         """Headers and target with the secret in them, and none of the client's credentials."""
         headers, target = strip(headers, target, self)
         if self.kind == QUERY:
-            mark = "&" if "?" in target and not target.endswith("?") else "?"
-            mark = "" if target.endswith("?") else mark
+            mark = "" if target.endswith("?") else "&" if "?" in target else "?"
             return headers, f"{target}{mark}{self.name}={quote(value, safe='')}"
         if self.kind == BASIC:
             pair = base64.b64encode(f"{self.name}:{value}".encode()).decode()
@@ -106,8 +105,9 @@ def strip(
     path, mark, query = target.partition("?")
     if not mark:
         return kept, target
-    pairs = [p for p in re.split("[&;]", query) if _parameter(p) not in parameters]
-    if len(pairs) == len(re.split("[&;]", query)):
+    given = re.split("[&;]", query)
+    pairs = [pair for pair in given if _parameter(pair) not in parameters]
+    if len(pairs) == len(given):
         return kept, target
     return kept, f"{path}?{'&'.join(pairs)}" if pairs else path
 
