@@ -9,9 +9,9 @@ from typing import Any
 from torpor.client import Client
 from torpor.core.agentfile import AgentSource
 from torpor.core.amounts import KINDS, parse_amount, shown
-from torpor.core.egress import Budget, Rule, parse_budget, parse_egress
+from torpor.core.egress import UNLIMITED, Budget, Rule, parse_budget, parse_egress
 from torpor.core.errors import Forbidden, Invalid, NotFound
-from torpor.core.reach import UNLIMITED, Beyond, Raised, beyond
+from torpor.core.reach import Beyond, Raised, beyond
 from torpor.terminal.screen import facts, say, show, table
 from torpor.web import words
 

@@ -102,6 +102,9 @@ class Budget:
     ask: bool = False  # passing it asks a person; else what passes it is denied
 
 
+UNLIMITED = Budget()
+
+
 @dataclass(frozen=True)
 class Request:
     """What is judged: a request, or of a TCP connection its host and port alone. The names of

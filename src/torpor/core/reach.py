@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
-from torpor.core.egress import Budget, Rule
+from torpor.core.egress import UNLIMITED, Budget, Rule
 from torpor.core.hostnames import EVERY, matches
 from torpor.core.targets import path_matches
 
-UNLIMITED = Budget()
 _ALL = ("",)
 
 

@@ -32,14 +32,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torpor.core.durations import seconds
-from torpor.core.egress import Budget, parse_budget
+from torpor.core.egress import UNLIMITED, Budget, parse_budget
 from torpor.core.errors import Invalid
 from torpor.core.sizes import parse_memory, size_mib
 from torpor.core.starting import check_name
 
 T = TypeVar("T")
 
-UNLIMITED = Budget()
 COUNT_MAX = 1_000_000
 QUEUES_MAX = 100
 _RATE = re.compile(r"([1-9][0-9]{0,5})\s*/\s*([0-9.]*\s*(?:ms|[smhdw]))")
