@@ -257,10 +257,10 @@ def waiting_for(waits: Sequence[dict[str, Any]], now: float) -> str:
 def place(rule: Mapping[str, Any]) -> str:
     """Where a rule of an agent leads: `api.github.com`, `tcp://db.example.com:5432`."""
     host, port, protocol = rule["host"], rule["port"], rule["protocol"]
-    if (protocol, port) in (("https", 443), ("", 0)):
+    if (protocol, port) == ("https", 443):
         return str(host)
     scheme = f"{protocol}://" if protocol else ""
-    usual = {"https": 443, "http": 80, "": 0}.get(protocol) == port
+    usual = port in (0, {"https": 443, "http": 80}.get(protocol))
     return f"{scheme}{host}" if usual else f"{scheme}{host}:{port}"
 
 
@@ -331,12 +331,15 @@ def budget(shares: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for each in shares:
         kind, used, allowed = each["kind"], each["used"], each["allowed"]
-        most, unit = amounts.shown(kind, allowed or 0), amounts.shown(kind, used)
-        if kind.startswith("bytes_"):
-            way = {"bytes_out": "sent", "bytes_in": "received"}[kind]
-            most, unit = f"{size(allowed or 0)} {way}", f"{size(used)} {way}"
         if allowed is not None:
-            parts.append(f"{unit.rpartition(' ')[0]} of {most}")
+            parts.append(f"{_amount(kind, used).rpartition(' ')[0]} of {_amount(kind, allowed)}")
         elif used:
-            parts.append(unit)
+            parts.append(_amount(kind, used))
     return ", ".join(parts)
+
+
+def _amount(kind: str, amount: float) -> str:
+    """With its unit, which is the last word."""
+    if way := {"bytes_out": "sent", "bytes_in": "received"}.get(kind):
+        return f"{size(amount)} {way}"
+    return amounts.shown(kind, amount)

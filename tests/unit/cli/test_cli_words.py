@@ -236,6 +236,22 @@ def test_what_does_not_fit_this_host(snapshots: list[str], seq: int, text: str) 
     assert words.unfit(data) == text
 
 
+@pytest.mark.parametrize(
+    ("protocol", "port", "text"),
+    [
+        ("https", 443, "a.example"),
+        ("https", 8443, "https://a.example:8443"),
+        ("http", 80, "http://a.example"),
+        ("tcp", 5432, "tcp://a.example:5432"),
+        ("", 0, "a.example"),
+        ("", 443, "a.example:443"),
+        ("https", 0, "https://a.example"),  # what denies may be for all ports of a protocol
+    ],
+)
+def test_where_a_rule_leads(protocol: str, port: int, text: str) -> None:
+    assert words.place({"host": "a.example", "port": port, "protocol": protocol}) == text
+
+
 def test_a_budget_in_words() -> None:
     def share(kind: str, used: float, allowed: float | None = None) -> dict[str, Any]:
         return {"kind": kind, "used": used, "allowed": allowed, "asks": False}
