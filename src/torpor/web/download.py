@@ -39,23 +39,15 @@ class Content(NamedTuple):
 
 def text(name: str, content: str) -> Response:
     """As a file of text."""
-    headers = {
-        "content-disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
-        "content-security-policy": "sandbox; default-src 'none'",
-        "x-content-type-options": "nosniff",
-    }
     body = content.encode(errors="backslashreplace")
-    return Response(body, media_type="text/plain; charset=utf-8", headers=headers)
+    return Response(body, media_type="text/plain; charset=utf-8", headers=_attachment(name))
 
 
 async def download(content: Content, requested: Mapping[str, str]) -> Response:
     """The response to a request with these headers: whole, the range that it asks for, or that
     the client has it already. Raises what the first chunk does."""
     tag = f'"{content.digest}"'
-    headers = {
-        "content-disposition": _disposition(content.name.rpartition("/")[2]),
-        "content-security-policy": "sandbox; default-src 'none'",
-        "x-content-type-options": "nosniff",
+    headers = _attachment(content.name.rpartition("/")[2]) | {
         "etag": tag,
         "accept-ranges": "bytes",
         "cache-control": "private, no-cache",
@@ -112,6 +104,11 @@ def _from(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
     yield from rest
 
 
-def _disposition(name: str) -> str:
+def _attachment(name: str) -> dict[str, str]:
     plain = re.sub(r'[^ !#-\[\]-~]|["\\%]', "_", name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    encoded = quote(name, safe="")
+    return {
+        "content-disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}",
+        "content-security-policy": "sandbox; default-src 'none'",
+        "x-content-type-options": "nosniff",
+    }
