@@ -168,8 +168,7 @@ class Timeline:
         op, text = str(entry["op"]), words.plain(str(entry["data"].get("text")))
         item = self.items.get(self._open.get(op, 0))
         if item is None:
-            kind, _, name = op.partition(":")
-            item = _item(entry, _KINDS.get(kind, kind), name, tone=BUSY, op=op)
+            item = replace(_unbegun(entry), tone=BUSY, op=op)
             self._open[op] = item.seq
         before = next((each for each in item.blocks if each.label == SO_FAR), Block(SO_FAR, ""))
         whole = before.text + text
@@ -181,10 +180,7 @@ class Timeline:
 
     def _end(self, entry: Object) -> Item:
         item = self.items.get(self._open.pop(str(entry["op"]), 0))
-        if item is None:
-            kind, _, name = str(entry["op"]).partition(":")
-            item = _item(entry, _KINDS.get(kind, kind), name)
-        item = replace(item, blocks=_without_part(item))
+        item = _unbegun(entry) if item is None else replace(item, blocks=_without_part(item))
         concluded = _conclude(item, entry["data"], self.prices)
         return self._put(replace(concluded, ended_at=entry["at"], last=entry["seq"]))
 
@@ -272,6 +268,12 @@ def _way(data: Object) -> tuple[Block, ...]:
     label = "refused by" if data.get("code") else "let out by"
     facts = [f"{key}: {data[key]}" for key in ("rule", "secret", "address") if data.get(key)]
     return (Block(label, words.plain("\n".join(facts))),) if facts else ()
+
+
+def _unbegun(entry: Object) -> Item:
+    """The item of an operation whose beginning is not among the entries."""
+    kind, _, name = str(entry["op"]).partition(":")
+    return _item(entry, _KINDS.get(kind, kind), name)
 
 
 def _without_part(item: Item) -> tuple[Block, ...]:
