@@ -17,7 +17,6 @@ from torpor.wire import messages
 
 READ_BYTES = 64 * 1024
 _PR_SET_NO_NEW_PRIVS = 38
-# One line from the agent; what its messages may have, and the newline.
 
 
 class Program(NamedTuple):

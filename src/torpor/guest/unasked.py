@@ -1,6 +1,6 @@
 """Recorded model calls that a replayed agent has not asked for again, while it makes others.
 
-A call that the log does not hold is never a divergence (`torpor.guest.models`). But one that comes
+A call that the log does not hold is never a divergence (`torpor.guest.exchanges`). But one that comes
 while recorded ones are left may be one of these with another request: the agent sends something
 that is not the same again (a time, a random number, what a file from an earlier life said), and
 pays for it once more. That is worth a warning; not, however, at once: other threads may still
