@@ -173,6 +173,10 @@ def model_environment(port: int) -> dict[str, str]:
     return {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "OPENAI_API_KEY": "torpor"}
 
 
+def listener_at(address: str, port: int) -> socket.socket:
+    return socket.create_server((address, port), backlog=_BACKLOG)
+
+
 def loopback(port: int) -> socket.socket:
     """A listener for the agent's clients alone."""
-    return socket.create_server(("127.0.0.1", port), backlog=_BACKLOG)
+    return listener_at("127.0.0.1", port)

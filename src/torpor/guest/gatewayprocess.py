@@ -26,7 +26,7 @@ from torpor.guest import dns
 from torpor.guest.certificates import Certificates
 from torpor.guest.cgroup import Cgroup
 from torpor.guest.closedports import ClosedPorts
-from torpor.guest.gateway import Gateway, model_site
+from torpor.guest.gateway import Gateway, listener_at, model_site
 from torpor.guest.network import GATEWAY_UID, Listeners
 from torpor.guest.pipe import Pipe, is_words, words
 from torpor.guest.places import Places
@@ -204,7 +204,7 @@ class _Loop:
         if (address, port) in self._listening:
             return
         try:
-            listener = socket.create_server((address, port), backlog=64)
+            listener = listener_at(address, port)
         except OSError as error:
             print(f"torpor gateway: {address} port {port}: {error}", file=sys.stderr, flush=True)
             return

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torpor.guest import closedports, dns
-from torpor.guest.gateway import loopback
+from torpor.guest.gateway import listener_at, loopback
 from torpor.guest.places import USUAL_PORTS
 
 GATEWAY_UID = 1001
-_BACKLOG = 64
 _RESOLV = "nameserver 127.0.0.1\noptions timeout:2 attempts:2\n"
 _SETTINGS = (("/proc/sys/net/ipv4/icmp_echo_ignore_all", "1"),)
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
@@ -57,7 +56,7 @@ def prepare(model_port: int, *, transparent: bool) -> Listeners:
             Path(path).write_text(value)
     return Listeners(
         loopback(model_port),
-        tuple(socket.create_server(("", port), backlog=_BACKLOG) for port in USUAL_PORTS),
+        tuple(listener_at("", port) for port in USUAL_PORTS),
         _datagrams(dns.PORT),
         loopback(dns.PORT),
         _closed_ports(),

@@ -27,7 +27,13 @@ from torpor.core.errors import TorporError
 from torpor.guest import trust
 from torpor.guest.certificates import Certificates
 from torpor.guest.exchanges import Exchanges
-from torpor.guest.gateway import Gateway, loopback, model_environment, model_site
+from torpor.guest.gateway import (
+    Gateway,
+    listener_at,
+    loopback,
+    model_environment,
+    model_site,
+)
 from torpor.guest.places import Places
 from torpor.replay.journal import Recorded
 from torpor.wire import messages, names, streams
@@ -189,7 +195,7 @@ class Endpoint:
             return found
         for place in ((address, port), ("127.0.0.1", 0))[site.scheme != TCP :]:
             with contextlib.suppress(OSError):
-                listener = socket.create_server(place, backlog=64)
+                listener = listener_at(*place)
                 self._gateway.listen(listener, lambda *_: site)
                 bound: Place = listener.getsockname()[:2]
                 self._listening[address, port] = bound
