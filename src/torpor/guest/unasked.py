@@ -1,10 +1,10 @@
 """Recorded model calls that a replayed agent has not asked for again, while it makes others.
 
-A call that the log does not hold is never a divergence (`torpor.guest.exchanges`). But one that comes
-while recorded ones are left may be one of these with another request: the agent sends something
-that is not the same again (a time, a random number, what a file from an earlier life said), and
-pays for it once more. That is worth a warning; not, however, at once: other threads may still
-ask for theirs. So it is looked at when the new call is answered.
+A call that the log does not hold is never a divergence (`torpor.guest.exchanges`). But one that
+comes while recorded ones are left may be one of these with another request: the agent sends
+something that is not the same again (a time, a random number, what a file from an earlier life
+said), and pays for it once more. That is worth a warning; not, however, at once: other threads may
+still ask for theirs. So it is looked at when the new call is answered.
 
 Of the calls that were made in the body of a step which has ended, none is missed: the step is not
 run again. Nor is one that has been asked for, but more often before, as clients do that try again.

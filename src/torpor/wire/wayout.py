@@ -42,15 +42,18 @@ def _one_body(value: Mapping[str, Any]) -> str:
     return "" if ("body" in value) != ("body_b64" in value) else " needs one of body and body_b64"
 
 
+_REQUEST: dict[str, Check] = {
+    "method": _text(16, 1),
+    "headers": object_of(_WORDS, 256),
+    "body?": _text(BODY_MAX),
+    "body_b64?": _text(BODY_MAX),
+}
 # An HTTP exchange that is an operation, as `begin` has it. Without scheme, host and port it is with
 # the deployment's own model. `permission`: the operation that allowed it.
 EXCHANGE = _record(
     {
-        "method": _text(16, 1),
+        **_REQUEST,
         "path": _text(TARGET_CHARS_MAX, 1),
-        "headers": object_of(_WORDS, 256),
-        "body?": _text(BODY_MAX),
-        "body_b64?": _text(BODY_MAX),
         "scheme?": one_of("https", "http"),
         "host?": _HOST,
         "port?": _PORT,
@@ -70,14 +73,11 @@ PERMISSION = _record(
     {
         "request?": _record(
             {
+                **_REQUEST,
                 "scheme": one_of("https", "http"),
                 "host": _HOST,
                 "port": _PORT,
-                "method": _text(16, 1),
                 "target": _text(TARGET_CHARS_MAX, 1),
-                "headers": object_of(_WORDS, 256),
-                "body?": _text(BODY_MAX),
-                "body_b64?": _text(BODY_MAX),
             },
             _one_body,
         ),
