@@ -18,7 +18,7 @@ from torpor.core.errors import TorporError
 from torpor.guest.clients import Client
 from torpor.guest.flows import Streams
 from torpor.guest.proxied import CONNECTED, Find, Proxied
-from torpor.guest.serving import Bytes, Classify, Http, Site, Way
+from torpor.guest.serving import Backend, Bytes, Classify, Http, Site
 
 if TYPE_CHECKING:
     import ssl
@@ -52,7 +52,7 @@ class Gateway:
         self.streams = Streams(send)
         self._selector = selector
         self._certificates = certificates
-        self._way = Way(self.streams, classify, self._settle)
+        self._backend = Backend(self.streams, classify, self._settle)
         self._listeners: list[socket.socket] = []
         self._clients: dict[Client, Http | Bytes | None] = {}
 
@@ -73,7 +73,7 @@ class Gateway:
             with contextlib.suppress(BlockingIOError, ConnectionError):
                 connection, _ = listener.accept()
                 if (client := self._take(connection)) is not None:
-                    self._serve(client, Proxied(client, self._way, own, find, self._tunnel))
+                    self._serve(client, Proxied(client, self._backend, own, find, self._tunnel))
 
         self._register(listener, accept)
 
@@ -128,12 +128,12 @@ class Gateway:
         elif site.scheme == TCP:
             client.send(greeting)
             try:
-                self._serve(client, Bytes.connect(client, self._way, site))
+                self._serve(client, Bytes.connect(client, self._backend, site))
             except TorporError:
                 client.reset()
         else:
             client.send(greeting)
-            self._serve(client, Http(client, self._way, site))
+            self._serve(client, Http(client, self._backend, site))
 
     def _secure(self, client: Client, site: Site, greeting: bytes) -> None:
         def ready(context: ssl.SSLContext | None) -> None:
@@ -144,7 +144,7 @@ class Gateway:
                 client.reset()
                 return
             client.send(greeting)
-            self._serve(client, Http(client, self._way, site), context)
+            self._serve(client, Http(client, self._backend, site), context)
 
         if self._certificates is None:
             ready(None)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torpor.core.egress import HTTP
 from torpor.guest.clients import Client
 from torpor.guest.http1 import BadRequest, Head, error_response
-from torpor.guest.serving import Http, Site, Way
+from torpor.guest.serving import Backend, Http, Site
 
 CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _REASON_CHARS_MAX = 300  # of a status line, which is all that most clients show
@@ -35,12 +35,12 @@ class Proxied(Http):
     def __init__(
         self,
         client: Client,
-        way: Way,
+        backend: Backend,
         own: Site,
         find: Find,
         tunnel: Callable[[Client, Site], None],
     ) -> None:
-        super().__init__(client, way, own)
+        super().__init__(client, backend, own)
         self._own, self._find, self._tunnel = own, find, tunnel
         self._tunnelling = False
 
@@ -67,7 +67,7 @@ class Proxied(Http):
             self._tunnelling = True
             self._tunnel(self._client, found)
             return
-        self._way.streams.note(found.code, host, port)
+        self._backend.streams.note(found.code, host, port)
         reason = " ".join(found.message.split())[:_REASON_CHARS_MAX]
         self._client.send(
             error_response("", 403, found.code, found.message, retry=False, reason=reason)

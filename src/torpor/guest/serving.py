@@ -61,7 +61,7 @@ class Classify(Protocol):
         """What RECORD says of this exchange, if it is to be an operation."""
 
 
-class Way(NamedTuple):
+class Backend(NamedTuple):
     """What connections need of their gateway."""
 
     streams: Streams
@@ -80,11 +80,11 @@ class Bytes(Listener):
         self._client_over = self._over = self._end_sent = False
 
     @classmethod
-    def connect(cls, client: Client, way: Way, site: Site) -> Bytes:
+    def connect(cls, client: Client, backend: Backend, site: Site) -> Bytes:
         """A stream for a client that has connected."""
         connection = cls(client)
         connection.join(
-            way.streams.open(connection, {"scheme": TCP, "host": site.host, "port": site.port})
+            backend.streams.open(connection, {"scheme": TCP, "host": site.host, "port": site.port})
         )
         return connection
 
@@ -155,8 +155,8 @@ class Http(Listener):
     """HTTP/1.1 for one client: requests are answered in the order in which they came, one at a
     time. See `clients.Served`."""
 
-    def __init__(self, client: Client, way: Way, site: Site) -> None:
-        self._client, self._way, self._site = client, way, site
+    def __init__(self, client: Client, backend: Backend, site: Site) -> None:
+        self._client, self._backend, self._site = client, backend, site
         self._parser = Parser()
         self._path = "/"  # of the last request: which API it is that is called here
         self._head: Head | None = None  # of the request that is being served
@@ -221,7 +221,7 @@ class Http(Listener):
                     break
         except BadRequest as error:
             if error.status == _MALFORMED and not self._site.is_model:
-                self._way.streams.note("malformed", self._site.host, self._site.port)
+                self._backend.streams.note("malformed", self._site.host, self._site.port)
             self._refuse(error.status, "invalid", error.message)
         self._client.watch()
 
@@ -233,11 +233,11 @@ class Http(Listener):
         self._continuing = head.expects_continue
         target = self._target(head)
         self._path = target
-        record = self._way.classify(self._site, head._replace(target=target))
+        record = self._backend.classify(self._site, head._replace(target=target))
         if record is not None:
             self._recorded_bytes = 0
             self._limit_recorded(head.length or 0)
-            self._way.settle(self)
+            self._backend.settle(self)
         fields: dict[str, Any] = {
             "scheme": self._site.scheme,
             "host": self._site.host,
@@ -251,7 +251,7 @@ class Http(Listener):
         if head.upgrade == _WEBSOCKET and record is None and head.length == 0:
             fields["upgrade"] = _WEBSOCKET
         try:
-            self._stream = self._way.streams.open(self, fields, record)
+            self._stream = self._backend.streams.open(self, fields, record)
         except Invalid as error:
             raise BadRequest(400, error.message) from error
         if self._stream.admitted:
@@ -279,7 +279,7 @@ class Http(Listener):
 
     def _misdirected(self, other: str) -> None:
         site = self._site
-        self._way.streams.note("misdirected", other, site.port)
+        self._backend.streams.note("misdirected", other, site.port)
         raise BadRequest(
             421, f"a connection to {site.host} port {site.port} cannot ask for {other[:200]!a}"
         )
